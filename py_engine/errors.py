@@ -1,0 +1,81 @@
+"""Every error that the engine raises on purpose.
+
+    EngineError
+    ├── HostError           the GPU or its driver refused something (label of the buffer or kernel inside)
+    │   ├── NoAdapterError  no WebGPU adapter: says what was looked for and what to do
+    │   ├── OutOfMemoryError
+    │   └── DeviceLostError
+    ├── ModelError          config.json, weights or tokenizer of a model are wrong, or unsupported
+    │   └── FormatError     a file breaks its own format (safetensors, GGUF, JSON)
+    ├── HubError            the network or the hub said no (status, address, what to do)
+    ├── StorageError        the local store is full, locked or broken
+    ├── InputError          the caller's arguments: prompt, messages, sampling settings, template
+    │   └── ContextError    prompt and answer do not fit the context (numbers inside)
+    └── AbortError          the caller stopped it
+
+A message says what happened, to what, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of all errors above. `type` is the class's name, as the worker protocol and `--json` print it."""
+
+    @property
+    def type(self) -> str:
+        """The class's name."""
+        return type(self).__name__
+
+
+class HostError(EngineError):
+    """The GPU or its driver refused an operation; the message names the buffer or kernel."""
+
+
+class NoAdapterError(HostError):
+    """No WebGPU adapter answered. There is no CPU fallback."""
+
+
+class OutOfMemoryError(HostError):
+    """The device could not allocate a buffer."""
+
+
+class DeviceLostError(HostError):
+    """The GPU device went away (driver reset, tab suspended, memory pressure)."""
+
+
+class ModelError(EngineError):
+    """A model's config, weights or tokenizer are wrong or not supported."""
+
+
+class FormatError(ModelError):
+    """A file breaks its own format: truncated, overlapping, oversized or lying about itself."""
+
+
+class HubError(EngineError):
+    """A request to the hub, or to a folder standing in for it, failed for good."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StorageError(EngineError):
+    """The local store could not keep or give back bytes."""
+
+
+class InputError(EngineError):
+    """The caller's arguments are wrong."""
+
+
+class ContextError(InputError):
+    """Prompt and requested answer exceed the context; `prompt_tokens` and `context` hold the numbers."""
+
+    def __init__(self, message: str, prompt_tokens: int, context: int) -> None:
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+        self.context = context
+
+
+class AbortError(EngineError):
+    """The caller stopped the operation."""

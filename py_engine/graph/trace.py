@@ -1,0 +1,106 @@
+"""A traced forward pass: tensor handles without data, and the list of kernel calls that a family's file wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+from py_engine.host.gpu import Binding
+
+ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A row-major array on the GPU, known by shape and dtype.
+
+    `binding` is set for what outlives a forward pass (weights, KV cache, step, ids); an activation has none
+    until `graph.memory` gives it a pooled buffer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["f32", "u32", "f16", "bf16"] = "f32"
+    binding: Binding | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, rounded up to 4."""
+        return (prod(self.shape) * ITEMSIZE[self.dtype] + 3) & ~3
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Which pipeline a call wants: a shader file, library files put before it, override constants.
+
+    `uses` names the shared library files (`shaders/lib/<name>.wgsl`) put before the kernel, in order;
+    `features` the WebGPU features it was written for ("shader-f16", "subgroups"): the host adds the enable lines.
+    """
+
+    stem: str  # shaders/<stem>.wgsl
+    uses: tuple[str, ...] = ()
+    constants: tuple[tuple[str, float], ...] = ()  # sorted by name
+    features: frozenset[str] = frozenset()
+
+    @property
+    def label(self) -> str:
+        """For errors and profiles: stem plus what tells it from its siblings."""
+        return self.stem + "(" + ", ".join([*self.uses, *(f"{k}={v:g}" for k, v in self.constants)]) + ")"
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One dispatch to be: kernel, tensors in binding order, which of them it writes, workgroup counts."""
+
+    label: str
+    kernel: Kernel
+    tensors: Sequence[Tensor]
+    writes: frozenset[int]  # indices into `tensors`
+    groups: tuple[int, int, int]
+
+
+def kernel(
+    stem: str,
+    uses: Sequence[str] = (),
+    constants: Mapping[str, float | int | bool] | None = None,
+    features: frozenset[str] = frozenset(),
+) -> Kernel:
+    """A Kernel with its constants in one order, so that equal kernels share a pipeline."""
+    items = sorted((k, float(v)) for k, v in (constants or {}).items())
+    return Kernel(stem, tuple(uses), tuple(items), features)
+
+
+@dataclass
+class Trace:
+    """Collects the calls of one forward pass over `rows` tokens (1 in decode, a chunk in prefill)."""
+
+    rows: int
+    features: frozenset[str] = frozenset()  # what kernels may use here
+    max_binding_bytes: int = 128 << 20
+    calls: list[Call] = field(default_factory=list)
+
+    def tensor(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
+        """A new activation."""
+        return Tensor(name, shape, dtype)
+
+    def call(
+        self,
+        label: str,
+        kernel: Kernel,
+        reads_and_writes: Sequence[tuple[Tensor, Literal["r", "w"]]],
+        groups: tuple[int, int, int],
+    ) -> None:
+        """Append a dispatch. Tensors in binding order; "w" covers read_write as well."""
+        if min(groups) < 1 or max(groups) > 65535:
+            raise ValueError(f"{label}: workgroup counts {groups} are outside 1..65535")
+        self.calls.append(
+            Call(
+                label,
+                kernel,
+                [t for t, _ in reads_and_writes],
+                frozenset(i for i, (_, m) in enumerate(reads_and_writes) if m == "w"),
+                groups,
+            )
+        )

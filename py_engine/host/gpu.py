@@ -1,0 +1,189 @@
+"""The GPU as the engine sees it: buffers, pipelines, recorded dispatches, a decode loop. No host is named here.
+
+Two implementations: `gpu_browser.py` over `navigator.gpu`, `gpu_native.py` over wgpu-py's API (Dawn or wgpu-native).
+WebGPU's names are kept where its things are meant (https://www.w3.org/TR/webgpu/).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+BufferKind = Literal["storage", "uniform", "readback"]
+
+RESULT_WORDS = 4  # words of the decode result that are read back for each token: token, halt, position, count
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the device as granted, in bytes and counts; the defaults are WebGPU's own."""
+
+    max_buffer_bytes: int = 256 << 20
+    max_binding_bytes: int = 128 << 20
+    max_workgroup_bytes: int = 16 << 10
+    max_invocations: int = 256
+    max_storage_buffers: int = 8
+    max_groups_per_dimension: int = 65535
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """Who the GPU is, for people and for keys of stored tunings. Never decides behaviour."""
+
+    vendor: str = ""
+    architecture: str = ""
+    device: str = ""
+    description: str = ""
+    backend: str = ""
+    host: str = ""  # "browser", "dawn" or "wgpu"
+    fallback: bool = False
+    subgroup_min_size: int = 0
+    subgroup_max_size: int = 0
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A GPU buffer. `handle` belongs to the host; it is None once the buffer was destroyed."""
+
+    label: str
+    nbytes: int
+    kind: BufferKind
+    handle: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """A range of a buffer, bound to one `@binding`. `offset` is a multiple of 256."""
+
+    buffer: Buffer
+    offset: int = 0
+    nbytes: int | None = None  # None: to the buffer's end
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A compiled compute pipeline; entry point `main`, layout `auto`, bindings in group 0."""
+
+    label: str
+    handle: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Dispatch:
+    """One recorded dispatchWorkgroups call."""
+
+    label: str
+    pipeline: Pipeline
+    bind_group: Any
+    groups: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Command buffers -> passes -> dispatches, as the submit strategy laid them out; replayed any number of times.
+
+    `await_each`: only one command buffer may be in flight (WebKit); each is awaited before the next is submitted.
+    """
+
+    command_buffers: Sequence[Sequence[Sequence[Dispatch]]]
+    await_each: bool
+    handle: Any = None  # the host's own form of it, made once by Gpu.record
+
+
+@dataclass
+class Counters:
+    """What the host has made and moved since it was opened; tests hold the steady state to zero."""
+
+    live_buffers: int = 0
+    live_bytes: int = 0
+    buffers_created: int = 0
+    pipelines_created: int = 0
+    bind_groups_created: int = 0
+    dispatches: int = 0
+    submits: int = 0
+    upload_bytes: int = 0
+    readback_bytes: int = 0
+    max_steps_in_flight: int = 0
+
+
+class DecodeLoop(abc.ABC):
+    """A running decode: steps are submitted ahead of the reads, results come back in batches."""
+
+    @abc.abstractmethod
+    async def next(self) -> list[tuple[int, int, int, int]]:
+        """The next batch of results, each (token, halt, position, count); empty when the loop has ended.
+
+        The loop ends by itself after a result with halt != 0, after `max_steps` steps, or after `stop()`.
+        Raises DeviceLostError, HostError.
+        """
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Submit nothing more. Steps already in flight still run; `next()` goes on to give their results."""
+
+
+@dataclass(eq=False)
+class Gpu(abc.ABC):
+    """An open device. Not thread-safe; one engine owns it and closes it."""
+
+    info: AdapterInfo
+    limits: Limits
+    features: frozenset[str]  # of {"shader-f16", "subgroups", "timestamp-query"}, whatever the host calls them
+    counters: Counters = field(default_factory=Counters)
+
+    @abc.abstractmethod
+    def enable_lines(self, features: frozenset[str]) -> str:
+        """The WGSL `enable` lines this host's compiler wants for `features` (Tint and naga differ)."""
+
+    @abc.abstractmethod
+    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
+        """A zeroed buffer of `nbytes` rounded up to 4. Raises OutOfMemoryError or HostError with the label,
+        at once or, where the host reports errors late, from the next `check()`."""
+
+    @abc.abstractmethod
+    def destroy_buffer(self, buffer: Buffer) -> None:
+        """Free it now. A second call does nothing."""
+
+    @abc.abstractmethod
+    def write(self, buffer: Buffer, offset: int, data: Any) -> None:
+        """Queue an upload. `data` is bytes-like or what this host's io calls Bytes; offset and size multiples of 4."""
+
+    @abc.abstractmethod
+    async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
+        """Copy a range back (tests, logits, diagnostics; never in the decode loop)."""
+
+    @abc.abstractmethod
+    async def create_pipeline(self, label: str, code: str, constants: Mapping[str, float]) -> Pipeline:
+        """Compile `code` (entry `main`) with override `constants`. Raises HostError with the label and the
+        compiler's message."""
+
+    @abc.abstractmethod
+    def bind_group(self, label: str, pipeline: Pipeline, bindings: Sequence[Binding]) -> Any:
+        """A bind group for group 0, entries numbered from 0. Raises HostError (or `check()` does)."""
+
+    @abc.abstractmethod
+    def record(self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool) -> Recording:
+        """Hand a plan to the host once, so that replaying it crosses no boundary per dispatch."""
+
+    @abc.abstractmethod
+    async def replay(self, recording: Recording) -> None:
+        """Submit it once. Returns when submitted (await_each: when done)."""
+
+    @abc.abstractmethod
+    def decode_loop(self, recording: Recording, result: Buffer, max_steps: int, depth: int) -> DecodeLoop:
+        """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
+        RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host."""
+
+    @abc.abstractmethod
+    async def idle(self) -> None:
+        """Wait until everything submitted is done (onSubmittedWorkDone). Raises DeviceLostError."""
+
+    @abc.abstractmethod
+    async def check(self) -> None:
+        """Raise the first error that the host reported late for a buffer or bind group made since the last check."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Destroy the device and everything on it. A deliberate close is not a device loss."""

@@ -1,0 +1,80 @@
+"""Bytes from outside: ranged fetches, folders, a clock. The weight bytes of a browser stay JavaScript objects.
+
+`Bytes` is the host's own kind of buffer: `bytes`/`memoryview` in CPython, a JS `Uint8Array` in the browser. The engine
+passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Python where that is wanted (headers, JSON).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Bytes = Any
+
+
+@dataclass(frozen=True)
+class Response:
+    """Status, lower-cased headers, and the body of one request that ended."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Bytes
+    url: str  # after redirects
+
+
+class Io(abc.ABC):
+    """What a host gives for network, files and time."""
+
+    @abc.abstractmethod
+    async def fetch(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        timeout_s: float = 30.0,
+        method: str = "GET",
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Response:
+        """One request; `start`..`end` (end exclusive) becomes a Range header. Redirects are followed; the
+        Authorization header is not sent to another host. `timeout_s` is the longest silence, not the whole time.
+        `on_bytes(n)` is told of each n bytes as they come. Raises HubError when no response came (with status None)."""
+
+    @abc.abstractmethod
+    async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
+        """A range of a local file (a path in CPython; in the browser a name that the page handed over).
+        Raises FileNotFoundError."""
+
+    @abc.abstractmethod
+    async def file_size(self, path: str) -> int | None:
+        """Its size in bytes, None when there is no such file."""
+
+    @abc.abstractmethod
+    async def list_files(self, path: str) -> list[str]:
+        """Names of the files directly in a folder, sorted."""
+
+    @abc.abstractmethod
+    def slice(self, data: Bytes, start: int, end: int) -> Bytes:
+        """A view of data[start:end]; no copy."""
+
+    @abc.abstractmethod
+    def nbytes(self, data: Bytes) -> int:
+        """Its length in bytes."""
+
+    @abc.abstractmethod
+    def to_bytes(self, data: Bytes) -> bytes:
+        """A copy as Python bytes (small things only)."""
+
+    @abc.abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Let others run."""
+
+    @abc.abstractmethod
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    @abc.abstractmethod
+    def env(self, name: str) -> str | None:
+        """A setting of the surroundings: an environment variable in CPython; in the browser what the page passed."""
