@@ -1,0 +1,1 @@
+"""Jerboa: AI models on the user's own GPU, from Python."""

@@ -1,0 +1,53 @@
+"""WGSL source, libraries and override constants -> a cached pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from py_engine.graph.trace import Kernel
+from py_engine.host.gpu import Gpu, Pipeline
+
+
+@cache
+def shader_source(path: str) -> str:
+    """The text of `shaders/<path>`: inside the wheel the folder lies in the package, in a checkout beside it."""
+    packed = files("py_engine").joinpath("shaders", path)
+    if packed.is_file():
+        return packed.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "shaders" / path).read_text(encoding="utf-8")
+
+
+def assemble(kernel: Kernel) -> str:
+    """The kernel's libraries, then its file. The host's enable lines go in front of it."""
+    parts = [shader_source(f"lib/{name}.wgsl") for name in kernel.uses]
+    return "\n".join([*parts, shader_source(f"{kernel.stem}.wgsl")])
+
+
+class Kernels:
+    """Pipelines of one device, one a Kernel, compiled once."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._pipelines: dict[Kernel, asyncio.Task[Pipeline]] = {}
+
+    def start(self, kernels: Iterable[Kernel]) -> None:
+        """Begin to compile, so that the wait falls together with other work (weights streaming in)."""
+        for kernel in kernels:
+            if kernel not in self._pipelines:
+                self._pipelines[kernel] = asyncio.ensure_future(self._compile(kernel))
+
+    async def pipeline(self, kernel: Kernel) -> Pipeline:
+        """The compiled pipeline. Raises HostError naming the kernel when it does not compile."""
+        self.start([kernel])
+        return await self._pipelines[kernel]
+
+    def __len__(self) -> int:
+        return len(self._pipelines)
+
+    async def _compile(self, kernel: Kernel) -> Pipeline:
+        code = self._gpu.enable_lines(kernel.features) + "\n" + assemble(kernel)
+        return await self._gpu.create_pipeline(kernel.label, code, dict(kernel.constants))

@@ -1,0 +1,68 @@
+"""Liveness: which activations of a traced pass may share a buffer. No GPU needed.
+
+Greedy by size over fixed lifetimes (Pisarchyk & Lee 2020, arXiv:2001.03288), with one difference: the slots are
+shared by all plans of a model (decode and every prefill size), since only one runs at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from py_engine.graph.trace import Call, Tensor
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """First and last call (indices) that touch an activation."""
+
+    tensor: Tensor
+    first: int
+    last: int
+
+
+def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
+    """Of every activation of the pass, in order of first use. Raises ValueError when one is read before written."""
+    first: dict[Tensor, int] = {}
+    last: dict[Tensor, int] = {}
+    for i, call in enumerate(calls):
+        for j, tensor in enumerate(call.tensors):
+            if tensor.binding is not None:
+                continue
+            if tensor not in first:
+                if j not in call.writes:
+                    raise ValueError(f"{call.label} reads {tensor.name!r} before anything wrote it")
+                first[tensor] = i
+            last[tensor] = i
+    return [Lifetime(t, first[t], last[t]) for t in first]
+
+
+@dataclass
+class Slots:
+    """Sizes of the pooled buffers so far; grows as plans are assigned, biggest plan first for the least waste."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def assign(self, calls: Sequence[Call]) -> dict[Tensor, int]:
+        """A slot index for each activation: two that live at the same time never share one."""
+        taken: list[list[Lifetime]] = [[] for _ in self.sizes]
+        chosen: dict[Tensor, int] = {}
+        for life in sorted(lifetimes(calls), key=lambda x: (-x.tensor.nbytes, x.first)):
+            free = [
+                s
+                for s, others in enumerate(taken)
+                if all(life.last < o.first or o.last < life.first for o in others)
+            ]
+            fits = [s for s in free if self.sizes[s] >= life.tensor.nbytes]
+            if fits:
+                slot = min(fits, key=lambda s: self.sizes[s])
+            elif free:
+                slot = max(free, key=lambda s: self.sizes[s])
+                self.sizes[slot] = life.tensor.nbytes
+            else:
+                slot = len(self.sizes)
+                self.sizes.append(life.tensor.nbytes)
+                taken.append([])
+            taken[slot].append(life)
+            chosen[life.tensor] = slot
+        return chosen

@@ -1,0 +1,81 @@
+"""A traced pass, lowered once: pooled buffers, pipelines, bind groups, and a recording that the host replays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.memory import Slots
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.graph.trace import Call, Tensor, Trace
+from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Recording
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A forward pass as data; `repr` prints one dispatch a line."""
+
+    rows: int
+    dispatches: Sequence[Dispatch]
+    recording: Recording
+
+    def __repr__(self) -> str:
+        lines = [f"Plan of {len(self.dispatches)} dispatches for {self.rows} rows"]
+        lines += [f"{i:4d}  {d.label:<40} {d.pipeline.label}  {d.groups}" for i, d in enumerate(self.dispatches)]
+        return "\n".join(lines)
+
+
+class Planner:
+    """Lowers traces to plans that share activations buffers, pipelines and equal bind groups.
+
+    Assign every trace first (`reserve`), then `lower` them: buffers are made once all sizes are known.
+    """
+
+    def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
+        self._gpu = gpu
+        self._kernels = kernels
+        self._strategy = strategy
+        self._slots = Slots()
+        self._buffers: list[Buffer] = []
+        self._chosen: dict[int, dict[Tensor, int]] = {}
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the pooled buffers."""
+        return sum(self._slots.sizes)
+
+    def reserve(self, traces: Iterable[Trace]) -> None:
+        """Give every activation of these traces a slot (largest pass first) and start their pipelines."""
+        for trace in sorted(traces, key=lambda t: -t.rows):
+            self._chosen[id(trace)] = self._slots.assign(trace.calls)
+            self._kernels.start(call.kernel for call in trace.calls)
+
+    def allocate(self) -> None:
+        """Make the pooled buffers. Raises OutOfMemoryError."""
+        for i, size in enumerate(self._slots.sizes[len(self._buffers) :], len(self._buffers)):
+            self._buffers.append(self._gpu.create_buffer(f"activations {i}", size))
+
+    async def lower(self, traces: Sequence[Trace]) -> Plan:
+        """One plan out of reserved traces, run one after the other. Raises HostError naming kernel or buffer."""
+        dispatches = [
+            await self._dispatch(call, self._chosen[id(trace)]) for trace in traces for call in trace.calls
+        ]
+        await self._gpu.check()
+        recording = self._gpu.record(self._strategy.cut(dispatches), self._strategy.await_each)
+        return Plan(traces[0].rows, dispatches, recording)
+
+    def release(self) -> None:
+        """Free the pooled buffers; plans made from them are dead."""
+        for buffer in self._buffers:
+            self._gpu.destroy_buffer(buffer)
+        self._buffers.clear()
+
+    async def _dispatch(self, call: Call, chosen: dict[Tensor, int]) -> Dispatch:
+        bindings = [
+            t.binding if t.binding is not None else Binding(self._buffers[chosen[t]], 0, t.nbytes)
+            for t in call.tensors
+        ]
+        pipeline = await self._kernels.pipeline(call.kernel)
+        group = self._gpu.bind_group(call.label, pipeline, bindings)
+        return Dispatch(call.label, pipeline, group, call.groups)

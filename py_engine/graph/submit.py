@@ -1,0 +1,50 @@
+"""How a plan's dispatches are cut into passes and command buffers: a strategy, not a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from py_engine.errors import InputError
+from py_engine.host.gpu import Dispatch
+
+
+@dataclass(frozen=True)
+class SingleSubmit:
+    """Everything in one pass of one command buffer; submits follow each other without waiting."""
+
+    await_each = False
+
+    def cut(self, dispatches: Sequence[Dispatch]) -> list[list[list[Dispatch]]]:
+        """Command buffers -> passes -> dispatches."""
+        return [[list(dispatches)]]
+
+
+@dataclass(frozen=True)
+class GroupedSubmit:
+    """`dispatches` a command buffer, spread over `passes` compute passes; one command buffer in flight, awaited.
+
+    Two axes, because WebKit was seen to fail by either (many dispatches, or many passes, in one command buffer).
+    """
+
+    dispatches: int
+    passes: int = 1
+    await_each = True
+
+    def __post_init__(self) -> None:
+        if self.dispatches < 1 or self.passes < 1:
+            raise InputError(
+                f"group={self.dispatches}, passes={self.passes}: both must be at least 1"
+            )
+
+    def cut(self, dispatches: Sequence[Dispatch]) -> list[list[list[Dispatch]]]:
+        """Command buffers -> passes -> dispatches."""
+        buffers = []
+        for at in range(0, len(dispatches), self.dispatches):
+            group = list(dispatches[at : at + self.dispatches])
+            size = -(-len(group) // self.passes)
+            buffers.append([group[i : i + size] for i in range(0, len(group), size)])
+        return buffers
+
+
+SubmitStrategy = SingleSubmit | GroupedSubmit

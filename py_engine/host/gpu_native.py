@@ -1,0 +1,362 @@
+"""The GPU in CPython, over wgpu-py's API: Dawn (package wgpudawn, Tint) or wgpu-native (package wgpu, naga)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
+from py_engine.host.gpu import (
+    RESULT_WORDS,
+    AdapterInfo,
+    Binding,
+    Buffer,
+    BufferKind,
+    DecodeLoop,
+    Dispatch,
+    Gpu,
+    Limits,
+    Pipeline,
+    Recording,
+)
+
+_PACKAGES = {"dawn": "wgpudawn", "wgpu": "wgpu"}
+# Our name for a feature, and what wgpu-native calls it where that differs.
+_WGPU_NAMES = {"subgroups": "subgroup"}
+_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
+_LIMITS = {
+    "max_buffer_bytes": "max-buffer-size",
+    "max_binding_bytes": "max-storage-buffer-binding-size",
+    "max_workgroup_bytes": "max-compute-workgroup-storage-size",
+    "max_invocations": "max-compute-invocations-per-workgroup",
+    "max_storage_buffers": "max-storage-buffers-per-shader-stage",
+}
+# Drivers that keep their own lost or fallback adapters busy answer null at first (a fresh Chromium was seen to).
+_ADAPTER_PATIENCE_S = 2.0
+
+
+async def open_gpu(
+    backend: str = "dawn",
+    *,
+    features: frozenset[str] | None = None,
+    default_limits: bool = False,
+) -> NativeGpu:
+    """Open the best adapter of `backend` ("dawn" or "wgpu").
+
+    `features`: at most these are asked for (None: all that the adapter has of the ones we know).
+    `default_limits`: ask for WebGPU's default limits only, as the smallest device would grant them.
+    Raises NoAdapterError when there is none after two seconds of asking, HostError when the package is missing.
+    """
+    if backend not in _PACKAGES:
+        raise HostError(f"unknown host {backend!r}: choose one of {', '.join(_PACKAGES)}")
+    try:
+        wgpu = importlib.import_module(_PACKAGES[backend])
+    except ImportError as error:
+        raise HostError(
+            f"host {backend!r} needs the package {_PACKAGES[backend]} ({error}): "
+            f"pip install {_PACKAGES[backend]}"
+        ) from error
+    # wgpu-py fills its namespace (gpu, flags) only with a backend; wgpudawn has its own.
+    adapter = await _adapter(wgpu, backend)
+    names = {n: _WGPU_NAMES.get(n, n) if backend == "wgpu" else n for n in _FEATURES}
+    wanted = [
+        n for n in _FEATURES if names[n] in adapter.features and (features is None or n in features)
+    ]
+    limits: dict[str, int] = {}
+    if not default_limits:
+        limits = {name: adapter.limits[name] for name in _LIMITS.values()}
+    else:
+        # wgpu-native grants what the adapter has unless told otherwise; Dawn grants the defaults.
+        limits = {name: getattr(Limits(), field) for field, name in _LIMITS.items()}
+    try:
+        device = adapter.request_device_sync(
+            label="jerboa",
+            required_features=[names[n] for n in wanted],
+            required_limits=limits,
+        )
+    except Exception as error:
+        raise HostError(f"the adapter {adapter.info.device!r} refused a device: {error}") from error
+    info = adapter.info
+    return NativeGpu(
+        wgpu,
+        device,
+        AdapterInfo(
+            vendor=info.get("vendor", ""),
+            architecture=info.get("architecture", ""),
+            device=info.get("device", ""),
+            description=info.get("description", ""),
+            backend=info.get("backend_type", ""),
+            host=backend,
+            fallback=info.get("adapter_type", "") == "CPU",
+            subgroup_min_size=int(info.get("stackgroup_min_size", 0) or 0),
+            subgroup_max_size=int(info.get("stackgroup_max_size", 0) or 0),
+        ),
+        Limits(**{field: int(device.limits[name]) for field, name in _LIMITS.items()}),
+        frozenset(wanted),
+    )
+
+
+async def _adapter(wgpu: Any, backend: str) -> Any:
+    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
+    reason = "no adapter"
+    while True:
+        try:
+            adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
+            if adapter is not None:
+                return adapter
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    raise NoAdapterError(
+        f"no WebGPU adapter: asked {_PACKAGES[backend]} for a Vulkan, Metal or D3D12 GPU for "
+        f"{_ADAPTER_PATIENCE_S:g} s and got none ({reason}). Install a GPU driver with Vulkan support "
+        "(Debian: mesa-vulkan-drivers, which also brings the slow software adapter lavapipe) and check "
+        "VK_ICD_FILENAMES; there is no CPU fallback."
+    )
+
+
+class NativeGpu(Gpu):
+    """A device of wgpu-py's API."""
+
+    def __init__(
+        self, wgpu: Any, device: Any, info: AdapterInfo, limits: Limits, features: frozenset[str]
+    ) -> None:
+        super().__init__(info, limits, features)
+        self._wgpu = wgpu
+        self._device = device
+        self._queue = device.queue
+        usage = wgpu.BufferUsage
+        self._usage = {
+            "storage": usage.STORAGE | usage.COPY_SRC | usage.COPY_DST,
+            "uniform": usage.UNIFORM | usage.COPY_DST,
+            "readback": usage.MAP_READ | usage.COPY_DST,
+        }
+        self._closed = False
+        self._rings: dict[int, list[Buffer]] = {}
+
+    def enable_lines(self, features: frozenset[str]) -> str:
+        """naga knows subgroups without an enable line and refuses one; both want `enable f16;`."""
+        lines = []
+        if "shader-f16" in features:
+            lines.append("enable f16;")
+        if "subgroups" in features and self.info.host == "dawn":
+            lines.append("enable subgroups;")
+        return "\n".join(lines)
+
+    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
+        size = max(4, (nbytes + 3) & ~3)
+        if size > self.limits.max_buffer_bytes:
+            raise OutOfMemoryError(
+                f"buffer {label!r} of {size:,} bytes is larger than this device allows "
+                f"({self.limits.max_buffer_bytes:,})"
+            )
+        try:
+            handle = self._device.create_buffer(label=label, size=size, usage=self._usage[kind])
+        except Exception as error:
+            raise self._error(f"cannot create buffer {label!r} of {size:,} bytes", error) from error
+        self.counters.live_buffers += 1
+        self.counters.live_bytes += size
+        self.counters.buffers_created += 1
+        return Buffer(label, size, kind, handle)
+
+    def destroy_buffer(self, buffer: Buffer) -> None:
+        if buffer.handle is None:
+            return
+        buffer.handle.destroy()
+        buffer.handle = None
+        self.counters.live_buffers -= 1
+        self.counters.live_bytes -= buffer.nbytes
+
+    def write(self, buffer: Buffer, offset: int, data: Any) -> None:
+        nbytes = memoryview(data).nbytes
+        try:
+            self._queue.write_buffer(buffer.handle, offset, data)
+        except Exception as error:
+            raise self._error(f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error) from error
+        self.counters.upload_bytes += nbytes
+
+    async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
+        n = buffer.nbytes - offset if nbytes is None else nbytes
+        try:
+            data = self._queue.read_buffer(buffer.handle, offset, n)
+        except Exception as error:
+            raise self._error(f"cannot read {n:,} bytes of {buffer.label!r}", error) from error
+        self.counters.readback_bytes += n
+        return bytes(data)
+
+    async def create_pipeline(
+        self, label: str, code: str, constants: Mapping[str, float]
+    ) -> Pipeline:
+        try:
+            module = self._device.create_shader_module(label=label, code=code)
+            handle = self._device.create_compute_pipeline(
+                label=label,
+                layout="auto",
+                compute={"module": module, "entry_point": "main", "constants": dict(constants)},
+            )
+        except Exception as error:
+            raise self._error(f"kernel {label!r} does not compile", error) from error
+        self.counters.pipelines_created += 1
+        await asyncio.sleep(0)
+        return Pipeline(label, handle)
+
+    def bind_group(self, label: str, pipeline: Pipeline, bindings: Sequence[Binding]) -> Any:
+        entries = [
+            {
+                "binding": i,
+                "resource": {
+                    "buffer": b.buffer.handle,
+                    "offset": b.offset,
+                    "size": b.buffer.nbytes - b.offset if b.nbytes is None else b.nbytes,
+                },
+            }
+            for i, b in enumerate(bindings)
+        ]
+        try:
+            group = self._device.create_bind_group(
+                label=label, layout=pipeline.handle.get_bind_group_layout(0), entries=entries
+            )
+        except Exception as error:
+            raise self._error(f"cannot bind the buffers of {label!r}", error) from error
+        self.counters.bind_groups_created += 1
+        return group
+
+    def record(
+        self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool
+    ) -> Recording:
+        return Recording(command_buffers, await_each)
+
+    async def replay(self, recording: Recording) -> None:
+        for i in range(len(recording.command_buffers)):
+            self._submit(recording, i)
+            if recording.await_each:
+                await self.idle()
+
+    def _submit(self, recording: Recording, index: int, result: tuple[Any, Any] | None = None) -> None:
+        """Encode and submit command buffer `index`; `result`: (source, ring slot) to copy after it."""
+        try:
+            encoder = self._device.create_command_encoder()
+            for dispatches in recording.command_buffers[index]:
+                compute = encoder.begin_compute_pass()
+                pipeline = None
+                for d in dispatches:
+                    if d.pipeline.handle is not pipeline:
+                        pipeline = d.pipeline.handle
+                        compute.set_pipeline(pipeline)
+                    compute.set_bind_group(0, d.bind_group)
+                    compute.dispatch_workgroups(*d.groups)
+                compute.end()
+                self.counters.dispatches += len(dispatches)
+            if result is not None:
+                encoder.copy_buffer_to_buffer(result[0], 0, result[1], 0, RESULT_WORDS * 4)
+            self._queue.submit([encoder.finish()])
+        except Exception as error:
+            raise self._error("the device refused a submit", error) from error
+        self.counters.submits += 1
+
+    def decode_loop(
+        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+    ) -> DecodeLoop:
+        if recording.await_each:
+            depth = 1
+        ring = self._rings.get(depth)
+        if ring is None:
+            ring = [self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)]
+            self._rings[depth] = ring
+        return NativeDecodeLoop(self, recording, result, max_steps, ring)
+
+    async def idle(self) -> None:
+        try:
+            self._queue.on_submitted_work_done_sync()
+        except Exception as error:
+            raise self._error("the device did not finish its work", error) from error
+        await asyncio.sleep(0)
+
+    async def check(self) -> None:
+        """wgpu-py raises at the call, so nothing is ever late here."""
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for ring in self._rings.values():
+            for buffer in ring:
+                self.destroy_buffer(buffer)
+        self._rings.clear()
+        self._device.destroy()
+
+    def _error(self, what: str, error: Exception) -> HostError:
+        text = f"{what}: {str(error).strip()}"
+        kind = type(error).__name__ + str(error).lower()
+        if "outofmemory" in kind.lower() or "out of memory" in kind:
+            return OutOfMemoryError(text + ". Choose a smaller model, context or dtype.")
+        if "lost" in kind:
+            return DeviceLostError(text + ". Load the model again.")
+        return HostError(text)
+
+
+class NativeDecodeLoop(DecodeLoop):
+    """The loop of Gpu.decode_loop in plain Python: submit ahead, wait for the oldest slot of the ring."""
+
+    def __init__(
+        self, gpu: NativeGpu, recording: Recording, result: Buffer, max_steps: int, ring: list[Buffer]
+    ) -> None:
+        self._gpu = gpu
+        self._recording = recording
+        self._result = result
+        self._left = max_steps
+        self._free = deque(ring)
+        self._pending: deque[tuple[Buffer, Any]] = deque()
+        self._ended = False
+
+    async def next(self) -> list[tuple[int, int, int, int]]:
+        while self._left > 0 and self._free and not self._ended:
+            await self._submit()
+        if not self._pending:
+            return []
+        slot, promise = self._pending.popleft()
+        try:
+            promise.sync_wait()
+            words = memoryview(bytes(slot.handle.read_mapped(copy=True))).cast("I")
+            slot.handle.unmap()
+        except Exception as error:
+            raise self._gpu._error("cannot read a token back", error) from error
+        self._gpu.counters.readback_bytes += RESULT_WORDS * 4
+        self._free.append(slot)
+        token, halt, position, count = words
+        if halt:
+            self._ended = True
+            await self._drain()
+        await asyncio.sleep(0)  # lets an abort in
+        return [(token, halt, position, count)]
+
+    def stop(self) -> None:
+        self._left = 0
+
+    async def _submit(self) -> None:
+        gpu = self._gpu
+        slot = self._free.popleft()
+        last = len(self._recording.command_buffers) - 1
+        for i in range(last):
+            gpu._submit(self._recording, i)
+            if self._recording.await_each:
+                await gpu.idle()
+        gpu._submit(self._recording, last, (self._result.handle, slot.handle))
+        self._pending.append((slot, slot.handle.map_async("READ")))
+        self._left -= 1
+        counters = gpu.counters
+        counters.max_steps_in_flight = max(counters.max_steps_in_flight, len(self._pending))
+
+    async def _drain(self) -> None:
+        """Steps submitted beyond the halt change nothing; give their slots back."""
+        while self._pending:
+            slot, promise = self._pending.popleft()
+            promise.sync_wait()
+            slot.handle.unmap()
+            self._free.append(slot)
