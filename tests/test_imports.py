@@ -1,0 +1,50 @@
+"""The arrows of ARCHITECTURE.md: each folder of the engine imports only from itself and from those before it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ENGINE = Path(__file__).parent.parent / "py_engine"
+ORDER = "host graph ops weights inputs models generate serve diagnostics".split()
+ANYWHERE = {"errors", "settings", "telemetry", "abort"}
+HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
+NEVER = {"numpy", "app", "devtools", "tests"}
+FILES = sorted(ENGINE.rglob("*.py"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Full names of everything a file imports, inside functions too; relative imports made absolute."""
+    package = ["py_engine", *file.relative_to(ENGINE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ENGINE)))
+def test_file_imports_only_from_what_stands_before_it(file: Path) -> None:
+    folder = "" if file.parent == ENGINE else file.relative_to(ENGINE).parts[0]
+    front_door = not folder and file.stem not in ANYWHERE  # __init__, __main__: may use everything
+    allowed = {*ANYWHERE, *(ORDER[: ORDER.index(folder) + 1] if folder else [])}
+    wrong = []
+    for name in imported(file):
+        top, *rest = name.split(".")
+        if top == "py_engine":
+            if rest and rest[0] not in allowed and not front_door:
+                wrong.append(name)
+        elif top in HOST_ONLY and folder != "host" or top in NEVER:
+            wrong.append(name)
+    assert not wrong, f"{file.relative_to(ENGINE.parent)} may not import {', '.join(wrong)}"
+
+
+def test_every_folder_has_its_place_in_the_order() -> None:
+    folders = {f.relative_to(ENGINE).parts[0] for f in FILES if f.parent != ENGINE}
+    assert folders <= set(ORDER)
+    assert len(FILES) > len(ORDER)
