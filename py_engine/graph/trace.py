@@ -74,9 +74,16 @@ def kernel(
 
 @dataclass
 class Trace:
-    """Collects the calls of one forward pass over `rows` tokens (1 in decode, a chunk in prefill)."""
+    """Collects the calls of one forward pass over `rows` tokens (1 in decode, a chunk in prefill).
+
+    `step` (shaders/lib/step.wgsl), `ids` [max rows] and `zeros` (64 words, bound where a call leaves an input out) are
+    the persistent tensors that any kernel may want.
+    """
 
     rows: int
+    step: Tensor
+    ids: Tensor
+    zeros: Tensor
     features: frozenset[str] = frozenset()  # what kernels may use here
     max_binding_bytes: int = 128 << 20
     calls: list[Call] = field(default_factory=list)
