@@ -1,0 +1,675 @@
+"""Makes the tiny random checkpoints of tests/goldens/<name>/ and their golden.npz.
+
+Run with a Python that has torch, transformers, mlx_lm, safetensors and tokenizers (the versions
+used are stored in every golden.npz):
+
+    python tests/goldens/make_goldens.py [name ...]
+
+The engine takes no part in this. A plain checkpoint's reference is transformers in float32 on the
+CPU, reading the committed config.json itself; a quantised checkpoint is made by mlx_lm's own
+conversion, and its reference is transformers in float32 on the exactly dequantised weights,
+checked here against mlx_lm's own forward pass of the packed ones.
+
+The sizes are odd on purpose (no width is a multiple of a workgroup unless a quantisation group
+asks for it), and the weights are scaled so that the logits spread over a few units and attention
+matters: a kernel that attends to the wrong keys changes the logits by far more than the tolerance,
+which the asserts at the end of `make` prove.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import torch
+import transformers
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+
+HERE = Path(__file__).parent
+LENGTHS = (1, 7, 65, 300)
+NEW_TOKENS = 32
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+CLASSES = {
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+    "gemma3_text": Gemma3ForCausalLM,
+    "gemma3": Gemma3ForCausalLM,
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One tiny checkpoint: `config` is config.json's text part, as it is written."""
+
+    name: str
+    family: str
+    config: dict[str, Any]
+    dtype: str
+    tied: bool = True
+    shards: int = 1
+    multimodal: bool = False  # model_type gemma3, text_config, `language_model.` prefix
+    bits: int = 0  # 0: plain floats
+    group: int = 64
+    overrides: dict[str, Any] = field(default_factory=dict)  # end of a module's path -> override
+    new_style: bool = False  # rewrite the converted config.json in the new style
+
+
+def sizes(h, heads, kv, d, mlp, vocab, layers):
+    """The keys that every family shares."""
+    return {
+        "hidden_size": h,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "head_dim": d,
+        "intermediate_size": mlp,
+        "vocab_size": vocab,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "eos_token_id": None,
+        "bos_token_id": None,
+        "pad_token_id": None,
+    }
+
+
+def without(config, *keys):
+    """`config` less some keys, for configs that rely on a default."""
+    return {key: value for key, value in config.items() if key not in keys}
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+QWEN = {"hidden_act": "silu", "rope_theta": 1e6}
+QWEN3 = {**QWEN, "attention_bias": False}
+GEMMA = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "attention_bias": False,
+}
+
+CHECKPOINTS = [
+    # --- plain -----------------------------------------------------------------------------------
+    Checkpoint(  # GQA 3, published Qwen2 configs name no head_dim
+        "qwen2-f32",
+        "qwen2",
+        without({**sizes(60, 3, 1, 20, 106, 257, 2), **QWEN}, "head_dim"),
+        "f32",
+    ),
+    Checkpoint(
+        "qwen2-yarn-untied-f16",
+        "qwen2",
+        {
+            **without(sizes(64, 4, 4, 16, 90, 301, 2), "head_dim"),
+            "hidden_act": "silu",
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        "f16",
+        tied=False,
+        shards=3,
+    ),
+    Checkpoint(
+        "qwen3-bf16",
+        "qwen3",
+        {**sizes(48, 4, 2, 32, 100, 515, 3), **QWEN3},
+        "bf16",
+        shards=2,
+    ),
+    Checkpoint(
+        "qwen3-llama3-untied-f32",
+        "qwen3",
+        {
+            **sizes(52, 4, 1, 24, 72, 333, 2),
+            **QWEN3,
+            "rope_theta": 5e5,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        "f32",
+        tied=False,
+    ),
+    Checkpoint(  # new style; layer_types wins over every pattern
+        "gemma3-text-bf16",
+        "gemma3_text",
+        {
+            **sizes(48, 4, 1, 24, 84, 322, 5),
+            **without(GEMMA, "rope_theta", "rope_local_base_freq"),
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 16,
+            "layer_types": [SLIDING, FULL, SLIDING, SLIDING, FULL],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+                FULL: {"rope_type": "default", "rope_theta": 1e6},
+            },
+        },
+        "bf16",
+    ),
+    Checkpoint(  # old style with the 4B's linear scaling, which touches the full layers only
+        "gemma3-text-linear-f16",
+        "gemma3_text",
+        {
+            **sizes(66, 2, 1, 16, 90, 301, 4),
+            **GEMMA,
+            "query_pre_attn_scalar": 11,
+            "sliding_window": 20,
+            "sliding_window_pattern": 3,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
+        "f16",
+    ),
+    Checkpoint(  # the multimodal file's names; default eps, bases, pattern of 6 and activation
+        "gemma3-multimodal-bf16",
+        "gemma3",
+        {
+            **without(sizes(48, 2, 2, 20, 70, 257, 7), "rms_norm_eps"),
+            "query_pre_attn_scalar": 30,
+            "sliding_window": 16,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
+        "bf16",
+        multimodal=True,
+    ),
+    # --- quantised by mlx_lm ---------------------------------------------------------------------
+    Checkpoint(
+        "qwen2-mlx4-g64",
+        "qwen2",
+        without({**sizes(64, 2, 1, 32, 192, 321, 2), **QWEN}, "head_dim"),
+        "bf16",
+        bits=4,
+    ),
+    Checkpoint(
+        "qwen2-mlx8-g32-untied",
+        "qwen2",
+        without({**sizes(96, 3, 3, 32, 160, 259, 2), **QWEN}, "head_dim"),
+        "f16",
+        tied=False,
+        bits=8,
+        group=32,
+    ),
+    Checkpoint(
+        "qwen3-mlx4-g32-untied-f32",
+        "qwen3",
+        {**sizes(64, 4, 2, 24, 96, 300, 2), **QWEN3},
+        "f32",
+        tied=False,
+        bits=4,
+        group=32,
+    ),
+    Checkpoint(
+        "qwen3-mlx4-g128",
+        "qwen3",
+        {**sizes(128, 4, 1, 32, 256, 257, 2), **QWEN3},
+        "bf16",
+        bits=4,
+        group=128,
+        new_style=True,
+    ),
+    Checkpoint(  # o_proj (80 wide) and down_proj (160 wide) are no multiple of 64 and stay plain
+        "qwen3-mlx8-g64-ragged",
+        "qwen3",
+        {**sizes(64, 4, 2, 20, 160, 270, 2), **QWEN3},
+        "bf16",
+        bits=8,
+    ),
+    Checkpoint(  # every width, two group sizes, and an unquantised override
+        "qwen3-mlx-mixed-untied",
+        "qwen3",
+        {**sizes(64, 6, 2, 32, 192, 290, 3), **QWEN3},
+        "f16",
+        tied=False,
+        bits=4,
+        overrides={
+            "layers.0.self_attn.q_proj": {"group_size": 64, "bits": 3},
+            "layers.0.self_attn.k_proj": {"group_size": 32, "bits": 5},
+            "layers.0.self_attn.v_proj": {"group_size": 64, "bits": 6},
+            "layers.0.mlp.gate_proj": {"group_size": 64, "bits": 2},
+            "layers.0.mlp.up_proj": {"group_size": 32, "bits": 8},
+            "layers.0.mlp.down_proj": {"group_size": 32, "bits": 3},
+            "layers.1.self_attn.o_proj": {"group_size": 64, "bits": 5},
+            "layers.1.mlp.gate_proj": {"group_size": 64, "bits": 6},
+            "layers.1.mlp.up_proj": {"group_size": 64, "bits": 6},
+            "layers.1.mlp.down_proj": False,
+            "layers.2.self_attn.q_proj": False,
+            "layers.2.mlp.down_proj": {"group_size": 64, "bits": 2},
+            "embed_tokens": {"group_size": 64, "bits": 6},
+            "lm_head": {"group_size": 32, "bits": 8},
+        },
+    ),
+    Checkpoint(
+        "gemma3-mlx4-g64",
+        "gemma3_text",
+        {
+            **sizes(64, 4, 1, 32, 128, 331, 4),
+            **GEMMA,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 16,
+            "sliding_window_pattern": 3,
+        },
+        "bf16",
+        bits=4,
+    ),
+    Checkpoint(  # 3-bit embedding: the tied matrix of the lookup and of the logits
+        "gemma3-mlx8-g32-embed3",
+        "gemma3_text",
+        {
+            **sizes(96, 3, 1, 32, 96, 285, 3),
+            **GEMMA,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 24,
+            "sliding_window_pattern": 2,
+        },
+        "f16",
+        bits=8,
+        group=32,
+        overrides={"embed_tokens": {"group_size": 32, "bits": 3}},
+    ),
+    Checkpoint(
+        "gemma3-multimodal-mlx4-mixed",
+        "gemma3",
+        {
+            **sizes(64, 2, 1, 32, 64, 261, 4),
+            **GEMMA,
+            "query_pre_attn_scalar": 40,
+            "sliding_window": 16,
+            "sliding_window_pattern": 2,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        },
+        "bf16",
+        bits=4,
+        multimodal=True,
+        overrides={
+            "layers.1.mlp.down_proj": {"group_size": 64, "bits": 6},
+            "layers.2.mlp.down_proj": {"group_size": 64, "bits": 3},
+            "layers.3.self_attn.v_proj": False,
+        },
+    ),
+]
+
+
+# --- weights -------------------------------------------------------------------------------------
+def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
+    """Weights under HF names (without a multimodal prefix), in the checkpoint's own float type."""
+    rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
+    config, gemma = spec.config, spec.family.startswith("gemma3")
+    h, heads = config["hidden_size"], config["num_attention_heads"]
+    kv, mlp = config["num_key_value_heads"], config["intermediate_size"]
+    d = config.get("head_dim", h // heads)
+    state: dict[str, np.ndarray] = {}
+
+    def matrix(name, rows, columns, gain):
+        state[name] = rng.normal(0, gain / np.sqrt(columns), (rows, columns))
+
+    def norm(name, width, centre=None):
+        neutral = (0.0 if gemma else 1.0) if centre is None else centre
+        state[name] = neutral + rng.normal(0, 0.25, width)
+
+    # Small embeddings beside the layers' outputs: else a tied head would only repeat its input.
+    # (Gemma multiplies them by sqrt(h); its last norm makes up for it in the logits.)
+    size = 0.1 if gemma else 0.3
+    state["model.embed_tokens.weight"] = rng.normal(0, size, (config["vocab_size"], h))
+    for i in range(config["num_hidden_layers"]):
+        at = f"model.layers.{i}."
+        matrix(at + "self_attn.q_proj.weight", heads * d, h, 1.8)
+        matrix(at + "self_attn.k_proj.weight", kv * d, h, 1.8)
+        matrix(at + "self_attn.v_proj.weight", kv * d, h, 1.0)
+        matrix(at + "self_attn.o_proj.weight", h, heads * d, 2.0)
+        matrix(at + "mlp.gate_proj.weight", mlp, h, 1.2)
+        matrix(at + "mlp.up_proj.weight", mlp, h, 1.2)
+        matrix(at + "mlp.down_proj.weight", h, mlp, 1.2)
+        norm(at + "input_layernorm.weight", h)
+        norm(at + "post_attention_layernorm.weight", h)
+        if gemma:
+            norm(at + "pre_feedforward_layernorm.weight", h)
+            norm(at + "post_feedforward_layernorm.weight", h)
+        if spec.family == "qwen2":
+            for which, rows in (("q", heads * d), ("k", kv * d), ("v", kv * d)):
+                state[at + f"self_attn.{which}_proj.bias"] = rng.normal(0, 0.4, rows)
+        else:
+            norm(at + "self_attn.q_norm.weight", d, 0.7 if gemma else 1.7)
+            norm(at + "self_attn.k_norm.weight", d, 0.7 if gemma else 1.7)
+    norm("model.norm.weight", h, 2.0 if gemma else 1.0)
+    if not spec.tied:
+        matrix("lm_head.weight", config["vocab_size"], h, 2.5)
+    dtype = DTYPES[spec.dtype]
+    return {name: torch.from_numpy(value).to(dtype) for name, value in state.items()}
+
+
+def dequantised(folder: Path) -> dict[str, torch.Tensor]:
+    """The committed weights in float32, under HF text names; packed ones by MLX's own rule.
+
+    scale * q + bias from the stored scale and bias, in float32: what mlx dequantises to.
+    """
+    raw: dict[str, torch.Tensor] = {}
+    for shard in sorted(folder.glob("model*.safetensors")):
+        raw.update(load_file(shard))
+    config = json.loads((folder / "config.json").read_text())
+    quant = config.get("quantization", {})
+    state = {}
+    for name, tensor in raw.items():
+        module = name.rsplit(".", 1)[0]
+        if name.endswith((".scales", ".biases")):
+            continue
+        if module + ".scales" in raw and name.endswith(".weight"):
+            entry = quant.get(module, {})
+            bits = entry.get("bits", quant["bits"])
+            group = entry.get("group_size", quant["group_size"])
+            tensor = torch.from_numpy(
+                unpack(
+                    tensor.view(torch.int32).numpy().view(np.uint32),
+                    raw[module + ".scales"].float().numpy(),
+                    raw[module + ".biases"].float().numpy(),
+                    bits,
+                    group,
+                )
+            )
+        if name.startswith(("vision_tower.", "multi_modal_projector.")):
+            continue
+        state[name.removeprefix("language_model.")] = tensor.float()
+    return state
+
+
+def unpack(words, scales, biases, bits, group):
+    """float32 [out, in] from MLX's packed rows: field i lies at bits [i*bits, (i+1)*bits)."""
+    rows = words.shape[0]
+    bit = np.unpackbits(words.view(np.uint8).reshape(rows, -1), axis=1, bitorder="little")
+    fields = bit.reshape(rows, -1, bits).astype(np.float32) @ (2.0 ** np.arange(bits, dtype="f4"))
+    grouped = fields.reshape(rows, -1, group)
+    return (grouped * scales[..., None] + biases[..., None]).reshape(rows, -1).astype(np.float32)
+
+
+# --- files ---------------------------------------------------------------------------------------
+def write_tokenizer(folder: Path) -> None:
+    """One token a byte (id = its place in the byte-level alphabet), then <|endoftext|>."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    template = (
+        "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}) + "\n")
+
+
+def write_plain(spec: Checkpoint, folder: Path) -> None:
+    """config.json and safetensors with published names."""
+    state, config = random_weights(spec), copy.deepcopy(spec.config)
+    new_style = "rope_parameters" in config
+    config |= {"model_type": spec.family, "tie_word_embeddings": spec.tied}
+    config["dtype" if new_style else "torch_dtype"] = str(DTYPES[spec.dtype]).split(".")[1]
+    if spec.multimodal:
+        state = {"language_model." + name: value for name, value in state.items()}
+        rng = np.random.default_rng(0)
+        junk = torch.from_numpy(rng.normal(0, 1, (8, 6))).to(DTYPES[spec.dtype])
+        state["vision_tower.vision_model.post_layernorm.weight"] = junk[0].clone()
+        state["multi_modal_projector.mm_input_projection_weight"] = junk
+        text = without(config, "torch_dtype", "tie_word_embeddings") | {"model_type": "gemma3_text"}
+        config = {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "text_config": text,
+            "torch_dtype": config["torch_dtype"],
+            "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 6},
+        }
+    else:
+        config["architectures"] = [CLASSES[spec.family].__name__]
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    if spec.shards == 1:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = sorted(state)
+    where = {}
+    for shard in range(spec.shards):
+        file = f"model-{shard + 1:05d}-of-{spec.shards:05d}.safetensors"
+        part = {name: state[name] for name in names[shard :: spec.shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    index = {
+        "metadata": {"total_size": sum(t.numel() * t.element_size() for t in state.values())},
+        "weight_map": dict(sorted(where.items())),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def write_quantised(spec: Checkpoint, folder: Path) -> None:
+    """The plain checkpoint in float32, cast and quantised by mlx_lm's own conversion steps."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary)
+        write_plain(spec, source)
+        config = json.loads((source / "config.json").read_text())
+        if spec.multimodal:  # mlx_lm's Gemma 3 reads these two from other places than published
+            config["vocab_size"] = spec.config["vocab_size"]
+            (source / "config.json").write_text(json.dumps(config))
+        model, config = load_model(source, lazy=True)
+
+        def predicate(path, module):
+            for end, override in spec.overrides.items():
+                if path.endswith(end):
+                    return override
+            return True
+
+        model, config = quantize_model(
+            model, config, spec.group, spec.bits, quant_predicate=predicate
+        )
+        for end, override in spec.overrides.items():
+            if override is False:  # mlx_lm leaves it out; others (and mlx-vlm) write it down
+                prefix = "language_model.model." if spec.multimodal else "model."
+                config["quantization"][prefix + end] = False
+        save_model(folder, model)
+        save_config(config, folder / "config.json")
+    stored = load_file(folder / "model.safetensors")
+    kinds = {tensor.dtype for name, tensor in stored.items() if name.endswith("scales")}
+    assert kinds == {DTYPES[spec.dtype]}, kinds
+    config = json.loads((folder / "config.json").read_text())
+    if spec.new_style:  # as mlx_lm writes what it read from a transformers 5 config
+        config["rope_parameters"] = {"type": "default", "rope_theta": config.pop("rope_theta")}
+        config["dtype"] = config.pop("torch_dtype")
+    if spec.name == "qwen2-mlx4-g64":
+        config.pop("tie_word_embeddings")  # then the file decides: it has no lm_head
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+# --- references ----------------------------------------------------------------------------------
+def reference_model(spec: Checkpoint, folder: Path):
+    """transformers' model: its config from the committed config.json, its weights exactly ours."""
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("quantization", None)
+    config.pop("quantization_config", None)
+    config.pop("vision_config", None)
+    text = config.get("text_config", config)
+    rope = text.get("rope_parameters")
+    if rope and "type" in rope:
+        rope["rope_type"] = rope.pop("type")
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "config.json").write_text(json.dumps(text))
+        parsed = AutoConfig.from_pretrained(temporary)
+    parsed.tie_word_embeddings = spec.tied
+    parsed._attn_implementation = "eager"
+    model = CLASSES[spec.family](parsed)
+    state = dequantised(folder)
+    if spec.tied:
+        assert "lm_head.weight" not in state
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not missing and not unexpected, (missing, unexpected)
+    return model.eval().float()
+
+
+class HalfCache(DynamicCache):
+    """A cache whose entries are rounded to float16: what an f16 KV cache does to the logits."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Rounds, then stores."""
+        return super().update(
+            key_states.half().to(key_states.dtype),
+            value_states.half().to(value_states.dtype),
+            *args,
+            **kwargs,
+        )
+
+
+@torch.inference_mode()
+def last_logits(model, ids, cache=None) -> np.ndarray:
+    """Logits of the last row, [vocab]."""
+    out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=cache is not None)
+    return out.logits[0, -1].numpy()
+
+
+def greedy(model, ids) -> tuple[list[int], list[float]]:
+    """Greedy tokens, each from a whole new forward pass: no cache that could be wrong."""
+    ids, tokens, margins = list(ids), [], []
+    for _ in range(NEW_TOKENS):
+        logits = last_logits(model, ids)
+        second, best = np.argsort(logits, kind="stable")[-2:]
+        tokens.append(int(best))
+        margins.append(float(logits[best] - logits[second]))
+        ids.append(int(best))
+    return tokens, margins
+
+
+def nmse(a, b) -> float:
+    """sum((a-b)^2) / sum(b^2) in float64."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(((a - b) ** 2).sum() / (b**2).sum())
+
+
+def sensitivity(model, out) -> dict[str, float]:
+    """NMSE that typical mistakes cause, so that a golden which could not tell them is refused.
+
+    order: two neighbouring tokens swapped (7 tokens); base: every RoPE frequency 2% off (65);
+    first: the prompt's first token replaced (65); window: a sliding window one key wider (65).
+    """
+    ids = {n: out[f"ids_{n}"].tolist() for n in LENGTHS}
+    result = {}
+    swapped = ids[7][:3] + [ids[7][4], ids[7][3]] + ids[7][5:]
+    result["order"] = nmse(last_logits(model, swapped), out["logits_7"])
+    config = model.config
+    other = copy.deepcopy(model)
+    for buffer_name, buffer in other.named_buffers():
+        if buffer_name.endswith("inv_freq"):
+            buffer *= 1.02
+    result["base"] = nmse(last_logits(other, ids[65]), out["logits_65"])
+    changed = [(ids[65][0] + 1) % config.vocab_size, *ids[65][1:]]
+    result["first"] = nmse(last_logits(model, changed), out["logits_65"])
+    if getattr(config, "sliding_window", None):
+        config.sliding_window += 1
+        result["window"] = nmse(last_logits(model, ids[65]), out["logits_65"])
+        config.sliding_window -= 1
+    return result
+
+
+def make(spec: Checkpoint) -> None:
+    """Writes one checkpoint and its golden.npz, and proves that the golden can tell errors apart."""
+    folder = HERE / spec.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (write_quantised if spec.bits else write_plain)(spec, folder)
+    index = folder / "model.safetensors.index.json"
+    if spec.shards == 1 and index.exists():
+        index.unlink()
+    write_tokenizer(folder)
+
+    model = reference_model(spec, folder)
+    exact = copy.deepcopy(model).double()
+    rng = np.random.default_rng(zlib.crc32(spec.name.encode()) + 1)
+    out: dict[str, np.ndarray] = {}
+    noise, half, spread, cross = 0.0, 0.0, 0.0, 0.0
+    other = None
+    if spec.bits:
+        other, _ = load_model(folder)
+        other.set_dtype(mx.float32)
+    narrowed = copy.deepcopy(model)
+    for parameter in narrowed.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.half().float()
+    for length in LENGTHS:
+        ids = rng.integers(0, spec.config["vocab_size"], length).tolist()
+        logits = last_logits(model, ids)
+        tokens, margins = greedy(model, ids)
+        out[f"ids_{length}"] = np.array(ids, np.int32)
+        out[f"logits_{length}"] = logits.astype(np.float32)
+        out[f"greedy_{length}"] = np.array(tokens, np.int32)
+        out[f"margins_{length}"] = np.array(margins, np.float32)
+        spread = max(spread, float(logits.std()))
+        noise = max(noise, nmse(logits, last_logits(exact, ids)))
+        cache = HalfCache(config=narrowed.config)
+        half = max(half, nmse(last_logits(narrowed, ids, cache), logits))
+        if other is not None:
+            theirs = np.array(other(mx.array([ids]))[0, -1])
+            cross = max(cross, nmse(theirs, logits))
+    told = sensitivity(model, out)
+    meta = {
+        "versions": {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "mlx": mx.__version__,
+            "mlx_lm": mlx_lm.__version__,
+        },
+        "family": spec.family,
+        "bits": spec.bits,
+        "nmse_float32_vs_float64": noise,
+        "nmse_f16_weights_and_kv": half,
+        "nmse_mlx_lm": cross if spec.bits else None,
+    }
+    out["meta"] = np.array(json.dumps(meta))
+    np.savez_compressed(folder / "golden.npz", **out)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    distinct = [len(set(out[f"greedy_{n}"].tolist())) for n in LENGTHS]
+    least = min(float(out[f"margins_{n}"].min()) for n in LENGTHS)
+    print(
+        f"{spec.name:30} {size / 1024:5.0f} KB  std {spread:4.1f}  f32 noise {noise:.0e}  "
+        f"f16 {half:.0e}  mlx {cross:.0e}  distinct {distinct}  margin {least:.0e}  "
+        + "  ".join(f"{what} {value:.0e}" for what, value in told.items())
+    )
+    assert noise < 1e-9, "float32 itself is too noisy here for a tolerance of 1e-6"
+    assert half < 5e-5, "f16 storage alone would use up its tolerance of 1e-4"
+    assert told["order"] > 1e-3, "two swapped tokens hardly change the logits"
+    assert min(told.values()) > 3e-5, f"a wrong kernel could pass: {told}"
+    # MLX rounds Gemma's sqrt(h) to bfloat16, which is exact only where h is a square.
+    rounds = spec.family.startswith("gemma3") and spec.config["hidden_size"] ** 0.5 % 1 > 0
+    assert cross < (1e-4 if rounds else 1e-8), "mlx_lm and transformers disagree"
+
+
+def main() -> None:
+    """Makes all checkpoints, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*")
+    names = parser.parse_args().names
+    torch.set_num_threads(1)
+    for spec in CHECKPOINTS:
+        if not names or spec.name in names:
+            make(spec)
+
+
+if __name__ == "__main__":
+    main()
