@@ -1,7 +1,8 @@
 """Shared fixtures: `gpu` (every test runs on Dawn and on wgpu-native) and `run` (drives coroutines).
 
-On Linux the software adapters are chosen, so that results do not depend on the machine: SwiftShader for Dawn (subgroups of
-4, no f16), lavapipe for wgpu-native (shader-f16). JERBOA_TEST_GPU=1 leaves the choice to the Vulkan loader: a real GPU.
+On Linux the software adapters are chosen, so that results do not depend on the machine: SwiftShader for Dawn
+(subgroups of 4, no f16), lavapipe for wgpu-native (shader-f16). JERBOA_TEST_GPU=1 leaves the choice to the
+Vulkan loader: a real GPU.
 A host without an adapter is skipped, and fails when CI=true.
 """
 
@@ -40,7 +41,8 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 def software_adapter(host: str) -> Iterator[None]:
     """Within it, the Vulkan loader sees only the software driver of `host` (a no-op off Linux).
 
-    The loader reads the variable when an instance is made, so both drivers can be used in one process, one after the other.
+    The loader reads the variable when an instance is made, so both drivers can be used in one process,
+    one after the other.
     """
     if sys.platform != "linux" or os.environ.get("JERBOA_TEST_GPU"):
         yield
