@@ -1,0 +1,203 @@
+"""Network, files and time in the browser: `fetch`, File objects that the page handed over, settings from the page.
+
+The page (or the worker's own module) sets one global before Python starts:
+`globalThis.jerboa = {files: new Map(), env: new Map()}`. `files` maps "FOLDER/NAME" to a File (or Blob); `env` maps
+names such as HF_ENDPOINT to strings. All bytes stay JS Uint8Arrays; Python sees only their lengths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import js
+from pyodide.ffi import JsException, to_js
+
+from py_engine.errors import HubError
+from py_engine.host.io import Bytes, Io, Response
+
+MAX_ERROR_BODY_BYTES = 64 << 10
+FIRST_CAPACITY = 64 << 10  # of a body of unknown length
+
+
+class BrowserIo(Io):
+    """Io of the browser. `Bytes` is a JS Uint8Array. Redirects are the browser's own: it drops the Authorization
+    header when another origin is entered (Fetch standard, HTTP-redirect fetch, step 13)."""
+
+    async def fetch(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        timeout_s: float = 30.0,
+        method: str = "GET",
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Response:
+        """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
+        sent = dict(headers or {})
+        ranged = start is not None or end is not None
+        if ranged:
+            sent["Range"] = f"bytes={start or 0}-{'' if end is None else end - 1}"
+        controller = js.AbortController.new()
+        options = {
+            "method": method,
+            "headers": sent,
+            "signal": controller.signal,
+            "credentials": "omit",
+            "referrerPolicy": "no-referrer",
+            # Weights have a store of their own; the HTTP cache would keep a second copy of each slice.
+            "cache": "no-store" if ranged else "default",
+        }
+        try:
+            answer = await _within(
+                js.fetch(url, to_js(options, dict_converter=js.Object.fromEntries)), timeout_s
+            )
+            status = int(answer.status)
+            limit = None
+            if status == 206 and end is not None:
+                limit = end - (start or 0)
+            elif status == 200 and ranged and end is not None:
+                limit = end
+            elif status not in (200, 206):
+                limit = MAX_ERROR_BODY_BYTES
+            if method == "HEAD" or not answer.body:
+                body = js.Uint8Array.new(0)
+            else:
+                body = await _read_body(answer.body, limit, timeout_s, on_bytes)
+        except TimeoutError as error:
+            controller.abort()
+            raise HubError(
+                f"{url}: nothing came for {timeout_s:g} s. Check the network and try again."
+            ) from error
+        except JsException as error:
+            controller.abort()
+            raise HubError(
+                f"{url}: no answer ({error}). Check the network; a host that sends no CORS headers, or that"
+                " this page's connect-src does not list, looks the same."
+            ) from error
+        except BaseException:  # cancelled, or on_bytes raised: stop the transfer too
+            controller.abort()
+            raise
+        if limit is not None and body.byteLength == limit and status != 206:
+            controller.abort()  # more may be coming that nobody wants
+        return Response(status, _headers(answer.headers), body, str(answer.url))
+
+    async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
+        """See Io.read_file."""
+        file = _file(path)
+        if file is None:
+            raise FileNotFoundError(f"{path} is not among the files that were picked")
+        stop = int(file.size) if end is None else min(end, int(file.size))
+        try:
+            buffer = await file.slice(start, max(start, stop)).arrayBuffer()
+        except JsException as error:  # NotReadableError: changed or removed since it was picked
+            raise FileNotFoundError(f"{path} can no longer be read; pick it again") from error
+        return js.Uint8Array.new(buffer)
+
+    async def file_size(self, path: str) -> int | None:
+        """See Io.file_size."""
+        file = _file(path)
+        return None if file is None else int(file.size)
+
+    async def list_files(self, path: str) -> list[str]:
+        """See Io.list_files. Raises FileNotFoundError when nothing was picked under that name."""
+        prefix = path.rstrip("/") + "/"
+        names = [name for name in _names() if name.startswith(prefix)]
+        if not names:
+            raise FileNotFoundError(f"no folder {path} was picked")
+        return sorted(name[len(prefix) :] for name in names if "/" not in name[len(prefix) :])
+
+    def slice(self, data: Bytes, start: int, end: int) -> Bytes:
+        """See Io.slice."""
+        return data.subarray(start, end)
+
+    def nbytes(self, data: Bytes) -> int:
+        """See Io.nbytes."""
+        return int(data.byteLength)
+
+    def to_bytes(self, data: Bytes) -> bytes:
+        """See Io.to_bytes."""
+        return bytes(data.to_bytes())
+
+    async def sleep(self, seconds: float) -> None:
+        """See Io.sleep."""
+        await asyncio.sleep(seconds)
+
+    def now(self) -> float:
+        """See Io.now."""
+        return time.monotonic()
+
+    def env(self, name: str) -> str | None:
+        """What the page put into `jerboa.env` under `name`; an empty string counts as absent."""
+        table = _table("env")
+        if table is None or not table.has(name):
+            return None
+        return str(table[name]) or None
+
+
+async def _within(promise: Awaitable[Any], timeout_s: float) -> Any:
+    """Await a JS promise for at most `timeout_s`. Raises TimeoutError."""
+
+    async def settle() -> Any:
+        return await promise
+
+    return await asyncio.wait_for(settle(), timeout_s)
+
+
+async def _read_body(
+    stream: Any, limit: int | None, timeout_s: float, on_bytes: Callable[[int], None] | None
+) -> Bytes:
+    """Read a ReadableStream into one Uint8Array, at most `limit` bytes; `timeout_s` is for each piece.
+
+    The default reader: BYOB readers are missing in WebKitGTK.
+    """
+    reader = stream.getReader()
+    body = js.Uint8Array.new(FIRST_CAPACITY if limit is None else limit)
+    filled = 0
+    while True:
+        piece = await _within(reader.read(), timeout_s)
+        if piece.done:
+            break
+        chunk = piece.value
+        count = int(chunk.byteLength)
+        if limit is not None and filled + count > limit:
+            chunk = chunk.subarray(0, limit - filled)
+            count = limit - filled
+        capacity = int(body.byteLength)
+        if filled + count > capacity:
+            grown = js.Uint8Array.new(max(filled + count, 2 * capacity))
+            grown.set(body.subarray(0, filled))
+            body = grown
+        body.set(chunk, filled)
+        filled += count
+        if on_bytes is not None and count:
+            on_bytes(count)
+        if limit is not None and filled == limit:
+            break
+    return body.subarray(0, filled)
+
+
+def _headers(headers: Any) -> dict[str, str]:
+    pairs = js.Object.fromEntries(headers.entries())
+    return {str(k).lower(): str(v) for k, v in js.Object.entries(pairs).to_py()}
+
+
+def _table(name: str) -> Any:
+    """A Map of `globalThis.jerboa`, or None."""
+    jerboa = getattr(js, "jerboa", None)
+    return (getattr(jerboa, name, None) or None) if jerboa else None
+
+
+def _file(path: str) -> Any:
+    files = _table("files")
+    return files[path] if files is not None and files.has(path) else None
+
+
+def _names() -> list[str]:
+    files = _table("files")
+    if files is None:
+        return []
+    return [str(name) for name in js.Object.keys(js.Object.fromEntries(files)).to_py()]

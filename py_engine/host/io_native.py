@@ -1,0 +1,332 @@
+"""Network, files and time in CPython: http.client in threads, plain files.
+
+One request is one blocking transfer in a thread; connections are kept open for the next slice of the same host. Proxies
+come from the usual environment variables (`https_proxy`, `no_proxy`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from py_engine.errors import AbortError, HubError
+from py_engine.host.io import Bytes, Io, Response
+
+MAX_REDIRECTS = 10
+PIECE_BYTES = 256 << 10  # bytes between two calls of on_bytes
+MAX_ERROR_BODY_BYTES = 64 << 10
+IDLE_CONNECTIONS = 4  # kept open for each host
+
+Key = tuple[str, str]  # scheme, host:port
+
+
+class _Transfer:
+    """What the waiting coroutine shares with the thread that works for it."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.connection: http.client.HTTPConnection | None = None
+
+    def cancel(self) -> None:
+        """Make the thread's blocking call return now."""
+        self.cancelled = True
+        connection = self.connection
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+class NativeIo(Io):
+    """Io of CPython. `Bytes` is `bytes` or `memoryview`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[Key, list[http.client.HTTPConnection]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    async def fetch(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        timeout_s: float = 30.0,
+        method: str = "GET",
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Response:
+        """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
+        loop = asyncio.get_running_loop()
+        transfer = _Transfer()
+
+        def report(count: int) -> None:
+            if on_bytes is not None and not transfer.cancelled:
+                loop.call_soon_threadsafe(on_bytes, count)
+
+        sent = {k: v for k, v in (headers or {}).items()}
+        sent.setdefault("User-Agent", "jerboa")
+        sent["Accept-Encoding"] = "identity"
+        if start is not None or end is not None:
+            last = "" if end is None else str(end - 1)
+            sent["Range"] = f"bytes={start or 0}-{last}"
+        try:
+            return await loop.run_in_executor(
+                None, self._follow, transfer, url, sent, end, timeout_s, method, report
+            )
+        except asyncio.CancelledError:
+            transfer.cancel()
+            raise
+
+    def _follow(
+        self,
+        transfer: _Transfer,
+        url: str,
+        headers: dict[str, str],
+        end: int | None,
+        timeout_s: float,
+        method: str,
+        report: Callable[[int], None],
+    ) -> Response:
+        for _ in range(MAX_REDIRECTS + 1):
+            status, got, body = self._exchange(
+                transfer, url, headers, end, timeout_s, method, report
+            )
+            location = got.get("location")
+            if status not in (301, 302, 303, 307, 308) or not location:
+                return Response(status, got, body, url)
+            target = urllib.parse.urljoin(url, location)
+            if _key(target) != _key(url):
+                headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
+            url = target
+        raise HubError(f"{url}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT.")
+
+    def _exchange(
+        self,
+        transfer: _Transfer,
+        url: str,
+        headers: dict[str, str],
+        end: int | None,
+        timeout_s: float,
+        method: str,
+        report: Callable[[int], None],
+    ) -> tuple[int, dict[str, str], Bytes]:
+        """One request and its answer, without redirects."""
+        key = _key(url)
+        while True:
+            connection, reused = self._connect(key, timeout_s)
+            transfer.connection = connection
+            answer = None
+            try:
+                if transfer.cancelled:
+                    raise AbortError(f"{url}: stopped by the caller.")
+                connection.request(method, _request_target(url, connection), headers=headers)
+                answer = connection.getresponse()
+                got = {k.lower(): v for k, v in answer.getheaders()}
+                body, whole = _read_body(answer, got, headers, end, report, transfer)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if transfer.cancelled:
+                    raise AbortError(f"{url}: stopped by the caller.") from error
+                if reused and answer is None and not isinstance(error, TimeoutError):
+                    continue  # the server had closed the kept connection; a fresh one decides
+                raise _no_answer(url, error, timeout_s) from error
+            except BaseException:
+                connection.close()
+                raise
+            finally:
+                transfer.connection = None
+            if whole and not answer.will_close:
+                self._keep(key, connection)
+            else:
+                connection.close()
+            return answer.status, got, body
+
+    def _connect(self, key: Key, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
+        with self._lock:
+            kept = self._idle.get(key)
+            if kept:
+                connection = kept.pop()
+                if connection.sock is not None:
+                    connection.sock.settimeout(timeout_s)
+                    return connection, True
+        scheme, host = key
+        proxy = None
+        if not urllib.request.proxy_bypass(host.rpartition(":")[0]):
+            proxy = urllib.request.getproxies().get(scheme)
+        target = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[2] if proxy else host
+        if scheme == "https":
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            secure = http.client.HTTPSConnection(target, timeout=timeout_s, context=self._tls)
+            if proxy:
+                secure.set_tunnel(host)
+            return secure, False
+        plain = http.client.HTTPConnection(target, timeout=timeout_s)
+        return plain, False
+
+    def _keep(self, key: Key, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            kept = self._idle.setdefault(key, [])
+            if len(kept) < IDLE_CONNECTIONS:
+                kept.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close the connections kept open."""
+        with self._lock:
+            for kept in self._idle.values():
+                for connection in kept:
+                    connection.close()
+            self._idle.clear()
+
+    async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
+        """See Io.read_file."""
+        return await asyncio.to_thread(_read_file, path, start, end)
+
+    async def file_size(self, path: str) -> int | None:
+        """See Io.file_size."""
+        place = Path(path).expanduser()
+        try:
+            return place.stat().st_size if place.is_file() else None
+        except (OSError, ValueError):  # no permission; a NUL in the name
+            return None
+
+    async def list_files(self, path: str) -> list[str]:
+        """See Io.list_files. Raises FileNotFoundError when there is no such folder."""
+        place = Path(path).expanduser()
+        try:
+            return sorted(entry.name for entry in place.iterdir() if entry.is_file())
+        except (NotADirectoryError, PermissionError, ValueError) as error:
+            raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
+
+    def slice(self, data: Bytes, start: int, end: int) -> Bytes:
+        """See Io.slice."""
+        return memoryview(data)[start:end]
+
+    def nbytes(self, data: Bytes) -> int:
+        """See Io.nbytes."""
+        return memoryview(data).nbytes
+
+    def to_bytes(self, data: Bytes) -> bytes:
+        """See Io.to_bytes."""
+        return bytes(data)
+
+    async def sleep(self, seconds: float) -> None:
+        """See Io.sleep."""
+        await asyncio.sleep(seconds)
+
+    def now(self) -> float:
+        """See Io.now."""
+        return time.monotonic()
+
+    def env(self, name: str) -> str | None:
+        """An environment variable; an empty one counts as absent."""
+        return os.environ.get(name) or None
+
+
+def _key(url: str) -> Key:
+    """Scheme and host:port of an address. Raises HubError when it is not http(s)."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise HubError(f"{url} is not a web address ({error}).") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise HubError(f"{url} is not an http(s) address; check HF_ENDPOINT.")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return parts.scheme, f"{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _request_target(url: str, connection: http.client.HTTPConnection) -> str:
+    parts = urllib.parse.urlsplit(url)
+    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    host = _key(url)[1]
+    through_proxy = parts.scheme == "http" and f"{connection.host}:{connection.port}" != host.strip(
+        "[]"
+    )
+    if through_proxy and "[" not in host:
+        return f"http://{host}{path}"
+    return path
+
+
+def _read_body(
+    answer: http.client.HTTPResponse,
+    got: Mapping[str, str],
+    sent: Mapping[str, str],
+    end: int | None,
+    report: Callable[[int], None],
+    transfer: _Transfer,
+) -> tuple[Bytes, bool]:
+    """The body, and whether it was read to its end (so that the connection can be kept)."""
+    length = answer.length  # None when chunked or until the connection closes
+    ok = answer.status in (200, 206)
+    limit = None if ok else MAX_ERROR_BODY_BYTES
+    if answer.status == 200 and "Range" in sent and end is not None:
+        limit = end
+    elif answer.status == 206 and end is not None:
+        start = int(sent["Range"].removeprefix("bytes=").partition("-")[0])
+        limit = end - start  # a longer body than was asked for is not read
+    wanted = length if limit is None or (length is not None and length <= limit) else limit
+    body = bytearray(wanted if length is not None and wanted is not None else 0)
+    filled = 0
+    while wanted is None or filled < wanted:
+        if length is not None:
+            count = answer.readinto(memoryview(body)[filled : filled + PIECE_BYTES])
+        else:
+            room = PIECE_BYTES if wanted is None else min(PIECE_BYTES, wanted - filled)
+            piece = answer.read1(room)
+            body += piece
+            count = len(piece)
+        if not count:
+            break
+        filled += count
+        if ok:
+            report(count)
+        if transfer.cancelled:
+            break
+    if transfer.cancelled:
+        raise ConnectionAbortedError("stopped by the caller")
+    if ok and length is not None and filled < (wanted or 0):
+        raise http.client.IncompleteRead(bytes(0), (wanted or 0) - filled)
+    if length is not None and filled == length:
+        answer.read()  # tells http.client that the connection is free again
+    return memoryview(body)[:filled], answer.isclosed()
+
+
+def _no_answer(url: str, error: Exception, timeout_s: float) -> HubError:
+    if isinstance(error, TimeoutError):
+        return HubError(
+            f"{url}: nothing came for {timeout_s:g} s. Check the network and try again."
+        )
+    if isinstance(error, http.client.IncompleteRead):
+        missing = error.expected
+        return HubError(f"{url}: the body ended {missing} bytes short. Try again.")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return HubError(f"{url}: its TLS certificate was not accepted ({error.verify_message}).")
+    if isinstance(error, socket.gaierror):
+        return HubError(f"{url}: the host name was not found. Check the network and HF_ENDPOINT.")
+    return HubError(f"{url}: no answer ({error or type(error).__name__}). Check the network.")
+
+
+def _read_file(path: str, start: int, end: int | None) -> Bytes:
+    place = Path(path).expanduser()
+    try:
+        with place.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            stop = size if end is None else min(end, size)
+            body = bytearray(max(0, stop - start))
+            file.seek(start)
+            filled = file.readinto(body)
+    except (IsADirectoryError, ValueError) as error:
+        raise FileNotFoundError(f"{path} is not a file") from error
+    return memoryview(body)[:filled]

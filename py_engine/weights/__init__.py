@@ -1,0 +1,1 @@
+"""From a model's address to byte ranges: repositories, file formats, configs."""

@@ -1,0 +1,471 @@
+"""Repositories: a hub repo `org/name[@revision]`, a local folder, or files picked in the page (`files:NAME`).
+
+All three are one interface, `Repository`; everything else is built on its `read`. That method is the seam for a
+persistent cache: wrap a Repository in another whose `read` looks into the store first.
+
+The hub's protocol is that of huggingface.co: `/api/models/ID/revision/REV?blobs=true` lists files with sizes,
+`/ID/resolve/REV/NAME` gives (redirects to) a file and answers ranges. `HF_ENDPOINT` names another hub, `HF_TOKEN` is
+sent to it.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import random
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from py_engine.errors import FormatError, HubError
+from py_engine.host.io import Bytes, Io, Response
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+ATTEMPTS = 5
+FIRST_DELAY_S = 0.5  # doubles with each attempt, times a random factor in [0.5, 1.5)
+MAX_DELAY_S = 8.0
+MAX_RETRY_AFTER_S = 30.0
+MAX_WHOLE_BYTES = 256 << 20  # of a file read whole (tokenizer.json is the largest, tens of MB)
+MAX_IGNORED_RANGE_BYTES = 32 << 20  # a server without ranges is borne up to here
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./+-]+)?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Repository(abc.ABC):
+    """Files of one model at one revision. Names are relative, with `/`."""
+
+    def __init__(self, address: str, io: Io) -> None:
+        self.address = address
+        self.io = io
+
+    @property
+    @abc.abstractmethod
+    def revision(self) -> str | None:
+        """The commit of a hub repo; None where there is no such thing."""
+
+    @abc.abstractmethod
+    def files(self) -> list[str]:
+        """Names of all files, sorted; of a mirror that gives no listing, those that were asked for and exist."""
+
+    @abc.abstractmethod
+    async def size(self, name: str) -> int:
+        """A file's bytes. Raises HubError (status 404) when there is no such file."""
+
+    @abc.abstractmethod
+    async def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    @abc.abstractmethod
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """Bytes start..end (exclusive; None: to the file's end) as the host's own buffer, exactly that many
+        (of an empty range: `b""`).
+
+        `on_bytes(n)` is told of each n bytes as they come, and of -n when a failed attempt's bytes are dropped.
+        Raises HubError.
+        """
+
+    def sha256(self, name: str) -> str | None:
+        """The sha256 that the hub gives for a large file, else None."""
+        return None
+
+    async def bytes(self, name: str, limit: int = MAX_WHOLE_BYTES) -> bytes:
+        """A whole small file. Raises HubError; FormatError when it is larger than `limit` bytes."""
+        size = await self.size(name)
+        if size > limit:
+            raise FormatError(
+                f"{self.address}: {name} has {size} bytes, more than the {limit} that such a file may have."
+                " It is not what its name says; check the repository."
+            )
+        return self.io.to_bytes(await self.read(name, 0, size)) if size else b""
+
+    async def json(self, name: str) -> Any:
+        """A file parsed as JSON. Raises HubError, FormatError."""
+        body = await self.bytes(name)
+        where = f"{self.address}: {name}"
+        if body.lstrip()[:1] == b"<":
+            raise HubError(f"{where} is a web page, not JSON: {_html_advice()}")
+        return parse_json(body, where)
+
+
+def parse_json(body: bytes, where: str) -> Any:
+    """Parse JSON. Raises FormatError that names `where`, whatever the bytes are."""
+    try:
+        return json.loads(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where} is not UTF-8 at byte {error.start}. Fetch it again.") from error
+    except RecursionError as error:
+        raise FormatError(f"{where} is nested too deeply to be what its name says.") from error
+    except ValueError as error:
+        raise FormatError(f"{where} is not valid JSON ({error}). Fetch it again.") from error
+
+
+async def open_repository(address: str, io: Io) -> Repository:
+    """The repository at `address`: a folder's path, `files:NAME` (picked in the page), `org/name` or
+    `org/name@revision` on the hub. A folder that exists wins over a hub id. Raises HubError."""
+    if not address or "\0" in address:
+        raise HubError("The model's address is empty or holds a NUL; give a folder or a hub id.")
+    picked = address.startswith("files:")
+    path = address.removeprefix("files:")
+    if picked or not HUB_ID.fullmatch(address) or await _is_folder(path, io):
+        try:
+            names = await io.list_files(path)
+        except FileNotFoundError as error:
+            raise HubError(
+                f"{address}: there is no such folder, and it is not a hub id either"
+                " (org/name or org/name@revision).",
+                404,
+            ) from error
+        return FolderRepository(address, path, names, io)
+    name, _, revision = address.partition("@")
+    return await HubRepository.open(name, revision or "main", io)
+
+
+async def _is_folder(path: str, io: Io) -> bool:
+    try:
+        return bool(await io.list_files(path))
+    except FileNotFoundError:
+        return False
+
+
+def check_name(address: str, name: str) -> None:
+    """Refuse names that would leave the repository. Raises FormatError."""
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise FormatError(f"{address}: {name!r} is not a file name inside a repository.")
+
+
+class FolderRepository(Repository):
+    """A local folder, or files picked in the page."""
+
+    def __init__(self, address: str, path: str, names: list[str], io: Io) -> None:
+        super().__init__(address, io)
+        self._path = path.rstrip("/") or "/"
+        self._names = names
+
+    @property
+    def revision(self) -> str | None:
+        """None: a folder has no commits."""
+        return None
+
+    def files(self) -> list[str]:
+        """See Repository.files (the folder's own files, not those of folders in it)."""
+        return list(self._names)
+
+    def _place(self, name: str) -> str:
+        check_name(self.address, name)
+        return f"{self._path}/{name}"
+
+    async def size(self, name: str) -> int:
+        """See Repository.size."""
+        size = await self.io.file_size(self._place(name))
+        if size is None:
+            raise HubError(f"{self.address}: there is no file {name} in this folder.", 404)
+        return size
+
+    async def exists(self, name: str) -> bool:
+        """See Repository.exists."""
+        return await self.io.file_size(self._place(name)) is not None
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """See Repository.read."""
+        try:
+            body = await self.io.read_file(self._place(name), start, end)
+        except FileNotFoundError as error:
+            raise HubError(f"{self.address}: there is no file {name} ({error}).", 404) from error
+        except OSError as error:
+            raise HubError(f"{self.address}: {name} cannot be read ({error}).") from error
+        got = self.io.nbytes(body)
+        if end is not None and got != end - start:
+            raise HubError(
+                f"{self.address}: {name} ends at byte {start + got}, before byte {end} that was asked for."
+                " It was cut or changed; copy it again."
+            )
+        if on_bytes is not None and got:
+            on_bytes(got)
+        return body
+
+
+class _Listed:
+    """What is known of one file of a hub repo."""
+
+    def __init__(self, size: int | None, sha256: str | None) -> None:
+        self.size = size
+        self.sha256 = sha256
+
+
+class HubRepository(Repository):
+    """`name` on a hub, pinned to one commit when it was opened."""
+
+    def __init__(self, name: str, revision: str, endpoint: str, token: str | None, io: Io) -> None:
+        super().__init__(f"{name}@{revision}", io)
+        self.name = name
+        self.endpoint = endpoint.rstrip("/")
+        self._revision = revision
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._listed: dict[str, _Listed | None] = {}  # None: known to be absent
+        self._complete = False  # whether the hub gave a listing
+
+    @classmethod
+    async def open(cls, name: str, revision: str, io: Io) -> HubRepository:
+        """Ask the hub which commit `revision` is and which files it has. Raises HubError."""
+        endpoint = io.env("HF_ENDPOINT") or DEFAULT_ENDPOINT
+        repository = cls(name, revision, endpoint, io.env("HF_TOKEN"), io)
+        await repository._list()
+        return repository
+
+    @property
+    def revision(self) -> str | None:
+        """The commit that the given revision meant when the repository was opened."""
+        return self._revision
+
+    def files(self) -> list[str]:
+        """See Repository.files."""
+        return sorted(name for name, entry in self._listed.items() if entry is not None)
+
+    def sha256(self, name: str) -> str | None:
+        """See Repository.sha256."""
+        entry = self._listed.get(name)
+        return entry.sha256 if entry else None
+
+    async def _list(self) -> None:
+        revision = urllib.parse.quote(self._revision, safe="")
+        url = f"{self.endpoint}/api/models/{self.name}/revision/{revision}?blobs=true"
+        where = f"{self.address}: the listing of {self.endpoint}"
+
+        def accept(response: Response) -> None:
+            if response.status == 200:
+                _refuse_html(response, self.io, where)
+
+        try:
+            response = await self._request(url, "its listing", accept)
+        except HubError as error:
+            if error.status not in (404, 405, 501):
+                raise
+            # A plain file mirror has no API; its files say whether the repository is there.
+            if not await self.exists("config.json"):
+                raise error from None
+            return
+        listing = parse_json(self.io.to_bytes(response.body), where)
+        siblings = listing.get("siblings") if isinstance(listing, Mapping) else None
+        if not isinstance(siblings, list):
+            raise HubError(f"{where} holds no list of files. {_html_advice()}")
+        for sibling in siblings:
+            name = sibling.get("rfilename") if isinstance(sibling, Mapping) else None
+            if not isinstance(name, str):
+                continue
+            size, lfs = sibling.get("size"), sibling.get("lfs")
+            sha = lfs.get("sha256") if isinstance(lfs, Mapping) else None
+            self._listed[name] = _Listed(
+                size if type(size) is int and size >= 0 else None,
+                sha if isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha) else None,
+            )
+        self._complete = True
+        self._pin(listing.get("sha"))
+
+    def _pin(self, commit: Any) -> None:
+        if isinstance(commit, str) and COMMIT.fullmatch(commit):
+            self._revision = commit
+            self.address = f"{self.name}@{commit[:12]}"
+
+    def _url(self, name: str) -> str:
+        check_name(self.address, name)
+        revision = urllib.parse.quote(self._revision, safe="")
+        return f"{self.endpoint}/{self.name}/resolve/{revision}/{urllib.parse.quote(name)}"
+
+    async def exists(self, name: str) -> bool:
+        """See Repository.exists."""
+        try:
+            await self.size(name)
+        except HubError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def size(self, name: str) -> int:
+        """See Repository.size. From the listing; without one from the Content-Range of the file's first byte."""
+        entry = self._listed.get(name)
+        if entry is not None and entry.size is not None:
+            return entry.size
+        if entry is None and (self._complete or name in self._listed):
+            raise HubError(f"{self.address} has no file {name}; check the name and revision.", 404)
+        size = 0
+
+        def accept(response: Response) -> None:
+            nonlocal size
+            _refuse_html(response, self.io, f"{self.address}: {name}", name)
+            total = response.headers.get("content-range", "").rpartition("/")[2]
+            if response.status != 206:  # no ranges here: the length of the whole body
+                total = response.headers.get("content-length", "")
+            if response.status == 416 and not total:
+                total = "0"
+            if not total.isdigit():
+                raise HubError(f"{self.address}: the server does not say how large {name} is.")
+            size = int(total)
+
+        try:
+            response = await self._request(self._url(name), name, accept, 0, 1, {416})
+        except HubError as error:
+            if error.status == 404:
+                self._listed[name] = None
+            raise
+        if not self._complete:
+            self._pin(response.headers.get("x-repo-commit"))
+        self._listed[name] = _Listed(size, None)
+        return size
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """See Repository.read. Each failed attempt starts the range anew."""
+        if end is None:
+            end = await self.size(name)
+        where = f"{self.address}: {name}"
+        if not 0 <= start <= end:
+            raise HubError(f"{where}: bytes {start} to {end} are not a range.")
+        if start == end:
+            return b""
+        body: Bytes = None
+
+        def accept(response: Response) -> None:
+            nonlocal body
+            _refuse_html(response, self.io, where, name)
+            body = self._part(response, where, start, end)
+
+        await self._request(self._url(name), name, accept, start, end, on_bytes=on_bytes)
+        return body
+
+    def _part(self, response: Response, where: str, start: int, end: int) -> Bytes:
+        """The asked part of a response's body. Raises HubError."""
+        got = self.io.nbytes(response.body)
+        if response.status == 206:
+            given = response.headers.get("content-range", "")
+            if given and not given.replace(" ", "").startswith(
+                (f"bytes{start}-", f"bytes={start}-")
+            ):
+                raise HubError(
+                    f"{where}: asked for byte {start} on, was given {given!r}. Try again."
+                )
+            first = 0
+        else:  # the whole file, from a server that ignores ranges
+            if end > MAX_IGNORED_RANGE_BYTES:
+                raise HubError(
+                    f"{where}: the server ignores Range requests, so bytes {start} to {end} cannot be"
+                    " read without fetching everything before them. Use a hub or server with ranges.",
+                    response.status,
+                )
+            first = start
+        if got < first + end - start:
+            raise HubError(
+                f"{where}: the body has {got} bytes where {first + end - start} were asked for. Try again."
+            )
+        return self.io.slice(response.body, first, first + end - start)
+
+    async def _request(
+        self,
+        url: str,
+        name: str,
+        accept: Callable[[Response], None],
+        start: int | None = None,
+        end: int | None = None,
+        also: set[int] | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Response:
+        """GET with retries. `accept` checks an answer with status 200, 206 or one of `also`; a HubError from it
+        without a status is retried like a broken transfer. Raises HubError after ATTEMPTS failures, or at once
+        where trying again cannot help."""
+        delay = FIRST_DELAY_S
+        for attempt in range(1, ATTEMPTS + 1):
+            counted = 0
+
+            def count(n: int) -> None:
+                nonlocal counted
+                counted += n
+                if on_bytes is not None:
+                    on_bytes(n)
+
+            wait = 0.0
+            try:
+                response = await self.io.fetch(url, self._headers, start, end, on_bytes=count)
+                if response.status in (200, 206) or response.status in (also or ()):
+                    accept(response)
+                    return response
+                failure = self._refusal(response, name)
+                wait = _retry_after(response)
+            except HubError as error:
+                failure = error
+            if counted and on_bytes is not None:
+                on_bytes(-counted)
+            if failure.status is not None and failure.status not in RETRIED:
+                raise failure
+            if attempt < ATTEMPTS:
+                await self.io.sleep(max(wait, delay * random.uniform(0.5, 1.5)))
+                delay = min(2 * delay, MAX_DELAY_S)
+        raise HubError(f"{failure} (Gave up after {ATTEMPTS} attempts.)", failure.status)
+
+    def _refusal(self, response: Response, name: str) -> HubError:
+        """What a status other than success means, in words."""
+        status, code = response.status, response.headers.get("x-error-code", "")
+        what = f"{self.address}: {name}"
+        if status == 401 and code == "GatedRepo" or status == 403:
+            text = "access is restricted; accept the model's terms on the hub and set HF_TOKEN"
+        elif status == 401 and self._headers:
+            text = "the hub refused the token in HF_TOKEN, or there is no such repository"
+        elif status == 401:
+            text = "there is no such public repository; check the name, or set HF_TOKEN if it is private"
+        elif status == 404 and code == "RevisionNotFound":
+            text = (
+                f"there is no revision {self._revision}; leave out @{self._revision} or correct it"
+            )
+        elif status == 404:
+            text = "not found; check the name and revision"
+        elif status == 416:
+            text = "the file is shorter than its listing or header says; it was cut or changed on the hub"
+        elif status == 429:
+            text = "the hub asks to slow down; wait a minute, or set HF_TOKEN"
+        elif status >= 500:
+            text = "the hub has trouble of its own; try again later"
+        else:
+            text = "an answer that was not expected here; check HF_ENDPOINT"
+        return HubError(f"{what}: HTTP {status} from {response.url}: {text}.", status)
+
+
+def _retry_after(response: Response) -> float:
+    value = response.headers.get("retry-after", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
+
+
+def _refuse_html(response: Response, io: Io, where: str, name: str = "") -> None:
+    """Raise HubError when a page was served in the place of a file."""
+    kind = response.headers.get("content-type", "")
+    first = io.to_bytes(io.slice(response.body, 0, min(64, io.nbytes(response.body))))
+    looks = first.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
+    if looks or (kind.startswith("text/html") and not name.endswith((".html", ".htm"))):
+        raise HubError(
+            f"{where}: {response.url} answered with a web page (HTTP {response.status}): "
+            + _html_advice(),
+            response.status,
+        )
+
+
+def _html_advice() -> str:
+    return "a login wall, a proxy, or an HF_ENDPOINT that is no hub. Check the address."

@@ -1,0 +1,208 @@
+"""Streams a checkpoint's bytes into the buffers of a WeightStore, in slices, two in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from py_engine.abort import Abort
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.plan import Planner
+from py_engine.graph.submit import SingleSubmit
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Binding, Buffer, Gpu
+from py_engine.host.io import Bytes
+from py_engine.ops import layout
+from py_engine.weights.hub import Repository
+from py_engine.weights.store import FLOAT_BYTES, Job
+
+SLICE_BYTES = (
+    16 << 20
+)  # one read; at most two exist at a time, so the host holds at most 32 MiB of weights
+_GAP_BYTES = 64 << 10  # bytes that nobody asked for are read along when that saves a request
+_STAGING_ALIGN = 256  # storage bindings start at multiples of this
+
+
+@dataclass
+class Slice:
+    """Bytes [start, end) of a file and the pieces of jobs in it: (job, first byte, last byte) within the tensor."""
+
+    file: str
+    start: int
+    end: int
+    pieces: list[tuple[Job, int, int]] = field(default_factory=list)
+
+
+def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
+    """The jobs in file order, cut into slices of at most `most` bytes; a cut falls on whole words or packed rows."""
+    current: Slice | None = None
+    for job in sorted(jobs, key=lambda j: (j.tensor.file, j.tensor.start + j.start)):
+        unit = job.cols * job.bits // 8 if job.kind == "repack" else 16
+        at = job.start
+        while at < job.end:
+            place = job.tensor.start + at
+            room = 0
+            if current is not None and current.file == job.tensor.file:
+                if 0 <= place - current.end <= _GAP_BYTES or current.start <= place < current.end:
+                    room = most - (place - current.start)
+            take = min(job.end - at, room if job.end - at <= room else room // unit * unit)
+            if take <= 0:
+                if current is not None:
+                    yield current
+                current = Slice(job.tensor.file, place, place)
+                continue
+            assert current is not None
+            current.pieces.append((job, at, at + take))
+            current.end = max(current.end, place + take)
+            at += take
+    if current is not None and current.pieces:
+        yield current
+
+
+class Loader:
+    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        kernels: Kernels,
+        repository: Repository,
+        on_bytes: Callable[[int], None],
+        abort: Abort,
+    ) -> None:
+        self._gpu = gpu
+        self._kernels = kernels
+        self._repository = repository
+        self._on_bytes = on_bytes
+        self._abort = abort
+        self._held = 0
+        self.peak_bytes = 0
+
+    async def run(self, jobs: Sequence[Job]) -> None:
+        """Read ahead by one slice while the last one goes up. Raises HubError, HostError, AbortError."""
+        staging = self._gpu.create_buffer("staging", self._staging_bytes(jobs))
+        ahead: asyncio.Task[Bytes] | None = None
+        try:
+            slices = list(cut(jobs))
+            for i, piece in enumerate(slices):
+                if ahead is None:
+                    ahead = asyncio.ensure_future(self._read(piece))
+                data = await self._or_abort(ahead)
+                # Everything uploaded before is done, so this slice and the next are the only two in flight.
+                await self._gpu.idle()
+                ahead = (
+                    asyncio.ensure_future(self._read(slices[i + 1]))
+                    if i + 1 < len(slices)
+                    else None
+                )
+                await self._upload(piece, data, staging)
+                self._held -= piece.end - piece.start
+                del data
+            await self._gpu.idle()
+            await self._gpu.check()
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+            self._gpu.destroy_buffer(staging)
+
+    def _staging_bytes(self, jobs: Sequence[Job]) -> int:
+        """Room for the converted pieces of the fullest slice, each at an aligned offset."""
+        return max(
+            (
+                sum(
+                    _align(end - start) for job, start, end in piece.pieces if job.kind != "copy"
+                )
+                for piece in cut(jobs)
+            ),
+            default=0,
+        ) or _STAGING_ALIGN  # fmt: skip
+
+    async def _read(self, piece: Slice) -> Bytes:
+        self._held += piece.end - piece.start
+        self.peak_bytes = max(self.peak_bytes, self._held)
+        return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
+
+    async def _or_abort(self, task: asyncio.Task[Bytes]) -> Bytes:
+        while not task.done():
+            self._abort.check()
+            await asyncio.wait([task], timeout=0.05)
+        self._abort.check()
+        return task.result()
+
+    async def _upload(self, piece: Slice, data: Bytes, staging: Buffer) -> None:
+        io = self._repository.io
+        trace: Trace | None = None
+        at = 0
+        for job, start, end in piece.pieces:
+            offset = job.tensor.start + start - piece.start
+            part = io.slice(data, offset, offset + end - start)
+            target = job.target.binding
+            assert target is not None
+            if job.kind == "copy":
+                self._write(
+                    target.buffer, target.offset + job.target_element + start - job.start, part
+                )
+                continue
+            self._write(staging, at, part)
+            if trace is None:
+                nothing = job.target  # layout kernels read neither step, ids nor zeros
+                trace = Trace(
+                    1,
+                    nothing,
+                    nothing,
+                    nothing,
+                    self._gpu.features,
+                    self._gpu.limits.max_binding_bytes,
+                )
+            source = Tensor(
+                "staging",
+                ((end - start + 3) // 4,),
+                "u32",
+                Binding(staging, at, _align4(end - start)),
+            )
+            _convert(trace, job, source, start, end)
+            at += _align(end - start)
+        if trace is not None:
+            planner = Planner(self._gpu, self._kernels, SingleSubmit())
+            planner.reserve([trace])
+            plan = await planner.lower([trace])
+            await self._gpu.replay(plan.recording)
+
+    def _write(self, buffer: Buffer, offset: int, part: Bytes) -> None:
+        """Upload; a size that is no multiple of 4 is padded (the target has room to the next word)."""
+        io = self._repository.io
+        n = io.nbytes(part)
+        whole = n & ~3
+        if whole:
+            self._gpu.write(buffer, offset, io.slice(part, 0, whole) if whole < n else part)
+        if whole < n:
+            tail = io.to_bytes(io.slice(part, whole, n))
+            self._gpu.write(buffer, offset + whole, tail + bytes(4 - len(tail)))
+
+
+def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> None:
+    """The layout kernel for bytes start..end of the job's tensor, which lie in `source`."""
+    if job.kind == "repack":
+        rows = (end - start) * 8 // (job.bits * job.cols)
+        done = (start - job.start) * 8 // job.bits
+        layout.repack(
+            trace, source, job.target, job.bits, rows, job.cols, job.target_element + done
+        )
+        return
+    dtype = job.tensor.dtype
+    n = (end - start) // FLOAT_BYTES[dtype]
+    element = job.target_element + (start - job.start) // FLOAT_BYTES[dtype]
+    if job.kind in ("f32", "f16"):
+        layout.convert(trace, source, dtype, job.target, job.kind, n, element)
+    else:
+        layout.interleave(trace, source, dtype, job.target, job.kind, n, element)
+
+
+def _align(n: int) -> int:
+    return -(-n // _STAGING_ALIGN) * _STAGING_ALIGN
+
+
+def _align4(n: int) -> int:
+    return (n + 3) & ~3

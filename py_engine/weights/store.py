@@ -1,0 +1,318 @@
+"""What a family asks for (linear layers, embeddings, small vectors) -> buffers on the GPU and jobs that fill them.
+
+Asking allocates; nothing is read yet. So a family can be traced and its pipelines compiled while the bytes stream in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from py_engine.errors import ModelError
+from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Binding, Buffer, Gpu
+
+FloatDtype = Literal["F32", "F16", "BF16"]
+FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+# A cut between parts of one layer lies at a multiple of this many rows, so that no workgroup's tile crosses it.
+_PART_ROWS = 64
+
+
+class TensorInfo(Protocol):
+    """A tensor in a file: where its bytes are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How one layer is packed: MLX affine, `bits` 2, 3, 4, 5, 6 or 8, `group_size` 32, 64 or 128."""
+
+    bits: int
+    group_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Bytes [start, end) of a tensor, to be put into `target` from element `target_element` on.
+
+    copy: as they lie. f32, f16: converted to that. scale, bias: into the low or high half of (scale, bias) pairs.
+    repack: `bits`-wide fields of rows of `cols` elements into 4- or 8-bit fields.
+    Elements are bytes for copy, values for the rest.
+    """
+
+    tensor: TensorInfo
+    start: int
+    end: int
+    kind: Literal["copy", "f32", "f16", "scale", "bias", "repack"]
+    target: Tensor
+    target_element: int
+    bits: int = 0
+    cols: int = 0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The storage that one source tensor will have; equal layouts may stand in one matrix."""
+
+    format: MatrixFormat
+    cols: int
+    row_bytes: int
+    group_size: int = 0
+    scale_format: ScaleFormat = "f16"
+    bits: int = 0  # as in the file, for q4 and q8
+
+
+class WeightStore:
+    """Weights of one model. `dtype`: "f16" narrows F32 matrices to f16; else matrices stay as stored.
+
+    Raises ModelError naming the tensor for whatever does not fit the config.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        tensors: Mapping[str, TensorInfo],
+        quantization: Callable[[str], Quantization | None],
+        *,
+        narrow: bool,
+        family: str,
+    ) -> None:
+        self._gpu = gpu
+        self._tensors = tensors
+        self._quantization = quantization
+        self._narrow = narrow
+        self._family = family
+        self._buffers: list[Buffer] = []
+        self.jobs: list[Job] = []
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes of all weights asked for so far."""
+        return sum(b.nbytes for b in self._buffers)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor of this full name."""
+        return name in self._tensors
+
+    def vector(self, name: str, n: int) -> Tensor:
+        """A small vector [n] as f32 (norm weights, biases)."""
+        target = self._tensor(name, n, "f32")
+        self._vector_job(name, n, target, 0)
+        return target
+
+    def linear(
+        self, names: Sequence[str], rows: Sequence[int], cols: int, *, bias: bool = False
+    ) -> Linear:
+        """Layers `names` ([rows[i], cols] each) that read the same input, stacked.
+
+        Neighbours of one format share a matrix; a matrix above the binding limit is cut into parts.
+        `bias`: every name also has `<name>.bias`.
+        """
+        layouts = [self._layout(n, r, cols) for n, r in zip(names, rows, strict=True)]
+        parts: list[Matrix] = []
+        at = 0
+        offset = 0
+        while at < len(names):
+            end = at + 1
+            while end < len(names) and self._stackable(layouts[at], layouts[end], rows[at:end]):
+                end += 1
+            parts += self._matrix(names[at:end], rows[at:end], layouts[at], offset)
+            offset += sum(rows[at:end])
+            at = end
+        vector = None
+        if bias:
+            vector = self._tensor(f"{names[0]}.bias", sum(rows), "f32")
+            done = 0
+            for name, n in zip(names, rows, strict=True):
+                self._vector_job(f"{name}.bias", n, vector, done)
+                done += n
+        return Linear(sum(rows), cols, tuple(parts), vector)
+
+    def release(self) -> None:
+        """Free every buffer."""
+        for buffer in self._buffers:
+            self._gpu.destroy_buffer(buffer)
+        self._buffers.clear()
+        self.jobs.clear()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> TensorInfo:
+        info = self._tensors.get(name)
+        if info is None:
+            raise ModelError(
+                f"{self._family}: tensor {name!r} is missing from the checkpoint. config.json and weights "
+                "disagree, or the download is not complete: check the repository's revision."
+            )
+        return info
+
+    def _shape_error(self, info: TensorInfo, wanted: Sequence[int], why: str) -> ModelError:
+        return ModelError(
+            f"{self._family}: {info.name} is {list(info.shape)}, expected {list(wanted)} {why}. "
+            "config.json and weights disagree: check the revision."
+        )
+
+    def _layout(self, name: str, rows: int, cols: int) -> _Layout:
+        info = self._find(f"{name}.weight")
+        if not self.has(f"{name}.scales"):
+            if tuple(info.shape) != (rows, cols):
+                raise self._shape_error(info, (rows, cols), "from config.json")
+            if info.dtype not in FLOAT_BYTES:
+                raise ModelError(
+                    f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
+                    "plain weights are F32, F16 or BF16."
+                )
+            format_ = "f16" if self._narrow and info.dtype == "F32" else _FORMAT[info.dtype]
+            return _Layout(format_, cols, cols * (4 if format_ == "f32" else 2))
+        quantization = self._quantization(name)
+        if quantization is None:
+            raise ModelError(
+                f"{self._family}: {name}.scales is in the checkpoint, but config.json declares no "
+                f"quantization for {name}. Convert the model again with mlx_lm, or fix its config.json."
+            )
+        bits, group = quantization.bits, quantization.group_size
+        if cols % group or cols % 32:
+            raise ModelError(
+                f"{self._family}: {name} has {cols} columns, not a multiple of its group size {group}"
+            )
+        if info.dtype != "U32" or tuple(info.shape) != (rows, cols * bits // 32):
+            raise self._shape_error(info, (rows, cols * bits // 32), f"of U32 for {bits} bits")
+        scales, biases = self._find(f"{name}.scales"), self._find(f"{name}.biases")
+        for side in (scales, biases):
+            if tuple(side.shape) != (rows, cols // group):
+                raise self._shape_error(side, (rows, cols // group), f"for groups of {group}")
+            if side.dtype not in FLOAT_BYTES or side.dtype != scales.dtype:
+                raise ModelError(
+                    f"{self._family}: {side.name} has dtype {side.dtype}, not a float of its pair's"
+                )
+        wide = bits > 4
+        return _Layout(
+            "q8" if wide else "q4",
+            cols,
+            cols if wide else cols // 2,
+            group,
+            _SCALES[scales.dtype],
+            bits,
+        )
+
+    def _stackable(self, a: _Layout, b: _Layout, rows: Sequence[int]) -> bool:
+        """b may follow rows of a in one matrix: same storage, and its first byte on a word border."""
+        same = (a.format, a.group_size, a.scale_format) == (b.format, b.group_size, b.scale_format)
+        total = sum(rows)
+        return (
+            same
+            and total * a.row_bytes % 4 == 0
+            and (total + 1) * a.row_bytes <= self._gpu.limits.max_binding_bytes
+        )
+
+    def _matrix(
+        self, names: Sequence[str], rows: Sequence[int], layout: _Layout, row_offset: int
+    ) -> list[Matrix]:
+        """The stacked sources as one matrix, or several where a binding could not hold it."""
+        limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
+        total = sum(rows)
+        most = limit // layout.row_bytes
+        if most < total:
+            most = most // _PART_ROWS * _PART_ROWS
+        if most < 1:
+            raise ModelError(
+                f"{self._family}: one row of {names[0]} does not fit a binding of {limit:,} bytes"
+            )
+        parts = []
+        for first in range(0, total, most):
+            n = min(most, total - first)
+            label = names[0] if total == n else f"{names[0]}[{first}:{first + n}]"
+            weight = self._tensor(label, (n * layout.row_bytes + 3) // 4, "u32")
+            scales = None
+            if layout.group_size:
+                words = (
+                    n
+                    * (layout.cols // layout.group_size)
+                    * (2 if layout.scale_format == "f32" else 1)
+                )
+                scales = self._tensor(label + ".scales", words, "u32")
+            parts.append(
+                Matrix(
+                    n, layout.cols, layout.format, weight, row_offset + first, scales, layout.group_size,
+                    layout.scale_format,
+                )
+            )  # fmt: skip
+            at = 0
+            for name, count in zip(names, rows, strict=True):
+                lo, hi = max(at, first), min(at + count, first + n)
+                if lo < hi:
+                    self._rows_jobs(name, layout, parts[-1], lo - at, hi - at, lo - first)
+                at += count
+        return parts
+
+    def _rows_jobs(
+        self, name: str, layout: _Layout, matrix: Matrix, lo: int, hi: int, target_row: int
+    ) -> None:
+        """Jobs that bring rows lo..hi of tensor `name` to row `target_row` of the matrix."""
+        info = self._find(f"{name}.weight")
+        if not layout.group_size:
+            size = FLOAT_BYTES[info.dtype] * layout.cols
+            narrowed = info.dtype == "F32" and layout.format == "f16"
+            element = target_row * (layout.cols if narrowed else layout.row_bytes)
+            self.jobs.append(
+                Job(
+                    info,
+                    lo * size,
+                    hi * size,
+                    "f16" if narrowed else "copy",
+                    matrix.weight,
+                    element,
+                )
+            )
+            return
+        bits = self._quantization(name).bits  # type: ignore[union-attr]
+        size = layout.cols * bits // 8
+        if bits in (4, 8):
+            job = Job(
+                info, lo * size, hi * size, "copy", matrix.weight, target_row * layout.row_bytes
+            )
+        else:
+            job = Job(
+                info, lo * size, hi * size, "repack", matrix.weight, target_row * layout.cols, bits, layout.cols
+            )  # fmt: skip
+        self.jobs.append(job)
+        assert matrix.scales is not None
+        groups = layout.cols // layout.group_size
+        kinds: tuple[Literal["scale", "bias"], ...] = ("scale", "bias")
+        for kind in kinds:
+            side = self._find(f"{name}.{kind}s" if kind == "scale" else f"{name}.biases")
+            row = groups * FLOAT_BYTES[side.dtype]
+            self.jobs.append(
+                Job(side, lo * row, hi * row, kind, matrix.scales, target_row * groups)
+            )
+
+    def _vector_job(self, name: str, n: int, target: Tensor, element: int) -> None:
+        info = self._find(name)
+        if tuple(info.shape) != (n,):
+            raise self._shape_error(info, (n,), "from config.json")
+        if info.dtype not in FLOAT_BYTES:
+            raise ModelError(
+                f"{self._family}: {name} has dtype {info.dtype}, expected F32, F16 or BF16"
+            )
+        self.jobs.append(Job(info, 0, n * FLOAT_BYTES[info.dtype], "f32", target, element))
+
+    def _tensor(self, name: str, n: int, dtype: Literal["f32", "u32"]) -> Tensor:
+        buffer = self._gpu.create_buffer(name, max(4 * n, 16))
+        self._buffers.append(buffer)
+        return Tensor(name, (n,), dtype, Binding(buffer))
