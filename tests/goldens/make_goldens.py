@@ -45,7 +45,7 @@ from transformers import (
 )
 
 HERE = Path(__file__).parent
-LENGTHS = (1, 7, 65, 300)
+LENGTHS = (1, 7, 65, 300, 600)
 NEW_TOKENS = 32
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
