@@ -1,0 +1,224 @@
+"""The engine behind serve/protocol.py's messages: the Python of the browser's worker.
+
+Imports nothing of the browser: public/worker.mjs hands in how to answer, so the same class runs in CPython.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
+
+from py_engine.abort import Abort
+from py_engine.errors import EngineError, InputError
+from py_engine.graph.submit import GroupedSubmit
+from py_engine.serve.engine import Engine
+from py_engine.serve.protocol import (
+    Bench,
+    Complete,
+    CountTokens,
+    Error,
+    FromWorker,
+    Generate,
+    Info,
+    Interrupt,
+    Load,
+    Loading,
+    LoadOptions,
+    MessageId,
+    Progress,
+    Ready,
+    Result,
+    Token,
+    ToWorker,
+    Unload,
+    given,
+    parse,
+    to_wire,
+)
+
+
+class Host:
+    """One worker: at most one model loaded; loads, unloads and benches take turns, generations queue in the engine.
+
+    `post` sends a plain object to the page; `prepare_chat` fetches what chat templates need, awaited before the first.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[dict[str, Any]], object],
+        prepare_chat: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._post = post
+        self._prepare_chat = prepare_chat
+        self._chat_ready = False
+        self._engine: Engine | None = None
+        self._turn = asyncio.Lock()  # held by whoever changes self._engine
+        self._stops: dict[MessageId, Callable[[], None]] = {}  # what an interrupt calls
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def receive(self, data: Any) -> None:
+        """Take one message; answers come through `post`. Returns at once."""
+        data = dict(data) if isinstance(data, Mapping) else data
+        try:
+            message = parse(data)
+        except InputError as error:
+            sent = data.get("id") if isinstance(data, dict) else None
+            self._send(Error(sent, error.type, str(error)))
+            return
+        if isinstance(message, Interrupt):
+            stop = self._stops.get(message.id)
+            if stop:
+                stop()
+            return
+        if isinstance(message, (Load, Generate, Bench)):
+            # From now on, not from when its task first runs: an interrupt may follow at once.
+            abort = Abort()
+            self._stops[message.id] = abort.set
+        else:
+            abort = Abort()
+        task = asyncio.ensure_future(self._answer(message, abort))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, message: ToWorker, abort: Abort) -> None:
+        try:
+            await self._work(message, abort)
+        except EngineError as error:
+            self._send(Error(message.id, error.type, str(error)))
+        except Exception as error:  # a fault of ours: say so, with all that helps to find it
+            self._send(Error(message.id, type(error).__name__, f"{error}\n{traceback.format_exc()}"))
+        finally:
+            self._stops.pop(message.id, None)
+
+    def _work(self, message: ToWorker, abort: Abort) -> Coroutine[Any, Any, None]:
+        match message:
+            case Load():
+                return self._load(message.id, message.repo, message.options, abort)
+            case Generate():
+                return self._generate(message, abort)
+            case CountTokens():
+                return self._count(message)
+            case Info():
+                return self._info(message.id)
+            case Unload():
+                return self._unload(message.id)
+            case Bench():
+                return self._bench(message, abort)
+        raise InputError(f"{message.type} is not for Python: public/worker.mjs answers it")
+
+    async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
+        async with self._turn:
+            abort.check()
+            engine = await self._open(id, repo, options, abort)
+            self._send(Ready(id, engine.info()))
+
+    async def _open(
+        self, id: MessageId, repo: str, options: LoadOptions, abort: Abort
+    ) -> Engine:
+        """Replace the engine. The caller holds the turn."""
+        await self._close()
+        phase = ""
+
+        def on_progress(progress: Any) -> None:
+            nonlocal phase
+            if progress.phase != phase:
+                phase = progress.phase
+                self._send(Loading(id, progress.message or phase))
+            if progress.total:
+                self._send(Progress(id, progress.loaded, progress.total, progress.message))
+
+        settings: dict[str, Any] = {}
+        if options.dtype is not None:
+            settings["dtype"] = options.dtype
+        if options.context is not None:
+            settings["context"] = options.context
+        if options.group is not None:
+            settings["strategy"] = GroupedSubmit(options.group, options.passes or 1)
+        elif options.passes is not None:
+            raise InputError("passes is for use with group: give both, or neither")
+        self._send(Loading(id, f"Opening {repo}"))
+        self._engine = await Engine.load(repo, on_progress=on_progress, abort=abort, **settings)
+        return self._engine
+
+    async def _close(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await engine.close()
+
+    async def _generate(self, message: Generate, abort: Abort) -> None:
+        engine = await self._loaded()
+        options = given(message.options)
+        if message.messages is not None:
+            await self._ready_to_chat()
+            generation = engine.chat(message.messages, **options)
+        else:
+            generation = engine.complete(message.prompt or "", **options)
+        self._stops[message.id] = generation.stop
+        if abort.is_set:
+            generation.stop()
+        count, first = 0, 0.0
+        async for delta in generation:
+            now = time.perf_counter()
+            if not count:
+                first = now
+                began = len(delta.tokens)
+            count += len(delta.tokens)
+            tps = (count - began) / (now - first) if now > first else 0.0
+            self._send(Token(message.id, delta.text, round(tps, 2), count))
+        answer = await generation
+        self._send(
+            Complete(
+                message.id,
+                answer.text,
+                answer.completion_tokens,
+                round(answer.timings["decode_tps"] or 0.0, 2),
+                answer.finish_reason,
+                answer.prompt_tokens,
+                answer.cached_tokens,
+                answer.timings["ttft_s"],
+            )
+        )
+
+    async def _count(self, message: CountTokens) -> None:
+        engine = await self._loaded()
+        if message.messages is not None:
+            await self._ready_to_chat()
+            value = engine.count_tokens(message.messages)
+        else:
+            value = engine.count_tokens(message.text or "")
+        self._send(Result(message.id, value))
+
+    async def _info(self, id: MessageId) -> None:
+        self._send(Result(id, self._engine.info() if self._engine else None))
+
+    async def _unload(self, id: MessageId) -> None:
+        async with self._turn:
+            await self._close()
+        self._send(Result(id, None))
+
+    async def _bench(self, message: Bench, abort: Abort) -> None:
+        from py_engine.diagnostics.bench import bench
+
+        async with self._turn:
+            abort.check()
+            engine = await self._open(message.id, message.model, message.options, abort)
+            value = await bench(engine, message.prompt_tokens, message.new_tokens, message.runs)
+        self._send(Result(message.id, value))
+
+    async def _loaded(self) -> Engine:
+        """The engine, after a load that is under way. Raises InputError when there is none."""
+        async with self._turn:
+            if self._engine is None:
+                raise InputError("no model is loaded: send a load message first")
+            return self._engine
+
+    async def _ready_to_chat(self) -> None:
+        if not self._chat_ready:
+            await self._prepare_chat()
+            self._chat_ready = True
+
+    def _send(self, message: FromWorker) -> None:
+        self._post(to_wire(message))

@@ -1,0 +1,83 @@
+// Boots Pyodide in a worker and puts the engine's Python into it: from a memory snapshot when this device has made one.
+//
+// Paths are relative to this module, so the app may live below any folder:
+//   vendor/<runtime>/   Pyodide's own files     vendor/tokenizers/, vendor/wheels/     py.zip   py_engine, app, shaders
+// Python finds what only JavaScript can give at globalThis.jerboa.
+
+import * as replay from './replay.mjs';
+
+export const DEFAULT_RUNTIME = 'py314';
+const HERE = new URL('./', import.meta.url).href;
+const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
+const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
+
+/** files: "FOLDER/NAME" -> File; env: settings from the page; both read by py_engine/host/io_browser.py. */
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), replay, Tokenizer: null };
+
+const fetchBytes = async path => {
+  const answer = await fetch(HERE + path);
+  if (!answer.ok) throw new Error(`${path}: status ${answer.status}. Reload the page; if that does not help, its server lacks the file.`);
+  return new Uint8Array(await answer.arrayBuffer());
+};
+
+const hex = bytes => Array.from(bytes, b => b.toString(16).padStart(2, '0')).join('');
+
+/** Where snapshots are kept, by exact runtime and exact Python sources; null where there is no CacheStorage. */
+export async function snapshotPlace(runtime, version, sources) {
+  try {
+    const digest = hex(new Uint8Array(await crypto.subtle.digest('SHA-256', sources)));
+    return { store: await caches.open(`snapshot-${version}`), key: `${HERE}snapshot/${runtime}/${digest}` };
+  } catch {
+    return null; // not a secure context, or storage is switched off
+  }
+}
+
+/** Lay an archive's files into Python's working folder. */
+export function unpack(py, archive) {
+  py.FS.writeFile('/tmp/unpack.zip', archive);
+  py.runPython(`
+import zipfile
+with zipfile.ZipFile("/tmp/unpack.zip") as archive:
+    archive.extractall("${HOME}")
+`);
+  py.FS.unlink('/tmp/unpack.zip');
+}
+
+export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
+export const fetchSources = () => fetchBytes('py.zip');
+export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vendor/wheels/${name}`)));
+
+/** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. */
+export async function boot(runtime) {
+  const base = runtimeUrl(runtime);
+  const sourcesCome = fetchSources();
+  const tokenizersCome = import(`${HERE}vendor/tokenizers/index.js`); // a UMD file: it sets globalThis.tokenizers
+  const [{ loadPyodide, version }, sources] = await Promise.all([import(`${base}pyodide.mjs`), sourcesCome]);
+  const place = await snapshotPlace(runtime, version, sources);
+  const kept = await place?.store.match(place.key);
+  let py = null;
+  if (kept) {
+    try {
+      py = await loadPyodide({ indexURL: base, _loadSnapshot: new Uint8Array(await kept.arrayBuffer()) });
+      py.runPython('import random; random.seed()'); // else every visit repeats the random numbers of the snapshot
+    } catch (error) { // snapshots are no public interface of Pyodide: the plain boot is the way out
+      py = null;
+      console.warn('the memory snapshot did not load, booting without it:', error);
+      await place.store.delete(place.key);
+    }
+  }
+  const snapshot = py !== null;
+  py ??= await loadPyodide({ indexURL: base });
+  unpack(py, sources);
+  await tokenizersCome;
+  jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;
+  return { py, version, snapshot, place };
+}
+
+/** Jinja2 and MarkupSafe, wanted by the first chat. */
+let wheels = null;
+export function prepareChat(py) {
+  wheels ??= fetchWheels().then(archives => archives.forEach(archive => unpack(py, archive)));
+  wheels.catch(() => { wheels = null; }); // offline now, perhaps not at the next try
+  return wheels;
+}

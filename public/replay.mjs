@@ -1,0 +1,231 @@
+// The part of the GPU host that is JavaScript: what would cost Python a crossing for each call.
+//
+// py_engine/host/gpu_browser.py hands a recorded plan over once; from then on a forward pass, and the whole token
+// loop, run here. Names are WebGPU's own (https://www.w3.org/TR/webgpu/). No eval, no engine knowledge.
+
+const RESULT_BYTES = 16; // RESULT_WORDS of py_engine/host/gpu.py: token, halt, position, count
+const CROSSING_MS = 16;  // at most one batch of results per this time goes to Python, after the first
+
+const sleep = ms => new Promise(done => setTimeout(done, ms));
+
+/** A device, its counters, and the errors that it reports late. */
+export class Device {
+  constructor(device) {
+    this.device = device;
+    this.queue = device.queue;
+    this.lost = null;        // once lost: "reason: message"
+    this.uncaptured = null;  // the first error outside any scope
+    this.scopes = [];        // [what, promise of validation error, promise of out-of-memory error]
+    this.loop = Promise.resolve(); // ends when the newest decode loop has given its slots back
+    this.clear();
+    device.addEventListener('uncapturederror', event => {
+      event.preventDefault?.();
+      this.uncaptured ??= event.error.message;
+    });
+    device.lost.then(info => { this.lost = `${info.reason}: ${info.message}`; });
+  }
+
+  clear() { this.dispatches = this.submits = this.reads = this.inFlight = 0; }
+
+  /** [dispatches, submits, 16-byte reads, most steps in flight] since the last call. */
+  takeCounts() {
+    const counts = [this.dispatches, this.submits, this.reads, this.inFlight];
+    this.clear();
+    return counts;
+  }
+
+  /** Run `make` inside error scopes; their errors come from firstError(), under the name `what`. */
+  scoped(what, make) {
+    this.device.pushErrorScope('out-of-memory');
+    this.device.pushErrorScope('validation');
+    try {
+      return make();
+    } finally {
+      const none = () => null; // a lost device: `lost` tells of it
+      this.scopes.push([what, this.device.popErrorScope().catch(none), this.device.popErrorScope().catch(none)]);
+    }
+  }
+
+  /** The first error of the scopes closed since the last call, as [what, kind, message], or null. */
+  async firstError() {
+    const scopes = this.scopes;
+    this.scopes = [];
+    let first = null;
+    for (const [what, validation, memory] of scopes) {
+      const [v, m] = [await validation, await memory];
+      if (m) first ??= [what, 'out-of-memory', m.message];
+      if (v) first ??= [what, 'validation', v.message];
+    }
+    if (!first && this.uncaptured) first = ['a command', 'validation', this.uncaptured];
+    this.uncaptured = null;
+    return first;
+  }
+
+  createBuffer(label, size, usage) {
+    return this.scoped(`buffer '${label}' of ${size} bytes`, () => this.device.createBuffer({ label, size, usage }));
+  }
+
+  write(label, buffer, offset, data) {
+    this.scoped(`upload of ${data.byteLength} bytes to '${label}'`, () => this.queue.writeBuffer(buffer, offset, data));
+  }
+
+  /** A copy of a range of a buffer, through a mapped buffer made for it. */
+  async read(buffer, offset, size) {
+    const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    try {
+      const encoder = this.device.createCommandEncoder();
+      encoder.copyBufferToBuffer(buffer, offset, target, 0, size);
+      this.queue.submit([encoder.finish()]);
+      await target.mapAsync(GPUMapMode.READ);
+      return new Uint8Array(target.getMappedRange().slice(0));
+    } finally {
+      target.destroy();
+    }
+  }
+
+  /** `ranges`: offset and size of each buffer, one after the other. */
+  bindGroup(label, pipeline, buffers, ranges) {
+    const entries = buffers.map((buffer, i) => (
+      { binding: i, resource: { buffer, offset: ranges[2 * i], size: ranges[2 * i + 1] } }));
+    return this.scoped(`the buffers of '${label}'`, () => (
+      this.device.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries })));
+  }
+
+  /** Compile errors of `code` as text, '' when it compiles. */
+  async trial(code) {
+    this.device.pushErrorScope('validation');
+    const module = this.device.createShaderModule({ label: 'trial', code });
+    const [error, info] = await Promise.all([this.device.popErrorScope(), module.getCompilationInfo()]);
+    const told = info.messages.filter(m => m.type === 'error').map(m => `line ${m.lineNum}: ${m.message}`).join('\n');
+    return told || (error ? error.message : '');
+  }
+
+  /** A compute pipeline of entry point main. Rejects with the compiler's message. */
+  async pipeline(label, code, constants) {
+    this.device.pushErrorScope('validation'); // a shader's error belongs to this pipeline, not to 'uncapturederror'
+    const module = this.device.createShaderModule({ label, code });
+    this.device.popErrorScope().catch(() => null);
+    try {
+      return await this.device.createComputePipelineAsync({
+        label, layout: 'auto', compute: { module, entryPoint: 'main', constants } });
+    } catch (error) {
+      const info = await module.getCompilationInfo();
+      const told = info.messages.filter(m => m.type === 'error').map(m => `line ${m.lineNum}: ${m.message}`);
+      throw new Error([...told, error.message].join('\n'));
+    }
+  }
+
+  /** Resolves soon after a failure, once it is known whether the device was lost. */
+  async settle() { await Promise.race([this.device.lost, sleep(200)]); }
+
+  async idle() { await this.queue.onSubmittedWorkDone(); }
+}
+
+/** A plan: dispatches i has pipelines[i], groups[i], counts[3i..3i+2]; `cuts` says how many lie in each pass of each
+    command buffer. `awaitEach`: a command buffer is submitted when the one before it is done (WebKit). */
+export class Recording {
+  constructor(gpu, pipelines, groups, counts, cuts, awaitEach) {
+    Object.assign(this, { gpu, pipelines, groups, counts, awaitEach });
+    let at = 0; // cuts -> for each command buffer its passes as [first, end]
+    this.buffers = cuts.map(passes => passes.map(n => [at, at += n]));
+  }
+
+  /** Submit command buffer `index`; `copy`, if given: [source, target] of the result, copied at its end. */
+  #submit(index, copy) {
+    const { gpu, pipelines, groups, counts } = this;
+    const encoder = gpu.device.createCommandEncoder();
+    for (const [first, end] of this.buffers[index]) {
+      const pass = encoder.beginComputePass();
+      let bound = null;
+      for (let i = first; i < end; i++) {
+        if (pipelines[i] !== bound) pass.setPipeline(bound = pipelines[i]);
+        pass.setBindGroup(0, groups[i]);
+        pass.dispatchWorkgroups(counts[3 * i], counts[3 * i + 1], counts[3 * i + 2]);
+      }
+      pass.end();
+      gpu.dispatches += end - first;
+    }
+    if (copy) encoder.copyBufferToBuffer(copy[0], 0, copy[1], 0, RESULT_BYTES);
+    gpu.queue.submit([encoder.finish()]);
+    gpu.submits += 1;
+  }
+
+  /** Submit all of it once. A promise when command buffers are awaited (all but the last one if a copy follows, since
+      its map is awaited anyway), else nothing. */
+  replay(copy) {
+    const last = this.buffers.length - 1;
+    if (this.awaitEach) return this.#awaited(last, copy);
+    for (let i = 0; i <= last; i++) this.#submit(i, i === last ? copy : null);
+  }
+
+  async #awaited(last, copy) {
+    for (let i = 0; i <= last; i++) {
+      this.#submit(i, i === last ? copy : null);
+      if (i < last || !copy) await this.gpu.idle();
+    }
+  }
+}
+
+/** The token loop: submits ahead as far as the ring of MAP_READ buffers reaches, reads results in order. */
+export class DecodeLoop {
+  #results = [];        // words not yet handed over
+  #handed = -Infinity;  // when the last batch was
+  #failure = null;
+  #ended = false;
+  #left;
+  #wake = () => {};     // resolves what next() waits for
+
+  constructor(recording, result, ring, maxSteps) {
+    this.#left = maxSteps;
+    const { gpu } = recording;
+    const before = gpu.loop; // shares the ring
+    gpu.loop = this.finished = before
+      .then(() => this.#run(gpu, recording, result, ring))
+      .catch(error => { this.#failure = error; })
+      .then(() => { this.#ended = true; this.#wake(); });
+  }
+
+  /** Submit nothing more; results of steps in flight still come. */
+  stop() { this.#left = 0; }
+
+  /** The next results, four words each, none when the loop has ended. Rejects when a submit or read failed. */
+  async next() {
+    if (!this.#results.length && !this.#ended) await this.#arrival();
+    const wait = this.#handed + CROSSING_MS - performance.now();
+    if (wait > 0 && !this.#ended) await Promise.race([sleep(wait), this.finished]);
+    if (!this.#results.length && this.#failure) throw this.#failure;
+    this.#handed = performance.now();
+    return new Uint32Array(this.#results.splice(0));
+  }
+
+  #arrival() { return new Promise(wake => { this.#wake = wake; }); }
+
+  async #run(gpu, recording, result, ring) {
+    const free = [...ring];
+    const pending = []; // [slot, promise of its mapping], oldest first
+    let halted = false;
+    while (true) {
+      while (free.length && this.#left > 0) {
+        this.#left -= 1;
+        const slot = free.pop();
+        const done = recording.replay([result, slot]);
+        if (done) await done;
+        const mapped = slot.mapAsync(GPUMapMode.READ);
+        mapped.catch(() => {}); // awaited below; a failure before that must not count as unhandled
+        pending.push([slot, mapped]);
+        gpu.inFlight = Math.max(gpu.inFlight, pending.length);
+      }
+      if (!pending.length) return;
+      const [slot, mapped] = pending.shift();
+      await mapped;
+      const words = new Uint32Array(slot.getMappedRange().slice(0));
+      slot.unmap();
+      free.push(slot);
+      gpu.reads += 1;
+      if (gpu.uncaptured) throw new Error(gpu.uncaptured); // then the words are stale
+      if (!halted) this.#results.push(...words);
+      if (words[1]) { halted = true; this.#left = 0; } // steps submitted beyond a halt change nothing
+      this.#wake();
+    }
+  }
+}

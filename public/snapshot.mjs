@@ -1,0 +1,27 @@
+// A throwaway worker: boots Pyodide once more, imports what every boot imports, keeps the memory as a snapshot, ends.
+//
+// The engine's own worker cannot do it: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules
+// that do not touch `js` may be imported here.
+
+import { fetchSources, fetchWheels, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
+
+try {
+  const runtime = self.name;
+  const base = runtimeUrl(runtime);
+  const [{ loadPyodide, version }, sources, wheels] = await Promise.all([
+    import(`${base}pyodide.mjs`), fetchSources(), fetchWheels()]);
+  const place = await snapshotPlace(runtime, version, sources);
+  const py = await loadPyodide({ indexURL: base, _makeSnapshot: true });
+  for (const archive of [sources, ...wheels]) unpack(py, archive);
+  py.runPython('import random, app.worker, jinja2, jinja2.ext, jinja2.sandbox');
+  const bytes = py.makeMemorySnapshot();
+  for (const old of await place.store.keys()) { // of the same runtime: made from older sources
+    if (old.url.includes(`/snapshot/${runtime}/`)) await place.store.delete(old);
+  }
+  await place.store.put(place.key, new Response(bytes));
+  self.postMessage({ status: 'snapshot', bytes: bytes.byteLength });
+} catch (error) {
+  self.postMessage({ status: 'log', message: `no memory snapshot was made: ${error}` });
+} finally {
+  self.close();
+}

@@ -1,0 +1,334 @@
+"""The worker's messages: the whole wire format between a page and the engine's worker, written once.
+
+A message is a plain object. To the worker it has a `type` and an `id` that the page chose (a string or a number); every
+answer carries the same `id` and a `status`. A class below is a kind of message, its fields are the object's other keys.
+
+    load          -> loading*, progress*, then ready | error        (loading another model unloads the one before)
+    generate      -> token*, then complete | error                   (queued, first come first served)
+    interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
+                     a generate with complete and finish_reason "abort"
+    count_tokens, info, unload, files, env, bench -> result | error
+
+Once, without being asked, the worker says booted (or error with id null, when it cannot start); log may come at any
+time.
+`files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+from py_engine.errors import InputError
+
+MessageId = str | int
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded; absent keys take the engine's defaults."""
+
+    dtype: str | None = None  # "auto", "f16" or "f32"
+    context: int | None = None  # tokens
+    group: int | None = None  # dispatches a command buffer; absent: everything in one
+    passes: int | None = None  # compute passes a command buffer, with `group`
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How an answer is sampled; absent keys take the model's generation_config, then the engine's defaults."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    enable_thinking: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+# ---- to the worker ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load a model: a hub id with optional "@revision", "files:NAME" of an earlier `files`, or "random:PRESET"."""
+
+    type: ClassVar[str] = "load"
+    id: MessageId
+    repo: str
+    options: LoadOptions = field(default_factory=LoadOptions)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Answer a chat (`messages`: objects with role and content) or continue a `prompt`; exactly one of them."""
+
+    type: ClassVar[str] = "generate"
+    id: MessageId
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | None = None
+    options: GenerateOptions = field(default_factory=GenerateOptions)
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """End the load or generate of this id."""
+
+    type: ClassVar[str] = "interrupt"
+    id: MessageId
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Free the model; result: null."""
+
+    type: ClassVar[str] = "unload"
+    id: MessageId
+
+
+@dataclass(frozen=True)
+class CountTokens:
+    """Tokens of a chat as its template lays it out, or of a text; result: a number."""
+
+    type: ClassVar[str] = "count_tokens"
+    id: MessageId
+    messages: list[dict[str, Any]] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """Result: the object of `ready`, or null when no model is loaded."""
+
+    type: ClassVar[str] = "info"
+    id: MessageId
+
+
+@dataclass(frozen=True)
+class Files:
+    """A folder that was picked or dropped, as File objects; afterwards "files:NAME" can be loaded. Result: how many."""
+
+    type: ClassVar[str] = "files"
+    id: MessageId
+    name: str
+    files: list[Any]
+
+
+@dataclass(frozen=True)
+class Env:
+    """Settings such as HF_ENDPOINT or HF_TOKEN, strings; an empty string removes one. Result: null."""
+
+    type: ClassVar[str] = "env"
+    id: MessageId
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Load a model and measure it. Result: the object that `python -m py_engine bench --json` prints."""
+
+    type: ClassVar[str] = "bench"
+    id: MessageId
+    model: str
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    runs: int = 3
+    options: LoadOptions = field(default_factory=LoadOptions)
+
+
+ToWorker = Load | Generate | Interrupt | Unload | CountTokens | Info | Files | Env | Bench
+_KINDS: dict[str, type[ToWorker]] = {kind.type: kind for kind in typing.get_args(ToWorker)}
+
+
+# ---- from the worker -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Booted:
+    """Python runs: which runtime, after how long, and whether it came from a memory snapshot."""
+
+    status: ClassVar[str] = "booted"
+    runtime: str
+    boot_ms: float
+    snapshot: bool
+
+
+@dataclass(frozen=True)
+class Log:
+    """A line for whoever looks for a fault."""
+
+    status: ClassVar[str] = "log"
+    message: str
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A load has entered a new phase."""
+
+    status: ClassVar[str] = "loading"
+    id: MessageId
+    message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of weights that have come, of how many (0: not known yet)."""
+
+    status: ClassVar[str] = "progress"
+    id: MessageId
+    loaded: int
+    total: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model answers from now on; `info` is Engine.info()."""
+
+    status: ClassVar[str] = "ready"
+    id: MessageId
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Token:
+    """New text (never half a character); `num_tokens` generated so far, `tps` tokens per second since the first."""
+
+    status: ClassVar[str] = "token"
+    id: MessageId
+    text: str
+    tps: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The whole answer. `finish_reason`: "stop", "length" or "abort"."""
+
+    status: ClassVar[str] = "complete"
+    id: MessageId
+    text: str
+    num_tokens: int
+    tps: float
+    finish_reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    ttft_s: float
+
+
+@dataclass(frozen=True)
+class Error:
+    """It failed: the class of py_engine/errors.py and its message. `id` is null when no message can be blamed."""
+
+    status: ClassVar[str] = "error"
+    id: MessageId | None
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a question."""
+
+    status: ClassVar[str] = "result"
+    id: MessageId
+    value: Any
+
+
+FromWorker = Booted | Log | Loading | Progress | Ready | Token | Complete | Error | Result
+
+
+# ---- both ways -------------------------------------------------------------------------------------------------------
+
+
+def to_wire(message: ToWorker | FromWorker) -> dict[str, Any]:
+    """The plain object of a message."""
+    if isinstance(message, ToWorker):
+        return {"type": message.type, **asdict(message)}
+    return {"status": message.status, **asdict(message)}
+
+
+def parse(data: Any) -> ToWorker:
+    """The message of an object that a page sent. Keys whose value is null count as absent.
+
+    Raises InputError naming the field that is missing, unknown or of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"a message is an object with type and id, not {type(data).__name__}")
+    kind = _KINDS.get(str(data.get("type")))
+    if kind is None:
+        raise InputError(
+            f"unknown message type {data.get('type')!r}: known are {', '.join(sorted(_KINDS))}"
+        )
+    message = _build(kind, {k: v for k, v in data.items() if k != "type"}, kind.type)
+    if isinstance(message, Generate) and (message.messages is None) == (message.prompt is None):
+        raise InputError("generate wants either messages or prompt")
+    if isinstance(message, CountTokens) and (message.messages is None) == (message.text is None):
+        raise InputError("count_tokens wants either messages or text")
+    return typing.cast(ToWorker, message)
+
+
+def given(options: LoadOptions | GenerateOptions) -> dict[str, Any]:
+    """The options that were set, as keyword arguments."""
+    return {k: v for k, v in vars(options).items() if v is not None}
+
+
+def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    values = {}
+    for key, value in data.items():
+        if key not in known:
+            raise InputError(f"{where} has no field {key!r}: known are {', '.join(known)}")
+        if value is not None:
+            values[key] = _checked(hints[key], value, f"{where}.{key}")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{where} needs the field {name!r}")
+    return kind(**values)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    """`value` if it is of the annotated type; objects of options become their class, lists are looked into."""
+    if hint is Any:
+        return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        choices = [a for a in args if a is not type(None)]
+        if len(choices) == 1:
+            return _checked(choices[0], value, where)
+        for choice in choices:
+            try:
+                return _checked(choice, value, where)
+            except InputError:
+                continue
+        names = " or ".join(c.__name__ for c in choices)
+        raise InputError(f"{where} must be {names}, not {value!r:.80}")
+    if hint in (LoadOptions, GenerateOptions):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} must be an object, not {value!r:.80}")
+        return _build(hint, value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise InputError(f"{where} must be a list, not {value!r:.80}")
+        return [_checked(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{where} must be an object, not {value!r:.80}")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # JavaScript has one kind of number
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise InputError(f"{where} must be {hint.__name__}, not {value!r:.80}")
+    return value

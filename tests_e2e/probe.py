@@ -1,0 +1,225 @@
+"""Runs inside Pyodide, in a worker that booted as the engine's does: what tests_e2e/ asks the browser's GPU host.
+
+Also runs in CPython over the native host, so that both can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from py_engine.errors import EngineError
+from py_engine.graph.step import STEP_BYTES, pack_step
+from py_engine.host.gpu import Binding, Dispatch, Gpu
+
+# Counts as a sampler would: a token a step, halted by the limit; `trail` shows that nothing runs beyond a halt.
+COUNT = """
+struct Step { token: u32, halt: u32, pos: u32, count: u32, rows: u32, limit: u32, r0: u32, r1: u32 }
+@group(0) @binding(0) var<storage, read_write> step: Step;
+@group(0) @binding(1) var<storage, read_write> trail: array<u32>;
+override by: u32 = 1u;
+@compute @workgroup_size(1) fn main() {
+  if (step.halt != 0u) { return; }
+  step.token = step.token + by;
+  trail[step.count] = step.token;
+  step.count += 1u;
+  step.pos += 1u;
+  if (step.count >= step.limit) { step.halt = 2u; }
+}
+"""
+SCALE = """
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) at: vec3<u32>) {
+  if (at.x < arrayLength(&y)) { y[at.x] = x[at.x] * 0.5 + 1.0; }
+}
+"""
+
+
+async def open_any() -> Gpu:
+    if sys.platform == "emscripten":
+        from py_engine.host.gpu_browser import open_gpu
+    else:
+        from py_engine.host.gpu_native import open_gpu  # type: ignore[assignment]
+    return await open_gpu()
+
+
+async def call(name: str, arguments: str) -> str:
+    """Run the function of that name; errors of the engine come back as {"error": [type, message]}."""
+    try:
+        return json.dumps(await globals()[name](*json.loads(arguments)))
+    except EngineError as error:
+        return json.dumps({"error": [error.type, str(error)]})
+
+
+async def info() -> dict[str, Any]:
+    """What the device is."""
+    gpu = await open_any()
+    try:
+        return {
+            "adapter": vars(gpu.info),
+            "limits": vars(gpu.limits),
+            "features": sorted(gpu.features),
+            "enable": gpu.enable_lines(frozenset({"subgroups"})),
+        }
+    finally:
+        gpu.close()
+
+
+async def round_trip(n: int) -> dict[str, Any]:
+    """Upload n words, run a kernel over them, read back; then the counters after everything was freed."""
+    import struct
+
+    gpu = await open_any()
+    try:
+        x, y = gpu.create_buffer("x", 4 * n), gpu.create_buffer("y", 4 * n)
+        gpu.write(x, 0, struct.pack(f"<{n}f", *range(n)))
+        pipeline = await gpu.create_pipeline("scale", SCALE, {})
+        group = gpu.bind_group("scale", pipeline, [Binding(x), Binding(y)])
+        await gpu.check()
+        plan = gpu.record([[[Dispatch("scale", pipeline, group, (-(-n // 64), 1, 1))]]], False)
+        await gpu.replay(plan)
+        out = struct.unpack(f"<{n}f", await gpu.read(y))
+        part = struct.unpack("<2f", await gpu.read(y, 8, 8))
+        gpu.destroy_buffer(x)
+        gpu.destroy_buffer(x)
+        gpu.destroy_buffer(y)
+        return {"out": out, "part": part, "counters": vars(gpu.counters)}
+    finally:
+        gpu.close()
+
+
+async def decode(
+    steps: int, depth: int, limit: int, await_each: bool, dispatches: int, stop_after: int = 0
+) -> dict[str, Any]:
+    """Run the counting kernel `dispatches` times a step through the decode loop; what came back, in which batches.
+
+    The plan is cut into command buffers of two dispatches when each is awaited. `stop_after`: stop() after that many results.
+    """
+    gpu = await open_any()
+    try:
+        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+        gpu.write(step, 0, pack_step(pos=5, rows=1, limit=limit, token=100))
+        one = await gpu.create_pipeline("count", COUNT, {"by": 1})
+        group = gpu.bind_group("count", one, [Binding(step), Binding(trail)])
+        await gpu.check()
+        calls = [Dispatch("count", one, group, (1, 1, 1))] * dispatches
+        cut = [[calls[i : i + 2]] for i in range(0, dispatches, 2)] if await_each else [[calls]]
+        plan = gpu.record(cut, await_each)
+        before = vars(gpu.counters).copy()
+        loop = gpu.decode_loop(plan, step, steps, depth)
+        batches = []
+        while batch := await loop.next():
+            batches.append(batch)
+            if stop_after and sum(map(len, batches)) >= stop_after:
+                loop.stop()
+        again = await loop.next()
+        after = vars(gpu.counters).copy()
+        import struct
+
+        state = struct.unpack("<8I", await gpu.read(step))
+        return {
+            "batches": batches,
+            "again": again,
+            "state": state,
+            "trail": list(struct.unpack("<64I", await gpu.read(trail, 0, 256))),
+            "counted": {k: after[k] - before[k] for k in after},
+            "in_flight": after["max_steps_in_flight"],
+        }
+    finally:
+        gpu.close()
+
+
+async def two_loops() -> list[list[int]]:
+    """A second loop begun before the first was drained: both give their own results, sharing the ring."""
+    gpu = await open_any()
+    try:
+        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
+        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+        plan = gpu.record([[[Dispatch("count", pipeline, group, (1, 1, 1))]]], False)
+        first = gpu.decode_loop(plan, step, 20, 4)
+        got = [[r[0] for r in await first.next()]]
+        first.stop()
+        second = gpu.decode_loop(plan, step, 5, 4)
+        tokens: list[int] = []
+        while batch := await second.next():
+            tokens += [r[0] for r in batch]
+        return [*got, tokens]
+    finally:
+        gpu.close()
+
+
+async def bad_shader() -> None:
+    """Does not compile."""
+    gpu = await open_any()
+    try:
+        await gpu.create_pipeline("broken kernel", "@compute @workgroup_size(1) fn main() { nonsense(); }", {})
+    finally:
+        gpu.close()
+
+
+async def bad_binding() -> None:
+    """An unaligned offset: refused late by a browser, at once by a native host."""
+    gpu = await open_any()
+    try:
+        x, y = gpu.create_buffer("x", 1024), gpu.create_buffer("y", 1024)
+        pipeline = await gpu.create_pipeline("scale", SCALE, {})
+        gpu.bind_group("layer 3 scale", pipeline, [Binding(x, 4), Binding(y)])
+        await gpu.check()
+    finally:
+        gpu.close()
+
+
+async def too_big() -> None:
+    """A buffer above the device's limit."""
+    gpu = await open_any()
+    try:
+        gpu.create_buffer("monster", gpu.limits.max_buffer_bytes + 4)
+    finally:
+        gpu.close()
+
+
+async def bad_upload() -> None:
+    """An upload beyond the buffer's end."""
+    gpu = await open_any()
+    try:
+        x = gpu.create_buffer("small", 16)
+        gpu.write(x, 0, bytes(32))
+        await gpu.check()
+    finally:
+        gpu.close()
+
+
+async def lose_while_decoding() -> None:
+    """Destroy the device under a running loop."""
+    gpu = await open_any()
+    step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+    gpu.write(step, 0, pack_step(pos=0, rows=1, limit=10**9))
+    pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+    group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+    plan = gpu.record([[[Dispatch("count", pipeline, group, (1, 1, 1))]]], False)
+    loop = gpu.decode_loop(plan, step, 10**6, 4)
+    await loop.next()
+    gpu._js.device.destroy()  # type: ignore[attr-defined]
+    while await loop.next():
+        pass
+
+
+async def upload_js(n: int) -> dict[str, Any]:
+    """A fetched Uint8Array goes to the GPU without entering Python."""
+    from py_engine.host.io_browser import BrowserIo
+
+    io, gpu = BrowserIo(), await open_any()
+    try:
+        answer = await io.fetch("./py.zip")
+        size = min(n, io.nbytes(answer.body)) & ~3
+        x = gpu.create_buffer("x", size)
+        gpu.write(x, 0, io.slice(answer.body, 0, size))
+        await gpu.check()
+        same = (await gpu.read(x)) == io.to_bytes(io.slice(answer.body, 0, size))
+        return {"size": size, "same": same, "uploaded": gpu.counters.upload_bytes}
+    finally:
+        gpu.close()
