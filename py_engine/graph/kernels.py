@@ -45,6 +45,10 @@ class Kernels:
         self.start([kernel])
         return await self._pipelines[kernel]
 
+    async def settle(self) -> None:
+        """Wait until nothing compiles any more, whatever came of it (before the device is closed)."""
+        await asyncio.gather(*self._pipelines.values(), return_exceptions=True)
+
     def __len__(self) -> int:
         return len(self._pipelines)
 

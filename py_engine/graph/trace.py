@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
-from py_engine.host.gpu import Binding
+from py_engine.host.gpu import AdapterInfo, Binding
 
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
 
@@ -86,6 +86,7 @@ class Trace:
     zeros: Tensor
     features: frozenset[str] = frozenset()  # what kernels may use here
     max_binding_bytes: int = 128 << 20
+    info: AdapterInfo = AdapterInfo()  # kernels choose their form by it, never their result
     calls: list[Call] = field(default_factory=list)
 
     def tensor(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:

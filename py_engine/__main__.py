@@ -1,0 +1,187 @@
+"""The command line: python -m py_engine {generate,logits,bench,convert,doctor}. Results on stdout, the rest on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from py_engine.errors import EngineError, InputError
+from py_engine.generate.answer import Answer
+from py_engine.graph.submit import GroupedSubmit, SubmitStrategy
+from py_engine.serve.engine import Engine
+from py_engine.serve.loading import DTYPES, Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit code 1 after an EngineError, 2 for a wrong command line."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(asyncio.run(args.run(args)) or 0)
+    except EngineError as error:
+        if getattr(args, "json", False):
+            print(json.dumps({"error": {"type": error.type, "message": str(error)}}))
+        else:
+            print(f"{error.type}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _generate(args: argparse.Namespace) -> None:
+    async with await _load(args) as engine:
+        options: dict[str, Any] = {"max_tokens": args.max_tokens, "seed": args.seed}
+        if args.temperature is not None:
+            options["temperature"] = args.temperature
+        if args.chat:
+            generation = engine.chat([{"role": "user", "content": args.prompt}], **options)
+        else:
+            generation = engine.complete(args.prompt, **options)
+        if not args.json:
+            async for delta in generation:
+                print(delta.text, end="", flush=True)
+            print()
+        answer = await generation
+        if args.json:
+            print(json.dumps(_report(engine, answer)))
+        else:
+            t = answer.timings
+            print(
+                f"{answer.prompt_tokens} + {answer.completion_tokens} tokens, first after {t.ttft_s:.2f} s, "
+                f"prefill {t.prefill_tps:.1f}, decode {t.decode_tps:.1f} tokens/s",
+                file=sys.stderr,
+            )
+
+
+def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
+    info = engine.info()
+    return {
+        "tokens": answer.tokens,
+        "text": answer.text,
+        "prompt_tokens": answer.prompt_tokens,
+        "finish_reason": answer.finish_reason,
+        "timings": asdict(answer.timings),
+        "plan": info["plan"],
+        "memory": info["memory"],
+        "traffic": info["traffic"],
+        "adapter": info["adapter"],
+    }
+
+
+async def _logits(args: argparse.Namespace) -> None:
+    try:
+        ids = [int(part) for part in args.ids.split(",")]
+    except ValueError as error:
+        raise InputError(f"--ids {args.ids}: give token ids like 1,2,3") from error
+    async with await _load(args) as engine:
+        logits = await engine.logits(ids)
+    _write_npy(Path(args.out), logits)
+    best = max(range(len(logits)), key=logits.__getitem__)
+    print(f"{len(logits)} logits in {args.out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
+
+
+def _write_npy(path: Path, values: memoryview) -> None:
+    """A float32 vector as NumPy's .npy, version 1.0 (numpy.lib.format)."""
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
+    head += b" " * (-(len(head) + 11) % 64) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes())
+
+
+async def _bench(args: argparse.Namespace) -> None:
+    from py_engine.diagnostics.bench import bench
+
+    async with await _load(args) as engine:
+        result = await bench(engine, args.prompt_tokens, args.new_tokens, args.runs)
+    print(json.dumps(result) if args.json else json.dumps(result, indent=2))
+
+
+async def _convert(args: argparse.Namespace) -> None:
+    from py_engine.weights.convert import convert
+
+    convert(args.file, args.out, bits=args.bits, group_size=args.group_size)
+
+
+async def _doctor(args: argparse.Namespace) -> None:
+    from py_engine.diagnostics.report import report
+
+    result = await report(args.host)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(f"{key:<24} {value}")
+
+
+async def _load(args: argparse.Namespace) -> Engine:
+    strategy: SubmitStrategy | None = None
+    if args.group:
+        strategy = GroupedSubmit(args.group, args.passes)
+    shown = ""
+
+    def tell(progress: Progress) -> None:
+        nonlocal shown
+        if progress.phase == "weights":
+            done = 100 * progress.loaded // max(progress.total, 1)
+            line = f"weights {done // 10 * 10} % of {progress.total / 1e6:.0f} MB"
+        else:
+            line = progress.message
+        if line != shown:
+            shown = line
+            print(line, file=sys.stderr)
+
+    return await Engine.load(
+        args.model, host=args.host, dtype=args.dtype, context=args.context, strategy=strategy, on_progress=tell
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m py_engine", description="AI models on your own GPU.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("model", help="a folder, a hub id[@revision], or random:PRESET")
+    model.add_argument("--dtype", choices=DTYPES, default="auto", help="f32: exact, f16: half storage")
+    model.add_argument("--context", type=int, help="tokens of prompt and answer together")
+    model.add_argument("--group", type=int, default=0, help="dispatches a command buffer, awaited one by one")
+    model.add_argument("--passes", type=int, default=1, help="compute passes a command buffer, with --group")
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument("--host", choices=("dawn", "wgpu"), help="WebGPU implementation (default: dawn)")
+    host.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
+
+    p = commands.add_parser("generate", parents=[model, host], help="answer a prompt")
+    p.add_argument("--prompt", required=True)
+    p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
+    p.add_argument("--max-tokens", type=int)
+    p.add_argument("--temperature", type=float, help="default: the model's generation_config, else 0")
+    p.add_argument("--seed", type=int)
+    p.set_defaults(run=_generate)
+
+    p = commands.add_parser("logits", parents=[model, host], help="logits after a list of token ids")
+    p.add_argument("--ids", required=True, help="comma-separated")
+    p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
+    p.set_defaults(run=_logits)
+
+    p = commands.add_parser("bench", parents=[model, host], help="prefill and decode speed")
+    p.add_argument("--prompt-tokens", type=int, default=512)
+    p.add_argument("--new-tokens", type=int, default=128)
+    p.add_argument("--runs", type=int, default=3)
+    p.set_defaults(run=_bench)
+
+    p = commands.add_parser("convert", help="GGUF file to a folder in MLX's layout")
+    p.add_argument("file")
+    p.add_argument("out")
+    p.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
+    p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
+    p.set_defaults(run=_convert)
+
+    p = commands.add_parser("doctor", parents=[host], help="adapter, limits, features, measured speeds")
+    p.set_defaults(run=_doctor)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What comes out of a generation: deltas while it runs, an answer at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from py_engine.abort import Abort
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text and the ids it came from (ids may run ahead of the text while a character is unfinished)."""
+
+    text: str
+    tokens: list[int]
+
+
+@dataclass
+class Timings:
+    """Seconds and tokens per second; 0 where nothing was measured."""
+
+    load_s: float = 0.0
+    ttft_s: float = 0.0
+    prefill_tps: float = 0.0
+    decode_tps: float = 0.0
+
+
+@dataclass
+class Answer:
+    """A whole generation. `tokens` without the stop token; `cached_tokens` of the prompt were not run again."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    finish_reason: FinishReason = "stop"
+    timings: Timings = field(default_factory=Timings)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Number of tokens generated."""
+        return len(self.tokens)
+
+
+class Generation:
+    """A generation that is queued or running: iterate it for deltas, or await it for the whole answer.
+
+    It runs whether anybody looks or not; `stop()` ends it (finish_reason "abort").
+    """
+
+    def __init__(self, run: Callable[[Generation], Awaitable[None]]) -> None:
+        self.abort = Abort()
+        self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.ensure_future(self._run(run))
+
+    def stop(self) -> None:
+        """End it at the next token. What came so far is the answer."""
+        self.abort.set()
+
+    def emit(self, delta: Delta) -> None:
+        """For the engine: a delta is ready."""
+        self._deltas.put_nowait(delta)
+
+    def finish(self, answer: Answer) -> None:
+        """For the engine: this is the answer; whoever waits goes on, whatever clean-up the engine still does."""
+        if not self._answer.done():
+            self._answer.set_result(answer)
+            self._deltas.put_nowait(None)
+
+    async def _run(self, run: Callable[[Generation], Awaitable[None]]) -> None:
+        try:
+            await run(self)
+        except BaseException as error:
+            if not self._answer.done():
+                self._answer.set_exception(error)
+                self._answer.exception()  # whoever iterates sees it too; do not warn when nobody awaits
+                self._deltas.put_nowait(None)
+            if not isinstance(error, Exception):
+                raise
+
+    def __await__(self) -> Generator[None, None, Answer]:
+        return asyncio.shield(self._answer).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        while (delta := await self._deltas.get()) is not None:
+            yield delta
+        await self

@@ -1,0 +1,81 @@
+"""How the next token is chosen: the caller's settings checked, and the GPU buffers that the sampling kernels use."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from py_engine.errors import InputError
+
+# name: (lowest, highest, whole number, meaning of a value outside)
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "temperature": (0.0, 100.0, False),
+    "top_k": (0, 1 << 30, True),
+    "top_p": (0.0, 1.0, False),
+    "min_p": (0.0, 1.0, False),
+    "repetition_penalty": (1e-3, 100.0, False),
+    "presence_penalty": (-100.0, 100.0, False),
+    "frequency_penalty": (-100.0, 100.0, False),
+    "seed": (0, (1 << 32) - 1, True),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of one generation.
+
+    temperature 0 takes the best token. top_k 0, top_p 1 and min_p 0 are off. repetition_penalty (1 is off) divides or
+    multiplies the logits of tokens seen in prompt or answer (Keskar et al. 2019, arXiv:1909.05858); presence and
+    frequency penalties (0 is off) are subtracted for tokens of the answer, as OpenAI's API has them.
+    seed None: a fresh one.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop_ids: tuple[int, ...] = ()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the best token is taken."""
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the history of tokens matters."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
+    @classmethod
+    def make(cls, defaults: Sampling, options: Mapping[str, Any], stop_ids: Sequence[int]) -> Sampling:
+        """Defaults with the caller's options over them. Raises InputError naming the option and its range."""
+        known = {f.name for f in fields(cls)} - {"stop_ids"}
+        changes: dict[str, Any] = {}
+        for name, value in options.items():
+            if name not in known:
+                raise InputError(f"unknown option {name!r}: known are max_tokens, stop, {', '.join(sorted(known))}")
+            if value is not None:
+                changes[name] = _checked(name, value)
+        made = replace(defaults, **changes, stop_ids=tuple(stop_ids))
+        return made if made.seed is not None else replace(made, seed=secrets.randbits(32))
+
+
+def _checked(name: str, value: Any) -> float | int:
+    low, high, whole = _RANGES[name]
+    wanted = "a whole number" if whole else "a number"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r}: give {wanted} from {low:g} to {high:g}")
+    if (whole and value != int(value)) or not low <= value <= high:
+        raise InputError(f"{name}={value!r}: give {wanted} from {low:g} to {high:g}")
+    return int(value) if whole else float(value)
+
+
+__all__ = ["Sampling", "array"]

@@ -1,0 +1,155 @@
+"""Blocks that decoder families are wired from: attention with rotary positions, gated MLP, the loop over layers.
+
+Axes: T tokens of this pass, h hidden size, H query heads, K key/value heads, D head size, I MLP width, V vocabulary.
+The residual stream x [T, h] is `state.x`; blocks add to it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from py_engine.graph.matrix import Linear
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Gpu
+from py_engine.models.state import KvDtype, Rope, State
+from py_engine.ops.attention import attention
+from py_engine.ops.embed import embed
+from py_engine.ops.linear import gated_linear, linear
+from py_engine.ops.norm import Norm, add_norm
+from py_engine.ops.rope import rope_append
+
+
+class Mixer(Protocol):
+    """The part of a block that looks at other tokens; it owns a slot of the state."""
+
+    def make_state(self, state: State, name: str) -> Any:
+        """Allocate what lasts between passes."""
+
+    def forward(self, trace: Trace, state: State, slot: Any, norm: Norm, out: Tensor | None) -> None:
+        """Read state.x through `norm`; add the result to state.x, or store it in `out` [T, h]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Causal attention with grouped queries: qkv stacked [(H+2K) D, h], o [h, H D].
+
+    `window`: key j is visible to query i when i - window < j <= i; None: all before.
+    """
+
+    qkv: Linear
+    o: Linear
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: Rope
+    scale: float
+    window: int | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+
+    def make_state(self, state: State, name: str) -> tuple[Tensor, Tensor]:
+        """K and V caches [K, context, D]."""
+        return state.kv(name, self.kv_heads, self.head_dim)
+
+    def forward(
+        self, trace: Trace, state: State, slot: tuple[Tensor, Tensor], norm: Norm, out: Tensor | None
+    ) -> None:
+        qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
+        linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
+        q = trace.tensor("q", trace.rows, self.heads, self.head_dim)
+        rope_append(
+            trace, qkv, q, slot,
+            kv_heads=self.kv_heads, table=state.rope(self.rope), width=self.rope.width,
+            q_norm=self.q_norm, k_norm=self.k_norm, scale=self.scale,
+        )  # fmt: skip
+        y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
+        attention(trace, q, slot, y, window=self.window)
+        _project(trace, state, "o", y, self.o, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Mlp:
+    """down(act(gate x) * up x): gate and up stacked [2 I, h], down [h, I]."""
+
+    gate_up: Linear
+    down: Linear
+    activation: Literal["silu", "gelu_tanh"]
+
+    def forward(self, trace: Trace, state: State, norm: Norm, out: Tensor | None) -> None:
+        """Read state.x through `norm`; add to state.x, or store in `out`."""
+        y = trace.tensor("mlp", trace.rows, self.gate_up.rows // 2)
+        gated_linear(trace, "gate_up", state.x, self.gate_up, y, self.activation, norm=norm)
+        _project(trace, state, "down", y, self.down, out)
+
+
+def _project(
+    trace: Trace, state: State, label: str, y: Tensor, layer: Linear, out: Tensor | None
+) -> None:
+    """The last layer of a branch: into the residual stream in place, or into `out` for a norm that follows."""
+    if out is None:
+        linear(trace, label, y, layer, state.x, residual=True)
+    else:
+        linear(trace, label, y, layer, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """x += [mixer_post](mixer(mixer_norm(x))); x += [mlp_post](mlp(mlp_norm(x))); the post norms are Gemma's."""
+
+    mixer_norm: Norm
+    mixer: Mixer
+    mlp_norm: Norm
+    mlp: Mlp
+    mixer_post: Norm | None = None
+    mlp_post: Norm | None = None
+
+    def forward(self, trace: Trace, state: State, slot: Any) -> None:
+        """One layer over state.x."""
+        h = state.x.shape[1]
+        out = trace.tensor("branch", trace.rows, h) if self.mixer_post else None
+        self.mixer.forward(trace, state, slot, self.mixer_norm, out)
+        if out is not None and self.mixer_post:
+            add_norm(trace, out, self.mixer_post, state.x)
+        out = trace.tensor("branch", trace.rows, h) if self.mlp_post else None
+        self.mlp.forward(trace, state, self.mlp_norm, out)
+        if out is not None and self.mlp_post:
+            add_norm(trace, out, self.mlp_post, state.x)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A decoder: embedding, blocks, final norm, head. `max_context` is what it was trained for."""
+
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+    embedding: Linear
+    embedding_scale: float
+    blocks: Sequence[Block]
+    norm: Norm
+    lm_head: Linear
+
+    def make_state(self, gpu: Gpu, context: int, max_rows: int, kv_dtype: KvDtype) -> State:
+        """All buffers that last between passes. Raises OutOfMemoryError with nothing left behind."""
+        state = State(gpu, context, max_rows, self.hidden_size, kv_dtype)
+        try:
+            for i, block in enumerate(self.blocks):
+                state.layers.append(block.mixer.make_state(state, f"layer {i}"))
+                if isinstance(block.mixer, Attention):
+                    state.rope(block.mixer.rope)
+        except BaseException:
+            state.release()
+            raise
+        return state
+
+    def forward(self, trace: Trace, state: State) -> None:
+        """ids -> state.x after all blocks, for the rows of this trace."""
+        embed(trace, self.embedding, state.x, scale=self.embedding_scale)
+        for block, slot in zip(self.blocks, state.layers, strict=True):
+            block.forward(trace, state, slot)
+
+    def head(self, trace: Trace, state: State, logits: Tensor) -> None:
+        """logits [V] of the last valid row of state.x."""
+        linear(trace, "lm_head", state.x, self.lm_head, logits, norm=self.norm, last_row=True)

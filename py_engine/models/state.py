@@ -1,0 +1,98 @@
+"""What lasts between forward passes: KV cache, and the buffers every pass reads (step, ids, RoPE tables)."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from py_engine.graph.step import STEP_BYTES
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Binding, Buffer, Gpu
+
+KvDtype = Literal["f32", "f16"]
+ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta`.
+
+    `factor` divides the position (linear scaling, config's rope_type "linear").
+    Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    """
+
+    width: int
+    theta: float
+    factor: float = 1.0
+
+    def frequencies(self) -> list[float]:
+        """Angle of one position for each of width/2 pairs, in radians."""
+        return [self.theta ** (-2.0 * i / self.width) / self.factor for i in range(self.width // 2)]
+
+    def table(self, context: int) -> bytes:
+        """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
+
+        Double precision on the CPU: WGSL's cos and sin may be off by 2^-11.
+        """
+        freqs = self.frequencies()
+        out = array("f")
+        positions = [*range(0, max(context, 1), ROPE_BLOCK), *range(ROPE_BLOCK)]
+        for p in positions:
+            for f in freqs:
+                out.append(math.cos(p * f))
+                out.append(math.sin(p * f))
+        return out.tobytes()
+
+
+class State:
+    """Buffers of one model in one context size. Freed by `release`."""
+
+    def __init__(self, gpu: Gpu, context: int, max_rows: int, hidden: int, kv_dtype: KvDtype) -> None:
+        self._gpu = gpu
+        self._buffers: list[Buffer] = []
+        self._ropes: dict[Rope, Tensor] = {}
+        self.context = context
+        self.max_rows = max_rows
+        self.kv_dtype: KvDtype = kv_dtype
+        self.step = self._make("step", STEP_BYTES // 4, dtype="u32")
+        self.ids = self._make("ids", max_rows, dtype="u32")
+        self.x = self._make("residual stream", max_rows, hidden)  # the head reads its last row in a plan of its own
+        self.zeros = self._make("zeros", 64)  # stands in for inputs that a call does not use
+        self.layers: list[Any] = []  # a slot a layer, made by its mixer
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes of everything here."""
+        return sum(b.nbytes for b in self._buffers)
+
+    def kv(self, name: str, heads: int, head_dim: int) -> tuple[Tensor, Tensor]:
+        """A layer's K and V cache, [heads, context, head_dim] each."""
+        return (
+            self._make(f"{name}.k", heads, self.context, head_dim, dtype=self.kv_dtype),
+            self._make(f"{name}.v", heads, self.context, head_dim, dtype=self.kv_dtype),
+        )
+
+    def rope(self, rope: Rope) -> Tensor:
+        """The table of a rotary embedding, made once for all layers that share it."""
+        if rope not in self._ropes:
+            data = rope.table(self.context)
+            tensor = self._make(f"rope {rope.theta:g}", len(data) // 4)
+            self._gpu.write(self._buffers[-1], 0, data)
+            self._ropes[rope] = tensor
+        return self._ropes[rope]
+
+    def release(self) -> None:
+        """Free every buffer."""
+        for buffer in self._buffers:
+            self._gpu.destroy_buffer(buffer)
+        self._buffers.clear()
+
+    def _make(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
+        plain = Tensor(name, shape, dtype)
+        buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
+        self._buffers.append(buffer)
+        return Tensor(name, shape, dtype, Binding(buffer))
+
+

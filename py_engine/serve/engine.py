@@ -1,0 +1,306 @@
+"""One loaded model behind a small API: load, chat, complete, count_tokens, info, close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from py_engine.abort import Abort
+from py_engine.errors import ContextError, InputError
+from py_engine.generate.answer import Answer, Delta, Generation, Timings
+from py_engine.generate.decoder import Decoder, Sampled
+from py_engine.generate.sampling import Sampling
+from py_engine.generate.stream import TextStream
+from py_engine.graph.step import HALT_STOP
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.host import open_gpu, open_io
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.inputs.chat_template import ChatTemplate
+from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.serve.loading import Loaded, Progress, load_model
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A generation, as checked before it queues."""
+
+    ids: list[int]
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...]
+
+
+class Engine:
+    """A model on a GPU. Calls wait their turn, first come first served.
+
+    Made by `Engine.load`; `close()` gives every buffer back.
+    """
+
+    def __init__(self, gpu: Gpu, loaded: Loaded, *, owns_gpu: bool) -> None:
+        self._gpu = gpu
+        self._loaded = loaded
+        self._owns_gpu = owns_gpu
+        self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
+        self._closed = False
+
+    @classmethod
+    async def load(
+        cls,
+        model: str,
+        *,
+        gpu: Gpu | None = None,
+        io: Io | None = None,
+        host: str | None = None,
+        dtype: str = "auto",
+        context: int | None = None,
+        strategy: SubmitStrategy | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        abort: Abort | None = None,
+    ) -> Engine:
+        """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
+
+        `dtype`: "f32" (weights as stored, KV f32), "f16" (KV f16, F32 weights narrowed), "auto" (weights as stored, KV f16).
+        `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096.
+        Raises NoAdapterError, HubError, ModelError, OutOfMemoryError, AbortError; then nothing stays allocated.
+        """
+        own = gpu is None
+        gpu = gpu or await open_gpu(host)
+        try:
+            loaded = await load_model(
+                model, gpu, io or open_io(), dtype=dtype, context=context, strategy=strategy,
+                on_progress=on_progress, abort=abort or Abort(),
+            )  # fmt: skip
+        except BaseException:
+            if own:
+                gpu.close()
+            raise
+        return cls(gpu, loaded, owns_gpu=own)
+
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def chat(self, messages: Messages, **options: Any) -> Generation:
+        """Answer a conversation by the model's chat template.
+
+        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered.
+        options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, seed, stop (str or list), and for the template enable_thinking, tools.
+        Raises InputError (also ContextError, with the numbers) at once.
+        """
+        template = self._template()
+        keywords = {k: options.pop(k) for k in ("enable_thinking", "tools") if k in options}
+        ids = template.encode(self._tokenizer(), messages, **keywords)
+        return self._start(ids, options)
+
+    def complete(self, prompt: str, **options: Any) -> Generation:
+        """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
+        if not isinstance(prompt, str) or not prompt:
+            raise InputError("the prompt is empty: give some text")
+        return self._start(self._tokenizer().encode_prompt(prompt), options)
+
+    def count_tokens(self, content: str | Messages) -> int:
+        """Tokens of a text, or of a conversation with its template and generation prompt."""
+        if isinstance(content, str):
+            return len(self._tokenizer().encode(content))
+        return len(self._template().encode(self._tokenizer(), content))
+
+    # -- token ids ---------------------------------------------------------------------------------------------------
+
+    async def logits(self, ids: Sequence[int]) -> memoryview:
+        """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads."""
+        async with self._turn:
+            decoder = self._decoder()
+            if not ids or len(ids) > decoder.state.context:
+                raise ContextError(
+                    f"{len(ids)} ids do not fit 1..{decoder.state.context}", len(ids), decoder.state.context
+                )
+            return memoryview(await decoder.logits(ids)).cast("f")
+
+    async def generate_ids(self, ids: Sequence[int], max_tokens: int = 32, **options: Any) -> list[int]:
+        """Ids that follow `ids`, without the stop token. Options as for `chat`; temperature 0 unless given."""
+        options = {"temperature": 0.0, **options}
+        return (await self._start(list(ids), {**options, "max_tokens": max_tokens})).tokens
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status."""
+        loaded, gpu = self._loaded, self._gpu
+        decoder = loaded.decoder
+        return {
+            "status": "closed" if self._closed else "ready",
+            "model": loaded.name,
+            "family": loaded.family,
+            "dtype": loaded.dtype,
+            "context": {"used": len(decoder.kept), "max": decoder.state.context},
+            "memory": {
+                "weights_bytes": loaded.weights_bytes,
+                "activation_bytes": decoder.activation_bytes,
+                "state_bytes": decoder.state.nbytes,
+                "peak_transient_bytes": loaded.peak_transient_bytes,
+            },
+            "plan": {
+                "decode_dispatches": decoder.decode_dispatches,
+                "prefill_dispatches": decoder.prefill_dispatches,
+                "pipelines": gpu.counters.pipelines_created,
+                "buffers": gpu.counters.live_buffers,
+            },
+            "load_s": loaded.load_s,
+            "adapter": vars(gpu.info),
+            "features": sorted(gpu.features),
+            "chat": loaded.template is not None,
+        }
+
+    async def close(self) -> None:
+        """Stop what runs, free every buffer and, if `load` opened it, the device. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        async with self._turn:
+            self._loaded.release()
+            if self._owns_gpu:
+                self._gpu.close()
+
+    unload = close
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _decoder(self) -> Decoder:
+        if self._closed:
+            raise InputError("this engine is closed: load the model again")
+        return self._loaded.decoder
+
+    def _tokenizer(self) -> Tokenizer:
+        return self._loaded.tokenizer
+
+    def _template(self) -> ChatTemplate:
+        if self._loaded.template is None:
+            raise InputError(
+                f"{self._loaded.name} has no chat template (a base model?): use complete(prompt) instead of chat"
+            )
+        return self._loaded.template
+
+    def _start(self, ids: list[int], options: Mapping[str, Any]) -> Generation:
+        """Check the request now, so that bad input is the caller's error, then queue it."""
+        request = self._request(ids, dict(options))
+
+        async def run(generation: Generation) -> None:
+            async with self._turn:
+                await self._generate(request, generation)
+
+        return Generation(run)
+
+    def _request(self, ids: list[int], options: dict[str, Any]) -> _Request:
+        context = self._decoder().state.context
+        room = context - len(ids)
+        if room < 1:
+            raise ContextError(
+                f"the prompt of {len(ids)} tokens leaves no room in the context of {context}: shorten the "
+                "conversation or load the model with a larger context",
+                len(ids),
+                context,
+            )
+        max_tokens = options.pop("max_tokens", None)
+        if max_tokens is None:
+            max_tokens = room
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InputError(f"max_tokens={max_tokens!r}: give a whole number of at least 1")
+        if max_tokens > room:
+            raise ContextError(
+                f"{len(ids)} prompt tokens + max_tokens={max_tokens} exceed the context of {context}: ask for at "
+                f"most {room} tokens, shorten the conversation, or load the model with a larger context",
+                len(ids),
+                context,
+            )
+        stop = options.pop("stop", None) or ()
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if any(not isinstance(s, str) or not s for s in stop):
+            raise InputError("stop: give non-empty strings")
+        ignore_eos = options.pop("ignore_eos", False) or self._loaded.ignore_eos
+        sampling = Sampling.make(
+            self._loaded.sampling_defaults, options, () if ignore_eos else self._loaded.stop_ids
+        )
+        return _Request(ids, sampling, max_tokens, stop)
+
+    async def _generate(self, request: _Request, generation: Generation) -> None:
+        decoder = self._decoder()
+        now = self._loaded.io.now
+        stream = TextStream(self._tokenizer(), request.stop)
+        answer = Answer(prompt_tokens=len(request.ids), finish_reason="length")
+        started = first = last = now()
+        tokens: list[int] = []
+        kv_length = 0
+        if generation.abort.is_set:
+            answer.finish_reason = "abort"
+            generation.finish(answer)
+            return
+        steps = decoder.generate(request.ids, request.sampling, request.max_tokens, generation.abort)
+        try:
+            async for batch in steps:
+                last = now()
+                if not tokens:
+                    first = last
+                    answer.cached_tokens = len(request.ids) - decoder.prefilled
+                ended = self._take(batch, tokens, stream, answer, generation)
+                kv_length = batch[-1].kv_length
+                if generation.abort.is_set and not ended:
+                    answer.finish_reason = "abort"
+                    ended = True
+                if ended:
+                    break
+            tail = stream.flush()
+            if tail:
+                generation.emit(Delta(tail, []))
+            answer.text = stream.text
+            answer.tokens = tokens
+            answer.timings = Timings(
+                self._loaded.load_s,
+                first - started,
+                decoder.prefilled / max(first - started, 1e-9),
+                (len(tokens) - 1) / (last - first) if len(tokens) > 1 and last > first else 0.0,
+            )
+            generation.finish(answer)
+        finally:
+            await steps.aclose()
+            if tokens:
+                decoder.keep([*request.ids, *tokens], kv_length)
+
+    @staticmethod
+    def _take(
+        batch: Sequence[Sampled],
+        tokens: list[int],
+        stream: TextStream,
+        answer: Answer,
+        generation: Generation,
+    ) -> bool:
+        """Put a batch of tokens through the text stream; True when the answer has ended."""
+        text, fresh = "", []
+        ended = False
+        for sampled in batch:
+            if sampled.halt == HALT_STOP:
+                answer.finish_reason = "stop"
+                ended = True
+                break
+            tokens.append(sampled.token)
+            fresh.append(sampled.token)
+            text += stream.push(sampled.token)
+            if stream.stopped:
+                answer.finish_reason = "stop"
+                ended = True
+                break
+            if sampled.halt:
+                ended = True
+                break
+        if fresh:
+            generation.emit(Delta(text, fresh))
+        return ended
