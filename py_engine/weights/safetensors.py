@@ -1,0 +1,269 @@
+"""safetensors: which bytes of which file hold a tensor, read from the headers alone.
+
+Format (https://github.com/huggingface/safetensors#format): u64 N, little-endian; N bytes of JSON that begin with `{`,
+name -> {dtype, shape, data_offsets}; then the data, which the tensors cover without holes or overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from py_engine.errors import FormatError, ModelError
+from py_engine.weights.hub import Repository
+
+MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
+MAX_RANK = 8
+MAX_DIMENSION = 1 << 40
+FIRST_READ_BYTES = 64 << 10  # most headers fit, so that one request is enough
+MAX_SHARDS = 4096
+HEADERS_AT_ONCE = 4
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+}
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_NAME = re.compile(r"model[\w.-]*\.safetensors", re.ASCII)
+
+ADVICE = "The file is damaged or was made wrongly: fetch or convert it again."
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor in a file. `start` and `end` (exclusive) are bytes from the beginning of the file."""
+
+    name: str
+    dtype: str  # as safetensors writes it: "F32", "BF16", "U32", ...
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes: the product of `shape` times the size of `dtype`."""
+        return self.end - self.start
+
+
+async def read_tensors(repo: Repository) -> dict[str, TensorInfo]:
+    """Every tensor of a checkpoint: of `model.safetensors`, or of the shards that its index names.
+
+    Only files named `model*` are looked at (other `*.safetensors` beside them are drafts or adapters).
+    Raises ModelError when there are no such weights, FormatError when a file breaks the format, HubError.
+    """
+    if await repo.exists(INDEX):
+        weight_map = _weight_map(await repo.json(INDEX), f"{repo.address}: {INDEX}")
+        shards = sorted(set(weight_map.values()))
+        for shard in shards:
+            if not await repo.exists(shard):
+                missing = next(name for name, file in weight_map.items() if file == shard)
+                raise FormatError(
+                    f"{repo.address}: {INDEX} names {shard} (for {missing} and others), which is not there."
+                    " The copy is not complete: fetch the missing file."
+                )
+        found = await _read_headers(repo, shards)
+        tensors: dict[str, TensorInfo] = {}
+        for name, shard in weight_map.items():
+            info = found[shard].get(name)
+            if info is None:
+                raise FormatError(
+                    f"{repo.address}: {INDEX} says that {name} is in {shard}, but it is not. "
+                    "Index and weights are of different revisions: fetch both again."
+                )
+            tensors[name] = info
+        return tensors
+    if await repo.exists(SINGLE):
+        return (await _read_headers(repo, [SINGLE]))[SINGLE]
+    beside = [
+        n for n in repo.files() if n.endswith((".safetensors", ".gguf", ".bin", ".npz", ".pt"))
+    ]
+    raise ModelError(
+        f"{repo.address} has no {SINGLE} and no {INDEX}"
+        + (f"; its weights are {', '.join(beside[:5])}" if beside else "")
+        + ". Give a repository with safetensors, or convert a GGUF with `python -m py_engine convert`."
+    )
+
+
+async def _read_headers(repo: Repository, files: list[str]) -> dict[str, dict[str, TensorInfo]]:
+    gate = asyncio.Semaphore(HEADERS_AT_ONCE)
+
+    async def one(file: str) -> dict[str, TensorInfo]:
+        async with gate:
+            return await read_header(repo, file)
+
+    tasks = [asyncio.ensure_future(one(file)) for file in files]
+    try:
+        return dict(zip(files, await asyncio.gather(*tasks), strict=True))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def read_header(repo: Repository, file: str) -> dict[str, TensorInfo]:
+    """The tensors of one file, in the order of its header. Raises FormatError, HubError."""
+    size = await repo.size(file)
+    first = repo.io.to_bytes(await repo.read(file, 0, min(size, FIRST_READ_BYTES)))
+    where = f"{repo.address}: {file}"
+    end = 8 + header_length(first, size, where)
+    if end > len(first):
+        first += repo.io.to_bytes(await repo.read(file, len(first), end))
+    return parse_header(first[8:end], size, file, where)
+
+
+def header_length(first: bytes, size: int, where: str) -> int:
+    """N, from the file's first bytes and its size. Raises FormatError."""
+    if size < 10 or len(first) < 9:
+        raise FormatError(
+            f"{where} has {size} bytes, too few for a safetensors file. It was cut short: fetch it again."
+        )
+    length = int.from_bytes(first[:8], "little")
+    if first.lstrip()[:1] == b"<" and b"html" in first[:512].lower():
+        raise FormatError(f"{where} is a web page, not weights. Check where it came from.")
+    if first.startswith(b"version https://git-lfs"):
+        raise FormatError(f"{where} is a Git LFS pointer, not weights. Run `git lfs pull` there.")
+    if first.startswith(b"GGUF"):
+        raise FormatError(
+            f"{where} is a GGUF file. Convert it first: `python -m py_engine convert`."
+        )
+    if length > MAX_HEADER_BYTES or length < 2:
+        raise FormatError(
+            f"{where}: its first 8 bytes announce a header of {length} bytes, outside 2 to"
+            f" {MAX_HEADER_BYTES}. {ADVICE}"
+        )
+    if 8 + length > size:
+        raise FormatError(
+            f"{where} has {size} bytes, less than its header of {length}. It was cut short: fetch it again."
+        )
+    if first[8:9] != b"{":
+        raise FormatError(f"{where}: its header does not begin with '{{'. {ADVICE}")
+    return length
+
+
+class _Duplicate(ValueError):
+    """A JSON object that has a key twice; json.loads would keep the last."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Duplicate(f"{key!r} appears twice")
+            seen.add(key)
+    return made
+
+
+def parse_header(header: bytes, size: int, file: str, where: str) -> dict[str, TensorInfo]:
+    """Check a whole header (without its length) against the file's `size`. Raises FormatError."""
+    try:
+        entries = json.loads(header.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: its header is not valid JSON ({error}). {ADVICE}") from error
+    if not isinstance(entries, dict):
+        raise FormatError(f"{where}: its header is not a JSON object. {ADVICE}")
+    metadata = entries.pop("__metadata__", None)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise FormatError(f"{where}: __metadata__ is not an object. {ADVICE}")
+    begin = 8 + len(header)
+    tensors = {
+        name: _tensor(name, entry, begin, size, file, where) for name, entry in entries.items()
+    }
+    _check_cover(tensors, begin, size, where)
+    return tensors
+
+
+def _tensor(name: str, entry: Any, begin: int, size: int, file: str, where: str) -> TensorInfo:
+    def wrong(what: str) -> FormatError:
+        return FormatError(f"{where}: tensor {name!r} {what}. {ADVICE}")
+
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise wrong("is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise wrong(f"has dtype {_short(dtype)}, not one of {', '.join(DTYPE_BYTES)}")
+    if not isinstance(shape, list) or not all(type(n) is int for n in shape):
+        raise wrong(f"has shape {_short(shape)}, not a list of integers")
+    if len(shape) > MAX_RANK or not all(0 <= n <= MAX_DIMENSION for n in shape):
+        raise wrong(f"has the absurd shape {_short(shape)}")
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(n) is int for n in offsets)
+    ):
+        raise wrong(f"has data_offsets {_short(offsets)}, not two integers")
+    start, end = offsets
+    if not 0 <= start <= end:
+        raise wrong(f"has data_offsets {_short(offsets)}, which run backwards or are negative")
+    if begin + end > size:
+        raise FormatError(
+            f"{where} has {size} bytes, but tensor {name!r} ends at byte {begin + end}. "
+            "It was cut short: fetch it again."
+        )
+    wanted = math.prod(shape) * DTYPE_BYTES[dtype]
+    if end - start != wanted:
+        raise wrong(
+            f"has {end - start} bytes of data where its shape {_short(shape)} of {dtype} needs {wanted}"
+        )
+    return TensorInfo(name, dtype, tuple(shape), file, begin + start, begin + end)
+
+
+def _check_cover(tensors: Mapping[str, TensorInfo], begin: int, size: int, where: str) -> None:
+    """The data are covered without overlap, hole or rest."""
+    at, before = begin, None
+    for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
+        if info.start < at:
+            other = before.name if before else "the header"
+            raise FormatError(f"{where}: tensor {info.name!r} overlaps {other!r}. {ADVICE}")
+        if info.start > at:
+            raise FormatError(
+                f"{where}: bytes {at} to {info.start}, before tensor {info.name!r}, belong to no tensor."
+                f" {ADVICE}"
+            )
+        at, before = info.end, info
+    if at != size:
+        raise FormatError(f"{where}: bytes {at} to {size} belong to no tensor. {ADVICE}")
+
+
+def _weight_map(index: Any, where: str) -> dict[str, str]:
+    """Tensor -> file of an index, checked. Raises FormatError."""
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{where} holds no weight_map. {ADVICE}")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not SHARD_NAME.fullmatch(file):
+            raise FormatError(
+                f"{where}: {name} is said to be in {_short(file)}, which is not a model*.safetensors"
+                " beside it. Fetch the index again."
+            )
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise FormatError(f"{where} names more than {MAX_SHARDS} files. {ADVICE}")
+    return weight_map
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a huge number"
+    return text if len(text) <= 80 else text[:77] + "..."
