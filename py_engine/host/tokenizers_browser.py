@@ -1,0 +1,76 @@
+"""The wasm build of `tokenizers`: @mlc-ai/web-tokenizers.
+
+The worker's own `.mjs` imports the package (a UMD file: after the import its exports are
+`globalThis.tokenizers`) and hands its `Tokenizer` class over as `globalThis.jerboa.Tokenizer`;
+nothing is evaluated, so `script-src 'self' 'wasm-unsafe-eval'` is enough. Measured with 0.1.6
+(tokenizers 0.21.1 inside): a refused file aborts that call with a RuntimeError without a reason
+(the reason goes to the console) and the module goes on working.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import FormatError, HostError
+from .tokenizers import TokenizerLibrary
+
+
+class BrowserTokenizer(TokenizerLibrary):
+    """A JS `Tokenizer` object."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def encode(self, text: str) -> list[int]:
+        """See TokenizerLibrary."""
+        array = self._live().encode(text)
+        try:
+            # through the buffer protocol: one copy, no JS call an id
+            ids: list[int] = array.to_memoryview().tolist() if array.length else []
+        finally:
+            array.destroy()
+        return ids
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """See TokenizerLibrary."""
+        if not 0 <= token_id < 2**31:  # the wasm build takes signed 32-bit ids
+            return None
+        return self._live().idToToken(token_id) or None  # it answers "" for an unknown id
+
+    def close(self) -> None:
+        """See TokenizerLibrary."""
+        if self._handle is not None:
+            self._handle.dispose()
+            self._handle.destroy()
+            self._handle = None
+
+    def _live(self) -> Any:
+        if self._handle is None:
+            raise RuntimeError("this tokenizer was closed when its model was unloaded")
+        return self._handle
+
+
+async def load_browser(data: bytes) -> BrowserTokenizer:
+    """Load a tokenizer.json. Raises FormatError when the library refuses it, HostError when the
+    worker did not hand it over."""
+    import js
+    from pyodide.ffi import JsException, to_js
+
+    jerboa = getattr(js, "jerboa", None)
+    factory = getattr(jerboa, "Tokenizer", None)
+    if factory is None:
+        raise HostError(
+            "the worker did not provide globalThis.jerboa.Tokenizer (from @mlc-ai/web-tokenizers): "
+            "worker.mjs must import the vendored file before a model is loaded"
+        )
+    array = to_js(data)  # a Uint8Array over a fresh ArrayBuffer: one copy, outside Python's heap
+    try:
+        return BrowserTokenizer(await factory.fromJSON(array.buffer))
+    except JsException as error:
+        raise FormatError(
+            f"tokenizer.json was refused by the tokenizers library: {error} (its reason is in the "
+            "console). The file is damaged or of an unsupported kind: fetch it again, or use "
+            "another revision."
+        ) from error
+    finally:
+        array.destroy()

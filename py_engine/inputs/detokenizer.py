@@ -1,0 +1,307 @@
+"""From token ids to text, a token at a time: the `decoder` of a tokenizer.json as a chain of
+streaming stages.
+
+For a whole sequence the text equals the `tokenizers` library's own decode; on the way no half
+character is ever shown: bytes of an unfinished UTF-8 sequence wait. Where a decoder turns a whole
+run of byte pieces into U+FFFD when one of them is wrong (ByteFallback), the run waits until it
+ends.
+
+Source: the decoders of huggingface/tokenizers 0.23 (behaviour, held by tests/test_tokenizer.py
+against its decode).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from py_engine.errors import ModelError
+
+
+class _Added(str):
+    """An added token's text: not written in a byte alphabet."""
+
+
+class _Stage(Protocol):
+    def feed(self, piece: str) -> list[str]:
+        """Pieces that are certain now."""
+
+    def end(self, cut: bool) -> list[str]:
+        """What was held back; afterwards as new. `cut`: without a character that is not whole."""
+
+
+class StreamDecoder:
+    """Text of one sequence of ids. Made by `Tokenizer.decoder()`.
+
+    `spec` is the `decoder` object of tokenizer.json (None: pieces joined by spaces, as the library
+    does), `piece_of(id)` gives (text, is an added token) or None for an unknown id, which is passed
+    over, as are ids of `skip`. Raises ModelError for a kind of decoder that is not supported.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any] | None,
+        piece_of: Callable[[int], tuple[str, bool] | None],
+        skip: frozenset[int] = frozenset(),
+    ) -> None:
+        self._stages = _stages(spec)
+        self._piece_of = piece_of
+        self._skip = skip
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Text that became certain with these ids; may be empty."""
+        out: list[str] = []
+        for token_id in ids:
+            if token_id in self._skip:
+                continue
+            piece = self._piece_of(token_id)
+            if piece is not None:
+                out += self._run([_Added(piece[0]) if piece[1] else piece[0]], 0)
+        return "".join(out)
+
+    def flush(self, cut: bool = False) -> str:
+        """The rest of the sequence; afterwards the decoder is as new. The bytes of a character that
+        is not whole become U+FFFD, as in the library's decode, or with `cut` (the answer was broken
+        off there) nothing."""
+        out: list[str] = []
+        for index, stage in enumerate(self._stages):
+            out += self._run(stage.end(cut), index + 1)
+        return "".join(out)
+
+    def _run(self, pieces: list[str], first: int) -> list[str]:
+        for stage in self._stages[first:]:
+            pieces = [done for piece in pieces for done in stage.feed(piece)]
+        return pieces
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The 256 printable stand-ins of byte-level BPE: printable Latin-1 bytes stand for themselves,
+    the others for U+0100 onwards in order. Source: GPT-2's encoder (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(0x100 + n): byte for n, byte in enumerate(others)})
+    return table
+
+
+class _ByteLevel:
+    """Pieces in the byte alphabet -> bytes -> UTF-8; wrong bytes become U+FFFD."""
+
+    def __init__(self) -> None:
+        self._bytes = byte_alphabet()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, piece: str) -> list[str]:
+        if isinstance(piece, _Added):
+            data = piece.encode()
+        else:
+            try:
+                data = bytes([self._bytes[char] for char in piece])
+            except KeyError:  # a piece outside the alphabet stands for itself
+                data = piece.encode()
+        text = self._utf8.decode(data)
+        return [text] if text else []
+
+    def end(self, cut: bool) -> list[str]:
+        text = "" if cut else self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return [text] if text else []
+
+
+class _ByteFallback:
+    """A run of <0xNN> pieces -> its UTF-8 text, or one U+FFFD a byte when the run is not valid
+    UTF-8."""
+
+    _PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+
+    def __init__(self) -> None:
+        self._run = bytearray()
+
+    def feed(self, piece: str) -> list[str]:
+        match = self._PIECE.match(piece)
+        if match:
+            self._run.append(int(match[1], 16))
+            return []
+        return [*self.end(False), piece]
+
+    def end(self, cut: bool) -> list[str]:
+        if not self._run:
+            return []
+        try:
+            text, _ = codecs.utf_8_decode(self._run, "strict", not cut)
+        except UnicodeDecodeError:
+            text = "\ufffd" * len(self._run)
+        self._run.clear()
+        return [text]
+
+
+class _Each:
+    """A change of every piece for itself; told whether it is the first."""
+
+    def __init__(self, change: Callable[[str, bool], str]) -> None:
+        self._change = change
+        self._first = True
+
+    def feed(self, piece: str) -> list[str]:
+        text = self._change(piece, self._first)
+        self._first = False
+        return [text]
+
+    def end(self, cut: bool) -> list[str]:
+        self._first = True
+        return []
+
+
+class _StripFused:
+    """Up to `start` characters `content` off the front of the whole text, up to `stop` off its
+    end."""
+
+    def __init__(self, content: str, start: int, stop: int) -> None:
+        self._content, self._start, self._stop = content, start, stop
+        self._left = start
+        self._held = ""
+
+    def feed(self, piece: str) -> list[str]:
+        while self._left and piece:
+            if piece.startswith(self._content):
+                piece = piece[len(self._content) :]
+                self._left -= 1
+            else:
+                self._left = 0
+        text = self._held + piece
+        keep = len(text)
+        while keep and len(text) - keep < self._stop and text[keep - 1] == self._content:
+            keep -= 1
+        self._held = text[keep:]
+        return [text[:keep]] if keep else []
+
+    def end(self, cut: bool) -> list[str]:
+        self._left, self._held = self._start, ""
+        return []
+
+
+class _Suffixed:
+    """BPE pieces whose word ends are marked: the mark is a space, and nothing at the very end."""
+
+    def __init__(self, suffix: str) -> None:
+        self._suffix = suffix
+        self._held: str | None = None
+
+    def feed(self, piece: str) -> list[str]:
+        before, self._held = self._held, piece
+        return [] if before is None else [before.replace(self._suffix, " ")]
+
+    def end(self, cut: bool) -> list[str]:
+        last, self._held = self._held, None
+        return [] if last is None else [last.replace(self._suffix, "")]
+
+
+def _strip_piece(content: str, start: int, stop: int) -> Callable[[str, bool], str]:
+    def strip(piece: str, first: bool) -> str:
+        begin = 0
+        while begin < min(start, len(piece)) and piece[begin] == content:
+            begin += 1
+        end = len(piece)
+        while end > begin and len(piece) - end < stop and piece[end - 1] == content:
+            end -= 1
+        return piece[begin:end]
+
+    return strip
+
+
+def _metaspace(spec: Mapping[str, Any]) -> Callable[[str, bool], str]:
+    mark = spec.get("replacement", "\u2581")
+    # old files say add_prefix_space, newer ones prepend_scheme; without either the library takes
+    # "always"
+    scheme = spec.get("prepend_scheme", "always" if spec.get("add_prefix_space", True) else "never")
+
+    def change(piece: str, first: bool) -> str:
+        return piece.replace(mark, "" if first and scheme != "never" else " ")
+
+    return change
+
+
+# What WordPiece's cleanup undoes, in the library's order.
+_CLEANUP = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+]
+
+
+def _wordpiece(spec: Mapping[str, Any]) -> Callable[[str, bool], str]:
+    prefix, cleanup = spec.get("prefix", "##"), spec.get("cleanup", True)
+
+    def change(piece: str, first: bool) -> str:
+        if not first:
+            piece = piece[len(prefix) :] if piece.startswith(prefix) else " " + piece
+        if cleanup:
+            for dirty, clean in _CLEANUP:
+                piece = piece.replace(dirty, clean)
+        return piece
+
+    return change
+
+
+def _replace(spec: Mapping[str, Any], fused: bool) -> Callable[[str, bool], str]:
+    pattern, content = spec["pattern"], spec["content"]
+    if "String" in pattern:
+        literal: str = pattern["String"]
+        if fused and len(literal) > 1:
+            raise ModelError(
+                "tokenizer.json: a decoder that replaces text across tokens is not supported"
+            )
+        return lambda piece, first: piece.replace(literal, content)
+    if fused:
+        raise ModelError(
+            "tokenizer.json: a decoder that replaces text across tokens is not supported"
+        )
+    try:
+        regex = re.compile(pattern["Regex"])
+    except re.error as error:
+        raise ModelError(
+            f"tokenizer.json: the decoder's pattern is not supported: {error}"
+        ) from error
+    return lambda piece, first: regex.sub(lambda match: content, piece)
+
+
+def _stages(spec: Mapping[str, Any] | None) -> list[_Stage]:
+    if spec is None:
+        return [_Each(lambda piece, first: piece if first else " " + piece)]
+    stages: list[_Stage] = []
+    fused = False  # whether what comes now is one text and no longer single pieces
+    try:
+        for part in spec["decoders"] if spec["type"] == "Sequence" else [spec]:
+            kind = part["type"]
+            if kind == "ByteLevel":
+                stages.append(_ByteLevel())
+                fused = True
+            elif kind == "Fuse":
+                fused = True
+            elif kind == "Replace":
+                stages.append(_Each(_replace(part, fused)))
+            elif kind == "Strip":
+                amounts = part["content"], part["start"], part["stop"]
+                stages.append(_StripFused(*amounts) if fused else _Each(_strip_piece(*amounts)))
+            elif kind in ("ByteFallback", "Metaspace", "WordPiece", "BPEDecoder") and not fused:
+                if kind == "ByteFallback":
+                    stages.append(_ByteFallback())
+                elif kind == "BPEDecoder":
+                    stages.append(_Suffixed(part.get("suffix", "</w>")))
+                else:
+                    stages.append(_Each((_metaspace if kind == "Metaspace" else _wordpiece)(part)))
+            else:
+                raise ModelError(f"tokenizer.json: decoder {kind!r} is not supported here")
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"tokenizer.json: its decoder is malformed ({error!r})") from error
+    return stages
