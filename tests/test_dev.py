@@ -337,7 +337,18 @@ def test_lock_writes_the_checksums(wheel_entry: vendor.Package, tmp_path: Path) 
     assert names == [f"jerboa_no_such_model_part1/{n}" for n in ("__init__.py", "data/part01.bin")]
 
 
-# ---- the command itself
+# ---- the wheel and the command itself
+
+
+def test_the_wheel_carries_the_shaders_and_nothing_else_of_the_repository(tmp_path: Path) -> None:
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("jerboa-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    shaders = {p.relative_to(ROOT).as_posix() for p in (ROOT / "shaders").rglob("*.wgsl")}
+    assert {f"py_engine/{name}" for name in shaders} < set(names)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"py_engine", "jerboa"}
 
 
 def test_dev_explains_itself() -> None:
