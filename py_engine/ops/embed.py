@@ -1,0 +1,32 @@
+"""Token embedding (shaders/embed.wgsl)."""
+
+from __future__ import annotations
+
+from py_engine.graph.matrix import Linear
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
+
+
+def embed(trace: Trace, table: Linear, scale: float = 1.0, label: str = "embed") -> Tensor:
+    """y [T, cols] f32 = table[trace.ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
+
+    An id beyond the table means its last row. Raises ModelError for a format the kernels cannot read.
+    """
+    y = trace.tensor(label, trace.rows, table.cols)
+    for part in table.parts:
+        libraries = weight_libraries(part)
+        constants = {
+            "N": part.rows,
+            "K": part.cols,
+            "ROW_OFFSET": part.row_offset,
+            "VOCAB": table.rows,
+            "SCALE": scale,
+            **libraries.constants,
+        }
+        trace.call(
+            label,
+            kernel("embed", [*libraries.uses, "weight_chunk"], constants),
+            [(trace.ids, "r"), (part.weight, "r"), (scales_of(part, trace), "r"), (y, "w")],
+            (-(-part.cols // (CHUNK * 64)), trace.rows, 1),
+        )
+    return y

@@ -1,0 +1,154 @@
+"""Matrix times vector for decode, with its fused neighbours (shaders/matvec.wgsl)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from py_engine.graph.matrix import Matrix
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.host.gpu import AdapterInfo
+from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
+
+Epilogue = Literal["store", "add", "gated", "multiply"]
+Activation = Literal["silu", "gelu_tanh"]
+
+EPILOGUES: dict[Epilogue, int] = {"store": 0, "add": 1, "gated": 2, "multiply": 3}
+ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
+_GRID = 65535  # workgroups in one dimension
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An RMSNorm before a linear layer: weight f32 [cols]; the factor is weight + offset (Gemma: 1)."""
+
+    weight: Tensor
+    eps: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class MatvecTuning:
+    """The form of the kernel. Sums are ordered differently, so results differ in the last bits.
+
+    `threads` a workgroup; `lanes` threads share a row group (1: no barrier at all); `rows` of W a row group works on
+    (1, 2, 4, 8). threads * (rows + 1) <= 1280. `staged`: x goes through workgroup memory. `subgroups`: sums by shuffles.
+    """
+
+    threads: int = 128
+    lanes: int = 32
+    rows: int = 4
+    staged: bool = False
+    subgroups: bool = False
+    q4_unpack: int = 0
+
+
+# What fills a large GPU: an H200 has 132 multiprocessors of 2048 threads; half of that hides memory latency.
+_THREADS_IN_FLIGHT = 65536
+
+
+def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) -> MatvecTuning:
+    """The form for a matrix of this shape on this adapter."""
+    if info.fallback:
+        # Software adapters run a thread at full speed and a barrier slowly.
+        return MatvecTuning(threads=16, lanes=1, rows=2)
+    lanes = 32
+    while lanes > 1 and lanes > -(-cols // CHUNK):
+        lanes //= 2
+    per_group = 4
+    while per_group > 1 and rows // per_group * lanes < _THREADS_IN_FLIGHT:
+        per_group //= 2
+    # Shuffles pay where they replace the barrier altogether.
+    subgroups = "subgroups" in features and info.subgroup_min_size >= lanes
+    return MatvecTuning(128, lanes, per_group, staged=cols >= 8 * CHUNK, subgroups=subgroups)
+
+
+def matvec(
+    trace: Trace,
+    label: str,
+    x: Tensor,
+    matrix: Matrix,
+    y: Tensor,
+    *,
+    norm: Norm | None = None,
+    bias: Tensor | None = None,
+    epilogue: Epilogue = "store",
+    activation: Activation = "silu",
+    last_row: bool = False,
+    rows: tuple[int, int] | None = None,
+    y_offset: int | None = None,
+    form: MatvecTuning | None = None,
+) -> None:
+    """y[y_offset + i] <- sum_k W[i, k] norm(x)[k] + bias, for one row of x.
+
+    x [T, cols] f32: row 0, or row step.rows - 1 with `last_row`. y f32, its first row is written.
+    `epilogue`: "store"; "add" (y += ..); "gated" (rows of W are [gate; up], y[i] = act(gate_i) * up_i); "multiply"
+    (y holds the gate: y = act(y) * ..). `bias` f32 for the whole layer, indexed from the part's row_offset.
+    `rows`: only these rows of the part; `y_offset`: by default where they stand in the layer.
+    Raises ModelError for a format the kernels cannot read.
+    """
+    begin, end = rows or (0, matrix.rows)
+    n = end - begin
+    gated = epilogue == "gated"
+    form = form or tuning(n, matrix.cols, trace.features, trace.info)
+    libraries = weight_libraries(matrix, form.q4_unpack)
+    if gated and form.rows == 1:
+        form = replace(form, rows=2)
+    if form.threads * (form.rows + 1) > 1280 or form.threads > 256 or form.threads % form.lanes:
+        raise ValueError(f"{label}: {form} does not fit the kernel")
+    if not libraries.aligned:
+        source = "input_any"
+    else:
+        source = "input_staged" if form.staged else "input_direct"
+    outputs_a_group = form.rows // 2 if gated else form.rows
+    constants: dict[str, float] = {
+        "N": n,
+        "K": matrix.cols,
+        "WG": form.threads,
+        "LANES": form.lanes,
+        "R": form.rows,
+        "OUTPUTS": outputs_a_group,
+        "ROW_BASE": begin,
+        "Y_OFFSET": matrix.row_offset + begin if y_offset is None else y_offset,
+        "BIAS_OFFSET": matrix.row_offset + begin if bias is not None else 0,
+        "LAST_ROW": last_row,
+        "NORM": norm is not None,
+        "BIAS": bias is not None,
+        "EPILOGUE": EPILOGUES[epilogue],
+        "ACTIVATION": ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0,
+        **libraries.constants,
+    }
+    if norm is not None:
+        constants |= {"NORM_OFFSET": norm.offset, "EPS": norm.eps}
+    features = frozenset[str]()
+    if form.subgroups:
+        features = frozenset({"subgroups"})
+        size = 4  # a power of two: the shuffles pair lanes by the bits of their number
+        while size * 2 <= trace.info.subgroup_min_size:
+            size *= 2
+        constants["SUBGROUP"] = size
+    uses = [
+        "step",
+        *libraries.uses,
+        source,
+        "sums",
+        "reduce_subgroup" if form.subgroups else "reduce_workgroup",
+        "gate",
+    ]
+    outputs = n // 2 if gated else n
+    groups = -(-outputs // (form.threads // form.lanes * outputs_a_group))
+    height = -(-groups // _GRID)
+    trace.call(
+        label,
+        kernel("matvec", uses, constants, features),
+        [
+            (x, "r"),
+            (matrix.weight, "r"),
+            (scales_of(matrix, trace), "r"),
+            (trace.zeros if norm is None else norm.weight, "r"),
+            (trace.zeros if bias is None else bias, "r"),
+            (trace.step, "r"),
+            (y, "w"),
+        ],
+        (-(-groups // height), height, 1),
+    )

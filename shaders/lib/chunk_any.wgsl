@@ -1,0 +1,28 @@
+// chunk_any.wgsl: chunks of rows whose length is no multiple of 32: element by element, zeros behind the row's end.
+//
+// The kernel supplies: override K, var weight: array<WeightWord>, var scales: array<u32>; a weight_*_any.wgsl: element.
+// After: chunk.
+
+alias WeightWord = u32;
+const QUANTISED = false;
+
+fn element_or_zero(row: u32, k: u32) -> f32 {
+  if (k < K) { return element(row * K + k); }
+  return 0.0;
+}
+
+fn element_vec4(row: u32, k: u32) -> vec4<f32> {
+  return vec4<f32>(element_or_zero(row, k), element_or_zero(row, k + 1u),
+                   element_or_zero(row, k + 2u), element_or_zero(row, k + 3u));
+}
+
+fn weight_raw(row: u32, chunk: u32) -> Chunk {
+  let k = chunk * 32u;
+  return Chunk(element_vec4(row, k), element_vec4(row, k + 4u), element_vec4(row, k + 8u), element_vec4(row, k + 12u),
+               element_vec4(row, k + 16u), element_vec4(row, k + 20u), element_vec4(row, k + 24u), element_vec4(row, k + 28u));
+}
+
+// Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
+fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
+  return vec2<f32>(1.0, bitcast<f32>(scales[0]));
+}

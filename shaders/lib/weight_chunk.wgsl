@@ -1,0 +1,10 @@
+// weight_chunk.wgsl: 32 elements of a weight row as values. After: chunk, a weight library.
+
+fn weight_chunk(row: u32, chunk: u32) -> Chunk {
+  let raw = weight_raw(row, chunk);
+  if (QUANTISED) {
+    let affine = weight_affine(row, chunk);
+    return chunk_affine(raw, affine.x, affine.y);
+  }
+  return raw;
+}

@@ -1,0 +1,141 @@
+// matvec.wgsl: y = W x for one token, with what stands before and after it in a decoder layer.
+//   NORM: x is taken as RMSNorm(x) = x / sqrt(mean(x^2) + EPS) * (norm_weight + NORM_OFFSET) (Zhang & Sennrich 2019,
+//   arXiv:1910.07467); the factor is a sum beside the dot products and is applied after them.
+//   Reference: tests/ops/test_matvec.py
+//
+//   binding  name         type        shape             access
+//   0        x            InputWord   [T, K] f32        read
+//   1        weight       WeightWord  [>= N, K]         read         see graph/matrix.py
+//   2        scales       u32         [>= N, K/GROUP]   read         pairs; dummy for floats
+//   3        norm_weight  InputWord   [K] f32           read         dummy without NORM
+//   4        bias         f32         [BIAS_OFFSET + N] read         dummy without BIAS
+//   5        step         Step        -                 read
+//   6        y            f32         [Y_OFFSET + N]    read_write   GATED: N/2 values
+//
+// Dispatch: workgroups of WG / LANES row groups, a row group gives OUTPUTS values; the grid may be two-dimensional
+// (workgroup y * width + x). LANES threads share a row group's R rows, each takes every LANES-th chunk of 32 elements.
+// Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, input_direct or
+// input_staged or input_any, sums, reduce_workgroup or reduce_subgroup, gate.
+
+override N: u32;
+override K: u32;
+override WG: u32 = 128u;        // threads, <= 256
+override LANES: u32 = 32u;      // threads a row group: divides WG
+override R: u32 = 4u;           // rows of W a row group works on: 1, 2, 4, 8
+override OUTPUTS: u32 = 4u;     // R, or R / 2 when GATED
+override ROW_BASE: u32 = 0u;    // the N rows begin at this row of the matrix
+override Y_OFFSET: u32 = 0u;    // where their first product goes in y
+override BIAS_OFFSET: u32 = 0u;
+override LAST_ROW: bool = false;  // x is row step.rows - 1, else row 0
+override NORM: bool = false;
+override NORM_OFFSET: f32 = 0.0;  // 1.0 for Gemma, whose checkpoints store weight - 1
+override EPS: f32 = 1e-6;
+override BIAS: bool = false;
+override EPILOGUE: u32 = 0u;    // the constants below
+
+const STORE = 0u;
+const ADD = 1u;       // y += W x (the residual)
+const GATED = 2u;     // rows are [gate; up]: y = activate(gate) * up
+const MULTIPLY = 3u;  // y holds the gate: y = activate(y) * W x
+
+@group(0) @binding(0) var<storage, read> x: array<InputWord>;
+@group(0) @binding(1) var<storage, read> weight: array<WeightWord>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> norm_weight: array<InputWord>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> step: Step;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
+
+fn input_row() -> u32 {
+  if (LAST_ROW) { return step.rows - 1u; }
+  return 0u;
+}
+
+// Row of W behind local row i; rows behind the end repeat the last, and their result is not written.
+fn weight_row(first: u32, i: u32) -> u32 {
+  if (EPILOGUE == GATED) {
+    if (i >= OUTPUTS) { return ROW_BASE + N / 2u + min(first + i - OUTPUTS, N / 2u - 1u); }
+    return ROW_BASE + min(first + i, N / 2u - 1u);
+  }
+  return ROW_BASE + min(first + i, N - 1u);
+}
+
+fn row_dot(row: u32, chunk: u32, input: Chunk, input_sum: f32) -> f32 {
+  let d = chunk_dot(weight_raw(row, chunk), input);
+  if (QUANTISED) {
+    let affine = weight_affine(row, chunk);
+    return affine.x * d + affine.y * input_sum;
+  }
+  return d;
+}
+
+fn with_bias(value: f32, row: u32) -> f32 {
+  if (BIAS) { return value + bias[BIAS_OFFSET + row]; }
+  return value;
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(local_invocation_index) thread: u32,
+        @builtin(workgroup_id) workgroup: vec3<u32>,
+        @builtin(num_workgroups) grid: vec3<u32>) {
+  let lane = thread % LANES;
+  let first = ((workgroup.y * grid.x + workgroup.x) * (WG / LANES) + thread / LANES) * OUTPUTS;
+  let row0 = weight_row(first, 0u);
+  let row1 = weight_row(first, 1u);
+  let row2 = weight_row(first, 2u);
+  let row3 = weight_row(first, 3u);
+  let row4 = weight_row(first, 4u);
+  let row5 = weight_row(first, 5u);
+  let row6 = weight_row(first, 6u);
+  let row7 = weight_row(first, 7u);
+  var lo = vec4<f32>();
+  var hi = vec4<f32>();
+  let chunks = (K + 31u) / 32u;
+  for (var begin = 0u; begin < chunks; begin += min(chunks - begin, SEGMENT)) {
+    stage_input(begin, thread);
+    let end = begin + min(chunks - begin, SEGMENT);
+    for (var c = begin + lane; c < end; c += LANES) {
+      let input = input_chunk(c);
+      var input_sum = 0.0;
+      if (QUANTISED) { input_sum = chunk_sum(input); }
+      lo.x += row_dot(row0, c, input, input_sum);
+      if (R > 1u) { lo.y += row_dot(row1, c, input, input_sum); }
+      if (R > 2u) {
+        lo.z += row_dot(row2, c, input, input_sum);
+        lo.w += row_dot(row3, c, input, input_sum);
+      }
+      if (R > 4u) {
+        hi.x += row_dot(row4, c, input, input_sum);
+        hi.y += row_dot(row5, c, input, input_sum);
+        hi.z += row_dot(row6, c, input, input_sum);
+        hi.w += row_dot(row7, c, input, input_sum);
+      }
+    }
+  }
+  reduce(Sums(lo, hi, squares), thread);
+
+  var factor = 1.0;
+  if (NORM) {
+    factor = inverseSqrt(total(R) / f32(K) + EPS);
+  }
+  for (var i = lane; i < OUTPUTS; i += LANES) {
+    let row = first + i;
+    if (EPILOGUE == GATED) {
+      if (row < N / 2u) {
+        let gate = with_bias(total(i) * factor, row);
+        let up = with_bias(total(i + OUTPUTS) * factor, row + N / 2u);
+        y[Y_OFFSET + row] = activate(gate) * up;
+      }
+    } else if (row < N) {
+      let value = with_bias(total(i) * factor, row);
+      let at = Y_OFFSET + row;
+      if (EPILOGUE == ADD) {
+        y[at] += value;
+      } else if (EPILOGUE == MULTIPLY) {
+        y[at] = activate(y[at]) * value;
+      } else {
+        y[at] = value;
+      }
+    }
+  }
+}

@@ -1,0 +1,229 @@
+"""matvec against float64 NumPy: every format, form, epilogue and odd size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from py_engine.graph.step import pack_step
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import AdapterInfo, Gpu
+from py_engine.ops.matvec import MatvecTuning, Norm, matvec, tuning
+from tests.conftest import Runner
+from tests.ops.harness import Bench, nmse
+from tests.ops.matrices import FORMATS, act, random_matrix
+
+BAR = 1e-7  # sums in f32, weights exact in every format
+
+
+@pytest.fixture(scope="module")
+def bench(gpu: Gpu) -> Iterator[Bench]:
+    bench = Bench(gpu)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def trace_of(bench: Bench, rows: int = 1, valid: int | None = None) -> Trace:
+    """A trace of `rows` rows whose step says that `valid` of them count."""
+    step = np.frombuffer(pack_step(pos=0, rows=valid or rows), np.uint32)
+    return Trace(
+        rows,
+        bench.put("step", step),
+        bench.put("ids", np.zeros(64, np.uint32)),
+        bench.put("zeros", np.zeros(64, np.uint32)),
+        features=bench.gpu.features,
+        info=bench.gpu.info,
+    )
+
+
+def output(bench: Bench, rng: np.random.Generator, *shape: int) -> tuple[Tensor, np.ndarray]:
+    """A destination that already holds something, and what."""
+    before = rng.standard_normal(shape).astype(np.float32)
+    return bench.put("y", before), before.astype(np.float64)
+
+
+def rms_norm(x: np.ndarray, w: np.ndarray, offset: float, eps: float) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * (w + offset)
+
+
+@pytest.mark.parametrize("staged", [False, True], ids=["direct", "staged"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str, staged: bool) -> None:
+    matrix, w = random_matrix(bench, rng, 37, 192, form)
+    x = rng.standard_normal((1, 192)).astype(np.float32)
+    y, _ = output(bench, rng, 1, 37)
+    trace = trace_of(bench)
+    t = MatvecTuning(64, 16, 4, staged=staged)
+    matvec(trace, "test", bench.put("x", x), matrix, y, form=t)
+    run(bench.run(trace))
+    assert nmse(run(bench.get(y)), x @ w.T) < BAR
+
+
+@pytest.mark.parametrize("unpack", [0, 1, 2])
+@pytest.mark.parametrize("scale_format", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize("form, group", [("q4", 32), ("q4", 64), ("q4", 128), ("q8", 32), ("q8", 128)])
+def test_quantised(
+    bench: Bench,
+    run: Runner,
+    rng: np.random.Generator,
+    form: str,
+    group: int,
+    scale_format: str,
+    unpack: int,
+) -> None:
+    if form == "q8" and unpack:
+        pytest.skip("q8 has one way to unpack")
+    matrix, w = random_matrix(bench, rng, 19, 256, form, group, scale_format)
+    x = rng.standard_normal((1, 256)).astype(np.float32)
+    y, _ = output(bench, rng, 1, 19)
+    trace = trace_of(bench)
+    t = MatvecTuning(32, 8, 2, q4_unpack=unpack)
+    matvec(trace, "test", bench.put("x", x), matrix, y, form=t)
+    run(bench.run(trace))
+    assert nmse(run(bench.get(y)), x @ w.T) < BAR
+
+
+@pytest.mark.parametrize("form", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("cols", [1, 37, 100])
+def test_rows_of_any_length(
+    bench: Bench, run: Runner, rng: np.random.Generator, form: str, cols: int
+) -> None:
+    matrix, w = random_matrix(bench, rng, 11, cols, form)
+    x = rng.standard_normal((1, cols)).astype(np.float32)
+    nw = rng.standard_normal(cols).astype(np.float32)
+    y, _ = output(bench, rng, 1, 11)
+    trace = trace_of(bench)
+    norm = Norm(bench.put("norm", nw), 1e-6, 1.0)
+    t = MatvecTuning(32, 4, 2, staged=True)
+    matvec(trace, "test", bench.put("x", x), matrix, y, norm=norm, form=t)
+    run(bench.run(trace))
+    ref = rms_norm(x.astype(np.float64), nw.astype(np.float64), 1.0, 1e-6) @ w.T
+    assert nmse(run(bench.get(y)), ref) < BAR
+
+
+FORMS = [
+    MatvecTuning(16, 1, 1),
+    MatvecTuning(16, 1, 8),
+    MatvecTuning(64, 4, 2, subgroups=True),  # as wide as SwiftShader's subgroups
+    MatvecTuning(64, 8, 8, subgroups=True),
+    MatvecTuning(128, 32, 4, subgroups=True),  # wider than the subgroups of both software adapters
+    MatvecTuning(128, 32, 8, subgroups=True, staged=True),
+    MatvecTuning(256, 64, 4, staged=True),
+    MatvecTuning(64, 64, 1, staged=True),
+    MatvecTuning(256, 32, 1),
+]
+
+
+@pytest.mark.parametrize("t", FORMS, ids=str)
+@pytest.mark.parametrize("epilogue", ["store", "add", "gated", "multiply"])
+def test_forms(
+    bench: Bench, run: Runner, rng: np.random.Generator, t: MatvecTuning, epilogue: str
+) -> None:
+    """Every form with norm, bias and each epilogue, over more columns than are staged at a time."""
+    if t.subgroups and "subgroups" not in bench.gpu.features:
+        pytest.skip("no subgroups")
+    rows, cols = 54, 2048 + 320
+    gated = epilogue == "gated"
+    n = rows // 2 if gated else rows
+    matrix, w = random_matrix(bench, rng, rows, cols, "q4")
+    x = rng.standard_normal((1, cols)).astype(np.float32)
+    nw = rng.standard_normal(cols).astype(np.float32)
+    b = rng.standard_normal(rows).astype(np.float32)
+    y, before = output(bench, rng, 1, n + 3)
+    trace = trace_of(bench)
+    if t.subgroups and bench.gpu.info.device.startswith("llvmpipe"):
+        # lavapipe's subgroups are 8 wide, which wgpu does not say: the way without a barrier is tested with it.
+        trace.info = replace(trace.info, subgroup_min_size=8)
+    matvec(
+        trace,
+        "test",
+        bench.put("x", x),
+        matrix,
+        y,
+        norm=Norm(bench.put("norm", nw), 1e-5, 1.0),
+        bias=bench.put("bias", b),
+        epilogue=epilogue,  # type: ignore[arg-type]
+        activation="gelu_tanh" if t.lanes == 4 else "silu",
+        y_offset=3,
+        form=t,
+    )
+    run(bench.run(trace))
+    kind = "gelu_tanh" if t.lanes == 4 else "silu"
+    v = rms_norm(x.astype(np.float64), nw.astype(np.float64), 1.0, 1e-5) @ w.T + b
+    old = before[:, 3:]
+    if epilogue == "add":
+        v = old + v
+    elif epilogue == "gated":
+        v = act(v[:, :n], kind) * v[:, n:]
+    elif epilogue == "multiply":
+        v = act(old, kind) * v
+    got = run(bench.get(y))
+    assert nmse(got[:, 3:], v) < BAR
+    assert np.array_equal(got[:, :3], before[:, :3].astype(np.float32)), "wrote before y_offset"
+
+
+def test_last_row(bench: Bench, run: Runner, rng: np.random.Generator) -> None:
+    matrix, w = random_matrix(bench, rng, 40, 64, "bf16")
+    x = rng.standard_normal((8, 64)).astype(np.float32)
+    y, _ = output(bench, rng, 1, 40)
+    trace = trace_of(bench, rows=8, valid=6)
+    matvec(trace, "test", bench.put("x", x), matrix, y, last_row=True)
+    run(bench.run(trace))
+    assert nmse(run(bench.get(y)), x[5:6] @ w.T) < BAR
+
+
+def test_part_of_the_rows(bench: Bench, run: Runner, rng: np.random.Generator) -> None:
+    matrix, w = random_matrix(bench, rng, 40, 64, "q8")
+    x = rng.standard_normal((1, 64)).astype(np.float32)
+    y, before = output(bench, rng, 1, 40)
+    trace = trace_of(bench)
+    matvec(trace, "test", bench.put("x", x), matrix, y, rows=(7, 30), y_offset=2)
+    run(bench.run(trace))
+    got = run(bench.get(y))
+    assert nmse(got[:, 2:25], x @ w[7:30].T) < BAR
+    assert np.array_equal(np.delete(got, np.s_[2:25], 1), np.delete(before, np.s_[2:25], 1))
+
+
+def test_more_workgroups_than_one_dimension_holds(
+    bench: Bench, run: Runner, rng: np.random.Generator
+) -> None:
+    rows = 70_001
+    matrix, w = random_matrix(bench, rng, rows, 32, "q8", 32)
+    x = rng.standard_normal((1, 32)).astype(np.float32)
+    y, _ = output(bench, rng, 1, rows)
+    trace = trace_of(bench)
+    matvec(trace, "test", bench.put("x", x), matrix, y, form=MatvecTuning(1, 1, 1))
+    assert trace.calls[0].groups[1] == 2
+    run(bench.run(trace))
+    assert nmse(run(bench.get(y)), x @ w.T) < BAR
+
+
+def test_large_activations_stay_finite(bench: Bench, run: Runner, rng: np.random.Generator) -> None:
+    """Gates of +-1e4: silu and gelu reach their limits without NaN."""
+    for kind in ("silu", "gelu_tanh"):
+        w = np.array([[1.0], [-1.0], [1.0], [1.0]], np.float32) * np.ones((4, 32), np.float32)
+        matrix, _ = random_matrix(bench, rng, 4, 32, "f32")
+        matrix = replace(matrix, weight=bench.put("weight", w))
+        x = np.full((1, 32), 1e4 / 32, np.float32)
+        y, _ = output(bench, rng, 1, 2)
+        trace = trace_of(bench)
+        matvec(trace, "t", bench.put("x", x), matrix, y, epilogue="gated", activation=kind)  # type: ignore[arg-type]
+        run(bench.run(trace))
+        assert run(bench.get(y)).tolist() == [[pytest.approx(1e8), pytest.approx(0.0)]]
+
+
+@pytest.mark.parametrize("rows, cols", [(1024, 2048), (4096, 1024), (6144, 1024), (151936, 1024), (1, 32)])
+def test_tuning_fits_the_kernel(rows: int, cols: int) -> None:
+    for info in (AdapterInfo(), AdapterInfo(fallback=True), AdapterInfo(subgroup_min_size=32)):
+        t = tuning(rows, cols, frozenset({"subgroups"}), info)
+        assert t.threads <= 256 and t.threads % t.lanes == 0 and t.threads * (t.rows + 1) <= 1280
+        assert t.lanes <= -(-cols // 32)
+        assert t.subgroups == (info.subgroup_min_size >= t.lanes and not info.fallback)
