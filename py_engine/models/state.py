@@ -17,32 +17,32 @@ ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta`.
+    """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
 
-    `factor` divides the position (linear scaling, config's rope_type "linear").
-    Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by `magnitude`
+    (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
     """
 
     width: int
     theta: float
-    factor: float = 1.0
-
-    def frequencies(self) -> list[float]:
-        """Angle of one position for each of width/2 pairs, in radians."""
-        return [self.theta ** (-2.0 * i / self.width) / self.factor for i in range(self.width // 2)]
+    frequencies: tuple[float, ...]
+    magnitude: float = 1.0
 
     def table(self, context: int) -> bytes:
         """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
 
-        Double precision on the CPU: WGSL's cos and sin may be off by 2^-11.
+        Double precision on the CPU: WGSL's cos and sin may be off by 2^-11. The kernel multiplies an entry of the first
+        part by one of the second, so the magnitude stands in the first alone.
         """
-        freqs = self.frequencies()
         out = array("f")
-        positions = [*range(0, max(context, 1), ROPE_BLOCK), *range(ROPE_BLOCK)]
-        for p in positions:
-            for f in freqs:
-                out.append(math.cos(p * f))
-                out.append(math.sin(p * f))
+        for positions, magnitude in (
+            (range(0, max(context, 1), ROPE_BLOCK), self.magnitude),
+            (range(ROPE_BLOCK), 1.0),
+        ):
+            for p in positions:
+                for f in self.frequencies:
+                    out.append(magnitude * math.cos(p * f))
+                    out.append(magnitude * math.sin(p * f))
         return out.tobytes()
 
 
