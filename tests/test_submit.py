@@ -1,0 +1,38 @@
+"""How dispatches are cut into command buffers and passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from py_engine.errors import InputError
+from py_engine.graph.submit import GroupedSubmit, SingleSubmit
+
+
+def flat(buffers: list[list[list[Any]]]) -> list[Any]:
+    return [d for passes in buffers for dispatches in passes for d in dispatches]
+
+
+def test_single_is_one_pass() -> None:
+    dispatches: Any = list(range(10))
+    assert SingleSubmit().cut(dispatches) == [[dispatches]]
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 401])
+@pytest.mark.parametrize("group", [1, 8, 32, 1000])
+@pytest.mark.parametrize("passes", [1, 3, 64])
+def test_grouped_keeps_order_and_limits(n: int, group: int, passes: int) -> None:
+    dispatches: Any = list(range(n))
+    buffers = GroupedSubmit(group, passes).cut(dispatches)
+    assert flat(buffers) == dispatches
+    for cut in buffers:
+        assert sum(map(len, cut)) <= group
+        assert len(cut) <= passes
+        assert all(cut)
+
+
+@pytest.mark.parametrize(("group", "passes"), [(0, 1), (1, 0), (-3, 1)])
+def test_nonsense_is_refused(group: int, passes: int) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        GroupedSubmit(group, passes)
