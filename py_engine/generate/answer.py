@@ -5,19 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from py_engine.abort import Abort
-
-FinishReason = Literal["stop", "length", "abort"]
-
-
-@dataclass(frozen=True)
-class Delta:
-    """New text and the ids it came from (ids may run ahead of the text while a character is unfinished)."""
-
-    text: str
-    tokens: list[int]
+from py_engine.generate.stream import Delta, FinishReason
 
 
 @dataclass

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from py_engine.abort import Abort
-from py_engine.errors import ContextError, InputError
-from py_engine.generate.answer import Answer, Delta, Generation, Timings
-from py_engine.generate.decoder import Decoder, Sampled
+from py_engine.errors import AbortError, ContextError, InputError
+from py_engine.generate.answer import Answer, Generation, Timings
+from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.stream import TextStream
-from py_engine.graph.step import HALT_STOP
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
-from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.loading import Loaded, Progress, load_model
 
@@ -91,22 +89,21 @@ class Engine:
         frequency_penalty, seed, stop (str or list), and for the template enable_thinking, tools.
         Raises InputError (also ContextError, with the numbers) at once.
         """
-        template = self._template()
         keywords = {k: options.pop(k) for k in ("enable_thinking", "tools") if k in options}
-        ids = template.encode(self._tokenizer(), messages, **keywords)
+        ids = self._loaded.template.encode(messages, **keywords)
         return self._start(ids, options)
 
     def complete(self, prompt: str, **options: Any) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
         if not isinstance(prompt, str) or not prompt:
             raise InputError("the prompt is empty: give some text")
-        return self._start(self._tokenizer().encode_prompt(prompt), options)
+        return self._start(self._tokenizer().encode(prompt, add_special_tokens=True), options)
 
     def count_tokens(self, content: str | Messages) -> int:
         """Tokens of a text, or of a conversation with its template and generation prompt."""
         if isinstance(content, str):
-            return len(self._tokenizer().encode(content))
-        return len(self._template().encode(self._tokenizer(), content))
+            return self._tokenizer().count_tokens(content)
+        return self._loaded.template.count_tokens(content)
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
@@ -120,10 +117,19 @@ class Engine:
                 )
             return memoryview(await decoder.logits(ids)).cast("f")
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self._loaded.decoder.model.vocab_size
+
+    def generate(self, ids: Sequence[int], **options: Any) -> Generation:
+        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
+        return self._start(list(ids), options)
+
     async def generate_ids(self, ids: Sequence[int], max_tokens: int = 32, **options: Any) -> list[int]:
         """Ids that follow `ids`, without the stop token. Options as for `chat`; temperature 0 unless given."""
         options = {"temperature": 0.0, **options}
-        return (await self._start(list(ids), {**options, "max_tokens": max_tokens})).tokens
+        return (await self.generate(ids, max_tokens=max_tokens, **options)).tokens
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -152,7 +158,11 @@ class Engine:
             "load_s": loaded.load_s,
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
-            "chat": loaded.template is not None,
+            "chat": loaded.template.available,
+            "traffic": {
+                "upload_bytes_per_token": decoder.traffic.upload,
+                "readback_bytes_per_token": decoder.traffic.readback,
+            },
         }
 
     async def close(self) -> None:
@@ -182,13 +192,6 @@ class Engine:
 
     def _tokenizer(self) -> Tokenizer:
         return self._loaded.tokenizer
-
-    def _template(self) -> ChatTemplate:
-        if self._loaded.template is None:
-            raise InputError(
-                f"{self._loaded.name} has no chat template (a base model?): use complete(prompt) instead of chat"
-            )
-        return self._loaded.template
 
     def _start(self, ids: list[int], options: Mapping[str, Any]) -> Generation:
         """Check the request now, so that bad input is the caller's error, then queue it."""
@@ -235,72 +238,55 @@ class Engine:
     async def _generate(self, request: _Request, generation: Generation) -> None:
         decoder = self._decoder()
         now = self._loaded.io.now
-        stream = TextStream(self._tokenizer(), request.stop)
-        answer = Answer(prompt_tokens=len(request.ids), finish_reason="length")
-        started = first = last = now()
+        stream = TextStream(
+            self._tokenizer().decoder(), request.stop, request.sampling.stop_ids, request.max_tokens
+        )
+        answer = Answer(prompt_tokens=len(request.ids))
         tokens: list[int] = []
         kv_length = 0
-        if generation.abort.is_set:
-            answer.finish_reason = "abort"
-            generation.finish(answer)
-            return
+        started = first = last = now()
         steps = decoder.generate(request.ids, request.sampling, request.max_tokens, generation.abort)
         try:
-            async for batch in steps:
-                last = now()
-                if not tokens:
-                    first = last
-                    answer.cached_tokens = len(request.ids) - decoder.prefilled
-                ended = self._take(batch, tokens, stream, answer, generation)
-                kv_length = batch[-1].kv_length
-                if generation.abort.is_set and not ended:
-                    answer.finish_reason = "abort"
-                    ended = True
-                if ended:
-                    break
-            tail = stream.flush()
-            if tail:
-                generation.emit(Delta(tail, []))
+            try:
+                async for batch in steps:
+                    last = now()
+                    if not tokens:
+                        first = last
+                    ids = [sampled.token for sampled in batch]
+                    delta = stream.push(ids)
+                    tokens += ids[: delta.tokens]
+                    kv_length = batch[-1].kv_length
+                    generation.emit(delta)
+                    if delta.finish_reason is not None or generation.abort.is_set:
+                        break
+            except AbortError:
+                pass  # stopped while the prompt was running: an answer without text
+            if stream.finish_reason is None:
+                generation.emit(stream.finish("abort"))
             answer.text = stream.text
-            answer.tokens = tokens
+            answer.finish_reason = stream.finish_reason or "abort"
+            stopped_by_token = bool(tokens) and tokens[-1] in request.sampling.stop_ids
+            answer.tokens = tokens[:-1] if stopped_by_token else tokens
+            answer.cached_tokens = len(request.ids) - decoder.prefilled
             answer.timings = Timings(
                 self._loaded.load_s,
                 first - started,
-                decoder.prefilled / max(first - started, 1e-9),
+                decoder.prefilled / (first - started) if first > started else 0.0,
                 (len(tokens) - 1) / (last - first) if len(tokens) > 1 and last > first else 0.0,
             )
             generation.finish(answer)
         finally:
-            await steps.aclose()
+            await steps.aclose()  # steps in flight land before the next call uses the state
             if tokens:
-                decoder.keep([*request.ids, *tokens], kv_length)
+                kept = answer.tokens if stream.stop_string is None else self._shown(answer)
+                decoder.keep([*request.ids, *kept], kv_length)
 
-    @staticmethod
-    def _take(
-        batch: Sequence[Sampled],
-        tokens: list[int],
-        stream: TextStream,
-        answer: Answer,
-        generation: Generation,
-    ) -> bool:
-        """Put a batch of tokens through the text stream; True when the answer has ended."""
-        text, fresh = "", []
-        ended = False
-        for sampled in batch:
-            if sampled.halt == HALT_STOP:
-                answer.finish_reason = "stop"
-                ended = True
-                break
-            tokens.append(sampled.token)
-            fresh.append(sampled.token)
-            text += stream.push(sampled.token)
-            if stream.stopped:
-                answer.finish_reason = "stop"
-                ended = True
-                break
-            if sampled.halt:
-                ended = True
-                break
-        if fresh:
-            generation.emit(Delta(text, fresh))
-        return ended
+    def _shown(self, answer: Answer) -> list[int]:
+        """The tokens whose whole text is in the answer: what a stop string cut off is not kept."""
+        decoder = self._tokenizer().decoder()
+        length = 0
+        for i, token in enumerate(answer.tokens):
+            length += len(decoder.push([token]))
+            if length > len(answer.text):
+                return answer.tokens[:i]
+        return answer.tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from py_engine.abort import Abort
@@ -15,13 +15,14 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
-from py_engine.inputs.chat_template import ChatTemplate
+from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models import build_model
 from py_engine.models.layers import Model
-from py_engine.weights.config import quantization_of, sampling_defaults
+from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.loader import Loader
+from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore, byte_tokenizer
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore
@@ -51,7 +52,7 @@ class Loaded:
     store: WeightStore | RandomStore
     decoder: Decoder
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: ChatTemplate
     sampling_defaults: Sampling
     stop_ids: tuple[int, ...]
     ignore_eos: bool
@@ -109,7 +110,7 @@ async def load_model(
         tell(Progress("ready", message="Ready"))
         return Loaded(
             address, source.config.get("model_type", "?"), dtype, io, source.store, decoder, tokens, template,
-            Sampling(**source.defaults), tokens.stop_ids, source.ignore_eos, io.now() - started, peak,
+            Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos, io.now() - started, peak,
         )  # fmt: skip
     except BaseException:
         tokenizer.cancel()
@@ -135,15 +136,23 @@ def _max_rows(asked: int | None, model: Model) -> int:
     return min(PREFILL_ROWS[0], -(-context // 16) * 16)
 
 
+def _sampling_defaults(generation: Config) -> dict[str, Any]:
+    """generation_config.json's own advice; `do_sample` false means greedy, and so does a missing file."""
+    if not generation.get("do_sample", "temperature" in generation):
+        return {}
+    known = {f.name for f in fields(Sampling)} - {"seed", "stop_ids"}
+    return {"temperature": 1.0} | {k: v for k, v in generation.items() if k in known}
+
+
 class _Source:
     """Where weights and tokenizer come from."""
 
-    config: Mapping[str, Any]
+    config: Config
     defaults: Mapping[str, Any]
     store: WeightStore | RandomStore
     ignore_eos = False
 
-    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate | None]:
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         raise NotImplementedError
 
     async def fill(
@@ -166,8 +175,9 @@ class _RandomSource(_Source):
         self.defaults = {}
         self.store = RandomStore(gpu, self.config)
 
-    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate | None]:
-        return await byte_tokenizer(), None
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
+        tokenizer = await byte_tokenizer()
+        return tokenizer, ChatTemplate(None, tokenizer)
 
     async def fill(
         self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort
@@ -189,30 +199,37 @@ class _FileSource(_Source):
     async def open(cls, address: str, gpu: Gpu, io: Io, *, narrow: bool) -> _FileSource:
         repository = await open_repository(address, io)
         self = cls(repository, gpu)
-        self.config = await repository.json("config.json")
-        if not isinstance(self.config, dict):
-            raise ModelError(f"{address}: config.json is not a JSON object")
-        if await repository.exists("generation_config.json"):
-            self._generation_config = await repository.json("generation_config.json")
-        self.defaults = sampling_defaults(self._generation_config)
+        self.config = await read_config(repository)
+        self._generation_config = await read_generation_config(repository)
+        self.defaults = _sampling_defaults(self._generation_config)
         tensors = await read_tensors(repository)
         self.store = WeightStore(
-            gpu, tensors, quantization_of(self.config), narrow=narrow,
-            family=str(self.config.get("model_type", "?")),
+            gpu, tensors, quantization_of(tensors, quantization(self.config)), narrow=narrow,
+            family=str(self.config["model_type"]),
         )  # fmt: skip
         return self
 
-    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate | None]:
-        repository = self._repository
-        config = (
-            await repository.json("tokenizer_config.json")
-            if await repository.exists("tokenizer_config.json")
-            else {}
-        )
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
+        config = await self._json("tokenizer_config.json")
         tokenizer = await Tokenizer.load(
-            await repository.bytes("tokenizer.json"), config, self._generation_config, self.config
+            await self._repository.bytes("tokenizer.json"), config, self._generation_config, self.config
         )
-        return tokenizer, await ChatTemplate.find(repository, config)
+        texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
+        return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)
+
+    async def _json(self, name: str) -> dict[str, Any]:
+        """A file that may be missing, as an object."""
+        if not await self._repository.exists(name):
+            return {}
+        value = await self._repository.json(name)
+        if not isinstance(value, dict):
+            raise ModelError(f"{self._repository.address}: {name} is not a JSON object")
+        return value
+
+    async def _text(self, name: str) -> str | None:
+        if not await self._repository.exists(name):
+            return None
+        return (await self._repository.bytes(name)).decode("utf-8", "replace")
 
     async def fill(
         self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort

@@ -1,0 +1,136 @@
+"""What the dense decoder families share: checked sizes, the names of a checkpoint, embedding and head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from py_engine.errors import ModelError
+from py_engine.graph.matrix import Linear
+from py_engine.models.layers import Attention, Mlp
+from py_engine.models.state import Rope
+from py_engine.ops.gate import Activation
+from py_engine.ops.norm import Norm
+from py_engine.weights.config import FULL, Config, require_float, require_int, tied
+from py_engine.weights.rope_config import rope
+from py_engine.weights.store import WeightStore
+
+# Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5).
+PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+MAX_WIDTH = 1 << 17  # no dense model has wider layers; a larger number is a broken config
+MAX_VOCAB = 1 << 21
+MAX_CONTEXT = 1 << 24
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Keys of config.json, checked; names as there."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+
+    @classmethod
+    def of(cls, config: Config) -> Sizes:
+        """Read and check. Raises ModelError naming the key."""
+        h = require_int(config, "hidden_size", 1, MAX_WIDTH)
+        heads = require_int(config, "num_attention_heads", 1, 1024)
+        kv_heads = require_int(config, "num_key_value_heads", 1, heads, heads)
+        if heads % kv_heads:
+            raise ModelError(
+                f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly"
+            )
+        if "head_dim" not in config and h % heads:
+            raise ModelError(f"config.json: no head_dim, and hidden_size {h} is not a multiple of {heads} heads")
+        d = require_int(config, "head_dim", 4, 256, h // heads)
+        if d % 4:
+            raise ModelError(f"config.json: head_dim {d} is not a multiple of 4, which the attention kernels need")
+        return cls(
+            h,
+            require_int(config, "num_hidden_layers", 1, 1024),
+            heads,
+            kv_heads,
+            d,
+            require_int(config, "intermediate_size", 1, MAX_WIDTH),
+            require_int(config, "vocab_size", 2, MAX_VOCAB),
+            require_float(config, "rms_norm_eps", 1e-12, 1.0, 1e-6),
+            require_int(config, "max_position_embeddings", 1, MAX_CONTEXT, 2048),
+        )
+
+
+class Checkpoint:
+    """The tensors of a dense decoder under their transformers names, wherever the checkpoint's prefix puts them."""
+
+    def __init__(self, sizes: Sizes, store: WeightStore, norm_offset: float = 0.0) -> None:
+        self._sizes = sizes
+        self._store = store
+        self._offset = norm_offset
+        self._prefix = next((p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0])
+
+    def norm(self, name: str, n: int | None = None) -> Norm:
+        """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm."""
+        vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
+        return Norm(vector, self._sizes.rms_norm_eps, self._offset)
+
+    def attention(
+        self,
+        layer: int,
+        rope: Rope,
+        scale: float,
+        *,
+        bias: bool = False,
+        head_norms: bool = False,
+        window: int | None = None,
+    ) -> Attention:
+        """self_attn of a layer: q, k, v stacked, o; per-head norms of q and k where the family has them."""
+        s = self._sizes
+        at = f"{self._prefix}layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+        return Attention(
+            self._store.linear(
+                [at + "q_proj", at + "k_proj", at + "v_proj"], [q, kv, kv], s.hidden_size, bias=bias
+            ),
+            self._store.linear([at + "o_proj"], [s.hidden_size], q),
+            s.num_attention_heads,
+            s.num_key_value_heads,
+            s.head_dim,
+            rope,
+            scale,
+            window,
+            self.norm(f"layers.{layer}.self_attn.q_norm", s.head_dim) if head_norms else None,
+            self.norm(f"layers.{layer}.self_attn.k_norm", s.head_dim) if head_norms else None,
+        )
+
+    def mlp(self, layer: int, activation: Activation) -> Mlp:
+        """mlp of a layer: gate and up stacked, down."""
+        s = self._sizes
+        at = f"{self._prefix}layers.{layer}.mlp."
+        return Mlp(
+            self._store.linear([at + "gate_proj", at + "up_proj"], [s.intermediate_size] * 2, s.hidden_size),
+            self._store.linear([at + "down_proj"], [s.hidden_size], s.intermediate_size),
+            activation,
+        )
+
+    def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
+        """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied."""
+        s = self._sizes
+        shape = ([s.vocab_size], s.hidden_size)
+        embedding = self._store.linear([f"{self._prefix}embed_tokens"], *shape)
+        head = self._prefix.removesuffix("model.") + "lm_head"
+        if tied(config, self._store.has(f"{head}.weight")):
+            return embedding, embedding
+        return embedding, self._store.linear([head], *shape)
+
+
+def rope_of(config: Config, sizes: Sizes, kind: str = FULL, theta: float | None = None) -> Rope:
+    """The rotary embedding of layers of one kind."""
+    r = rope(config, kind, theta)
+    width = int(sizes.head_dim * r.partial)
+    if width < 2 or width % 2:
+        raise ModelError(f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number")
+    return Rope(width, r.theta, tuple(r.frequencies(width)), r.magnitude)

@@ -1,0 +1,61 @@
+"""Gemma 3 (text): sliding and full attention in turn, norms before and after each branch, GeGLU, scaled embedding.
+
+Paper: Gemma 3 Technical Report, arXiv:2503.19786. Reference: transformers, models/gemma3/modeling_gemma3.py.
+Norm weights are stored as w and used as 1 + w. The embedding is scaled by sqrt(hidden_size) in float32; MLX and
+bfloat16 runs round that factor to bfloat16 (25.25 for 25.298), which moves single logits by 0.01 to 0.03.
+Tried with: Gemma 3 270M (GGUF, converted to MLX layout).
+"""
+
+from __future__ import annotations
+
+from py_engine.errors import ModelError
+from py_engine.models.dense import Checkpoint, Sizes, rope_of
+from py_engine.models.layers import Block, Model
+from py_engine.weights.config import (
+    SLIDING,
+    Config,
+    layer_types,
+    require_bool,
+    require_float,
+    require_str,
+    sliding_window,
+)
+from py_engine.weights.store import WeightStore
+
+_THETA = {"full_attention": 1e6, SLIDING: 1e4}
+
+
+def build(config: Config, store: WeightStore) -> Model:
+    """The decoder."""
+    for key in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if config.get(key) is not None:
+            raise ModelError(f"config.json: {key} is set; Gemma 3 has no soft-capping (a Gemma 2 config?)")
+    if require_bool(config, "use_bidirectional_attention", False):
+        raise ModelError("config.json: use_bidirectional_attention is true: an embedding model, not a decoder")
+    require_str(config, "hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+    config = {"head_dim": 256, **config}
+    sizes = Sizes.of(config)
+    weights = Checkpoint(sizes, store, norm_offset=1.0)
+    scale = require_float(config, "query_pre_attn_scalar", 1e-3, 1e6, 256.0) ** -0.5
+    kinds = layer_types(config, pattern=6)
+    ropes = {kind: rope_of(config, sizes, kind, _THETA[kind]) for kind in set(kinds)}
+    bias = require_bool(config, "attention_bias", False)
+    embedding, head = weights.embedding_and_head(config)
+    blocks = [
+        Block(
+            weights.norm(f"layers.{i}.input_layernorm"),
+            weights.attention(
+                i, ropes[kind], scale, bias=bias, head_norms=True,
+                window=sliding_window(config) if kind == SLIDING else None,
+            ),
+            weights.norm(f"layers.{i}.pre_feedforward_layernorm"),
+            weights.mlp(i, "gelu_tanh"),
+            weights.norm(f"layers.{i}.post_attention_layernorm"),
+            weights.norm(f"layers.{i}.post_feedforward_layernorm"),
+        )
+        for i, kind in enumerate(kinds)
+    ]  # fmt: skip
+    return Model(
+        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
+        embedding, sizes.hidden_size**0.5, blocks, weights.norm("norm"), head,
+    )  # fmt: skip
