@@ -89,7 +89,9 @@ class Host:
         except EngineError as error:
             self._send(Error(message.id, error.type, str(error)))
         except Exception as error:  # a fault of ours: say so, with all that helps to find it
-            self._send(Error(message.id, type(error).__name__, f"{error}\n{traceback.format_exc()}"))
+            self._send(
+                Error(message.id, type(error).__name__, f"{error}\n{traceback.format_exc()}")
+            )
         finally:
             self._stops.pop(message.id, None)
 
@@ -115,9 +117,7 @@ class Host:
             engine = await self._open(id, repo, options, abort)
             self._send(Ready(id, engine.info()))
 
-    async def _open(
-        self, id: MessageId, repo: str, options: LoadOptions, abort: Abort
-    ) -> Engine:
+    async def _open(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> Engine:
         """Replace the engine. The caller holds the turn."""
         await self._close()
         phase = ""

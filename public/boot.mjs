@@ -1,7 +1,8 @@
 // Boots Pyodide in a worker and puts the engine's Python into it: from a memory snapshot when this device has made one.
 //
 // Paths are relative to this module, so the app may live below any folder:
-//   vendor/<runtime>/   Pyodide's own files     vendor/tokenizers/, vendor/wheels/     py.zip   py_engine, app, shaders
+//   vendor/<runtime>/   Pyodide's own files     vendor/tokenizers/, vendor/wheels/
+//   engine.zip          py_engine/ with shaders/ in it, as in the wheel                app/worker.py
 // Python finds what only JavaScript can give at globalThis.jerboa.
 
 import * as replay from './replay.mjs';
@@ -25,7 +26,7 @@ const hex = bytes => Array.from(bytes, b => b.toString(16).padStart(2, '0')).joi
 /** Where snapshots are kept, by exact runtime and exact Python sources; null where there is no CacheStorage. */
 export async function snapshotPlace(runtime, version, sources) {
   try {
-    const digest = hex(new Uint8Array(await crypto.subtle.digest('SHA-256', sources)));
+    const digest = hex(new Uint8Array(await crypto.subtle.digest('SHA-256', await new Blob(sources).arrayBuffer())));
     return { store: await caches.open(`snapshot-${version}`), key: `${HERE}snapshot/${runtime}/${digest}` };
   } catch {
     return null; // not a secure context, or storage is switched off
@@ -43,8 +44,16 @@ with zipfile.ZipFile("/tmp/unpack.zip") as archive:
   py.FS.unlink('/tmp/unpack.zip');
 }
 
+/** Lay what fetchSources() gave where Python imports it. */
+export function install(py, [engine, worker]) {
+  unpack(py, engine);
+  py.FS.mkdirTree(`${HOME}/app`);
+  py.FS.writeFile(`${HOME}/app/worker.py`, worker);
+}
+
 export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
-export const fetchSources = () => fetchBytes('py.zip');
+/** [engine.zip, app/worker.py]: all the Python that runs here. */
+export const fetchSources = () => Promise.all([fetchBytes('engine.zip'), fetchBytes('app/worker.py')]);
 export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vendor/wheels/${name}`)));
 
 /** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. */
@@ -68,7 +77,7 @@ export async function boot(runtime) {
   }
   const snapshot = py !== null;
   py ??= await loadPyodide({ indexURL: base });
-  unpack(py, sources);
+  install(py, sources);
   await tokenizersCome;
   jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;
   return { py, version, snapshot, place };

@@ -3,7 +3,7 @@
 // The engine's own worker cannot do it: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules
 // that do not touch `js` may be imported here.
 
-import { fetchSources, fetchWheels, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
+import { fetchSources, fetchWheels, install, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
 
 try {
   const runtime = self.name;
@@ -12,7 +12,8 @@ try {
     import(`${base}pyodide.mjs`), fetchSources(), fetchWheels()]);
   const place = await snapshotPlace(runtime, version, sources);
   const py = await loadPyodide({ indexURL: base, _makeSnapshot: true });
-  for (const archive of [sources, ...wheels]) unpack(py, archive);
+  install(py, sources);
+  for (const archive of wheels) unpack(py, archive);
   py.runPython('import random, app.worker, jinja2, jinja2.ext, jinja2.sandbox');
   const bytes = py.makeMemorySnapshot();
   for (const old of await place.store.keys()) { // of the same runtime: made from older sources

@@ -6,6 +6,7 @@ Also runs in CPython over the native host, so that both can be compared.
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from typing import Any
 
@@ -69,8 +70,6 @@ async def info() -> dict[str, Any]:
 
 async def round_trip(n: int) -> dict[str, Any]:
     """Upload n words, run a kernel over them, read back; then the counters after everything was freed."""
-    import struct
-
     gpu = await open_any()
     try:
         x, y = gpu.create_buffer("x", 4 * n), gpu.create_buffer("y", 4 * n)
@@ -95,7 +94,8 @@ async def decode(
 ) -> dict[str, Any]:
     """Run the counting kernel `dispatches` times a step through the decode loop; what came back, in which batches.
 
-    The plan is cut into command buffers of two dispatches when each is awaited. `stop_after`: stop() after that many results.
+    The plan is cut into command buffers of two dispatches when each is awaited.
+    `stop_after`: stop() after that many results.
     """
     gpu = await open_any()
     try:
@@ -116,8 +116,6 @@ async def decode(
                 loop.stop()
         again = await loop.next()
         after = vars(gpu.counters).copy()
-        import struct
-
         state = struct.unpack("<8I", await gpu.read(step))
         return {
             "batches": batches,
@@ -129,6 +127,99 @@ async def decode(
         }
     finally:
         gpu.close()
+
+
+async def paced(steps: int) -> dict[str, Any]:
+    """How a long run of quick steps reaches Python."""
+    import time
+
+    gpu = await open_any()
+    try:
+        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 64)
+        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=10**6))
+        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+        plan = gpu.record([[[Dispatch("count", pipeline, group, (1, 1, 1))]]], False)
+        began = time.perf_counter()
+        loop = gpu.decode_loop(plan, step, steps, 4)
+        sizes = []
+        while batch := await loop.next():
+            sizes.append(len(batch))
+        ms = (time.perf_counter() - began) * 1e3
+        return {"batches": len(sizes), "results": sum(sizes), "ms": ms, "first_batch": sizes[0]}
+    finally:
+        gpu.close()
+
+
+async def traced() -> dict[str, Any]:
+    """RMSNorm + 4-bit matvec added to a residual, by trace, planner and replay: y [96] from x [128]."""
+    from py_engine.graph.kernels import Kernels
+    from py_engine.graph.matrix import Matrix
+    from py_engine.graph.plan import Planner
+    from py_engine.graph.submit import GroupedSubmit, SingleSubmit
+    from py_engine.graph.trace import Tensor, Trace
+    from py_engine.ops.matvec import Norm, matvec
+
+    rows, cols = 96, 128
+    gpu = await open_any()
+    try:
+
+        def put(name: str, shape: tuple[int, ...], dtype: str, raw: bytes) -> Tensor:
+            buffer = gpu.create_buffer(name, max(256, len(raw)))
+            gpu.write(buffer, 0, raw)
+            return Tensor(name, shape, dtype, Binding(buffer))  # type: ignore[arg-type]
+
+        x = put(
+            "x",
+            (1, cols),
+            "f32",
+            struct.pack(f"<{cols}f", *(((i * 37) % 23 - 11) / 8 for i in range(cols))),
+        )
+        y = put("y", (1, rows), "f32", struct.pack(f"<{rows}f", *(i / 4 for i in range(rows))))
+        weight = put(
+            "w", (rows * cols // 8,), "u32",
+            struct.pack(f"<{rows * cols // 8}I", *((i * 2654435761) % 2**32 for i in range(rows * cols // 8))),
+        )  # fmt: skip
+        pairs = [v for i in range(rows * cols // 32) for v in ((i % 7 + 1) / 64, -(i % 5) / 16)]
+        scales = put("s", (len(pairs),), "u32", struct.pack(f"<{len(pairs)}f", *pairs))
+        norm = put(
+            "n", (cols,), "f32", struct.pack(f"<{cols}f", *(1 + (i % 3) / 4 for i in range(cols)))
+        )
+        step = put("step", (8,), "u32", pack_step(pos=0, rows=1))
+        ids = put("ids", (1,), "u32", bytes(4))
+        zeros = put("zeros", (64,), "u32", bytes(256))
+        matrix = Matrix(rows, cols, "q4", weight, 0, scales, 32, "f32")
+        outputs = []
+        for strategy in (SingleSubmit(), GroupedSubmit(1, 1)):
+            trace = Trace(1, step, ids, zeros, gpu.features, info=gpu.info)
+            h = trace.tensor("h", 1, rows)
+            matvec(trace, "project", x, matrix, h, norm=Norm(norm, 1e-6))
+            matvec(trace, "residual", x, matrix, y, epilogue="add")
+            planner = Planner(gpu, Kernels(gpu), strategy)
+            planner.reserve([trace])
+            planner.allocate()
+            plan = await planner.lower([trace])
+            await gpu.replay(plan.recording)
+            outputs = list(
+                struct.unpack(f"<{rows}f", await gpu.read(y.binding.buffer, 0, 4 * rows))
+            )  # type: ignore[union-attr]
+        return {"y": outputs, "dispatches": gpu.counters.dispatches}
+    finally:
+        gpu.close()
+
+
+async def hide_webgpu() -> None:
+    """From now on this worker's navigator has no gpu."""
+    import js
+
+    js.Object.defineProperty(js.navigator, "gpu", js.Object.fromEntries([["value", None]]))
+
+
+async def random_number() -> float:
+    """Of the module-level generator."""
+    import random
+
+    return random.random()
 
 
 async def two_loops() -> list[list[int]]:
@@ -156,7 +247,9 @@ async def bad_shader() -> None:
     """Does not compile."""
     gpu = await open_any()
     try:
-        await gpu.create_pipeline("broken kernel", "@compute @workgroup_size(1) fn main() { nonsense(); }", {})
+        await gpu.create_pipeline(
+            "broken kernel", "@compute @workgroup_size(1) fn main() { nonsense(); }", {}
+        )
     finally:
         gpu.close()
 
@@ -214,7 +307,7 @@ async def upload_js(n: int) -> dict[str, Any]:
 
     io, gpu = BrowserIo(), await open_any()
     try:
-        answer = await io.fetch("./py.zip")
+        answer = await io.fetch("./engine.zip")
         size = min(n, io.nbytes(answer.body)) & ~3
         x = gpu.create_buffer("x", size)
         gpu.write(x, 0, io.slice(answer.body, 0, size))

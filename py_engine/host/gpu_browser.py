@@ -222,7 +222,9 @@ class BrowserGpu(Gpu):
         try:
             self._js.write(buffer.label, buffer.handle, offset, data)
         except JsException as error:
-            raise self._error(f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error) from error
+            raise self._error(
+                f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
+            ) from error
         self._counters.upload_bytes += nbytes
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:

@@ -1,0 +1,209 @@
+"""Real browsers against the real page server. Chromium is the system's (JERBOA_CHROMIUM) or Playwright's own; WebKit
+runs where Playwright has it. Every page's requests are watched: none may leave the origin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+
+from devtools.page_server import PageServer, Site
+
+HERE = Path(__file__).parent
+GOLDENS = HERE.parent / "tests" / "goldens"
+ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-gpu-process-crash-limit",
+    "--disable-domain-blocking-for-3d-apis",
+]
+WEBGPU_FLAGS = [*CHROMIUM_FLAGS, "--enable-unsafe-webgpu"]
+BOOT_S = 90.0  # a cold boot takes 2 to 5 s on an idle machine
+
+# Start a worker whose messages are kept until the test asks for them.
+OPEN = """([script, name]) => {
+  const box = {inbox: [], wake: () => {}};
+  box.worker = new Worker(script, {type: 'module', name});
+  box.worker.onmessage = ({data}) => { box.inbox.push(data); box.wake(); };
+  box.worker.onerror = event => {
+    box.inbox.push({status: 'error', id: null, error_type: 'onerror', error: event.message}); box.wake(); };
+  return (window.boxes ??= []).push(box) - 1;
+}"""
+TAKE = """async ([box, ms]) => {
+  const {inbox} = boxes[box];
+  if (!inbox.length) await new Promise(done => { boxes[box].wake = done; setTimeout(done, ms); });
+  return inbox.splice(0);
+}"""
+POST = "([box, message]) => boxes[box].worker.postMessage(message)"
+TERMINATE = "box => boxes[box].worker.terminate()"
+
+
+class TestSite(Site):
+    """The site plus the tests' own worker and page."""
+
+    __test__ = False
+
+    def find(self, path: str) -> Path | None:
+        """tests_e2e/probe.* lie beside the page's files."""
+        if path.startswith("/probe."):
+            return HERE / path.lstrip("/")
+        return super().find(path)
+
+
+class Worker:
+    """A worker in a page; messages in the order they came."""
+
+    def __init__(self, page: Page, script: str, name: str = "") -> None:
+        self.page = page
+        self._box = page.evaluate(OPEN, [script, name])
+        self._seen: list[dict[str, Any]] = []
+
+    def post(self, message: dict[str, Any]) -> None:
+        """Send one."""
+        self.page.evaluate(POST, [self._box, message])
+
+    def wait(
+        self, wanted: Callable[[dict[str, Any]], bool], timeout: float = BOOT_S
+    ) -> list[dict[str, Any]]:
+        """All messages up to the first wanted one. Fails at the timeout, and when an error without id comes."""
+        taken: list[dict[str, Any]] = []
+        deadline = time.monotonic() + timeout
+        while True:
+            while self._seen:
+                message = self._seen.pop(0)
+                taken.append(message)
+                if wanted(message):
+                    return taken
+                if message.get("status") == "error" and message.get("id") is None:
+                    pytest.fail(f"the worker failed: {message['error']}")
+            left = deadline - time.monotonic()
+            if left < 0:
+                pytest.fail(
+                    f"no such message within {timeout:g} s; came: {json.dumps(taken)[-2000:]}"
+                )
+            self._seen += self.page.evaluate(TAKE, [self._box, min(left, 5) * 1000])
+
+    def ask(self, message: dict[str, Any], timeout: float = BOOT_S) -> dict[str, Any]:
+        """Send one, and the last message that answers it."""
+        self.post(message)
+        last = ("ready", "complete", "error", "result")
+        return self.wait(
+            lambda m: m.get("id") == message["id"] and m.get("status") in last, timeout
+        )[-1]
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self.page.evaluate(TERMINATE, self._box)
+
+
+class Probe:
+    """Calls functions of probe.py inside Pyodide."""
+
+    def __init__(self, page: Page, runtime: str) -> None:
+        self.worker = Worker(page, "probe.mjs", runtime)
+        self._id = 0
+
+    def __call__(self, name: str, *args: Any) -> Any:
+        """Its result; an EngineError comes as {"error": [type, message]}."""
+        self._id += 1
+        self.worker.post({"id": self._id, "name": name, "args": list(args)})
+        answer = self.worker.wait(lambda m: m.get("id") == self._id)[-1]
+        assert "value" in answer, answer["error"]
+        return answer["value"]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """The page server, with the golden checkpoints as repositories tiny/NAME."""
+    models = tmp_path_factory.mktemp("hub")
+    (models / ORGANISATION).mkdir()
+    for folder in GOLDENS.iterdir():
+        if (folder / "config.json").is_file():
+            shutil.copytree(folder, models / ORGANISATION / folder.name)
+    with PageServer(TestSite(models=models)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Any]:
+    """Playwright itself."""
+    with sync_playwright() as it:
+        yield it
+
+
+def launch_chromium(playwright: Any, flags: list[str]) -> Browser:
+    """The Chromium that JERBOA_CHROMIUM names, the system's, or Playwright's own."""
+    path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
+    browser: Browser = playwright.chromium.launch(executable_path=path, args=flags)
+    return browser
+
+
+@pytest.fixture(scope="session", params=["chromium", "webkit"])
+def browser(request: pytest.FixtureRequest, playwright: Any) -> Iterator[Browser]:
+    """Each browser that is here."""
+    if request.param == "chromium":
+        browser = launch_chromium(playwright, WEBGPU_FLAGS)
+    else:
+        try:
+            browser = playwright.webkit.launch()
+        except Error:
+            pytest.skip("Playwright has no WebKit here: python -m playwright install webkit")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def blind_chromium(playwright: Any) -> Iterator[Browser]:
+    """A Chromium that has navigator.gpu and no adapter."""
+    browser = launch_chromium(playwright, CHROMIUM_FLAGS)
+    yield browser
+    browser.close()
+
+
+def watched(browser: Browser, site: PageServer) -> tuple[BrowserContext, list[str]]:
+    """A fresh profile and the list of requests that left the origin."""
+    context = browser.new_context()
+    outside: list[str] = []
+    allowed = (site.url, "data:", "blob:")
+    context.on(
+        "request", lambda r: outside.append(r.url) if not r.url.startswith(allowed) else None
+    )
+    return context, outside
+
+
+def blank_page(context: BrowserContext, site: PageServer) -> Page:
+    """A page of the origin that does nothing by itself."""
+    page = context.new_page()
+    page.goto(site.url + "probe.html")
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, site: PageServer) -> Iterator[Page]:
+    """A blank page of the origin in a fresh profile."""
+    context, outside = watched(browser, site)
+    yield blank_page(context, site)
+    context.close()
+    assert not outside
+
+
+@pytest.fixture(scope="session", params=["py314", "py27"])
+def probe(request: pytest.FixtureRequest, browser: Browser, site: PageServer) -> Iterator[Probe]:
+    """probe.py in a worker, in each Pyodide; one for all tests."""
+    context, outside = watched(browser, site)
+    yield Probe(blank_page(context, site), request.param)
+    context.close()
+    assert not outside

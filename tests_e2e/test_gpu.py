@@ -1,0 +1,145 @@
+"""BrowserGpu in a real browser. The same probe.py runs in Pyodide and in CPython: the native host is the reference."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from devtools.page_server import PageServer
+from tests.conftest import software_adapter
+from tests_e2e.conftest import Probe, blank_page, watched
+
+
+def native(name: str, *args: Any) -> Any:
+    """The same call in CPython on Dawn; a thread of its own, since Playwright's loop runs in this one."""
+    spec = importlib.util.spec_from_file_location("probe", Path(__file__).with_name("probe.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def work() -> Any:
+        return json.loads(asyncio.run(module.call(name, json.dumps(args))))
+
+    with software_adapter("dawn"), ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_device_says_what_it_is(probe: Probe) -> None:
+    info = probe("info")
+    assert info["adapter"]["host"] == "browser"
+    assert info["limits"]["max_binding_bytes"] >= 128 << 20
+    # Tint's way; a browser whose compiler refuses the line must answer with none.
+    if "subgroups" in info["features"]:
+        assert info["enable"] in ("enable subgroups;", "")
+
+
+def test_kernel_over_uploaded_words(probe: Probe) -> None:
+    assert probe("round_trip", 1000) == native("round_trip", 1000)
+
+
+def test_traced_matvec_is_bitwise_native(probe: Probe) -> None:
+    """Norm, quantised matvec and residual through trace, planner and replay. Both hosts run Dawn on SwiftShader."""
+    mine, reference = probe("traced"), native("traced")
+    assert mine["y"] == reference["y"]
+    assert all(value == value and value for value in mine["y"])
+    assert mine["dispatches"] == reference["dispatches"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (12, 4, 1000, False, 1),  # ends by max_steps
+        (200, 4, 30, False, 4),  # ends by the halt, with steps in flight behind it
+        (100, 4, 20, True, 5),  # one command buffer in flight, each awaited
+        (3, 1, 1000, False, 2),
+    ],
+)
+def test_decode_loop_equals_native(probe: Probe, arguments: tuple[Any, ...]) -> None:
+    mine, reference = probe("decode", *arguments), native("decode", *arguments)
+    for run in (mine, reference):
+        run["results"] = [result for batch in run.pop("batches") for result in batch]
+        counted = run.pop("counted")
+        run["made"] = [v for k, v in counted.items() if k.endswith("_created")]
+        assert counted["upload_bytes"] == 0
+        assert counted["readback_bytes"] % 16 == 0
+        assert counted["buffers_created"] == (1 if arguments[3] else arguments[1])  # the ring
+        assert counted["pipelines_created"] == counted["bind_groups_created"] == 0
+    assert mine == reference
+
+
+def test_tokens_are_submitted_ahead(probe: Probe) -> None:
+    """At least three steps are submitted before the first is read."""
+    assert probe("decode", 40, 4, 1000, False, 1)["in_flight"] >= 3
+    assert probe("decode", 40, 4, 1000, True, 1)["in_flight"] == 1
+
+
+def test_stop_submits_nothing_more(probe: Probe) -> None:
+    run = probe("decode", 2000, 4, 10**6, False, 1, 7)
+    results = [result for batch in run["batches"] for result in batch]
+    assert 7 <= len(results) < 2000
+    assert run["state"][3] == len(results), "a step ran whose result was never given"
+    assert run["again"] == []
+
+
+def test_batches_cross_at_most_once_per_16_ms(probe: Probe) -> None:
+    run = probe("paced", 3000)
+    assert run["results"] == 3000
+    assert run["batches"] <= run["ms"] / 16 + 3, run
+    assert run["first_batch"] < 100  # the first token does not wait for company
+
+
+def test_second_loop_waits_for_the_ring(probe: Probe) -> None:
+    first, second = probe("two_loops")
+    assert first == list(range(1, len(first) + 1))
+    assert second == list(range(second[0], second[0] + 5))
+    assert second[0] > first[-1]
+
+
+@pytest.mark.parametrize(
+    "name, kind, words",
+    [
+        ("bad_shader", "HostError", ["broken kernel", "nonsense"]),
+        ("bad_binding", "HostError", ["layer 3 scale", "256"]),
+        ("bad_upload", "HostError", ["small", "32"]),
+        ("too_big", "OutOfMemoryError", ["monster"]),
+        ("lose_while_decoding", "DeviceLostError", ["Load the model again"]),
+    ],
+)
+def test_errors_name_what_failed(probe: Probe, name: str, kind: str, words: list[str]) -> None:
+    type_, message = probe(name)["error"]
+    assert type_ == kind
+    assert all(word in message for word in words), message
+    assert probe("round_trip", 4)["out"] == [1, 1.5, 2, 2.5], "the worker went on working"
+
+
+def test_fetched_bytes_go_to_the_gpu_as_they_are(probe: Probe) -> None:
+    answer = probe("upload_js", 50_000)
+    assert answer["same"]
+    assert answer["uploaded"] == answer["size"] == 50_000
+
+
+def test_no_adapter_says_what_to_do(blind_chromium: Browser, site: PageServer) -> None:
+    context, outside = watched(blind_chromium, site)
+    type_, message = Probe(blank_page(context, site), "py314")("info")["error"]
+    context.close()
+    assert type_ == "NoAdapterError"
+    assert "no WebGPU adapter" in message
+    assert "chrome://gpu" in message
+    assert not outside
+
+
+def test_no_webgpu_says_what_to_do(browser: Browser, site: PageServer) -> None:
+    context, _ = watched(browser, site)
+    probe = Probe(blank_page(context, site), "py314")
+    probe("hide_webgpu")
+    type_, message = probe("info")["error"]
+    context.close()
+    assert type_ == "NoAdapterError"
+    assert "navigator.gpu is missing" in message
