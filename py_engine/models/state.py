@@ -19,8 +19,8 @@ ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 class Rope:
     """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
 
-    `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by `magnitude`
-    (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
+    `magnitude` (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
     """
 
     width: int
