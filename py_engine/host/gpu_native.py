@@ -137,6 +137,12 @@ class NativeGpu(Gpu):
             "uniform": usage.UNIFORM | usage.COPY_DST,
             "readback": usage.MAP_READ | usage.COPY_DST,
         }
+        # wgpu 0.32 passes this callback with a wrong signature and raises; reading a word back waits as well.
+        self._fence = (
+            device.create_buffer(size=4, usage=usage.COPY_SRC | usage.COPY_DST)
+            if info.host == "wgpu"
+            else None
+        )
         self._closed = False
         self._rings: dict[int, list[Buffer]] = {}
 
@@ -273,7 +279,10 @@ class NativeGpu(Gpu):
 
     async def idle(self) -> None:
         try:
-            self._queue.on_submitted_work_done_sync()
+            if self._fence is None:
+                self._queue.on_submitted_work_done_sync()
+            else:
+                self._queue.read_buffer(self._fence, 0, 4)
         except Exception as error:
             raise self._error("the device did not finish its work", error) from error
         await asyncio.sleep(0)
