@@ -174,11 +174,11 @@ class Host:
                 message.id,
                 answer.text,
                 answer.completion_tokens,
-                round(answer.timings["decode_tps"] or 0.0, 2),
+                round(answer.timings.decode_tps, 2),
                 answer.finish_reason,
                 answer.prompt_tokens,
                 answer.cached_tokens,
-                answer.timings["ttft_s"],
+                answer.timings.ttft_s,
             )
         )
 

@@ -125,21 +125,15 @@ def test_fetched_bytes_go_to_the_gpu_as_they_are(probe: Probe) -> None:
     assert answer["uploaded"] == answer["size"] == 50_000
 
 
-def test_no_adapter_says_what_to_do(blind_chromium: Browser, site: PageServer) -> None:
+def test_without_a_gpu_it_says_what_to_do(blind_chromium: Browser, site: PageServer) -> None:
     context, outside = watched(blind_chromium, site)
-    type_, message = Probe(blank_page(context, site), "py314")("info")["error"]
-    context.close()
-    assert type_ == "NoAdapterError"
-    assert "no WebGPU adapter" in message
-    assert "chrome://gpu" in message
-    assert not outside
-
-
-def test_no_webgpu_says_what_to_do(browser: Browser, site: PageServer) -> None:
-    context, _ = watched(browser, site)
     probe = Probe(blank_page(context, site), "py314")
+    no_adapter = probe("info")["error"]
     probe("hide_webgpu")
-    type_, message = probe("info")["error"]
+    no_webgpu = probe("info")["error"]
     context.close()
-    assert type_ == "NoAdapterError"
-    assert "navigator.gpu is missing" in message
+    assert no_adapter[0] == no_webgpu[0] == "NoAdapterError"
+    assert "asked for 2 s" in no_adapter[1]
+    assert "navigator.gpu is missing" in no_webgpu[1]
+    assert all("chrome://gpu" in message for _, message in (no_adapter, no_webgpu))
+    assert not outside

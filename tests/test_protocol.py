@@ -1,0 +1,129 @@
+"""The worker's wire format: every kind both ways, and what a page may get wrong."""
+
+from __future__ import annotations
+
+import json
+import typing
+
+import pytest
+
+from py_engine.errors import InputError
+from py_engine.serve.protocol import (
+    Bench,
+    Booted,
+    Complete,
+    CountTokens,
+    Env,
+    Error,
+    Files,
+    FromWorker,
+    Generate,
+    GenerateOptions,
+    Info,
+    Interrupt,
+    Load,
+    Loading,
+    LoadOptions,
+    Log,
+    Progress,
+    Ready,
+    Result,
+    Token,
+    ToWorker,
+    Unload,
+    given,
+    parse,
+    to_wire,
+)
+
+TO_WORKER: list[ToWorker] = [
+    Load(1, "org/name@main", LoadOptions(dtype="f16", context=512, group=40, passes=2)),
+    Generate("a", messages=[{"role": "user", "content": "hi"}]),
+    Generate(2, prompt="once", options=GenerateOptions(temperature=0.5, top_k=3, stop=["\n"])),
+    Interrupt(2),
+    Unload(3),
+    CountTokens(4, text="hi"),
+    CountTokens(5, messages=[]),
+    Info(6),
+    Files(7, "folder", []),
+    Env(8, {"HF_ENDPOINT": "http://localhost"}),
+    Bench(9, "random:x", 64, 8, 1, LoadOptions(context=128)),
+]
+FROM_WORKER: list[FromWorker] = [
+    Booted("Pyodide 314.0.7", 500.0, True),
+    Log("a line"),
+    Loading(1, "Fetching"),
+    Progress(1, 5, 10, "weights"),
+    Ready(1, {"model": "x"}),
+    Token(2, "hé", 30.5, 4),
+    Complete(2, "hé", 4, 30.5, "stop", 12, 3, 0.25),
+    Error(None, "HostError", "no"),
+    Result(3, None),
+]
+
+
+@pytest.mark.parametrize("message", TO_WORKER, ids=lambda m: m.type)
+def test_a_message_survives_the_wire(message: ToWorker) -> None:
+    assert parse(json.loads(json.dumps(to_wire(message)))) == message
+
+
+def test_every_kind_is_tried_here() -> None:
+    assert {type(m) for m in TO_WORKER} == set(typing.get_args(ToWorker))
+    assert {type(m) for m in FROM_WORKER} == set(typing.get_args(FromWorker))
+
+
+@pytest.mark.parametrize("message", FROM_WORKER, ids=lambda m: m.status)
+def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
+    wire = to_wire(message)
+    assert wire["status"] == type(message).__name__.lower()
+    assert json.loads(json.dumps(wire)) == wire
+    if not isinstance(message, (Booted, Log)):
+        assert "id" in wire
+
+
+def test_numbers_as_javascript_sends_them() -> None:
+    message = parse(
+        {"type": "generate", "id": 1.0, "prompt": "x", "options": {"top_k": 5.0, "temperature": 1}}
+    )
+    assert isinstance(message, Generate)
+    assert message.options.top_k == 5 and isinstance(message.options.top_k, int)
+    assert message.options.temperature == 1.0
+
+
+def test_null_counts_as_absent() -> None:
+    message = parse(
+        {"type": "load", "id": 1, "repo": "x", "options": {"context": None, "dtype": "f32"}}
+    )
+    assert isinstance(message, Load)
+    assert given(message.options) == {"dtype": "f32"}
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        ("load", "object"),
+        (None, "object"),
+        ({"id": 1}, "unknown message type None"),
+        ({"type": "laod", "id": 1}, "'laod'"),
+        ({"type": "load", "id": 1}, "'repo'"),
+        ({"type": "load", "repo": "x"}, "'id'"),
+        ({"type": "load", "id": 1, "repo": 5}, "load.repo must be str"),
+        ({"type": "load", "id": True, "repo": "x"}, "load.id"),
+        ({"type": "load", "id": [], "repo": "x"}, "load.id must be str or int"),
+        ({"type": "load", "id": 1, "repo": "x", "revision": "y"}, "'revision'"),
+        ({"type": "load", "id": 1, "repo": "x", "options": 5}, "load.options"),
+        ({"type": "load", "id": 1, "repo": "x", "options": {"bits": 4}}, "'bits'"),
+        ({"type": "load", "id": 1, "repo": "x", "options": {"context": 1.5}}, "context must be int"),
+        ({"type": "generate", "id": 1}, "either messages or prompt"),
+        ({"type": "generate", "id": 1, "prompt": "x", "messages": []}, "either messages or prompt"),
+        ({"type": "generate", "id": 1, "messages": "hi"}, "must be a list"),
+        ({"type": "generate", "id": 1, "messages": ["hi"]}, "messages[0] must be an object"),
+        ({"type": "generate", "id": 1, "prompt": "x", "options": {"stop": "a"}}, "stop must be a list"),
+        ({"type": "generate", "id": 1, "prompt": "x", "options": {"seed": "a"}}, "seed must be int"),
+        ({"type": "count_tokens", "id": 1}, "either messages or text"),
+    ],
+)  # fmt: skip
+def test_a_wrong_message_is_refused_by_name(data: object, told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(data)
+    assert told in str(caught.value)
