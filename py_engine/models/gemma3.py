@@ -23,6 +23,16 @@ from py_engine.weights.config import (
 from py_engine.weights.store import WeightStore
 
 _THETA = {"full_attention": 1e6, SLIDING: 1e4}
+# What transformers' Gemma3TextConfig assumes; published multimodal configs leave these out.
+_DEFAULTS = {
+    "head_dim": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+    "rope_local_base_freq": _THETA[SLIDING],  # so that rope_scaling never reaches a sliding layer
+}
 
 
 def build(config: Config, store: WeightStore) -> Model:
@@ -33,7 +43,7 @@ def build(config: Config, store: WeightStore) -> Model:
     if require_bool(config, "use_bidirectional_attention", False):
         raise ModelError("config.json: use_bidirectional_attention is true: an embedding model, not a decoder")
     require_str(config, "hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
-    config = {"head_dim": 256, **config}
+    config = {**_DEFAULTS, **config}
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store, norm_offset=1.0)
     scale = require_float(config, "query_pre_attn_scalar", 1e-3, 1e6, 256.0) ** -0.5
