@@ -1,0 +1,212 @@
+"""./dev bench --browser MODEL: the engine's speed in headless Chromium, through the page's own worker.
+
+Starts the page server and a Chromium, opens public/bench.html, takes the result by a POST to the loopback interface and
+prints the object that `python -m py_engine bench MODEL --json` prints, on one line. Standard library only: it also runs
+on a bare GPU machine, given a Chromium. MODEL: a folder, a hub id (HF_ENDPOINT, HF_TOKEN are passed on), random:PRESET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from devtools.page_server import HUB, Handler, PageServer, Site
+
+BASE_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-timer-throttling",
+    "--disable-renderer-backgrounding",
+    "--enable-unsafe-webgpu",
+)
+PRESETS = {
+    "plain": (),  # what the machine offers; SwiftShader where there is no GPU
+    # An NVIDIA GPU without a display; the Dawn toggle brings shader-f16. VK_DRIVER_FILES may have to name its ICD file.
+    "nvidia": (
+        "--disable-gpu-sandbox",
+        "--ignore-gpu-blocklist",
+        "--enable-features=Vulkan",
+        "--use-angle=vulkan",
+        "--disable-vulkan-surface",
+        "--enable-dawn-features=vulkan_enable_f16_on_nvidia,allow_unsafe_apis",
+    ),
+}
+
+
+class BenchHandler(Handler):
+    """The page server, which also takes the worker's messages."""
+
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def handle(self) -> None:
+        """The browser is killed with connections open."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def do_POST(self) -> None:
+        """POST /bench/message"""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.messages.put(json.loads(body))
+        self.send_response(204)
+        self.end_headers()
+
+
+def say(text: str) -> None:
+    """For the person; stdout is the result's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def find_chromium(asked: str) -> str:
+    """A Chromium's path. Raises SystemExit when there is none."""
+    names = (
+        [asked] if asked else [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
+    )
+    for name in names:
+        if name and (path := shutil.which(name)):
+            return path
+    sys.exit(f"no Chromium: tried {', '.join(filter(None, names))}. Give one by --chromium PATH.")
+
+
+def served_model(model: str) -> tuple[str, Path | None]:
+    """(what the worker loads, folder that the local hub serves for it)."""
+    folder = Path(model)
+    if not model.startswith("random:") and (folder / "config.json").is_file():
+        folder = folder.resolve()
+        return f"{folder.parent.name}/{folder.name}", folder.parent.parent
+    return model, None
+
+
+def wait_for_result(limit_s: float, chromium: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The bench's answer, or an error message in the same form."""
+    started = time.monotonic()
+    while True:
+        left = limit_s - (time.monotonic() - started)
+        if left < 0:
+            return {"error_type": "TimeoutError", "error": f"no result within {limit_s:g} s"}
+        try:
+            message = BenchHandler.messages.get(timeout=min(left, 1.0))
+        except queue.Empty:
+            if chromium.poll() is not None:
+                return {
+                    "error_type": "HostError",
+                    "error": f"Chromium ended with {chromium.returncode}",
+                }
+            continue
+        status = message.get("status")
+        if status == "error" or (status == "result" and message.get("id") == "bench"):
+            return message
+        if status != "result":
+            say(f"[{time.monotonic() - started:.1f} s] {json.dumps(message)}")
+
+
+def bench(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run it once in a fresh profile; the worker's last message."""
+    chromium = find_chromium(arguments.chromium)
+    model, models = served_model(arguments.model)
+    endpoint = os.environ.get("HF_ENDPOINT", HUB)
+    site = Site(hub=endpoint) if models is None else Site(hub=endpoint, models=models)
+    options = {k: getattr(arguments, k) for k in ("dtype", "context", "group", "passes")}
+    server = PageServer(site)
+    server.RequestHandlerClass = BenchHandler
+    with server, tempfile.TemporaryDirectory(prefix="jerboa-bench-") as profile:
+        env = {"HF_ENDPOINT": endpoint, "HF_TOKEN": os.environ.get("HF_TOKEN", "")}
+        if models is not None:
+            env["HF_ENDPOINT"] = server.url + "models"
+        work = {
+            "runtime": arguments.runtime,
+            "env": {k: v for k, v in env.items() if v},
+            "message": {
+                "model": model,
+                "prompt_tokens": arguments.prompt_tokens,
+                "new_tokens": arguments.new_tokens,
+                "runs": arguments.runs,
+                "options": {k: v for k, v in options.items() if v is not None},
+            },
+        }
+        page = f"{server.url}bench.html#{urllib.parse.quote(json.dumps(work))}"
+        flags = [*BASE_FLAGS, *PRESETS[arguments.preset], *arguments.flags.split()]
+        command = [chromium, *flags, "--enable-logging=stderr", f"--user-data-dir={profile}", page]
+        browser = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        told: list[str] = []
+        threading.Thread(
+            target=_listen, args=(browser, told, arguments.verbose), daemon=True
+        ).start()
+        try:
+            message = wait_for_result(arguments.timeout, browser)
+            if "error" in message:
+                say("\n".join(["the browser's last words:", *told[-15:]]))
+            return message
+        finally:
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait()
+
+
+def _listen(browser: subprocess.Popen[bytes], told: list[str], verbose: bool) -> None:
+    """Keep what the browser prints, so that its pipe never fills."""
+    assert browser.stderr
+    for line in browser.stderr:
+        text = line.decode(errors="replace").rstrip()[:400]
+        if "dbus" in text:  # headless machines have none, and every Chromium complains
+            continue
+        told.append(text)
+        del told[:-200]
+        if verbose:
+            say(f"chromium: {text}")
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="dev bench --browser", description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtype", choices=("auto", "f16", "f32"))
+    parser.add_argument("--context", type=int)
+    parser.add_argument("--group", type=int)
+    parser.add_argument("--passes", type=int)
+    parser.add_argument("--json", action="store_true", help="always so; for likeness with `bench`")
+    parser.add_argument(
+        "--runtime", default="", help="a folder of .vendor/: py314 (default) or py27"
+    )
+    parser.add_argument("--chromium", default="", help="its path")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="plain", help="sets of flags")
+    parser.add_argument("--flags", default="", help="more flags, separated by spaces")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds")
+    parser.add_argument("--verbose", action="store_true", help="show what Chromium prints")
+    message = bench(parser.parse_args(arguments))
+    if "error" in message:
+        told = {"type": message.get("error_type", "Error"), "message": message["error"]}
+        print(json.dumps({"error": told}))
+        return 1
+    print(json.dumps(message["value"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
