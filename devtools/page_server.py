@@ -15,6 +15,7 @@ since PyScript's core calls Function(); a worker is bound by the policy of its o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -179,6 +180,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server_version = "jerboa-page"
     server: PageServer
 
+    def handle(self) -> None:
+        """One connection. A page that was closed or a load that was stopped in the middle is no error."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         """Routes, in the order of the module's table."""
         url = urllib.parse.urlsplit(self.path)
@@ -300,12 +306,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         data.seek(start)
         left = end - start
-        try:
-            while left and (block := data.read(min(BLOCK, left))):
-                self.wfile.write(block)
-                left -= len(block)
-        except ConnectionError:  # the page was closed or the load stopped
-            self.close_connection = True
+        while left and (block := data.read(min(BLOCK, left))):
+            self.wfile.write(block)
+            left -= len(block)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: the terminal belongs to the person."""
