@@ -95,10 +95,10 @@ def test_decode_of_texts_and_of_random_ids_equals_the_library(name: str, skip: b
     chance = random.Random(11)
     rare = sorted(mine.added) + [i for i in range(size) if len(judge.id_to_token(i) or "") == 1]
     rare += [i for i in range(size) if (judge.id_to_token(i) or "").startswith("<0x")]
-    sequences = [mine.encode(text, control=True) for text in texts(400, seed=5)]
-    sequences += [chance.choices(range(size + 3), k=chance.randint(0, 30)) for _ in range(1000)]
+    sequences = [mine.encode(text, control=True) for text in texts(300, seed=5)]
+    sequences += [chance.choices(range(size + 3), k=chance.randint(0, 30)) for _ in range(800)]
     # Bytes and added tokens side by side: where characters are cut in every way.
-    sequences += [chance.choices(rare, k=chance.randint(1, 12)) for _ in range(2000)]
+    sequences += [chance.choices(rare, k=chance.randint(1, 12)) for _ in range(1000)]
     for ids in sequences:
         expected = judge.decode(ids, skip_special_tokens=skip)
         assert mine.decode(ids, skip_special_tokens=skip) == expected, ids
@@ -223,7 +223,7 @@ DECODERS: list[dict[str, Any] | None] = [
     },
     {
         "type": "Sequence",
-        "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": "a", "start": 0, "stop": 2}],
+        "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": "a", "start": 0, "stop": 1}],
     },
     {"type": "Replace", "pattern": {"Regex": "[ab]+"}, "content": "\\1-"},
 ]

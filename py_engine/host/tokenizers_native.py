@@ -45,7 +45,10 @@ def load_native(data: bytes) -> NativeTokenizer:
 
     try:
         return NativeTokenizer(Tokenizer.from_buffer(data))
-    except Exception as error:  # the wheel raises bare Exception
+    except BaseException as error:
+        # The wheel raises bare Exception, and a panic in its Rust code comes as a BaseException.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise FormatError(
             f"tokenizer.json was refused by the tokenizers library: {error}. "
             "The file is damaged or of an unsupported kind: fetch it again, or use another "

@@ -13,6 +13,7 @@ against its decode).
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -76,11 +77,12 @@ class StreamDecoder:
         return pieces
 
 
+@functools.cache
 def byte_alphabet() -> dict[str, int]:
     """The 256 printable stand-ins of byte-level BPE: printable Latin-1 bytes stand for themselves,
     the others for U+0100 onwards in order. Source: GPT-2's encoder (Radford et al. 2019)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
+    others = sorted(set(range(256)) - set(printable))
     table = {chr(byte): byte for byte in printable}
     table.update({chr(0x100 + n): byte for n, byte in enumerate(others)})
     return table
