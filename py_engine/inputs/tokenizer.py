@@ -59,7 +59,8 @@ def require_text(text: object, what: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError(
             f"{what} holds a lone surrogate (U+{ord(text[error.start]):04X} at index "
-            f"{error.start}): it was cut inside a character or decoded wrongly; replace it, for example by U+FFFD"
+            f"{error.start}): it was cut inside a character or decoded wrongly; "
+            "replace it, for example by U+FFFD"
         ) from error
     return text
 
@@ -260,9 +261,10 @@ class Tokenizer:
         ids = self._library.encode(text)
         if not self._forbidden.isdisjoint(ids):
             found = next(token_id for token_id in ids if token_id in self._forbidden)
+            name = self.added[found].content
             raise InputError(
-                f"the text encodes to a control token of this model ({self.added[found].content!r}), "
-                "which  only its template may give: take it out of the text"
+                f"the text encodes to a control token of this model ({name!r}), which "
+                " only its template may give: take it out of the text"
             )
         return ids
 
