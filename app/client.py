@@ -1,0 +1,96 @@
+"""The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py.
+
+`handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
+"""
+
+import json
+
+import js
+from pyscript.ffi import to_js
+
+LAST = ("ready", "complete", "result", "error")
+
+
+class Client:
+    """One worker at a time; `restart` replaces one that failed."""
+
+    def __init__(self, runtime, on_booted, on_failed):
+        self._runtime = runtime  # a folder of vendor/, "" for the default
+        self._on_booted = on_booted
+        self._on_failed = on_failed
+        self._worker = None
+        self._handlers = {}
+        self._count = 0
+        self.booted = None
+
+    def start(self):
+        """Boot the engine, if it does not run or boot yet. It loads no model by itself."""
+        if self._worker is None:
+            options = to_js({"type": "module", "name": self._runtime})
+            self._worker = js.Worker.new("worker.mjs", options)
+            self._worker.onmessage = self._receive
+            self._worker.onerror = self._broke
+
+    def restart(self):
+        """End the worker (and with it whatever runs) and boot another."""
+        if self._worker is not None:
+            self._worker.terminate()
+            self._worker = None
+        self._handlers = {}
+        self.booted = None
+        self.start()
+
+    def ask(self, kind, handler=None, **fields):
+        """Send a request; returns its id. Values of None are left out."""
+        self.start()
+        self._count += 1
+        name = str(self._count)
+        message = {"type": kind, "id": name}
+        message.update({k: v for k, v in fields.items() if v is not None})
+        if handler:
+            self._handlers[name] = handler
+        self._worker.postMessage(to_js(message))
+        return name
+
+    def end(self, name):
+        """Stop a load or an answer and hear no more of it."""
+        self._handlers.pop(name, None)
+        if self._worker is not None:
+            self._worker.postMessage(to_js({"type": "interrupt", "id": name}))
+
+    def _receive(self, event):
+        # By way of JSON: numbers above 2**31 would arrive cut off.
+        message = json.loads(js.JSON.stringify(event.data))
+        status = message.get("status")
+        if status == "booted":
+            self.booted = message
+            self._on_booted(message)
+        elif status == "log":
+            js.console.info("engine:", message.get("message"))
+        elif status == "error" and message.get("id") is None and self.booted is None:
+            self._fail(message.get("error") or "it gave no reason")
+        else:
+            name = message.get("id")
+            handler = self._handlers.pop(name, None) if status in LAST else self._handlers.get(name)
+            if handler:
+                handler(message)
+
+    def _broke(self, event):
+        event.preventDefault()
+        try:
+            reason = event.message or "its files did not load"
+        except AttributeError:
+            reason = "its files did not load"
+        if self.booted is None:
+            self._fail(reason)
+        else:
+            js.console.error("engine:", reason)
+
+    def _fail(self, reason):
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.terminate()
+        handlers, self._handlers = self._handlers, {}
+        self._on_failed(reason)
+        for name, handler in handlers.items():
+            handler({"status": "error", "id": name, "error_type": "EngineError", "error": reason})

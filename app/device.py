@@ -1,0 +1,138 @@
+"""What this device can do, as far as a browser tells: the GPU, the memory, a screen that stays awake."""
+
+import asyncio
+
+import js
+
+from app.dom import field, numbers
+
+GB = 1e9
+OVERHEAD = 1.15  # activations and repacking, as a share of the weights
+STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
+TOUCH_LIMIT = 1.5 * GB  # iPadOS and iOS close a page between 1.5 and 2 GB
+ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium first answers null
+
+
+class Gpu:
+    """`ok`, and either `name` and `software`, or `title` and `text` that explain what is missing."""
+
+    def __init__(self):
+        self.ok = False
+        self.name = self.title = self.text = ""
+        self.software = False
+
+
+async def look():
+    """Ask the browser for a GPU, without keeping it."""
+    gpu = Gpu()
+    api = field(js.navigator, "gpu")
+    if api is None:
+        if not js.isSecureContext:
+            gpu.title = "This address is not secure"
+            gpu.text = (
+                "Browsers offer WebGPU only over https, or on localhost. "
+                "Open this page by such an address."
+            )
+        else:
+            gpu.title = "This browser has no WebGPU"
+            gpu.text = (
+                "The model runs on your GPU by WebGPU, which this browser does not offer or has "
+                "switched off. It is in Chrome and Edge from 113, Safari from 26 (macOS, iPadOS, "
+                "iOS) and Firefox from 141 (Windows, newer macOS). Nothing runs on the CPU instead."
+            )
+        return gpu
+    adapter = None
+    waited = 0
+    while adapter is None and waited <= ADAPTER_PATIENCE_MS:
+        if waited:
+            await asyncio.sleep_ms(250)
+        waited += 250
+        try:
+            adapter = await api.requestAdapter()
+        except Exception:
+            adapter = None
+    if adapter is None:
+        gpu.title = "No GPU answered"
+        gpu.text = (
+            "This browser has WebGPU, but gave no GPU for it. Switch on hardware acceleration in its "
+            "settings and update the graphics driver; chrome://gpu says what is blocked in Chrome "
+            "and Edge. Then try again."
+        )
+        return gpu
+    info = field(adapter, "info")
+    known = numbers(info, "vendor", "architecture", "description", "isFallbackAdapter") if info else {}
+    words = known.get("description") or (known.get("vendor", "") + " " + known.get("architecture", ""))
+    gpu.ok = True
+    gpu.name = words.strip() or "GPU"
+    gpu.software = bool(known.get("isFallbackAdapter")) or "swiftshader" in words.lower()
+    return gpu
+
+
+def size_text(nbytes):
+    """Decimal units, as shops and file managers count."""
+    if nbytes >= 0.995 * GB:
+        return "%.1f GB" % (nbytes / GB)
+    if nbytes >= 1e6:
+        return "%d MB" % round(nbytes / 1e6)
+    return "%d kB" % max(1, round(nbytes / 1e3))
+
+
+def fit(nbytes):
+    """(class, sentence): whether a model of this size is likely to fit. Browsers give hints, not numbers."""
+    need = nbytes * OVERHEAD + STATE
+    needs = "needs about %.1f GB" % max(0.1, need / GB)
+    memory = field(js.navigator, "deviceMemory")
+    if memory:
+        has = ", this device has %g GB%s" % (memory, " or more" if memory >= 8 else "")
+        return _judge(need, 0.35 * memory * GB, 0.7 * memory * GB, needs + has)
+    if js.matchMedia("(pointer: coarse)").matches:
+        told = ", phones and tablets close a page that takes 1.5 to 2"
+        return _judge(need, 0.7 * TOUCH_LIMIT, TOUCH_LIMIT, needs + told)
+    return "unknown", "N" + needs[1:] + "; this browser does not say how much there is"
+
+
+def _judge(need, easily, at_most, why):
+    if need <= easily:
+        return "good", "Should fit: " + why
+    if need <= at_most:
+        return "tight", "May be tight: " + why
+    return "bad", "Unlikely to fit: " + why
+
+
+class Awake:
+    """Keeps the screen on while something is under way, where the browser can."""
+
+    def __init__(self):
+        self._wanted = False
+        self._lock = None
+        # A lock ends by itself when the tab is hidden.
+        js.document.addEventListener("visibilitychange", self._shown)
+
+    def hold(self):
+        """From now on."""
+        self._wanted = True
+        asyncio.create_task(self._ask())
+
+    def release(self):
+        """No longer."""
+        self._wanted = False
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def _shown(self, event):
+        if self._wanted and js.document.visibilityState == "visible":
+            asyncio.create_task(self._ask())
+
+    async def _ask(self):
+        api = field(js.navigator, "wakeLock")
+        if api is None:
+            return
+        try:
+            lock = await api.request("screen")
+        except Exception:  # low battery, hidden tab
+            return
+        if self._wanted and self._lock is None:
+            self._lock = lock
+        else:
+            lock.release()

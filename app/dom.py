@@ -1,0 +1,69 @@
+"""Finding, making and filling DOM nodes. Text only ever enters the page as text."""
+
+import json
+
+import js
+from js import document
+from pyscript.ffi import to_js
+
+
+def find(name):
+    """The element with this id; index.html holds it."""
+    return document.getElementById(name)
+
+
+def stamp(name):
+    """A fresh copy of a <template>'s one element."""
+    return document.getElementById(name).content.cloneNode(True).firstElementChild
+
+
+def make(tag, text="", kind=""):
+    """An element with a text and a class."""
+    node = document.createElement(tag)
+    if text:
+        node.textContent = text
+    if kind:
+        node.className = kind
+    return node
+
+
+def button(text, action, kind="plain"):
+    """A button; `action` is what main.py's table of actions calls it."""
+    node = make("button", text, kind)
+    node.type = "button"
+    node.setAttribute("data-do", action)
+    return node
+
+
+def show(node, visible=True):
+    """Show or hide, for eyes and for screen readers."""
+    if bool(node.hidden) == bool(visible):
+        node.hidden = not visible
+
+
+def clear(node):
+    """Remove all children."""
+    node.replaceChildren()
+
+
+def field(thing, name, default=None):
+    """A property of a JS object; `default` where it is missing, undefined or null."""
+    try:
+        value = getattr(thing, name)
+    except AttributeError:
+        return default
+    return default if value is None else value
+
+
+def numbers(thing, *names):
+    """The named properties as a dict, of each element if `thing` is an array. By way of JSON, since
+    numbers above 2**31 (sizes, limits) reach MicroPython cut off."""
+    return json.loads(js.JSON.stringify(thing, to_js(list(names))))
+
+
+_announced = find("announce")
+
+
+def announce(text):
+    """Have a screen reader say it when it has time."""
+    _announced.textContent = text

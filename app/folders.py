@@ -1,0 +1,88 @@
+"""Model folders of one's own: picked by a file input, or dropped on the page."""
+
+import asyncio
+
+from pyscript.ffi import to_js
+
+from app.dom import field, numbers
+
+WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+
+
+class FolderError(Exception):
+    """What was picked is no model folder."""
+
+
+def from_input(picker):
+    """(name, File objects) of an <input webkitdirectory>. Raises FolderError."""
+    files = [picker.files.item(i) for i in range(picker.files.length)]
+    paths = [file.webkitRelativePath or file.name for file in files]
+    name = paths[0].split("/")[0] if paths and "/" in paths[0] else "folder"
+    return _checked(name, [f for f, path in zip(files, paths) if path.count("/") <= 1])
+
+
+async def from_drop(transfer):
+    """(name, File objects) of what was dropped: one folder, or the files of one. Raises FolderError."""
+    # All entries now: after the first await the browser has emptied the list.
+    entries = [transfer.items[i].webkitGetAsEntry() for i in range(transfer.items.length)]
+    entries = [entry for entry in entries if entry is not None]
+    if len(entries) == 1 and entries[0].isDirectory:
+        name = entries[0].name
+        inside = await _children(entries[0])
+    else:
+        name, inside = "files", entries
+    return _checked(name, [await _file(entry) for entry in inside if entry.isFile])
+
+
+def total(files):
+    """Bytes of the weights."""
+    known = numbers(to_js(files), "name", "size")
+    return sum(file["size"] for file in known if file["name"].endswith(".safetensors"))
+
+
+def _checked(name, files):
+    kept = [f for f in files if f.name.endswith(WANTED) and not f.name.startswith(".")]
+    names = [f.name for f in kept]
+    if "config.json" in names and any(n.endswith(".safetensors") for n in names):
+        return name.replace("@", "-").replace("/", "-"), kept
+    hint = ""
+    if any(f.name.endswith(".gguf") for f in files):
+        hint = " A GGUF file has to be converted first: python -m py_engine convert FILE.gguf FOLDER"
+    raise FolderError(
+        '"%s" is not a model folder: one holds config.json, tokenizer.json and .safetensors files '
+        "at its top.%s" % (name, hint)
+    )
+
+
+async def _called(start):
+    """The value that a function gives to its first callback; OSError if it calls the second."""
+    done = asyncio.Event()
+    box = []
+
+    def good(value):
+        box.append(value)
+        done.set()
+
+    def bad(error):
+        box.append(OSError(str(field(error, "message", "it could not be read"))))
+        done.set()
+
+    start(good, bad)
+    await done.wait()
+    if isinstance(box[0], OSError):
+        raise box[0]
+    return box[0]
+
+
+async def _children(folder):
+    reader = folder.createReader()
+    found = []
+    while True:  # browsers give at most 100 at a time
+        some = list(await _called(lambda good, bad: reader.readEntries(good, bad)))
+        if not some:
+            return found
+        found += some
+
+
+async def _file(entry):
+    return await _called(lambda good, bad: entry.file(good, bad))

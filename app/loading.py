@@ -1,0 +1,150 @@
+"""Loading a model: asked for, watched in bytes and time, cancelled, tried again."""
+
+import time
+
+from app.device import Awake, size_text
+from app.dom import announce, button, clear, find, show
+
+DRAW_MS = 100  # between two updates of the bar
+RATE_MS = 8000  # the speed is that of the last seconds
+FIRST_GUESS_MS = 1500  # no time left before this much was seen
+PHASES = {
+    "config": "Reading the model's description",
+    "weights": "Fetching weights",
+    "kernels": "Preparing the GPU's programs",
+    "ready": "Almost there",
+}
+
+
+class Loading:
+    """`state`: "none", "loading" or "ready"; `model`: which; `info`: of the ready engine."""
+
+    def __init__(self, client, options, on_change):
+        self._client = client
+        self._options = options  # () -> dict of a load message's options
+        self._on_change = on_change
+        self._awake = Awake()
+        self._request = None
+        self._points = []
+        self._drawn = 0
+        self.state = "none"
+        self.model = None
+        self.info = {}
+
+    def start(self, model):
+        """Load it, in place of what is loaded or loading."""
+        if self._request:
+            self._client.end(self._request)
+        self.model = model
+        self.info = {}
+        self._points = []
+        self._drawn = 0
+        find("load-title").textContent = "Loading " + label(model)
+        find("load-bytes").textContent = ""
+        find("load-bar").removeAttribute("value")
+        self._phase("" if self._client.booted else "Starting Python in this page")
+        show(find("notice"), False)
+        show(find("load"))
+        self._awake.hold()
+        if "files" in model:
+            name = model["id"].split(":", 1)[1]
+            self._client.ask("files", name=name, files=model["files"])
+        elif model.get("endpoint"):
+            self._client.ask("env", values={"HF_ENDPOINT": model["endpoint"]})
+        self._request = self._client.ask(
+            "load", self._heard, repo=model["id"], options=self._options()
+        )
+        self._become("loading")
+        announce("Loading " + label(model))
+
+    def cancel(self):
+        """Stop loading; nothing is loaded then."""
+        if self.state != "loading":
+            return
+        self._client.end(self._request)
+        self._finish("none")
+        announce("Loading was cancelled")
+
+    def lost(self):
+        """The engine is gone, and the model with it."""
+        self._finish("none")
+
+    def _heard(self, message):
+        status = message["status"]
+        if status == "loading":
+            self._phase(PHASES.get(message["message"], message["message"]))
+        elif status == "progress":
+            self._progress(message["loaded"], message["total"])
+        elif status == "ready":
+            self.info = message.get("info") or {}
+            self._finish("ready")
+            announce(label(self.model) + " is ready")
+        elif status == "error":
+            self._finish("none")
+            if message["error_type"] != "AbortError":
+                self._failed(message["error"])
+
+    def _finish(self, state):
+        self._request = None
+        self._awake.release()
+        show(find("load"), False)
+        self._become(state)
+
+    def _become(self, state):
+        self.state = state
+        self._on_change()
+
+    def _phase(self, text):
+        find("load-phase").textContent = text
+
+    def _progress(self, loaded, total):
+        now = time.ticks_ms()
+        points = self._points
+        points.append((now, loaded))
+        while len(points) > 2 and time.ticks_diff(now, points[0][0]) > RATE_MS:
+            points.pop(0)
+        if not total or (loaded < total and time.ticks_diff(now, self._drawn) < DRAW_MS):
+            return
+        self._drawn = now
+        bar = find("load-bar")
+        bar.max = 1
+        bar.value = min(loaded / total, 1)
+        text = size_text(loaded) + " of " + size_text(total)
+        took = time.ticks_diff(now, points[0][0])
+        came = loaded - points[0][1]
+        if took >= FIRST_GUESS_MS and came > 0 and loaded < total:
+            text += ", " + time_text((total - loaded) * took / came / 1000) + " left"
+        find("load-bytes").textContent = text
+
+    def _failed(self, reason):
+        problem(
+            label(self.model) + " did not load",
+            reason,
+            (("Try again", "reload-model"), ("Choose another model", "open-models")),
+        )
+
+
+def label(model):
+    """What people call the model."""
+    return model.get("label") or model["id"]
+
+
+def time_text(seconds):
+    """Coarse, since it is a guess."""
+    if seconds < 60:
+        return "%d s" % max(1, round(seconds))
+    if seconds < 3600:
+        return "%d min" % round(seconds / 60)
+    return "%.1f h" % (seconds / 3600)
+
+
+def problem(title, text, actions=()):
+    """Show what went wrong above the message box, with buttons (text, action)."""
+    find("notice-title").textContent = title
+    find("notice-text").textContent = text.split("\nTraceback")[0]
+    row = find("notice-actions")
+    clear(row)
+    for words, action in actions:
+        row.append(button(words, action))
+    row.append(button("Dismiss", "dismiss"))
+    show(find("notice"))

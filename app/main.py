@@ -1,0 +1,553 @@
+"""The page: wires what the person does to the chat, the models and the engine's worker. MicroPython, by PyScript.
+
+Every button names its action in `data-do`; the table of actions stands at the end.
+"""
+
+import asyncio
+import json
+
+import js
+from js import document, window
+from pyscript.ffi import to_js
+
+from app import chats, device, folders, storage
+from app.client import Client
+from app.conversation import Conversation
+from app.dom import announce, clear, field, find, show
+from app.loading import Loading, label, problem
+from app.picker import Picker, problem_card
+from app.rows import UserRow
+from app.settings import Settings
+from app.sidebar import Sidebar
+
+STARTERS = (
+    "Explain how a bicycle stays upright",
+    "Write a Python function that reverses the words of a sentence",
+    "Give me three names for a small desert animal",
+)
+CONTINUATIONS = ("Once upon a time in the desert,", "The three laws of motion are", "def fibonacci(n):")
+
+prompt = find("prompt")
+gpu = device.Gpu()
+query = js.URLSearchParams.new(window.location.search)
+
+
+def asked(name):
+    """A parameter of the page's address, None without one."""
+    return query.get(name) or None
+
+
+def load_options():
+    """dtype, context and submit grouping for a load message: the settings', else the address's."""
+    options = {"dtype": asked("dtype")}
+    for name in ("context", "group", "passes"):
+        text = asked(name) or ""
+        options[name] = int(text) if text.isdigit() else None
+    if settings.context:
+        options["context"] = int(settings.context)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# ---- what is shown
+
+
+def refresh():
+    """Bring buttons, names and lines in step with what is going on."""
+    state = loading.state
+    document.body.setAttribute("data-model", state)
+    empty = not conversation.chat["messages"]
+    find("model-name").textContent = (
+        "Choose a model" if state == "none" else label(loading.model)
+    )
+    running = conversation.running is not None
+    show(find("stop"), running)
+    show(find("send"), not running)
+    show(find("hero"), empty)
+    show(find("chat-menu"), not empty)
+    if empty:
+        draw_hero(state)
+    prompt.placeholder = "Begin a text" if conversation.continues() else "Write a message"
+    find("state").textContent = state_line(state)
+    draw_context()
+    typed()
+    sidebar.refresh(conversation.chat["id"])
+
+
+def state_line(state):
+    """The line under the message box."""
+    if gpu.title:
+        return gpu.title + ": chats can be read, not continued"
+    if state == "ready":
+        return "Runs on " + (gpu.name or "this device")
+    if state == "loading":
+        return "Loading; you can write already"
+    return "No model is loaded"
+
+
+def draw_hero(state):
+    """The empty chat: what to do first."""
+    ready = state == "ready"
+    base = conversation.continues()
+    if ready:
+        find("hero-title").textContent = label(loading.model) + " is ready"
+        find("hero-text").textContent = (
+            "A base model: it goes on with your text rather than answering it."
+            if base
+            else "Ask something. The answer is worked out on this device."
+        )
+    else:
+        find("hero-title").textContent = "A language model on your own GPU"
+        find("hero-text").textContent = (
+            "You can write your first message while it loads."
+            if state == "loading"
+            else "Choose a model. It loads only when you ask for it, and then answers on this device."
+        )
+    show(find("hero-picker"), state == "none")
+    starters = find("starters")
+    show(starters, ready)
+    if ready:
+        clear(starters)
+        for text in CONTINUATIONS if base else STARTERS:
+            button = document.createElement("button")
+            button.type = "button"
+            button.textContent = text
+            button.setAttribute("data-do", "starter")
+            starters.append(button)
+    if not find("models").open:
+        place_picker()
+
+
+def place_picker():
+    """The one form stands in the empty page, unless the dialog has it."""
+    if gpu.title:
+        return
+    picker.place("hero-picker")
+
+
+def draw_context():
+    """How much of the context the chat has used."""
+    line = find("context")
+    most = (loading.info.get("context") or {}).get("max")
+    used = conversation.used
+    show(line, bool(used and most))
+    if used and most:
+        line.textContent = "Context %s of %s" % ("{:,}".format(used), "{:,}".format(most))
+        line.className = "full" if used > 0.9 * most else ""
+
+
+def typed(event=None):
+    """The message box changed: its height, and whether it can be sent."""
+    rows = min(10, prompt.value.count("\n") + 1)
+    if prompt.rows != rows:
+        prompt.rows = rows
+    find("send").disabled = not prompt.value.strip() or bool(gpu.title)
+
+
+def notice(title, text):
+    """Something went wrong outside a message."""
+    problem(title, text)
+
+
+# ---- what the person does
+
+
+def send(event=None):
+    """Send what is in the box, or have a model chosen first."""
+    if event is not None:
+        event.preventDefault()
+    text = prompt.value.strip()
+    if not text or conversation.running or gpu.title:
+        return
+    if loading.state == "none":
+        open_models()
+        return
+    prompt.value = ""
+    conversation.send(text)
+
+
+def key_in_prompt(event):
+    """Enter sends; with Shift, or while an input method composes, it does not."""
+    if event.key == "Enter" and not event.shiftKey and not event.isComposing:
+        send(event)
+
+
+def key_anywhere(event):
+    """Escape stops the answer, once nothing else is open that it closes."""
+    if event.key != "Escape" or document.querySelector("dialog[open]"):
+        return
+    menu = find("chat-menu")
+    if menu.open:
+        menu.open = False
+        menu.children[0].focus()
+    elif not sidebar.close():
+        conversation.stop()
+
+
+def open_models(button=None):
+    """The dialog to choose a model in."""
+    if gpu.title:
+        notice(gpu.title, gpu.text)
+        return
+    picker.place("dialog-picker")
+    if not find("models").open:
+        find("models").showModal()
+
+
+def choose(model):
+    """Load this one."""
+    if find("models").open:
+        find("models").close()
+    conversation.stop()
+    conversation.used = None
+    loading.start(model)
+    prompt.focus()
+
+
+def take_folder(read):
+    """Load a folder that was picked or dropped; `read` gives its name and files."""
+    if gpu.title:
+        notice(gpu.title, gpu.text)
+        return
+    try:
+        name, files = read()
+    except folders.FolderError as error:
+        if find("models").open:
+            find("models").close()
+        problem("Not a model folder", str(error), (("Open another folder", "pick-folder"),))
+        return
+    choose(picker.add_folder(name, files))
+
+
+async def dropped(transfer):
+    """Read what was dropped, then load it."""
+    try:
+        found = await folders.from_drop(transfer)
+    except (folders.FolderError, OSError) as error:
+        problem("Not a model folder", str(error), (("Open a folder", "pick-folder"),))
+        return
+    take_folder(lambda: found)
+
+
+def brings_files(event):
+    """Whether what is dragged are files, not a text of this page."""
+    return "Files" in list(event.dataTransfer.types)
+
+
+def drag(event):
+    """Files hover over the page."""
+    if brings_files(event):
+        event.preventDefault()
+        show(find("drop"), event.type == "dragover")
+
+
+def drop(event):
+    """Files were let go."""
+    if brings_files(event):
+        event.preventDefault()
+        show(find("drop"), False)
+        asyncio.create_task(dropped(event.dataTransfer))
+
+
+def reload_model(button=None):
+    """Load the same model again, in a fresh engine if the old one is broken."""
+    show(find("notice"), False)
+    if loading.model is None:
+        open_models()
+        return
+    client.restart()
+    loading.start(loading.model)
+
+
+def row_of(button):
+    """The number of the message that a button belongs to; the last one's for buttons elsewhere."""
+    row = button.closest(".message")
+    return int(row.getAttribute("data-index")) if row else len(conversation.rows) - 1
+
+
+async def copy(button, text):
+    """To the clipboard, and say so."""
+    try:
+        await js.navigator.clipboard.writeText(text)
+    except Exception:
+        announce("Copying was refused by the browser")
+        return
+    announce("Copied")
+    words = button.classList.contains("plain")
+    button.classList.add("done")
+    if words:
+        button.textContent = "Copied"
+    await asyncio.sleep_ms(1500)
+    button.classList.remove("done")
+    if words:
+        button.textContent = "Copy"
+
+
+def copy_message(button):
+    """The source of a message, thinking left out."""
+    text = conversation.chat["messages"][row_of(button)]["content"]
+    asyncio.create_task(copy(button, conversation_text(text)))
+
+
+def conversation_text(text):
+    """An answer without its thinking."""
+    from app.rows import split_thinking
+
+    return split_thinking(text)[2] or text
+
+
+def copy_code(button):
+    """A code block."""
+    code = button.closest(".code").querySelector("code").textContent
+    asyncio.create_task(copy(button, code))
+
+
+def edit(button):
+    """Rewrite a message."""
+    if not conversation.running:
+        conversation.edit(row_of(button))
+
+
+def cancel_edit(button):
+    """Leave it as it was."""
+    row = conversation.rows[row_of(button)]
+    if isinstance(row, UserRow):
+        row.end_edit()
+
+
+def again(button):
+    """Answer anew."""
+    if loading.state == "none" and not gpu.title:
+        open_models()
+        return
+    conversation.again(row_of(button))
+
+
+def starter(button):
+    """One of the examples."""
+    prompt.value = button.textContent
+    send()
+
+
+def new_chat(button=None):
+    """An empty chat."""
+    sidebar.close()
+    conversation.open()
+    prompt.focus()
+
+
+def open_chat(button):
+    """A chat from the list."""
+    name = button.closest("li").getAttribute("data-id")
+    sidebar.close()
+    conversation.open(name)
+    find("scroll").focus()
+
+
+def confirm(text, act):
+    """Ask before something that cannot be undone."""
+    dialog = find("confirm")
+    find("confirm-text").textContent = text
+
+    def closed(event):
+        if dialog.returnValue == "yes":
+            act()
+
+    dialog.returnValue = ""
+    dialog.onclose = closed
+    dialog.showModal()
+
+
+def delete_chat(button):
+    """The chat of the row, or the open one."""
+    row = button.closest("li")
+    name = row.getAttribute("data-id") if row else conversation.chat["id"]
+    find("chat-menu").open = False
+
+    def act():
+        forget(name)
+
+    text = chats.title(chats.load(name) or conversation.chat)
+    confirm('Delete "%s"? This cannot be undone.' % text, act)
+
+
+def forget(name):
+    """Delete a chat and whatever is being written into it."""
+    if conversation.running and conversation.running.chat["id"] == name:
+        conversation.stop()
+    chats.delete(name)
+    announce("The chat was deleted")
+    if conversation.chat["id"] == name:
+        new_chat()
+    else:
+        refresh()
+
+
+def delete_all(button):
+    """Every chat."""
+
+    def act():
+        find("settings").close()
+        conversation.stop()
+        for chat in chats.listed():
+            chats.delete(chat["id"])
+        new_chat()
+        announce("All chats were deleted")
+
+    confirm("Delete all chats? This cannot be undone.", act)
+
+
+def download(text, name, kind):
+    """Hand the person a file."""
+    blob = js.Blob.new(to_js([text]), to_js({"type": kind + ";charset=utf-8"}))
+    url = js.URL.createObjectURL(blob)
+    link = document.createElement("a")
+    link.href = url
+    link.download = name
+    link.click()
+    js.setTimeout(lambda: js.URL.revokeObjectURL(url), 10000)
+    find("chat-menu").open = False
+
+
+def export_markdown(button):
+    """The open chat, for people."""
+    chat = conversation.chat
+    download(chats.as_markdown(chat), chats.file_name(chat) + ".md", "text/markdown")
+
+
+def export_json(button):
+    """The open chat, for programs."""
+    chat = conversation.chat
+    download(json.dumps(chat), chats.file_name(chat) + ".json", "application/json")
+
+
+def export_all(button):
+    """Every chat in one file."""
+    found = [chats.load(chat["id"]) for chat in chats.listed()]
+    text = json.dumps({"chats": [chat for chat in found if chat]})
+    download(text, "jerboa-chats.json", "application/json")
+
+
+# ---- start
+
+
+def engine_booted(message):
+    """Python runs in the worker."""
+    document.body.setAttribute("data-engine", "ready")
+    js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
+
+
+def engine_failed(reason):
+    """The worker is gone."""
+    document.body.setAttribute("data-engine", "failed")
+    loading.lost()
+    actions = (("Try again", "restart-engine"),)
+    problem("The engine did not start", reason + "\nCheck the connection, then try again.", actions)
+
+
+def restart_engine(button=None):
+    """Boot a fresh worker."""
+    show(find("notice"), False)
+    document.body.setAttribute("data-engine", "booting")
+    client.restart()
+
+
+async def look_for_gpu(button=None):
+    """Ask for a GPU; with one, boot the engine (it loads no model), without one, say what is missing."""
+    global gpu
+    gpu = await device.look()
+    place = find("hero-picker")
+    clear(place)
+    if gpu.ok:
+        picker.show_gpu(gpu)
+        document.body.setAttribute("data-engine", "booting")
+        client.start()
+    else:
+        card = problem_card(gpu.title, gpu.text)
+        retry = document.createElement("button")
+        retry.type = "button"
+        retry.className = "plain"
+        retry.textContent = "Look again"
+        retry.setAttribute("data-do", "look-for-gpu")
+        card.children[0].append(retry)
+        place.append(card)
+        document.body.setAttribute("data-engine", "none")
+    refresh()
+
+
+async def fetch_config():
+    """The server's list of models."""
+    try:
+        answer = await window.fetch("config.json")
+        text = js.JSON.stringify(await answer.json()) if answer.ok else ""
+        config = json.loads(text) if text else None
+    except Exception:
+        config = None
+    picker.offer(config)
+    document.body.setAttribute("data-config", "ready")
+
+
+ACTIONS = {
+    "again": again,
+    "cancel-edit": cancel_edit,
+    "cancel-load": lambda button: loading.cancel(),
+    "close-dialog": lambda button: button.closest("dialog").close(),
+    "close-sidebar": lambda button: sidebar.close(),
+    "copy": copy_message,
+    "copy-code": copy_code,
+    "delete-all": delete_all,
+    "delete-chat": delete_chat,
+    "dismiss": lambda button: show(find("notice"), False),
+    "edit": edit,
+    "export-all": export_all,
+    "export-json": export_json,
+    "export-markdown": export_markdown,
+    "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
+    "new-chat": new_chat,
+    "open-chat": open_chat,
+    "open-models": open_models,
+    "open-settings": lambda button: settings.show(),
+    "open-sidebar": lambda button: sidebar.open(),
+    "pick-folder": lambda button: picker.pick_folder(),
+    "reload-model": reload_model,
+    "reset-settings": lambda button: settings.reset(),
+    "restart-engine": restart_engine,
+    "starter": starter,
+    "stop": lambda button: conversation.stop(),
+    "to-end": lambda button: conversation.to_end(),
+}
+
+
+def clicked(event):
+    """Find the action of what was clicked."""
+    button = event.target.closest("[data-do]")
+    menu = find("chat-menu")
+    if menu.open and not menu.contains(event.target):
+        menu.open = False
+    if button is not None:
+        ACTIONS[button.getAttribute("data-do")](button)
+
+
+client = Client(asked("runtime") or "", engine_booted, engine_failed)
+settings = Settings(lambda text: notice("Settings", text))
+sidebar = Sidebar()
+loading = Loading(client, load_options, lambda: refresh())
+picker = Picker(choose, take_folder)
+conversation = Conversation(client, loading, settings, lambda: refresh(), notice)
+
+document.addEventListener("click", clicked)
+document.addEventListener("keydown", key_anywhere)
+find("composer").addEventListener("submit", send)
+prompt.addEventListener("keydown", key_in_prompt)
+prompt.addEventListener("input", typed)
+find("models").addEventListener("close", lambda event: place_picker())
+for kind in ("dragover", "dragleave"):
+    window.addEventListener(kind, drag)
+window.addEventListener("drop", drop)
+window.addEventListener("pagehide", lambda event: conversation.save_now())
+window.addEventListener("storage", lambda event: sidebar.refresh(conversation.chat["id"]))
+if not storage.persistent:
+    find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."
+refresh()
+document.body.setAttribute("data-ui", "ready")
+asyncio.create_task(fetch_config())
+asyncio.create_task(look_for_gpu())

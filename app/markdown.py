@@ -1,0 +1,442 @@
+"""Markdown, as models write it, into trees for public/nodes.mjs; it can be fed piece by piece.
+
+Headings, paragraphs, lists, quotes, fenced and indented code, tables, rules; bold, italic, struck, code, http(s) links.
+HTML stays text, images become links. A line break in a paragraph is a line break. What is built from pieces equals what
+is built from the whole: a block is settled only when a complete line has begun the next one.
+
+MicroPython takes some 20 us for a step of a loop, so nothing loops over characters: it jumps
+from one special mark to the next with str.find.
+"""
+
+import json
+
+from pyscript.js_modules import nodes
+
+MAX_DEPTH = 7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
+MAX_LINK = 2000  # characters
+PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+MARKS = ("\\", "`", "*", "_", "~~", "[", "http", "&", "\n")
+ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&quot;", '"'), ("&#39;", "'"), ("&nbsp;", "\u00a0"))
+
+
+class Markdown:
+    """Shows a growing text in `root`."""
+
+    def __init__(self, root):
+        self.root = root
+        self.tail = ""  # source from the first block that may still change
+        self.settled = 0  # blocks before it, each one child of root
+        self.dirty = False
+
+    def feed(self, text):
+        """Take more text; `render` shows it."""
+        self.tail += text
+        self.dirty = True
+
+    def render(self, last=False):
+        """Show what was fed. `last`: nothing more will come."""
+        if not self.dirty:
+            return
+        self.dirty = False
+        lines = self.tail.split("\n")
+        found = blocks(lines)
+        complete = len(lines) if last else len(lines) - 1
+        count = 0
+        while count + 1 < len(found) and found[count + 1][0] < complete:
+            count += 1
+        nodes.update(self.root, self.settled, json.dumps([tree for _, tree in found]))
+        self.settled += count
+        if count:
+            self.tail = "\n".join(lines[found[count][0] :])
+
+
+# ---- blocks
+
+
+def blocks(lines, depth=0):
+    """[(first line, tree)] of the blocks in `lines`."""
+    found = []
+    i = 0
+    while i < len(lines):
+        text = lines[i].strip()
+        if not text:
+            i += 1
+            continue
+        start = i
+        indent = _indent(lines[i])
+        if _fence(text):
+            tree, i = _read_fence(lines, i, indent)
+        elif indent >= 4:
+            tree, i = _read_indented(lines, i)
+        elif _heading(text):
+            level = _heading(text)
+            tree = ["h%d" % level] + inline(text[level:].strip().rstrip("#").rstrip())
+            i += 1
+        elif _rule(text):
+            tree = ["hr"]
+            i += 1
+        elif text[0] == ">" and depth < MAX_DEPTH:
+            tree, i = _read_quote(lines, i, depth)
+        elif depth < MAX_DEPTH and _marker(lines[i]):
+            tree, i = _read_list(lines, i, depth)
+        elif _table_starts(lines, i):
+            tree, i = _read_table(lines, i)
+        else:
+            tree, i = _read_paragraph(lines, i)
+        found.append((start, tree))
+    return found
+
+
+def _indent(line):
+    return len(line.replace("\t", "    ")) - len(line.replace("\t", "    ").lstrip())
+
+
+def _fence(text):
+    """The run of backticks or tildes that opens a code block, or ""."""
+    for mark in ("`", "~"):
+        if text.startswith(mark * 3):
+            rest = text.lstrip(mark)
+            if mark == "~" or "`" not in rest:
+                return text[: len(text) - len(rest)]
+    return ""
+
+
+def _heading(text):
+    if text[0] != "#":
+        return 0
+    level = len(text) - len(text.lstrip("#"))
+    return level if level <= 6 and text[level : level + 1] in ("", " ") else 0
+
+
+def _rule(text):
+    bare = text.replace(" ", "")
+    return len(bare) >= 3 and bare[0] in "-*_" and not bare.strip(bare[0])
+
+
+def _marker(line):
+    """(indent, content column, number or None) of a list item's first line, None for other lines."""
+    flat = line.replace("\t", "    ")
+    text = flat.lstrip()
+    indent = len(flat) - len(text)
+    if text[:1] in ("-", "*", "+"):
+        width, number = 1, None
+    else:
+        digits = 0
+        while text[digits : digits + 1] in "0123456789" and digits < 9 and digits < len(text):
+            digits += 1
+        if not digits or text[digits : digits + 1] not in (".", ")"):
+            return None
+        width, number = digits + 1, int(text[:digits])
+    rest = text[width:]
+    if rest and rest[0] != " ":
+        return None
+    space = len(rest) - len(rest.lstrip())
+    return indent, indent + width + (space if 1 <= space <= 4 and rest.strip() else 1), number
+
+
+def _interrupts(line):
+    """True when the line ends a paragraph."""
+    text = line.strip()
+    if not text or _fence(text) or text[0] == ">" or _heading(text) or _rule(text):
+        return True
+    item = _marker(line)
+    return bool(item) and item[2] in (None, 1) and item[1] < len(line.replace("\t", "    "))
+
+
+def _read_fence(lines, i, indent):
+    text = lines[i].strip()
+    run = _fence(text)
+    language = text[len(run) :].strip().split(" ")[0]
+    body = []
+    i += 1
+    while i < len(lines):
+        end = lines[i].strip()
+        if end.startswith(run) and not end.strip(run[0]):
+            i += 1
+            break
+        body.append(lines[i][min(indent, _indent(lines[i])) :])
+        i += 1
+    return ["fence", language, "\n".join(body)], i
+
+
+def _read_indented(lines, i):
+    body = []
+    while i < len(lines) and (not lines[i].strip() or _indent(lines[i]) >= 4):
+        body.append(lines[i].replace("\t", "    ")[4:])
+        i += 1
+    return ["fence", "", "\n".join(body).rstrip()], i
+
+
+def _read_quote(lines, i, depth):
+    inner = []
+    while i < len(lines) and lines[i].lstrip()[:1] == ">":
+        line = lines[i].lstrip()[1:]
+        inner.append(line[1:] if line[:1] == " " else line)
+        i += 1
+    return ["blockquote"] + [tree for _, tree in blocks(inner, depth + 1)], i
+
+
+def _read_list(lines, i, depth):
+    outer, column, number = _marker(lines[i])
+    items = [[lines[i].replace("\t", "    ")[column:]]]
+    loose = blank = False
+    i += 1
+    while i < len(lines):
+        line = lines[i]
+        if not line.strip():
+            blank = True
+            items[-1].append("")
+            i += 1
+            continue
+        indent = _indent(line)
+        item = _marker(line)
+        nested = indent >= column or (item and indent >= outer + 2)
+        if not nested and item and not _rule(line.strip()) and (item[2] is None) == (number is None):
+            loose = loose or blank
+            column = item[1]
+            items.append([line.replace("\t", "    ")[column:]])
+        elif nested:
+            loose = loose or (blank and not item and not _fence(line.strip()))
+            items[-1].append(line.replace("\t", "    ")[min(indent, column) :])
+        elif not blank and not _interrupts(line):
+            items[-1].append(line.strip())
+        else:
+            break
+        blank = False
+        i += 1
+    tree = ["ul"] if number is None else ["ol", number]
+    return tree + [_item(item, loose, depth) for item in items], i
+
+
+def _item(lines, loose, depth):
+    if lines[0][:4] in ("[ ] ", "[x] ", "[X] "):
+        lines[0] = ("\u2610 " if lines[0][1] == " " else "\u2611 ") + lines[0][4:]
+    tree = ["li"]
+    for _, inner in blocks(lines, depth + 1):
+        if inner[0] == "p" and not loose:
+            tree += inner[1:]
+        else:
+            tree.append(inner)
+    return tree
+
+
+def _cells(line):
+    text = line.strip()
+    text = text[1:] if text[:1] == "|" else text
+    text = text[:-1] if text[-1:] == "|" and text[-2:] != "\\|" else text
+    return [cell.strip().replace("\0", "|") for cell in text.replace("\\|", "\0").split("|")]
+
+
+def _table_starts(lines, i):
+    if "|" not in lines[i] or i + 1 >= len(lines) or "-" not in lines[i + 1]:
+        return False
+    if lines[i + 1].strip().strip("|:- \t"):
+        return False
+    return len(_cells(lines[i])) == len(_cells(lines[i + 1]))
+
+
+def _read_table(lines, i):
+    sides = []
+    for cell in _cells(lines[i + 1]):
+        left, right = cell[:1] == ":", cell[-1:] == ":"
+        sides.append("center" if left and right else "right" if right else "left")
+    head = ["tr"] + [["th", s] + inline(c) for s, c in zip(sides, _cells(lines[i]))]
+    body = ["tbody"]
+    i += 2
+    while i < len(lines) and "|" in lines[i]:
+        cells = (_cells(lines[i]) + [""] * len(sides))[: len(sides)]
+        body.append(["tr"] + [["td", s] + inline(c) for s, c in zip(sides, cells)])
+        i += 1
+    return ["table", ["thead", head], body], i
+
+
+def _read_paragraph(lines, i):
+    text = [lines[i].strip()]
+    i += 1
+    while i < len(lines) and not _interrupts(lines[i]) and not _table_starts(lines, i):
+        text.append(lines[i].strip())
+        i += 1
+    return ["p"] + inline("\n".join(text)), i
+
+
+# ---- inside a block
+
+
+def inline(text, depth=0):
+    """Trees of a text with emphasis, code, links."""
+    marks = [[mark, text.find(mark)] for mark in MARKS if mark in text]
+    if depth > MAX_DEPTH or not marks:
+        return [text] if text else []
+    out = []
+    hopeless = set()  # openers that nothing closes from here on
+    begin = i = 0
+    while True:
+        at, kind = len(text), ""
+        for mark in marks:
+            if 0 <= mark[1] < i:
+                mark[1] = text.find(mark[0], i)
+            if 0 <= mark[1] < at:
+                kind, at = mark
+        if not kind:
+            break
+        tree, first, i = READERS[kind](text, at, depth, hopeless)
+        if tree is not None:
+            if first > begin:
+                out.append(text[begin:first])
+            out.append(tree)
+            begin = i
+    if begin < len(text):
+        out.append(text[begin:])
+    return out
+
+
+# Each reader gets the place of a mark and returns (tree or None, where it begins, where to go on).
+
+
+def _escape(text, at, depth, hopeless):
+    escaped = text[at + 1 : at + 2]
+    if escaped and escaped in PUNCTUATION:
+        return escaped, at, at + 2
+    return None, at, at + 1
+
+
+def _run(text, at):
+    mark = text[at]
+    end = at + 1
+    while text[end : end + 1] == mark:
+        end += 1
+    return end - at
+
+
+def _code(text, at, depth, hopeless):
+    size = _run(text, at)
+    run = "`" * size
+    j = at + size
+    while run not in hopeless:
+        j = text.find(run, j)
+        if j < 0:
+            hopeless.add(run)
+            break
+        length = _run(text, j)
+        if length == size:
+            body = text[at + size : j].replace("\n", " ")
+            if body[:1] == " " and body[-1:] == " " and body.strip():
+                body = body[1:-1]
+            return ["code", body], at, j + size
+        j += length
+    return None, at, at + size
+
+
+def _is_word(character):
+    return bool(character) and (character > "\x7f" or character.isalpha() or character.isdigit())
+
+
+def _emphasis(text, at, depth, hopeless):
+    mark = text[at]
+    size = _run(text, at)
+    start = at + size
+    opens = text[start : start + 1].strip()
+    if mark == "_" and at and _is_word(text[at - 1]):
+        opens = ""
+    if mark == "~" and size != 2 or size > 3 or not opens:
+        return None, at, start
+    key = mark * size
+    j = start
+    while key not in hopeless:
+        j = text.find(key, j)
+        if j < 0:
+            hopeless.add(key)
+            break
+        length = _run(text, j)
+        closes = text[j - 1].strip() and j > start
+        if mark == "_" and _is_word(text[j + length : j + length + 1]):
+            closes = False
+        if closes and (length == size or length == 3):
+            end = j + length - size
+            inner = inline(text[start:end], depth + 1)
+            if size == 1:
+                return ["em"] + inner, at, end + 1
+            if size == 2:
+                return [("del" if mark == "~" else "strong")] + inner, at, end + 2
+            return ["strong", ["em"] + inner], at, end + 3
+        j += length
+    return None, at, start
+
+
+def _is_web(url):
+    """http or https with a host, and nothing that hides what it is."""
+    rest = url[8:] if url[:8].lower() == "https://" else url[7:] if url[:7].lower() == "http://" else ""
+    return bool(rest) and len(url) <= MAX_LINK and not any(c in url for c in " \t\n\r\\<>\"")
+
+
+def _link(text, at, depth, hopeless):
+    close = at
+    while "](" not in hopeless:
+        close = text.find("]", close + 1)
+        if close < 0:
+            hopeless.add("](")
+            break
+        label = text[at + 1 : close]
+        if len(label) > MAX_LINK:
+            break
+        if label.count("[") > label.count("]"):
+            continue
+        if text[close + 1 : close + 2] != "(":
+            break
+        end = text.find(")", close)
+        while end >= 0 and text[close + 2 : end].count("(") > text[close + 2 : end].count(")"):
+            end = text.find(")", end + 1)
+            if end - close > MAX_LINK:
+                end = -1
+        if end < 0:
+            break
+        url = text[close + 2 : end].strip().split(" ")[0].strip("<>")
+        if not _is_web(url):
+            break
+        if at and text[at - 1] == "!":
+            return ["a", url, "Image: " + (label or url)], at - 1, end + 1
+        return ["a", url] + (inline(label, MAX_DEPTH) or [url]), at, end + 1
+    return None, at, at + 1
+
+
+def _address(text, at, depth, hopeless):
+    if at and _is_word(text[at - 1]):
+        return None, at, at + 4
+    end = at
+    while end < len(text) and text[end] not in " \t\n<>\"`|*":
+        end += 1
+    while end > at and (
+        text[end - 1] in ".,;:!?'_]"
+        or (text[end - 1] == ")" and text[at:end].count(")") > text[at:end].count("("))
+    ):
+        end -= 1
+    url = text[at:end]
+    if not _is_web(url):
+        return None, at, at + 4
+    if at and text[at - 1] == "<" and text[end : end + 1] == ">":
+        return ["a", url, url], at - 1, end + 1
+    return ["a", url, url], at, end
+
+
+def _entity(text, at, depth, hopeless):
+    for entity, character in ENTITIES:
+        if text.startswith(entity, at):
+            return character, at, at + len(entity)
+    return None, at, at + 1
+
+
+def _break(text, at, depth, hopeless):
+    return ["br"], at, at + 1
+
+
+READERS = {
+    "\\": _escape,
+    "`": _code,
+    "*": _emphasis,
+    "_": _emphasis,
+    "~~": _emphasis,
+    "[": _link,
+    "http": _address,
+    "&": _entity,
+    "\n": _break,
+}

@@ -1,0 +1,126 @@
+"""Choosing a model: what the server offers, one of the hub's, a folder of one's own. Loading is loading.py's."""
+
+from app import device, folders, storage
+from app.dom import clear, field, find, make, show, stamp
+
+LAST = "model"
+
+
+class Picker:
+    """A form that stands in the empty page or in the dialog. A model is a dict as in /config.json."""
+
+    def __init__(self, on_chosen, on_folder):
+        self.models = []
+        self.hub = ""
+        self._on_chosen = on_chosen
+        self._on_folder = on_folder
+        self.form = stamp("t-picker")
+        self._choices = self.form.querySelector(".choices")
+        self._input = self.form.querySelector("input[type=file]")
+        self.form.addEventListener("submit", self._submit)
+        self._input.addEventListener("change", self._picked)
+
+    def offer(self, config):
+        """Show the models of /config.json (None: it did not load)."""
+        empty = self.form.querySelector(".empty")
+        if config is None:
+            empty.textContent = "The list of models did not load. Reload the page, or name one below."
+        elif not config.get("models"):
+            empty.textContent = "This server offers no model of its own. Name one below, or open a folder."
+        else:
+            self.models = config["models"]
+        self.hub = (config or {}).get("hub") or ""
+        show(empty, not self.models)
+        if not self.models:
+            self.form.querySelector(".other").open = True
+        self._draw()
+
+    def show_gpu(self, gpu):
+        """Name the GPU that will do the work."""
+        text = gpu.name + (" (a GPU in software: correct, but slow)" if gpu.software else "")
+        self.form.querySelector(".gpu").textContent = text
+
+    def place(self, where):
+        """Stand inside this element."""
+        find(where).append(self.form)
+
+    def add_folder(self, name, files):
+        """Offer a folder that was picked or dropped, and return its model."""
+        model = {
+            "id": "files:" + name,
+            "label": name,
+            "note": "A folder on this device.",
+            "size": folders.total(files),
+            "files": files,
+        }
+        self.models = [m for m in self.models if m["id"] != model["id"]] + [model]
+        self._draw(model["id"])
+        return model
+
+    def pick_folder(self):
+        """Open the browser's folder dialog."""
+        self._input.value = ""
+        self._input.click()
+
+    def _draw(self, chosen=None):
+        clear(self._choices)
+        ids = [model["id"] for model in self.models]
+        chosen = chosen or storage.read(LAST)
+        if chosen not in ids:
+            defaults = [model["id"] for model in self.models if model.get("default")]
+            chosen = (defaults or ids or [None])[0]
+        for model in self.models:
+            row = stamp("t-choice")
+            box = row.querySelector("input")
+            box.value = model["id"]
+            box.checked = model["id"] == chosen
+            row.querySelector(".name").textContent = model.get("label") or model["id"]
+            row.querySelector(".note").textContent = model.get("note") or ""
+            fit = row.querySelector(".fit")
+            if model.get("size"):
+                row.querySelector(".size").textContent = device.size_text(model["size"])
+                kind, text = device.fit(model["size"])
+                fit.textContent = text
+                fit.classList.add(kind)
+            else:
+                fit.textContent = "Its size is not known before it loads."
+            self._choices.append(row)
+        show(self._choices, bool(self.models))
+
+    def _submit(self, event):
+        event.preventDefault()
+        named = self.form.elements.namedItem("hub").value.strip()
+        if self.form.querySelector(".other").open and named:
+            self._on_chosen(self._hub_model(named))
+            return
+        box = self.form.querySelector("input[name=model]:checked")
+        if box is None:
+            self.form.querySelector(".other").open = True
+            self.form.elements.namedItem("hub").focus()
+            return
+        for model in self.models:
+            if model["id"] == box.value:
+                if "files" not in model:
+                    storage.write(LAST, model["id"])
+                self._on_chosen(model)
+
+    def _hub_model(self, name):
+        for start in ("https://huggingface.co/", "http://huggingface.co/", "huggingface.co/"):
+            if name.startswith(start):
+                name = "/".join(name[len(start) :].split("/")[:2])
+        label = name.split("/")[-1]
+        return {"id": name, "label": label, "endpoint": self.hub}
+
+    def _picked(self, event):
+        if field(self._input.files, "length", 0):
+            self._on_folder(lambda: folders.from_input(self._input))
+
+
+def problem_card(title, text):
+    """What stands in the picker's place when there is no GPU."""
+    card = make("div", "", "card problem")
+    card.setAttribute("role", "alert")
+    inside = make("div")
+    inside.append(make("strong", title), make("p", text))
+    card.append(inside)
+    return card

@@ -1,0 +1,78 @@
+// Builds what app/markdown.py has parsed, in one crossing. Safe by construction: only the tags below, text only as text
+// nodes, no attribute but a checked http(s) link, its number for a list, an alignment for a cell. Nothing is fetched.
+//
+// A tree is a string or [tag, ...children]; ["a", url, ...], ["ol", first, ...], ["th"|"td", alignment, ...],
+// ["fence", language, text].
+
+const PLAIN = new Set(['p', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'ul', 'li', 'blockquote', 'hr', 'br', 'strong', 'em', 'del',
+  'code', 'thead', 'tbody', 'tr']);
+const ALIGNMENTS = new Set(['left', 'center', 'right']);
+
+const build = tree => {
+  if (typeof tree === 'string') return document.createTextNode(tree);
+  const [tag, first, ...others] = tree;
+  if (tag === 'fence') return fence(first, others[0]);
+  if (tag === 'table') {
+    const frame = make('div', []);
+    frame.className = 'table';
+    frame.append(make('table', tree.slice(1)));
+    return frame;
+  }
+  if (tag === 'a') return link(first, others);
+  if (tag === 'ol') {
+    const list = make('ol', others);
+    list.start = Number(first) || 1;
+    return list;
+  }
+  if (tag === 'th' || tag === 'td') {
+    const cell = make(tag, others);
+    if (ALIGNMENTS.has(first)) cell.className = first;
+    return cell;
+  }
+  if (!PLAIN.has(tag)) throw new Error(`markdown has no ${tag}`);
+  return make(tag, tree.slice(1));
+};
+
+const make = (tag, children) => {
+  const node = document.createElement(tag);
+  node.append(...children.map(build));
+  return node;
+};
+
+const link = (address, children) => {
+  let url = null;
+  try { url = new URL(address); } catch { /* not an absolute address */ }
+  if (url?.protocol !== 'https:' && url?.protocol !== 'http:') {
+    const text = document.createDocumentFragment();
+    text.append(...children.map(build));
+    return text;
+  }
+  const node = make('a', children);
+  node.href = url.href;
+  node.target = '_blank';
+  node.rel = 'noopener noreferrer nofollow';
+  node.title = url.href;
+  return node;
+};
+
+const fence = (language, text) => {
+  const node = document.getElementById('t-code').content.cloneNode(true).firstElementChild;
+  node.querySelector('span').textContent = language;
+  node.querySelector('code').textContent = text;
+  return node;
+};
+
+/** Keep root's first `keep` children and put the trees (JSON) after them. A code block that grows keeps its node. */
+export function update(root, keep, json) {
+  const trees = JSON.parse(json);
+  const old = root.children[keep];
+  if (old?.className === 'code' && trees[0]?.[0] === 'fence') {
+    old.querySelector('span').textContent = trees[0][1];
+    const code = old.querySelector('code');
+    if (code.textContent !== trees[0][2]) code.textContent = trees[0][2];
+    trees.shift();
+    keep += 1;
+  }
+  while (root.childNodes.length > keep) root.lastChild.remove();
+  root.append(...trees.map(build));
+}
