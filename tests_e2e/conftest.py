@@ -4,18 +4,20 @@ runs where Playwright has it. Every page's requests are watched: none may leave 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
-from devtools.page_server import PageServer, Site
+from devtools.page_server import Handler, PageServer, Site
 
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
@@ -52,15 +54,32 @@ TERMINATE = "box => boxes[box].worker.terminate()"
 
 
 class TestSite(Site):
-    """The site plus the tests' own worker and page."""
+    """The site plus the tests' own worker and page; the hub's weights wait `stall_s` before they come."""
 
     __test__ = False
+    stall_s = 0.0
 
     def find(self, path: str) -> Path | None:
         """tests_e2e/probe.* lie beside the page's files."""
         if path.startswith("/probe."):
             return HERE / path.lstrip("/")
         return super().find(path)
+
+
+class TestHandler(Handler):
+    """Stalls where the test asks for it; browsers that are closed in the middle are no error."""
+
+    __test__ = False
+
+    def handle(self) -> None:
+        """One connection."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+    def _hub_file(self, name: str, revision: str, file_name: str) -> None:
+        if file_name.endswith(".safetensors"):
+            time.sleep(self.server.site.stall_s)  # type: ignore[attr-defined]
+        super()._hub_file(name, revision, file_name)
 
 
 class Worker:
@@ -99,10 +118,13 @@ class Worker:
     def ask(self, message: dict[str, Any], timeout: float = BOOT_S) -> dict[str, Any]:
         """Send one, and the last message that answers it."""
         self.post(message)
+        return self.answer(message["id"], timeout)[-1]
+
+    def answer(self, id: int | str, timeout: float = BOOT_S) -> list[dict[str, Any]]:
+        """The messages of this id up to the one that ends it; those of others are dropped."""
         last = ("ready", "complete", "error", "result")
-        return self.wait(
-            lambda m: m.get("id") == message["id"] and m.get("status") in last, timeout
-        )[-1]
+        taken = self.wait(lambda m: m.get("id") == id and m.get("status") in last, timeout)
+        return [m for m in taken if m.get("id") == id]
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -133,7 +155,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
     for folder in GOLDENS.iterdir():
         if (folder / "config.json").is_file():
             shutil.copytree(folder, models / ORGANISATION / folder.name)
-    with PageServer(TestSite(models=models)) as server:
+    server = PageServer(TestSite(models=models))
+    server.RequestHandlerClass = TestHandler
+    with server:
         yield server
 
 
@@ -191,19 +215,43 @@ def blank_page(context: BrowserContext, site: PageServer) -> Page:
     return page
 
 
-@pytest.fixture
-def page(browser: Browser, site: PageServer) -> Iterator[Page]:
-    """A blank page of the origin in a fresh profile."""
+@dataclass
+class Visited:
+    """A profile that has been here before: it holds a memory snapshot of Pyodide 314 with the engine in it."""
+
+    context: BrowserContext
+    cold: dict[str, Any]  # what the first boot said
+    early: dict[str, Any]  # the answer to a message that was sent before the boot was done
+
+
+@pytest.fixture(scope="session")
+def visited(browser: Browser, site: PageServer) -> Iterator[Visited]:
+    """One for all tests that do not need a fresh profile; their workers boot from the snapshot."""
     context, outside = watched(browser, site)
-    yield blank_page(context, site)
+    page = blank_page(context, site)
+    first = Worker(page, "worker.mjs")
+    first.post({"type": "info", "id": "early"})
+    cold = first.wait(lambda m: m["status"] == "booted")[-1]
+    early = first.answer("early")[-1]
+    log = first.wait(lambda m: m["status"] == "log" and "snapshot" in m["message"])[-1]
+    assert "stored" in log["message"], log
+    page.close()
+    yield Visited(context, cold, early)
     context.close()
     assert not outside
+
+
+@pytest.fixture
+def page(visited: Visited, site: PageServer) -> Iterator[Page]:
+    """A blank page of the origin."""
+    page = blank_page(visited.context, site)
+    yield page
+    page.close()
 
 
 @pytest.fixture(scope="session", params=["py314", "py27"])
-def probe(request: pytest.FixtureRequest, browser: Browser, site: PageServer) -> Iterator[Probe]:
+def probe(request: pytest.FixtureRequest, visited: Visited, site: PageServer) -> Iterator[Probe]:
     """probe.py in a worker, in each Pyodide; one for all tests."""
-    context, outside = watched(browser, site)
-    yield Probe(blank_page(context, site), request.param)
-    context.close()
-    assert not outside
+    page = blank_page(visited.context, site)
+    yield Probe(page, request.param)
+    page.close()

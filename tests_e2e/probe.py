@@ -208,6 +208,38 @@ async def traced() -> dict[str, Any]:
         gpu.close()
 
 
+async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int) -> dict[str, Any]:
+    """Load a model in f32 from a hub, continue each prompt greedily, close; what stayed on the device."""
+    from py_engine.host import open_gpu, open_io
+    from py_engine.serve.engine import Engine
+
+    if sys.platform == "emscripten":
+        import js
+
+        js.jerboa.env.set("HF_ENDPOINT", endpoint)
+    else:
+        import os
+
+        os.environ["HF_ENDPOINT"] = endpoint
+    gpu = await open_gpu()
+    try:
+        engine = await Engine.load(repo, gpu=gpu, io=open_io(), dtype="f32", context=1024)
+        tokens = [
+            await engine.generate_ids(ids, max_tokens=count, ignore_eos=True) for ids in prompts
+        ]
+        info = engine.info()
+        await engine.close()
+        left = vars(gpu.counters)
+        return {
+            "tokens": tokens,
+            "info": info,
+            "buffers_left": left["live_buffers"],
+            "ahead": left["max_steps_in_flight"],
+        }
+    finally:
+        gpu.close()
+
+
 async def hide_webgpu() -> None:
     """From now on this worker's navigator has no gpu."""
     import js

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
-import json
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 
 from devtools.page_server import PageServer
-from tests.conftest import software_adapter
 from tests_e2e.conftest import Probe, blank_page, watched
-
-
-def native(name: str, *args: Any) -> Any:
-    """The same call in CPython on Dawn; a thread of its own, since Playwright's loop runs in this one."""
-    spec = importlib.util.spec_from_file_location("probe", Path(__file__).with_name("probe.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def work() -> Any:
-        return json.loads(asyncio.run(module.call(name, json.dumps(args))))
-
-    with software_adapter("dawn"), ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()
+from tests_e2e.native import native
 
 
 def test_device_says_what_it_is(probe: Probe) -> None:

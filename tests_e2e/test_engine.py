@@ -1,0 +1,273 @@
+"""The engine in its worker: boot, load, answer, stop, fail and go on; tokens equal to the native engine's."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from devtools.page_server import PageServer
+from tests import reference
+from tests_e2e.conftest import (
+    GOLDENS,
+    ORGANISATION,
+    Probe,
+    Visited,
+    Worker,
+    blank_page,
+    watched,
+)
+from tests_e2e.native import native
+
+MODEL = "qwen3-mlx4-g128"
+# The keys of all snapshots, as [name of the cache, address]; and garbage put at such keys.
+KEYS = """async () => {
+  const keys = [];
+  for (const name of await caches.keys()) {
+    for (const key of await (await caches.open(name)).keys()) keys.push([name, key.url]);
+  }
+  return keys;
+}"""
+SPOIL = """async keys => {
+  for (const [name, url] of keys) await (await caches.open(name)).put(url, new Response(new Uint8Array(1000)));
+}"""
+
+
+def booted(worker: Worker) -> dict[str, Any]:
+    """The worker's first words."""
+    return worker.wait(lambda m: m["status"] == "booted")[-1]
+
+
+@pytest.fixture(scope="module")
+def worker(visited: Visited, site: PageServer) -> Iterator[Worker]:
+    """The engine's worker, with the local hub as its hub."""
+    page = blank_page(visited.context, site)
+    worker = Worker(page, "worker.mjs")
+    worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
+    yield worker
+    page.close()
+
+
+@pytest.fixture
+def loaded(worker: Worker) -> Worker:
+    """With the small model in it."""
+    info = worker.ask({"type": "info", "id": "loaded?"})["value"]
+    if not info or not info["model"].endswith(MODEL):
+        assert worker.ask(load("load"))["status"] == "ready"
+    return worker
+
+
+def load(id: str, name: str = MODEL, **options: Any) -> dict[str, Any]:
+    return {
+        "type": "load",
+        "id": id,
+        "repo": f"{ORGANISATION}/{name}",
+        "options": {"context": 512, **options},
+    }
+
+
+def generate(id: str, prompt: str = "one two three", **options: Any) -> dict[str, Any]:
+    return {
+        "type": "generate",
+        "id": id,
+        "prompt": prompt,
+        "options": {"temperature": 0, **options},
+    }
+
+
+# ---- boot
+
+
+def test_first_boot_leaves_a_snapshot_that_the_next_one_uses(visited: Visited, page: Page) -> None:
+    assert visited.cold["snapshot"] is False
+    assert visited.cold["runtime"] == "Pyodide 314.0.7"
+    assert visited.early["value"] is None, "messages sent while booting wait"
+    worker = Worker(page, "worker.mjs")
+    warm = booted(worker)
+    assert warm["snapshot"] is True
+    assert worker.ask({"type": "info", "id": 1})["value"] is None
+    print(
+        f"boot: {visited.cold['boot_ms']:.0f} ms cold, {warm['boot_ms']:.0f} ms from the snapshot"
+    )
+    worker.close()
+    draws = set()
+    for _ in range(2):
+        probe = Probe(page, "py314")
+        draws.add(probe("random_number"))
+        probe.worker.close()
+    assert len(draws) == 2, "random() must not be the frozen one of the snapshot"
+
+
+def test_a_broken_snapshot_is_thrown_away(browser: Browser, site: PageServer, page: Page) -> None:
+    keys = page.evaluate(KEYS)
+    assert len(keys) == 1
+    context, _ = watched(browser, site)
+    other = blank_page(context, site)
+    other.evaluate(SPOIL, keys)
+    assert booted(Worker(other, "worker.mjs"))["snapshot"] is False
+    context.close()
+
+
+def test_scripts_come_with_a_policy_that_forbids_eval(page: Page, site: PageServer) -> None:
+    for name in ("worker.mjs", "snapshot.mjs", "boot.mjs", "replay.mjs"):
+        with urllib.request.urlopen(site.url + name) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+        assert "script-src 'self' 'wasm-unsafe-eval';" in policy
+    probe = Probe(page, "py314")
+    assert probe("eval_is_refused") is True
+
+
+# ---- messages
+
+
+def test_a_wrong_message_is_answered_and_the_worker_goes_on(worker: Worker) -> None:
+    answer = worker.ask({"type": "generate", "id": 5})
+    assert (answer["status"], answer["error_type"]) == ("error", "InputError")
+    answer = worker.ask({"type": "sing", "id": 6})
+    assert "sing" in answer["error"]
+    assert worker.ask({"type": "info", "id": 7})["status"] == "result"
+
+
+def test_nothing_answers_before_a_model_is_loaded(worker: Worker) -> None:
+    worker.ask({"type": "unload", "id": "none"})
+    answer = worker.ask(generate("too early"))
+    assert answer["error_type"] == "InputError"
+    assert "load" in answer["error"]
+
+
+def test_load_reports_bytes_and_then_is_ready(worker: Worker) -> None:
+    worker.post(load("a load"))
+    messages = worker.answer("a load")
+    assert messages[0]["status"] == "loading"
+    assert messages[-1]["status"] == "ready", messages[-1]
+    progress = [m for m in messages if m["status"] == "progress"]
+    assert progress and progress[-1]["loaded"] == progress[-1]["total"] > 100_000
+    assert [m["loaded"] for m in progress] == sorted(m["loaded"] for m in progress)
+    info = messages[-1]["info"]
+    assert info["adapter"]["host"] == "browser"
+    assert worker.ask({"type": "info", "id": "info"})["value"]["model"] == info["model"]
+
+
+def test_tokens_stream_and_add_up(loaded: Worker) -> None:
+    loaded.post(generate("stream", max_tokens=40))
+    messages = loaded.answer("stream")
+    last = messages[-1]
+    assert last["status"] == "complete", last
+    tokens = [m for m in messages if m["status"] == "token"]
+    assert "".join(m["text"] for m in tokens) == last["text"]
+    assert tokens[-1]["num_tokens"] == last["num_tokens"] <= 40
+    assert last["finish_reason"] in ("length", "stop")
+    assert last["prompt_tokens"] == len("one two three")  # the checkpoint's vocabulary is bytes
+    again = loaded.ask(generate("again", max_tokens=40))
+    assert again["text"] == last["text"]
+
+
+def test_chat_uses_the_template(loaded: Worker) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    count = loaded.ask({"type": "count_tokens", "id": "count", "messages": messages})
+    assert count["status"] == "result", count
+    assert (
+        count["value"]
+        > loaded.ask({"type": "count_tokens", "id": "text", "text": "hello"})["value"]
+    )
+    options = {"max_tokens": 4, "temperature": 0}
+    answer = loaded.ask(
+        {"type": "generate", "id": "chat", "messages": messages, "options": options}
+    )
+    assert answer["status"] == "complete", answer
+    assert answer["prompt_tokens"] == count["value"]
+
+
+def test_interrupt_ends_that_generation_and_no_other(loaded: Worker) -> None:
+    loaded.post(generate("long", max_tokens=400))
+    loaded.post(generate("queued", max_tokens=400))
+    loaded.post(generate("next", max_tokens=3))
+    loaded.wait(lambda m: m.get("id") == "long" and m["status"] == "token")
+    began = time.monotonic()
+    loaded.post({"type": "interrupt", "id": "queued"})
+    loaded.post({"type": "interrupt", "id": "long"})
+    assert loaded.answer("long")[-1]["finish_reason"] == "abort"
+    took = time.monotonic() - began
+    assert loaded.answer("queued")[-1]["finish_reason"] == "abort"
+    after = loaded.answer("next")[-1]
+    assert after["status"] == "complete" and after["num_tokens"] <= 3
+    assert took < 5, "SwiftShader needs some 100 ms a token; a whole answer takes much longer"
+    alone = loaded.ask(generate("alone", max_tokens=3))
+    assert alone["text"] == after["text"], "an abort must not change what comes after it"
+
+
+def test_interrupt_ends_a_load(worker: Worker, site: PageServer) -> None:
+    site.site.stall_s = 1.0  # type: ignore[attr-defined]
+    try:
+        worker.post(load("stalled", "qwen2-f32"))
+        worker.wait(lambda m: m.get("id") == "stalled" and m["status"] == "loading")
+        time.sleep(0.3)
+        worker.post({"type": "interrupt", "id": "stalled"})
+        answer = worker.answer("stalled")[-1]
+    finally:
+        site.site.stall_s = 0.0  # type: ignore[attr-defined]
+    assert (answer["status"], answer.get("error_type")) == ("error", "AbortError"), answer
+    assert worker.ask(load("second try", "qwen2-f32"))["status"] == "ready"
+
+
+def test_a_missing_model_is_an_error_and_the_next_load_works(worker: Worker) -> None:
+    answer = worker.ask(load("gone", "no-such-model"))
+    assert (answer["status"], answer["error_type"]) == ("error", "HubError")
+    assert "no-such-model" in answer["error"]
+    assert worker.ask(load("there"))["status"] == "ready"
+
+
+def test_context_overflow_has_the_numbers(loaded: Worker) -> None:
+    answer = loaded.ask(generate("too long", prompt="x" * 600))
+    assert answer["error_type"] == "ContextError"
+    assert "600" in answer["error"] and "512" in answer["error"]
+
+
+def test_a_picked_folder_loads(worker: Worker) -> None:
+    files = {p.name: list(p.read_bytes()) for p in (GOLDENS / "qwen2-f32").iterdir()}
+    worker.page.evaluate(
+        """([box, files]) => boxes[box].worker.postMessage({type: 'files', id: 'files', name: 'picked',
+             files: Object.entries(files).map(([name, bytes]) => new File([new Uint8Array(bytes)], name))})""",
+        [worker._box, files],
+    )
+    assert worker.answer("files")[-1]["value"] == len(files)
+    ready = worker.ask({"type": "load", "id": "from files", "repo": "files:picked"})
+    assert ready["status"] == "ready", ready
+    assert worker.ask(generate("g", max_tokens=2))["status"] == "complete"
+
+
+# ---- the same tokens
+
+
+@pytest.mark.parametrize("name", ["qwen3-mlx4-g128", "gemma3-text-bf16", "qwen2-mlx8-g32-untied"])
+def test_greedy_tokens_are_native_ones(probe: Probe, site: PageServer, name: str) -> None:
+    """In each Pyodide: 16 tokens after prompts of 7 and 65, against transformers and against CPython on Dawn."""
+    goldens = [reference.prompt(name, n) for n in (7, 65)]
+    arguments = (site.url + "models", f"{ORGANISATION}/{name}", [g.ids for g in goldens], 16)
+    mine = probe("greedy", *arguments)
+    assert "error" not in mine, mine
+    for tokens, golden in zip(mine["tokens"], goldens, strict=True):
+        reference.assert_same_tokens(
+            tokens,
+            reference.Prompt(golden.ids, golden.logits, golden.greedy[:16], golden.margins[:16]),
+        )
+    assert mine["buffers_left"] <= 16, "only the ring of readback buffers outlives a model"
+    assert mine["ahead"] >= 3
+    assert mine["tokens"] == native("greedy", *arguments)["tokens"]
+
+
+def test_page_folder_has_no_eval() -> None:
+    """No JavaScript is made from strings: the policy would refuse it at the person's place."""
+    root = Path(__file__).parent.parent
+    for file in [
+        *root.glob("public/*.mjs"),
+        *root.glob("py_engine/**/*.py"),
+        root / "app/worker.py",
+    ]:
+        text = file.read_text()
+        assert "run_js" not in text and "eval(" not in text and "new Function" not in text, file
