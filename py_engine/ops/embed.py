@@ -7,12 +7,15 @@ from py_engine.graph.trace import Tensor, Trace, kernel
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 
-def embed(trace: Trace, table: Linear, scale: float = 1.0, label: str = "embed") -> Tensor:
-    """y [T, cols] f32 = table[trace.ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
+def embed(
+    trace: Trace, table: Linear, y: Tensor, *, scale: float = 1.0, label: str = "embed"
+) -> None:
+    """y [>= T, cols] f32 = table[trace.ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
 
     An id beyond the table means its last row. Raises ModelError for a format the kernels cannot read.
     """
-    y = trace.tensor(label, trace.rows, table.cols)
+    if y.shape[-1] != table.cols:
+        raise ValueError(f"{label}: y {y.shape} does not fit rows of {table.cols}")
     for part in table.parts:
         libraries = weight_libraries(part)
         constants = {
@@ -29,4 +32,3 @@ def embed(trace: Trace, table: Linear, scale: float = 1.0, label: str = "embed")
             [(trace.ids, "r"), (part.weight, "r"), (scales_of(part, trace), "r"), (y, "w")],
             (-(-part.cols // (CHUNK * 64)), trace.rows, 1),
         )
-    return y

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from py_engine.graph.matrix import Matrix
 from py_engine.graph.trace import Tensor, Trace, kernel
 from py_engine.host.gpu import AdapterInfo
-from py_engine.ops.matvec import ACTIVATIONS, EPILOGUES, Activation, Epilogue
+from py_engine.ops.gate import ACTIVATIONS, Activation
+from py_engine.ops.matvec import EPILOGUES, Epilogue
 from py_engine.ops.weight import scales_of, weight_libraries
 
 
@@ -26,18 +27,13 @@ class MatmulTuning:
     q4_unpack: int = 0
 
 
-def tuning(t: int, rows: int, info: AdapterInfo) -> MatmulTuning:
-    """The form for t tokens and a matrix of `rows` rows on this adapter."""
-    per_thread = 8
-    while per_thread > 1 and 8 * per_thread // 2 >= t:
-        per_thread //= 2
+def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
+    """The form for t tokens on this adapter. Three forms in all, whatever the matrix: each costs a pipeline a shape."""
+    per_thread = 8 if t > 32 else 4 if t > 8 else 1
     if info.fallback:
         return MatmulTuning(per_thread, 64)  # no slices: the fewest barriers for the work
-    tiles = -(-t // (8 * per_thread)) * -(-rows // 64)
-    if tiles >= 256:
-        return MatmulTuning(per_thread, 64, 1)
-    if tiles >= 96:
-        return MatmulTuning(per_thread, 64, 2)
+    if per_thread == 8:
+        return MatmulTuning(8, 64, 2)
     return MatmulTuning(per_thread, 32, 4)
 
 
@@ -57,13 +53,12 @@ def matmul(
 ) -> None:
     """y[t, y_offset + i] <- sum_k W[i, k] x[t, k] + bias, for the step.rows valid rows t of x.
 
-    x [T, cols] f32, y [T, any] f32. `epilogue`, `bias`, `rows`, `y_offset` as in matvec. Rows of y behind step.rows
-    stay as they are. Raises ModelError for a format the kernels cannot read.
+    x [>= T, cols] f32, y [>= T, any] f32, T = trace.rows. `epilogue`, `bias`, `rows`, `y_offset` as in matvec.
+    Rows of y behind step.rows stay as they are. Raises ModelError for a format the kernels cannot read.
     """
     begin, end = rows or (0, matrix.rows)
     n = end - begin
-    gated = epilogue == "gated"
-    form = form or tuning(x.shape[0], n, trace.info)
+    form = form or tuning(trace.rows, trace.info)
     threads = 2 * form.cols * form.slices
     if threads > 256 or (form.f16 and form.slices > 1):
         raise ValueError(f"{label}: {form} does not fit the kernel")
@@ -75,7 +70,7 @@ def matmul(
         "TILE_N": form.cols,
         "SLICES": form.slices,
         "WG": threads,
-        "Y_COLS": y.shape[1],
+        "Y_COLS": y.shape[-1],
         "ROW_BASE": begin,
         "Y_OFFSET": matrix.row_offset + begin if y_offset is None else y_offset,
         "BIAS_OFFSET": matrix.row_offset + begin if bias is not None else 0,
@@ -105,7 +100,7 @@ def matmul(
         ],
         (
             -(-n // form.cols),
-            -(-x.shape[0] // (8 * form.rows)),
+            -(-trace.rows // (8 * form.rows)),
             1,
         ),
     )

@@ -8,31 +8,23 @@ from typing import Literal
 from py_engine.graph.matrix import Matrix
 from py_engine.graph.trace import Tensor, Trace, kernel
 from py_engine.host.gpu import AdapterInfo
+from py_engine.ops.gate import ACTIVATIONS, Activation
+from py_engine.ops.norm import Norm
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 Epilogue = Literal["store", "add", "gated", "multiply"]
-Activation = Literal["silu", "gelu_tanh"]
 
 EPILOGUES: dict[Epilogue, int] = {"store": 0, "add": 1, "gated": 2, "multiply": 3}
-ACTIVATIONS: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}
 _GRID = 65535  # workgroups in one dimension
-
-
-@dataclass(frozen=True)
-class Norm:
-    """An RMSNorm before a linear layer: weight f32 [cols]; the factor is weight + offset (Gemma: 1)."""
-
-    weight: Tensor
-    eps: float
-    offset: float = 0.0
 
 
 @dataclass(frozen=True)
 class MatvecTuning:
     """The form of the kernel. Sums are ordered differently, so results differ in the last bits.
 
-    `threads` a workgroup; `lanes` threads share a row group (1: no barrier at all); `rows` of W a row group works on
-    (1, 2, 4, 8). threads * (rows + 1) <= 1280. `staged`: x goes through workgroup memory. `subgroups`: sums by shuffles.
+    `threads` a workgroup; `lanes` threads share a row group (1: no barrier at all); `rows` of W a row group
+    works on (1, 2, 4, 8). threads * (rows + 1) <= 1280. `staged`: x goes through workgroup memory. `subgroups`:
+    sums by shuffles. `q4_unpack`: how 4-bit fields become floats (shaders/lib/weight_q4.wgsl).
     """
 
     threads: int = 128

@@ -11,7 +11,8 @@ import pytest
 from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import AdapterInfo, Gpu
-from py_engine.ops.matvec import MatvecTuning, Norm, matvec, tuning
+from py_engine.ops.matvec import MatvecTuning, matvec, tuning
+from py_engine.ops.norm import Norm
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.matrices import FORMATS, act, random_matrix
@@ -56,7 +57,9 @@ def rms_norm(x: np.ndarray, w: np.ndarray, offset: float, eps: float) -> np.ndar
 
 @pytest.mark.parametrize("staged", [False, True], ids=["direct", "staged"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str, staged: bool) -> None:
+def test_formats(
+    bench: Bench, run: Runner, rng: np.random.Generator, form: str, staged: bool
+) -> None:
     matrix, w = random_matrix(bench, rng, 37, 192, form)
     x = rng.standard_normal((1, 192)).astype(np.float32)
     y, _ = output(bench, rng, 1, 37)
@@ -67,9 +70,17 @@ def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str,
     assert nmse(run(bench.get(y)), x @ w.T) < BAR
 
 
-@pytest.mark.parametrize("unpack", [0, 1, 2])
-@pytest.mark.parametrize("scale_format", ["f16", "bf16", "f32"])
-@pytest.mark.parametrize("form, group", [("q4", 32), ("q4", 64), ("q4", 128), ("q8", 32), ("q8", 128)])
+@pytest.mark.parametrize(
+    "form, group, scale_format, unpack",
+    [
+        ("q4", 32, "f16", 1),
+        ("q4", 64, "bf16", 2),
+        ("q4", 128, "f32", 0),
+        ("q4", 128, "f16", 2),
+        ("q8", 32, "bf16", 0),
+        ("q8", 128, "f32", 0),
+    ],
+)
 def test_quantised(
     bench: Bench,
     run: Runner,
@@ -79,8 +90,6 @@ def test_quantised(
     scale_format: str,
     unpack: int,
 ) -> None:
-    if form == "q8" and unpack:
-        pytest.skip("q8 has one way to unpack")
     matrix, w = random_matrix(bench, rng, 19, 256, form, group, scale_format)
     x = rng.standard_normal((1, 256)).astype(np.float32)
     y, _ = output(bench, rng, 1, 19)
@@ -92,7 +101,7 @@ def test_quantised(
 
 
 @pytest.mark.parametrize("form", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("cols", [1, 37, 100])
+@pytest.mark.parametrize("cols", [1, 37])
 def test_rows_of_any_length(
     bench: Bench, run: Runner, rng: np.random.Generator, form: str, cols: int
 ) -> None:
@@ -110,24 +119,28 @@ def test_rows_of_any_length(
 
 
 FORMS = [
-    MatvecTuning(16, 1, 1),
-    MatvecTuning(16, 1, 8),
-    MatvecTuning(64, 4, 2, subgroups=True),  # as wide as SwiftShader's subgroups
-    MatvecTuning(64, 8, 8, subgroups=True),
-    MatvecTuning(128, 32, 4, subgroups=True),  # wider than the subgroups of both software adapters
-    MatvecTuning(128, 32, 8, subgroups=True, staged=True),
-    MatvecTuning(256, 64, 4, staged=True),
-    MatvecTuning(64, 64, 1, staged=True),
-    MatvecTuning(256, 32, 1),
+    (MatvecTuning(16, 1, 1), "store"),
+    (MatvecTuning(16, 1, 8), "gated"),
+    (MatvecTuning(64, 4, 2, subgroups=True), "gated"),  # as wide as SwiftShader's subgroups
+    (MatvecTuning(64, 8, 8, subgroups=True), "add"),
+    (
+        MatvecTuning(128, 32, 4, subgroups=True),
+        "multiply",
+    ),  # wider than both software adapters' subgroups
+    (MatvecTuning(128, 32, 8, subgroups=True, staged=True), "gated"),
+    (MatvecTuning(256, 64, 4, staged=True), "store"),
+    (MatvecTuning(64, 64, 1, staged=True), "add"),
+    (MatvecTuning(256, 32, 1), "multiply"),
+    (MatvecTuning(128, 32, 2, staged=True), "gated"),
+    (MatvecTuning(64, 4, 1), "multiply"),
 ]
 
 
-@pytest.mark.parametrize("t", FORMS, ids=str)
-@pytest.mark.parametrize("epilogue", ["store", "add", "gated", "multiply"])
+@pytest.mark.parametrize("t, epilogue", FORMS, ids=str)
 def test_forms(
     bench: Bench, run: Runner, rng: np.random.Generator, t: MatvecTuning, epilogue: str
 ) -> None:
-    """Every form with norm, bias and each epilogue, over more columns than are staged at a time."""
+    """Every form, with norm and bias, over more columns than are staged at a time."""
     if t.subgroups and "subgroups" not in bench.gpu.features:
         pytest.skip("no subgroups")
     rows, cols = 54, 2048 + 320
@@ -220,7 +233,9 @@ def test_large_activations_stay_finite(bench: Bench, run: Runner, rng: np.random
         assert run(bench.get(y)).tolist() == [[pytest.approx(1e8), pytest.approx(0.0)]]
 
 
-@pytest.mark.parametrize("rows, cols", [(1024, 2048), (4096, 1024), (6144, 1024), (151936, 1024), (1, 32)])
+@pytest.mark.parametrize(
+    "rows, cols", [(1024, 2048), (4096, 1024), (6144, 1024), (151936, 1024), (1, 32)]
+)
 def test_tuning_fits_the_kernel(rows: int, cols: int) -> None:
     for info in (AdapterInfo(), AdapterInfo(fallback=True), AdapterInfo(subgroup_min_size=32)):
         t = tuning(rows, cols, frozenset({"subgroups"}), info)
