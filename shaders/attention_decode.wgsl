@@ -1,0 +1,155 @@
+// attention_decode.wgsl: attention of one token, split over the context: softmax(q k^T) v of a run of keys, unnormalised,
+// with its maximum and sum, for attention_reduce.wgsl to merge.
+//   Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; split over keys: Flash-Decoding (Dao et al. 2023).
+//   Reference: tests/ops/test_attention.py
+//
+//   binding  name     type       shape                  access
+//   0        q        vec4<f32>  [H, D / 4]             read    already scaled
+//   1        k_cache  KvQuad     [Hkv, context, D / 4]  read    the binding ends with the cache: its length is read
+//   2        v_cache  KvQuad     [Hkv, context, D / 4]  read
+//   3        step     Step       -                      read    keys 0 .. step.pos
+//   4        stats    vec2<f32>  [H, splits]            write   maximum, sum of exp(score - maximum)
+//   5        partial  vec4<f32>  [H, splits, D / 4]     write   sum of exp(score - maximum) v
+//
+// Dispatch (splits, Hkv * PARTS, 1): a workgroup takes G query heads of one kv head, so that K and V are read once for
+// them. A split without keys writes nothing, and the reduction does not read it.
+// Libraries before it: step, kv_f32 or kv_f16, attention_span.
+
+override D: u32;             // head size, a multiple of 4 up to 256
+override HEADS_PER_KV: u32;  // H / Hkv
+override HKV: u32;
+override G: u32;             // query heads a workgroup, <= MAX_G
+override PARTS: u32;         // ceil(HEADS_PER_KV / G)
+
+const WG = 128u;
+const MAX_G = 8u;
+const SUBS = 4u;  // threads that share one key's dot products
+
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k_cache: array<KvQuad>;
+@group(0) @binding(2) var<storage, read> v_cache: array<KvQuad>;
+@group(0) @binding(3) var<storage, read> step: Step;
+@group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> partial: array<vec4<f32>>;
+
+var<workgroup> queries: array<vec4<f32>, 512>;  // [G, D / 4]; at the end the accumulators of 4 heads
+var<workgroup> dots: array<f32, 1024>;          // [SUBS, G, TILE]; at the end the sums
+var<workgroup> scores: array<vec4<f32>, 64>;    // [G, TILE / 4]
+var<workgroup> weights: array<vec4<f32>, 64>;   // [G, TILE / 4]: exp(score - maximum)
+var<workgroup> decays: array<f32, MAX_G>;       // exp(old maximum - new one)
+
+@compute @workgroup_size(128)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) grid: vec3<u32>,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let quads = D / 4u;
+  let context = arrayLength(&k_cache) / (HKV * quads);
+  let span = attention_span(step.pos, context, grid.x);
+  if (group.x >= span.splits) {
+    return;
+  }
+  let kv_head = group.y / PARTS;
+  let first_in_kv = group.y % PARTS * G;
+  let n_heads = min(G, HEADS_PER_KV - first_in_kv);
+  let head = kv_head * HEADS_PER_KV + first_in_kv;
+  let cache = kv_head * context * quads;
+  let begin = span.first + group.x * span.length;
+  let end = min(begin + span.length, span.end);
+
+  for (var i = lane; i < G * quads; i += WG) {
+    var v = vec4<f32>(0.0);
+    if (i < n_heads * quads) { v = q[head * quads + i]; }
+    queries[i] = v;
+  }
+  workgroupBarrier();
+
+  // Threads 0 .. 8 G - 1 keep the softmax of (head, 4 keys of the tile).
+  let my_head = lane / 8u;
+  let my_keys = lane % 8u * 4u;
+  let keeps = my_head < G;
+  var maximum = -1e30;
+  var sum = 0.0;
+  // All threads accumulate: a quad of D, every `slices`-th key.
+  let slices = WG / quads;
+  let quad = lane % quads;
+  let slice = lane / quads;
+  var acc: array<vec4<f32>, MAX_G>;
+  for (var g = 0u; g < G; g++) { acc[g] = vec4<f32>(0.0); }
+
+  for (var tile = begin; tile < end; tile += TILE) {
+    let key = lane / SUBS;
+    let sub = lane % SUBS;
+    var dot_g: array<f32, MAX_G>;
+    for (var g = 0u; g < G; g++) { dot_g[g] = 0.0; }
+    if (tile + key < end) {
+      let row = cache + (tile + key) * quads;
+      for (var i = sub; i < quads; i += SUBS) {
+        let k = kv_load(k_cache[row + i]);
+        for (var g = 0u; g < G; g++) { dot_g[g] += dot(k, queries[g * quads + i]); }
+      }
+    }
+    for (var g = 0u; g < G; g++) { dots[(sub * G + g) * TILE + key] = dot_g[g]; }
+    workgroupBarrier();
+
+    if (keeps) {
+      let at = my_head * TILE + my_keys;
+      var s = vec4<f32>(0.0);
+      for (var i = 0u; i < SUBS; i++) {
+        let from_sub = i * G * TILE + at;
+        s += vec4<f32>(dots[from_sub], dots[from_sub + 1u], dots[from_sub + 2u], dots[from_sub + 3u]);
+      }
+      let left = end - tile;  // keys of this tile
+      if (my_keys >= left) { s.x = -1e30; }
+      if (my_keys + 1u >= left) { s.y = -1e30; }
+      if (my_keys + 2u >= left) { s.z = -1e30; }
+      if (my_keys + 3u >= left) { s.w = -1e30; }
+      scores[my_head * 8u + lane % 8u] = s;
+    }
+    workgroupBarrier();
+
+    if (keeps) {
+      var highest = scores[my_head * 8u];
+      for (var i = 1u; i < 8u; i++) { highest = max(highest, scores[my_head * 8u + i]); }
+      let now = max(maximum, max(max(highest.x, highest.y), max(highest.z, highest.w)));
+      let decay = exp(max(maximum - now, -80.0));
+      let p = exp(max(scores[my_head * 8u + lane % 8u] - now, vec4<f32>(-80.0)));
+      maximum = now;
+      sum = sum * decay + p.x + p.y + p.z + p.w;
+      weights[my_head * 8u + lane % 8u] = p;
+      if (lane % 8u == 0u) { decays[my_head] = decay; }
+    }
+    workgroupBarrier();
+
+    if (slice < slices) {
+      for (var g = 0u; g < G; g++) { acc[g] *= decays[g]; }
+      for (var i = slice; i < min(TILE, end - tile); i += slices) {
+        let v = kv_load(v_cache[cache + (tile + i) * quads + quad]);
+        for (var g = 0u; g < G; g++) { acc[g] += weights[g * 8u + i / 4u][i % 4u] * v; }
+      }
+    }
+  }
+
+  if (keeps) { dots[lane] = sum; }
+  workgroupBarrier();
+  if (keeps && lane % 8u == 0u && my_head < n_heads) {
+    var total = 0.0;
+    for (var i = 0u; i < 8u; i++) { total += dots[lane + i]; }
+    stats[(head + my_head) * grid.x + group.x] = vec2<f32>(maximum, total);
+  }
+  // The slices' accumulators meet in workgroup memory, four heads at a time.
+  for (var g0 = 0u; g0 < G; g0 += 4u) {
+    for (var g = g0; g < min(g0 + 4u, G); g++) { queries[(g - g0) * WG + lane] = acc[g]; }
+    workgroupBarrier();
+    for (var i = lane; i < 4u * quads; i += WG) {
+      let g = i / quads;
+      if (g0 + g < n_heads) {
+        var total = vec4<f32>(0.0);
+        for (var j = 0u; j < slices; j++) { total += queries[g * WG + j * quads + i % quads]; }
+        partial[((head + g0 + g) * grid.x + group.x) * quads + i % quads] = total;
+      }
+    }
+    workgroupBarrier();
+  }
+}

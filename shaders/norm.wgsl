@@ -1,0 +1,49 @@
+// norm.wgsl: RMSNorm of rows, y = x / sqrt(mean(x^2) + EPS) * (weight + OFFSET); with ADD, y += that.
+//   Zhang & Sennrich 2019, arXiv:1910.07467. Reference: tests/ops/test_norm.py
+//
+//   binding  name    type  shape   access
+//   0        x       f32   [T, K]  read
+//   1        weight  f32   [K]     read
+//   2        y       f32   [T, K]  read_write
+//
+// Dispatch (T, 1, 1): a workgroup a row.
+
+override K: u32;
+override EPS: f32 = 1e-6;
+override OFFSET: f32 = 0.0;  // 1.0 for Gemma, whose checkpoints store weight - 1
+override ADD: bool = false;  // Gemma's norm behind a branch, added to the residual stream
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+
+const WG = 256u;
+var<workgroup> sums: array<f32, WG>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = group.x * K;
+  var sum = 0.0;
+  for (var i = lane; i < K; i += WG) {
+    let v = x[row + i];
+    sum += v * v;
+  }
+  sums[lane] = sum;
+  workgroupBarrier();
+  for (var half = WG / 2u; half > 0u; half /= 2u) {
+    var other = 0.0;
+    if (lane < half) { other = sums[lane + half]; }
+    workgroupBarrier();
+    if (lane < half) { sums[lane] += other; }
+    workgroupBarrier();
+  }
+  let factor = 1.0 / sqrt(sums[0] / f32(K) + EPS);
+  for (var i = lane; i < K; i += WG) {
+    let v = x[row + i] * factor * (weight[i] + OFFSET);
+    if (ADD) {
+      y[row + i] += v;
+    } else {
+      y[row + i] = v;
+    }
+  }
+}
