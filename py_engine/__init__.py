@@ -1,1 +1,33 @@
-"""Jerboa: AI models on the user's own GPU, from Python."""
+"""Jerboa: AI models on the user's own GPU, from Python.
+
+    from py_engine import Engine
+    async with await Engine.load("mlx-community/Qwen3-0.6B-4bit") as engine:
+        print((await engine.chat([{"role": "user", "content": "Hello"}])).text)
+
+Names are imported when they are first used, so that the small commands start without the engine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_NAMES = {
+    "Abort": "py_engine.abort",
+    "Answer": "py_engine.generate.answer",
+    "Delta": "py_engine.generate.stream",
+    "Engine": "py_engine.serve.engine",
+    "EngineError": "py_engine.errors",
+    "Generation": "py_engine.generate.answer",
+    "GroupedSubmit": "py_engine.graph.submit",
+    "Progress": "py_engine.serve.loading",
+    "SingleSubmit": "py_engine.graph.submit",
+}
+__all__ = sorted(_NAMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'py_engine' has no attribute {name!r}")

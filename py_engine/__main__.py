@@ -9,13 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import EngineError, InputError
-from py_engine.generate.answer import Answer
-from py_engine.graph.submit import GroupedSubmit, SubmitStrategy
-from py_engine.serve.engine import Engine
-from py_engine.serve.loading import DTYPES, Progress
+
+# The engine is imported by the commands that run it: `convert` and `--help` need none of it.
+if TYPE_CHECKING:
+    from py_engine.generate.answer import Answer
+    from py_engine.serve.engine import Engine
+    from py_engine.serve.loading import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +87,13 @@ async def _logits(args: argparse.Namespace) -> None:
     print(f"{len(logits)} logits in {args.out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
 
 
-def _write_npy(path: Path, values: memoryview) -> None:
+def _write_npy(path: Path, values: memoryview[float]) -> None:
     """A float32 vector as NumPy's .npy, version 1.0 (numpy.lib.format)."""
     head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
     head += b" " * (-(len(head) + 11) % 64) + b"\n"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes())
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes()
+    )
 
 
 async def _bench(args: argparse.Namespace) -> None:
@@ -118,9 +122,10 @@ async def _doctor(args: argparse.Namespace) -> None:
 
 
 async def _load(args: argparse.Namespace) -> Engine:
-    strategy: SubmitStrategy | None = None
-    if args.group:
-        strategy = GroupedSubmit(args.group, args.passes)
+    from py_engine.graph.submit import GroupedSubmit
+    from py_engine.serve.engine import Engine
+
+    strategy = GroupedSubmit(args.group, args.passes) if args.group else None
     shown = ""
 
     def tell(progress: Progress) -> None:
@@ -135,32 +140,56 @@ async def _load(args: argparse.Namespace) -> Engine:
             print(line, file=sys.stderr)
 
     return await Engine.load(
-        args.model, host=args.host, dtype=args.dtype, context=args.context, strategy=strategy, on_progress=tell
+        args.model,
+        host=args.host,
+        dtype=args.dtype,
+        context=args.context,
+        strategy=strategy,
+        on_progress=tell,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m py_engine", description="AI models on your own GPU.")
+    parser = argparse.ArgumentParser(
+        prog="python -m py_engine", description="AI models on your own GPU."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("model", help="a folder, a hub id[@revision], or random:PRESET")
-    model.add_argument("--dtype", choices=DTYPES, default="auto", help="f32: exact, f16: half storage")
+    model.add_argument(
+        "--dtype",
+        choices=("f32", "f16", "auto"),
+        default="auto",
+        help="f32: exact, f16: half storage",
+    )
     model.add_argument("--context", type=int, help="tokens of prompt and answer together")
-    model.add_argument("--group", type=int, default=0, help="dispatches a command buffer, awaited one by one")
-    model.add_argument("--passes", type=int, default=1, help="compute passes a command buffer, with --group")
+    model.add_argument(
+        "--group", type=int, default=0, help="dispatches a command buffer, awaited one by one"
+    )
+    model.add_argument(
+        "--passes", type=int, default=1, help="compute passes a command buffer, with --group"
+    )
     host = argparse.ArgumentParser(add_help=False)
-    host.add_argument("--host", choices=("dawn", "wgpu"), help="WebGPU implementation (default: dawn)")
-    host.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout")
+    host.add_argument(
+        "--host", choices=("dawn", "wgpu"), help="WebGPU implementation (default: dawn)"
+    )
+    host.add_argument(
+        "--json", action="store_true", help="one JSON object on the last line of stdout"
+    )
 
     p = commands.add_parser("generate", parents=[model, host], help="answer a prompt")
     p.add_argument("--prompt", required=True)
     p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
     p.add_argument("--max-tokens", type=int)
-    p.add_argument("--temperature", type=float, help="default: the model's generation_config, else 0")
+    p.add_argument(
+        "--temperature", type=float, help="default: the model's generation_config, else 0"
+    )
     p.add_argument("--seed", type=int)
     p.set_defaults(run=_generate)
 
-    p = commands.add_parser("logits", parents=[model, host], help="logits after a list of token ids")
+    p = commands.add_parser(
+        "logits", parents=[model, host], help="logits after a list of token ids"
+    )
     p.add_argument("--ids", required=True, help="comma-separated")
     p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
     p.set_defaults(run=_logits)
@@ -178,7 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
     p.set_defaults(run=_convert)
 
-    p = commands.add_parser("doctor", parents=[host], help="adapter, limits, features, measured speeds")
+    p = commands.add_parser(
+        "doctor", parents=[host], help="adapter, limits, features, measured speeds"
+    )
     p.set_defaults(run=_doctor)
     return parser
 

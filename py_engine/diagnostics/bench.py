@@ -19,10 +19,14 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
     for run in range(max(3, runs) + 1):
         # Another first token every run: no common prefix with the last prompt, so nothing comes from the cache.
         ids = [(7 * i + 13 * run + 1) % min(vocab, 250) for i in range(prompt_tokens)]
-        answer = await engine.generate(ids, max_tokens=new_tokens + 1, temperature=0.0, ignore_eos=True)
+        answer = await engine.generate(
+            ids, max_tokens=new_tokens + 1, temperature=0.0, ignore_eos=True
+        )
         t = answer.timings
         if run:  # the first warms caches and pipelines up
-            rows.append({"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "ttft_s": t.ttft_s})
+            rows.append(
+                {"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "ttft_s": t.ttft_s}
+            )
     info = engine.info()
     result: dict[str, Any] = {
         "model": info["model"],
@@ -33,4 +37,6 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
     for key in ("prefill_tps", "decode_tps", "ttft_s"):
         result[key] = round(median(row[key] for row in rows), 4)
         result[key + "_all"] = [round(row[key], 4) for row in rows]
-    return result | {k: info[k] for k in ("load_s", "plan", "memory", "traffic", "adapter", "features")}
+    return result | {
+        k: info[k] for k in ("load_s", "plan", "memory", "traffic", "adapter", "features")
+    }

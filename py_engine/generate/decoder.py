@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
 from py_engine.errors import ContextError, InputError
+from py_engine.generate.sampler import Sampler
+from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Tensor, Trace
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import Buffer, Gpu
 from py_engine.models.layers import Model
 from py_engine.models.state import State
-from py_engine.generate.sampling import Sampler, Sampling
 
-STEPS_IN_FLIGHT = 4  # one awaited step costs 3 ms in Chromium whatever it does, four in flight 0.3 ms (PEERS)
+STEPS_IN_FLIGHT = (
+    4  # one awaited step costs 3 ms in Chromium whatever it does, four in flight 0.3 ms (PEERS)
+)
 PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
 
 
@@ -35,13 +38,20 @@ class Decoder:
     """Plans of one model at one context size. `kept` are the ids whose KV rows are in the cache, from position 0."""
 
     def __init__(
-        self, gpu: Gpu, kernels: Kernels, model: Model, state: State, strategy: SubmitStrategy | None = None
+        self,
+        gpu: Gpu,
+        kernels: Kernels,
+        model: Model,
+        state: State,
+        strategy: SubmitStrategy | None = None,
     ) -> None:
         self.gpu = gpu
         self.model = model
         self.state = state
         self.kept: list[int] = []
         self.prefill_dispatches = 0  # of the last prefill, all chunks and the head
+        self.upload_bytes_per_token = 0  # of the last decode, at steady state
+        self.readback_bytes_per_token = 0
         self.prefilled = 0  # tokens that the last prefill ran, without those found in the cache
         self.sampler = Sampler(gpu, model.vocab_size)
         self._strategy = strategy or SingleSubmit()
@@ -68,13 +78,17 @@ class Decoder:
         self._traces["body"] = self._body(1)
         for name in ("logits", "greedy", "sampled"):
             self._traces[name] = self._head(name)
+        self._traces["forget"] = self._new_trace(1)
+        self.sampler.forget(self._traces["forget"])
+        self._traces["mark"] = self._new_trace(self._sizes[-1])
+        self.sampler.mark(self._traces["mark"])
         self._planner.reserve(self._traces.values())
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
         self._planner.allocate()
         for name, trace in self._traces.items():
-            if name != "body":
+            if name != "body":  # of no use without a head
                 self._plans[name] = await self._planner.lower([trace])
         for name in ("logits", "greedy", "sampled"):
             self._plans[f"decode {name}"] = await self._planner.lower(
@@ -86,11 +100,11 @@ class Decoder:
         self.kept = []
         await self._prefill(ids, "logits", 0, abort or Abort())
         self.kept = list(ids)
-        return await self.gpu.read(self.sampler.logits.binding.buffer, 0, 4 * self.model.vocab_size)  # type: ignore[union-attr]
+        return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
 
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, max_tokens: int, abort: Abort
-    ) -> AsyncIterator[list[Sampled]]:
+    ) -> AsyncGenerator[list[Sampled], None]:
         """Prefill what the cache does not hold of `ids`, then decode; batches of tokens as they come.
 
         Ends after a stop token, `max_tokens`, or when the consumer closes the iterator; the caller then says with
@@ -109,10 +123,10 @@ class Decoder:
         if bad is not None:
             raise InputError(f"token id {bad} is outside the vocabulary of {self.model.vocab_size}")
         head = "greedy" if sampling.greedy else "sampled"
-        await self.sampler.start(sampling, ids)
+        await self._start_sampler(sampling, ids)
         await self._prefill(ids, head, max_tokens, abort)
         self.kept = list(ids)
-        result = self.state.step.binding.buffer  # type: ignore[union-attr]
+        result = _buffer(self.state.step)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
         words = memoryview(await self.gpu.read(result, 0, 16)).cast("I")
         first = Sampled(words[0], words[1], words[2])
@@ -121,8 +135,13 @@ class Decoder:
             return
         plan = self._plans[f"decode {head}"]
         loop = self.gpu.decode_loop(plan.recording, result, max_tokens - 1, STEPS_IN_FLIGHT)
+        counters, steps = self.gpu.counters, 0
+        before = (counters.upload_bytes, counters.readback_bytes)
         try:
             while batch := await loop.next():
+                steps += len(batch)
+                self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // steps)
+                self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // steps)
                 yield [Sampled(token, halt, position) for token, halt, position, _ in batch]
         finally:
             loop.stop()
@@ -148,8 +167,10 @@ class Decoder:
     def _head(self, kind: str) -> Trace:
         trace = self._new_trace(1)
         self.model.head(trace, self.state, self.sampler.logits)
-        if kind != "logits":
-            self.sampler.trace(trace, self.state.step, self.state.ids, greedy=kind == "greedy")
+        if kind == "greedy":
+            self.sampler.greedy(trace)
+        elif kind == "sampled":
+            self.sampler.sampled(trace)
         return trace
 
     def _new_trace(self, rows: int) -> Trace:
@@ -160,7 +181,20 @@ class Decoder:
             self.state.zeros,
             self.gpu.features,
             self.gpu.limits.max_binding_bytes,
+            self.gpu.info,
         )
+
+    async def _start_sampler(self, sampling: Sampling, ids: Sequence[int]) -> None:
+        """Settings up; the history only where a penalty looks at it."""
+        self.sampler.write(sampling)
+        if not sampling.penalised:
+            return
+        await self.gpu.replay(self._plans["forget"].recording)
+        for at in range(0, len(ids), self._sizes[-1]):
+            part = ids[at : at + self._sizes[-1]]
+            self._write(self.state.ids, array("I", part).tobytes())
+            self._write(self.state.step, pack_step(pos=0, rows=len(part)))
+            await self.gpu.replay(self._plans["mark"].recording)
 
     async def _prefill(self, ids: Sequence[int], head: str, limit: int, abort: Abort) -> None:
         """Run the ids that the cache does not hold; the last one goes through the head."""
@@ -189,9 +223,16 @@ class Decoder:
                 self.prefill_dispatches += len(plan.dispatches)
             start += n
             if not last:
-                await self.gpu.idle()  # a long prompt stays stoppable, and its chunks do not pile up
+                await (
+                    self.gpu.idle()
+                )  # a long prompt stays stoppable, and its chunks do not pile up
                 self.kept = list(ids[:start])
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
-        assert tensor.binding is not None
-        self.gpu.write(tensor.binding.buffer, 0, data)
+        self.gpu.write(_buffer(tensor), 0, data)
+
+
+def _buffer(tensor: Tensor) -> Buffer:
+    """The buffer of a persistent tensor."""
+    assert tensor.binding is not None
+    return tensor.binding.buffer

@@ -1,10 +1,9 @@
-"""How the next token is chosen: the caller's settings checked, and the GPU buffers that the sampling kernels use."""
+"""How the next token is chosen: the caller's settings, checked."""
 
 from __future__ import annotations
 
 import math
 import secrets
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -52,16 +51,24 @@ class Sampling:
     @property
     def penalised(self) -> bool:
         """Whether the history of tokens matters."""
-        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (
+            1.0,
+            0.0,
+            0.0,
+        )
 
     @classmethod
-    def make(cls, defaults: Sampling, options: Mapping[str, Any], stop_ids: Sequence[int]) -> Sampling:
+    def make(
+        cls, defaults: Sampling, options: Mapping[str, Any], stop_ids: Sequence[int]
+    ) -> Sampling:
         """Defaults with the caller's options over them. Raises InputError naming the option and its range."""
         known = {f.name for f in fields(cls)} - {"stop_ids"}
         changes: dict[str, Any] = {}
         for name, value in options.items():
             if name not in known:
-                raise InputError(f"unknown option {name!r}: known are max_tokens, stop, {', '.join(sorted(known))}")
+                raise InputError(
+                    f"unknown option {name!r}: known are max_tokens, stop, {', '.join(sorted(known))}"
+                )
             if value is not None:
                 changes[name] = _checked(name, value)
         made = replace(defaults, **changes, stop_ids=tuple(stop_ids))
@@ -76,6 +83,3 @@ def _checked(name: str, value: Any) -> float | int:
     if (whole and value != int(value)) or not low <= value <= high:
         raise InputError(f"{name}={value!r}: give {wanted} from {low:g} to {high:g}")
     return int(value) if whole else float(value)
-
-
-__all__ = ["Sampling", "array"]

@@ -22,7 +22,10 @@ class Plan:
 
     def __repr__(self) -> str:
         lines = [f"Plan of {len(self.dispatches)} dispatches for {self.rows} rows"]
-        lines += [f"{i:4d}  {d.label:<40} {d.pipeline.label}  {d.groups}" for i, d in enumerate(self.dispatches)]
+        lines += [
+            f"{i:4d}  {d.label:<40} {d.pipeline.label}  {d.groups}"
+            for i, d in enumerate(self.dispatches)
+        ]
         return "\n".join(lines)
 
 
@@ -59,7 +62,9 @@ class Planner:
     async def lower(self, traces: Sequence[Trace]) -> Plan:
         """One plan out of reserved traces, run one after the other. Raises HostError naming kernel or buffer."""
         dispatches = [
-            await self._dispatch(call, self._chosen[id(trace)]) for trace in traces for call in trace.calls
+            await self._dispatch(call, self._chosen[id(trace)])
+            for trace in traces
+            for call in trace.calls
         ]
         await self._gpu.check()
         recording = self._gpu.record(self._strategy.cut(dispatches), self._strategy.await_each)

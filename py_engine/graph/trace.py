@@ -47,7 +47,12 @@ class Kernel:
     @property
     def label(self) -> str:
         """For errors and profiles: stem plus what tells it from its siblings."""
-        return self.stem + "(" + ", ".join([*self.uses, *(f"{k}={v:g}" for k, v in self.constants)]) + ")"
+        return (
+            self.stem
+            + "("
+            + ", ".join([*self.uses, *(f"{k}={v:g}" for k, v in self.constants)])
+            + ")"
+        )
 
 
 @dataclass(frozen=True, eq=False)

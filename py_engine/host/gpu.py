@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 BufferKind = Literal["storage", "uniform", "readback"]
 
-RESULT_WORDS = 4  # words of the decode result that are read back for each token: token, halt, position, count
+RESULT_WORDS = (
+    4  # words of the decode result that are read back for each token: token, halt, position, count
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ class Gpu(abc.ABC):
 
     info: AdapterInfo
     limits: Limits
-    features: frozenset[str]  # of {"shader-f16", "subgroups", "timestamp-query"}, whatever the host calls them
+    features: frozenset[
+        str
+    ]  # of {"shader-f16", "subgroups", "timestamp-query"}, whatever the host calls them
     counters: Counters = field(default_factory=Counters)
 
     @abc.abstractmethod
@@ -155,7 +159,9 @@ class Gpu(abc.ABC):
         """Copy a range back (tests, logits, diagnostics; never in the decode loop)."""
 
     @abc.abstractmethod
-    async def create_pipeline(self, label: str, code: str, constants: Mapping[str, float]) -> Pipeline:
+    async def create_pipeline(
+        self, label: str, code: str, constants: Mapping[str, float]
+    ) -> Pipeline:
         """Compile `code` (entry `main`) with override `constants`. Raises HostError with the label and the
         compiler's message."""
 
@@ -164,7 +170,9 @@ class Gpu(abc.ABC):
         """A bind group for group 0, entries numbered from 0. Raises HostError (or `check()` does)."""
 
     @abc.abstractmethod
-    def record(self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool) -> Recording:
+    def record(
+        self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool
+    ) -> Recording:
         """Hand a plan to the host once, so that replaying it crosses no boundary per dispatch."""
 
     @abc.abstractmethod
@@ -172,7 +180,9 @@ class Gpu(abc.ABC):
         """Submit it once. Returns when submitted (await_each: when done)."""
 
     @abc.abstractmethod
-    def decode_loop(self, recording: Recording, result: Buffer, max_steps: int, depth: int) -> DecodeLoop:
+    def decode_loop(
+        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+    ) -> DecodeLoop:
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
         RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host."""
 

@@ -165,17 +165,21 @@ class BrowserGpu(Gpu):
     @property
     def counters(self) -> Counters:
         """The counters, with what replay.mjs has counted since the last look."""
+        self.sync_counters()
+        return self._counters
+
+    @counters.setter
+    def counters(self, value: Counters) -> None:
+        self._counters = value
+
+    def sync_counters(self) -> None:
+        """Bring in what replay.mjs has counted."""
         dispatches, submits, reads, in_flight = self._js.takeCounts().to_py()
         counters = self._counters
         counters.dispatches += dispatches
         counters.submits += submits
         counters.readback_bytes += reads * RESULT_WORDS * 4
         counters.max_steps_in_flight = max(counters.max_steps_in_flight, in_flight)
-        return counters
-
-    @counters.setter
-    def counters(self, value: Counters) -> None:
-        self._counters = value
 
     async def try_enable_lines(self) -> None:
         """Find out by compiling which `enable` lines this browser wants: Tint wants one for subgroups, naga none."""
@@ -369,6 +373,7 @@ class BrowserDecodeLoop(DecodeLoop):
             raw = bytes((await self._loop.next()).to_bytes())
         except JsException as error:
             raise await self._gpu._settled_error("cannot read a token back", error) from error
+        self._gpu.sync_counters()  # for whoever holds on to the Counters
         words = memoryview(raw).cast("I")
         return [
             (words[i], words[i + 1], words[i + 2], words[i + 3])

@@ -1,7 +1,7 @@
 """Bytes from outside: ranged fetches, folders, a clock. The weight bytes of a browser stay JavaScript objects.
 
 `Bytes` is the host's own kind of buffer: `bytes`/`memoryview` in CPython, a JS `Uint8Array` in the browser. The engine
-passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Python where that is wanted (headers, JSON).
+passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Python where wanted (headers, JSON).
 """
 
 from __future__ import annotations

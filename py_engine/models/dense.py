@@ -46,10 +46,14 @@ class Sizes:
                 f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly"
             )
         if "head_dim" not in config and h % heads:
-            raise ModelError(f"config.json: no head_dim, and hidden_size {h} is not a multiple of {heads} heads")
+            raise ModelError(
+                f"config.json: no head_dim, and hidden_size {h} is not a multiple of {heads} heads"
+            )
         d = require_int(config, "head_dim", 4, 256, h // heads)
         if d % 4:
-            raise ModelError(f"config.json: head_dim {d} is not a multiple of 4, which the attention kernels need")
+            raise ModelError(
+                f"config.json: head_dim {d} is not a multiple of 4, which the attention kernels need"
+            )
         return cls(
             h,
             require_int(config, "num_hidden_layers", 1, 1024),
@@ -70,7 +74,9 @@ class Checkpoint:
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
-        self._prefix = next((p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0])
+        self._prefix = next(
+            (p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0]
+        )
 
     def norm(self, name: str, n: int | None = None) -> Norm:
         """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm."""
@@ -111,7 +117,9 @@ class Checkpoint:
         s = self._sizes
         at = f"{self._prefix}layers.{layer}.mlp."
         return Mlp(
-            self._store.linear([at + "gate_proj", at + "up_proj"], [s.intermediate_size] * 2, s.hidden_size),
+            self._store.linear(
+                [at + "gate_proj", at + "up_proj"], [s.intermediate_size] * 2, s.hidden_size
+            ),
             self._store.linear([at + "down_proj"], [s.hidden_size], s.intermediate_size),
             activation,
         )
@@ -132,5 +140,7 @@ def rope_of(config: Config, sizes: Sizes, kind: str = FULL, theta: float | None 
     r = rope(config, kind, theta)
     width = int(sizes.head_dim * r.partial)
     if width < 2 or width % 2:
-        raise ModelError(f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number")
+        raise ModelError(
+            f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number"
+        )
     return Rope(width, r.theta, tuple(r.frequencies(width)), r.magnitude)

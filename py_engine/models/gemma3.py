@@ -39,9 +39,13 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     for key in ("final_logit_softcapping", "attn_logit_softcapping"):
         if config.get(key) is not None:
-            raise ModelError(f"config.json: {key} is set; Gemma 3 has no soft-capping (a Gemma 2 config?)")
+            raise ModelError(
+                f"config.json: {key} is set; Gemma 3 has no soft-capping (a Gemma 2 config?)"
+            )
     if require_bool(config, "use_bidirectional_attention", False):
-        raise ModelError("config.json: use_bidirectional_attention is true: an embedding model, not a decoder")
+        raise ModelError(
+            "config.json: use_bidirectional_attention is true: an embedding model, not a decoder"
+        )
     require_str(config, "hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
     config = {**_DEFAULTS, **config}
     sizes = Sizes.of(config)

@@ -27,7 +27,9 @@ class Mixer(Protocol):
     def make_state(self, state: State, name: str) -> Any:
         """Allocate what lasts between passes."""
 
-    def forward(self, trace: Trace, state: State, slot: Any, norm: Norm, out: Tensor | None) -> None:
+    def forward(
+        self, trace: Trace, state: State, slot: Any, norm: Norm, out: Tensor | None
+    ) -> None:
         """Read state.x through `norm`; add the result to state.x, or store it in `out` [T, h]."""
 
 
@@ -54,7 +56,12 @@ class Attention:
         return state.kv(name, self.kv_heads, self.head_dim)
 
     def forward(
-        self, trace: Trace, state: State, slot: tuple[Tensor, Tensor], norm: Norm, out: Tensor | None
+        self,
+        trace: Trace,
+        state: State,
+        slot: tuple[Tensor, Tensor],
+        norm: Norm,
+        out: Tensor | None,
     ) -> None:
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)

@@ -13,10 +13,14 @@ from py_engine.weights.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 
-def build(config: Config, store: WeightStore, *, bias: bool = True, head_norms: bool = False) -> Model:
+def build(
+    config: Config, store: WeightStore, *, bias: bool = True, head_norms: bool = False
+) -> Model:
     """The decoder. `bias`: q, k, v have one; `head_norms`: q and k are normalised per head (Qwen3)."""
     if require_bool(config, "use_sliding_window", False):
-        raise ModelError("config.json: use_sliding_window is true, which this family does not support yet")
+        raise ModelError(
+            "config.json: use_sliding_window is true, which this family does not support yet"
+        )
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store)
     rope = rope_of(config, sizes, theta=1e6)

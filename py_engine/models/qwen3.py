@@ -14,4 +14,6 @@ from py_engine.weights.store import WeightStore
 
 def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
-    return qwen2.build(config, store, bias=require_bool(config, "attention_bias", False), head_norms=True)
+    return qwen2.build(
+        config, store, bias=require_bool(config, "attention_bias", False), head_norms=True
+    )

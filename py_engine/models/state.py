@@ -49,7 +49,9 @@ class Rope:
 class State:
     """Buffers of one model in one context size. Freed by `release`."""
 
-    def __init__(self, gpu: Gpu, context: int, max_rows: int, hidden: int, kv_dtype: KvDtype) -> None:
+    def __init__(
+        self, gpu: Gpu, context: int, max_rows: int, hidden: int, kv_dtype: KvDtype
+    ) -> None:
         self._gpu = gpu
         self._buffers: list[Buffer] = []
         self._ropes: dict[Rope, Tensor] = {}
@@ -58,7 +60,9 @@ class State:
         self.kv_dtype: KvDtype = kv_dtype
         self.step = self._make("step", STEP_BYTES // 4, dtype="u32")
         self.ids = self._make("ids", max_rows, dtype="u32")
-        self.x = self._make("residual stream", max_rows, hidden)  # the head reads its last row in a plan of its own
+        self.x = self._make(
+            "residual stream", max_rows, hidden
+        )  # the head reads its last row in a plan of its own
         self.zeros = self._make("zeros", 64)  # stands in for inputs that a call does not use
         self.layers: list[Any] = []  # a slot a layer, made by its mixer
 
@@ -94,5 +98,3 @@ class State:
         buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
         self._buffers.append(buffer)
         return Tensor(name, shape, dtype, Binding(buffer))
-
-

@@ -62,7 +62,8 @@ class Engine:
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
 
-        `dtype`: "f32" (weights as stored, KV f32), "f16" (KV f16, F32 weights narrowed), "auto" (weights as stored, KV f16).
+        `dtype`: weights and KV cache are kept "f32": as stored and f32; "f16": F32 weights narrowed, and f16;
+        "auto": as stored and f16.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096.
         Raises NoAdapterError, HubError, ModelError, OutOfMemoryError, AbortError; then nothing stays allocated.
         """
@@ -107,13 +108,15 @@ class Engine:
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
-    async def logits(self, ids: Sequence[int]) -> memoryview:
+    async def logits(self, ids: Sequence[int]) -> memoryview[float]:
         """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads."""
         async with self._turn:
             decoder = self._decoder()
             if not ids or len(ids) > decoder.state.context:
                 raise ContextError(
-                    f"{len(ids)} ids do not fit 1..{decoder.state.context}", len(ids), decoder.state.context
+                    f"{len(ids)} ids do not fit 1..{decoder.state.context}",
+                    len(ids),
+                    decoder.state.context,
                 )
             return memoryview(await decoder.logits(ids)).cast("f")
 
@@ -126,7 +129,9 @@ class Engine:
         """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
         return self._start(list(ids), options)
 
-    async def generate_ids(self, ids: Sequence[int], max_tokens: int = 32, **options: Any) -> list[int]:
+    async def generate_ids(
+        self, ids: Sequence[int], max_tokens: int = 32, **options: Any
+    ) -> list[int]:
         """Ids that follow `ids`, without the stop token. Options as for `chat`; temperature 0 unless given."""
         options = {"temperature": 0.0, **options}
         return (await self.generate(ids, max_tokens=max_tokens, **options)).tokens
@@ -158,10 +163,10 @@ class Engine:
             "load_s": loaded.load_s,
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
-            "chat": loaded.template.available,
+            "chat": loaded.has_template,
             "traffic": {
-                "upload_bytes_per_token": decoder.traffic.upload,
-                "readback_bytes_per_token": decoder.traffic.readback,
+                "upload_bytes_per_token": decoder.upload_bytes_per_token,
+                "readback_bytes_per_token": decoder.readback_bytes_per_token,
             },
         }
 
@@ -245,7 +250,9 @@ class Engine:
         tokens: list[int] = []
         kv_length = 0
         started = first = last = now()
-        steps = decoder.generate(request.ids, request.sampling, request.max_tokens, generation.abort)
+        steps = decoder.generate(
+            request.ids, request.sampling, request.max_tokens, generation.abort
+        )
         try:
             try:
                 async for batch in steps:

@@ -15,6 +15,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models import build_model
@@ -23,7 +24,7 @@ from py_engine.weights.config import Config, quantization, read_config, read_gen
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.random import PRESETS, RandomStore, byte_tokenizer
+from py_engine.weights.random import PRESETS, RandomStore
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore
 
@@ -53,6 +54,7 @@ class Loaded:
     decoder: Decoder
     tokenizer: Tokenizer
     template: ChatTemplate
+    has_template: bool
     sampling_defaults: Sampling
     stop_ids: tuple[int, ...]
     ignore_eos: bool
@@ -98,7 +100,10 @@ async def load_model(
     try:
         model = build_model(source.config, source.store)
         state = model.make_state(
-            gpu, _context(context, model), _max_rows(context, model), "f32" if dtype == "f32" else "f16"
+            gpu,
+            _context(context, model),
+            _max_rows(context, model),
+            "f32" if dtype == "f32" else "f16",
         )
         decoder = Decoder(gpu, kernels, model, state, strategy)
         decoder.trace()
@@ -110,7 +115,9 @@ async def load_model(
         tell(Progress("ready", message="Ready"))
         return Loaded(
             address, source.config.get("model_type", "?"), dtype, io, source.store, decoder, tokens, template,
-            Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos, io.now() - started, peak,
+            template.available,
+            Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
+            io.now() - started, peak,
         )  # fmt: skip
     except BaseException:
         tokenizer.cancel()
@@ -155,9 +162,7 @@ class _Source:
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         raise NotImplementedError
 
-    async def fill(
-        self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort
-    ) -> int:
+    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
         raise NotImplementedError
 
@@ -179,9 +184,7 @@ class _RandomSource(_Source):
         tokenizer = await byte_tokenizer()
         return tokenizer, ChatTemplate(None, tokenizer)
 
-    async def fill(
-        self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort
-    ) -> int:
+    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
         assert isinstance(self.store, RandomStore)
         await self.store.fill(kernels, abort)
         return 0
@@ -212,7 +215,10 @@ class _FileSource(_Source):
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         config = await self._json("tokenizer_config.json")
         tokenizer = await Tokenizer.load(
-            await self._repository.bytes("tokenizer.json"), config, self._generation_config, self.config
+            await self._repository.bytes("tokenizer.json"),
+            config,
+            self._generation_config,
+            self.config,
         )
         texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
         return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)
@@ -231,9 +237,7 @@ class _FileSource(_Source):
             return None
         return (await self._repository.bytes(name)).decode("utf-8", "replace")
 
-    async def fill(
-        self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort
-    ) -> int:
+    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
         assert isinstance(self.store, WeightStore)
         jobs = self.store.jobs
         total = sum(job.end - job.start for job in jobs)

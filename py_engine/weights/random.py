@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.matrix import Linear
+from py_engine.graph.matrix import Matrix
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
-from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.ops import layout
-from py_engine.weights.config import quantization_of
-from py_engine.weights.store import WeightStore
+from py_engine.weights.config import Config, quantization
+from py_engine.weights.store import Quantization, StoredAs, WeightStore
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -32,7 +28,6 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "rope_theta": 1e6,
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 40960,
-        "tie_word_embeddings": True,
     },
     "gemma3-270m": {
         "model_type": "gemma3_text",
@@ -50,7 +45,6 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 256,
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
     },
 }
 PRESETS: dict[str, dict[str, Any]] = {
@@ -62,14 +56,48 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Everything(Mapping[str, Any]):
-    """A checkpoint that has whatever tensor is asked for, in the shape it is asked for."""
-
-
 class RandomStore(WeightStore):
-    """A WeightStore without files: matrices uniform in +-sqrt(3 / cols), so that a product keeps its input's size;
-    vectors near their neutral value. The hash is of integers, so every host gets the same weights."""
+    """A WeightStore without files. Matrices are uniform in +-sqrt(3 / cols), so that a product keeps its input's size;
+    vectors are 0 (norms that add 1 to them) or 1. The hash is of integers: every host gets the same weights."""
 
-    def __init__(self, gpu: Gpu, config: Mapping[str, Any]) -> None:
-        super().__init__(gpu, {}, quantization_of(config), narrow=False, family="random")
-        self._fills: list[tuple[str, Tensor | Linear, int]] = []
+    def __init__(self, gpu: Gpu, config: Config) -> None:
+        packing = quantization(config)
+        given = packing.default if packing else None
+        quantised = Quantization(given.bits or 4, given.group_size or 64) if given else None
+        super().__init__(gpu, {}, lambda _: quantised, narrow=False, family="random")
+        self._quantised = quantised
+        self._fills: list[tuple[Tensor, Matrix | None]] = []
+
+    def has(self, name: str) -> bool:
+        """Everything is there but a head of its own."""
+        return not name.endswith("lm_head.weight")
+
+    async def fill(self, kernels: Kernels, abort: Abort) -> None:
+        """Run the hash over every buffer."""
+        for seed, (target, matrix) in enumerate(self._fills):
+            abort.check()
+            trace = Trace(
+                1, target, target, target, self._gpu.features, self._gpu.limits.max_binding_bytes
+            )
+            layout.random(trace, target, matrix, seed)
+            planner = Planner(self._gpu, kernels, SingleSubmit())
+            planner.reserve([trace])
+            plan = await planner.lower([trace])
+            await self._gpu.replay(plan.recording)
+            if seed % 16 == 0:
+                await self._gpu.idle()
+
+    def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
+        if self._quantised is None:
+            return StoredAs("bf16", cols, 2 * cols)
+        q = self._quantised
+        return StoredAs("q4", cols, cols // 2, q.group_size, "bf16", q.bits)
+
+    def _rows_jobs(
+        self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int
+    ) -> None:
+        if target_row == 0:  # the whole matrix at once, with its first source
+            self._fills.append((matrix.weight, matrix))
+
+    def _vector_job(self, name: str, n: int, target: Tensor, element: int) -> None:
+        self._fills.append((target, None))

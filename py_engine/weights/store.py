@@ -67,7 +67,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class StoredAs:
     """The storage that one source tensor will have; equal layouts may stand in one matrix."""
 
     format: MatrixFormat
@@ -168,7 +168,7 @@ class WeightStore:
             "config.json and weights disagree: check the revision."
         )
 
-    def _layout(self, name: str, rows: int, cols: int) -> _Layout:
+    def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
         info = self._find(f"{name}.weight")
         if not self.has(f"{name}.scales"):
             if tuple(info.shape) != (rows, cols):
@@ -179,7 +179,7 @@ class WeightStore:
                     "plain weights are F32, F16 or BF16."
                 )
             format_ = "f16" if self._narrow and info.dtype == "F32" else _FORMAT[info.dtype]
-            return _Layout(format_, cols, cols * (4 if format_ == "f32" else 2))
+            return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
         quantization = self._quantization(name)
         if quantization is None:
             raise ModelError(
@@ -202,7 +202,7 @@ class WeightStore:
                     f"{self._family}: {side.name} has dtype {side.dtype}, not a float of its pair's"
                 )
         wide = bits > 4
-        return _Layout(
+        return StoredAs(
             "q8" if wide else "q4",
             cols,
             cols if wide else cols // 2,
@@ -211,7 +211,7 @@ class WeightStore:
             bits,
         )
 
-    def _stackable(self, a: _Layout, b: _Layout, rows: Sequence[int]) -> bool:
+    def _stackable(self, a: StoredAs, b: StoredAs, rows: Sequence[int]) -> bool:
         """b may follow rows of a in one matrix: same storage, and its first byte on a word border."""
         same = (a.format, a.group_size, a.scale_format) == (b.format, b.group_size, b.scale_format)
         total = sum(rows)
@@ -222,7 +222,7 @@ class WeightStore:
         )
 
     def _matrix(
-        self, names: Sequence[str], rows: Sequence[int], layout: _Layout, row_offset: int
+        self, names: Sequence[str], rows: Sequence[int], layout: StoredAs, row_offset: int
     ) -> list[Matrix]:
         """The stacked sources as one matrix, or several where a binding could not hold it."""
         limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
@@ -262,7 +262,7 @@ class WeightStore:
         return parts
 
     def _rows_jobs(
-        self, name: str, layout: _Layout, matrix: Matrix, lo: int, hi: int, target_row: int
+        self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int
     ) -> None:
         """Jobs that bring rows lo..hi of tensor `name` to row `target_row` of the matrix."""
         info = self._find(f"{name}.weight")

@@ -1,0 +1,76 @@
+"""The buffers of the sampling kernels, and their part of the traces."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from py_engine.generate.sampling import Sampling
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Binding, Buffer, Gpu
+from py_engine.ops.sample import (
+    SAMPLING_BYTES,
+    clear_counts,
+    mark_prompt,
+    pack_sampling,
+    sample_greedy,
+    sample_random,
+)
+
+
+class Sampler:
+    """Logits [V], settings, and the history of tokens that the penalties look at."""
+
+    def __init__(self, gpu: Gpu, vocab_size: int) -> None:
+        self._gpu = gpu
+        self._buffers: list[Buffer] = []
+        self.logits = self._make("logits", vocab_size, "f32")
+        self._settings = self._make("sampling", SAMPLING_BYTES // 4, "u32")
+        self._counts = self._make("token counts", vocab_size, "u32")
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes."""
+        return sum(b.nbytes for b in self._buffers)
+
+    def greedy(self, trace: Trace) -> None:
+        """Take the best token of the logits."""
+        sample_greedy(trace, self.logits, self._settings, self._counts)
+
+    def sampled(self, trace: Trace) -> None:
+        """Draw a token."""
+        sample_random(trace, self.logits, self._settings, self._counts)
+
+    def forget(self, trace: Trace) -> None:
+        """Clear the history."""
+        clear_counts(trace, self._counts)
+
+    def mark(self, trace: Trace) -> None:
+        """Note the valid rows of trace.ids as prompt."""
+        mark_prompt(trace, self._counts)
+
+    def write(self, sampling: Sampling) -> None:
+        """Upload the settings of the next generation."""
+        data = pack_sampling(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            seed=sampling.seed or 0,
+            stop_ids=sampling.stop_ids,
+        )
+        assert self._settings.binding is not None
+        self._gpu.write(self._settings.binding.buffer, 0, data)
+
+    def release(self) -> None:
+        """Free the buffers."""
+        for buffer in self._buffers:
+            self._gpu.destroy_buffer(buffer)
+        self._buffers.clear()
+
+    def _make(self, name: str, n: int, dtype: Literal["f32", "u32"]) -> Tensor:
+        buffer = self._gpu.create_buffer(name, 4 * n)
+        self._buffers.append(buffer)
+        return Tensor(name, (n,), dtype, Binding(buffer))

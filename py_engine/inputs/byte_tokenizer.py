@@ -1,0 +1,36 @@
+"""A tokenizer without files, for `random:` models: token id = UTF-8 byte."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from py_engine.inputs.tokenizer import Tokenizer
+
+
+async def byte_tokenizer() -> Tokenizer:
+    """Token id = UTF-8 byte: a byte-level BPE vocabulary of 256 entries and no merges."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    vocab = {letters[b]: b for b in range(256)}
+    description: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": False,
+        },
+        "post_processor": None,
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }
+    return await Tokenizer.load(json.dumps(description).encode())
