@@ -504,7 +504,8 @@ def _widen(raw: NDArray[Any], dtype: str) -> Floats:
     if dtype == "BF16":
         wide: Floats = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide
-    return np.asarray(raw, np.float32)
+    narrow: Floats = raw.astype(np.float32)
+    return narrow
 
 
 def affine_groups(values: Floats, bits: int, group: int) -> tuple[Floats, Floats]:
