@@ -1,0 +1,136 @@
+"""rope_append against float64 NumPy: head norms, whole and partial rotation, far positions, append, padding rows, halt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from py_engine.errors import ModelError
+from py_engine.graph.step import pack_step
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Gpu
+from py_engine.models.state import Rope
+from py_engine.ops.norm import Norm
+from py_engine.ops.rope import rope_append
+from tests.conftest import Runner
+from tests.ops.harness import Bench, nmse
+
+
+@dataclass(frozen=True)
+class Case:
+    heads: int = 4
+    kv_heads: int = 2
+    d: int = 32
+    width: int = 32
+    rows: int = 5
+    valid: int = 5
+    pos: int = 0
+    context: int = 96
+    dtype: str = "f32"
+    norms: bool = True
+    offset: float = 0.0
+    base: float = 1e4
+    halted: bool = False
+
+
+def heads_reference(
+    x: np.ndarray, w: np.ndarray | None, offset: float, width: int, base: float, pos: int
+) -> np.ndarray:
+    """[T, heads, D] normed and rotated."""
+    x = x.astype(np.float64)
+    if w is not None:
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (w + offset)
+    angle = (pos + np.arange(len(x)))[:, None] * base ** (-2.0 * np.arange(width // 2) / width)
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    a, b = x[..., : width // 2], x[..., width // 2 : width]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., width:]], -1)
+
+
+CASES = [
+    Case(),
+    Case(norms=False, dtype="f16"),
+    Case(d=20, width=10, kv_heads=4, rows=3, valid=3, pos=61),  # over the border of the table's blocks
+    Case(d=256, width=64, heads=1, kv_heads=1, rows=1, valid=1, pos=70, offset=1.0, base=1e7),
+    Case(d=128, width=128, rows=8, valid=3, pos=2, dtype="f16", offset=1.0),
+    Case(d=4, width=2, heads=2, kv_heads=1, rows=1, valid=1, pos=95),
+    Case(d=64, width=64, rows=4, valid=4, pos=40003, context=40960, kv_heads=1, heads=1, base=1e6),
+    Case(halted=True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
+    c = case
+    rng = np.random.default_rng(c.d)
+    bench = Bench(gpu)
+    qkv = rng.standard_normal((c.rows, c.heads + 2 * c.kv_heads, c.d)).astype(np.float32)
+    w_q, w_k = (rng.uniform(0.5, 1.5, c.d).astype(np.float32) for _ in range(2))
+    cache = np.full((c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype])
+    frequencies = tuple(c.base ** (-2 * i / c.width) for i in range(c.width // 2))
+    table = np.frombuffer(Rope(c.width, c.base, frequencies).table(c.context), np.float32)
+    step = np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32).copy()
+    step[1] = c.halted
+    s = bench.put("step", step)
+    trace = Trace(c.rows, s, s, s)
+    q = bench.put("q", np.full((c.rows, c.heads, c.d), 7.0, np.float32))
+    k, v = bench.put("k", cache), bench.put("v", cache)
+    norms = [Norm(bench.put("w", w), 1e-6, c.offset) if c.norms else None for w in (w_q, w_k)]
+    rope_append(
+        trace, bench.put("qkv", qkv.reshape(c.rows, -1)), q, (k, v),
+        kv_heads=c.kv_heads, table=bench.put("table", table), width=c.width,
+        q_norm=norms[0], k_norm=norms[1], scale=0.25,
+    )  # fmt: skip
+    run(bench.run(trace))
+
+    xq, xk, xv = np.split(qkv[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
+    rotation = (c.offset, c.width, c.base, c.pos)
+    want_q = 0.25 * heads_reference(xq, w_q if c.norms else None, *rotation)
+    want_k, want_v = cache.astype(np.float64), cache.astype(np.float64)
+    if not c.halted:
+        rows = slice(c.pos, c.pos + c.valid)
+        want_k[:, rows] = heads_reference(xk, w_k if c.norms else None, *rotation).swapaxes(0, 1)
+        want_v[:, rows] = xv.swapaxes(0, 1)
+    got_q = run(bench.get(q))
+    assert nmse(got_q[: c.valid], want_q) < 1e-12
+    assert (got_q[c.valid :] == 7.0).all()
+    rows = slice(c.pos, c.pos + c.valid)
+    for cached, want in ((k, want_k), (v, want_v)):
+        got = run(bench.get(cached)).astype(np.float64)
+        # f16: half a unit in the last place of 11 bits, 6e-8 at worst
+        assert nmse(got[:, rows], want[:, rows]) < (1e-12 if c.dtype == "f32" else 1e-7)
+        untouched = np.ones(c.context, bool)
+        untouched[rows] = False
+        assert (got[:, untouched] == 9.0).all()
+    bench.close()
+
+
+def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
+    bench = Bench(gpu)
+    s = bench.put("step", np.frombuffer(pack_step(pos=0, rows=1), np.uint32))
+    cache = [bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv"]
+    trace = Trace(1, s, s, s)
+    table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
+    q = bench.put("q", np.zeros((1, 1, 4), np.float32))
+    rope_append(
+        trace, bench.put("qkv", np.full((1, 12), -1e6, np.float32)), q, (cache[0], cache[1]),
+        kv_heads=1, table=bench.put("table", table), width=4,
+    )  # fmt: skip
+    run(bench.run(trace))
+    assert (run(bench.get(cache[1]))[0, 0] == -65504.0).all()
+    bench.close()
+
+
+def test_refused_sizes() -> None:
+    def call(d: int, width: int) -> None:
+        x = Tensor("x", (1, 3 * d))
+        cache = (Tensor("k", (1, 8, d)), Tensor("v", (1, 8, d)))
+        rope_append(Trace(1, x, x, x), x, Tensor("q", (1, 1, d)), cache, kv_heads=1, table=x, width=width)
+
+    for d in (6, 260):
+        with pytest.raises(ModelError, match=f"head size {d}"):
+            call(d, 4)
+    for width in (3, 12):
+        with pytest.raises(ValueError, match=f"rotate {width}"):
+            call(8, width)
