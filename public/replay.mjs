@@ -172,12 +172,13 @@ export class DecodeLoop {
   #handed = -Infinity;  // when the last batch was
   #failure = null;
   #ended = false;
+  #dropped = 0;         // results read after the halt
   #left;
   #wake = () => {};     // resolves what next() waits for
 
   constructor(recording, result, ring, maxSteps) {
     this.#left = maxSteps;
-    const { gpu } = recording;
+    const gpu = this.gpu = recording.gpu;
     const before = gpu.loop; // shares the ring
     gpu.loop = this.finished = before
       .then(() => this.#run(gpu, recording, result, ring))
@@ -195,7 +196,10 @@ export class DecodeLoop {
     if (wait > 0 && !this.#ended) await Promise.race([sleep(wait), this.finished]);
     if (!this.#results.length && this.#failure) throw this.#failure;
     this.#handed = performance.now();
-    return new Uint32Array(this.#results.splice(0));
+    const words = this.#results.splice(0);
+    this.gpu.reads += words.length * 4 / RESULT_BYTES; // counted as they are handed over, so 16 bytes a result
+    if (!words.length) [this.gpu.reads, this.#dropped] = [this.gpu.reads + this.#dropped, 0];
+    return new Uint32Array(words);
   }
 
   #arrival() { return new Promise(wake => { this.#wake = wake; }); }
@@ -221,9 +225,8 @@ export class DecodeLoop {
       const words = new Uint32Array(slot.getMappedRange().slice(0));
       slot.unmap();
       free.push(slot);
-      gpu.reads += 1;
       if (gpu.uncaptured) throw new Error(gpu.uncaptured); // then the words are stale
-      if (!halted) this.#results.push(...words);
+      if (halted) this.#dropped += 1; else this.#results.push(...words);
       if (words[1]) { halted = true; this.#left = 0; } // steps submitted beyond a halt change nothing
       this.#wake();
     }

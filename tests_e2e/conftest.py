@@ -33,7 +33,9 @@ CHROMIUM_FLAGS = [
     "--disable-domain-blocking-for-3d-apis",
 ]
 WEBGPU_FLAGS = [*CHROMIUM_FLAGS, "--enable-unsafe-webgpu"]
-BOOT_S = 90.0  # a cold boot takes 2 to 5 s on an idle machine
+# No test waits this long on an idle machine (a cold boot takes 2 to 5 s there); on two busy cores SwiftShader alone was
+# seen to compile a model's kernels for two minutes.
+PATIENCE_S = 400.0
 
 # Start a worker whose messages are kept until the test asks for them.
 OPEN = """([script, name]) => {
@@ -95,7 +97,7 @@ class Worker:
         self.page.evaluate(POST, [self._box, message])
 
     def wait(
-        self, wanted: Callable[[dict[str, Any]], bool], timeout: float = BOOT_S
+        self, wanted: Callable[[dict[str, Any]], bool], timeout: float = PATIENCE_S
     ) -> list[dict[str, Any]]:
         """All messages up to the first wanted one. Fails at the timeout, and when an error without id comes."""
         taken: list[dict[str, Any]] = []
@@ -115,12 +117,12 @@ class Worker:
                 )
             self._seen += self.page.evaluate(TAKE, [self._box, min(left, 5) * 1000])
 
-    def ask(self, message: dict[str, Any], timeout: float = BOOT_S) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any], timeout: float = PATIENCE_S) -> dict[str, Any]:
         """Send one, and the last message that answers it."""
         self.post(message)
         return self.answer(message["id"], timeout)[-1]
 
-    def answer(self, id: int | str, timeout: float = BOOT_S) -> list[dict[str, Any]]:
+    def answer(self, id: int | str, timeout: float = PATIENCE_S) -> list[dict[str, Any]]:
         """The messages of this id up to the one that ends it; those of others are dropped."""
         last = ("ready", "complete", "error", "result")
         taken = self.wait(lambda m: m.get("id") == id and m.get("status") in last, timeout)
