@@ -1,0 +1,201 @@
+"""Load-time kernels, bit for bit against NumPy: every format, odd sizes and places, neighbours left alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from py_engine.graph.matrix import Matrix
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Gpu
+from py_engine.ops import layout
+from tests.conftest import Runner
+from tests.ops.harness import Bench
+from tests.ops.matrices import from_bf16, to_bf16
+
+DTYPES = ("F32", "F16", "BF16")
+PLACES = [(1, 0), (37, 5), (300, 64), (513, 131)]  # n, element
+
+
+def stored(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """(what lies in the file, its values as float32)."""
+    if dtype == "BF16":
+        return to_bf16(values), from_bf16(to_bf16(values))
+    array = values.astype(np.float32 if dtype == "F32" else np.float16)
+    return array, array.astype(np.float32)
+
+
+def words(array: np.ndarray) -> np.ndarray:
+    """The array's bytes as u32, the last word filled up with ones."""
+    raw = array.tobytes()
+    return np.frombuffer(raw + b"\xff" * (-len(raw) % 4), np.uint32)
+
+
+def new_trace(t: Tensor) -> Trace:
+    return Trace(1, t, t, t)
+
+
+def odd_values(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Numbers of all sizes, subnormal in f16 and in f32 too, infinities among them."""
+    values = rng.standard_normal(n) * 2.0 ** rng.integers(-26, 17, n)
+    values[::11] = [0.0, -0.0, 6e-8, 65504.0, -65519.0, 1e-40, 2.0**-14, 2.98e-8][n % 8]
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, element", PLACES)
+def test_convert(gpu: Gpu, run: Runner, dtype: str, kind: str, n: int, element: int) -> None:
+    bench = Bench(gpu)
+    with np.errstate(over="ignore"):
+        source, values = stored(odd_values(np.random.default_rng(n), n), dtype)
+    tail = 6
+    before = np.full(element + n + tail, 7.0, np.float32 if kind == "f32" else np.float16)
+    target = bench.put("target", before)
+    trace = new_trace(target)
+    layout.convert(trace, bench.put("source", words(source)), dtype, target, kind, n, element)  # type: ignore[arg-type]
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    if kind == "f16":
+        want = np.clip(values, -65504, 65504).astype(np.float16)
+        assert (got[element : element + n].view(np.uint16) == want.view(np.uint16)).all()
+    else:
+        # As numbers: a device may flush f32's own subnormals, and bf16 and f32 pass as bits anyway.
+        assert (got[element : element + n] == values).all()
+    assert (got[:element] == 7.0).all() and (got[element + n :] == 7.0).all()
+    bench.close()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n, element", PLACES)
+def test_interleave(gpu: Gpu, run: Runner, dtype: str, n: int, element: int) -> None:
+    bench = Bench(gpu)
+    rng = np.random.default_rng(n)
+    scales, _ = stored(rng.standard_normal(n), dtype)
+    biases, _ = stored(rng.standard_normal(n), dtype)
+    bits = np.uint32 if dtype == "F32" else np.uint16
+    before = rng.integers(0, 2**16, (element + n + 3, 2)).astype(bits)
+    target = bench.put("target", words(before))
+    trace = new_trace(target)
+    for kind, part in (("scale", scales), ("bias", biases)):
+        layout.interleave(trace, bench.put(kind, words(part)), dtype, target, kind, n, element)  # type: ignore[arg-type]
+    run(bench.run(trace))
+    want = before.copy()
+    want[element : element + n] = np.stack([scales.view(bits), biases.view(bits)], -1)
+    assert (run(bench.get(target)) == words(want)).all()
+    bench.close()
+
+
+def packed(fields: np.ndarray, bits: int) -> np.ndarray:
+    """MLX's packing: one stream of bits, lowest first, here a bit at a time."""
+    stream = (fields.reshape(-1, 1) >> np.arange(bits)) & 1
+    return np.packbits(stream.astype(np.uint8), bitorder="little").view(np.uint32)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 6])
+@pytest.mark.parametrize("rows, cols, element", [(1, 32, 0), (3, 96, 32), (40, 64, 64 * 33)])
+def test_repack(gpu: Gpu, run: Runner, bits: int, rows: int, cols: int, element: int) -> None:
+    bench = Bench(gpu)
+    fields = np.random.default_rng(bits).integers(0, 2**bits, rows * cols)
+    field = 4 if bits < 4 else 8
+    n = (element + rows * cols) * field // 32
+    target = bench.put("target", np.full(n + 2, 0xABCDEF01, np.uint32))
+    trace = new_trace(target)
+    layout.repack(trace, bench.put("source", packed(fields, bits)), target, bits, rows, cols, element)
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    first = element * field // 32
+    assert (got[first:n] == packed(fields, field)).all()
+    assert (got[:first] == 0xABCDEF01).all() and (got[n:] == 0xABCDEF01).all()
+    bench.close()
+
+
+def test_repack_refuses_other_widths_and_columns(gpu: Gpu) -> None:
+    bench = Bench(gpu)
+    t = bench.put("t", np.zeros(64, np.uint32))
+    for bits, cols in ((4, 32), (8, 32), (3, 40)):
+        with pytest.raises(ValueError, match=f"{bits} bits, {cols} columns"):
+            layout.repack(new_trace(t), t, t, bits, 1, cols)
+    bench.close()
+
+
+def test_more_workgroups_than_one_dimension_has(gpu: Gpu, run: Runner) -> None:
+    bench = Bench(gpu)
+    n = 65535 * 256 + 1000
+    source = np.random.default_rng(0).integers(0, 2**16, n).astype(np.uint16)
+    source &= 0xBFFF  # no infinity, no NaN
+    target = bench.put("target", np.zeros(n, np.float32))
+    trace = new_trace(target)
+    layout.convert(trace, bench.put("source", words(source)), "BF16", target, "f32", n)
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    assert np.array_equal(got.view(np.uint32), source.astype(np.uint32) << 16)
+    bench.close()
+
+
+def pcg(v: np.ndarray) -> np.ndarray:
+    state = v * np.uint32(747796405) + np.uint32(2891336453)
+    word = ((state >> ((state >> 28) + 4)) ^ state) * np.uint32(277803737)
+    return (word >> 22) ^ word
+
+
+def filled(bench: Bench, run: Runner, form: str, scale_format: str, rows: int, cols: int, seed: int) -> list[np.ndarray]:
+    """The words of weight and scales."""
+    bits = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}[form]
+    weight = bench.put("weight", np.zeros(rows * cols * bits // 32, np.uint32))
+    scales = None
+    if form[0] == "q":
+        scales = bench.put("scales", np.zeros(rows * cols // 32 * (2 if scale_format == "f32" else 1), np.uint32))
+    matrix = Matrix(rows, cols, form, weight, 0, scales, 32, scale_format)  # type: ignore[arg-type]
+    trace = new_trace(weight)
+    layout.random(trace, weight, matrix, seed)
+    run(bench.run(trace))
+    return [run(bench.get(t)) for t in (weight, scales) if t is not None]
+
+
+@pytest.mark.parametrize(
+    "form, scale_format", [("f32", ""), ("f16", ""), ("bf16", ""), ("q4", "f16"), ("q4", "bf16"), ("q8", "f32")]
+)
+def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> None:
+    """Bits as NumPy's integers have them (so equal on every host), spread over +-sqrt(3 / cols), other per seed."""
+    bench = Bench(gpu)
+    rows, cols = 8, 96
+    got = filled(bench, run, form, scale_format, rows, cols, 5)
+    with np.errstate(over="ignore"):
+        place = np.arange(got[0].size, dtype=np.uint32)
+        bits = pcg(pcg(place) ^ pcg(np.array(256 + 5, np.uint32)))
+    reach = math.sqrt(3 / cols)
+    if form[0] == "q":
+        assert (got[0] == bits).all()
+        dtype = {"f16": np.float16, "f32": np.float32, "bf16": np.uint16}[scale_format]
+        pair = got[1].view(dtype).reshape(-1, 2)
+        scale, bias = (from_bf16(pair) if scale_format == "bf16" else pair.astype(np.float64))[0]
+        assert (pair == pair[0]).all()
+        top = 15 if form == "q4" else 255
+        assert bias == -scale * top / 2 and 0.85 * reach < -bias < 1.15 * reach
+    else:
+        halves = np.stack([bits, bits >> np.uint32(16)], -1).ravel()
+        k = 2 * ((bits if form == "f32" else halves) & 255).astype(np.int64) - 255
+        values = {
+            "f32": lambda: got[0].view(np.float32),
+            "f16": lambda: got[0].view(np.float16),
+            "bf16": lambda: from_bf16(got[0].view(np.uint16)),
+        }[form]().astype(np.float64)
+        step = values[np.argmax(k)] / k.max()
+        bound = 2.0**-7 if form == "bf16" else 0.0  # bf16 drops what its 8 bits cannot hold; the step has 3 bits
+        assert (np.abs(values - k * step) <= bound * np.abs(values)).all()
+        assert 0.85 * reach < values.max() < 1.15 * reach and abs(values.mean()) < 0.1 * reach
+    assert (filled(bench, run, form, scale_format, rows, cols, 6)[0] != got[0]).mean() > 0.9
+    bench.close()
+
+
+def test_random_vector_is_one(gpu: Gpu, run: Runner) -> None:
+    bench = Bench(gpu)
+    target = bench.put("target", np.zeros(77, np.float32))
+    trace = new_trace(target)
+    layout.random(trace, target, None, 3)
+    run(bench.run(trace))
+    assert (run(bench.get(target)) == 1.0).all()
+    bench.close()
