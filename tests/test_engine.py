@@ -1,0 +1,333 @@
+"""The engine's promises on a real device and a tiny real checkpoint: queue, stop, reuse, counts, and giving back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from py_engine.abort import Abort
+from py_engine.errors import AbortError, ContextError, InputError, ModelError
+from py_engine.graph.submit import GroupedSubmit
+from py_engine.host.gpu import Gpu
+from py_engine.serve.engine import Engine
+from tests import reference
+from tests.conftest import Runner
+
+NAME = "qwen2-mlx4-g64"
+FOLDER = reference.folder(NAME)
+LAYERS = 2
+CONTEXT = 512
+PROMPT = list(range(40, 80))
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """These promises do not depend on the WebGPU implementation: one host, the faster one, is enough."""
+    return open_software_gpu("wgpu")
+
+
+@pytest.fixture(scope="module")
+def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
+    before = gpu.counters.live_buffers
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=CONTEXT))
+    yield loaded
+    run(loaded.close())
+    rings = gpu.counters.live_buffers - before
+    assert 0 <= rings <= 5, "only the host's readback rings may stay"
+
+
+def ids_of(engine: Engine, run: Runner, ids: list[int], n: int, **options: Any) -> list[int]:
+    tokens: list[int] = run(engine.generate_ids(ids, max_tokens=n, ignore_eos=True, **options))
+    return tokens
+
+
+async def answer(engine: Engine, ids: list[int], n: int, **options: Any) -> Any:
+    options = {"temperature": 0.0, "ignore_eos": True, **options}
+    return await engine.generate(ids, max_tokens=n, **options)
+
+
+def test_counts_at_steady_state(engine: Engine, gpu: Gpu, run: Runner) -> None:
+    ids_of(engine, run, PROMPT, 8)
+    counters = gpu.counters
+    before = (counters.buffers_created, counters.pipelines_created, counters.bind_groups_created)
+    ids_of(engine, run, PROMPT[1:], 24)
+    assert (counters.buffers_created, counters.pipelines_created, counters.bind_groups_created) == before
+    info = engine.info()
+    assert info["traffic"]["upload_bytes_per_token"] <= 64
+    assert info["traffic"]["readback_bytes_per_token"] <= 16
+    assert info["plan"]["decode_dispatches"] <= 9 * LAYERS + 8
+    assert info["memory"]["peak_transient_bytes"] <= 64 << 20
+    assert counters.max_steps_in_flight >= 3
+
+
+def test_at_most_40_pipelines(run: Runner, open_software_gpu: Callable[..., Gpu]) -> None:
+    gpu = open_software_gpu("wgpu")
+    loaded = run(Engine.load(str(reference.folder("gemma3-mlx4-g64")), gpu=gpu, context=64))
+    assert gpu.counters.pipelines_created <= 40
+    run(loaded.close())
+    assert gpu.counters.live_buffers == 0
+    assert gpu.counters.live_bytes == 0
+
+
+def test_second_turn_runs_only_new_tokens(engine: Engine, run: Runner) -> None:
+    first = run(answer(engine, PROMPT, 10))
+    follow = [*PROMPT, *first.tokens, 5, 6, 7]
+    second = run(answer(engine, follow, 6))
+    # The last token of the first answer was sampled but never run, so it and the three new ones are left.
+    assert second.cached_tokens == len(PROMPT) + 9
+    run(engine.logits([1]))  # forget
+    assert run(answer(engine, follow, 6)).tokens == second.tokens
+
+
+def test_a_changed_middle_is_run_again(engine: Engine, run: Runner) -> None:
+    run(answer(engine, PROMPT, 4))
+    changed = [*PROMPT[:10], 3, *PROMPT[11:]]
+    got = run(answer(engine, changed, 6))
+    assert got.cached_tokens == 10
+    run(engine.logits([1]))
+    assert run(answer(engine, changed, 6)).tokens == got.tokens
+
+
+def test_calls_wait_their_turn(engine: Engine, run: Runner) -> None:
+    prompts = [[20 + i, *PROMPT] for i in range(4)]
+    alone = [ids_of(engine, run, p, 6) for p in prompts]
+    done: list[int] = []
+
+    async def together() -> list[list[int]]:
+        async def one(i: int) -> list[int]:
+            got = await answer(engine, prompts[i], 6)
+            done.append(i)
+            return list(got.tokens)
+
+        return await asyncio.gather(*(one(i) for i in range(4)))
+
+    assert run(together()) == alone
+    assert done == [0, 1, 2, 3]
+
+
+def test_stop_in_decode_and_the_next_call(engine: Engine, run: Runner) -> None:
+    whole = ids_of(engine, run, PROMPT, 12)
+
+    async def stopped() -> Any:
+        generation = engine.generate(PROMPT, max_tokens=200, temperature=0.0, ignore_eos=True)
+        async for _ in generation:
+            generation.stop()
+        return await generation
+
+    got = run(stopped())
+    assert got.finish_reason == "abort"
+    assert 1 <= len(got.tokens) < 200
+    assert got.tokens[:12] == whole[: len(got.tokens)]
+    assert ids_of(engine, run, PROMPT, 12) == whole
+
+
+def test_stop_before_its_turn(engine: Engine, run: Runner) -> None:
+    async def both() -> tuple[Any, Any]:
+        first = engine.generate(PROMPT, max_tokens=8, temperature=0.0, ignore_eos=True)
+        second = engine.generate(PROMPT[2:], max_tokens=8, temperature=0.0, ignore_eos=True)
+        second.stop()
+        return await first, await second
+
+    first, second = run(both())
+    assert (first.finish_reason, len(first.tokens)) == ("length", 8)
+    assert (second.finish_reason, second.tokens) == ("abort", [])
+
+
+def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> None:
+    plain = run(answer(engine, PROMPT, 40))
+    text = plain.text
+    assert len(text) > 8, "the tiny model's text is long enough to cut"
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    cut = run(answer(engine, PROMPT, 40, stop=[stop]))
+    assert cut.finish_reason == "stop"
+    assert cut.text == text[: text.index(stop)]
+    used = engine.info()["context"]["used"]
+    assert used <= len(PROMPT) + len(cut.tokens)
+    shown = run(answer(engine, [*PROMPT, *plain.tokens], 3))
+    run(engine.logits([1]))
+    assert run(answer(engine, [*PROMPT, *plain.tokens], 3)).tokens == shown.tokens
+
+
+def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> None:
+    """A stop id ends the answer without being part of it; steps in flight beyond it change nothing."""
+    tokens = ids_of(engine, run, PROMPT, 12)
+    stop_at = next(i for i in range(3, 12) if tokens[i] not in tokens[:i])
+    decoder = engine._loaded.decoder
+    sampling = engine._loaded.sampling_defaults.make(
+        engine._loaded.sampling_defaults, {"temperature": 0.0, "seed": 1}, [tokens[stop_at]]
+    )
+
+    async def halted() -> tuple[list[int], int, int]:
+        got, halt, length = [], 0, 0
+        async for batch in decoder.generate(PROMPT, sampling, 100, Abort()):
+            for sampled in batch:
+                got.append(sampled.token)
+                halt, length = sampled.halt, sampled.kv_length
+        return got, halt, length
+
+    got, halt, length = run(halted())
+    assert got == tokens[: stop_at + 1]
+    assert halt == 1
+    assert length == len(PROMPT) + stop_at
+    decoder.keep([*PROMPT, *got[:-1]], length)
+    follow = run(answer(engine, [*PROMPT, *got, 9], 4))
+    assert follow.cached_tokens == length
+    run(engine.logits([1]))
+    assert run(answer(engine, [*PROMPT, *got, 9], 4)).tokens == follow.tokens
+
+
+@pytest.mark.parametrize("strategy", [GroupedSubmit(1), GroupedSubmit(8, 3), GroupedSubmit(1000, 5)], ids=str)
+def test_submit_strategies_are_bitwise_equal(
+    engine: Engine, gpu: Gpu, run: Runner, strategy: GroupedSubmit
+) -> None:
+    grouped: Engine = run(
+        Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=CONTEXT, strategy=strategy)
+    )
+    try:
+        assert bytes(run(grouped.logits(PROMPT))) == bytes(run(engine.logits(PROMPT)))
+        assert ids_of(grouped, run, PROMPT, 6) == ids_of(engine, run, PROMPT, 6)
+    finally:
+        run(grouped.close())
+
+
+def test_seeds(engine: Engine, run: Runner) -> None:
+    options = {"temperature": 1.5, "top_k": 50, "top_p": 0.95}
+    a = ids_of(engine, run, PROMPT, 16, seed=7, **options)
+    assert ids_of(engine, run, PROMPT, 16, seed=7, **options) == a
+    others = [ids_of(engine, run, PROMPT, 16, seed=s, **options) for s in (8, 9, 10)]
+    assert any(other != a for other in others)
+
+
+def test_repetition_penalty_forbids_repeats(engine: Engine, run: Runner) -> None:
+    """Presence penalty of 100: no token of the answer comes twice."""
+    tokens = ids_of(engine, run, PROMPT, 24, presence_penalty=100.0)
+    assert len(set(tokens)) == 24
+
+
+def test_chat_counts_and_streams(engine: Engine, run: Runner) -> None:
+    messages = [{"role": "user", "content": "hello there"}]
+
+    async def chat() -> tuple[str, Any]:
+        generation = engine.chat(messages, max_tokens=12, temperature=0.0)
+        text = "".join([delta.text async for delta in generation])
+        return text, await generation
+
+    text, got = run(chat())
+    assert text == got.text
+    assert got.prompt_tokens == engine.count_tokens(messages)
+    assert got.timings.ttft_s > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_p": 2.0}, "top_p"),
+        ({"seed": 1.5}, "seed"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"stop": [""]}, "stop"),
+        ({"frobnicate": 1}, "frobnicate"),
+    ],
+    ids=str,
+)
+def test_bad_options(engine: Engine, run: Runner, options: dict[str, Any], word: str) -> None:
+    async def complete() -> Any:
+        return await engine.complete("hello", **options)
+
+    with pytest.raises(InputError, match=word):
+        run(complete())
+    assert len(ids_of(engine, run, PROMPT, 2)) == 2
+
+
+@pytest.mark.parametrize("prompt", ["", "\ud800"], ids=["empty", "lone surrogate"])
+def test_bad_prompts(engine: Engine, run: Runner, prompt: str) -> None:
+    async def complete() -> Any:
+        return await engine.complete(prompt)
+
+    with pytest.raises(InputError):
+        run(complete())
+
+
+def test_overflow_has_the_numbers(engine: Engine, run: Runner) -> None:
+    async def generate(ids: list[int], n: int) -> Any:
+        return await engine.generate(ids, max_tokens=n)
+
+    with pytest.raises(ContextError, match=r"40 prompt tokens \+ max_tokens=500 exceed the context of 512") as caught:
+        run(generate(PROMPT, 500))
+    assert (caught.value.prompt_tokens, caught.value.context) == (40, 512)
+    with pytest.raises(ContextError):
+        run(generate([1] * 512, 1))
+    with pytest.raises(InputError, match="outside the vocabulary"):
+        run(generate([10**6], 1))
+
+
+def test_the_context_can_be_filled(engine: Engine, run: Runner) -> None:
+    got = run(answer(engine, [1 + i % 200 for i in range(CONTEXT - 8)], 8))
+    assert (len(got.tokens), got.finish_reason) == (8, "length")
+
+
+def test_abort_in_load_gives_everything_back(run: Runner, open_software_gpu: Callable[..., Gpu]) -> None:
+    gpu = open_software_gpu("wgpu")
+    abort = Abort()
+
+    def tell(progress: Any) -> None:
+        if progress.phase == "weights":
+            abort.set()
+
+    with pytest.raises(AbortError):
+        run(Engine.load(str(FOLDER), gpu=gpu, abort=abort, on_progress=tell))
+    assert gpu.counters.live_buffers == 0
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, context=64))
+    assert len(ids_of(loaded, run, PROMPT, 3)) == 3
+    run(loaded.close())
+
+
+def broken(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the checkpoint with another config.json."""
+    folder = tmp_path / "broken"
+    shutil.copytree(FOLDER, folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(model_type="mamba9"), "mamba9.*Supported: gemma3"),
+        (lambda c: c.update(hidden_size=10**12), "hidden_size"),
+        (lambda c: c.update(num_attention_heads=-4), "num_attention_heads"),
+        (lambda c: c.update(num_hidden_layers=7), "layers.2.*missing"),
+        (lambda c: c.update(intermediate_size=64), "mlp"),
+        (lambda c: c.pop("vocab_size"), "vocab_size"),
+        (lambda c: c["quantization"].update(bits=8), "bits"),
+        (lambda c: c["quantization"].update(mode="mxfp4"), "mxfp4"),
+        (lambda c: (c.pop("quantization"), c.pop("quantization_config", None)), "quantization"),
+    ],
+)
+def test_broken_checkpoints(
+    gpu: Gpu, run: Runner, tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    before = gpu.counters.live_buffers
+    with pytest.raises(ModelError, match=words):
+        run(Engine.load(str(broken(tmp_path, change)), gpu=gpu, context=64))
+    assert gpu.counters.live_buffers == before
+
+
+def test_the_closed_engine_says_so(gpu: Gpu, run: Runner) -> None:
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, context=64))
+    run(loaded.close())
+    run(loaded.close())
+    with pytest.raises(InputError, match="closed"):
+        run(loaded.logits([1]))
