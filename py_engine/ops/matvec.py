@@ -42,8 +42,9 @@ _THREADS_IN_FLIGHT = 65536
 def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) -> MatvecTuning:
     """The form for a matrix of this shape on this adapter."""
     if info.fallback:
-        # Software adapters run a thread at full speed and a barrier slowly.
-        return MatvecTuning(threads=16, lanes=1, rows=2)
+        # Software adapters run a thread at full speed and a barrier slowly. Many rows a thread share the reading of x,
+        # but take longer to compile: not for tiny matrices.
+        return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 512 else 2)
     lanes = 32
     while lanes > 1 and lanes > -(-cols // CHUNK):
         lanes //= 2
