@@ -1,7 +1,8 @@
 """Conversations on this device: made, found, kept, exported.
 
-A chat is {"id", "title", "updated" (ISO 8601), "messages": [{"role", "content", ...}]}. Each lies under its own key, with
-its title and date under a second, small one, so that the list is quick and two tabs do not overwrite each other's.
+A chat is {"id", "title", "updated" (ISO 8601), "messages": [{"role", "content", ...}]}. Each lies
+under its own key, with its title and date under a second, small one, so that the list is quick and
+two tabs do not overwrite each other's.
 An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error".
 """
 
@@ -21,11 +22,8 @@ def now():
 
 def new():
     """An empty chat, not kept until `save`."""
-    return {"id": js.crypto.randomUUID() if _secure() else now(), "title": "", "updated": now(), "messages": []}
-
-
-def _secure():
-    return bool(js.isSecureContext)
+    name = js.crypto.randomUUID() if js.isSecureContext else now()
+    return {"id": name, "title": "", "updated": now(), "messages": []}
 
 
 def listed():
@@ -34,7 +32,13 @@ def listed():
     for key in storage.keys(HEAD):
         head = storage.read(key)
         if isinstance(head, dict):
-            found.append({"id": key[len(HEAD) :], "title": head.get("title", ""), "updated": head.get("updated", "")})
+            found.append(
+                {
+                    "id": key[len(HEAD) :],
+                    "title": head.get("title", ""),
+                    "updated": head.get("updated", ""),
+                }
+            )
     return sorted(found, key=lambda chat: chat["updated"], reverse=True)
 
 
@@ -43,7 +47,9 @@ def load(name):
     chat = storage.read(BODY + name)
     if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
         return None
-    chat["messages"] = [m for m in chat["messages"] if isinstance(m, dict) and isinstance(m.get("content"), str)]
+    chat["messages"] = [
+        m for m in chat["messages"] if isinstance(m, dict) and isinstance(m.get("content"), str)
+    ]
     chat["id"] = name
     return chat
 
@@ -84,5 +90,7 @@ def as_markdown(chat):
 
 def file_name(chat):
     """A name that every file system takes."""
-    kept = "".join(c if c.isalpha() or c.isdigit() or c > "\x7f" else "-" for c in title(chat).lower())
+    kept = "".join(
+        c if c.isalpha() or c.isdigit() or c > "\x7f" else "-" for c in title(chat).lower()
+    )
     return "-".join([part for part in kept.split("-") if part])[:48] or "chat"

@@ -32,7 +32,8 @@ class Running:
 
 
 class Conversation:
-    """`loading` tells which model answers, `settings` how; `on_change` is called when lists and buttons are to be redrawn."""
+    """`loading` tells which model answers, `settings` how; `on_change` is called when lists and
+    buttons are to be drawn anew."""
 
     def __init__(self, client, loading, settings, on_change, on_problem):
         self._client = client
@@ -242,7 +243,7 @@ class Conversation:
         if running.tps:
             parts.append(speed_text(running.tps))
         if running.first_s is not None:
-            parts.append("first token after " + seconds_text(running.first_s))
+            parts.append("first token " + seconds_text(running.first_s))
         elif self._loading.state == "loading":
             parts.append("waiting for the model")
         running.row.draw(False)

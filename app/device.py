@@ -60,8 +60,12 @@ async def look():
         )
         return gpu
     info = field(adapter, "info")
-    known = numbers(info, "vendor", "architecture", "description", "isFallbackAdapter") if info else {}
-    words = known.get("description") or (known.get("vendor", "") + " " + known.get("architecture", ""))
+    known = (
+        numbers(info, "vendor", "architecture", "description", "isFallbackAdapter") if info else {}
+    )
+    words = known.get("description") or (
+        known.get("vendor", "") + " " + known.get("architecture", "")
+    )
     gpu.ok = True
     gpu.name = words.strip() or "GPU"
     gpu.software = bool(known.get("isFallbackAdapter")) or "swiftshader" in words.lower()
@@ -71,19 +75,20 @@ async def look():
 def size_text(nbytes):
     """Decimal units, as shops and file managers count."""
     if nbytes >= 0.995 * GB:
-        return "%.1f GB" % (nbytes / GB)
+        return f"{nbytes / GB:.1f} GB"
     if nbytes >= 1e6:
-        return "%d MB" % round(nbytes / 1e6)
-    return "%d kB" % max(1, round(nbytes / 1e3))
+        return f"{round(nbytes / 1e6)} MB"
+    return f"{max(1, round(nbytes / 1e3))} kB"
 
 
 def fit(nbytes):
     """(class, sentence): whether a model of this size is likely to fit. Browsers give hints, not numbers."""
     need = nbytes * OVERHEAD + STATE
-    needs = "needs about %.1f GB" % max(0.1, need / GB)
+    needs = f"needs about {max(0.1, need / GB):.1f} GB"
     memory = field(js.navigator, "deviceMemory")
     if memory:
-        has = ", this device has %g GB%s" % (memory, " or more" if memory >= 8 else "")
+        more = " or more" if memory >= 8 else ""
+        has = f", this device has {memory:g} GB{more}"
         return _judge(need, 0.35 * memory * GB, 0.7 * memory * GB, needs + has)
     if js.matchMedia("(pointer: coarse)").matches:
         told = ", phones and tablets close a page that takes 1.5 to 2"

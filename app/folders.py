@@ -16,9 +16,9 @@ class FolderError(Exception):
 def from_input(picker):
     """(name, File objects) of an <input webkitdirectory>. Raises FolderError."""
     files = [picker.files.item(i) for i in range(picker.files.length)]
-    paths = [file.webkitRelativePath or file.name for file in files]
-    name = paths[0].split("/")[0] if paths and "/" in paths[0] else "folder"
-    return _checked(name, [f for f, path in zip(files, paths) if path.count("/") <= 1])
+    path = files[0].webkitRelativePath if files else ""
+    name = path.split("/")[0] if "/" in path else "folder"
+    return _checked(name, [f for f in files if f.webkitRelativePath.count("/") <= 1])
 
 
 async def from_drop(transfer):
@@ -31,7 +31,11 @@ async def from_drop(transfer):
         inside = await _children(entries[0])
     else:
         name, inside = "files", entries
-    return _checked(name, [await _file(entry) for entry in inside if entry.isFile])
+    files = []
+    for entry in inside:  # MicroPython has no await inside a comprehension
+        if entry.isFile:
+            files.append(await _file(entry))
+    return _checked(name, files)
 
 
 def total(files):
@@ -47,10 +51,12 @@ def _checked(name, files):
         return name.replace("@", "-").replace("/", "-"), kept
     hint = ""
     if any(f.name.endswith(".gguf") for f in files):
-        hint = " A GGUF file has to be converted first: python -m py_engine convert FILE.gguf FOLDER"
+        hint = (
+            " A GGUF file has to be converted first: python -m py_engine convert FILE.gguf FOLDER"
+        )
     raise FolderError(
-        '"%s" is not a model folder: one holds config.json, tokenizer.json and .safetensors files '
-        "at its top.%s" % (name, hint)
+        f'"{name}" is not a model folder: one holds config.json, tokenizer.json and .safetensors '
+        f"files at its top.{hint}"
     )
 
 

@@ -132,16 +132,17 @@ def label(model):
 def time_text(seconds):
     """Coarse, since it is a guess."""
     if seconds < 60:
-        return "%d s" % max(1, round(seconds))
+        return f"{max(1, round(seconds))} s"
     if seconds < 3600:
-        return "%d min" % round(seconds / 60)
-    return "%.1f h" % (seconds / 3600)
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def problem(title, text, actions=()):
     """Show what went wrong above the message box, with buttons (text, action)."""
     find("notice-title").textContent = title
-    find("notice-text").textContent = text.split("\nTraceback")[0]
+    text = text.split("\nTraceback")[0]
+    find("notice-text").textContent = text[:1].upper() + text[1:]
     row = find("notice-actions")
     clear(row)
     for words, action in actions:

@@ -10,13 +10,13 @@ import js
 from js import document, window
 from pyscript.ffi import to_js
 
-from app import chats, device, folders, storage
+from app import chats, device, storage
 from app.client import Client
 from app.conversation import Conversation
-from app.dom import announce, clear, field, find, show
+from app.dom import announce, clear, find, show
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
-from app.rows import UserRow
+from app.rows import UserRow, split_thinking
 from app.settings import Settings
 from app.sidebar import Sidebar
 
@@ -25,7 +25,11 @@ STARTERS = (
     "Write a Python function that reverses the words of a sentence",
     "Give me three names for a small desert animal",
 )
-CONTINUATIONS = ("Once upon a time in the desert,", "The three laws of motion are", "def fibonacci(n):")
+CONTINUATIONS = (
+    "Once upon a time in the desert,",
+    "The three laws of motion are",
+    "def fibonacci(n):",
+)
 
 prompt = find("prompt")
 gpu = device.Gpu()
@@ -56,9 +60,8 @@ def refresh():
     state = loading.state
     document.body.setAttribute("data-model", state)
     empty = not conversation.chat["messages"]
-    find("model-name").textContent = (
-        "Choose a model" if state == "none" else label(loading.model)
-    )
+    nothing = "No GPU" if gpu.title else "Choose a model"
+    find("model-name").textContent = nothing if state == "none" else label(loading.model)
     running = conversation.running is not None
     show(find("stop"), running)
     show(find("send"), not running)
@@ -76,7 +79,7 @@ def refresh():
 def state_line(state):
     """The line under the message box."""
     if gpu.title:
-        return gpu.title + ": chats can be read, not continued"
+        return "Chats can be read here, not continued"
     if state == "ready":
         return "Runs on " + (gpu.name or "this device")
     if state == "loading":
@@ -100,6 +103,8 @@ def draw_hero(state):
         find("hero-text").textContent = (
             "You can write your first message while it loads."
             if state == "loading"
+            else "This page cannot answer on this device. Your chats can still be read."
+            if gpu.title
             else "Choose a model. It loads only when you ask for it, and then answers on this device."
         )
     show(find("hero-picker"), state == "none")
@@ -131,7 +136,7 @@ def draw_context():
     used = conversation.used
     show(line, bool(used and most))
     if used and most:
-        line.textContent = "Context %s of %s" % ("{:,}".format(used), "{:,}".format(most))
+        line.textContent = f"Context {used:,} of {most:,}"
         line.className = "full" if used > 0.9 * most else ""
 
 
@@ -204,12 +209,14 @@ def choose(model):
 
 
 def take_folder(read):
-    """Load a folder that was picked or dropped; `read` gives its name and files."""
+    """Load a folder that was picked or dropped; `read(folders)` gives its name and files."""
     if gpu.title:
         notice(gpu.title, gpu.text)
         return
+    from app import folders
+
     try:
-        name, files = read()
+        name, files = read(folders)
     except folders.FolderError as error:
         if find("models").open:
             find("models").close()
@@ -220,12 +227,14 @@ def take_folder(read):
 
 async def dropped(transfer):
     """Read what was dropped, then load it."""
+    from app import folders
+
     try:
         found = await folders.from_drop(transfer)
     except (folders.FolderError, OSError) as error:
         problem("Not a model folder", str(error), (("Open a folder", "pick-folder"),))
         return
-    take_folder(lambda: found)
+    take_folder(lambda folders: found)
 
 
 def brings_files(event):
@@ -285,14 +294,7 @@ async def copy(button, text):
 def copy_message(button):
     """The source of a message, thinking left out."""
     text = conversation.chat["messages"][row_of(button)]["content"]
-    asyncio.create_task(copy(button, conversation_text(text)))
-
-
-def conversation_text(text):
-    """An answer without its thinking."""
-    from app.rows import split_thinking
-
-    return split_thinking(text)[2] or text
+    asyncio.create_task(copy(button, split_thinking(text)[2] or text))
 
 
 def copy_code(button):
@@ -367,7 +369,7 @@ def delete_chat(button):
         forget(name)
 
     text = chats.title(chats.load(name) or conversation.chat)
-    confirm('Delete "%s"? This cannot be undone.' % text, act)
+    confirm(f'Delete "{text}"? This cannot be undone.', act)
 
 
 def forget(name):

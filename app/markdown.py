@@ -12,11 +12,20 @@ import json
 
 from pyscript.js_modules import nodes
 
-MAX_DEPTH = 7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
+MAX_DEPTH = (
+    7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
+)
 MAX_LINK = 2000  # characters
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 MARKS = ("\\", "`", "*", "_", "~~", "[", "http", "&", "\n")
-ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"), ("&quot;", '"'), ("&#39;", "'"), ("&nbsp;", "\u00a0"))
+ENTITIES = (
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&amp;", "&"),
+    ("&quot;", '"'),
+    ("&#39;", "'"),
+    ("&nbsp;", "\u00a0"),
+)
 
 
 class Markdown:
@@ -70,7 +79,7 @@ def blocks(lines, depth=0):
             tree, i = _read_indented(lines, i)
         elif _heading(text):
             level = _heading(text)
-            tree = ["h%d" % level] + inline(text[level:].strip().rstrip("#").rstrip())
+            tree = [f"h{level}"] + inline(text[level:].strip().rstrip("#").rstrip())
             i += 1
         elif _rule(text):
             tree = ["hr"]
@@ -191,7 +200,12 @@ def _read_list(lines, i, depth):
         indent = _indent(line)
         item = _marker(line)
         nested = indent >= column or (item and indent >= outer + 2)
-        if not nested and item and not _rule(line.strip()) and (item[2] is None) == (number is None):
+        if (
+            not nested
+            and item
+            and not _rule(line.strip())
+            and (item[2] is None) == (number is None)
+        ):
             loose = loose or blank
             column = item[1]
             items.append([line.replace("\t", "    ")[column:]])
@@ -240,14 +254,18 @@ def _read_table(lines, i):
     for cell in _cells(lines[i + 1]):
         left, right = cell[:1] == ":", cell[-1:] == ":"
         sides.append("center" if left and right else "right" if right else "left")
-    head = ["tr"] + [["th", s] + inline(c) for s, c in zip(sides, _cells(lines[i]))]
+    head = ["tr"] + _row("th", sides, lines[i])
     body = ["tbody"]
     i += 2
     while i < len(lines) and "|" in lines[i]:
-        cells = (_cells(lines[i]) + [""] * len(sides))[: len(sides)]
-        body.append(["tr"] + [["td", s] + inline(c) for s, c in zip(sides, cells)])
+        body.append(["tr"] + _row("td", sides, lines[i]))
         i += 1
     return ["table", ["thead", head], body], i
+
+
+def _row(tag, sides, line):
+    cells = _cells(line) + [""] * len(sides)
+    return [[tag, side] + inline(cells[i]) for i, side in enumerate(sides)]
 
 
 def _read_paragraph(lines, i):
@@ -365,8 +383,10 @@ def _emphasis(text, at, depth, hopeless):
 
 def _is_web(url):
     """http or https with a host, and nothing that hides what it is."""
-    rest = url[8:] if url[:8].lower() == "https://" else url[7:] if url[:7].lower() == "http://" else ""
-    return bool(rest) and len(url) <= MAX_LINK and not any(c in url for c in " \t\n\r\\<>\"")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in ("http", "https") or not rest or len(url) > MAX_LINK:
+        return False
+    return not any(c in url for c in ' \t\n\r\\<>"')
 
 
 def _link(text, at, depth, hopeless):
@@ -403,7 +423,7 @@ def _address(text, at, depth, hopeless):
     if at and _is_word(text[at - 1]):
         return None, at, at + 4
     end = at
-    while end < len(text) and text[end] not in " \t\n<>\"`|*":
+    while end < len(text) and text[end] not in ' \t\n<>"`|*':
         end += 1
     while end > at and (
         text[end - 1] in ".,;:!?'_]"

@@ -1,6 +1,6 @@
 """Choosing a model: what the server offers, one of the hub's, a folder of one's own. Loading is loading.py's."""
 
-from app import device, folders, storage
+from app import device, storage
 from app.dom import clear, field, find, make, show, stamp
 
 LAST = "model"
@@ -24,9 +24,13 @@ class Picker:
         """Show the models of /config.json (None: it did not load)."""
         empty = self.form.querySelector(".empty")
         if config is None:
-            empty.textContent = "The list of models did not load. Reload the page, or name one below."
+            empty.textContent = (
+                "The list of models did not load. Reload the page, or name one below."
+            )
         elif not config.get("models"):
-            empty.textContent = "This server offers no model of its own. Name one below, or open a folder."
+            empty.textContent = (
+                "This server offers no model of its own. Name one below, or open a folder."
+            )
         else:
             self.models = config["models"]
         self.hub = (config or {}).get("hub") or ""
@@ -46,6 +50,8 @@ class Picker:
 
     def add_folder(self, name, files):
         """Offer a folder that was picked or dropped, and return its model."""
+        from app import folders  # here, since few visits need it
+
         model = {
             "id": "files:" + name,
             "label": name,
@@ -113,7 +119,7 @@ class Picker:
 
     def _picked(self, event):
         if field(self._input.files, "length", 0):
-            self._on_folder(lambda: folders.from_input(self._input))
+            self._on_folder(lambda folders: folders.from_input(self._input))
 
 
 def problem_card(title, text):

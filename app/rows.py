@@ -1,6 +1,6 @@
 """The two kinds of turn on the screen: what the person wrote, and an answer as it comes."""
 
-from app.dom import button, clear, make, show, stamp
+from app.dom import button, clear, show, stamp
 from app.markdown import Markdown
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -125,7 +125,7 @@ class AnswerRow:
         show(card, bool(error))
         if not error:
             return
-        card.querySelector("p").textContent = error["text"]
+        card.querySelector("p").textContent = error["text"][:1].upper() + error["text"][1:]
         row = card.querySelector(".row")
         clear(row)
         for text, action in remedies(error["type"]):
@@ -152,9 +152,11 @@ def stats_text(message):
     if stats.get("tps"):
         parts.append(speed_text(stats["tps"]))
     if stats.get("ttft_s"):
-        parts.append("first token after " + seconds_text(stats["ttft_s"]))
+        parts.append("first token " + seconds_text(stats["ttft_s"]))
     if stats.get("tokens"):
-        parts.append("%d token%s" % (stats["tokens"], "" if stats["tokens"] == 1 else "s"))
+        parts.append(str(stats["tokens"]) + (" token" if stats["tokens"] == 1 else " tokens"))
+    elif stats.get("finish") == "stop":
+        parts.append("the model ended at once")
     ends = {"length": "cut at the limit", "abort": "stopped"}
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])

