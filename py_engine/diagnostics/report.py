@@ -1,0 +1,28 @@
+"""`python -m py_engine doctor`: the text to paste into a bug report."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from py_engine import __version__
+from py_engine.diagnostics.probes import probe
+from py_engine.host import open_gpu
+
+
+async def report(host: str | None = None) -> dict[str, Any]:
+    """Version, Python, adapter, limits, features, measured speeds. Raises NoAdapterError, HostError."""
+    gpu = await open_gpu(host)
+    try:
+        measured = await probe(gpu)
+        return {
+            "jerboa": __version__,
+            "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+            "adapter": asdict(gpu.info),
+            "limits": asdict(gpu.limits),
+            "features": sorted(gpu.features),
+            "measured": asdict(measured),
+        }
+    finally:
+        gpu.close()
