@@ -24,11 +24,8 @@ class BrowserTokenizer(TokenizerLibrary):
     def encode(self, text: str) -> list[int]:
         """See TokenizerLibrary."""
         array = self._live().encode(text)
-        try:
-            # through the buffer protocol: one copy, no JS call an id
-            ids: list[int] = array.to_memoryview().tolist() if array.length else []
-        finally:
-            array.destroy()
+        # Through the buffer protocol: one copy, no JS call an id.
+        ids: list[int] = array.to_memoryview().tolist() if array.length else []
         return ids
 
     def id_to_token(self, token_id: int) -> str | None:
@@ -41,7 +38,6 @@ class BrowserTokenizer(TokenizerLibrary):
         """See TokenizerLibrary."""
         if self._handle is not None:
             self._handle.dispose()
-            self._handle.destroy()
             self._handle = None
 
     def _live(self) -> Any:
@@ -72,5 +68,3 @@ async def load_browser(data: bytes) -> BrowserTokenizer:
             "console). The file is damaged or of an unsupported kind: fetch it again, or use "
             "another revision."
         ) from error
-    finally:
-        array.destroy()

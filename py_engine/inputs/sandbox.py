@@ -32,6 +32,9 @@ MAX_RANGE = 10_000
 MAX_TEXT_CHARS = 4 << 20  # of one text or list that a template builds
 MAX_WORK_CHARS = 128 << 20  # of all of them together
 MAX_COUNT = 10_000  # width, indent, batch: numbers given to text functions
+# Calls inside calls. Python's own limit comes too late in a browser: a macro that calls itself some 150
+# times ends Pyodide itself ("Maximum call stack size exceeded", fatal; seen in 0.27.7 and 314.0.7).
+MAX_DEPTH = 24
 MAX_SECONDS = 5.0  # the backstop for what the other limits do not see
 
 
@@ -98,6 +101,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             autoescape=False,
         )
         self.budget = Budget()
+        self._depth = 0
         self.filters = {name: self._limited(name, f) for name, f in self.filters.items()}
         self.filters["tojson"] = self._limited("tojson", _to_json)
         self.globals.pop("lipsum", None)
@@ -118,6 +122,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def render_limited(self, template: Template, variables: Mapping[str, Any]) -> str:
         """The text that a template gives. Raises InputError for whatever goes wrong in it."""
         self.budget = Budget()
+        self._depth = 0
         out: list[str] = []
         size = 0
         with _errors():
@@ -160,7 +165,13 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
             self._measure(getattr(obj, "__name__", ""), owner, args, kwargs)
-        return self._built(super().call(context, obj, *args, **kwargs))
+        if self._depth >= MAX_DEPTH:
+            raise InputError("the chat template calls itself without end, or nests too deeply")
+        self._depth += 1
+        try:
+            return self._built(super().call(context, obj, *args, **kwargs))
+        finally:
+            self._depth -= 1
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """+ * ** % with their results measured first."""
