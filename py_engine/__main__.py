@@ -1,4 +1,4 @@
-"""The command line: python -m py_engine {generate,logits,bench,convert,doctor}. Results on stdout, the rest on stderr."""
+"""The command line: python -m py_engine COMMAND. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -118,7 +118,9 @@ async def _doctor(args: argparse.Namespace) -> None:
         print(json.dumps(result))
     else:
         for key, value in result.items():
-            print(f"{key:<24} {value}")
+            print(key if isinstance(value, dict) else f"{key:<24} {value}")
+            for name, number in value.items() if isinstance(value, dict) else ():
+                print(f"  {name:<22} {number}")
 
 
 async def _load(args: argparse.Namespace) -> Engine:

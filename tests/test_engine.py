@@ -7,18 +7,21 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from py_engine.abort import Abort
-from py_engine.errors import AbortError, ContextError, InputError, ModelError
+from py_engine.errors import AbortError, ContextError, InputError, ModelError, OutOfMemoryError
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner
+from tests.ops.harness import nmse
 
 NAME = "qwen2-mlx4-g64"
 FOLDER = reference.folder(NAME)
@@ -58,7 +61,11 @@ def test_counts_at_steady_state(engine: Engine, gpu: Gpu, run: Runner) -> None:
     counters = gpu.counters
     before = (counters.buffers_created, counters.pipelines_created, counters.bind_groups_created)
     ids_of(engine, run, PROMPT[1:], 24)
-    assert (counters.buffers_created, counters.pipelines_created, counters.bind_groups_created) == before
+    assert (
+        counters.buffers_created,
+        counters.pipelines_created,
+        counters.bind_groups_created,
+    ) == before
     info = engine.info()
     assert info["traffic"]["upload_bytes_per_token"] <= 64
     assert info["traffic"]["readback_bytes_per_token"] <= 16
@@ -184,7 +191,9 @@ def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> N
     assert run(answer(engine, [*PROMPT, *got, 9], 4)).tokens == follow.tokens
 
 
-@pytest.mark.parametrize("strategy", [GroupedSubmit(1), GroupedSubmit(8, 3), GroupedSubmit(1000, 5)], ids=str)
+@pytest.mark.parametrize(
+    "strategy", [GroupedSubmit(1), GroupedSubmit(8, 3), GroupedSubmit(1000, 5)], ids=str
+)
 def test_submit_strategies_are_bitwise_equal(
     engine: Engine, gpu: Gpu, run: Runner, strategy: GroupedSubmit
 ) -> None:
@@ -263,7 +272,9 @@ def test_overflow_has_the_numbers(engine: Engine, run: Runner) -> None:
     async def generate(ids: list[int], n: int) -> Any:
         return await engine.generate(ids, max_tokens=n)
 
-    with pytest.raises(ContextError, match=r"40 prompt tokens \+ max_tokens=500 exceed the context of 512") as caught:
+    with pytest.raises(
+        ContextError, match=r"40 prompt tokens \+ max_tokens=500 exceed the context of 512"
+    ) as caught:
         run(generate(PROMPT, 500))
     assert (caught.value.prompt_tokens, caught.value.context) == (40, 512)
     with pytest.raises(ContextError):
@@ -277,7 +288,9 @@ def test_the_context_can_be_filled(engine: Engine, run: Runner) -> None:
     assert (len(got.tokens), got.finish_reason) == (8, "length")
 
 
-def test_abort_in_load_gives_everything_back(run: Runner, open_software_gpu: Callable[..., Gpu]) -> None:
+def test_abort_in_load_gives_everything_back(
+    run: Runner, open_software_gpu: Callable[..., Gpu]
+) -> None:
     gpu = open_software_gpu("wgpu")
     abort = Abort()
 
@@ -332,3 +345,27 @@ def test_the_closed_engine_says_so(gpu: Gpu, run: Runner) -> None:
     run(loaded.close())
     with pytest.raises(InputError, match="closed"):
         run(loaded.logits([1]))
+
+
+def test_matrices_above_the_binding_limit_are_cut(
+    run: Runner, open_software_gpu: Callable[..., Gpu]
+) -> None:
+    """As on a device that binds little at a time: every matrix in parts, the same logits as the reference."""
+    gpu = open_software_gpu("wgpu")
+    gpu.limits = replace(gpu.limits, max_binding_bytes=4096)
+    golden = reference.prompt(NAME, 7)
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=16))
+    assert len(loaded._loaded.decoder.model.embedding.parts) > 1
+    logits = np.frombuffer(run(loaded.logits(golden.ids)), np.float32)
+    assert nmse(logits, golden.logits) <= reference.NMSE_F32
+    run(loaded.close())
+
+
+def test_a_context_beyond_the_device_is_refused(
+    run: Runner, open_software_gpu: Callable[..., Gpu]
+) -> None:
+    gpu = open_software_gpu("wgpu")
+    gpu.limits = replace(gpu.limits, max_binding_bytes=64 << 10)
+    with pytest.raises(OutOfMemoryError, match="smaller context"):
+        run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=2048))
+    assert gpu.counters.live_buffers == 0

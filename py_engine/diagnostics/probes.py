@@ -27,16 +27,19 @@ class Probes:
 async def probe(gpu: Gpu) -> Probes:
     """Measure. A few hundred MB of GPU memory for a moment, 16 MB on software adapters. Raises HostError."""
     kernels = Kernels(gpu)
-    read_bytes = min(16 << 20 if gpu.info.fallback else 512 << 20, gpu.limits.max_binding_bytes) & ~(_GROUP_BYTES - 1)
+    read_bytes = min(
+        16 << 20 if gpu.info.fallback else 512 << 20, gpu.limits.max_binding_bytes
+    ) & ~(_GROUP_BYTES - 1)
     buffers = [gpu.create_buffer("probe", n) for n in (read_bytes, 256)]
-    source, count = (
-        Tensor(b.label, (b.nbytes // 4,), "u32", Binding(b)) for b in buffers
-    )
+    source, count = (Tensor(b.label, (b.nbytes // 4,), "u32", Binding(b)) for b in buffers)
     try:
         read = Trace(1, count, count, count)
         for _ in range(4):
             read.call(
-                "read", kernel("probe_read"), [(source, "r"), (count, "w")], (read_bytes // _GROUP_BYTES, 1, 1)
+                "read",
+                kernel("probe_read"),
+                [(source, "r"), (count, "w")],
+                (read_bytes // _GROUP_BYTES, 1, 1),
             )
         chain = Trace(1, count, count, count)
         for _ in range(_CHAIN):
@@ -45,7 +48,7 @@ async def probe(gpu: Gpu) -> Probes:
         planner.reserve([read, chain])
         reads, ticks = await planner.lower([read]), await planner.lower([chain])
         return Probes(
-            round(4 * read_bytes / 1e9 / await _seconds(gpu, reads), 1),
+            round(4 * read_bytes / 1e9 / await _seconds(gpu, reads), 3),
             round(await _seconds(gpu, ticks) / _CHAIN * 1e6, 3),
             round(await _round_trip(gpu, buffers[1]) * 1e6, 1),
         )

@@ -10,12 +10,12 @@ which the model wrote, only special tokens are hidden: templates look for `</thi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import FormatError, InputError
+from py_engine.host.json_text import parse_json
 
 from .tokenizer import Tokenizer, require_text
 
@@ -48,8 +48,8 @@ def find_template(
         given = (config or {}).get("chat_template")
     if given is None and json_text is not None:
         try:
-            given = json.loads(json_text)["chat_template"]
-        except (ValueError, KeyError, TypeError) as error:
+            given = parse_json(json_text, "chat_template.json")["chat_template"]
+        except (KeyError, TypeError) as error:
             raise FormatError(f"chat_template.json holds no chat_template: {error!r}") from error
     if isinstance(given, list):
         try:

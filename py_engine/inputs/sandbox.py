@@ -13,7 +13,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ MAX_COUNT = 10_000  # width, indent, batch: numbers given to text functions
 # Calls inside calls. Python's own limit comes too late in a browser: a macro that calls itself some 150
 # times ends Pyodide itself ("Maximum call stack size exceeded", fatal; seen in 0.27.7 and 314.0.7).
 MAX_DEPTH = 24
+MAX_TREE_DEPTH = 100  # of the parsed source
 MAX_SECONDS = 5.0  # the backstop for what the other limits do not see
 
 
@@ -115,7 +116,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         if len(source) > MAX_SOURCE_CHARS:
             raise InputError(f"the chat template has more than {MAX_SOURCE_CHARS} characters")
         with _errors():
+            _check_nesting(self.lex(source))
             tree = self.parse(source)
+            _check_depth(tree)
             _charge(tree, self)
             return Template.from_code(self, self.compile(tree), self.make_globals(None))
 
@@ -286,6 +289,49 @@ _COUNTED = frozenset(
 def _small(value: Any, limit: int, what: str) -> None:
     if isinstance(value, (int, float)) and abs(value) > limit:
         raise InputError(f"the chat template goes beyond what is allowed: {what} above {limit}")
+
+
+def _check_nesting(tokens: Iterable[tuple[int, str, str]]) -> None:
+    """Refuse before parsing what the parser would recurse into: brackets, blocks, signs, inline ifs."""
+    brackets = blocks = signs = choices = 0
+    tag = ""  # the first word of the tag that is open
+    for _, kind, value in tokens:
+        if kind in ("whitespace", "data"):
+            continue
+        if kind in ("block_begin", "variable_begin"):
+            brackets = signs = choices = 0
+            tag = "" if kind == "block_begin" else "{{"
+        elif kind == "block_end" and (tag in _OPENING or tag == "set"):
+            # `set x = ...` opens nothing: its "=" made it "set=".
+            blocks += 1
+        elif kind == "name" and not tag:
+            tag = value
+            if value.startswith("end"):
+                blocks -= 1
+        elif value == "=" and tag == "set" and not brackets:
+            tag = "set="
+        elif value in ("(", "[", "{"):
+            brackets += 1
+        elif value in (")", "]", "}"):
+            brackets -= 1
+        elif kind == "name" and value == "if":
+            choices += 1
+        signs = signs + 1 if value in ("-", "+", "not") else 0
+        if brackets > MAX_DEPTH or blocks > MAX_DEPTH or max(signs, choices) > MAX_DEPTH:
+            raise InputError("the chat template nests too deeply")
+
+
+_OPENING = frozenset("if for macro call filter block with autoescape generation".split())
+
+
+def _check_depth(tree: nodes.Node) -> None:
+    """Refuse what would be walked too deeply, such as a sum of hundreds of terms; without recursion."""
+    level: list[nodes.Node] = [tree]
+    for _ in range(MAX_TREE_DEPTH):
+        level = [child for node in level for child in node.iter_child_nodes()]
+        if not level:
+            return
+    raise InputError("the chat template nests too deeply")
 
 
 def _charge(tree: nodes.Template, environment: LimitedEnvironment) -> None:

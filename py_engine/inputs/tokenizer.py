@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from py_engine.errors import FormatError, InputError, ModelError
+from py_engine.host.json_text import parse_json
 from py_engine.host.tokenizers import TokenizerLibrary, load_tokenizer_library
 
 from .detokenizer import StreamDecoder
@@ -334,9 +335,10 @@ class _JsonParts:
         if vocab is None:
             return False
         try:
-            head = json.loads(self._data[: match.start()] + b'"model":null}')
-            fields = json.loads(self._data[match.end() : vocab.start()] + b'"vocab":null}')
-        except (ValueError, RecursionError):
+            head = parse_json(self._data[: match.start()] + b'"model":null}', "its head")
+            model = self._data[match.end() : vocab.start()] + b'"vocab":null}'
+            fields = parse_json(model, "its model")
+        except FormatError:
             return False
         if not isinstance(head, dict) or any(key not in head for key in self._BEFORE_MODEL):
             return False
@@ -349,12 +351,7 @@ class _JsonParts:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(
-            f"tokenizer.json is not valid JSON ({error}): the download may be cut; fetch it again"
-        ) from error
+    value = parse_json(data, "tokenizer.json")
     if not isinstance(value, dict):
         raise FormatError("tokenizer.json is not a JSON object")
     return value

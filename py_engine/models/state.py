@@ -7,6 +7,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from py_engine.errors import OutOfMemoryError
 from py_engine.graph.step import STEP_BYTES
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
@@ -95,6 +96,12 @@ class State:
 
     def _make(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
         plain = Tensor(name, shape, dtype)
+        most = self._gpu.limits.max_binding_bytes
+        if plain.nbytes > most:
+            raise OutOfMemoryError(
+                f"{name} {list(shape)} takes {plain.nbytes:,} bytes for a context of {self.context}, more than this "
+                f"device binds at a time ({most:,}). Load the model with a smaller context."
+            )
         buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
         self._buffers.append(buffer)
         return Tensor(name, shape, dtype, Binding(buffer))

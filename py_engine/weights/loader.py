@@ -194,9 +194,9 @@ def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> No
     dtype = job.tensor.dtype
     n = (end - start) // FLOAT_BYTES[dtype]
     element = job.target_element + (start - job.start) // FLOAT_BYTES[dtype]
-    if job.kind in ("f32", "f16"):
+    if job.kind == "f32" or job.kind == "f16":
         layout.convert(trace, source, dtype, job.target, job.kind, n, element)
-    else:
+    elif job.kind == "scale" or job.kind == "bias":
         layout.interleave(trace, source, dtype, job.target, job.kind, n, element)
 
 
