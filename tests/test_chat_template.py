@@ -17,6 +17,7 @@ from py_engine.errors import FormatError, InputError
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from tests.corpus import texts
+from tests.hostile_templates import HOSTILE
 from tests.packaged_tokenizers import tokenizer_json
 
 # ChatML with what real templates do: trimming, tools as JSON, reasoning cut out of earlier answers, parts.
@@ -202,68 +203,7 @@ def test_private_use_characters_of_the_caller_survive() -> None:
     assert f"user\n{text}<|im_end|>" in template(CHATML).render(user(text))
 
 
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "loops|seconds"),
-        ("{% for i in range(10**8) %}{% endfor %}", "range"),
-        ("{% for i in range(9999) %}{% for j in range(9999) if false %}{% endfor %}{% endfor %}", "loops|seconds"),
-        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "calls itself"),
-        ("{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}", "loops|seconds"),
-        ("{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", "calls itself"),
-        ("{{ 'a' * 10**9 }}", "builds a text"),
-        ("{{ 10**9 * 'a' }}", "builds a text"),
-        ("{{ 9**(9**9) }}", "exponent"),
-        ("{{ '%999999999d' % 1 }}", "width"),
-        ("{{ '%999999999d' | format(1) }}", "width"),
-        ("{{ '%*d' | format(999999999, 1) }}", "width"),
-        ("{{ '{:>999999999}'.format(1) }}", "width"),
-        ("{{ '{:{}}'.format(1, 999999999) }}", "width"),
-        ("{{ 'a' | center(999999999) }}", "center"),
-        ("{{ 'a'.ljust(999999999) }}", "ljust"),
-        ("{{ 'a' | indent(999999999, true) }}", "indent"),
-        ("{{ [1] | tojson(indent=999999999) }}", "tojson"),
-        ("{{ [1] | batch(99999999, 0) | list }}", "batch"),
-        ("{% set a = 'a' * 9999 %}{{ a.replace('a', a * 99) }}", "builds a text"),
-        ("{% set a = 'a' * 9999 %}{{ a | replace('a', a * 99) }}", "builds a text"),
-        ("{% set a = 'a' * 9999 %}{{ a.join(range(9999) | map('string') | list) }}", "builds a text"),
-        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-         "builds a text"),
-        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
-         "builds a text"),
-        ("{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
-         "builds a text"),
-        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}"
-         "{% set n.x = y %}{% endfor %}", "characters"),
-        ("{% for i in range(9999) %}{{ 'abcdefgh' * 9999 }}{% endfor %}", "characters|builds"),
-        ("{% for i in range(9999) %}" + "x" * 50_000 + "{% endfor %}", "characters|builds"),
-        ("{{ ''.__class__.__mro__ }}", "__class__"),
-        ("{% if ''.__class__ %}x{% endif %}", "__class__"),
-        ("{{ ''['__class__'] }}", "__class__"),
-        ("{{ '' | attr('__class__') }}", "__class__"),
-        ("{{ [''] | map(attribute='__class__') | list }}", "__class__"),
-        ("{{ '{0.__class__}'.format('') }}", "__class__"),
-        ("{{ '{0.__class__}'.format_map({}) }}", "format_map"),
-        ("{{ raise_exception.__globals__ }}", "__globals__"),
-        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "__init__"),
-        ("{{ self._TemplateReference__context }}", "_TemplateReference__context"),
-        ("{{ namespace.__init__ }}", "__init__"),
-        ("{{ messages.append(1) }}", "append"),
-        ("{{ tojson.__call__ }}", "undefined|__call__"),
-        ("{% include '/etc/passwd' %}", "loader"),
-        ("{% import 'os' as os %}", "loader"),
-        ("{{ lipsum(99999) }}", "lipsum"),
-        ("{{ raise_exception('only text, please') }}", "refuses these messages: only text, please"),
-        ("{{ messages[9].content.strip() }}", "fails"),
-        ("{{ 1 / 0 }}", "ZeroDivisionError"),
-        ("{% for %}", "line 1"),
-        ("{{ x | nofilter }}", "nofilter"),
-        ("{% if true %}", "end of"),
-        ("(" * 9 + "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "calls itself|fails|nests"),
-        ("x" * (1 << 21), "more than"),
-    ],
-    ids=lambda value: value[:60] if isinstance(value, str) else str(value),
-)  # fmt: skip
+@pytest.mark.parametrize(("source", "reason"), HOSTILE, ids=lambda value: value[:60])
 def test_hostile_and_broken_templates_end_with_a_reason(source: str, reason: str) -> None:
     chat = template(source)
     start = time.monotonic()
