@@ -159,13 +159,13 @@ class Host:
         self._stops[message.id] = generation.stop
         if abort.is_set:
             generation.stop()
-        count, first = 0, 0.0
+        count, began, first = 0, 0, 0.0
         async for delta in generation:
             now = time.perf_counter()
             if not count:
                 first = now
-                began = len(delta.tokens)
-            count += len(delta.tokens)
+                began = delta.tokens
+            count += delta.tokens
             tps = (count - began) / (now - first) if now > first else 0.0
             self._send(Token(message.id, delta.text, round(tps, 2), count))
         answer = await generation
