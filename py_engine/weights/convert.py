@@ -494,7 +494,8 @@ def _narrow(values: Floats, dtype: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return values.astype("<f2")
     word = values.astype("<f4").view("<u4")
-    return ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype("<u2")
+    rounded: NDArray[Any] = ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype("<u2")
+    return rounded
 
 
 def _widen(raw: NDArray[Any], dtype: str) -> Floats:
@@ -504,8 +505,7 @@ def _widen(raw: NDArray[Any], dtype: str) -> Floats:
     if dtype == "BF16":
         wide: Floats = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide
-    narrow: Floats = raw.astype(np.float32)
-    return narrow
+    return raw.astype(np.float32)
 
 
 def affine_groups(values: Floats, bits: int, group: int) -> tuple[Floats, Floats]:

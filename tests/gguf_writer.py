@@ -1,0 +1,72 @@
+"""Writes small GGUF files for tests, from the format's text; nothing of the reader is used."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# name -> (number, elements, bytes) of ggml.h
+TYPES = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "BF16": (30, 1, 2),
+}
+
+
+def text(value: str | bytes) -> bytes:
+    raw = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(v: Any) -> bytes:
+    """Type number and value, as llama.cpp's converter chooses types."""
+    if isinstance(v, bool):
+        return struct.pack("<I?", 7, v)
+    if isinstance(v, int):
+        return struct.pack("<II", 4, v)
+    if isinstance(v, float):
+        return struct.pack("<If", 6, v)
+    if isinstance(v, str | bytes):
+        return struct.pack("<I", 8) + text(v)
+    head = value(v[0])[:4] if v else struct.pack("<I", 4)
+    if v and isinstance(v[0], int) and not isinstance(v[0], bool):
+        head = struct.pack("<I", 5)
+    body = b"".join(struct.pack("<i", e) if head[0] == 5 else value(e)[4:] for e in v)
+    return struct.pack("<I", 9) + head + struct.pack("<Q", len(v)) + body
+
+
+def write_gguf(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    version: int = 3,
+    alignment: int = 32,
+) -> bytes:
+    """A whole file. `tensors`: name -> (type, row-major shape, bytes)."""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, v in metadata.items():
+        out += text(key) + value(v)
+    offset, data = 0, b""
+    for name, (kind, shape, raw) in tensors.items():
+        out += text(name) + struct.pack("<I", len(shape))
+        out += struct.pack(f"<{len(shape)}Q", *reversed(shape))
+        out += struct.pack("<IQ", TYPES[kind][0], offset)
+        padded = raw + bytes(-len(raw) % alignment)
+        data += padded
+        offset += len(padded)
+    return out + bytes(-len(out) % alignment) + data
+
+
+def float_tensor(array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...], bytes]:
+    """An F32 tensor."""
+    return "F32", array.shape, array.astype("<f4").tobytes()
