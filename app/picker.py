@@ -107,8 +107,14 @@ class Picker:
         for model in self.models:
             if model["id"] == box.value:
                 if "files" not in model:
-                    storage.write(LAST, model["id"])
+                    self._remember(model["id"])
                 self._on_chosen(model)
+
+    def _remember(self, name):
+        try:
+            storage.write(LAST, name)
+        except storage.StoreFull:
+            pass  # only a convenience
 
     def _hub_model(self, name):
         for start in ("https://huggingface.co/", "http://huggingface.co/", "huggingface.co/"):

@@ -1,33 +1,26 @@
 """What the page keeps on this device: JSON values in localStorage, one key each.
 
-Where the browser refuses (storage switched off) values last until the page is closed, and `persistent` is False.
+Where the browser refuses (storage switched off) values last until the page is closed, and
+`persistent` is False.
 """
 
 import json
 
-import js
+from pyscript.js_modules import store
 
 PREFIX = "jerboa."
+
+persistent = bool(store.works())
+_memory = {}  # stands in for localStorage where there is none
 
 
 class StoreFull(Exception):
     """The browser keeps no more for this site."""
 
 
-try:
-    _store = js.localStorage
-    _store.setItem(PREFIX + "probe", "1")
-    _store.removeItem(PREFIX + "probe")
-    persistent = True
-except Exception:  # SecurityError, or null in some embedded views
-    _store = None
-    persistent = False
-_memory = {}
-
-
 def read(key, default=None):
     """The value under `key`; `default` where there is none, or none that can be read."""
-    text = _store.getItem(PREFIX + key) if persistent else _memory.get(key)
+    text = store.read(PREFIX + key) if persistent else _memory.get(key)
     if text is None:
         return default
     try:
@@ -42,16 +35,15 @@ def write(key, value):
     if not persistent:
         _memory[key] = text
         return
-    try:
-        _store.setItem(PREFIX + key, text)
-    except Exception as error:
-        raise StoreFull(str(error)) from error
+    refused = store.keep(PREFIX + key, text)
+    if refused:
+        raise StoreFull(refused)
 
 
 def remove(key):
     """Forget a value."""
     if persistent:
-        _store.removeItem(PREFIX + key)
+        store.forget(PREFIX + key)
     else:
         _memory.pop(key, None)
 
@@ -60,6 +52,5 @@ def keys(start):
     """The keys that begin with `start`, in no order."""
     if not persistent:
         return [key for key in _memory if key.startswith(start)]
-    names = [_store.key(i) for i in range(_store.length)]
     n = len(PREFIX)
-    return [name[n:] for name in names if name.startswith(PREFIX + start)]
+    return [name[n:] for name in store.keys() if name.startswith(PREFIX + start)]
