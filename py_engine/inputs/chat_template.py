@@ -188,6 +188,7 @@ class _Shield:
         self._hide = {ord(start): self._private[start] for start in loose}
         self._show = {ord(private): start for start, private in self._private.items()}
         self._tokenizer = tokenizer
+        self._longest = max(map(len, control), default=0)
 
     def hide(self, value: Any) -> Any:
         """People's values, in depth, keys too."""
@@ -240,32 +241,16 @@ class _Shield:
     def _whole(self, text: str, tokens: set[str]) -> str:
         """The first character of whole control tokens, and of a beginning of one at the text's end,
         swapped."""
-        out = [
-            self._private[piece[0]] + piece[1:] if control and piece in tokens else piece
-            for piece, control in _exact(self._tokenizer, text)
-        ]
-        text = "".join(out)
-        end = text.rstrip()
-        for token in tokens:
-            for length in range(min(len(token) - 1, len(end)), 0, -1):
-                at = len(end) - length
-                if (
-                    end.endswith(token[:length])
-                    and not token[0].isalnum()
-                    and not token[0].isspace()
-                ):
-                    text = text[:at] + self._private[token[0]] + text[at + 1 :]
-                    end = text.rstrip()
-                    break
-        return text
-
-
-def _exact(tokenizer: Tokenizer, text: str) -> list[tuple[str, bool]]:
-    """Cut at control tokens, keeping the white space that some of them swallow."""
-    if not tokenizer.control:
-        return [(text, False)]
-    pattern = "|".join(map(re.escape, sorted(tokenizer.control, key=len, reverse=True)))
-    return [(p, i % 2 == 1) for i, p in enumerate(re.split(f"({pattern})", text)) if p]
+        chars = list(text)
+        for start, stop in self._tokenizer.find_control(text):
+            if text[start:stop] in tokens:
+                chars[start] = self._private[chars[start]]
+        end = "".join(chars).rstrip()
+        for at in range(max(0, len(end) - self._longest), len(end)):
+            loose = ord(end[at]) in self._hide
+            if loose and any(token.startswith(end[at:]) for token in tokens):
+                chars[at] = self._private[end[at]]
+        return "".join(chars)
 
 
 def _checked(messages: Sequence[Mapping[str, Any]], source: str) -> list[dict[str, Any]]:

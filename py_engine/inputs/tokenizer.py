@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -206,10 +206,8 @@ class Tokenizer:
         """Number of ids that `encode` gives."""
         return len(self.encode(text, add_special_tokens))
 
-    def split(self, text: str) -> list[tuple[str, bool]]:
-        """The text cut at its control tokens (leftmost, then longest): (text, is a control
-        token)."""
-        pieces: list[tuple[str, bool]] = []
+    def find_control(self, text: str) -> Iterator[tuple[int, int]]:
+        """(start, stop) of the control tokens in a text: leftmost, then longest."""
         done = 0
         for match in self._starts.finditer(text) if self._starts else ():
             at = match.start()
@@ -219,18 +217,27 @@ class Tokenizer:
                 found = self.control.get(text[at : at + length])
                 if found is None:
                     continue
-                token = self.added[found]
-                if token.single_word and _inside_word(text, at, at + length):
+                if self.added[found].single_word and _inside_word(text, at, at + length):
                     continue
-                before = text[done:at]
                 done = at + length
-                if token.lstrip:
-                    before = before.rstrip()
-                if token.rstrip:
-                    done += len(text[done:]) - len(text[done:].lstrip())
-                pieces += [(before, False)] if before else []
-                pieces.append((token.content, True))
+                yield at, done
                 break
+
+    def split(self, text: str) -> list[tuple[str, bool]]:
+        """The text cut at its control tokens: (text, is a control token). White space beside a token that
+        swallows it (lstrip, rstrip) is gone."""
+        pieces: list[tuple[str, bool]] = []
+        done = 0
+        for start, stop in self.find_control(text):
+            token = self.added[self.control[text[start:stop]]]
+            before = text[done:start]
+            if token.lstrip:
+                before = before.rstrip()
+            done = stop
+            if token.rstrip:
+                done += len(text[done:]) - len(text[done:].lstrip())
+            pieces += [(before, False)] if before else []
+            pieces.append((token.content, True))
         return pieces + ([(text[done:], False)] if done < len(text) else [])
 
     def decoder(self, skip_special_tokens: bool = True) -> StreamDecoder:
