@@ -16,12 +16,14 @@ from safetensors import safe_open
 from py_engine.errors import EngineError, FormatError, InputError, ModelError
 from py_engine.host.io_native import NativeIo
 from py_engine.weights.config import quantization, read_config
-from py_engine.weights.convert import convert, pack, quantise
-from py_engine.weights.gguf import parse_gguf
+from py_engine.weights.convert import _Packed, _Writer, convert, pack, quantise
+from py_engine.weights.gguf import TYPES as READ_TYPES
+from py_engine.weights.gguf import GgufTensor, parse_gguf
+from py_engine.weights.gguf_blocks import affine, dequantise, group_fields
 from py_engine.weights.hub import open_repository
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.safetensors import TensorInfo, read_tensors
-from tests.gguf_writer import float_tensor, write_gguf
+from tests.gguf_writer import TYPES, float_tensor, write_gguf
 from tests.test_gguf import byte_level_metadata, sentencepiece_metadata
 
 Floats = NDArray[np.float32]
@@ -253,6 +255,43 @@ def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
         assert worst <= 1.15 * step, name
     assert config["tie_word_embeddings"] is (kind != "qwen3")
     assert ("lm_head.weight" in values) is (kind == "qwen3")
+
+
+def test_groups_of_32_keep_blocks_as_they_are(tmp_path: Path) -> None:
+    """A Q8_0 embedding comes through 8 bits exactly, which a requantised one does not."""
+    (tmp_path / "m.gguf").write_bytes(model("qwen3"))
+    for group in (32, 64):
+        convert(tmp_path / "m.gguf", tmp_path / str(group), 8, group)
+    convert(tmp_path / "m.gguf", tmp_path / "exact", 32, 32)
+    name = "model.embed_tokens.weight"
+    want = load(tmp_path / "exact")[2][name]
+    assert np.array_equal(load(tmp_path / "32")[2][name], want)
+    assert not np.array_equal(load(tmp_path / "64")[2][name], want)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K"])
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_block_types_taken_over(tmp_path: Path, kind: str, bits: int) -> None:
+    """Every type whose fields fit: equal to the float32 values up to the rounding of scale and bias to f16."""
+    number, elements, nbytes = TYPES[kind]
+    levels = group_fields(kind)
+    assert levels is not None
+    rng = np.random.default_rng(number)
+    raw = rng.integers(0, 256, (6, nbytes), dtype=np.uint8)
+    for at in (0, 2) if kind in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,):
+        raw[:, at : at + 2] = rng.uniform(0.5, 1, 6).astype("<f2").view(np.uint8).reshape(6, 2)
+    tensor = GgufTensor("x", READ_TYPES[number], (3, 2 * elements), 0)
+    item = _Packed("x.weight", tensor, raw.tobytes(), bits, 32)
+    assert item.exact is (levels <= 2**bits)
+    with _Writer(tmp_path / "model.safetensors", [item]) as writer:
+        assert sum(item.write(writer)) == 6 * elements
+    config = {"model_type": "x", "quantization": {"bits": bits, "group_size": 32}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    got = load(tmp_path)[2]["x.weight"]
+    want = dequantise(tensor, raw.tobytes())
+    if item.exact:
+        largest = float(np.abs(affine(tensor, raw.tobytes()).bias).max()) + float(np.ptp(want))
+        assert np.abs(got - want).max() <= (2.0**-11 * largest if "K" in kind else 0)
 
 
 def test_configs(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 from py_engine.errors import EngineError, FormatError, ModelError
 from py_engine.weights.gguf import TYPES as READ_TYPES
-from py_engine.weights.gguf import GgufTensor, dequantise, parse_gguf
+from py_engine.weights.gguf import GgufTensor, parse_gguf
+from py_engine.weights.gguf_blocks import dequantise
 from py_engine.weights.gguf_tokenizer import MARK, build_tokenizer
 from tests.gguf_writer import TYPES, float_tensor, text, value, write_gguf
 

@@ -19,20 +19,26 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from py_engine.errors import FormatError, InputError, ModelError
 from py_engine.weights.config import BITS, GROUP_SIZES
-from py_engine.weights.gguf import Gguf, GgufTensor, dequantise, parse_gguf
+from py_engine.weights.gguf import Gguf, GgufTensor, parse_gguf
 from py_engine.weights.gguf_tokenizer import build_tokenizer
 from py_engine.weights.mlx_quant import packed_words
 
-if TYPE_CHECKING:
+try:
     import numpy as np
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
-    Words = NDArray[np.uint32]
+    from py_engine.weights.gguf_blocks import affine, dequantise, group_fields
+except ImportError as error:
+    raise InputError(
+        "Converting needs numpy, which is not installed: pip install 'jerboa[convert]'."
+    ) from error
+
+Floats = NDArray[np.float32]
+Words = NDArray[np.uint32]
 
 RUN_ELEMENTS = 4 << 20  # values dequantised at once
 PLAIN_BITS = (16, 32)
@@ -95,7 +101,9 @@ def convert(
     """Convert a GGUF file of one of FAMILIES into folder `out`; returns its config.json.
 
     `bits`: 2, 3, 4, 5, 6 or 8 quantise every linear layer and the embedding in groups of `group_size` (those whose
-    input is not a multiple of it stay plain, as in mlx_lm); 16 leaves all plain in f16 (bf16 where f16 would
+    input is not a multiple of it stay plain, as in mlx_lm). Groups of 32 are GGUF's own: there the blocks that fit
+    into `bits` are taken over without loss (Q8_0 into 8, Q5_0 into 5 and more, Q4_0 into 4 and more), K blocks up to
+    the rounding of their scales. 16 leaves all plain in f16 (bf16 where f16 would
     overflow); 32 is exact. `on_progress(done, total)` counts values. Raises InputError, FormatError, ModelError.
     """
     if bits not in (*BITS, *PLAIN_BITS):
@@ -106,12 +114,6 @@ def convert(
         raise InputError(
             f"--group-size {group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}."
         )
-    try:
-        import numpy  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "Converting needs numpy, which is not installed: pip install 'jerboa[convert]'."
-        ) from error
     source, folder = Path(path).expanduser(), Path(out).expanduser()
     try:
         with source.open("rb") as file:
@@ -372,8 +374,6 @@ class _Vector(_Item):
     """A norm weight or bias, in the smallest float type that holds it exactly."""
 
     def __init__(self, name: str, tensor: GgufTensor, data: Any, offset: float) -> None:
-        import numpy as np
-
         self.tensor = tensor
         stored = dequantise(tensor, data).reshape(-1)
         values = stored - np.float32(offset)
@@ -399,14 +399,12 @@ class _Plain(_Item):
         self.parts = [_Part(name, "F32" if bits == 32 else "F16", tensor.shape)]
 
     def write(self, writer: _Writer) -> Iterator[int]:
-        import numpy as np
-
         part, at = self.parts[0], 0
         if part.dtype == "F16":
-            worst = max(float(np.abs(run).max()) for run in _runs(self.tensor, self.data))
+            worst = max(float(np.abs(run).max()) for _, run in _runs(self.tensor, self.data))
             if worst > float(np.finfo(np.float16).max):
                 part = writer.change(part, "BF16")
-        for run in _runs(self.tensor, self.data):
+        for _, run in _runs(self.tensor, self.data):
             raw = _narrow(run, part.dtype).tobytes()
             writer.write(part, at, raw)
             at += len(raw)
@@ -414,12 +412,15 @@ class _Plain(_Item):
 
 
 class _Packed(_Item):
-    """A matrix in MLX's affine form."""
+    """A matrix in MLX's affine form. With groups of 32, types whose fields fit are taken over as they are: their own
+    fields, and their scales and biases rounded to f16 (exact for Q8_0, Q5_0, Q4_0, whose scales are f16 already)."""
 
     def __init__(self, name: str, tensor: GgufTensor, data: Any, bits: int, group: int) -> None:
         self.tensor, self.data, self.bits, self.group = tensor, data, bits, group
         stem = name.removesuffix(".weight")
         rows, cols = tensor.shape
+        levels = group_fields(tensor.type.name)
+        self.exact = group == 32 and levels is not None and levels <= 2**bits
         self.parts = [
             _Part(name, "U32", (rows, packed_words(cols, bits))),
             _Part(f"{stem}.scales", "F16", (rows, cols // group)),
@@ -432,22 +433,37 @@ class _Packed(_Item):
         if dtype != scales.dtype:
             scales, biases = writer.change(scales, dtype), writer.change(biases, dtype)
         at = [0, 0, 0]
-        for run in _runs(self.tensor, self.data):
-            made = quantise(run, self.bits, self.group, dtype)
+        for first, run in _runs(self.tensor, self.data):
+            if self.exact:
+                made = self._take_over(first, run, dtype)
+            else:
+                made = quantise(run, self.bits, self.group, dtype)
             for i, (part, array) in enumerate(zip((weight, scales, biases), made, strict=True)):
                 raw = array.tobytes()
                 writer.write(part, at[i], raw)
                 at[i] += len(raw)
             yield run.size
 
+    def _take_over(
+        self, first: int, run: Floats, dtype: str
+    ) -> tuple[Words, NDArray[Any], NDArray[Any]]:
+        """What `quantise` gives, from the file's own fields."""
+        rows = run.shape[0]
+        own = affine(self.tensor, self.data, first, first + rows)
+        fields = own.fields.reshape(rows, -1)
+        scales, biases = own.scale.reshape(rows, -1), own.bias.reshape(rows, -1)
+        return pack(fields, self.bits), _narrow(scales, dtype), _narrow(biases, dtype)
+
     def _scale_dtype(self) -> str:
         """f16 has three more bits than bf16 and so is closer, unless scales overflow it or many fall below 2^-16,
         where it has fewer."""
-        import numpy as np
-
         small = count = 0
-        for run in _runs(self.tensor, self.data):
-            scales, biases = affine_groups(run, self.bits, self.group)
+        for first, run in _runs(self.tensor, self.data):
+            if self.exact:
+                own = affine(self.tensor, self.data, first, first + run.shape[0])
+                scales, biases = own.scale, own.bias
+            else:
+                scales, biases = affine_groups(run, self.bits, self.group)
             largest = max(float(np.abs(scales).max()), float(np.abs(biases).max()))
             if largest > float(np.finfo(np.float16).max):
                 return "BF16"
@@ -472,22 +488,18 @@ def _plan(
     return items
 
 
-def _runs(tensor: GgufTensor, data: Any) -> Iterator[Floats]:
-    """A matrix as float32, some rows at a time. Raises FormatError for NaN and infinity."""
-    import numpy as np
-
+def _runs(tensor: GgufTensor, data: Any) -> Iterator[tuple[int, Floats]]:
+    """A matrix as float32, some rows at a time, with the first row's number. Raises FormatError for NaN, infinity."""
     step = max(1, RUN_ELEMENTS // tensor.shape[-1])
     for first in range(0, tensor.rows, step):
         run = dequantise(tensor, data, first, min(first + step, tensor.rows))
         if not np.isfinite(run).all():
             raise FormatError(f"{tensor.name} holds NaN or infinity. The file is damaged.")
-        yield run
+        yield first, run
 
 
 def _narrow(values: Floats, dtype: str) -> NDArray[Any]:
     """float32 -> "F32", "F16" or "BF16" (as uint16), rounded to nearest even."""
-    import numpy as np
-
     if dtype == "F32":
         return values.astype("<f4")
     if dtype == "F16":
@@ -500,8 +512,6 @@ def _narrow(values: Floats, dtype: str) -> NDArray[Any]:
 
 def _widen(raw: NDArray[Any], dtype: str) -> Floats:
     """The float32 values of what `_narrow` made."""
-    import numpy as np
-
     if dtype == "BF16":
         wide: Floats = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide
@@ -512,8 +522,6 @@ def affine_groups(values: Floats, bits: int, group: int) -> tuple[Floats, Floats
     """Scale and bias of each group of `values` [rows, cols], [rows, cols / group], as mlx's quantiser chooses them
     (mlx/backend/cpu/quantized.cpp, `quantize`): from the end of larger magnitude, which stays exact, so that zero is
     a step."""
-    import numpy as np
-
     groups = values.reshape(values.shape[0], -1, group)
     low, high = groups.min(axis=2), groups.max(axis=2)
     at_low = np.abs(low) > np.abs(high)
@@ -535,8 +543,6 @@ def quantise(
     With F32 equal to mlx.core.quantize. With narrower scales the fields are chosen for the scales as rounded (mlx
     rounds afterwards), so that less is lost.
     """
-    import numpy as np
-
     scale, bias = affine_groups(values, bits, group)
     scales, biases = _narrow(scale, dtype), _narrow(bias, dtype)
     scale, bias = _widen(scales, dtype)[:, :, None], _widen(biases, dtype)[:, :, None]
@@ -548,8 +554,6 @@ def quantise(
 
 def pack(fields: NDArray[np.uint8], bits: int) -> Words:
     """Fields [rows, cols] below 2^bits -> words [rows, cols * bits / 32], lowest bits first."""
-    import numpy as np
-
     if bits == 8:
         return np.ascontiguousarray(fields).view("<u4")
     if bits in (2, 4):

@@ -1,4 +1,4 @@
-"""GGUF: metadata, tensor places, and exact dequantisation of its block types (the latter with numpy, for `convert`).
+"""GGUF: metadata and tensor places. What the blocks hold is in `gguf_blocks.py`.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. Dimensions are
 listed fastest first in the file; `shape` here is row-major, [out, in].
@@ -10,13 +10,9 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from py_engine.errors import FormatError, ModelError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAGIC = b"GGUF"
 MAX_RANK = 4
@@ -282,149 +278,3 @@ def _tensor(reader: _Reader, index: int, alignment: int) -> GgufTensor:
             f"{what} lies at offset {offset}, not a multiple of the alignment {alignment}"
         )
     return GgufTensor(name, block, tuple(reversed(dimensions)), offset)
-
-
-# -- dequantisation --------------------------------------------------------------------------------
-
-
-def dequantise(
-    tensor: GgufTensor, data: Any, first: int = 0, last: int | None = None
-) -> NDArray[np.float32]:
-    """Rows first..last (exclusive) of a tensor as float32 [rows, shape[-1]], from the file's bytes. Needs numpy.
-
-    Equal bit for bit to ggml's own dequantisation (products in float32, in its order).
-    """
-    import numpy as np
-
-    last = tensor.rows if last is None else last
-    start = tensor.start + first * tensor.row_nbytes
-    count = (last - first) * tensor.row_nbytes
-    raw = np.frombuffer(data, np.uint8, count, start)
-    name = tensor.type.name
-    if name == "F32":
-        values = raw.view("<f4").astype(np.float32)
-    elif name == "F16":
-        values = raw.view("<f2").astype(np.float32)
-    elif name == "BF16":
-        values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    else:
-        blocks = raw.reshape(-1, tensor.type.nbytes)
-        values = {
-            "Q4_0": _q4_0,
-            "Q4_1": _q4_1,
-            "Q5_0": _q5_0,
-            "Q5_1": _q5_1,
-            "Q8_0": _q8_0,
-            "Q4_K": _q4_k,
-            "Q5_K": _q5_k,
-            "Q6_K": _q6_k,
-        }[name](blocks)
-    return values.reshape(last - first, tensor.shape[-1])
-
-
-# Below: `b` is uint8 [blocks, bytes of one], the result float32 [blocks, elements]. n = blocks.
-
-
-def _half(b: NDArray[np.uint8], at: int) -> NDArray[np.float32]:
-    """The float16 at byte `at` of each block, [n, 1]."""
-    import numpy as np
-
-    return b[:, at : at + 2].copy().view("<f2").astype(np.float32)
-
-
-def _nibbles(b: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[n, 16] bytes -> [n, 32] values: all low nibbles, then all high ones."""
-    import numpy as np
-
-    return np.concatenate([b & 15, b >> 4], axis=1)
-
-
-def _fifth_bits(b: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[n, 4] bytes -> [n, 32]: bit i of the little-endian word, as 16 or 0."""
-    import numpy as np
-
-    return np.unpackbits(b, axis=1, bitorder="little") * np.uint8(16)
-
-
-def _q4_0(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    return _half(b, 0) * (_nibbles(b[:, 2:]).astype(np.float32) - np.float32(8))
-
-
-def _q4_1(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    return _half(b, 0) * _nibbles(b[:, 4:]).astype(np.float32) + _half(b, 2)
-
-
-def _q5_0(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    q = _nibbles(b[:, 6:]) | _fifth_bits(b[:, 2:6])
-    return _half(b, 0) * (q.astype(np.float32) - np.float32(16))
-
-
-def _q5_1(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    q = _nibbles(b[:, 8:]) | _fifth_bits(b[:, 4:8])
-    return _half(b, 0) * q.astype(np.float32) + _half(b, 2)
-
-
-def _q8_0(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    return _half(b, 0) * b[:, 2:].view(np.int8).astype(np.float32)
-
-
-def _k_scales(b: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scales and minimums [n, 8, 1] of Q4_K and Q5_K: d, dmin, then 12 bytes with 6 bits each."""
-    import numpy as np
-
-    s = b[:, 4:16]
-    low, mid, high = s[:, 0:4], s[:, 4:8], s[:, 8:12]
-    scale = np.concatenate([low & 63, (high & 15) | (low >> 6) << 4], axis=1)
-    minimum = np.concatenate([mid & 63, (high >> 4) | (mid >> 6) << 4], axis=1)
-    d, dmin = _half(b, 0), _half(b, 2)
-    return (d * scale.astype(np.float32))[:, :, None], (dmin * minimum.astype(np.float32))[
-        :, :, None
-    ]
-
-
-def _k_nibbles(b: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[n, 128] bytes -> [n, 8, 32]: run r of 32 bytes holds sub-blocks 2r (low) and 2r+1 (high)."""
-    import numpy as np
-
-    runs = b.reshape(-1, 4, 1, 32)
-    return np.concatenate([runs & 15, runs >> 4], axis=2).reshape(-1, 8, 32)
-
-
-def _q4_k(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    scale, minimum = _k_scales(b)
-    return scale * _k_nibbles(b[:, 16:]).astype(np.float32) - minimum
-
-
-def _q5_k(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    scale, minimum = _k_scales(b)
-    shifts = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-    fifth = (b[:, 16:48].reshape(-1, 1, 32) >> shifts & 1) << 4
-    return scale * (_k_nibbles(b[:, 48:]) | fifth).astype(np.float32) - minimum
-
-
-def _q6_k(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    import numpy as np
-
-    # Two halves of 128 elements; quarter k of a half: low nibbles (k < 2) or high ones of ql[0:32] (k even) or
-    # ql[32:64] (k odd), and bits 2k, 2k+1 of qh[0:32].
-    low = b[:, :128].reshape(-1, 2, 1, 64)
-    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
-    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
-    high = (b[:, 128:192].reshape(-1, 2, 1, 32) >> shifts & 3) << 4
-    q = (low | high).astype(np.float32).reshape(-1, 16, 16) - np.float32(32)
-    scale = b[:, 192:208].view(np.int8).astype(np.float32)
-    return (_half(b, 208) * scale)[:, :, None] * q
