@@ -40,12 +40,15 @@ from transformers import (
     AutoConfig,
     DynamicCache,
     Gemma3ForCausalLM,
+    Lfm2ForCausalLM,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
     Qwen3ForCausalLM,
 )
 
 HERE = Path(__file__).parent
 LENGTHS = (1, 7, 65, 300, 600)
+HYBRID_LENGTHS = (1, 7, 63, 64, 65, 300)  # 64: where chunked forms of recurrences have their border
 NEW_TOKENS = 32
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
@@ -53,6 +56,8 @@ CLASSES = {
     "qwen3": Qwen3ForCausalLM,
     "gemma3_text": Gemma3ForCausalLM,
     "gemma3": Gemma3ForCausalLM,
+    "qwen3_5": Qwen3_5ForCausalLM,
+    "lfm2": Lfm2ForCausalLM,
 }
 
 
@@ -66,11 +71,13 @@ class Checkpoint:
     dtype: str
     tied: bool = True
     shards: int = 1
-    multimodal: bool = False  # model_type gemma3, text_config, `language_model.` prefix
+    multimodal: bool = False  # the text part in text_config, prefixed names, tensors of other parts
     bits: int = 0  # 0: plain floats
     group: int = 64
     overrides: dict[str, Any] = field(default_factory=dict)  # end of a module's path -> override
     new_style: bool = False  # rewrite the converted config.json in the new style
+    lengths: tuple[int, ...] = LENGTHS
+    vision: bool = False  # MLX: as mlx_vlm leaves it, with an unquantised vision tower
 
 
 def sizes(h, heads, kv, d, mlp, vocab, layers):
@@ -105,6 +112,48 @@ GEMMA = {
     "rope_local_base_freq": 1e4,
     "attention_bias": False,
 }
+
+LINEAR, CONV = "linear_attention", "conv"
+
+
+def qwen3_5(key_heads, value_heads, dk, dv, taps=4):
+    """The keys of Qwen3.5 beside `sizes`, in the new style."""
+    return {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attn_output_gate": True,
+        "linear_num_key_heads": key_heads,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": dk,
+        "linear_value_head_dim": dv,
+        "linear_conv_kernel_dim": taps,
+        "mamba_ssm_dtype": "float32",
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e7,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+        },
+    }
+
+
+def lfm2(h, heads, kv, ff, vocab, layers, taps=3):
+    """config.json of LFM2, but for which layers attend."""
+    return {
+        **without(sizes(h, heads, kv, 0, ff, vocab, layers), "head_dim", "rms_norm_eps", "intermediate_size"),
+        "norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "block_dim": h,
+        "block_ff_dim": ff,
+        "block_multiple_of": 10,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": True,
+        "conv_L_cache": taps,
+        "conv_bias": False,
+        "conv_dim": h,
+    }
+
 
 CHECKPOINTS = [
     # --- plain -----------------------------------------------------------------------------------
@@ -311,12 +360,106 @@ CHECKPOINTS = [
             "layers.3.self_attn.v_proj": False,
         },
     ),
+    # --- hybrids ---------------------------------------------------------------------------------
+    Checkpoint(  # text only; the default pattern: every fourth layer attends
+        "qwen3.5-bf16",
+        "qwen3_5",
+        {**sizes(60, 3, 1, 32, 90, 301, 4), **qwen3_5(3, 3, 12, 20)},
+        "bf16",
+        lengths=(*HYBRID_LENGTHS, 600),
+    ),
+    Checkpoint(  # key heads shared by three value heads each; vision and MTP tensors in the way
+        "qwen3.5-multimodal-untied-f32",
+        "qwen3_5",
+        {
+            **sizes(52, 4, 2, 16, 70, 259, 4),
+            **qwen3_5(2, 6, 16, 12, taps=3),
+            "layer_types": [FULL, LINEAR, LINEAR, FULL],
+        },
+        "f32",
+        tied=False,
+        multimodal=True,
+        lengths=HYBRID_LENGTHS,
+    ),
+    Checkpoint(
+        "qwen3.5-mlx4-g64",
+        "qwen3_5",
+        {
+            **sizes(64, 4, 1, 32, 128, 331, 4),
+            **qwen3_5(4, 8, 32, 16),
+            "full_attention_interval": 4,
+        },
+        "bf16",
+        multimodal=True,
+        bits=4,
+        lengths=HYBRID_LENGTHS,
+    ),
+    Checkpoint(
+        "qwen3.5-mlx-mixed-vision",
+        "qwen3_5",
+        {
+            **sizes(64, 2, 2, 32, 96, 290, 4),
+            **qwen3_5(2, 4, 36, 24),
+            "full_attention_interval": 2,
+        },
+        "bf16",
+        multimodal=True,
+        bits=4,
+        group=32,
+        overrides={
+            "embed_tokens": {"group_size": 64, "bits": 8},
+            "layers.0.linear_attn.in_proj_qkv": {"group_size": 64, "bits": 8},
+            "layers.0.linear_attn.in_proj_a": {"group_size": 32, "bits": 8},
+            "layers.0.linear_attn.out_proj": {"group_size": 32, "bits": 6},
+            "layers.1.self_attn.q_proj": {"group_size": 64, "bits": 5},
+            "layers.2.linear_attn.in_proj_b": False,
+            "layers.2.linear_attn.in_proj_z": False,
+            "layers.3.mlp.down_proj": {"group_size": 32, "bits": 3},
+        },
+        vision=True,
+        lengths=HYBRID_LENGTHS,
+    ),
+    Checkpoint(  # MLP width by the adjusting rule: 125 -> 83 -> 90
+        "lfm2-bf16",
+        "lfm2",
+        {**lfm2(60, 3, 1, 125, 301, 4), "full_attn_idxs": [1, 3], "tie_embedding": True},
+        "bf16",
+        lengths=(*HYBRID_LENGTHS, 600),
+    ),
+    Checkpoint(
+        "lfm2-conv-bias-untied-f32",
+        "lfm2",
+        {
+            **lfm2(66, 3, 3, 85, 259, 5, taps=4),
+            "layer_types": [CONV, CONV, FULL, CONV, FULL],
+            "block_auto_adjust_ff_dim": False,
+            "conv_bias": True,
+        },
+        "f32",
+        tied=False,
+        lengths=HYBRID_LENGTHS,
+    ),
+    Checkpoint(
+        "lfm2-mlx4-g64",
+        "lfm2",
+        {
+            **lfm2(64, 2, 1, 192, 321, 4),
+            "block_multiple_of": 64,
+            "full_attn_idxs": [2],
+        },
+        "bf16",
+        bits=4,
+        overrides={"embed_tokens": {"group_size": 64, "bits": 8}},
+        lengths=HYBRID_LENGTHS,
+    ),
 ]
 
 
 # --- weights -------------------------------------------------------------------------------------
 def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
     """Weights under HF names (without a multimodal prefix), in the checkpoint's own float type."""
+    if spec.family in ("qwen3_5", "lfm2"):
+        return hybrid_weights(spec)
     rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
     config, gemma = spec.config, spec.family.startswith("gemma3")
     h, heads = config["hidden_size"], config["num_attention_heads"]
@@ -362,6 +505,101 @@ def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value).to(dtype) for name, value in state.items()}
 
 
+def hybrid_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
+    """As random_weights, for Qwen3.5 and LFM2. The recurrences forget slowly, so that early tokens still count."""
+    rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
+    config, qwen = spec.config, spec.family == "qwen3_5"
+    h, heads, kv = (config[f"{x}"] for x in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    d = config.get("head_dim", h // heads)
+    state: dict[str, np.ndarray] = {}
+
+    def normal(name, shape, size, centre=0.0):
+        state[name] = centre + rng.normal(0, size, shape)
+
+    def matrix(name, rows, columns, gain):
+        normal(name + ".weight", (rows, columns), gain / np.sqrt(columns))
+
+    def norm(name, width, neutral=0.0 if qwen else 1.0, centre=0.0):
+        normal(name + ".weight", width, 0.25, neutral + centre)
+
+    def linear_attention(at):
+        hk, hv = config["linear_num_key_heads"], config["linear_num_value_heads"]
+        dk, dv = config["linear_key_head_dim"], config["linear_value_head_dim"]
+        width = 2 * hk * dk + hv * dv
+        matrix(at + "in_proj_qkv", width, h, 1.5)
+        matrix(at + "in_proj_z", hv * dv, h, 1.0)
+        matrix(at + "in_proj_b", hv, h, 1.0)
+        matrix(at + "in_proj_a", hv, h, 1.0)
+        normal(at + "conv1d.weight", (width, 1, config["linear_conv_kernel_dim"]), 0.6)
+        state[at + "A_log"] = np.log(rng.uniform(0.02, 0.5, hv))
+        normal(at + "dt_bias", hv, 0.7, -1.5)
+        norm(at + "norm", dv, neutral=1.0)
+        matrix(at + "out_proj", h, hv * dv, 2.0)
+
+    def convolution(at):
+        matrix(at + "in_proj", 3 * h, h, 1.2)
+        normal(at + "conv.weight", (h, 1, config["conv_L_cache"]), 0.6)
+        matrix(at + "out_proj", h, h, 1.5)
+        if config["conv_bias"]:
+            for name, width in (("in_proj", 3 * h), ("conv", h), ("out_proj", h)):
+                normal(f"{at}{name}.bias", width, 0.3)
+
+    def attention(at, out, norms):
+        matrix(at + "q_proj", (2 if qwen else 1) * heads * d, h, 1.8)
+        matrix(at + "k_proj", kv * d, h, 1.8)
+        matrix(at + "v_proj", kv * d, h, 1.0)
+        matrix(at + out, h, heads * d, 2.5)
+        for which in "qk":
+            norm(f"{at}{which}_{norms}", d, centre=0.7)
+
+    def mlp(at, gate, up, down, width):
+        matrix(at + gate, width, h, 1.2)
+        matrix(at + up, width, h, 1.2)
+        matrix(at + down, h, width, 1.2)
+
+    normal("model.embed_tokens.weight", (config["vocab_size"], h), 0.3)
+    for i, kind in enumerate(kinds(spec)):
+        at = f"model.layers.{i}."
+        if kind == LINEAR:
+            linear_attention(at + "linear_attn.")
+        elif kind == CONV:
+            convolution(at + "conv.")
+        elif qwen:
+            attention(at + "self_attn.", "o_proj", "norm")
+        else:
+            attention(at + "self_attn.", "out_proj", "layernorm")
+        if qwen:
+            norm(at + "input_layernorm", h)
+            norm(at + "post_attention_layernorm", h)
+            mlp(at + "mlp.", "gate_proj", "up_proj", "down_proj", config["intermediate_size"])
+        else:
+            norm(at + "operator_norm", h)
+            norm(at + "ffn_norm", h)
+            width, multiple = config["block_ff_dim"], config["block_multiple_of"]
+            if config["block_auto_adjust_ff_dim"]:
+                width = -(-int(2 * width / 3) // multiple) * multiple
+            mlp(at + "feed_forward.", "w1", "w3", "w2", width)
+    norm("model.norm" if qwen else "model.embedding_norm", h, centre=1.0)
+    if not spec.tied:
+        matrix("lm_head", config["vocab_size"], h, 2.5)
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    return {  # A_log stays float32 in every published form
+        name: tensor.float() if name.endswith("A_log") else tensor.to(DTYPES[spec.dtype])
+        for name, tensor in tensors.items()
+    }
+
+
+def kinds(spec: Checkpoint) -> list[str]:
+    """The kind of each layer of a hybrid."""
+    config, count = spec.config, spec.config["num_hidden_layers"]
+    if "layer_types" in config:
+        return config["layer_types"]
+    if "full_attn_idxs" in config:
+        return [FULL if i in config["full_attn_idxs"] else CONV for i in range(count)]
+    every = config.get("full_attention_interval", 4)
+    return [LINEAR if (i + 1) % every else FULL for i in range(count)]
+
+
 def dequantised(folder: Path) -> dict[str, torch.Tensor]:
     """The committed weights in float32, under HF text names; packed ones by MLX's own rule.
 
@@ -390,10 +628,29 @@ def dequantised(folder: Path) -> dict[str, torch.Tensor]:
                     group,
                 )
             )
-        if name.startswith(("vision_tower.", "multi_modal_projector.")):
+        if name.startswith(OTHER_PARTS):
             continue
-        state[name.removeprefix("language_model.")] = tensor.float()
+        name = name.replace("model.language_model.", "model.").removeprefix("language_model.")
+        state[name] = tensor.float()
+    if config["model_type"].startswith(("qwen3_5", "lfm2")):
+        undo_mlx(state)
     return state
+
+
+OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.visual.", "mtp.")
+
+
+def undo_mlx(state: dict[str, torch.Tensor]) -> None:
+    """MLX's form of a hybrid back to HF's: convolutions [C, k, 1] to [C, 1, k], Qwen3.5's 1 + w to w (both exact)."""
+    convs = [name for name in state if name.endswith(("conv1d.weight", "conv.conv.weight"))]
+    if all(state[name].shape[1] == 1 for name in convs):
+        return
+    for name in convs:
+        state[name] = state[name].transpose(1, 2).contiguous()
+    if convs[0].endswith("conv1d.weight"):
+        for name, tensor in state.items():
+            if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+                state[name] = tensor - 1.0
 
 
 def unpack(words, scales, biases, bits, group):
@@ -427,7 +684,11 @@ def write_plain(spec: Checkpoint, folder: Path) -> None:
     new_style = "rope_parameters" in config
     config |= {"model_type": spec.family, "tie_word_embeddings": spec.tied}
     config["dtype" if new_style else "torch_dtype"] = str(DTYPES[spec.dtype]).split(".")[1]
-    if spec.multimodal:
+    if spec.family == "qwen3_5":
+        config["model_type"] = "qwen3_5_text"
+    if spec.family == "qwen3_5" and spec.multimodal:
+        state, config = wrapped(state, config)
+    elif spec.multimodal:
         state = {"language_model." + name: value for name, value in state.items()}
         rng = np.random.default_rng(0)
         junk = torch.from_numpy(rng.normal(0, 1, (8, 6))).to(DTYPES[spec.dtype])
@@ -461,13 +722,32 @@ def write_plain(spec: Checkpoint, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
+def wrapped(state, config):
+    """Qwen3.5 as it is published: text_config, other prefixes, tensors of a vision tower and of an MTP layer."""
+    names = {name: name.replace("model.", "model.language_model.", 1) for name in state}
+    state = {
+        names[name] if name.startswith("model.") else name: value for name, value in state.items()
+    }
+    h = config["hidden_size"]
+    state["model.visual.patch_embed.proj.weight"] = torch.ones(6, 3, 2, 2, 2)
+    state["mtp.fc.weight"] = torch.ones(h, 2 * h)
+    state["mtp.norm.weight"] = torch.ones(h)
+    return state, {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "text_config": config,
+        "tie_word_embeddings": config["tie_word_embeddings"],
+        "vision_config": {"model_type": "qwen3_5", "hidden_size": 6},
+    }
+
+
 def write_quantised(spec: Checkpoint, folder: Path) -> None:
     """The plain checkpoint in float32, cast and quantised by mlx_lm's own conversion steps."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
         write_plain(spec, source)
         config = json.loads((source / "config.json").read_text())
-        if spec.multimodal:  # mlx_lm's Gemma 3 reads these two from other places than published
+        if spec.multimodal and spec.family == "gemma3":  # mlx_lm's Gemma 3 reads these two from other places than published
             config["vocab_size"] = spec.config["vocab_size"]
             (source / "config.json").write_text(json.dumps(config))
         model, config = load_model(source, lazy=True)
@@ -488,8 +768,11 @@ def write_quantised(spec: Checkpoint, folder: Path) -> None:
         save_model(folder, model)
         save_config(config, folder / "config.json")
     stored = load_file(folder / "model.safetensors")
-    kinds = {tensor.dtype for name, tensor in stored.items() if name.endswith("scales")}
-    assert kinds == {DTYPES[spec.dtype]}, kinds
+    if spec.vision:
+        stored["vision_tower.patch_embed.proj.weight"] = torch.ones(6, 2, 2, 2, 3).bfloat16()
+        save_file(stored, folder / "model.safetensors", metadata={"format": "mlx"})
+    dtypes = {tensor.dtype for name, tensor in stored.items() if name.endswith("scales")}
+    assert dtypes == {DTYPES[spec.dtype]}, dtypes
     config = json.loads((folder / "config.json").read_text())
     if spec.new_style:  # as mlx_lm writes what it read from a transformers 5 config
         config["rope_parameters"] = {"type": "default", "rope_theta": config.pop("rope_theta")}
@@ -569,7 +852,7 @@ def sensitivity(model, out) -> dict[str, float]:
     order: two neighbouring tokens swapped (7 tokens); base: every RoPE frequency 2% off (65);
     first: the prompt's first token replaced (65); window: a sliding window one key wider (65).
     """
-    ids = {n: out[f"ids_{n}"].tolist() for n in LENGTHS}
+    ids = {n: out[f"ids_{n}"].tolist() for n in (7, 65)}
     result = {}
     swapped = ids[7][:3] + [ids[7][4], ids[7][3]] + ids[7][5:]
     result["order"] = nmse(last_logits(model, swapped), out["logits_7"])
@@ -612,7 +895,7 @@ def make(spec: Checkpoint) -> None:
     for parameter in narrowed.parameters():
         if parameter.ndim == 2:
             parameter.data = parameter.data.half().float()
-    for length in LENGTHS:
+    for length in spec.lengths:
         ids = rng.integers(0, spec.config["vocab_size"], length).tolist()
         logits = last_logits(model, ids)
         tokens, margins = greedy(model, ids)
@@ -644,8 +927,8 @@ def make(spec: Checkpoint) -> None:
     out["meta"] = np.array(json.dumps(meta))
     np.savez_compressed(folder / "golden.npz", **out)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    distinct = [len(set(out[f"greedy_{n}"].tolist())) for n in LENGTHS]
-    least = min(float(out[f"margins_{n}"].min()) for n in LENGTHS)
+    distinct = [len(set(out[f"greedy_{n}"].tolist())) for n in spec.lengths]
+    least = min(float(out[f"margins_{n}"].min()) for n in spec.lengths)
     print(
         f"{spec.name:30} {size / 1024:5.0f} KB  std {spread:4.1f}  f32 noise {noise:.0e}  "
         f"f16 {half:.0e}  mlx {cross:.0e}  distinct {distinct}  margin {least:.0e}  "
