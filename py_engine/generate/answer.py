@@ -45,13 +45,22 @@ class Generation:
 
     def __init__(self, run: Callable[[Generation], Awaitable[None]]) -> None:
         self.abort = Abort()
+        self._when_stopped: Callable[[], None] = lambda: None
         self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run(run))
 
     def stop(self) -> None:
-        """End it at the next token. What came so far is the answer."""
+        """End it now, queued or running. What came so far is the answer."""
         self.abort.set()
+        if not self._answer.done():
+            self._when_stopped()
+
+    def on_stop(self, call: Callable[[], None]) -> None:
+        """For the engine: how `stop` finishes the generation from here on."""
+        self._when_stopped = call
+        if self.abort.is_set:
+            call()
 
     def emit(self, delta: Delta) -> None:
         """For the engine: a delta is ready."""

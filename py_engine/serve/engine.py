@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from py_engine.abort import Abort
-from py_engine.errors import AbortError, ContextError, InputError
-from py_engine.generate.answer import Answer, Generation, Timings
+from py_engine.errors import ContextError, InputError
+from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
+from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
-from py_engine.generate.stream import TextStream
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
@@ -21,16 +20,6 @@ from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.loading import Loaded, Progress, load_model
 
 Messages = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A generation, as checked before it queues."""
-
-    ids: list[int]
-    sampling: Sampling
-    max_tokens: int
-    stop: tuple[str, ...]
 
 
 class Engine:
@@ -203,12 +192,16 @@ class Engine:
         request = self._request(ids, dict(options))
 
         async def run(generation: Generation) -> None:
+            generation.on_stop(
+                lambda: generation.finish(Answer(prompt_tokens=len(ids), finish_reason="abort"))
+            )
             async with self._turn:
-                await self._generate(request, generation)
+                if not generation.abort.is_set:
+                    await self._generate(request, generation)
 
         return Generation(run)
 
-    def _request(self, ids: list[int], options: dict[str, Any]) -> _Request:
+    def _request(self, ids: list[int], options: dict[str, Any]) -> Request:
         context = self._decoder().state.context
         room = context - len(ids)
         if room < 1:
@@ -238,62 +231,10 @@ class Engine:
         sampling = Sampling.make(
             self._loaded.sampling_defaults, options, () if ignore_eos else self._loaded.stop_ids
         )
-        return _Request(ids, sampling, max_tokens, stop)
+        return Request(ids, sampling, max_tokens, stop)
 
-    async def _generate(self, request: _Request, generation: Generation) -> None:
-        decoder = self._decoder()
-        now = self._loaded.io.now
-        stream = TextStream(
-            self._tokenizer().decoder(), request.stop, request.sampling.stop_ids, request.max_tokens
-        )
-        answer = Answer(prompt_tokens=len(request.ids))
-        tokens: list[int] = []
-        kv_length = 0
-        started = first = last = now()
-        steps = decoder.generate(
-            request.ids, request.sampling, request.max_tokens, generation.abort
-        )
-        try:
-            try:
-                async for batch in steps:
-                    last = now()
-                    if not tokens:
-                        first = last
-                    ids = [sampled.token for sampled in batch]
-                    delta = stream.push(ids)
-                    tokens += ids[: delta.tokens]
-                    kv_length = batch[-1].kv_length
-                    generation.emit(delta)
-                    if delta.finish_reason is not None or generation.abort.is_set:
-                        break
-            except AbortError:
-                pass  # stopped while the prompt was running: an answer without text
-            if stream.finish_reason is None:
-                generation.emit(stream.finish("abort"))
-            answer.text = stream.text
-            answer.finish_reason = stream.finish_reason or "abort"
-            stopped_by_token = bool(tokens) and tokens[-1] in request.sampling.stop_ids
-            answer.tokens = tokens[:-1] if stopped_by_token else tokens
-            answer.cached_tokens = len(request.ids) - decoder.prefilled
-            answer.timings = Timings(
-                self._loaded.load_s,
-                first - started,
-                decoder.prefilled / (first - started) if first > started else 0.0,
-                (len(tokens) - 1) / (last - first) if len(tokens) > 1 and last > first else 0.0,
-            )
-            generation.finish(answer)
-        finally:
-            await steps.aclose()  # steps in flight land before the next call uses the state
-            if tokens:
-                kept = answer.tokens if stream.stop_string is None else self._shown(answer)
-                decoder.keep([*request.ids, *kept], kv_length)
-
-    def _shown(self, answer: Answer) -> list[int]:
-        """The tokens whose whole text is in the answer: what a stop string cut off is not kept."""
-        decoder = self._tokenizer().decoder()
-        length = 0
-        for i, token in enumerate(answer.tokens):
-            length += len(decoder.push([token]))
-            if length > len(answer.text):
-                return answer.tokens[:i]
-        return answer.tokens
+    async def _generate(self, request: Request, generation: Generation) -> None:
+        loaded = self._loaded
+        await Run(
+            request, generation, self._decoder(), loaded.tokenizer, loaded.io.now, loaded.load_s
+        ).run()

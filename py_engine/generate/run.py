@@ -1,0 +1,124 @@
+"""One generation at work: batches of sampled tokens in, deltas and an answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from py_engine.errors import AbortError
+from py_engine.generate.answer import Answer, Generation, Timings
+from py_engine.generate.decoder import Decoder, Sampled
+from py_engine.generate.sampling import Sampling
+from py_engine.generate.stream import TextStream
+from py_engine.inputs.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Request:
+    """A generation, checked before it queues."""
+
+    ids: list[int]
+    sampling: Sampling
+    max_tokens: int
+    stop: tuple[str, ...]
+
+
+class Run:
+    """Feeds a Generation. A stop by the caller finishes it at once; the GPU's steps in flight land afterwards."""
+
+    def __init__(
+        self,
+        request: Request,
+        generation: Generation,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        now: Callable[[], float],
+        load_s: float,
+    ) -> None:
+        self._request = request
+        self._generation = generation
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._now = now
+        self._load_s = load_s
+        self._stream = TextStream(
+            tokenizer.decoder(), request.stop, request.sampling.stop_ids, request.max_tokens
+        )
+        self._tokens: list[int] = []
+        self._kv_length = 0
+        self._started = self._first = self._last = now()
+
+    async def run(self) -> None:
+        """Until the answer is finished and nothing of it is left on the GPU's queue."""
+        request, generation = self._request, self._generation
+        generation.on_stop(self._finish)
+        steps = self._decoder.generate(
+            request.ids, request.sampling, request.max_tokens, generation.abort
+        )
+        try:
+            async for batch in steps:
+                if generation.abort.is_set or self._take(batch):
+                    break
+        except AbortError:
+            pass  # stopped while the prompt was running: an answer without text
+        finally:
+            await steps.aclose()  # steps in flight land before the next call uses the state
+            if self._tokens:
+                self._decoder.keep([*request.ids, *self._shown()], self._kv_length)
+        self._finish()
+
+    def _take(self, batch: Sequence[Sampled]) -> bool:
+        """Put a batch through the text stream; True when it ended the answer."""
+        self._last = self._now()
+        if not self._tokens:
+            self._first = self._last
+        ids = [sampled.token for sampled in batch]
+        delta = self._stream.push(ids)
+        self._tokens += ids[: delta.tokens]
+        self._kv_length = batch[-1].kv_length
+        self._generation.emit(delta)
+        if delta.finish_reason is not None:
+            self._finish()
+        return delta.finish_reason is not None
+
+    def _finish(self) -> None:
+        """Give the answer, once; "abort" when nothing else has ended it."""
+        stream, tokens = self._stream, self._tokens
+        if stream.finish_reason is None:
+            self._generation.emit(stream.finish("abort"))
+        decoding = self._last - self._first
+        waiting = self._first - self._started
+        prefilled = self._decoder.prefilled if tokens else 0
+        self._generation.finish(
+            Answer(
+                stream.text,
+                self._answered(),
+                len(self._request.ids),
+                len(self._request.ids) - prefilled if tokens else 0,
+                stream.finish_reason or "abort",
+                Timings(
+                    self._load_s,
+                    waiting,
+                    prefilled / waiting if waiting > 0 else 0.0,
+                    (len(tokens) - 1) / decoding if len(tokens) > 1 and decoding > 0 else 0.0,
+                ),
+            )
+        )
+
+    def _answered(self) -> list[int]:
+        """The tokens, without the stop token that ended them."""
+        ended = self._tokens and self._tokens[-1] in self._request.sampling.stop_ids
+        return self._tokens[:-1] if ended else list(self._tokens)
+
+    def _shown(self) -> list[int]:
+        """The tokens whose whole text is in the answer: what a stop string cut off is not kept."""
+        tokens = self._answered()
+        if self._stream.stop_string is None:
+            return tokens
+        decoder = self._tokenizer.decoder()
+        length = 0
+        for i, token in enumerate(tokens):
+            length += len(decoder.push([token]))
+            if length > len(self._stream.text):
+                return tokens[:i]
+        return tokens
