@@ -1,4 +1,4 @@
-"""attention against float64 NumPy: one token (split, merged) and chunks (tiled); grouped queries, windows, f16 caches."""
+"""attention against float64 NumPy: one token (split, merged), chunks (tiled); grouped queries, windows, f16 caches."""
 
 from __future__ import annotations
 
@@ -44,32 +44,28 @@ def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) ->
     return out.reshape(c.valid, -1)
 
 
+# Few cases, each with many peculiarities: a pipeline takes a software adapter seconds to compile.
 DECODE = [
     Case(),  # one key
-    Case(pos=127),  # the context is full
-    Case(pos=31, kv_heads=4, d=4),
+    Case(pos=127, sharp=40.0),  # the context is full
     Case(pos=32, heads=14, kv_heads=2, d=64, dtype="f16"),
-    Case(pos=700, heads=16, kv_heads=8, d=128, context=1024, dtype="f16"),
     Case(pos=333, heads=4, kv_heads=1, d=256, context=512, window=100),
-    Case(pos=60, heads=16, kv_heads=1, d=128, context=512),  # a group in two workgroups
-    Case(pos=99, heads=11, kv_heads=1, d=20, context=300),  # one of them with a head less
-    Case(pos=90, window=5, d=80),
-    Case(pos=4, window=5),
-    Case(pos=5000, heads=2, kv_heads=2, d=64, context=8192),  # splits of several tiles
-    Case(pos=4999, heads=3, kv_heads=1, d=96, context=8192, window=512),
-    Case(pos=200, context=256, sharp=40.0),
+    Case(
+        pos=99, heads=11, kv_heads=1, d=20, context=300
+    ),  # a group in two workgroups, one with a head less
+    Case(pos=4, window=5, d=80, kv_heads=4),
+    Case(
+        pos=4999, heads=16, kv_heads=8, d=128, context=8192, dtype="f16"
+    ),  # splits of several tiles
 ]
 PREFILL = [
-    Case(rows=2, valid=2),
-    Case(rows=16, valid=16, pos=3),
     Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16"),
     Case(rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1),
-    Case(rows=32, valid=1, d=256, heads=2, kv_heads=1, pos=80),
     Case(rows=70, valid=70, d=256, heads=4, kv_heads=1, context=128, window=17, dtype="f16"),
-    Case(rows=64, valid=64, d=20, context=300, pos=200, window=33),
-    Case(rows=40, valid=37, d=80, context=100, pos=63, window=1),
-    Case(rows=33, valid=33, d=92, context=128, pos=50),  # D / 4 is a prime: one quad of K at a time
-    Case(rows=48, valid=48, d=4, heads=6, kv_heads=6),
+    Case(rows=32, valid=1, d=20, context=300, pos=200, window=33),
+    Case(
+        rows=33, valid=33, d=92, context=128, pos=50, window=1
+    ),  # D / 4 is a prime: one quad of K at a time
     Case(rows=32, valid=32, pos=96, sharp=40.0),  # to the context's last row
 ]
 
@@ -82,7 +78,9 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     q = rng.standard_normal((c.rows, c.heads, c.d)) * c.sharp / math.sqrt(c.d)
     q = q.astype(np.float32)
     k, v = (
-        rng.standard_normal((c.kv_heads, c.context, c.d)).astype(np.float32 if c.dtype == "f32" else np.float16)
+        rng.standard_normal((c.kv_heads, c.context, c.d)).astype(
+            np.float32 if c.dtype == "f32" else np.float16
+        )
         for _ in range(2)
     )
     # What nobody may look at: rows of later positions.
@@ -94,7 +92,9 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     run(bench.run(trace))
     got = run(bench.get(y))
     # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads the same values.
-    assert nmse(got[: c.valid], attention_reference(q, k, v, c)) < (1e-12 if c.sharp == 1.0 else 1e-9)
+    assert nmse(got[: c.valid], attention_reference(q, k, v, c)) < (
+        1e-12 if c.sharp == 1.0 else 1e-9
+    )
     assert (got[c.valid :] == 7.0).all()
     bench.close()
 
@@ -114,4 +114,6 @@ def test_shapes_that_differ() -> None:
     with pytest.raises(ValueError, match="belong together"):
         attention(Trace(1, x, x, x), Tensor("q", (1, 3, 32)), (k, v), Tensor("y", (1, 96)))
     with pytest.raises(ValueError, match="window of 0"):
-        attention(Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), window=0)
+        attention(
+            Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), window=0
+        )

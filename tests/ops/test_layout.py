@@ -103,7 +103,9 @@ def test_repack(gpu: Gpu, run: Runner, bits: int, rows: int, cols: int, element:
     n = (element + rows * cols) * field // 32
     target = bench.put("target", np.full(n + 2, 0xABCDEF01, np.uint32))
     trace = new_trace(target)
-    layout.repack(trace, bench.put("source", packed(fields, bits)), target, bits, rows, cols, element)
+    layout.repack(
+        trace, bench.put("source", packed(fields, bits)), target, bits, rows, cols, element
+    )
     run(bench.run(trace))
     got = run(bench.get(target))
     first = element * field // 32
@@ -141,13 +143,17 @@ def pcg(v: np.ndarray) -> np.ndarray:
     return (word >> 22) ^ word
 
 
-def filled(bench: Bench, run: Runner, form: str, scale_format: str, rows: int, cols: int, seed: int) -> list[np.ndarray]:
+def filled(
+    bench: Bench, run: Runner, form: str, scale_format: str, rows: int, cols: int, seed: int
+) -> list[np.ndarray]:
     """The words of weight and scales."""
     bits = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}[form]
     weight = bench.put("weight", np.zeros(rows * cols * bits // 32, np.uint32))
     scales = None
     if form[0] == "q":
-        scales = bench.put("scales", np.zeros(rows * cols // 32 * (2 if scale_format == "f32" else 1), np.uint32))
+        scales = bench.put(
+            "scales", np.zeros(rows * cols // 32 * (2 if scale_format == "f32" else 1), np.uint32)
+        )
     matrix = Matrix(rows, cols, form, weight, 0, scales, 32, scale_format)  # type: ignore[arg-type]
     trace = new_trace(weight)
     layout.random(trace, weight, matrix, seed)
@@ -156,7 +162,8 @@ def filled(bench: Bench, run: Runner, form: str, scale_format: str, rows: int, c
 
 
 @pytest.mark.parametrize(
-    "form, scale_format", [("f32", ""), ("f16", ""), ("bf16", ""), ("q4", "f16"), ("q4", "bf16"), ("q8", "f32")]
+    "form, scale_format",
+    [("f32", ""), ("f16", ""), ("bf16", ""), ("q4", "f16"), ("q4", "bf16"), ("q8", "f32")],
 )
 def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> None:
     """Bits as NumPy's integers have them (so equal on every host), spread over +-sqrt(3 / cols), other per seed."""
@@ -184,7 +191,9 @@ def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> N
             "bf16": lambda: from_bf16(got[0].view(np.uint16)),
         }[form]().astype(np.float64)
         step = values[np.argmax(k)] / k.max()
-        bound = 2.0**-7 if form == "bf16" else 0.0  # bf16 drops what its 8 bits cannot hold; the step has 3 bits
+        bound = (
+            2.0**-7 if form == "bf16" else 0.0
+        )  # bf16 drops what its 8 bits cannot hold; the step has 3 bits
         assert (np.abs(values - k * step) <= bound * np.abs(values)).all()
         assert 0.85 * reach < values.max() < 1.15 * reach and abs(values.mean()) < 0.1 * reach
     assert (filled(bench, run, form, scale_format, rows, cols, 6)[0] != got[0]).mean() > 0.9

@@ -1,4 +1,4 @@
-"""RMSNorm against float64 NumPy: rows and widths that the workgroup does not divide, both forms, large and tiny values."""
+"""RMSNorm against float64 NumPy: widths that the workgroup does not divide, both forms, large and tiny values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def rms_reference(x: np.ndarray, w: np.ndarray, eps: float, offset: float) -> np
 
 @pytest.mark.parametrize(
     "rows, cols, offset, size",
-    [(1, 640, 1.0, 1.0), (3, 5, 0.0, 1.0), (7, 300, 0.0, 1e4), (33, 1024, 1.0, 1e-4), (2, 2047, 0.0, 1.0)],
+    [
+        (1, 640, 1.0, 1.0),
+        (3, 5, 0.0, 1.0),
+        (7, 300, 0.0, 1e4),
+        (33, 1024, 1.0, 1e-4),
+        (2, 2047, 0.0, 1.0),
+    ],
 )
 def test_norm_and_sum(
     gpu: Gpu, run: Runner, rows: int, cols: int, offset: float, size: float

@@ -1,4 +1,4 @@
-"""rope_append against float64 NumPy: head norms, whole and partial rotation, far positions, append, padding rows, halt."""
+"""rope_append against float64 NumPy: head norms, whole and partial rotation, far positions, append, padding, halt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def heads_reference(
 CASES = [
     Case(),
     Case(norms=False, dtype="f16"),
-    Case(d=20, width=10, kv_heads=4, rows=3, valid=3, pos=61),  # over the border of the table's blocks
+    Case(
+        d=20, width=10, kv_heads=4, rows=3, valid=3, pos=61
+    ),  # over the border of the table's blocks
     Case(d=256, width=64, heads=1, kv_heads=1, rows=1, valid=1, pos=70, offset=1.0, base=1e7),
     Case(d=128, width=128, rows=8, valid=3, pos=2, dtype="f16", offset=1.0),
     Case(d=4, width=2, heads=2, kv_heads=1, rows=1, valid=1, pos=95),
@@ -67,7 +69,9 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     bench = Bench(gpu)
     qkv = rng.standard_normal((c.rows, c.heads + 2 * c.kv_heads, c.d)).astype(np.float32)
     w_q, w_k = (rng.uniform(0.5, 1.5, c.d).astype(np.float32) for _ in range(2))
-    cache = np.full((c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype])
+    cache = np.full(
+        (c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype]
+    )
     frequencies = tuple(c.base ** (-2 * i / c.width) for i in range(c.width // 2))
     table = np.frombuffer(Rope(c.width, c.base, frequencies).table(c.context), np.float32)
     step = np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32).copy()
@@ -126,7 +130,9 @@ def test_refused_sizes() -> None:
     def call(d: int, width: int) -> None:
         x = Tensor("x", (1, 3 * d))
         cache = (Tensor("k", (1, 8, d)), Tensor("v", (1, 8, d)))
-        rope_append(Trace(1, x, x, x), x, Tensor("q", (1, 1, d)), cache, kv_heads=1, table=x, width=width)
+        rope_append(
+            Trace(1, x, x, x), x, Tensor("q", (1, 1, d)), cache, kv_heads=1, table=x, width=width
+        )
 
     for d in (6, 260):
         with pytest.raises(ModelError, match=f"head size {d}"):

@@ -1,0 +1,340 @@
+"""The sampler against a float64 reference, draw by draw; noise against the softmax; penalties, halting, bad logits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from py_engine.errors import InputError, ModelError
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.plan import Planner
+from py_engine.graph.step import HALT_LENGTH, HALT_STOP, pack_step
+from py_engine.graph.submit import SingleSubmit
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Gpu
+from py_engine.ops.sample import (
+    SAMPLING_BYTES,
+    clear_counts,
+    mark_prompt,
+    pack_sampling,
+    sample_greedy,
+    sample_random,
+)
+from tests.conftest import Runner
+from tests.ops.harness import Bench
+
+IN_PROMPT = np.uint32(1 << 31)
+V = 3000  # nearly all tests use one vocabulary: a pipeline takes a software adapter seconds to compile
+
+_kernels: dict[int, Kernels] = {}
+
+
+def probabilities(
+    logits: np.ndarray,
+    history: np.ndarray | None = None,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+) -> np.ndarray:
+    """float64: penalties, temperature, top-k, top-p, min-p in the order of transformers' logits warpers."""
+    l = logits.astype(np.float64)  # noqa: E741
+    if history is not None:
+        uses = (history & ~IN_PROMPT).astype(np.float64)
+        penalised = np.where(l > 0, l / repetition_penalty, l * repetition_penalty)
+        l = np.where(history != 0, penalised, l)  # noqa: E741
+        l = l - presence_penalty * (uses > 0) - frequency_penalty * uses  # noqa: E741
+    l = l / temperature  # noqa: E741
+    order = np.lexsort((np.arange(l.size), -l))
+    p = np.exp(l - l.max())
+    keep = np.zeros(l.size, bool)
+    keep[order[: top_k or l.size]] = True
+    p = np.where(keep, p, 0.0)
+    before = np.zeros(l.size)
+    before[order] = np.cumsum(p[order]) - p[order]
+    if top_p < 1.0:
+        keep &= before < top_p * p.sum()
+        keep[order[0]] = True
+    keep &= p >= min_p * p.max()
+    p = np.where(keep, p, 0.0)
+    return p / p.sum()
+
+
+def pcg(v: np.ndarray) -> np.ndarray:
+    state = v * np.uint32(747796405) + np.uint32(2891336453)
+    word = ((state >> ((state >> np.uint32(28)) + np.uint32(4))) ^ state) * np.uint32(277803737)
+    return (word >> np.uint32(22)) ^ word
+
+
+def noise_reference(v: int, seed: int, count: int = 0) -> np.ndarray:
+    """The documented Gumbel noise of every token, in float64."""
+    with np.errstate(over="ignore"):
+        key = pcg(np.array([seed], np.uint32) ^ pcg(np.array([count + 0x9E3779B9], np.uint32)))
+        u = (pcg(pcg(np.arange(v, dtype=np.uint32)) ^ key) + 0.5) / 2.0**32
+    return -np.log(-np.log1p(-u))  # type: ignore[no-any-return]
+
+
+class Sampler:
+    """One logits buffer with its sequence of dispatches, run with different settings."""
+
+    def __init__(self, gpu: Gpu, run: Runner, logits: np.ndarray, *, greedy: bool = False) -> None:
+        self.run = run
+        self.bench = Bench(gpu)
+        self.gpu = gpu
+        self.values = logits.astype(np.float32)
+        if logits.size < V and logits.size > 1:
+            self.values = np.pad(self.values, (0, V - logits.size), constant_values=-np.inf)
+        put = self.bench.put
+        self.logits = put("logits", self.values)
+        self.sampling = put("sampling", np.zeros(SAMPLING_BYTES // 4, np.uint32))
+        self.counts = put("counts", np.zeros(self.values.size, np.uint32))
+        self.step = put("step", np.zeros(8, np.uint32))
+        self.ids = put("ids", np.zeros(64, np.uint32))
+        self.trace = Trace(64, self.step, self.ids, self.step)
+        (sample_greedy if greedy else sample_random)(
+            self.trace, self.logits, self.sampling, self.counts
+        )
+        self.planner = Planner(gpu, _kernels.setdefault(id(gpu), Kernels(gpu)), SingleSubmit())
+        self.planner.reserve([self.trace])
+        self.planner.allocate()
+        self.plan = run(self.planner.lower([self.trace]))
+
+    def write(self, tensor: Tensor, data: Any) -> None:
+        assert tensor.binding is not None
+        self.gpu.write(
+            tensor.binding.buffer, 0, data if isinstance(data, bytes) else data.tobytes()
+        )
+
+    def step_words(self) -> np.ndarray:
+        return self.run(self.bench.get(self.step))  # type: ignore[no-any-return]
+
+    def replay(self) -> None:
+        """Once more, on the same logits (sampling changes them in place)."""
+        self.write(self.logits, self.values)
+        self.run(self.gpu.replay(self.plan.recording))
+
+    def token(self, *, count: int = 0, **settings: Any) -> int:
+        self.write(self.sampling, pack_sampling(**settings))
+        self.write(self.step, pack_step(pos=0, rows=1, limit=1000000, count=count))
+        self.replay()
+        return int(self.step_words()[0])
+
+    def close(self) -> None:
+        self.planner.release()
+        self.bench.close()
+
+
+def spread(v: int, seed: int = 0, size: float = 2.5) -> np.ndarray:
+    return (size * np.random.default_rng(seed).standard_normal(v)).astype(np.float32)
+
+
+@pytest.mark.parametrize("v", [1, V, 262144])
+def test_greedy_takes_the_best_and_the_lowest_of_equals(gpu: Gpu, run: Runner, v: int) -> None:
+    logits = spread(v)
+    best = v // 3
+    logits[best] = logits[v - 1] = 50.0  # in the last partial run too
+    for greedy in (True, False):  # temperature 0 means the same in both sequences
+        s = Sampler(gpu, run, logits, greedy=greedy)
+        assert s.token(temperature=0.0, top_p=0.5, min_p=0.9) == best
+        s.close()
+
+
+def test_greedy_is_not_fooled_by_nan_and_infinity(gpu: Gpu, run: Runner) -> None:
+    logits = np.full(V, -np.inf, np.float32)
+    logits[::7] = np.nan
+    logits[::9] = -np.array(np.nan, np.float32)
+    logits[2501], logits[700] = -3.0, -4.0
+    for greedy in (True, False):
+        s = Sampler(gpu, run, logits, greedy=greedy)
+        assert s.token(temperature=0.0) == 2501
+        s.close()
+    s = Sampler(gpu, run, logits)
+    drawn = {s.token(temperature=1.0, seed=i) for i in range(12)}
+    assert drawn == {2501, 700}
+    s.close()
+
+
+@pytest.mark.parametrize("v, draws", [(6, 20000), (3000, 20000)])
+def test_noise_gives_the_softmax(v: int, draws: int) -> None:
+    """The noise itself (NumPy, no GPU): chi square of draws over seeds and places stays below its 1e-6 quantile."""
+    logits = spread(v, 1, 1.5)
+    drawn = [int((logits + noise_reference(v, i // 100, i % 100)).argmax()) for i in range(draws)]
+    observed, expected = np.bincount(drawn, minlength=v), draws * probabilities(logits)
+    rare = expected < 20
+    bins = [*zip(observed[~rare], expected[~rare], strict=True)]
+    bins.append((observed[rare].sum(), max(expected[rare].sum(), 1e-9)))
+    df = len(bins) - 1
+    # Wilson & Hilferty's cube-root normal approximation of the quantile (4.75 sigma).
+    quantile = df * (1 - 2 / (9 * df) + 4.75 * math.sqrt(2 / (9 * df))) ** 3
+    assert sum((o - e) ** 2 / e for o, e in bins if e > 1e-6) < quantile
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.5, "top_p": 0.9},
+    {"top_k": 5, "temperature": 3.0},
+    {"top_p": 0.04},
+    {"top_p": 0.0},
+    {"min_p": 0.3},
+    {"top_k": 12, "top_p": 0.9, "min_p": 0.15, "temperature": 1.7},
+    {"top_k": 1000, "top_p": 0.6},  # the list is nearly full
+    {"top_k": 2000, "top_p": 0.9},  # beyond the list
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("shape", ["normal", "few", "flat"])
+def test_draws_are_those_of_the_reference(
+    gpu: Gpu, run: Runner, settings: dict[str, Any], shape: str
+) -> None:
+    """Token by token: the float64 distribution with the documented noise, on every host.
+
+    A draw says nothing when two scores nearly meet. `flat` holds most of its weight far down, so that top-p has to
+    find its border among thousands of tokens; `few` are all that is not -inf.
+    """
+    rng = np.random.default_rng(2)
+    logits = {
+        "normal": spread(V, 3),
+        "few": np.pad(spread(24, 1, 1.5), (0, V - 24), constant_values=-np.inf),
+        "flat": rng.permutation(np.linspace(-2.0, 0.0, V)),
+    }[shape].astype(np.float32)
+    s = Sampler(gpu, run, logits)
+    p = probabilities(logits, **settings)
+    told = 0
+    for i in range(6):
+        with np.errstate(divide="ignore"):
+            scores = np.log(p) + noise_reference(V, i, 3 * i)
+        first, second = np.argsort(-scores)[:2]
+        if scores[first] - scores[second] > 1e-4:
+            told += 1
+            options = {"temperature": 1.0, **settings}
+            assert s.token(seed=i, count=3 * i, **options) == first
+    assert told >= 4
+    s.close()
+
+
+def test_whole_vocabulary(gpu: Gpu, run: Runner) -> None:
+    """Gemma's 262,144 tokens, 128 workgroups: with and without a list."""
+    logits = spread(262144, 3)
+    s = Sampler(gpu, run, logits)
+    for i, settings in enumerate([{"top_k": 4}, {"top_p": 0.5}]):
+        with np.errstate(divide="ignore"):
+            scores = np.log(probabilities(logits, **settings)) + noise_reference(262144, i)  # type: ignore[arg-type]
+        assert s.token(seed=i, temperature=1.0, **settings) == scores.argmax()
+    s.close()
+
+
+def support(s: Sampler, n: int, **settings: Any) -> set[int]:
+    """The tokens that n seeds draw."""
+    return {s.token(seed=i * 7919 + 13, **settings) for i in range(n)}
+
+
+def test_equal_logits_at_the_border_of_top_k(gpu: Gpu, run: Runner) -> None:
+    """Ties: the lowest tokens stay, whichever way the list was filled."""
+    logits = np.full(V, -9.0, np.float32)
+    logits[5::4] = 0.0  # 749 of them: they fit the list
+    s = Sampler(gpu, run, logits)
+    assert support(s, 24, temperature=1.0, top_k=3) == {5, 9, 13}
+    s.close()
+
+
+def test_a_border_that_no_list_holds_stays_whole(gpu: Gpu, run: Runner) -> None:
+    """3000 equal tokens: too many to order, so top-k keeps them all (documented in sample_select.wgsl)."""
+    s = Sampler(gpu, run, np.zeros(V, np.float32))
+    drawn = support(s, 12, temperature=1.0, top_k=3)
+    assert len(drawn) > 6
+    s.close()
+
+
+def test_penalties(gpu: Gpu, run: Runner) -> None:
+    """Repetition sees prompt and answer, presence and frequency the answer only; greedy and sampled alike."""
+    rng = np.random.default_rng(8)
+    logits = spread(600, 8)
+    history = rng.integers(0, 4, 600).astype(np.uint32)
+    history[rng.random(600) < 0.3] |= IN_PROMPT
+    history[rng.random(600) < 0.3] = 0
+    padded = np.pad(history, (0, V - 600))
+    for settings in (
+        {"repetition_penalty": 1.8},
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 0.7},
+        {"repetition_penalty": 1.3, "presence_penalty": -0.5, "frequency_penalty": 1.1},
+        {"repetition_penalty": 0.5},
+    ):
+        order = np.argsort(-probabilities(logits, history, **settings))
+        for greedy in (True, False):
+            s = Sampler(gpu, run, logits, greedy=greedy)
+            s.write(s.counts, padded)
+            assert s.token(**settings) == order[0]
+            if not greedy:
+                drawn = set()
+                for i in range(16):
+                    s.write(s.counts, padded)
+                    drawn.add(s.token(temperature=3.0, top_k=2, seed=i, **settings))
+                assert drawn == set(order[:2].tolist())
+            s.close()
+
+
+def test_prompt_and_answer_are_counted(gpu: Gpu, run: Runner) -> None:
+    s = Sampler(gpu, run, spread(100, 9), greedy=True)
+    trace = Trace(64, s.step, s.ids, s.step)
+    clear_counts(trace, s.counts)
+    mark_prompt(trace, s.counts)
+    s.write(s.counts, np.full(V, 5, np.uint32))
+    s.write(s.ids, np.array([3, 99, 3, 40] + [7] * 60, np.uint32))
+    s.write(s.step, pack_step(pos=0, rows=3, limit=9))
+    run(s.bench.run(trace))
+    want = np.zeros(V, np.uint32)
+    want[[3, 99]] = IN_PROMPT
+    assert (run(s.bench.get(s.counts)) == want).all()
+    best = int(s.values.argmax())
+    for n in (1, 2):
+        s.replay()
+        want[best] = (want[best] & IN_PROMPT) | np.uint32(n)
+        assert (run(s.bench.get(s.counts)) == want).all()
+    s.close()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_step_goes_on_and_halts(gpu: Gpu, run: Runner, greedy: bool) -> None:
+    """The step after a prefill of 7 rows, a token, the limit; then a stop token; overshoot changes nothing."""
+    logits = spread(100, 10)
+    best = int(logits.argmax())
+    s = Sampler(gpu, run, logits, greedy=greedy)
+    s.write(s.sampling, pack_sampling(stop_ids=(1 if best != 1 else 2,)))
+    s.write(s.step, pack_step(pos=20, rows=7, limit=2))
+    s.replay()
+    assert s.step_words()[:6].tolist() == [best, 0, 27, 1, 1, 2]
+    assert run(s.bench.get(s.ids))[0] == best
+    s.replay()
+    assert s.step_words()[:6].tolist() == [best, HALT_LENGTH, 28, 2, 1, 2]
+    counts = run(s.bench.get(s.counts))
+    for _ in range(2):
+        s.replay()
+    assert s.step_words()[:6].tolist() == [best, HALT_LENGTH, 28, 2, 1, 2]
+    assert (run(s.bench.get(s.counts)) == counts).all()
+
+    stops = tuple(range(200, 215)) + (best,)
+    s.write(s.sampling, pack_sampling(stop_ids=stops))
+    s.write(
+        s.step, pack_step(pos=5, rows=1, limit=1)
+    )  # the stop token is also the last allowed one
+    s.replay()
+    assert s.step_words()[:6].tolist() == [best, HALT_STOP, 6, 1, 1, 1]
+    s.close()
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InputError, match="17 stop ids"):
+        pack_sampling(stop_ids=range(17))
+    assert len(pack_sampling(temperature=0.7, stop_ids=range(16))) == SAMPLING_BYTES
+    x = Tensor("x", (600000,))
+    with pytest.raises(ModelError, match="600000 tokens"):
+        sample_greedy(Trace(1, x, x, x), x, x, x)
