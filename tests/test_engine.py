@@ -352,7 +352,7 @@ def test_matrices_above_the_binding_limit_are_cut(
 ) -> None:
     """As on a device that binds little at a time: every matrix in parts, the same logits as the reference."""
     gpu = open_software_gpu("wgpu")
-    gpu.limits = replace(gpu.limits, max_binding_bytes=4096)
+    gpu.limits = replace(gpu.limits, max_binding_bytes=9000)
     golden = reference.prompt(NAME, 7)
     loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=16))
     assert len(loaded._loaded.decoder.model.embedding.parts) > 1
@@ -368,4 +368,25 @@ def test_a_context_beyond_the_device_is_refused(
     gpu.limits = replace(gpu.limits, max_binding_bytes=64 << 10)
     with pytest.raises(OutOfMemoryError, match="smaller context"):
         run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=2048))
+    assert gpu.counters.live_buffers == 0
+
+
+@pytest.mark.parametrize("at", [1, 3, 8, 20, 30])
+def test_out_of_memory_at_any_buffer_gives_everything_back(
+    run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """The device refuses the at-th buffer, as a full one would; everything made before it is freed."""
+    gpu = open_software_gpu("wgpu")
+    create, made = gpu.create_buffer, 0
+
+    def refusing(label: str, nbytes: int, kind: Any = "storage") -> Any:
+        nonlocal made
+        made += 1
+        if made == at:
+            raise OutOfMemoryError(f"no room for {label}")
+        return create(label, nbytes, kind)
+
+    monkeypatch.setattr(gpu, "create_buffer", refusing)
+    with pytest.raises(OutOfMemoryError, match="no room"):
+        run(Engine.load(str(FOLDER), gpu=gpu, context=64))
     assert gpu.counters.live_buffers == 0

@@ -23,9 +23,13 @@ class Sampler:
     def __init__(self, gpu: Gpu, vocab_size: int) -> None:
         self._gpu = gpu
         self._buffers: list[Buffer] = []
-        self.logits = self._make("logits", vocab_size, "f32")
-        self._settings = self._make("sampling", SAMPLING_BYTES // 4, "u32")
-        self._counts = self._make("token counts", vocab_size, "u32")
+        try:
+            self.logits = self._make("logits", vocab_size, "f32")
+            self._settings = self._make("sampling", SAMPLING_BYTES // 4, "u32")
+            self._counts = self._make("token counts", vocab_size, "u32")
+        except BaseException:
+            self.release()
+            raise
 
     @property
     def nbytes(self) -> int:

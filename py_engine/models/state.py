@@ -59,12 +59,15 @@ class State:
         self.context = context
         self.max_rows = max_rows
         self.kv_dtype: KvDtype = kv_dtype
-        self.step = self._make("step", STEP_BYTES // 4, dtype="u32")
-        self.ids = self._make("ids", max_rows, dtype="u32")
-        self.x = self._make(
-            "residual stream", max_rows, hidden
-        )  # the head reads its last row in a plan of its own
-        self.zeros = self._make("zeros", 64)  # stands in for inputs that a call does not use
+        try:
+            self.step = self._make("step", STEP_BYTES // 4, dtype="u32")
+            self.ids = self._make("ids", max_rows, dtype="u32")
+            # The head reads its last row in a plan of its own.
+            self.x = self._make("residual stream", max_rows, hidden)
+            self.zeros = self._make("zeros", 64)  # stands in for inputs that a call does not use
+        except BaseException:
+            self.release()
+            raise
         self.layers: list[Any] = []  # a slot a layer, made by its mixer
 
     @property
@@ -78,6 +81,10 @@ class State:
             self._make(f"{name}.k", heads, self.context, head_dim, dtype=self.kv_dtype),
             self._make(f"{name}.v", heads, self.context, head_dim, dtype=self.kv_dtype),
         )
+
+    def recurrent(self, name: str, *shape: int) -> Tensor:
+        """A layer's state of fixed size, f32: no longer with a longer context, and not to be rolled back."""
+        return self._make(name, *shape)
 
     def rope(self, rope: Rope) -> Tensor:
         """The table of a rotary embedding, made once for all layers that share it."""

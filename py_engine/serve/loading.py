@@ -20,6 +20,7 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models import build_model
 from py_engine.models.layers import Model
+from py_engine.models.state import State
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.loader import Loader
@@ -96,6 +97,7 @@ async def load_model(
         source = await _FileSource.open(address, gpu, io, narrow=dtype == "f16")
     abort.check()
     tokenizer = asyncio.ensure_future(source.tokenizer())
+    state: State | None = None
     decoder: Decoder | None = None
     try:
         model = build_model(source.config, source.store)
@@ -125,6 +127,8 @@ async def load_model(
         await kernels.settle()
         if decoder is not None:
             decoder.release()
+        elif state is not None:
+            state.release()
         source.store.release()
         raise
 

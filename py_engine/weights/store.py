@@ -110,11 +110,15 @@ class WeightStore:
         """Whether the checkpoint has a tensor of this full name."""
         return name in self._tensors
 
-    def vector(self, name: str, n: int) -> Tensor:
-        """A small vector [n] as f32 (norm weights, biases)."""
+    def vector(self, name: str, n: int, shapes: Sequence[tuple[int, ...]] = ()) -> Tensor:
+        """A small vector [n] as f32 (norm weights, biases). `shapes`: how it may lie in the file, if not as [n]."""
         target = self._tensor(name, n, "f32")
-        self._vector_job(name, n, target, 0)
+        self._vector_job(name, n, target, 0, shapes)
         return target
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor of this full name; None when the checkpoint has no such tensor."""
+        return tuple(self._tensors[name].shape) if name in self._tensors else None
 
     def linear(
         self, names: Sequence[str], rows: Sequence[int], cols: int, *, bias: bool = False
@@ -229,7 +233,7 @@ class WeightStore:
         total = sum(rows)
         most = limit // layout.row_bytes
         if most < total:
-            most = most // _PART_ROWS * _PART_ROWS
+            most = most // _PART_ROWS * _PART_ROWS or most
         if most < 1:
             raise ModelError(
                 f"{self._family}: one row of {names[0]} does not fit a binding of {limit:,} bytes"
@@ -302,10 +306,18 @@ class WeightStore:
                 Job(side, lo * row, hi * row, kind, matrix.scales, target_row * groups)
             )
 
-    def _vector_job(self, name: str, n: int, target: Tensor, element: int) -> None:
+    def _vector_job(
+        self,
+        name: str,
+        n: int,
+        target: Tensor,
+        element: int,
+        shapes: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         info = self._find(name)
-        if tuple(info.shape) != (n,):
-            raise self._shape_error(info, (n,), "from config.json")
+        allowed = shapes or [(n,)]
+        if tuple(info.shape) not in allowed:
+            raise self._shape_error(info, allowed[0], "from config.json")
         if info.dtype not in FLOAT_BYTES:
             raise ModelError(
                 f"{self._family}: {name} has dtype {info.dtype}, expected F32, F16 or BF16"
