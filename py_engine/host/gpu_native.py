@@ -137,12 +137,8 @@ class NativeGpu(Gpu):
             "uniform": usage.UNIFORM | usage.COPY_DST,
             "readback": usage.MAP_READ | usage.COPY_DST,
         }
-        # wgpu 0.32 passes this callback with a wrong signature and raises; reading a word back waits as well.
-        self._fence = (
-            device.create_buffer(size=4, usage=usage.COPY_SRC | usage.COPY_DST)
-            if info.host == "wgpu"
-            else None
-        )
+        # wgpu 0.32 raises from its own on_submitted_work_done; mapping a buffer waits for the queue as well.
+        self._fences: list[Any] = []
         self._closed = False
         self._rings: dict[int, list[Buffer]] = {}
 
@@ -279,13 +275,18 @@ class NativeGpu(Gpu):
 
     async def idle(self) -> None:
         try:
-            if self._fence is None:
-                self._queue.on_submitted_work_done_sync()
-            else:
-                self._queue.read_buffer(self._fence, 0, 4)
+            fence = self._fences.pop() if self._fences else self._new_fence()
+            encoder = self._device.create_command_encoder()
+            encoder.clear_buffer(fence, 0, 4)
+            self._queue.submit([encoder.finish()])
+            await fence.map_async("READ")  # awaited, so that a stop gets in while the GPU works
+            fence.unmap()
+            self._fences.append(fence)
         except Exception as error:
             raise self._error("the device did not finish its work", error) from error
-        await asyncio.sleep(0)
+
+    def _new_fence(self) -> Any:
+        return self._device.create_buffer(label="fence", size=4, usage=self._usage["readback"])
 
     async def check(self) -> None:
         """wgpu-py raises at the call, so nothing is ever late here."""
