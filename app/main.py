@@ -8,28 +8,17 @@ import json
 
 import js
 from js import document, window
-from pyscript.ffi import to_js
 
-from app import chats, device, storage
+from app import chats, device, exports, hero, storage
 from app.client import Client
 from app.conversation import Conversation
 from app.dom import announce, clear, find, show
+from app.dom import button as make_button
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
 from app.rows import UserRow, split_thinking
 from app.settings import Settings
 from app.sidebar import Sidebar
-
-STARTERS = (
-    "Explain how a bicycle stays upright",
-    "Write a Python function that reverses the words of a sentence",
-    "Give me three names for a small desert animal",
-)
-CONTINUATIONS = (
-    "Once upon a time in the desert,",
-    "The three laws of motion are",
-    "def fibonacci(n):",
-)
 
 prompt = find("prompt")
 gpu = device.Gpu()
@@ -68,7 +57,10 @@ def refresh():
     show(find("hero"), empty)
     show(find("chat-menu"), not empty)
     if empty:
-        draw_hero(state)
+        name = label(loading.model) if loading.model else ""
+        hero.draw(state, name, conversation.continues(), gpu)
+    if not find("models").open:
+        place_picker()
     prompt.placeholder = "Begin a text" if conversation.continues() else "Write a message"
     find("state").textContent = state_line(state)
     draw_context()
@@ -85,41 +77,6 @@ def state_line(state):
     if state == "loading":
         return "Loading; you can write already"
     return "No model is loaded"
-
-
-def draw_hero(state):
-    """The empty chat: what to do first."""
-    ready = state == "ready"
-    base = conversation.continues()
-    if ready:
-        find("hero-title").textContent = label(loading.model) + " is ready"
-        find("hero-text").textContent = (
-            "A base model: it goes on with your text rather than answering it."
-            if base
-            else "Ask something. The answer is worked out on this device."
-        )
-    else:
-        find("hero-title").textContent = "A language model on your own GPU"
-        find("hero-text").textContent = (
-            "You can write your first message while it loads."
-            if state == "loading"
-            else "This page cannot answer on this device. Your chats can still be read."
-            if gpu.title
-            else "Choose a model. It loads only when you ask for it, and then answers on this device."
-        )
-    show(find("hero-picker"), state == "none")
-    starters = find("starters")
-    show(starters, ready)
-    if ready:
-        clear(starters)
-        for text in CONTINUATIONS if base else STARTERS:
-            button = document.createElement("button")
-            button.type = "button"
-            button.textContent = text
-            button.setAttribute("data-do", "starter")
-            starters.append(button)
-    if not find("models").open:
-        place_picker()
 
 
 def place_picker():
@@ -146,11 +103,6 @@ def typed(event=None):
     if prompt.rows != rows:
         prompt.rows = rows
     find("send").disabled = not prompt.value.strip() or bool(gpu.title)
-
-
-def notice(title, text):
-    """Something went wrong outside a message."""
-    problem(title, text)
 
 
 # ---- what the person does
@@ -191,7 +143,7 @@ def key_anywhere(event):
 def open_models(button=None):
     """The dialog to choose a model in."""
     if gpu.title:
-        notice(gpu.title, gpu.text)
+        problem(gpu.title, gpu.text)
         return
     picker.place("dialog-picker")
     if not find("models").open:
@@ -211,7 +163,7 @@ def choose(model):
 def take_folder(read):
     """Load a folder that was picked or dropped; `read(folders)` gives its name and files."""
     if gpu.title:
-        notice(gpu.title, gpu.text)
+        problem(gpu.title, gpu.text)
         return
     from app import folders
 
@@ -263,6 +215,7 @@ def reload_model(button=None):
     if loading.model is None:
         open_models()
         return
+    conversation.stop()
     client.restart()
     loading.start(loading.model)
 
@@ -273,34 +226,16 @@ def row_of(button):
     return int(row.getAttribute("data-index")) if row else len(conversation.rows) - 1
 
 
-async def copy(button, text):
-    """To the clipboard, and say so."""
-    try:
-        await js.navigator.clipboard.writeText(text)
-    except Exception:
-        announce("Copying was refused by the browser")
-        return
-    announce("Copied")
-    words = button.classList.contains("plain")
-    button.classList.add("done")
-    if words:
-        button.textContent = "Copied"
-    await asyncio.sleep_ms(1500)
-    button.classList.remove("done")
-    if words:
-        button.textContent = "Copy"
-
-
 def copy_message(button):
     """The source of a message, thinking left out."""
     text = conversation.chat["messages"][row_of(button)]["content"]
-    asyncio.create_task(copy(button, split_thinking(text)[2] or text))
+    asyncio.create_task(exports.copy(button, split_thinking(text)[2] or text))
 
 
 def copy_code(button):
     """A code block."""
     code = button.closest(".code").querySelector("code").textContent
-    asyncio.create_task(copy(button, code))
+    asyncio.create_task(exports.copy(button, code))
 
 
 def edit(button):
@@ -398,35 +333,10 @@ def delete_all(button):
     confirm("Delete all chats? This cannot be undone.", act)
 
 
-def download(text, name, kind):
-    """Hand the person a file."""
-    blob = js.Blob.new(to_js([text]), to_js({"type": kind + ";charset=utf-8"}))
-    url = js.URL.createObjectURL(blob)
-    link = document.createElement("a")
-    link.href = url
-    link.download = name
-    link.click()
-    js.setTimeout(lambda: js.URL.revokeObjectURL(url), 10000)
+def export(write):
+    """Hand out the open chat, and close the menu that this was asked in."""
     find("chat-menu").open = False
-
-
-def export_markdown(button):
-    """The open chat, for people."""
-    chat = conversation.chat
-    download(chats.as_markdown(chat), chats.file_name(chat) + ".md", "text/markdown")
-
-
-def export_json(button):
-    """The open chat, for programs."""
-    chat = conversation.chat
-    download(json.dumps(chat), chats.file_name(chat) + ".json", "application/json")
-
-
-def export_all(button):
-    """Every chat in one file."""
-    found = [chats.load(chat["id"]) for chat in chats.listed()]
-    text = json.dumps({"chats": [chat for chat in found if chat]})
-    download(text, "jerboa-chats.json", "application/json")
+    write(conversation.chat)
 
 
 # ---- start
@@ -465,12 +375,7 @@ async def look_for_gpu(button=None):
         client.start()
     else:
         card = problem_card(gpu.title, gpu.text)
-        retry = document.createElement("button")
-        retry.type = "button"
-        retry.className = "plain"
-        retry.textContent = "Look again"
-        retry.setAttribute("data-do", "look-for-gpu")
-        card.children[0].append(retry)
+        card.children[0].append(make_button("Look again", "look-for-gpu"))
         place.append(card)
         document.body.setAttribute("data-engine", "none")
     refresh()
@@ -500,9 +405,9 @@ ACTIONS = {
     "delete-chat": delete_chat,
     "dismiss": lambda button: show(find("notice"), False),
     "edit": edit,
-    "export-all": export_all,
-    "export-json": export_json,
-    "export-markdown": export_markdown,
+    "export-all": lambda button: exports.everything(),
+    "export-json": lambda button: export(exports.as_json),
+    "export-markdown": lambda button: export(exports.as_markdown),
     "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
     "new-chat": new_chat,
     "open-chat": open_chat,
@@ -530,11 +435,11 @@ def clicked(event):
 
 
 client = Client(asked("runtime") or "", engine_booted, engine_failed)
-settings = Settings(lambda text: notice("Settings", text))
+settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
 loading = Loading(client, load_options, lambda: refresh())
 picker = Picker(choose, take_folder)
-conversation = Conversation(client, loading, settings, lambda: refresh(), notice)
+conversation = Conversation(client, loading, settings, lambda: refresh(), problem)
 
 document.addEventListener("click", clicked)
 document.addEventListener("keydown", key_anywhere)

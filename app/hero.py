@@ -1,0 +1,39 @@
+"""The empty chat: what this is, what to do first, and a few ways to begin."""
+
+from app.dom import button, clear, find, show
+
+STARTERS = (
+    "Explain how a bicycle stays upright",
+    "Write a Python function that reverses the words of a sentence",
+    "Give me three names for a small desert animal",
+)
+CONTINUATIONS = (
+    "Once upon a time in the desert,",
+    "The three laws of motion are",
+    "def fibonacci(n):",
+)
+
+
+def draw(state, name, base, gpu):
+    """`state` and `name` are those of the model; a `base` model continues texts."""
+    title = "A language model on your own GPU"
+    if gpu.title:
+        text = "This page cannot answer on this device. Your chats can still be read."
+    elif state == "loading":
+        text = "You can write your first message while it loads."
+    elif state == "none":
+        text = "Choose a model. It loads only when you ask for it, and then answers on this device."
+    else:
+        title = name + " is ready"
+        text = "Ask something. The answer is worked out on this device."
+        if base:
+            text = "A base model: it goes on with your text rather than answering it."
+    find("hero-title").textContent = title
+    find("hero-text").textContent = text
+    show(find("hero-picker"), state == "none")
+    starters = find("starters")
+    show(starters, state == "ready")
+    clear(starters)
+    if state == "ready":
+        for words in CONTINUATIONS if base else STARTERS:
+            starters.append(button(words, "starter", ""))

@@ -1,0 +1,202 @@
+"""Markdown inside a block: emphasis, code, links, into the trees of public/nodes.mjs.
+
+MicroPython takes some 20 us for a step of a loop, so nothing loops over characters: it jumps from
+one special mark to the next with str.find.
+"""
+
+MAX_DEPTH = (
+    7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
+)
+MAX_LINK = 2000  # characters
+PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+MARKS = ("\\", "`", "*", "_", "~~", "[", "http", "&", "\n")
+ENTITIES = (
+    ("&lt;", "<"),
+    ("&gt;", ">"),
+    ("&amp;", "&"),
+    ("&quot;", '"'),
+    ("&#39;", "'"),
+    ("&nbsp;", "\u00a0"),
+)
+
+
+def inline(text, depth=0):
+    """Trees of a text with emphasis, code, links."""
+    marks = [[mark, text.find(mark)] for mark in MARKS if mark in text]
+    if depth > MAX_DEPTH or not marks:
+        return [text] if text else []
+    out = []
+    hopeless = set()  # openers that nothing closes from here on
+    begin = i = 0
+    while True:
+        at, kind = len(text), ""
+        for mark in marks:
+            if 0 <= mark[1] < i:
+                mark[1] = text.find(mark[0], i)
+            if 0 <= mark[1] < at:
+                kind, at = mark
+        if not kind:
+            break
+        tree, first, i = READERS[kind](text, at, depth, hopeless)
+        if tree is not None:
+            if first > begin:
+                out.append(text[begin:first])
+            out.append(tree)
+            begin = i
+    if begin < len(text):
+        out.append(text[begin:])
+    return out
+
+
+# Each reader gets the place of a mark and returns (tree or None, where it begins, where to go on).
+
+
+def _escape(text, at, depth, hopeless):
+    escaped = text[at + 1 : at + 2]
+    if escaped and escaped in PUNCTUATION:
+        return escaped, at, at + 2
+    return None, at, at + 1
+
+
+def _run(text, at):
+    mark = text[at]
+    end = at + 1
+    while text[end : end + 1] == mark:
+        end += 1
+    return end - at
+
+
+def _code(text, at, depth, hopeless):
+    size = _run(text, at)
+    run = "`" * size
+    j = at + size
+    while run not in hopeless:
+        j = text.find(run, j)
+        if j < 0:
+            hopeless.add(run)
+            break
+        length = _run(text, j)
+        if length == size:
+            body = text[at + size : j].replace("\n", " ")
+            if body[:1] == " " and body[-1:] == " " and body.strip():
+                body = body[1:-1]
+            return ["code", body], at, j + size
+        j += length
+    return None, at, at + size
+
+
+def _is_word(character):
+    return bool(character) and (character > "\x7f" or character.isalpha() or character.isdigit())
+
+
+def _emphasis(text, at, depth, hopeless):
+    mark = text[at]
+    size = _run(text, at)
+    start = at + size
+    opens = text[start : start + 1].strip()
+    if mark == "_" and at and _is_word(text[at - 1]):
+        opens = ""
+    if mark == "~" and size != 2 or size > 3 or not opens:
+        return None, at, start
+    key = mark * size
+    j = start
+    while key not in hopeless:
+        j = text.find(key, j)
+        if j < 0:
+            hopeless.add(key)
+            break
+        length = _run(text, j)
+        closes = text[j - 1].strip() and j > start
+        if mark == "_" and _is_word(text[j + length : j + length + 1]):
+            closes = False
+        if closes and (length == size or length == 3):
+            end = j + length - size
+            inner = inline(text[start:end], depth + 1)
+            if size == 1:
+                return ["em"] + inner, at, end + 1
+            if size == 2:
+                return [("del" if mark == "~" else "strong")] + inner, at, end + 2
+            return ["strong", ["em"] + inner], at, end + 3
+        j += length
+    return None, at, start
+
+
+def _is_web(url):
+    """http or https with a host, and nothing that hides what it is."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in ("http", "https") or not rest or len(url) > MAX_LINK:
+        return False
+    return not any(c in url for c in ' \t\n\r\\<>"')
+
+
+def _link(text, at, depth, hopeless):
+    close = at
+    while "](" not in hopeless:
+        close = text.find("]", close + 1)
+        if close < 0:
+            hopeless.add("](")
+            break
+        label = text[at + 1 : close]
+        if len(label) > MAX_LINK:
+            break
+        if label.count("[") > label.count("]"):
+            continue
+        if text[close + 1 : close + 2] != "(":
+            break
+        end = text.find(")", close)
+        while end >= 0 and text[close + 2 : end].count("(") > text[close + 2 : end].count(")"):
+            end = text.find(")", end + 1)
+            if end - close > MAX_LINK:
+                end = -1
+        if end < 0:
+            break
+        url = text[close + 2 : end].strip().split(" ")[0].strip("<>")
+        if not _is_web(url):
+            break
+        if at and text[at - 1] == "!":
+            return ["a", url, "Image: " + (label or url)], at - 1, end + 1
+        return ["a", url] + (inline(label, MAX_DEPTH) or [url]), at, end + 1
+    return None, at, at + 1
+
+
+def _address(text, at, depth, hopeless):
+    if at and _is_word(text[at - 1]):
+        return None, at, at + 4
+    end = at
+    while end < len(text) and text[end] not in ' \t\n<>"`|*':
+        end += 1
+    while end > at and (
+        text[end - 1] in ".,;:!?'_]"
+        or (text[end - 1] == ")" and text[at:end].count(")") > text[at:end].count("("))
+    ):
+        end -= 1
+    url = text[at:end]
+    if not _is_web(url):
+        return None, at, at + 4
+    if at and text[at - 1] == "<" and text[end : end + 1] == ">":
+        return ["a", url, url], at - 1, end + 1
+    return ["a", url, url], at, end
+
+
+def _entity(text, at, depth, hopeless):
+    for entity, character in ENTITIES:
+        if text.startswith(entity, at):
+            return character, at, at + len(entity)
+    return None, at, at + 1
+
+
+def _break(text, at, depth, hopeless):
+    return ["br"], at, at + 1
+
+
+READERS = {
+    "\\": _escape,
+    "`": _code,
+    "*": _emphasis,
+    "_": _emphasis,
+    "~~": _emphasis,
+    "[": _link,
+    "http": _address,
+    "&": _entity,
+    "\n": _break,
+}
