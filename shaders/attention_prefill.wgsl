@@ -7,10 +7,11 @@
 //   2        v_cache  KvQuad     [Hkv, context, D / 4]  read
 //   3        step     Step       -                      read    row t stands at position step.pos + t
 //   4        y        vec4<f32>  [T, H, D / 4]          write   rows behind step.rows are left as they are
+//   5        gates    vec4<f32>  lib/attention_gate     read    dummy without GATE
 //
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys they see in tiles of KT.
 // K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
-// Libraries before it: step, kv_f32 or kv_f16.
+// Libraries before it: step, kv_f32 or kv_f16, attention_gate.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override H: u32;
@@ -27,6 +28,7 @@ const WG = 128u;
 @group(0) @binding(2) var<storage, read> v_cache: array<KvQuad>;
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
 
 var<workgroup> keys: array<vec4<f32>, 528>;     // [PIECE, KT + 1]: the odd stride keeps memory banks apart
 var<workgroup> scores: array<vec4<f32>, WG>;    // [KT, BQ / 4], a vec4 is 4 rows; at the end the sums
@@ -151,9 +153,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < KT; i++) { total += scores[i * row_groups + value_group]; }
     let out_row = row0 + 4u * value_group;
     let at = (out_row * H + head) * quads + quad;
-    if (out_row < rows) { y[at] = acc0 / total.x; }
-    if (out_row + 1u < rows) { y[at + H * quads] = acc1 / total.y; }
-    if (out_row + 2u < rows) { y[at + 2u * H * quads] = acc2 / total.z; }
-    if (out_row + 3u < rows) { y[at + 3u * H * quads] = acc3 / total.w; }
+    if (out_row < rows) { y[at] = gated(acc0 / total.x, out_row, head, quad); }
+    if (out_row + 1u < rows) { y[at + H * quads] = gated(acc1 / total.y, out_row + 1u, head, quad); }
+    if (out_row + 2u < rows) { y[at + 2u * H * quads] = gated(acc2 / total.z, out_row + 2u, head, quad); }
+    if (out_row + 3u < rows) { y[at + 3u * H * quads] = gated(acc3 / total.w, out_row + 3u, head, quad); }
   }
 }

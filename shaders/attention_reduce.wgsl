@@ -7,8 +7,10 @@
 //   2        step     Step       -                      read
 //   3        k_cache  KvQuad     [Hkv, context, D / 4]  read   only its length
 //   4        y        vec4<f32>  [H, D / 4]             write
+//   5        gates    vec4<f32>  lib/attention_gate     read   dummy without GATE
 //
-// Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, kv_f32 or kv_f16, attention_span.
+// Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, kv_f32 or kv_f16, attention_span,
+// attention_gate.
 
 override D: u32;
 override H: u32;
@@ -22,6 +24,7 @@ const MAX_SPLITS = 128u;
 @group(0) @binding(2) var<storage, read> step: Step;
 @group(0) @binding(3) var<storage, read> k_cache: array<KvQuad>;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
 
 var<workgroup> maxima: array<f32, MAX_SPLITS>;
 var<workgroup> factors: array<f32, MAX_SPLITS>;  // exp(m_s - m)
@@ -60,6 +63,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < n; i++) { total += sums[i]; }
     var v = vec4<f32>(0.0);
     for (var i = 0u; i < slices; i++) { v += slices_acc[i * quads + lane]; }
-    y[group.x * quads + lane] = v / total;
+    y[group.x * quads + lane] = gated(v / total, 0u, group.x, lane);
   }
 }

@@ -5,7 +5,7 @@
 //   the CPU made, since WGSL's own may be off by 2^-11. Reference: tests/ops/test_rope.py
 //
 //   binding  name           type       shape                  access
-//   0        qkv            f32        [T, (H + 2 Hkv) D]     read
+//   0        qkv            f32        [T, (H + 2 Hkv) D]     read         GATED: [T, (2 H + 2 Hkv) D], each q head before its gate
 //   1        table          vec2<f32>  [A + 64, R/2]          read         (cos, sin) at 64 a, then at b
 //   2        q_norm         f32        [D]                    read         dummy without NORM_Q
 //   3        k_norm         f32        [D]                    read         dummy without NORM_K
@@ -29,6 +29,7 @@ override EPS_Q: f32 = 1e-6;
 override EPS_K: f32 = 1e-6;
 override OFFSET_Q: f32 = 0.0;
 override OFFSET_K: f32 = 0.0;
+override GATED: bool = false;  // the gates of q heads are left to attention
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> table: array<vec2<f32>>;
@@ -73,7 +74,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let position = step.pos + t;
   var v = vec4<f32>(0.0);
   if (lane < quads) {
-    v = qkv[(t * (H + 2u * HKV) + head) * quads + lane];
+    var heads = H + 2u * HKV;
+    var place = head;
+    if (GATED) {
+      heads += H;
+      place = head + min(head, H);
+    }
+    v = qkv[(t * heads + place) * quads + lane];
   }
   if (head < H + HKV) {
     let is_q = head < H;

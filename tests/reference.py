@@ -47,8 +47,14 @@ def folder(name: str) -> Path:
     return GOLDENS / name
 
 
+def lengths(name: str) -> list[int]:
+    """Of a checkpoint's prompts."""
+    with np.load(folder(name) / "golden.npz") as golden:
+        return sorted(int(key.split("_")[1]) for key in golden if key.startswith("ids_"))
+
+
 def prompt(name: str, length: int) -> Prompt:
-    """The golden of one checkpoint's prompt of `length` tokens (1, 7, 65, 300 or 600)."""
+    """The golden of one checkpoint's prompt of `length` tokens, one of `lengths`."""
     with np.load(folder(name) / "golden.npz") as golden:
         return Prompt(
             golden[f"ids_{length}"].tolist(),

@@ -35,7 +35,11 @@ class Sampled:
 
 
 class Decoder:
-    """Plans of one model at one context size. `kept` are the ids whose KV rows are in the cache, from position 0."""
+    """Plans of one model at one context size. `kept` are the ids whose KV rows are in the cache, from position 0.
+
+    A recurrent model's state cannot go back to fewer tokens: `kept` are then exactly the ids that the state has seen,
+    or none, and only a prompt that extends them goes on from there. (Position 0 begins with a zero state.)
+    """
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class Decoder:
         self.model = model
         self.state = state
         self.kept: list[int] = []
+        self._ran: int | None = None  # tokens that the state has seen; None: not known
         self.prefill_dispatches = 0  # of the last prefill, all chunks and the head
         self.upload_bytes_per_token = 0  # of the last decode, at steady state
         self.readback_bytes_per_token = 0
@@ -99,7 +104,7 @@ class Decoder:
         """Logits after the last id, float32 [vocab_size], as bytes."""
         self.kept = []
         await self._prefill(ids, "logits", 0, abort or Abort())
-        self.kept = list(ids)
+        self.kept, self._ran = list(ids), len(ids)
         return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
 
     async def generate(
@@ -125,7 +130,7 @@ class Decoder:
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids)
         await self._prefill(ids, head, max_tokens, abort)
-        self.kept = list(ids)
+        self.kept, self._ran = list(ids), len(ids)
         result = _buffer(self.state.step)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
         words = memoryview(await self.gpu.read(result, 0, 16)).cast("I")
@@ -137,20 +142,34 @@ class Decoder:
         loop = self.gpu.decode_loop(plan.recording, result, max_tokens - 1, STEPS_IN_FLIGHT)
         counters, steps = self.gpu.counters, 0
         before = (counters.upload_bytes, counters.readback_bytes)
+        self._ran = None
         try:
             while batch := await loop.next():
+                self._note(batch)
                 steps += len(batch)
                 self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // steps)
                 self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // steps)
                 yield [Sampled(token, halt, position) for token, halt, position, _ in batch]
         finally:
             loop.stop()
-            while await loop.next():  # steps in flight must land before anyone else uses the state
-                pass
+            while batch := await loop.next():  # must land before anyone else uses the state
+                self._note(batch)
+
+    def _note(self, batch: Sequence[tuple[int, int, int, int]]) -> None:
+        """Once halted, the state stands still: then it is known what it has seen."""
+        _, halt, position, _ = batch[-1]
+        if halt:
+            self._ran = position
 
     def keep(self, ids: Sequence[int], kv_length: int) -> None:
-        """Say which ids the cache holds from now on: at most `kv_length` rows are really there."""
+        """Say which ids the cache holds from now on: at most `kv_length` rows are really there.
+
+        A recurrent state that has run past them (the host stopped with steps in flight, or a stop string cut tokens
+        off) is of no use: it is begun anew. A snapshot to go back to would be taken up here.
+        """
         self.kept = list(ids[:kv_length])
+        if self.model.recurrent and len(self.kept) != self._ran:
+            self.kept = []
 
     def release(self) -> None:
         """Free state, activations and sampler; the weights belong to whoever loaded them."""
@@ -198,11 +217,14 @@ class Decoder:
 
     async def _prefill(self, ids: Sequence[int], head: str, limit: int, abort: Abort) -> None:
         """Run the ids that the cache does not hold; the last one goes through the head."""
+        recurrent = self.model.recurrent
         start = 0
         for kept, wanted in zip(self.kept, ids[:-1], strict=False):
             if kept != wanted:
                 break
             start += 1
+        if recurrent and start < len(self.kept):
+            start = 0
         self.kept = self.kept[:start]
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
@@ -210,6 +232,8 @@ class Decoder:
             abort.check()
             n = min(len(ids) - start, self._sizes[-1])
             last = start + n == len(ids)
+            if recurrent:
+                self.kept = []  # until this chunk is known to have run whole
             self._write(self.state.ids, array("I", ids[start : start + n]).tobytes())
             self._write(self.state.step, pack_step(pos=start, rows=n, limit=limit))
             if last and n == 1:

@@ -19,6 +19,9 @@ FAMILIES = {
     "qwen3": "qwen3",
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
+    "qwen3_5": "qwen3_5",
+    "qwen3_5_text": "qwen3_5",
+    "lfm2": "lfm2",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
+from py_engine.graph.trace import Tensor
 from py_engine.models.layers import Attention, Mlp
 from py_engine.models.state import Rope
 from py_engine.ops.gate import Activation
@@ -16,6 +18,7 @@ from py_engine.weights.store import WeightStore
 
 # Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5).
 PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+HEADS = dict(zip(PREFIXES, ("lm_head", "language_model.lm_head", "lm_head"), strict=True))
 MAX_WIDTH = 1 << 17  # no dense model has wider layers; a larger number is a broken config
 MAX_VOCAB = 1 << 21
 MAX_CONTEXT = 1 << 24
@@ -78,10 +81,26 @@ class Checkpoint:
             (p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0]
         )
 
-    def norm(self, name: str, n: int | None = None) -> Norm:
-        """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm."""
+    def norm(self, name: str, n: int | None = None, offset: float | None = None) -> Norm:
+        """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm; `offset` if not the family's."""
         vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
-        return Norm(vector, self._sizes.rms_norm_eps, self._offset)
+        return Norm(vector, self._sizes.rms_norm_eps, self._offset if offset is None else offset)
+
+    def vector(self, name: str, n: int) -> Tensor:
+        """`<prefix><name>` [n] as f32."""
+        return self._store.vector(self._prefix + name, n)
+
+    def convolution(self, name: str, channels: int, taps: int) -> Tensor:
+        """Depthwise `<prefix><name>.weight` as f32 [channels * taps]. HF's [channels, 1, taps] and MLX's
+        [channels, taps, 1] are the same bytes."""
+        shapes = [(channels, 1, taps), (channels, taps, 1)]
+        return self._store.vector(f"{self._prefix}{name}.weight", channels * taps, shapes)
+
+    def linear(
+        self, names: Sequence[str], rows: Sequence[int], cols: int, bias: bool = False
+    ) -> Linear:
+        """`<prefix><name>` for each name, stacked."""
+        return self._store.linear([self._prefix + name for name in names], rows, cols, bias=bias)
 
     def attention(
         self,
@@ -92,35 +111,46 @@ class Checkpoint:
         bias: bool = False,
         head_norms: bool = False,
         window: int | None = None,
+        gated: bool = False,
+        out: str = "o_proj",
+        norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, o; per-head norms of q and k where the family has them."""
+        """self_attn of a layer: q, k, v stacked, o; per-head norms of q and k where the family has them.
+        `out`, `norm`: how the last projection and these norms are called."""
         s = self._sizes
-        at = f"{self._prefix}layers.{layer}.self_attn."
+        at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
         return Attention(
-            self._store.linear(
-                [at + "q_proj", at + "k_proj", at + "v_proj"], [q, kv, kv], s.hidden_size, bias=bias
+            self.linear(
+                [at + "q_proj", at + "k_proj", at + "v_proj"],
+                [q * (1 + gated), kv, kv],
+                s.hidden_size,
+                bias,
             ),
-            self._store.linear([at + "o_proj"], [s.hidden_size], q),
+            self.linear([at + out], [s.hidden_size], q),
             s.num_attention_heads,
             s.num_key_value_heads,
             s.head_dim,
             rope,
             scale,
             window,
-            self.norm(f"layers.{layer}.self_attn.q_norm", s.head_dim) if head_norms else None,
-            self.norm(f"layers.{layer}.self_attn.k_norm", s.head_dim) if head_norms else None,
+            self.norm(f"{at}q_{norm}", s.head_dim) if head_norms else None,
+            self.norm(f"{at}k_{norm}", s.head_dim) if head_norms else None,
+            gated,
         )
 
-    def mlp(self, layer: int, activation: Activation) -> Mlp:
+    def mlp(
+        self,
+        layer: int,
+        activation: Activation,
+        names: tuple[str, str, str] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    ) -> Mlp:
         """mlp of a layer: gate and up stacked, down."""
         s = self._sizes
-        at = f"{self._prefix}layers.{layer}.mlp."
+        gate, up, down = (f"layers.{layer}.{name}" for name in names)
         return Mlp(
-            self._store.linear(
-                [at + "gate_proj", at + "up_proj"], [s.intermediate_size] * 2, s.hidden_size
-            ),
-            self._store.linear([at + "down_proj"], [s.hidden_size], s.intermediate_size),
+            self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size),
+            self.linear([down], [s.hidden_size], s.intermediate_size),
             activation,
         )
 
@@ -129,7 +159,7 @@ class Checkpoint:
         s = self._sizes
         shape = ([s.vocab_size], s.hidden_size)
         embedding = self._store.linear([f"{self._prefix}embed_tokens"], *shape)
-        head = self._prefix.removesuffix("model.") + "lm_head"
+        head = HEADS[self._prefix]
         if tied(config, self._store.has(f"{head}.weight")):
             return embedding, embedding
         return embedding, self._store.linear([head], *shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor, Trace
@@ -22,7 +22,13 @@ from py_engine.ops.rope import rope_append
 
 
 class Mixer(Protocol):
-    """The part of a block that looks at other tokens; it owns a slot of the state."""
+    """The part of a block that looks at other tokens; it owns a slot of the state.
+
+    `recurrent`: the slot holds what all tokens so far left there, so it cannot go back to fewer of them.
+    """
+
+    @property
+    def recurrent(self) -> bool: ...
 
     def make_state(self, state: State, name: str) -> Any:
         """Allocate what lasts between passes."""
@@ -37,8 +43,12 @@ class Mixer(Protocol):
 class Attention:
     """Causal attention with grouped queries: qkv stacked [(H+2K) D, h], o [h, H D].
 
-    `window`: key j is visible to query i when i - window < j <= i; None: all before.
+    `window`: key j is visible to query i when i - window < j <= i; None: all before. `gated` (Qwen3.5): qkv is
+    [2 (H + K) D, h], the rows of each q head followed by those of a gate: the head's output is multiplied by the
+    gate's sigmoid.
     """
+
+    recurrent: ClassVar[bool] = False
 
     qkv: Linear
     o: Linear
@@ -50,6 +60,7 @@ class Attention:
     window: int | None = None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
+    gated: bool = False
 
     def make_state(self, state: State, name: str) -> tuple[Tensor, Tensor]:
         """K and V caches [K, context, D]."""
@@ -69,11 +80,11 @@ class Attention:
         rope_append(
             trace, qkv, q, slot,
             kv_heads=self.kv_heads, table=state.rope(self.rope), width=self.rope.width,
-            q_norm=self.q_norm, k_norm=self.k_norm, scale=self.scale,
+            q_norm=self.q_norm, k_norm=self.k_norm, scale=self.scale, gated=self.gated,
         )  # fmt: skip
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
-        attention(trace, q, slot, y, window=self.window)
-        _project(trace, state, "o", y, self.o, out)
+        attention(trace, q, slot, y, window=self.window, gates=qkv if self.gated else None)
+        project(trace, state, "o", y, self.o, out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +99,10 @@ class Mlp:
         """Read state.x through `norm`; add to state.x, or store in `out`."""
         y = trace.tensor("mlp", trace.rows, self.gate_up.rows // 2)
         gated_linear(trace, "gate_up", state.x, self.gate_up, y, self.activation, norm=norm)
-        _project(trace, state, "down", y, self.down, out)
+        project(trace, state, "down", y, self.down, out)
 
 
-def _project(
+def project(
     trace: Trace, state: State, label: str, y: Tensor, layer: Linear, out: Tensor | None
 ) -> None:
     """The last layer of a branch: into the residual stream in place, or into `out` for a norm that follows."""
@@ -137,6 +148,11 @@ class Model:
     blocks: Sequence[Block]
     norm: Norm
     lm_head: Linear
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the state can only be extended or begun anew."""
+        return any(block.mixer.recurrent for block in self.blocks)
 
     def make_state(self, gpu: Gpu, context: int, max_rows: int, kv_dtype: KvDtype) -> State:
         """All buffers that last between passes. Raises OutOfMemoryError with nothing left behind."""

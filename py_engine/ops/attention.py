@@ -18,13 +18,15 @@ def attention(
     y: Tensor,
     *,
     window: int | None = None,
+    gates: Tensor | None = None,
     label: str = "attention",
 ) -> None:
     """y [T, H * D] = softmax(q k^T, causal) v for the rows at positions step.pos.. (grouped queries, H = n Hkv).
 
     q [T, H, D] f32, already scaled; caches [Hkv, context, D] f32 or f16, the rows of this pass appended.
-    `window`: key j is visible to query i when i - window < j <= i. One row takes two dispatches (split over the
-    context, merged), more take one; rows behind step.rows are left as they are.
+    `window`: key j is visible to query i when i - window < j <= i. `gates`: y is multiplied by their sigmoid; they
+    stand in the stacked projections [T, (2 H + 2 Hkv) D] behind each q head. One row takes two dispatches (split over
+    the context, merged), more take one; rows behind step.rows are left as they are.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
     k, v = cache
@@ -35,12 +37,14 @@ def attention(
         raise ValueError(
             f"{label}: q {q.shape}, k {k.shape}, v {v.shape} and y {y.shape} do not belong together"
         )
+    if gates is not None and gates.shape[-1] != 2 * (heads + kv_heads) * d:
+        raise ValueError(f"{label}: gates {gates.shape} for {heads} + 2 * {kv_heads} heads of {d}")
     if window is not None and window < 1:
         raise ValueError(f"{label}: a window of {window} keys")
     if rows == 1:
-        _decode(trace, q, exact(k), exact(v), y, window, label)
+        _decode(trace, q, exact(k), exact(v), y, window, gates, label)
     else:
-        _prefill(trace, q, exact(k), exact(v), y, window, label)
+        _prefill(trace, q, exact(k), exact(v), y, window, gates, label)
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
@@ -49,8 +53,19 @@ def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
 
+def _gate(heads: int, kv_heads: int, gates: Tensor | None) -> dict[str, float]:
+    return {} if gates is None else {"GATE": 2 * (heads + kv_heads)}
+
+
 def _decode(
-    trace: Trace, q: Tensor, k: Tensor, v: Tensor, y: Tensor, window: int | None, label: str
+    trace: Trace,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    window: int | None,
+    gates: Tensor | None,
+    label: str,
 ) -> None:
     _, heads, d = q.shape
     kv_heads, context, _ = k.shape
@@ -70,14 +85,32 @@ def _decode(
     )
     trace.call(
         f"{label} reduce",
-        kernel("attention_reduce", uses, span | {"H": heads}),
-        [(stats, "r"), (partial, "r"), (trace.step, "r"), (k, "r"), (y, "w")],
+        kernel(
+            "attention_reduce",
+            [*uses, "attention_gate"],
+            span | {"H": heads} | _gate(heads, kv_heads, gates),
+        ),
+        [
+            (stats, "r"),
+            (partial, "r"),
+            (trace.step, "r"),
+            (k, "r"),
+            (y, "w"),
+            (gates or trace.zeros, "r"),
+        ],
         (heads, 1, 1),
     )
 
 
 def _prefill(
-    trace: Trace, q: Tensor, k: Tensor, v: Tensor, y: Tensor, window: int | None, label: str
+    trace: Trace,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    window: int | None,
+    gates: Tensor | None,
+    label: str,
 ) -> None:
     rows, heads, d = q.shape
     block = 32 if d <= 64 else 16 if d <= 128 else 8  # 128 threads hold 4 rows x 4 elements each
@@ -92,10 +125,11 @@ def _prefill(
         "BQ": block,
         "KT": tile,
         "PIECE": piece,
+        **_gate(heads, k.shape[0], gates),
     }
     trace.call(
         label,
-        kernel("attention_prefill", ["step", f"kv_{k.dtype}"], constants),
-        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w")],
+        kernel("attention_prefill", ["step", f"kv_{k.dtype}", "attention_gate"], constants),
+        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), (gates or trace.zeros, "r")],
         (-(-rows // block), heads, 1),
     )

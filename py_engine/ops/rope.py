@@ -41,12 +41,14 @@ def rope_append(
     q_norm: Norm | None = None,
     k_norm: Norm | None = None,
     scale: float = 1.0,
+    gated: bool = False,
     label: str = "rope",
 ) -> None:
     """qkv [T, (H + 2 Hkv) D] f32 -> q [T, H, D] f32, and k, v at rows step.pos.. of the caches [Hkv, context, D].
 
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
     models/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
+    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by its output gate, which `attention` reads.
     Rows behind step.rows are left as they are; the caches do not change while step.halt is set.
     Caches f32 or f16. Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
@@ -54,7 +56,7 @@ def rope_append(
     _, heads, d = q.shape
     check_head_dim(label, d)
     if (
-        qkv.shape[-1] != (heads + 2 * kv_heads) * d
+        qkv.shape[-1] != ((1 + gated) * heads + 2 * kv_heads) * d
         or k.shape != v.shape
         or k.shape[::2] != (kv_heads, d)
     ):
@@ -64,6 +66,8 @@ def rope_append(
     if width % 2 or not 0 < width <= d:
         raise ValueError(f"{label}: cannot rotate {width} of {d} entries")
     constants: dict[str, float] = {"D": d, "H": heads, "HKV": kv_heads, "R": width, "SCALE": scale}
+    if gated:
+        constants["GATED"] = True
     for letter, norm in (("Q", q_norm), ("K", k_norm)):
         if norm is not None:
             if norm.weight.shape != (d,):

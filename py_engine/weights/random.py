@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from py_engine.abort import Abort
@@ -46,6 +47,47 @@ _SHAPES: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768,
     },
+}
+_SHAPES["qwen3.5-0.8b"] = {
+    "model_type": "qwen3_5_text",
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "intermediate_size": 3584,
+    "vocab_size": 248320,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 16,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e7,
+        "partial_rotary_factor": 0.25,
+    },
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 262144,
+}
+_SHAPES["lfm2.5-350m"] = {
+    "model_type": "lfm2",
+    "hidden_size": 1024,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "block_ff_dim": 6656,
+    "block_multiple_of": 256,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_auto_adjust_ff_dim": True,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    "vocab_size": 65536,
+    "rope_theta": 1e6,
+    "norm_eps": 1e-5,
+    "max_position_embeddings": 128000,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     **_SHAPES,
@@ -99,5 +141,12 @@ class RandomStore(WeightStore):
         if target_row == 0:  # the whole matrix at once, with its first source
             self._fills.append((matrix.weight, matrix))
 
-    def _vector_job(self, name: str, n: int, target: Tensor, element: int) -> None:
+    def _vector_job(
+        self,
+        name: str,
+        n: int,
+        target: Tensor,
+        element: int,
+        shapes: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         self._fills.append((target, None))

@@ -141,7 +141,12 @@ def qwen3_5(key_heads, value_heads, dk, dv, taps=4):
 def lfm2(h, heads, kv, ff, vocab, layers, taps=3):
     """config.json of LFM2, but for which layers attend."""
     return {
-        **without(sizes(h, heads, kv, 0, ff, vocab, layers), "head_dim", "rms_norm_eps", "intermediate_size"),
+        **without(
+            sizes(h, heads, kv, 0, ff, vocab, layers),
+            "head_dim",
+            "rms_norm_eps",
+            "intermediate_size",
+        ),
         "norm_eps": 1e-5,
         "rope_theta": 1e6,
         "block_dim": h,
@@ -509,7 +514,11 @@ def hybrid_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
     """As random_weights, for Qwen3.5 and LFM2. The recurrences forget slowly, so that early tokens still count."""
     rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
     config, qwen = spec.config, spec.family == "qwen3_5"
-    h, heads, kv = (config[f"{x}"] for x in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    h, heads, kv = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+    )
     d = config.get("head_dim", h // heads)
     state: dict[str, np.ndarray] = {}
 
@@ -747,7 +756,8 @@ def write_quantised(spec: Checkpoint, folder: Path) -> None:
         source = Path(temporary)
         write_plain(spec, source)
         config = json.loads((source / "config.json").read_text())
-        if spec.multimodal and spec.family == "gemma3":  # mlx_lm's Gemma 3 reads these two from other places than published
+        # mlx_lm's Gemma 3 reads these two from other places than published
+        if spec.multimodal and spec.family == "gemma3":
             config["vocab_size"] = spec.config["vocab_size"]
             (source / "config.json").write_text(json.dumps(config))
         model, config = load_model(source, lazy=True)

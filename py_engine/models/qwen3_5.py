@@ -1,0 +1,104 @@
+"""Qwen3.5 (text): gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
+
+Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. Vision and MTP tensors of a
+checkpoint are not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The same conversion
+turns the convolutions from [C, 1, taps] to [C, taps, 1], so their form says which one a checkpoint is, to mlx_lm too.
+The norm inside linear attention is plain in both.
+Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes of Qwen3.5-0.8B.
+"""
+
+from __future__ import annotations
+
+from py_engine.errors import ModelError
+from py_engine.models.delta_net import DeltaNet
+from py_engine.models.dense import MAX_WIDTH, PREFIXES, Checkpoint, Sizes, rope_of
+from py_engine.models.layers import Block, Mixer, Model
+from py_engine.ops.delta import DeltaShape
+from py_engine.weights.config import (
+    FULL,
+    MAX_LAYERS,
+    Config,
+    layer_types,
+    require_bool,
+    require_int,
+    require_str,
+)
+from py_engine.weights.store import WeightStore
+
+LINEAR = "linear_attention"
+
+
+def build(config: Config, store: WeightStore) -> Model:
+    """The decoder."""
+    require_str(config, "hidden_act", ("silu",), "silu")
+    if not require_bool(config, "attn_output_gate", True):
+        raise ModelError("config.json: attn_output_gate is false; Qwen3.5 has this gate")
+    config = {"partial_rotary_factor": 0.25, "head_dim": 256, **config}
+    kinds = _kinds(config)
+    sizes = Sizes.of(config)
+    shape = DeltaShape(
+        require_int(config, "linear_num_key_heads", 1, 1024, 16),
+        require_int(config, "linear_num_value_heads", 1, 1024, 32),
+        require_int(config, "linear_key_head_dim", 1, MAX_WIDTH, 128),
+        require_int(config, "linear_value_head_dim", 1, MAX_WIDTH, 128),
+        require_int(config, "linear_conv_kernel_dim", 1, MAX_WIDTH, 4),
+    )
+    weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
+    rope = rope_of(config, sizes, theta=1e7)
+    bias = require_bool(config, "attention_bias", False)
+    embedding, head = weights.embedding_and_head(config)
+
+    def mixer(i: int, kind: str) -> Mixer:
+        if kind == LINEAR:
+            return _delta_net(weights, shape, sizes.hidden_size, f"layers.{i}.linear_attn.")
+        return weights.attention(
+            i, rope, sizes.head_dim**-0.5, bias=bias, head_norms=True, gated=True
+        )
+
+    blocks = [
+        Block(
+            weights.norm(f"layers.{i}.input_layernorm"),
+            mixer(i, kind),
+            weights.norm(f"layers.{i}.post_attention_layernorm"),
+            weights.mlp(i, "silu"),
+        )
+        for i, kind in enumerate(kinds)
+    ]
+    return Model(
+        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
+        embedding, 1.0, blocks, weights.norm("norm"), head,
+    )  # fmt: skip
+
+
+def _kinds(config: Config) -> tuple[str, ...]:
+    """The kind of each layer: layer_types, else every full_attention_interval-th attends."""
+    if "layer_types" in config:
+        return layer_types(config, allowed=(LINEAR, FULL))
+    every = require_int(config, "full_attention_interval", 1, MAX_LAYERS, 4)
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    return tuple(LINEAR if (i + 1) % every else FULL for i in range(count))
+
+
+def _from_mlx(store: WeightStore, kinds: tuple[str, ...]) -> bool:
+    """Whether MLX converted this checkpoint: its convolutions are [C, taps, 1]."""
+    if LINEAR not in kinds:
+        raise ModelError("config.json: no layer is linear_attention, which Qwen3.5 has")
+    name = f"layers.{kinds.index(LINEAR)}.linear_attn.conv1d.weight"
+    shapes = (store.shape(prefix + name) for prefix in PREFIXES)
+    return next((shape[-1] == 1 for shape in shapes if shape), False)
+
+
+def _delta_net(weights: Checkpoint, shape: DeltaShape, hidden: int, at: str) -> DeltaNet:
+    return DeltaNet(
+        shape,
+        weights.linear(
+            [at + "in_proj_qkv", at + "in_proj_z", at + "in_proj_b", at + "in_proj_a"],
+            [shape.channels, shape.values, shape.value_heads, shape.value_heads],
+            hidden,
+        ),
+        weights.convolution(at + "conv1d", shape.channels, shape.taps),
+        weights.vector(at + "A_log", shape.value_heads),
+        weights.vector(at + "dt_bias", shape.value_heads),
+        weights.norm(at + "norm", shape.value_dim, offset=0.0),
+        weights.linear([at + "out_proj"], [hidden], shape.values),
+    )

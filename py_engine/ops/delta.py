@@ -1,0 +1,127 @@
+"""Gated DeltaNet between its projections: shaders/delta_conv.wgsl, delta_scan.wgsl, delta_norm.wgsl.
+
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. The recurrence runs token after token in decode and prefill
+alike; it is parallel over value heads and over the columns of their states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from py_engine.errors import ModelError
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.norm import Norm
+
+MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
+MAX_TAPS = 16
+_CONV_ROWS = 16  # rows a workgroup convolves
+_COLUMNS = 16  # columns of a state a workgroup holds
+
+
+@dataclass(frozen=True)
+class DeltaShape:
+    """Heads and sizes; value head n uses key head n // (value_heads / key_heads)."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    taps: int
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for what the kernels cannot take."""
+        for dim in (self.key_dim, self.value_dim):
+            if dim % 4 or not 4 <= dim <= MAX_HEAD_DIM:
+                raise ModelError(
+                    f"linear attention: head size {dim} is not a multiple of 4 up to {MAX_HEAD_DIM}"
+                )
+        if self.value_heads % self.key_heads:
+            raise ModelError(
+                f"linear attention: {self.value_heads} value heads cannot share {self.key_heads} key heads evenly"
+            )
+        if not 2 <= self.taps <= MAX_TAPS:
+            raise ModelError(
+                f"linear attention: a convolution of {self.taps} taps, supported: 2 to {MAX_TAPS}"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Width of q|k|v."""
+        return 2 * self.key_heads * self.key_dim + self.values
+
+    @property
+    def values(self) -> int:
+        """Width of v, of z, and of the result."""
+        return self.value_heads * self.value_dim
+
+    @property
+    def projected(self) -> int:
+        """Width of q|k|v, z, b, a."""
+        return self.channels + self.values + 2 * self.value_heads
+
+
+def delta_net(
+    trace: Trace,
+    shape: DeltaShape,
+    proj: Tensor,
+    conv: Tensor,
+    a_log: Tensor,
+    dt_bias: Tensor,
+    norm: Norm,
+    state: tuple[Tensor, Tensor],
+    y: Tensor,
+    label: str = "delta",
+) -> None:
+    """proj [T, q|k|v, z, b, a] -> y [T, value_heads value_dim]: convolution and gates, recurrence, gated norm.
+
+    conv f32 [channels, taps], a_log and dt_bias f32 [value_heads], norm over a value head (offset 0).
+    state: the last taps - 1 rows of q|k|v [taps - 1, channels] and S by columns [value_heads, value_dim, key_dim], f32,
+    taken as zero when step.pos is 0; unchanged while step.halt is set. Rows behind step.rows are left as they are.
+    Raises ValueError for shapes that disagree.
+    """
+    s = shape
+    history, matrix = state
+    fits = (
+        proj.shape[-1] == s.projected
+        and y.shape[-1] == s.values
+        and norm.weight.shape == (s.value_dim,)
+        and norm.offset == 0.0
+        and history.shape == (s.taps - 1, s.channels)
+        and matrix.shape == (s.value_heads, s.value_dim, s.key_dim)
+    )
+    if not fits:
+        raise ValueError(
+            f"{label}: proj {proj.shape}, y {y.shape}, norm {norm.weight.shape}, history {history.shape} and state "
+            f"{matrix.shape} do not fit {s}"
+        )
+    heads = {"HK": s.key_heads, "HV": s.value_heads, "DK": s.key_dim, "DV": s.value_dim}
+    mixed = trace.tensor(f"{label} mixed", trace.rows, s.channels)
+    gates = trace.tensor(f"{label} gates", trace.rows, s.value_heads, 2)
+    trace.call(
+        f"{label} conv",
+        kernel("delta_conv", ["step"], heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS}),
+        [
+            (proj, "r"),
+            (conv, "r"),
+            (a_log, "r"),
+            (dt_bias, "r"),
+            (trace.step, "r"),
+            (history, "w"),
+            (mixed, "w"),
+            (gates, "w"),
+        ],
+        (2 * s.key_heads + s.value_heads, -(-trace.rows // _CONV_ROWS), 1),
+    )
+    trace.call(
+        f"{label} scan",
+        kernel("delta_scan", ["step"], heads),
+        [(mixed, "r"), (gates, "r"), (trace.step, "r"), (matrix, "w"), (y, "w")],
+        (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
+    )
+    constants = {"HV": s.value_heads, "DV": s.value_dim, "C": s.channels, "EPS": norm.eps}
+    trace.call(
+        f"{label} norm",
+        kernel("delta_norm", ["step"], constants),
+        [(proj, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
+        (s.value_heads, trace.rows, 1),
+    )

@@ -1,0 +1,169 @@
+"""Gated DeltaNet against float64 NumPy: odd heads, cut prompts, padding rows, halt, large inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from py_engine.errors import ModelError
+from py_engine.graph.step import pack_step
+from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import Gpu
+from py_engine.ops.delta import DeltaShape, delta_net
+from py_engine.ops.norm import Norm
+from tests.conftest import Runner
+from tests.ops.harness import Bench, nmse
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+class Layer:
+    """Random weights of one layer, its inputs, and what they come to."""
+
+    def __init__(self, shape: DeltaShape, rows: int, size: float = 1.0) -> None:
+        self.shape = s = shape
+        rng = np.random.default_rng(rows + s.channels)
+
+        def normal(*dims: int) -> np.ndarray:
+            return rng.standard_normal(dims).astype(np.float32)
+
+        self.proj = np.float32(size) * normal(rows, s.projected)
+        self.conv = normal(s.channels, s.taps)
+        self.a_log = normal(s.value_heads) - 2  # forgets slowly
+        self.dt_bias = normal(s.value_heads)
+        self.weight = normal(s.value_dim)
+
+    def reference(self) -> np.ndarray:
+        """[T, values], the recurrence as the paper has it, in float64."""
+        s, proj = self.shape, self.proj.astype(np.float64)
+        rows = len(proj)
+        raw, z, b, a = np.split(
+            proj, np.cumsum([s.channels, s.values, s.value_heads]), axis=1
+        )  # q|k|v, z, b, a
+        padded = np.concatenate([np.zeros((s.taps - 1, s.channels)), raw])
+        c = sum(padded[j : j + rows] * self.conv[:, j] for j in range(s.taps))
+        c = c * sigmoid(c)
+        keys = s.key_heads * s.key_dim
+        q, k = (c[:, i * keys : (i + 1) * keys].reshape(rows, -1, s.key_dim) for i in (0, 1))
+        v = c[:, 2 * keys :].reshape(rows, s.value_heads, s.value_dim)
+        q, k = (x / np.sqrt((x**2).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
+        q = q / np.sqrt(s.key_dim)
+        beta = sigmoid(b)
+        alpha = np.exp(-np.exp(self.a_log) * np.logaddexp(0, a + self.dt_bias))
+        out = np.zeros((rows, s.value_heads, s.value_dim))
+        for h in range(s.value_heads):
+            n = h // (s.value_heads // s.key_heads)
+            state = np.zeros((s.key_dim, s.value_dim))
+            for t in range(rows):
+                state *= alpha[t, h]
+                state += np.outer(k[t, n], beta[t, h] * (v[t, h] - state.T @ k[t, n]))
+                out[t, h] = state.T @ q[t, n]
+        out /= np.sqrt((out**2).mean(-1, keepdims=True) + 1e-6)
+        z = z.reshape(out.shape)
+        return (out * self.weight * z * sigmoid(z)).reshape(rows, -1)
+
+
+class Running:
+    """The layer on a device; its state lasts from pass to pass."""
+
+    def __init__(self, bench: Bench, layer: Layer) -> None:
+        s = layer.shape
+        self.bench, self.layer = bench, layer
+        self.step = bench.put("step", np.zeros(8, np.uint32))
+        rubbish = np.full(
+            (s.taps - 1, s.channels), np.nan, np.float32
+        )  # position 0 must not read it
+        self.history = bench.put("history", rubbish)
+        self.state = bench.put(
+            "state", np.full((s.value_heads, s.value_dim, s.key_dim), np.nan, np.float32)
+        )
+        self.weights = [
+            bench.put(name, getattr(layer, name)) for name in ("conv", "a_log", "dt_bias", "weight")
+        ]
+
+    def __call__(self, run: Runner, pos: int, rows: int, plan: int, halt: int = 0) -> np.ndarray:
+        """Rows pos .. pos + rows through a plan of `plan` rows, the rest of which is NaN."""
+        s, bench = self.layer.shape, self.bench
+        given = np.full((plan, s.projected), np.nan, np.float32)
+        given[:rows] = self.layer.proj[pos : pos + rows]
+        words = bytearray(pack_step(pos=pos, rows=rows))
+        words[4] = halt
+        assert self.step.binding is not None
+        bench.gpu.write(self.step.binding.buffer, 0, bytes(words))
+        y = bench.put("y", np.zeros((plan, s.values), np.float32))
+        trace = Trace(plan, self.step, self.step, self.step)
+        conv, a_log, dt_bias, weight = self.weights
+        delta_net(
+            trace, s, bench.put("proj", given), conv, a_log, dt_bias, Norm(weight, 1e-6),
+            (self.history, self.state), y,
+        )  # fmt: skip
+        run(bench.run(trace))
+        got: np.ndarray = run(bench.get(y))
+        assert not got[rows:].any()
+        return got[:rows]
+
+
+SHAPES = [
+    DeltaShape(1, 1, 4, 4, 2),
+    DeltaShape(3, 3, 12, 20, 4),
+    DeltaShape(2, 6, 36, 16, 3),
+    DeltaShape(1, 2, 128, 132, 4),
+    DeltaShape(1, 1, 256, 256, 8),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_prompt_in_pieces(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
+    """However a prompt is cut, down to single tokens, every bit of result and state is the same."""
+    layer = Layer(shape, 41)
+    wanted = layer.reference()
+    outputs, states = [], []
+    for pieces in ([(41, 48)], [(17, 24), (1, 1), (2, 16), (21, 32)], [(39, 40), (1, 1), (1, 1)]):
+        bench = Bench(gpu)
+        running = Running(bench, layer)
+        got, pos = [], 0
+        for rows, plan in pieces:
+            got.append(running(run, pos, rows, plan))
+            pos += rows
+        outputs.append(np.concatenate(got))
+        states.append(
+            [run(bench.get(running.state)).tobytes(), run(bench.get(running.history)).tobytes()]
+        )
+        bench.close()
+    assert nmse(outputs[0], wanted) < 1e-10
+    for output, state in zip(outputs[1:], states[1:], strict=True):
+        assert output.tobytes() == outputs[0].tobytes()
+        assert state == states[0]
+
+
+def test_halted_state_stands_still(gpu: Gpu, run: Runner) -> None:
+    layer = Layer(DeltaShape(2, 4, 8, 12, 4), 12)
+    bench = Bench(gpu)
+    running = Running(bench, layer)
+    running(run, 0, 8, 8)
+    before = [run(bench.get(t)).tobytes() for t in (running.state, running.history)]
+    running(run, 8, 1, 1, halt=1)
+    assert [run(bench.get(t)).tobytes() for t in (running.state, running.history)] == before
+    got = [running(run, 8 + i, 1, 1) for i in range(4)]
+    assert nmse(np.concatenate(got), layer.reference()[8:]) < 1e-10
+    bench.close()
+
+
+def test_large_inputs(gpu: Gpu, run: Runner) -> None:
+    layer = Layer(DeltaShape(1, 2, 16, 8, 4), 20, size=1e5)
+    bench = Bench(gpu)
+    got = Running(bench, layer)(run, 0, 20, 32)
+    assert nmse(got, layer.reference()) < 1e-9
+    bench.close()
+
+
+def test_what_cannot_be() -> None:
+    for numbers in ((2, 3, 8, 8, 4), (1, 1, 6, 8, 4), (1, 1, 8, 260, 4), (1, 1, 8, 8, 1)):
+        with pytest.raises(ModelError):
+            DeltaShape(*numbers)
+    shape = DeltaShape(1, 1, 8, 8, 4)
+    x = Tensor("x", (1, 8))
+    with pytest.raises(ValueError, match="do not fit"):
+        delta_net(Trace(1, x, x, x), shape, x, x, x, x, Norm(x, 1e-6), (x, x), x)
