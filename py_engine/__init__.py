@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from py_engine.version import VERSION as __version__  # noqa: F401
+
 _NAMES = {
     "Abort": "py_engine.abort",
     "Answer": "py_engine.generate.answer",
@@ -24,7 +26,6 @@ _NAMES = {
     "SingleSubmit": "py_engine.graph.submit",
 }
 __all__ = sorted(_NAMES)
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

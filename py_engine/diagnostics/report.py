@@ -6,9 +6,9 @@ import platform
 from dataclasses import asdict
 from typing import Any
 
-from py_engine import __version__
 from py_engine.diagnostics.probes import probe
 from py_engine.host import open_gpu
+from py_engine.version import VERSION
 
 
 async def report(host: str | None = None) -> dict[str, Any]:
@@ -17,7 +17,7 @@ async def report(host: str | None = None) -> dict[str, Any]:
     try:
         measured = await probe(gpu)
         return {
-            "jerboa": __version__,
+            "jerboa": VERSION,
             "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
             "adapter": asdict(gpu.info),
             "limits": asdict(gpu.limits),
