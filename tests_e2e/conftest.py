@@ -137,6 +137,7 @@ class Probe:
     """Calls functions of probe.py inside Pyodide."""
 
     def __init__(self, page: Page, runtime: str) -> None:
+        self.runtime = runtime
         self.worker = Worker(page, "probe.mjs", runtime)
         self._id = 0
 

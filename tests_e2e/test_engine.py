@@ -160,7 +160,9 @@ def test_tokens_stream_and_add_up(loaded: Worker) -> None:
     assert last["status"] == "complete", last
     tokens = [m for m in messages if m["status"] == "token"]
     assert "".join(m["text"] for m in tokens) == last["text"]
-    assert last["num_tokens"] <= tokens[-1]["num_tokens"] <= last["num_tokens"] + 1  # the stop token
+    assert (
+        last["num_tokens"] <= tokens[-1]["num_tokens"] <= last["num_tokens"] + 1
+    )  # the stop token
     assert last["num_tokens"] <= 40
     assert last["finish_reason"] in ("length", "stop")
     assert last["prompt_tokens"] == len("one two three")  # the checkpoint's vocabulary is bytes
@@ -205,7 +207,7 @@ def test_interrupt_ends_that_generation_and_no_other(loaded: Worker) -> None:
 def test_interrupt_ends_a_load(worker: Worker, site: PageServer) -> None:
     site.site.stall_s = 1.0  # type: ignore[attr-defined]
     try:
-        worker.post(load("stalled", "qwen2-f32"))
+        worker.post(load("stalled"))
         worker.wait(lambda m: m.get("id") == "stalled" and m["status"] == "loading")
         time.sleep(0.3)
         worker.post({"type": "interrupt", "id": "stalled"})
@@ -213,14 +215,7 @@ def test_interrupt_ends_a_load(worker: Worker, site: PageServer) -> None:
     finally:
         site.site.stall_s = 0.0  # type: ignore[attr-defined]
     assert (answer["status"], answer.get("error_type")) == ("error", "AbortError"), answer
-    assert worker.ask(load("second try", "qwen2-f32"))["status"] == "ready"
-
-
-def test_a_missing_model_is_an_error_and_the_next_load_works(worker: Worker) -> None:
-    answer = worker.ask(load("gone", "no-such-model"))
-    assert (answer["status"], answer["error_type"]) == ("error", "HubError")
-    assert "no-such-model" in answer["error"]
-    assert worker.ask(load("there"))["status"] == "ready"
+    assert worker.ask(load("second try"))["status"] == "ready"
 
 
 def test_context_overflow_has_the_numbers(loaded: Worker) -> None:
@@ -229,7 +224,10 @@ def test_context_overflow_has_the_numbers(loaded: Worker) -> None:
     assert "600" in answer["error"] and "512" in answer["error"]
 
 
-def test_a_picked_folder_loads(worker: Worker) -> None:
+def test_after_a_missing_model_a_picked_folder_loads(worker: Worker) -> None:
+    answer = worker.ask(load("gone", "no-such-model"))
+    assert (answer["status"], answer["error_type"]) == ("error", "HubError")
+    assert "no-such-model" in answer["error"]
     files = {p.name: list(p.read_bytes()) for p in (GOLDENS / "qwen2-f32").iterdir()}
     worker.page.evaluate(
         """([box, files]) => boxes[box].worker.postMessage({type: 'files', id: 'files', name: 'picked',
@@ -245,9 +243,11 @@ def test_a_picked_folder_loads(worker: Worker) -> None:
 # ---- the same tokens
 
 
-@pytest.mark.parametrize("name", ["qwen3-mlx4-g128", "gemma3-text-bf16", "qwen2-mlx8-g32-untied"])
+@pytest.mark.parametrize("name", [MODEL, "gemma3-text-bf16"])
 def test_greedy_tokens_are_native_ones(probe: Probe, site: PageServer, name: str) -> None:
     """In each Pyodide: 16 tokens after prompts of 7 and 65, against transformers and against CPython on Dawn."""
+    if probe.runtime != "py314" and name != MODEL:
+        pytest.skip("the second runtime runs one model")
     goldens = [reference.prompt(name, n) for n in (7, 65)]
     arguments = (site.url + "models", f"{ORGANISATION}/{name}", [g.ids for g in goldens], 16)
     mine = probe("greedy", *arguments)
