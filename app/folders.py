@@ -21,16 +21,23 @@ def from_input(picker):
     return _checked(name, [f for f in files if f.webkitRelativePath.count("/") <= 1])
 
 
-async def from_drop(transfer):
-    """(name, File objects) of what was dropped: one folder, or the files of one. Raises FolderError."""
-    # All entries now: after the first await the browser has emptied the list.
+def dropped(transfer):
+    """(entries, files) of a drop event: to be asked for in the event itself, since it empties them."""
     entries = [transfer.items[i].webkitGetAsEntry() for i in range(transfer.items.length)]
-    entries = [entry for entry in entries if entry is not None]
+    files = [transfer.files.item(i) for i in range(transfer.files.length)]
+    return [entry for entry in entries if entry is not None], files
+
+
+async def from_drop(entries, files):
+    """(name, File objects) of what `dropped` found: one folder, or the files of one.
+
+    Raises FolderError, and OSError where the browser cannot read them.
+    """
+    if not entries:
+        return _checked("files", files)
+    name, inside = "files", entries
     if len(entries) == 1 and entries[0].isDirectory:
-        name = entries[0].name
-        inside = await _children(entries[0])
-    else:
-        name, inside = "files", entries
+        name, inside = entries[0].name, await _children(entries[0])
     files = []
     for entry in inside:  # MicroPython has no await inside a comprehension
         if entry.isFile:

@@ -177,12 +177,10 @@ def take_folder(read):
     choose(picker.add_folder(name, files))
 
 
-async def dropped(transfer):
+async def read_drop(folders, entries, files):
     """Read what was dropped, then load it."""
-    from app import folders
-
     try:
-        found = await folders.from_drop(transfer)
+        found = await folders.from_drop(entries, files)
     except (folders.FolderError, OSError) as error:
         problem("Not a model folder", str(error), (("Open a folder", "pick-folder"),))
         return
@@ -203,10 +201,12 @@ def drag(event):
 
 def drop(event):
     """Files were let go."""
+    from app import folders
+
     if brings_files(event):
         event.preventDefault()
         show(find("drop"), False)
-        asyncio.create_task(dropped(event.dataTransfer))
+        asyncio.create_task(read_drop(folders, *folders.dropped(event.dataTransfer)))
 
 
 def reload_model(button=None):

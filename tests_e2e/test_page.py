@@ -450,6 +450,35 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     visit.close()
 
 
+def test_a_dropped_folder_is_taken_and_the_screen_kept_on(visit: Visit, tmp_path: Path) -> None:
+    if visit.context.browser and visit.context.browser.browser_type.name != "chromium":
+        pytest.skip("only Chromium's debugger can drop files")
+    count = """window.locks = {held: 0, asked: 0}; const real = WakeLock.prototype.request;
+      WakeLock.prototype.request = async function (...kind) {
+        const lock = await real.apply(this, kind);
+        locks.asked += 1; locks.held += 1;
+        lock.addEventListener('release', () => { locks.held -= 1; });
+        return lock;
+      };"""
+    visit.page.add_init_script(count)
+    page = visit.open()
+    page.wait_for_selector("body[data-engine=booting]", timeout=UI_MS)
+    shutil.copytree(GOLDENS / MODEL, tmp_path / "dropped")
+    debugger = visit.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path / "dropped")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        event = {"type": kind, "x": 400, "y": 300, "data": data}
+        debugger.send("Input.dispatchDragEvent", event)
+    expect(page.locator("#drop")).to_be_visible()
+    debugger.send("Input.dispatchDragEvent", {"type": "drop", "x": 400, "y": 300, "data": data})
+    expect(page.locator("#drop")).to_be_hidden()
+    expect(page.locator("#load-title")).to_have_text("Loading dropped")
+    page.wait_for_function("locks.asked === 1 && locks.held === 1", timeout=UI_MS)
+    page.click("[data-do=cancel-load]")
+    expect(page.locator("#load")).to_be_hidden()
+    page.wait_for_function("locks.held === 0", timeout=UI_MS)
+
+
 @pytest.mark.parametrize("missing", ["adapter", "api"])
 def test_without_webgpu_the_page_explains_itself(
     blind_chromium: Browser, site: PageServer, missing: str
