@@ -136,8 +136,8 @@ def test_command_line_logits(host: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_command_line_generate(host: str) -> None:
-    name = "gemma3-multimodal-mlx4-mixed"
-    layers = 4
+    name = "qwen2-mlx4-g64"
+    layers = 2
     options = ("--prompt", "Grüße", "--max-tokens", "5", "--temperature", "0", "--json")
     stdout = python(host, "generate", name, *options)
     answer = json.loads(stdout.splitlines()[-1])
@@ -158,7 +158,7 @@ def python(host: str, command: str, name: str, *options: str) -> str:
             env=os.environ.copy(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,  # SwiftShader compiles for a minute on a busy machine
         )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
