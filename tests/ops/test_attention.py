@@ -28,6 +28,7 @@ class Case:
     window: int | None = None
     dtype: str = "f32"
     sharp: float = 1.0  # of the scores
+    gated: bool = False
 
 
 def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) -> np.ndarray:
@@ -48,7 +49,7 @@ def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) ->
 DECODE = [
     Case(),  # one key
     Case(pos=127, sharp=40.0),  # the context is full
-    Case(pos=32, heads=14, kv_heads=2, d=64, dtype="f16"),
+    Case(pos=32, heads=14, kv_heads=2, d=64, dtype="f16", gated=True),
     Case(pos=333, heads=4, kv_heads=1, d=256, context=512, window=100),
     Case(
         pos=99, heads=11, kv_heads=1, d=20, context=300
@@ -60,7 +61,7 @@ DECODE = [
 ]
 PREFILL = [
     Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16"),
-    Case(rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1),
+    Case(rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1, gated=True),
     Case(rows=70, valid=70, d=256, heads=4, kv_heads=1, context=128, window=17, dtype="f16"),
     Case(rows=32, valid=1, d=20, context=300, pos=200, window=33),
     Case(
@@ -88,13 +89,19 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     s = bench.put("step", np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32))
     y = bench.put("y", np.full((c.rows, c.heads * c.d), 7.0, np.float32))
     trace = Trace(c.rows, s, s, s)
-    attention(trace, bench.put("q", q), (bench.put("k", k), bench.put("v", v)), y, window=c.window)
+    stacked = rng.normal(0, 9, (c.rows, 2 * (c.heads + c.kv_heads), c.d)).astype(np.float32)
+    stacked[0, 1, :2] = -1e5, 1e5
+    gates = bench.put("gates", stacked.reshape(c.rows, -1)) if c.gated else None
+    cache = bench.put("k", k), bench.put("v", v)
+    attention(trace, bench.put("q", q), cache, y, window=c.window, gates=gates)
     run(bench.run(trace))
     got = run(bench.get(y))
+    wanted = attention_reference(q, k, v, c)
+    if c.gated:
+        g = stacked[: c.valid, 1 : 2 * c.heads : 2].astype(np.float64)
+        wanted *= 0.5 * (1 + np.tanh(0.5 * g)).reshape(c.valid, -1)
     # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads the same values.
-    assert nmse(got[: c.valid], attention_reference(q, k, v, c)) < (
-        1e-12 if c.sharp == 1.0 else 1e-9
-    )
+    assert nmse(got[: c.valid], wanted) < (1e-12 if c.sharp == 1.0 else 1e-9)
     assert (got[c.valid :] == 7.0).all()
     bench.close()
 
@@ -116,4 +123,8 @@ def test_shapes_that_differ() -> None:
     with pytest.raises(ValueError, match="window of 0"):
         attention(
             Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), window=0
+        )
+    with pytest.raises(ValueError, match="gates"):
+        attention(
+            Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), gates=x
         )

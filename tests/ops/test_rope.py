@@ -33,6 +33,7 @@ class Case:
     offset: float = 0.0
     base: float = 1e4
     halted: bool = False
+    gated: bool = False
 
 
 def heads_reference(
@@ -54,7 +55,18 @@ CASES = [
     Case(
         d=20, width=10, kv_heads=4, rows=3, valid=3, pos=61
     ),  # over the border of the table's blocks
-    Case(d=256, width=64, heads=1, kv_heads=1, rows=1, valid=1, pos=70, offset=1.0, base=1e7),
+    Case(
+        d=256,
+        width=64,
+        heads=3,
+        kv_heads=1,
+        rows=2,
+        valid=2,
+        pos=70,
+        offset=1.0,
+        base=1e7,
+        gated=True,
+    ),
     Case(d=128, width=128, rows=8, valid=3, pos=2, dtype="f16", offset=1.0),
     Case(d=4, width=2, heads=2, kv_heads=1, rows=1, valid=1, pos=95),
     Case(d=64, width=64, rows=4, valid=4, pos=40003, context=40960, kv_heads=1, heads=1, base=1e6),
@@ -68,6 +80,11 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     rng = np.random.default_rng(c.d)
     bench = Bench(gpu)
     qkv = rng.standard_normal((c.rows, c.heads + 2 * c.kv_heads, c.d)).astype(np.float32)
+    stacked = qkv
+    if c.gated:  # a gate behind each q head
+        places = [i for h in range(c.heads) for i in (h, 0)]
+        stacked = np.concatenate([qkv[:, places], qkv[:, c.heads :]], 1)
+        stacked[:, 1 : 2 * c.heads : 2] = np.nan
     w_q, w_k = (rng.uniform(0.5, 1.5, c.d).astype(np.float32) for _ in range(2))
     cache = np.full(
         (c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype]
@@ -82,9 +99,9 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     k, v = bench.put("k", cache), bench.put("v", cache)
     norms = [Norm(bench.put("w", w), 1e-6, c.offset) if c.norms else None for w in (w_q, w_k)]
     rope_append(
-        trace, bench.put("qkv", qkv.reshape(c.rows, -1)), q, (k, v),
+        trace, bench.put("qkv", stacked.reshape(c.rows, -1)), q, (k, v),
         kv_heads=c.kv_heads, table=bench.put("table", table), width=c.width,
-        q_norm=norms[0], k_norm=norms[1], scale=0.25,
+        q_norm=norms[0], k_norm=norms[1], scale=0.25, gated=c.gated,
     )  # fmt: skip
     run(bench.run(trace))
 
