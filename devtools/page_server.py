@@ -22,13 +22,14 @@ import io
 import json
 import re
 import threading
-import tomllib
 import urllib.parse
 import zipfile
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from py_engine.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB = "https://huggingface.co"
@@ -88,8 +89,7 @@ class Site:
     @property
     def version(self) -> str:
         """The project's version."""
-        project = tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
-        return str(project["version"])
+        return VERSION
 
     def find(self, path: str) -> Path | None:
         """The file of the page or the engine at a URL path, None when there is none."""
