@@ -30,10 +30,10 @@ F16 = (
     "qwen3.5-mlx4-g64",
 )
 DAWN = (
-    "gemma3-mlx4-g64",
+    "gemma3-multimodal-mlx4-mixed",
     "lfm2-mlx4-g64",
     "qwen2-yarn-untied-f16",
-    "qwen3-mlx-mixed-untied",
+    "qwen3-mlx4-g32-untied-f32",
     "qwen3.5-mlx-mixed-vision",
 )
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
