@@ -26,7 +26,7 @@ from devtools.vendor import VendorError, download_wheel
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
 ORGANISATION = "local"  # of the ids under which the page server offers what was converted here
-GROUP_SIZE = 64
+GROUP_SIZE = 32  # GGUF's own blocks: most carry over without being rounded again
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,16 @@ move logits by more than the narrowest margins of real_models.json.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devtools.package_models import PackageModelError, by_name, prepare
 from py_engine.serve.engine import Engine
 from tests import reference
-from tests.conftest import Runner, software_adapter
+from tests.conftest import Runner, missing_adapter, software_adapter
 
-ROOT = Path(__file__).parents[2]
-GGUF = ROOT / ".models" / "gguf"
 HOST = "wgpu"
 ALL = bool(os.environ.get("JERBOA_ALL_PROMPTS"))
 STOP = {1, 106, 151643, 151645}  # <eos>, <end_of_turn>; <|endoftext|>, <|im_end|>
@@ -43,22 +39,13 @@ class Real:
 
 
 @pytest.fixture(scope="module", params=sorted(reference.real_models()))
-def real(
-    request: pytest.FixtureRequest, run: Runner, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Real]:
-    """The package's GGUF, converted to 8 bits by the command line and loaded."""
+def real(request: pytest.FixtureRequest, run: Runner) -> Iterator[Real]:
+    """The package's GGUF, fetched and converted to 8 bits where that was not done before, and loaded."""
     golden = reference.real_models()[request.param]
-    source = GGUF / golden["gguf"]
-    if not source.exists():
-        pytest.skip(f"{source} is not there: devtools/package_models.py fetches it")
-    target = tmp_path_factory.mktemp("real") / request.param
-    options = ["--bits", "8", "--group-size", "64"]
-    subprocess.run(
-        [sys.executable, "-m", "py_engine", "convert", str(source), str(target), *options],
-        cwd=ROOT,
-        check=True,
-        timeout=900,
-    )
+    try:
+        target = prepare(by_name(request.param), bits=8)
+    except PackageModelError as error:
+        missing_adapter(f"the packaged model is not to be had: {error}")
     with software_adapter(HOST):
         engine = run(Engine.load(str(target), dtype="f32", host=HOST, context=128))
     yield Real(engine, golden)
