@@ -435,8 +435,8 @@ CHECKPOINTS = [
         "lfm2-conv-bias-untied-f32",
         "lfm2",
         {
-            **lfm2(66, 3, 3, 85, 259, 5, taps=4),
-            "layer_types": [CONV, CONV, FULL, CONV, FULL],
+            **lfm2(84, 3, 3, 85, 259, 4, taps=4),
+            "layer_types": [CONV, CONV, FULL, CONV],
             "block_auto_adjust_ff_dim": False,
             "conv_bias": True,
         },
