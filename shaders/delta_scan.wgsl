@@ -45,25 +45,39 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   var s: array<vec4<f32>, MOST>;
   var k: array<vec4<f32>, MOST>;
+  var next_k: array<vec4<f32>, MOST>;  // the next token's, read before the barrier so that they come meanwhile
+  var next_q: array<vec4<f32>, MOST>;
   for (var i = 0u; i < MOST; i++) {
     let quad = lane + LANES * i;
     s[i] = vec4<f32>(0.0);
     k[i] = vec4<f32>(0.0);
+    next_k[i] = vec4<f32>(0.0);
+    next_q[i] = vec4<f32>(0.0);
     if (mine && quad < quads && step.pos > 0u) { s[i] = state[home + quad]; }
+    if (quad < quads) {
+      next_q[i] = mixed[key_head * quads + quad];
+      next_k[i] = mixed[(HK + key_head) * quads + quad];
+    }
   }
+  var next_v = mixed[values / 4u][values % 4u];
+  var next_gate = gates[head];
   for (var t = 0u; t < rows; t++) {
-    let row = t * width;
     var sums = vec4<f32>(0.0);
+    let row = min(t + 1u, rows - 1u) * width;
     for (var i = 0u; i < MOST; i++) {
       let quad = lane + LANES * i;
       if (quad < quads) {
-        let q = mixed[row + key_head * quads + quad];
-        k[i] = mixed[row + (HK + key_head) * quads + quad];
+        let q = next_q[i];
+        k[i] = next_k[i];
+        next_q[i] = mixed[row + key_head * quads + quad];
+        next_k[i] = mixed[row + (HK + key_head) * quads + quad];
         sums += vec4<f32>(dot(s[i], k[i]), dot(s[i], q), dot(k[i], q), 0.0);
       }
     }
-    let v = mixed[row + values / 4u][values % 4u];
-    let gate = gates[t * HV + head];
+    let v = next_v;
+    let gate = next_gate;
+    next_v = mixed[row + values / 4u][values % 4u];
+    next_gate = gates[min(t + 1u, rows - 1u) * HV + head];
     let turn = (t % 2u) * WG;  // a thread may write the next token's sums while others still read these
     partial[turn + thread] = sums;
     workgroupBarrier();
