@@ -221,9 +221,9 @@ async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int)
         import os
 
         os.environ["HF_ENDPOINT"] = endpoint
-    gpu = await open_gpu()
+    gpu, io = await open_gpu(), open_io()
     try:
-        engine = await Engine.load(repo, gpu=gpu, io=open_io(), dtype="f32", context=1024)
+        engine = await Engine.load(repo, gpu=gpu, io=io, dtype="f32", context=1024)
         tokens = [
             await engine.generate_ids(ids, max_tokens=count, ignore_eos=True) for ids in prompts
         ]
@@ -238,6 +238,7 @@ async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int)
         }
     finally:
         gpu.close()
+        getattr(io, "close", lambda: None)()  # CPython keeps connections
 
 
 async def hide_webgpu() -> None:
