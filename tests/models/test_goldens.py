@@ -34,7 +34,7 @@ DAWN = (
     "lfm2-mlx4-g64",
     "qwen2-yarn-untied-f16",
     "qwen3-mlx4-g32-untied-f32",
-    "qwen3.5-mlx-mixed-vision",
+    "qwen3.5-mlx4-g64",
 )
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
 LONG = ("gemma3-text-bf16", "lfm2-bf16", "qwen2-f32", "qwen3-mlx4-g32-untied-f32", "qwen3.5-bf16")
