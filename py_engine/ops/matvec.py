@@ -35,8 +35,10 @@ class MatvecTuning:
     q4_unpack: int = 0
 
 
-# What fills a large GPU: an H200 has 132 multiprocessors of 2048 threads; half of that hides memory latency.
-_THREADS_IN_FLIGHT = 65536
+# Measured on an H200 (Dawn, Vulkan): Qwen3-0.6B decodes 7 % faster with 32k threads in flight than with 64k, since more
+# rows then share the reading of x; the head over 151,936 rows takes 47 us with 8 lanes of 8 rows, 123 with 32 of 4.
+_THREADS_IN_FLIGHT = 32768
+_HEAD_ROWS = 32768
 
 
 def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) -> MatvecTuning:
@@ -45,6 +47,8 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
         # Software adapters run a thread at full speed and a barrier slowly. Many rows a thread share the reading of x,
         # but take longer to compile: not for tiny matrices.
         return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 512 else 2)
+    if rows >= _HEAD_ROWS and cols >= 8 * CHUNK:
+        return MatvecTuning(128, lanes=8, rows=8, staged=True)
     lanes = 32
     while lanes > 1 and lanes > -(-cols // CHUNK):
         lanes //= 2
