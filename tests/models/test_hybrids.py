@@ -154,3 +154,26 @@ def test_what_does_not_fit(
     with pytest.raises(ModelError, match=message):
         run(Engine.load(broken(name, tmp_path / "model", config, drop), gpu=gpu, context=64))
     assert gpu.counters.live_buffers == before
+
+
+@pytest.mark.parametrize(
+    "preset, layers, most",
+    [
+        ("qwen3.5-0.8b-4bit", 24, 0.62e9),
+        ("lfm2.5-350m-4bit", 16, 0.24e9),
+    ],
+)
+def test_published_shapes(gpu: Gpu, run: Runner, preset: str, layers: int, most: float) -> None:
+    """Counts and memory at a context of 512, and tokens from logits that are numbers."""
+    engine = run(Engine.load(f"random:{preset}", gpu=gpu, context=512))
+    try:
+        got = answer(engine, run, [1], 2)
+        info = engine.info()
+        assert len(got.tokens) == 2
+        assert info["plan"]["decode_dispatches"] <= 7 * layers + 8
+        memory = info["memory"]
+        total = memory["weights_bytes"] + memory["activation_bytes"] + memory["state_bytes"]
+        assert total <= most
+        assert memory["activation_bytes"] <= 40e6
+    finally:
+        run(engine.close())
