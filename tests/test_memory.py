@@ -16,7 +16,13 @@ def chain(sizes: list[int], reads: list[list[int]]) -> tuple[list[Call], list[Te
     """Call i writes tensor i of sizes[i] floats and reads the tensors reads[i]."""
     tensors = [Tensor(f"t{i}", (n,)) for i, n in enumerate(sizes)]
     calls = [
-        Call(f"c{i}", KERNEL, [*(tensors[r] for r in reads[i]), tensors[i]], frozenset({len(reads[i])}), (1, 1, 1))
+        Call(
+            f"c{i}",
+            KERNEL,
+            [*(tensors[r] for r in reads[i]), tensors[i]],
+            frozenset({len(reads[i])}),
+            (1, 1, 1),
+        )
         for i in range(len(sizes))
     ]
     return calls, tensors

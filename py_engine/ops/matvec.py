@@ -47,12 +47,12 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
         # Software adapters run a thread at full speed and a barrier slowly. Many rows a thread share the reading of x,
         # but take longer to compile: not for tiny matrices.
         return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 512 else 2)
-    if rows >= _HEAD_ROWS and cols >= 8 * CHUNK:
-        return MatvecTuning(128, lanes=8, rows=8, staged=True)
-    lanes = 32
+    if rows >= _HEAD_ROWS:
+        lanes, per_group = 8, 8
+    else:
+        lanes, per_group = 32, 4
     while lanes > 1 and lanes > -(-cols // CHUNK):
         lanes //= 2
-    per_group = 4
     while per_group > 1 and rows // per_group * lanes < _THREADS_IN_FLIGHT:
         per_group //= 2
     # Shuffles pay where they replace the barrier altogether.
