@@ -14,6 +14,7 @@ from app.storage import StoreFull
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
 SAVE_MS = 2000  # a tab may be closed at any time
+PATIENCE_S = 3  # without a first token, before the wait is counted
 NEAR_END = 80  # px from the bottom that still follow the answer
 
 
@@ -246,6 +247,10 @@ class Conversation:
             parts.append("first token " + seconds_text(running.first_s))
         elif self._loading.state == "loading":
             parts.append("waiting for the model")
+        else:
+            waited = time.ticks_diff(time.ticks_ms(), running.started) // 1000
+            if waited >= PATIENCE_S:
+                parts.append(f"reading, {waited} s")
         running.row.draw(False)
         running.row.growing(True, " \u00b7 ".join(parts))
         self._to_end_if_following()
