@@ -180,7 +180,9 @@ class NativeGpu(Gpu):
         try:
             self._queue.write_buffer(buffer.handle, offset, data)
         except Exception as error:
-            raise self._error(f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error) from error
+            raise self._error(
+                f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
+            ) from error
         self.counters.upload_bytes += nbytes
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
@@ -240,7 +242,9 @@ class NativeGpu(Gpu):
             if recording.await_each:
                 await self.idle()
 
-    def _submit(self, recording: Recording, index: int, result: tuple[Any, Any] | None = None) -> None:
+    def _submit(
+        self, recording: Recording, index: int, result: tuple[Any, Any] | None = None
+    ) -> None:
         """Encode and submit command buffer `index`; `result`: (source, ring slot) to copy after it."""
         try:
             encoder = self._device.create_command_encoder()
@@ -269,7 +273,9 @@ class NativeGpu(Gpu):
             depth = 1
         ring = self._rings.get(depth)
         if ring is None:
-            ring = [self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)]
+            ring = [
+                self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)
+            ]
             self._rings[depth] = ring
         return NativeDecodeLoop(self, recording, result, max_steps, ring)
 
@@ -315,7 +321,12 @@ class NativeDecodeLoop(DecodeLoop):
     """The loop of Gpu.decode_loop in plain Python: submit ahead, wait for the oldest slot of the ring."""
 
     def __init__(
-        self, gpu: NativeGpu, recording: Recording, result: Buffer, max_steps: int, ring: list[Buffer]
+        self,
+        gpu: NativeGpu,
+        recording: Recording,
+        result: Buffer,
+        max_steps: int,
+        ring: list[Buffer],
     ) -> None:
         self._gpu = gpu
         self._recording = recording
