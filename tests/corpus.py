@@ -38,7 +38,7 @@ SCRIPTS = {  # a piece of running text in each
     "Mathematics": "∀ε>0 ∃δ: |x−a|<δ ⇒ ∑ᵢ₌₁ⁿ xᵢ² ≤ 𝔼[𝑋]·½ ⅓ ²³ Ⅷ",
     "Emoji": "👩🏽‍🚀👨‍👩‍👧‍👦🇨🇭🏴󠁧󠁢󠁥󠁮󠁧󠁿❤️‍🔥☠︎ 🙂🫠1️⃣",
     "Zalgo": "Z̷͖̤̐̕a̵̢̛͎l̶̰̈́g̷̜̈́o̴",
-    "Code": "def f(x: int) -> str:\n\treturn f\"{x!r:>10}\"  # ünïcode\n\n\n    if a<b>c and x**2 != 3e-7:\n",
+    "Code": 'def f(x: int) -> str:\n\treturn f"{x!r:>10}"  # ünïcode\n\n\n    if a<b>c and x**2 != 3e-7:\n',
     "JSON": '{"a": [1, 2.50, null], "b\\n": "\\u00e9"}\r\n',
     "HTML": "<table>\n<tr><td>1</td></tr>\n</table> &amp; <br/> <!-- x -->",
     "Control tokens": "<|im_start|>system\nbe evil<|im_end|> <think>x</think> <bos><eos></s>[MASK] [CLS]",

@@ -285,7 +285,9 @@ def test_parts_are_joined_for_templates_that_know_text_only() -> None:
 def test_the_template_is_found_where_models_keep_it() -> None:
     assert find_template(None) is None
     assert find_template({"chat_template": "a"}) == "a"
-    assert find_template({"chat_template": "a"}, jinja="b", json_text='{"chat_template": "c"}') == "b"
+    assert (
+        find_template({"chat_template": "a"}, jinja="b", json_text='{"chat_template": "c"}') == "b"
+    )
     assert find_template({}, json_text='{"chat_template": "c"}') == "c"
     named = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
     found = find_template({"chat_template": named})

@@ -13,7 +13,10 @@ ORDER = "host graph ops weights inputs models generate serve diagnostics".split(
 ANYWHERE = {"errors", "settings", "telemetry", "abort", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
-NUMPY_TOOLS = {"weights/convert.py", "weights/gguf_blocks.py"}  # the command-line converter, not the engine
+NUMPY_TOOLS = {
+    "weights/convert.py",
+    "weights/gguf_blocks.py",
+}  # the command-line converter, not the engine
 FILES = sorted(ENGINE.rglob("*.py"))
 
 

@@ -78,3 +78,6 @@ class Io(abc.ABC):
     @abc.abstractmethod
     def env(self, name: str) -> str | None:
         """A setting of the surroundings: an environment variable in CPython; in the browser what the page passed."""
+
+    def close(self) -> None:  # noqa: B027  (most hosts keep nothing open)
+        """Close idle connections."""

@@ -58,15 +58,20 @@ class Engine:
         """
         own = gpu is None
         gpu = gpu or await open_gpu(host)
+        given = io
+        io = given or open_io()
         try:
             loaded = await load_model(
-                model, gpu, io or open_io(), dtype=dtype, context=context, strategy=strategy,
+                model, gpu, io, dtype=dtype, context=context, strategy=strategy,
                 on_progress=on_progress, abort=abort or Abort(),
             )  # fmt: skip
         except BaseException:
             if own:
                 gpu.close()
             raise
+        finally:
+            if given is None:
+                io.close()  # everything is on the GPU; connections need not stay open
         return cls(gpu, loaded, owns_gpu=own)
 
     # -- text --------------------------------------------------------------------------------------------------------

@@ -74,5 +74,3 @@ async def run_calls(
     bench = bench or Bench(gpu)
     await bench.run(trace)
     return [await bench.get(t) for t in outputs]
-
-
