@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from py_engine.host.tokenizers import TokenizerLibrary, load_tokenizer_library
+from py_engine.host import load_tokenizer_library
+from py_engine.host.tokenizers import TokenizerLibrary
 from py_engine.inputs.tokenizer import Tokenizer
 from tests.corpus import texts
 from tests.packaged_tokenizers import NAMES, tokenizer_json

@@ -1,4 +1,4 @@
-"""The only folder that knows browser from native. `open_gpu` and `open_io` pick once; nobody else asks."""
+"""The only folder that knows browser from native. The functions here pick once; nobody else asks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.host.tokenizers import TokenizerLibrary
 
 IN_BROWSER = sys.platform == "emscripten"
 
@@ -34,3 +35,14 @@ def open_io() -> Io:
     from py_engine.host.io_native import NativeIo
 
     return NativeIo()
+
+
+async def load_tokenizer_library(data: bytes) -> TokenizerLibrary:
+    """The `tokenizers` library of this host over a tokenizer.json. Raises FormatError when it refuses the file."""
+    if IN_BROWSER:
+        from py_engine.host.tokenizers_browser import load_browser
+
+        return await load_browser(data)
+    from py_engine.host.tokenizers_native import load_native
+
+    return load_native(data)

@@ -9,7 +9,6 @@ tokens, decoding) is Python's, in inputs/tokenizer.py, and so equal in both host
 from __future__ import annotations
 
 import abc
-import sys
 
 
 class TokenizerLibrary(abc.ABC):
@@ -27,15 +26,3 @@ class TokenizerLibrary(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Free what the library holds."""
-
-
-async def load_tokenizer_library(data: bytes) -> TokenizerLibrary:
-    """The library of this host over a tokenizer.json. Raises FormatError when the library refuses
-    the file."""
-    if sys.platform == "emscripten":
-        from .tokenizers_browser import load_browser
-
-        return await load_browser(data)
-    from .tokenizers_native import load_native
-
-    return load_native(data)

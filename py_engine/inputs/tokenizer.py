@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from py_engine.errors import FormatError, InputError, ModelError
+from py_engine.host import load_tokenizer_library
 from py_engine.host.json_text import parse_json
-from py_engine.host.tokenizers import TokenizerLibrary, load_tokenizer_library
+from py_engine.host.tokenizers import TokenizerLibrary
 
 from .detokenizer import StreamDecoder
 
