@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,18 @@ PRESETS = {
 }
 
 
+# WebGPU is off by default in Firefox on Linux; the rest keeps a first start quiet.
+FIREFOX_PREFERENCES = (
+    ("dom.webgpu.enabled", "true"),
+    ("dom.webgpu.workers.enabled", "true"),
+    ("gfx.webgpu.ignore-blocklist", "true"),
+    ("browser.shell.checkDefaultBrowser", "false"),
+    ("browser.aboutwelcome.enabled", "false"),
+    ("datareporting.policy.dataSubmissionEnabled", "false"),
+    ("app.update.auto", "false"),
+)
+
+
 class BenchHandler(Handler):
     """The page server, which also takes the worker's messages."""
 
@@ -75,15 +88,27 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def find_chromium(asked: str) -> str:
-    """A Chromium's path. Raises SystemExit when there is none."""
-    names = (
-        [asked] if asked else [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
-    )
-    for name in names:
-        if name and (path := shutil.which(name)):
+def find_browser(asked: str, names: Sequence[str]) -> str:
+    """A browser's path: `asked`, or the first of `names` that there is. Raises SystemExit when there is none."""
+    tried = [asked] if asked else [name for name in names if name]
+    for name in tried:
+        if path := shutil.which(name):
             return path
-    sys.exit(f"no Chromium: tried {', '.join(filter(None, names))}. Give one by --chromium PATH.")
+    sys.exit(f"no browser: tried {', '.join(tried)}. Give one by --chromium or --firefox PATH.")
+
+
+def command_line(arguments: argparse.Namespace, profile: str, page: str) -> list[str]:
+    """How the browser is started on `page` with an empty profile."""
+    if arguments.firefox is not None:
+        firefox = find_browser(arguments.firefox, ["firefox-esr", "firefox"])
+        preferences = [f'user_pref("{name}", {value});' for name, value in FIREFOX_PREFERENCES]
+        (Path(profile) / "user.js").write_text("\n".join(preferences))
+        return [firefox, "--headless", "--no-remote", "--profile", profile, page]
+    chromium = find_browser(
+        arguments.chromium, [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
+    )
+    flags = [*BASE_FLAGS, *PRESETS[arguments.preset], *arguments.flags.split()]
+    return [chromium, *flags, "--enable-logging=stderr", f"--user-data-dir={profile}", page]
 
 
 def served_model(model: str) -> tuple[str, Path | None]:
@@ -95,7 +120,7 @@ def served_model(model: str) -> tuple[str, Path | None]:
     return model, None
 
 
-def wait_for_result(limit_s: float, chromium: subprocess.Popen[bytes]) -> dict[str, Any]:
+def wait_for_result(limit_s: float, browser: subprocess.Popen[bytes]) -> dict[str, Any]:
     """The bench's answer, or an error message in the same form."""
     started = time.monotonic()
     while True:
@@ -105,10 +130,10 @@ def wait_for_result(limit_s: float, chromium: subprocess.Popen[bytes]) -> dict[s
         try:
             message = BenchHandler.messages.get(timeout=min(left, 1.0))
         except queue.Empty:
-            if chromium.poll() is not None:
+            if browser.poll() is not None:
                 return {
                     "error_type": "HostError",
-                    "error": f"Chromium ended with {chromium.returncode}",
+                    "error": f"the browser ended with {browser.returncode}",
                 }
             continue
         status = message.get("status")
@@ -120,7 +145,6 @@ def wait_for_result(limit_s: float, chromium: subprocess.Popen[bytes]) -> dict[s
 
 def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run it once in a fresh profile; the worker's last message."""
-    chromium = find_chromium(arguments.chromium)
     model, models = served_model(arguments.model)
     endpoint = os.environ.get("HF_ENDPOINT", HUB)
     site = Site(hub=endpoint) if models is None else Site(hub=endpoint, models=models)
@@ -143,10 +167,8 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             },
         }
         page = f"{server.url}bench.html#{urllib.parse.quote(json.dumps(work))}"
-        flags = [*BASE_FLAGS, *PRESETS[arguments.preset], *arguments.flags.split()]
-        command = [chromium, *flags, "--enable-logging=stderr", f"--user-data-dir={profile}", page]
         browser = subprocess.Popen(
-            command,
+            command_line(arguments, profile, page),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -176,7 +198,7 @@ def _listen(browser: subprocess.Popen[bytes], told: list[str], verbose: bool) ->
         told.append(text)
         del told[:-200]
         if verbose:
-            say(f"chromium: {text}")
+            say(f"browser: {text}")
 
 
 def main(arguments: list[str]) -> int:
@@ -195,6 +217,7 @@ def main(arguments: list[str]) -> int:
         "--runtime", default="", help="a folder of .vendor/: py314 (default) or py27"
     )
     parser.add_argument("--chromium", default="", help="its path")
+    parser.add_argument("--firefox", nargs="?", const="", help="Firefox instead, with its path")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="plain", help="sets of flags")
     parser.add_argument("--flags", default="", help="more flags, separated by spaces")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds")

@@ -12,9 +12,11 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
     """Greedy, batch 1, end tokens ignored, nothing reused from the cache between runs.
 
     prefill_tps: prompt tokens by the time to the first token. decode_tps: the `new_tokens` after the first by the time
-    from first to last. Raises ContextError when both do not fit the context.
+    from first to last. `tokens`: what the last run sampled, the same on every host.
+    Raises ContextError when both do not fit the context.
     """
     rows: list[dict[str, float]] = []
+    tokens: list[int] = []
     vocab = engine.vocab_size
     for run in range(max(3, runs) + 1):
         # Another first token every run: no common prefix with the last prompt, so nothing comes from the cache.
@@ -22,6 +24,7 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
         answer = await engine.generate(
             ids, max_tokens=new_tokens + 1, temperature=0.0, ignore_eos=True
         )
+        tokens = answer.tokens
         t = answer.timings
         if run:  # the first warms caches and pipelines up
             rows.append(
@@ -33,6 +36,7 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "runs": len(rows),
+        "tokens": tokens,
     }
     for key in ("prefill_tps", "decode_tps", "ttft_s"):
         result[key] = round(median(row[key] for row in rows), 4)
