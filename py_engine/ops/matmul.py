@@ -29,9 +29,10 @@ class MatmulTuning:
 
 def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
     """The form for t tokens on this adapter. Three forms in all, whatever the matrix: each costs a pipeline a shape."""
-    per_thread = 8 if t > 32 else 4 if t > 8 else 1
     if info.fallback:
-        return MatmulTuning(per_thread, 64)  # no slices: fewer barriers and threads for the work
+        # No slices: fewer barriers and threads for the work. One form, since SwiftShader compiles each for seconds.
+        return MatmulTuning(4, 64)
+    per_thread = 8 if t > 32 else 4 if t > 8 else 1
     if per_thread == 8:
         return MatmulTuning(8, 64, 2)
     return MatmulTuning(per_thread, 32, 4)
