@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner
+from tests.hub_server import hub_server
 from tests.ops.harness import nmse
 
 NAME = "qwen2-mlx4-g64"
@@ -304,6 +306,26 @@ def test_abort_in_load_gives_everything_back(
     loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, context=64))
     assert len(ids_of(loaded, run, PROMPT, 3)) == 3
     run(loaded.close())
+
+
+def test_a_silent_server_does_not_hold_up_a_stop(
+    run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = open_software_gpu("wgpu")
+    abort = Abort()
+    with hub_server(FOLDER.parent.parent) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.fail("model.safetensors", "stall")
+
+        async def stopped() -> float:
+            asyncio.get_running_loop().call_later(0.5, abort.set)
+            began = time.monotonic()
+            with pytest.raises(AbortError):
+                await Engine.load(f"goldens/{NAME}", gpu=gpu, context=64, abort=abort)
+            return time.monotonic() - began
+
+        assert run(stopped()) < 5, "the server says nothing for 20 s"
+    assert gpu.counters.live_buffers == 0
 
 
 def broken(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:

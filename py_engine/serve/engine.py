@@ -20,6 +20,20 @@ from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.loading import Loaded, Progress, load_model
 
 Messages = Sequence[Mapping[str, Any]]
+_ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
+
+
+async def _or_abort(load: asyncio.Task[Loaded], abort: Abort) -> Loaded:
+    """The load's result; a stop, or a cancelled caller, ends it wherever it waits. Raises AbortError."""
+    try:
+        while not load.done():
+            abort.check()
+            await asyncio.wait([load], timeout=_ABORT_POLL_S)
+    except BaseException:
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)  # it frees what it made
+        raise
+    return load.result()
 
 
 class Engine:
@@ -58,13 +72,16 @@ class Engine:
         """
         own = gpu is None
         gpu = gpu or await open_gpu(host)
-        given = io
-        io = given or open_io()
-        try:
-            loaded = await load_model(
+        given, io = io, io or open_io()
+        abort = abort or Abort()
+        load = asyncio.ensure_future(
+            load_model(
                 model, gpu, io, dtype=dtype, context=context, strategy=strategy,
-                on_progress=on_progress, abort=abort or Abort(),
-            )  # fmt: skip
+                on_progress=on_progress, abort=abort,
+            )
+        )  # fmt: skip
+        try:
+            loaded = await _or_abort(load, abort)
         except BaseException:
             if own:
                 gpu.close()

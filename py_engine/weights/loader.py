@@ -88,7 +88,8 @@ class Loader:
             for i, piece in enumerate(slices):
                 if ahead is None:
                     ahead = asyncio.ensure_future(self._read(piece))
-                data = await self._or_abort(ahead)
+                data = await ahead
+                self._abort.check()
                 # Everything uploaded before is done, so this slice and the next are the only two in flight.
                 await self._gpu.idle()
                 ahead = (
@@ -123,13 +124,6 @@ class Loader:
         self._held += piece.end - piece.start
         self.peak_bytes = max(self.peak_bytes, self._held)
         return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
-
-    async def _or_abort(self, task: asyncio.Task[Bytes]) -> Bytes:
-        while not task.done():
-            self._abort.check()
-            await asyncio.wait([task], timeout=0.05)
-        self._abort.check()
-        return task.result()
 
     async def _upload(self, piece: Slice, data: Bytes, staging: Buffer) -> None:
         io = self._repository.io
