@@ -59,9 +59,7 @@ class Decoder:
         self.readback_bytes_per_token = 0
         self.prefilled = 0  # tokens that the last prefill ran, without those found in the cache
         self.sampler = Sampler(gpu, model.vocab_size)
-        self._strategy = strategy or SingleSubmit()
-        self._planner = Planner(gpu, kernels, self._strategy)
-        self._kernels = kernels
+        self._planner = Planner(gpu, kernels, strategy or SingleSubmit())
         self._traces: dict[str, Trace] = {}
         self._plans: dict[str, Plan] = {}
         self._sizes = sorted({min(r, state.max_rows) for r in PREFILL_ROWS})
@@ -247,9 +245,8 @@ class Decoder:
                 self.prefill_dispatches += len(plan.dispatches)
             start += n
             if not last:
-                await (
-                    self.gpu.idle()
-                )  # a long prompt stays stoppable, and its chunks do not pile up
+                # A long prompt stays stoppable, and its chunks do not pile up.
+                await self.gpu.idle()
                 self.kept = list(ids[:start])
 
     def _write(self, tensor: Tensor, data: bytes) -> None:

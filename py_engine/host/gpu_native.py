@@ -128,7 +128,6 @@ class NativeGpu(Gpu):
         self, wgpu: Any, device: Any, info: AdapterInfo, limits: Limits, features: frozenset[str]
     ) -> None:
         super().__init__(info, limits, features)
-        self._wgpu = wgpu
         self._device = device
         self._queue = device.queue
         usage = wgpu.BufferUsage

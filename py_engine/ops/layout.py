@@ -14,7 +14,6 @@ from py_engine.graph.matrix import Matrix
 from py_engine.graph.trace import Tensor, Trace, kernel
 from py_engine.host.gpu import Binding
 
-FloatDtype = Literal["F32", "F16", "BF16"]  # as safetensors names them
 _FORMATS = {"F32": 0, "F16": 1, "BF16": 2}
 _ALIGN = 256  # bytes: where a storage binding may start (WebGPU's minStorageBufferOffsetAlignment)
 _GRID = 65535

@@ -92,7 +92,7 @@ async def load_model(
     tell(Progress("config", message=f"Reading {address}"))
     kernels = Kernels(gpu)
     if address.startswith("random:"):
-        source: _Source = _RandomSource(address, gpu, kernels)
+        source: _Source = _RandomSource(address, gpu)
     else:
         source = await _FileSource.open(address, gpu, io, narrow=dtype == "f16")
     abort.check()
@@ -176,7 +176,7 @@ class _RandomSource(_Source):
 
     ignore_eos = True
 
-    def __init__(self, address: str, gpu: Gpu, kernels: Kernels) -> None:
+    def __init__(self, address: str, gpu: Gpu) -> None:
         name = address.removeprefix("random:")
         if name not in PRESETS:
             raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")

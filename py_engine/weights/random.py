@@ -133,7 +133,7 @@ class RandomStore(WeightStore):
         if self._quantised is None:
             return StoredAs("bf16", cols, 2 * cols)
         q = self._quantised
-        return StoredAs("q4", cols, cols // 2, q.group_size, "bf16", q.bits)
+        return StoredAs("q4", cols, cols // 2, q.group_size, "bf16")
 
     def _rows_jobs(
         self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int

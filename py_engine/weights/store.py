@@ -14,7 +14,6 @@ from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 
-FloatDtype = Literal["F32", "F16", "BF16"]
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -75,11 +74,10 @@ class StoredAs:
     row_bytes: int
     group_size: int = 0
     scale_format: ScaleFormat = "f16"
-    bits: int = 0  # as in the file, for q4 and q8
 
 
 class WeightStore:
-    """Weights of one model. `dtype`: "f16" narrows F32 matrices to f16; else matrices stay as stored.
+    """Weights of one model. `narrow`: F32 matrices are kept as f16; else matrices stay as stored.
 
     Raises ModelError naming the tensor for whatever does not fit the config.
     """
@@ -212,7 +210,6 @@ class WeightStore:
             cols if wide else cols // 2,
             group,
             _SCALES[scales.dtype],
-            bits,
         )
 
     def _stackable(self, a: StoredAs, b: StoredAs, rows: Sequence[int]) -> bool:
