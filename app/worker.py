@@ -131,10 +131,9 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        if options.dtype is not None:
-            settings["dtype"] = options.dtype
-        if options.context is not None:
-            settings["context"] = options.context
+        for name in ("dtype", "context", "memory_budget"):
+            if getattr(options, name) is not None:
+                settings[name] = getattr(options, name)
         if options.group is not None:
             settings["strategy"] = GroupedSubmit(options.group, options.passes or 1)
         elif options.passes is not None:

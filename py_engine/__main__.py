@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -104,6 +105,26 @@ async def _bench(args: argparse.Namespace) -> None:
     print(json.dumps(result) if args.json else json.dumps(result, indent=2))
 
 
+async def _estimate(args: argparse.Namespace) -> None:
+    from py_engine.serve.engine import Engine
+
+    found = await Engine.estimate(
+        args.model, host=args.host, dtype=args.dtype, context=args.context
+    )
+    if args.json:
+        print(json.dumps({"model": args.model, **found.to_dict()}))
+    else:
+        print(f"{args.model} with a context of {found.context}: {found} of GPU memory")
+
+
+def _bytes(text: str) -> int:
+    """`1.2GB`, `900 MB`, `500000000`: decimal units, any case."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a size like 1.2GB, 900MB or bytes")
+    return int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2]])
+
+
 async def _convert(args: argparse.Namespace) -> None:
     from py_engine.weights.convert import convert
 
@@ -146,6 +167,7 @@ async def _load(args: argparse.Namespace) -> Engine:
         host=args.host,
         dtype=args.dtype,
         context=args.context,
+        memory_budget=args.memory_budget,
         strategy=strategy,
         on_progress=tell,
     )
@@ -165,10 +187,17 @@ def _parser() -> argparse.ArgumentParser:
         help="f32: exact, f16: half storage",
     )
     model.add_argument("--context", type=int, help="tokens of prompt and answer together")
-    model.add_argument(
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument(
+        "--memory-budget",
+        type=_bytes,
+        metavar="SIZE",
+        help="refuse to load what takes more GPU memory (1.2GB, 900MB, bytes)",
+    )
+    running.add_argument(
         "--group", type=int, default=0, help="dispatches a command buffer, awaited one by one"
     )
-    model.add_argument(
+    running.add_argument(
         "--passes", type=int, default=1, help="compute passes a command buffer, with --group"
     )
     host = argparse.ArgumentParser(add_help=False)
@@ -179,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="one JSON object on the last line of stdout"
     )
 
-    p = commands.add_parser("generate", parents=[model, host], help="answer a prompt")
+    p = commands.add_parser("generate", parents=[model, running, host], help="answer a prompt")
     p.add_argument("--prompt", required=True)
     p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
     p.add_argument("--max-tokens", type=int)
@@ -190,17 +219,24 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_generate)
 
     p = commands.add_parser(
-        "logits", parents=[model, host], help="logits after a list of token ids"
+        "logits", parents=[model, running, host], help="logits after a list of token ids"
     )
     p.add_argument("--ids", required=True, help="comma-separated")
     p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
     p.set_defaults(run=_logits)
 
-    p = commands.add_parser("bench", parents=[model, host], help="prefill and decode speed")
+    p = commands.add_parser(
+        "bench", parents=[model, running, host], help="prefill and decode speed"
+    )
     p.add_argument("--prompt-tokens", type=int, default=512)
     p.add_argument("--new-tokens", type=int, default=128)
     p.add_argument("--runs", type=int, default=3)
     p.set_defaults(run=_bench)
+
+    p = commands.add_parser(
+        "estimate", parents=[model, host], help="GPU memory that a load would take, without loading"
+    )
+    p.set_defaults(run=_estimate)
 
     p = commands.add_parser("convert", help="GGUF file to a folder in MLX's layout")
     p.add_argument("file")

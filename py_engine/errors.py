@@ -4,6 +4,7 @@
     ├── HostError           the GPU or its driver refused something (label of the buffer or kernel inside)
     │   ├── NoAdapterError  no WebGPU adapter: says what was looked for and what to do
     │   ├── OutOfMemoryError
+    │   │   └── MemoryBudgetError  a load was refused before it allocated anything (numbers inside)
     │   └── DeviceLostError
     ├── ModelError          config.json, weights or tokenizer of a model are wrong, or unsupported
     │   └── FormatError     a file breaks its own format (safetensors, GGUF, JSON)
@@ -38,6 +39,15 @@ class NoAdapterError(HostError):
 
 class OutOfMemoryError(HostError):
     """The device could not allocate a buffer."""
+
+
+class MemoryBudgetError(OutOfMemoryError):
+    """A load would take more than the caller allows; nothing was allocated. `needed` and `budget` are bytes."""
+
+    def __init__(self, message: str, needed: int, budget: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.budget = budget
 
 
 class DeviceLostError(HostError):

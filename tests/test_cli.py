@@ -128,3 +128,14 @@ def test_errors_are_json_and_exit_1(args: list[str], kind: str, word: str) -> No
     )
     assert got["error"]["type"] == kind
     assert word in got["error"]["message"]
+
+
+def test_estimate_and_budget() -> None:
+    folder = str(reference.folder("lfm2-mlx4-g64"))
+    told = last_line(cli("estimate", folder, "--context", "64", "--host", "wgpu", "--json"))
+    kinds = {"weights_bytes", "state_bytes", "activation_bytes"}
+    assert set(told) == {"model", "context", "total_bytes", "peak_bytes"} | kinds
+    assert sum(told[kind] for kind in kinds) == told["total_bytes"] <= told["peak_bytes"]
+    options = ["--prompt", "a", "--context", "64", "--host", "wgpu", "--json"]
+    refused = cli("generate", folder, *options, "--memory-budget", "1kB", expect=1)
+    assert last_line(refused)["error"]["type"] == "MemoryBudgetError"

@@ -69,6 +69,10 @@ class Decoder:
         """GPU bytes of the pooled activations and of the sampler's buffers."""
         return self._planner.activation_bytes + self.sampler.nbytes
 
+    def memory(self) -> dict[str, int]:
+        """GPU bytes of everything here, by kind."""
+        return {"state_bytes": self.state.nbytes, "activation_bytes": self.activation_bytes}
+
     @property
     def decode_dispatches(self) -> int:
         """dispatchWorkgroups calls of one token, the worse of greedy and sampled."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from py_engine.errors import OutOfMemoryError
+
 BufferKind = Literal["storage", "uniform", "readback"]
 
 RESULT_WORDS = (
@@ -140,6 +142,16 @@ class Gpu(abc.ABC):
     @abc.abstractmethod
     def enable_lines(self, features: frozenset[str]) -> str:
         """The WGSL `enable` lines this host's compiler wants for `features` (Tint and naga differ)."""
+
+    def buffer_size(self, label: str, nbytes: int) -> int:
+        """Bytes that `create_buffer` will make of `nbytes`. Raises OutOfMemoryError above the limit for one buffer."""
+        size = max(4, (nbytes + 3) & ~3)
+        if size > self.limits.max_buffer_bytes:
+            raise OutOfMemoryError(
+                f"buffer {label!r} of {size:,} bytes is larger than this device allows "
+                f"({self.limits.max_buffer_bytes:,})"
+            )
+        return size
 
     @abc.abstractmethod
     def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:

@@ -193,12 +193,7 @@ class BrowserGpu(Gpu):
 
     def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
         """See Gpu.create_buffer; the driver's own refusals come from `check()`."""
-        size = max(4, (nbytes + 3) & ~3)
-        if size > self.limits.max_buffer_bytes:
-            raise OutOfMemoryError(
-                f"buffer {label!r} of {size:,} bytes is larger than this device allows "
-                f"({self.limits.max_buffer_bytes:,})"
-            )
+        size = self.buffer_size(label, nbytes)
         self._alive(f"cannot create buffer {label!r} of {size:,} bytes")
         try:
             handle = self._js.createBuffer(label, size, self._usage[kind])

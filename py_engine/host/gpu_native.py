@@ -151,12 +151,7 @@ class NativeGpu(Gpu):
         return "\n".join(lines)
 
     def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
-        size = max(4, (nbytes + 3) & ~3)
-        if size > self.limits.max_buffer_bytes:
-            raise OutOfMemoryError(
-                f"buffer {label!r} of {size:,} bytes is larger than this device allows "
-                f"({self.limits.max_buffer_bytes:,})"
-            )
+        size = self.buffer_size(label, nbytes)
         try:
             handle = self._device.create_buffer(label=label, size=size, usage=self._usage[kind])
         except Exception as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from py_engine.abort import Abort
-from py_engine.errors import ContextError, InputError
+from py_engine.errors import ContextError, InputError, NoAdapterError
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.run import Request, Run
@@ -15,9 +15,11 @@ from py_engine.generate.sampling import Sampling
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
+from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
-from py_engine.serve.loading import Loaded, Progress, load_model
+from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
+from py_engine.serve.memory import Estimate
 
 Messages = Sequence[Mapping[str, Any]]
 _ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
@@ -59,6 +61,7 @@ class Engine:
         host: str | None = None,
         dtype: str = "auto",
         context: int | None = None,
+        memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         abort: Abort | None = None,
@@ -68,7 +71,9 @@ class Engine:
         `dtype`: weights and KV cache are kept "f32": as stored and f32; "f16": F32 weights narrowed, and f16;
         "auto": as stored and f16.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096.
-        Raises NoAdapterError, HubError, ModelError, OutOfMemoryError, AbortError; then nothing stays allocated.
+        `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
+        Raises NoAdapterError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything was
+        allocated), InputError, AbortError; then nothing stays allocated.
         """
         own = gpu is None
         gpu = gpu or await open_gpu(host)
@@ -76,8 +81,8 @@ class Engine:
         abort = abort or Abort()
         load = asyncio.ensure_future(
             load_model(
-                model, gpu, io, dtype=dtype, context=context, strategy=strategy,
-                on_progress=on_progress, abort=abort,
+                model, gpu, io, dtype=dtype, context=context, memory_budget=memory_budget,
+                strategy=strategy, on_progress=on_progress, abort=abort,
             )
         )  # fmt: skip
         try:
@@ -90,6 +95,37 @@ class Engine:
             if given is None:
                 io.close()  # everything is on the GPU; connections need not stay open
         return cls(gpu, loaded, owns_gpu=own)
+
+    @staticmethod
+    async def estimate(
+        model: str,
+        *,
+        gpu: Gpu | None = None,
+        io: Io | None = None,
+        host: str | None = None,
+        dtype: str = "auto",
+        context: int | None = None,
+    ) -> Estimate:
+        """GPU bytes by kind that `load` with these arguments would take. Reads config.json and the headers of the
+        weights; allocates nothing.
+
+        `gpu`: whose limits and features count; None: those of `host`, or WebGPU's own where no adapter answers.
+        Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
+        """
+        own: Gpu | None = None
+        if gpu is None:
+            try:
+                gpu = own = await open_gpu(host)
+            except NoAdapterError:
+                gpu = CountingGpu()
+        given, io = io, io or open_io()
+        try:
+            return await estimate_model(model, gpu, io, dtype=dtype, context=context)
+        finally:
+            if own is not None:
+                own.close()
+            if given is None:
+                io.close()
 
     # -- text --------------------------------------------------------------------------------------------------------
 
@@ -158,11 +194,11 @@ class Engine:
             "model": loaded.name,
             "family": loaded.family,
             "dtype": loaded.dtype,
+            "weights_as": loaded.form,
             "context": {"used": len(decoder.kept), "max": decoder.state.context},
             "memory": {
                 "weights_bytes": loaded.weights_bytes,
-                "activation_bytes": decoder.activation_bytes,
-                "state_bytes": decoder.state.nbytes,
+                **decoder.memory(),
                 "peak_transient_bytes": loaded.peak_transient_bytes,
             },
             "plan": {

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from py_engine.abort import Abort
 from py_engine.errors import InputError, ModelError
-from py_engine.generate.decoder import PREFILL_ROWS, Decoder
+from py_engine.generate.build import build_decoder
+from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
@@ -18,19 +19,23 @@ from py_engine.host.io import Io
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
-from py_engine.models import build_model
-from py_engine.models.layers import Model
-from py_engine.models.state import State
+from py_engine.models.state import KvDtype
+from py_engine.serve.memory import Estimate, Setting, estimate, require_room
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
-from py_engine.weights.safetensors import read_tensors
-from py_engine.weights.store import WeightStore
+from py_engine.weights.safetensors import TensorInfo, read_tensors
+from py_engine.weights.store import StorageForm, WeightStore
 
-DEFAULT_CONTEXT = 4096
-DTYPES = ("f32", "f16", "auto")
+# dtype -> how plain matrices are kept, dtype of the KV cache
+_STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
+    "auto": ("stored", "f16"),
+    "f32": ("stored", "f32"),
+    "f16": ("f16", "f16"),
+}
+DTYPES = tuple(_STORAGE)
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,10 @@ class Loaded:
 
     name: str
     family: str
-    dtype: str
+    dtype: str  # as asked
+    form: StorageForm  # what became of plain matrices
     io: Io
-    store: WeightStore | RandomStore
+    store: WeightStore
     decoder: Decoder
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -80,44 +86,38 @@ async def load_model(
     *,
     dtype: str,
     context: int | None,
+    memory_budget: int | None,
     strategy: SubmitStrategy | None,
     on_progress: Callable[[Progress], None] | None,
     abort: Abort,
 ) -> Loaded:
     """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says."""
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
     started = io.now()
     tell = on_progress or (lambda _: None)
+    setting = _setting(dtype, context, io)
+    _check_budget(memory_budget)
     tell(Progress("config", message=f"Reading {address}"))
-    kernels = Kernels(gpu)
-    if address.startswith("random:"):
-        source: _Source = _RandomSource(address, gpu)
-    else:
-        source = await _FileSource.open(address, gpu, io, narrow=dtype == "f16")
+    source = await _open(address, io)
     abort.check()
+    await require_room(address, source.config, source.make_store, gpu, setting, memory_budget)
+    kernels = Kernels(gpu)
     tokenizer = asyncio.ensure_future(source.tokenizer())
-    state: State | None = None
+    store = source.make_store(gpu, setting.form)
     decoder: Decoder | None = None
     try:
-        model = build_model(source.config, source.store)
-        state = model.make_state(
-            gpu,
-            _context(context, model),
-            _max_rows(context, model),
-            "f32" if dtype == "f32" else "f16",
-        )
-        decoder = Decoder(gpu, kernels, model, state, strategy)
-        decoder.trace()
-        peak = await source.fill(kernels, tell, abort)
+        decoder = build_decoder(
+            source.config, store, gpu, kernels,
+            context=context, kv_dtype=setting.kv_dtype, strategy=strategy,
+        )  # fmt: skip
+        peak = await source.fill(store, gpu, kernels, tell, abort)
         tell(Progress("kernels", message="Compiling kernels"))
         await decoder.plan()
         tokens, template = await tokenizer
         await gpu.idle()
         tell(Progress("ready", message="Ready"))
         return Loaded(
-            address, source.config.get("model_type", "?"), dtype, io, source.store, decoder, tokens, template,
-            template.available,
+            address, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder, tokens,
+            template, template.available,
             Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
             io.now() - started, peak,
         )  # fmt: skip
@@ -127,24 +127,36 @@ async def load_model(
         await kernels.settle()
         if decoder is not None:
             decoder.release()
-        elif state is not None:
-            state.release()
-        source.store.release()
+        store.release()
         raise
 
 
-def _context(asked: int | None, model: Model) -> int:
-    if asked is None:
-        return min(model.max_context, DEFAULT_CONTEXT)
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= model.max_context:
-        raise InputError(f"context={asked!r}: this model takes 1 to {model.max_context} tokens")
-    return asked
+async def estimate_model(
+    address: str, gpu: Gpu, io: Io, *, dtype: str, context: int | None
+) -> Estimate:
+    """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
+    setting = _setting(dtype, context, io)
+    source = await _open(address, io)
+    return await estimate(source.config, source.make_store, gpu, setting)
 
 
-def _max_rows(asked: int | None, model: Model) -> int:
-    """Rows of the largest prefill plan: no more than the context can fill."""
-    context = _context(asked, model)
-    return min(PREFILL_ROWS[0], -(-context // 16) * 16)
+async def _open(address: str, io: Io) -> _Source:
+    if address.startswith("random:"):
+        return _RandomSource(address)
+    return await _FileSource.open(address, io)
+
+
+def _setting(dtype: str, context: int | None, io: Io) -> Setting:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
+    return Setting(*_STORAGE[dtype], context)
+
+
+def _check_budget(budget: int | None) -> None:
+    if budget is None:
+        return
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise InputError(f"memory_budget={budget!r}: give a whole number of bytes, or None")
 
 
 def _sampling_defaults(generation: Config) -> dict[str, Any]:
@@ -160,13 +172,23 @@ class _Source:
 
     config: Config
     defaults: Mapping[str, Any]
-    store: WeightStore | RandomStore
     ignore_eos = False
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
+        """An empty store of this model's weights on a GPU."""
+        raise NotImplementedError
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         raise NotImplementedError
 
-    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
+    async def fill(
+        self,
+        store: WeightStore,
+        gpu: Gpu,
+        kernels: Kernels,
+        tell: Callable[[Progress], None],
+        abort: Abort,
+    ) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
         raise NotImplementedError
 
@@ -176,45 +198,56 @@ class _RandomSource(_Source):
 
     ignore_eos = True
 
-    def __init__(self, address: str, gpu: Gpu) -> None:
+    def __init__(self, address: str) -> None:
         name = address.removeprefix("random:")
         if name not in PRESETS:
             raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")
         self.config = PRESETS[name]
         self.defaults = {}
-        self.store = RandomStore(gpu, self.config)
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> RandomStore:
+        return RandomStore(gpu, self.config, form)
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         tokenizer = await byte_tokenizer()
         return tokenizer, ChatTemplate(None, tokenizer)
 
-    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
-        assert isinstance(self.store, RandomStore)
-        await self.store.fill(kernels, abort)
+    async def fill(
+        self,
+        store: WeightStore,
+        gpu: Gpu,
+        kernels: Kernels,
+        tell: Callable[[Progress], None],
+        abort: Abort,
+    ) -> int:
+        assert isinstance(store, RandomStore)
+        await store.fill(kernels, abort)
         return 0
 
 
 class _FileSource(_Source):
     """A folder or hub repository with config.json, safetensors and tokenizer.json."""
 
-    def __init__(self, repository: Repository, gpu: Gpu) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._gpu = gpu
+        self._tensors: Mapping[str, TensorInfo] = {}
         self._generation_config: Mapping[str, Any] = {}
 
     @classmethod
-    async def open(cls, address: str, gpu: Gpu, io: Io, *, narrow: bool) -> _FileSource:
+    async def open(cls, address: str, io: Io) -> _FileSource:
         repository = await open_repository(address, io)
-        self = cls(repository, gpu)
+        self = cls(repository)
         self.config = await read_config(repository)
         self._generation_config = await read_generation_config(repository)
         self.defaults = _sampling_defaults(self._generation_config)
-        tensors = await read_tensors(repository)
-        self.store = WeightStore(
-            gpu, tensors, quantization_of(tensors, quantization(self.config)), narrow=narrow,
+        self._tensors = await read_tensors(repository)
+        return self
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
+        return WeightStore(
+            gpu, self._tensors, quantization_of(self._tensors, quantization(self.config)), form=form,
             family=str(self.config["model_type"]),
         )  # fmt: skip
-        return self
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         config = await self._json("tokenizer_config.json")
@@ -241,9 +274,15 @@ class _FileSource(_Source):
             return None
         return (await self._repository.bytes(name)).decode("utf-8", "replace")
 
-    async def fill(self, kernels: Kernels, tell: Callable[[Progress], None], abort: Abort) -> int:
-        assert isinstance(self.store, WeightStore)
-        jobs = self.store.jobs
+    async def fill(
+        self,
+        store: WeightStore,
+        gpu: Gpu,
+        kernels: Kernels,
+        tell: Callable[[Progress], None],
+        abort: Abort,
+    ) -> int:
+        jobs = store.jobs
         total = sum(job.end - job.start for job in jobs)
         loaded = 0
 
@@ -253,7 +292,7 @@ class _FileSource(_Source):
             tell(Progress("weights", min(loaded, total), total))
 
         count(0)
-        loader = Loader(self._gpu, kernels, self._repository, count, abort)
+        loader = Loader(gpu, kernels, self._repository, count, abort)
         await loader.run(jobs)
         tell(Progress("weights", total, total))
         return loader.peak_bytes

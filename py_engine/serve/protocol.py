@@ -33,6 +33,7 @@ class LoadOptions:
 
     dtype: str | None = None  # "auto", "f16" or "f32"
     context: int | None = None  # tokens
+    memory_budget: int | None = None  # GPU bytes; a load that would take more is refused
     group: int | None = None  # dispatches a command buffer; absent: everything in one
     passes: int | None = None  # compute passes a command buffer, with `group`
 

@@ -60,6 +60,15 @@ def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
         yield current
 
 
+def staging_bytes(jobs: Sequence[Job]) -> int:
+    """Room for the pieces to convert of the fullest slice, each at an aligned offset; on the GPU while loading."""
+    sizes = (
+        sum(_align(end - start) for job, start, end in piece.pieces if job.kind != "copy")
+        for piece in cut(jobs)
+    )
+    return max(sizes, default=0) or _STAGING_ALIGN
+
+
 class Loader:
     """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time."""
 
@@ -81,7 +90,7 @@ class Loader:
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Read ahead by one slice while the last one goes up. Raises HubError, HostError, AbortError."""
-        staging = self._gpu.create_buffer("staging", self._staging_bytes(jobs))
+        staging = self._gpu.create_buffer("staging", staging_bytes(jobs))
         ahead: asyncio.Task[Bytes] | None = None
         try:
             slices = list(cut(jobs))
@@ -107,18 +116,6 @@ class Loader:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
             self._gpu.destroy_buffer(staging)
-
-    def _staging_bytes(self, jobs: Sequence[Job]) -> int:
-        """Room for the converted pieces of the fullest slice, each at an aligned offset."""
-        return max(
-            (
-                sum(
-                    _align(end - start) for job, start, end in piece.pieces if job.kind != "copy"
-                )
-                for piece in cut(jobs)
-            ),
-            default=0,
-        ) or _STAGING_ALIGN  # fmt: skip
 
     async def _read(self, piece: Slice) -> Bytes:
         self._held += piece.end - piece.start

@@ -14,7 +14,7 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
 from py_engine.weights.config import Config, quantization
-from py_engine.weights.store import Quantization, StoredAs, WeightStore
+from py_engine.weights.store import Quantization, StorageForm, StoredAs, WeightStore
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -102,11 +102,11 @@ class RandomStore(WeightStore):
     """A WeightStore without files. Matrices are uniform in +-sqrt(3 / cols), so that a product keeps its input's size;
     vectors are 0 (norms that add 1 to them) or 1. The hash is of integers: every host gets the same weights."""
 
-    def __init__(self, gpu: Gpu, config: Config) -> None:
+    def __init__(self, gpu: Gpu, config: Config, form: StorageForm) -> None:
         packing = quantization(config)
         given = packing.default if packing else None
         quantised = Quantization(given.bits or 4, given.group_size or 64) if given else None
-        super().__init__(gpu, {}, lambda _: quantised, narrow=False, family="random")
+        super().__init__(gpu, {}, lambda _: quantised, form=form, family="random")
         self._quantised = quantised
         self._fills: list[tuple[Tensor, Matrix | None]] = []
 

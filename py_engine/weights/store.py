@@ -14,6 +14,9 @@ from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 
+# How plain matrices are kept: as they lie in the file; F32 narrowed to f16; quantised while loading.
+StorageForm = Literal["stored", "f16", "q4", "q8"]
+
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -77,7 +80,7 @@ class StoredAs:
 
 
 class WeightStore:
-    """Weights of one model. `narrow`: F32 matrices are kept as f16; else matrices stay as stored.
+    """Weights of one model, plain matrices in `form`.
 
     Raises ModelError naming the tensor for whatever does not fit the config.
     """
@@ -88,13 +91,13 @@ class WeightStore:
         tensors: Mapping[str, TensorInfo],
         quantization: Callable[[str], Quantization | None],
         *,
-        narrow: bool,
+        form: StorageForm,
         family: str,
     ) -> None:
         self._gpu = gpu
         self._tensors = tensors
         self._quantization = quantization
-        self._narrow = narrow
+        self._form = form
         self._family = family
         self._buffers: list[Buffer] = []
         self.jobs: list[Job] = []
@@ -180,7 +183,7 @@ class WeightStore:
                     f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
                     "plain weights are F32, F16 or BF16."
                 )
-            format_ = "f16" if self._narrow and info.dtype == "F32" else _FORMAT[info.dtype]
+            format_ = "f16" if self._form == "f16" and info.dtype == "F32" else _FORMAT[info.dtype]
             return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
         quantization = self._quantization(name)
         if quantization is None:

@@ -56,6 +56,7 @@ class Loaded:
             self.engine: Engine = run(
                 Engine.load(str(reference.folder(name)), dtype=dtype, host=host, context=1024)
             )
+        self.live_bytes = self.engine._gpu.counters.live_bytes
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """float32 [vocab] after the last id."""
@@ -76,6 +77,13 @@ def loaded(request: pytest.FixtureRequest, run: Runner) -> Iterator[Loaded]:
     model = Loaded(run, *request.param)
     yield model
     run(model.engine.close())
+
+
+def test_it_takes_what_was_estimated(loaded: Loaded, run: Runner) -> None:
+    folder, gpu = str(reference.folder(loaded.name)), loaded.engine._gpu
+    told = run(Engine.estimate(folder, dtype=loaded.dtype, gpu=gpu, context=1024))
+    assert told.total_bytes == loaded.live_bytes
+    assert told.by_kind.items() <= loaded.engine.info()["memory"].items()
 
 
 @pytest.mark.parametrize("length", [1, 7, 63, 64, 65, 300, 600])

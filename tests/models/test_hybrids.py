@@ -150,10 +150,10 @@ def test_what_does_not_fit(
     drop: str,
     message: str,
 ) -> None:
-    before = gpu.counters.live_buffers
+    before = gpu.counters.buffers_created
     with pytest.raises(ModelError, match=message):
         run(Engine.load(broken(name, tmp_path / "model", config, drop), gpu=gpu, context=64))
-    assert gpu.counters.live_buffers == before
+    assert gpu.counters.buffers_created == before  # refused before anything was allocated
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,7 @@ def test_published_shapes(gpu: Gpu, run: Runner, preset: str, layers: int, most:
         memory = info["memory"]
         total = memory["weights_bytes"] + memory["activation_bytes"] + memory["state_bytes"]
         assert total <= most
+        assert total == run(Engine.estimate(f"random:{preset}", gpu=gpu, context=512)).total_bytes
         assert memory["activation_bytes"] <= 40e6
     finally:
         run(engine.close())

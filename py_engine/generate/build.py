@@ -1,0 +1,56 @@
+"""From a config and a place for weights to a decoder whose passes are written down. Nothing is filled or compiled."""
+
+from __future__ import annotations
+
+from py_engine.errors import InputError
+from py_engine.generate.decoder import PREFILL_ROWS, Decoder
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.host.gpu import Gpu
+from py_engine.models import build_model
+from py_engine.models.state import KvDtype
+from py_engine.weights.config import Config
+from py_engine.weights.store import WeightStore
+
+DEFAULT_CONTEXT = 4096
+
+
+def build_decoder(
+    config: Config,
+    store: WeightStore,
+    gpu: Gpu,
+    kernels: Kernels,
+    *,
+    context: int | None,
+    kv_dtype: KvDtype,
+    strategy: SubmitStrategy | None = None,
+) -> Decoder:
+    """Weights asked for from `store` (of the same GPU), state made, passes traced.
+
+    `context`: tokens; None: the smaller of the model's and DEFAULT_CONTEXT. Raises ModelError, InputError,
+    OutOfMemoryError; then only what `store` holds stays allocated.
+    """
+    model = build_model(config, store)
+    context = _context(context, model.max_context)
+    # Rows of the largest prefill plan: no more than the context can fill.
+    rows = min(PREFILL_ROWS[0], -(-context // 16) * 16)
+    state = model.make_state(gpu, context, rows, kv_dtype)
+    try:
+        decoder = Decoder(gpu, kernels, model, state, strategy)
+    except BaseException:
+        state.release()
+        raise
+    try:
+        decoder.trace()
+    except BaseException:
+        decoder.release()
+        raise
+    return decoder
+
+
+def _context(asked: int | None, most: int) -> int:
+    if asked is None:
+        return min(most, DEFAULT_CONTEXT)
+    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
+        raise InputError(f"context={asked!r}: this model takes 1 to {most} tokens")
+    return asked

@@ -1,0 +1,107 @@
+"""A GPU that only adds up sizes: what a load would take, by the same code that loads, with nothing allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from py_engine.errors import HostError
+from py_engine.host.gpu import (
+    AdapterInfo,
+    Binding,
+    Buffer,
+    BufferKind,
+    DecodeLoop,
+    Dispatch,
+    Gpu,
+    Limits,
+    Pipeline,
+    Recording,
+)
+
+
+class CountingGpu(Gpu):
+    """Buffers have a size and no bytes; pipelines and bind groups are names; nothing ever runs.
+
+    `peak_bytes`: the most that `counters.live_bytes` ever was.
+    """
+
+    def __init__(
+        self,
+        info: AdapterInfo | None = None,
+        limits: Limits | None = None,
+        features: frozenset[str] = frozenset(),
+    ) -> None:
+        """By default an unknown GPU with WebGPU's own limits, those of the smallest device."""
+        super().__init__(info or AdapterInfo(), limits or Limits(), features)
+        self.peak_bytes = 0
+
+    @classmethod
+    def like(cls, gpu: Gpu) -> CountingGpu:
+        """One with another GPU's limits and features, so that kernels are chosen and weights are cut as there."""
+        return cls(gpu.info, gpu.limits, gpu.features)
+
+    def enable_lines(self, features: frozenset[str]) -> str:
+        """Nothing compiles here."""
+        return ""
+
+    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
+        """Count it. Raises OutOfMemoryError above the limit for one buffer, as the device would."""
+        size = self.buffer_size(label, nbytes)
+        self.counters.live_buffers += 1
+        self.counters.buffers_created += 1
+        self.counters.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.counters.live_bytes)
+        return Buffer(label, size, kind, self)
+
+    def destroy_buffer(self, buffer: Buffer) -> None:
+        """Take it off the count."""
+        if buffer.handle is None:
+            return
+        buffer.handle = None
+        self.counters.live_buffers -= 1
+        self.counters.live_bytes -= buffer.nbytes
+
+    def write(self, buffer: Buffer, offset: int, data: Any) -> None:
+        """Nothing holds bytes here."""
+
+    async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
+        """Raises HostError: there is nothing to read."""
+        self._refuse()
+
+    async def create_pipeline(
+        self, label: str, code: str, constants: Mapping[str, float]
+    ) -> Pipeline:
+        """Its name."""
+        return Pipeline(label, None)
+
+    def bind_group(self, label: str, pipeline: Pipeline, bindings: Sequence[Binding]) -> Any:
+        """None."""
+
+    def record(
+        self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool
+    ) -> Recording:
+        """The list as it is."""
+        return Recording(command_buffers, await_each)
+
+    async def replay(self, recording: Recording) -> None:
+        """Raises HostError: nothing runs here."""
+        self._refuse()
+
+    def decode_loop(
+        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+    ) -> DecodeLoop:
+        """Raises HostError: nothing runs here."""
+        self._refuse()
+
+    async def idle(self) -> None:
+        """At once."""
+
+    async def check(self) -> None:
+        """Nothing fails late here."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _refuse(self) -> NoReturn:
+        raise HostError("this GPU only counts sizes: open a real one to run a model")

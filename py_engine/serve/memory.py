@@ -1,0 +1,144 @@
+"""What a load takes, found by loading onto a GPU that only counts; and the refusal of one that would not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
+from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
+from py_engine.graph.kernels import Kernels
+from py_engine.host.gpu import Gpu
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.models.state import KvDtype
+from py_engine.weights.config import Config
+from py_engine.weights.loader import staging_bytes
+from py_engine.weights.store import StorageForm, WeightStore
+
+MakeStore = Callable[[Gpu, StorageForm], WeightStore]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model would be loaded. `context`: tokens, None: the engine's choice."""
+
+    form: StorageForm
+    kv_dtype: KvDtype
+    context: int | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """GPU bytes of a load, exactly those that the loaded model's `info()["memory"]` gives.
+
+    `by_kind`: weights_bytes, state_bytes, activation_bytes. `peak_bytes`: the most at a time, the loader's staging
+    buffer included. `context`: tokens they are for.
+    """
+
+    context: int
+    by_kind: Mapping[str, int]
+    peak_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Once loaded."""
+        return sum(self.by_kind.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and the worker."""
+        return {
+            "context": self.context,
+            **self.by_kind,
+            "total_bytes": self.total_bytes,
+            "peak_bytes": self.peak_bytes,
+        }
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{k.removesuffix('_bytes')} {mb(v)}" for k, v in self.by_kind.items())
+        extra = self.peak_bytes - self.total_bytes
+        return f"{mb(self.peak_bytes)} ({kinds}" + (f", loading {mb(extra)})" if extra else ")")
+
+
+async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting) -> Estimate:
+    """What loading takes on a device like `gpu`. Allocates nothing there.
+
+    Raises ModelError for a checkpoint that does not fit its config, InputError for a context beyond the model's,
+    OutOfMemoryError for a buffer above the device's limits: all that a load finds out before its first byte.
+    """
+    paper = CountingGpu.like(gpu)
+    kernels = Kernels(paper)
+    try:
+        store = make_store(paper, setting.form)
+        decoder = build_decoder(
+            config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype
+        )
+        # The order of a load: the weights stream in through staging, then the activations are made.
+        paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(store.jobs)))
+        await decoder.plan()
+    finally:
+        await kernels.settle()
+    by_kind = {"weights_bytes": store.nbytes, **decoder.memory()}
+    assert sum(by_kind.values()) == paper.counters.live_bytes
+    return Estimate(decoder.state.context, by_kind, paper.peak_bytes)
+
+
+async def require_room(
+    address: str,
+    config: Config,
+    make_store: MakeStore,
+    gpu: Gpu,
+    setting: Setting,
+    budget: int | None,
+) -> Estimate:
+    """The estimate, if it is within `budget` bytes (None: any) and the device's limits.
+
+    Raises MemoryBudgetError or OutOfMemoryError with the numbers and with what would fit; else as `estimate`.
+    """
+    try:
+        found = await estimate(config, make_store, gpu, setting)
+    except OutOfMemoryError as error:
+        advice = await _advice(config, make_store, gpu, setting, budget)
+        raise OutOfMemoryError(f"{error} {advice}") from error
+    if budget is None or found.peak_bytes <= budget:
+        return found
+    advice = await _advice(config, make_store, gpu, setting, budget)
+    raise MemoryBudgetError(
+        f"{address} with a context of {found.context} needs {found} of GPU memory, more than the budget of "
+        f"{mb(budget)}; nothing was loaded. {advice}",
+        found.peak_bytes,
+        budget,
+    )
+
+
+async def _advice(
+    config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting, budget: int | None
+) -> str:
+    """Which smaller context, and which context with 4-bit weights, would fit."""
+    fitting = []
+    largest = 0
+    asked = setting.context or DEFAULT_CONTEXT
+    contexts = [asked, *(1 << n for n in range((asked - 1).bit_length() - 1, 7, -1))]
+    for form, name in ((setting.form, ""), ("q4", 'dtype="q4"')):
+        for context in contexts:
+            if context <= largest:
+                break  # no gain over what is suggested already
+            smaller = replace(setting, form=form, context=context)
+            try:
+                found = await estimate(config, make_store, gpu, smaller)
+            except (OutOfMemoryError, InputError):
+                continue
+            if budget is None or found.peak_bytes <= budget:
+                words = [name] if name else []
+                words += [f"context={context}"] if context != asked else []
+                fitting.append(f"{' with '.join(words)} ({mb(found.peak_bytes)})")
+                largest = context
+                break
+    if not fitting:
+        return "No smaller context and no 4-bit weights of it fit either: choose a smaller model."
+    return f"What would fit: {', or '.join(fitting)}."
+
+
+def mb(nbytes: int) -> str:
+    """Decimal megabytes, rounded up: a number that fits, shown as one, must fit."""
+    return f"{-(-nbytes // 10**6):,} MB"

@@ -1,0 +1,136 @@
+"""What a load will take, told before it: equal to what it then takes, and the refusal of one that would not fit.
+
+Equality over all checkpoints: tests/models/test_goldens.py; over the published shapes: tests/models/test_hybrids.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from py_engine.__main__ import _bytes
+from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMemoryError
+from py_engine.host.gpu import Buffer, Gpu, Limits
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.engine import Engine
+from py_engine.serve.memory import Estimate
+from tests import reference
+from tests.conftest import Runner
+
+PRESET = "random:qwen3-0.6b-4bit"
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """One host: sizes are the same on all."""
+    return open_software_gpu("wgpu")
+
+
+def estimate(run: Runner, model: str, **options: Any) -> Estimate:
+    """With WebGPU's own limits unless told otherwise."""
+    options.setdefault("gpu", CountingGpu())
+    found: Estimate = run(Engine.estimate(model, **options))
+    return found
+
+
+def test_the_peak_too(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain checkpoint streams its vectors through staging, beside the weights; and the budget is exactly enough."""
+    model = str(reference.folder("lfm2-bf16"))
+    before, peak = gpu.counters.live_bytes, 0
+    create = gpu.create_buffer
+
+    def watched(*args: Any) -> Buffer:
+        nonlocal peak
+        made = create(*args)
+        peak = max(peak, gpu.counters.live_bytes - before)
+        return made
+
+    monkeypatch.setattr(gpu, "create_buffer", watched)
+    told = run(Engine.estimate(model, gpu=gpu, context=64))
+    engine = run(Engine.load(model, gpu=gpu, context=64, memory_budget=told.peak_bytes))
+    try:
+        assert peak == told.peak_bytes
+        assert gpu.counters.live_bytes - before == told.total_bytes
+        assert told.by_kind.items() <= engine.info()["memory"].items()
+    finally:
+        run(engine.close())
+
+
+def test_refused_before_anything_is_allocated(gpu: Gpu, run: Runner) -> None:
+    model = str(reference.folder("lfm2-bf16"))
+    told = run(Engine.estimate(model, gpu=gpu, context=512))
+    made, writes = gpu.counters.buffers_created, gpu.counters.upload_bytes
+    with pytest.raises(MemoryBudgetError) as caught:
+        run(Engine.load(model, gpu=gpu, context=512, memory_budget=told.peak_bytes - 1))
+    assert (caught.value.needed, caught.value.budget) == (told.peak_bytes, told.peak_bytes - 1)
+    for kind in ("weights", "state", "activation"):
+        assert re.search(rf"{kind} \d+ MB", str(caught.value))
+    assert gpu.counters.buffers_created == made
+    assert gpu.counters.upload_bytes == writes
+
+
+@pytest.mark.parametrize("budget", [500_000_000, 800_000_000])
+def test_what_is_suggested_fits(run: Runner, budget: int) -> None:
+    with pytest.raises(MemoryBudgetError, match="What would fit: context=") as caught:
+        run(Engine.load(PRESET, gpu=CountingGpu(), context=8192, memory_budget=budget))
+    context = int(re.findall(r"context=(\d+)", str(caught.value))[-1])
+    assert estimate(run, PRESET, context=context).peak_bytes <= budget
+    assert estimate(run, PRESET, context=2 * context).peak_bytes > budget
+
+
+def test_nothing_fits(run: Runner) -> None:
+    with pytest.raises(MemoryBudgetError, match="choose a smaller model"):
+        run(Engine.load(PRESET, gpu=CountingGpu(), memory_budget=100_000_000))
+
+
+def test_a_longer_context_takes_more_state_and_no_more_weights(run: Runner) -> None:
+    short, long = (estimate(run, PRESET, context=c) for c in (512, 4096))
+    assert short.context == 512
+    kv = 28 * 2 * 8 * 128 * 2  # layers, k and v, heads, head size, f16
+    growth = long.by_kind["state_bytes"] - short.by_kind["state_bytes"]
+    assert kv * (4096 - 512) <= growth <= 1.01 * kv * (4096 - 512)
+    assert long.by_kind["weights_bytes"] == short.by_kind["weights_bytes"]
+    assert estimate(run, PRESET).context == 4096  # what a load without a context takes
+
+
+def test_the_devices_limits(run: Runner) -> None:
+    """A KV cache that one binding cannot hold: refused with both numbers and a context that fits."""
+    model = "random:qwen3.5-0.8b-4bit"
+    with pytest.raises(
+        OutOfMemoryError, match=r"268,435,456.*134,217,728.*context=131072"
+    ) as caught:
+        run(Engine.load(model, gpu=CountingGpu(), context=262144))
+    assert not isinstance(caught.value, MemoryBudgetError)
+    assert estimate(run, model, context=131072).context == 131072
+    roomy = CountingGpu(limits=Limits(max_buffer_bytes=1 << 31, max_binding_bytes=1 << 31))
+    assert estimate(run, model, gpu=roomy, context=262144).total_bytes > 3_000_000_000
+
+
+@pytest.mark.parametrize("context", [0, -1, 40961, True])
+def test_a_context_beyond_the_model(run: Runner, context: int) -> None:
+    with pytest.raises(InputError, match=f"context={context!r}.* 1 to 40960"):
+        estimate(run, PRESET, context=context)
+
+
+@pytest.mark.parametrize("budget", [0, -5, 1.5e9, True, "1GB"])
+def test_a_budget_that_is_none(run: Runner, budget: Any) -> None:
+    with pytest.raises(InputError, match="memory_budget"):
+        run(Engine.load(PRESET, gpu=CountingGpu(), memory_budget=budget))
+
+
+def test_unknown_models(run: Runner) -> None:
+    with pytest.raises(ModelError, match="no such preset"):
+        estimate(run, "random:nothing")
+
+
+def test_sizes_on_the_command_line() -> None:
+    assert _bytes("1.2GB") == 1_200_000_000
+    assert _bytes("900 mb") == 900_000_000
+    assert _bytes("123456") == 123456
+    for wrong in ("", "GB", "1.2.3GB", "12 parsecs", "-1GB"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            _bytes(wrong)
