@@ -19,24 +19,23 @@ from py_engine.ops.norm import Norm
 
 @dataclass(frozen=True, eq=False)
 class DeltaNet:
-    """projections stacked [q|k|v, z, b, a; h], out [h, values]; conv f32 [channels taps], a_log and dt_bias f32 [value
-    heads], norm over a value head."""
+    """projections stacked [q|k|v, z, b, a; h], out [h, values]; conv f32 [channels taps], decay f32 [2 value heads]:
+    a_log and dt_bias, norm over a value head."""
 
     recurrent: ClassVar[bool] = True
 
     shape: DeltaShape
     projections: Linear
     conv: Tensor
-    a_log: Tensor
-    dt_bias: Tensor
+    decay: Tensor
     norm: Norm
     out: Linear
 
     def make_state(self, state: State, name: str) -> tuple[Tensor, Tensor]:
-        """The last taps - 1 rows of q|k|v, and the matrices by columns [value heads, value_dim, key_dim]."""
+        """q|k|v of the last `taps` tokens, and the matrices by columns [value heads, value_dim, key_dim]."""
         s = self.shape
         return (
-            state.recurrent(f"{name}.conv", s.taps - 1, s.channels),
+            state.recurrent(f"{name}.conv", s.taps, s.channels),
             state.recurrent(f"{name}.delta", s.value_heads, s.value_dim, s.key_dim),
         )
 
@@ -51,5 +50,5 @@ class DeltaNet:
         proj = trace.tensor("delta in", trace.rows, self.shape.projected)
         linear(trace, "delta in", state.x, self.projections, proj, norm=norm)
         y = trace.tensor("delta", trace.rows, self.shape.values)
-        delta_net(trace, self.shape, proj, self.conv, self.a_log, self.dt_bias, self.norm, slot, y)
+        delta_net(trace, self.shape, proj, self.conv, self.decay, self.norm, slot, y)
         project(trace, state, "delta out", y, self.out, out)

@@ -90,6 +90,10 @@ class Checkpoint:
         """`<prefix><name>` [n] as f32."""
         return self._store.vector(self._prefix + name, n)
 
+    def vectors(self, names: Sequence[str], n: int) -> Tensor:
+        """`<prefix><name>` [n] for each name as f32, one after another."""
+        return self._store.vectors([self._prefix + name for name in names], [n] * len(names))
+
     def convolution(self, name: str, channels: int, taps: int) -> Tensor:
         """Depthwise `<prefix><name>.weight` as f32 [channels * taps]. HF's [channels, 1, taps] and MLX's
         [channels, taps, 1] are the same bytes."""

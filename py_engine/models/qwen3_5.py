@@ -97,8 +97,7 @@ def _delta_net(weights: Checkpoint, shape: DeltaShape, hidden: int, at: str) -> 
             hidden,
         ),
         weights.convolution(at + "conv1d", shape.channels, shape.taps),
-        weights.vector(at + "A_log", shape.value_heads),
-        weights.vector(at + "dt_bias", shape.value_heads),
+        weights.vectors([at + "A_log", at + "dt_bias"], shape.value_heads),
         weights.norm(at + "norm", shape.value_dim, offset=0.0),
         weights.linear([at + "out_proj"], [hidden], shape.values),
     )

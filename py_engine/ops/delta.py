@@ -1,7 +1,8 @@
-"""Gated DeltaNet between its projections: shaders/delta_conv.wgsl, delta_scan.wgsl, delta_norm.wgsl.
+"""Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token, delta_conv, delta_scan and delta_norm
+for a chunk.
 
-Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. The recurrence runs token after token in decode and prefill
-alike; it is parallel over value heads and over the columns of their states.
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. The recurrence runs token after token in a chunk, too; it is
+parallel over value heads and over the columns of their states.
 """
 
 from __future__ import annotations
@@ -65,8 +66,7 @@ def delta_net(
     shape: DeltaShape,
     proj: Tensor,
     conv: Tensor,
-    a_log: Tensor,
-    dt_bias: Tensor,
+    decay: Tensor,
     norm: Norm,
     state: tuple[Tensor, Tensor],
     y: Tensor,
@@ -74,9 +74,10 @@ def delta_net(
 ) -> None:
     """proj [T, q|k|v, z, b, a] -> y [T, value_heads value_dim]: convolution and gates, recurrence, gated norm.
 
-    conv f32 [channels, taps], a_log and dt_bias f32 [value_heads], norm over a value head (offset 0).
-    state: the last taps - 1 rows of q|k|v [taps - 1, channels] and S by columns [value_heads, value_dim, key_dim], f32,
-    taken as zero when step.pos is 0; unchanged while step.halt is set. Rows behind step.rows are left as they are.
+    conv f32 [channels, taps]; decay f32 [2 value_heads]: a_log, then dt_bias; norm over a value head (offset 0).
+    state: q|k|v of the last tokens [taps, channels], position p at row p % taps, and S by columns [value_heads,
+    value_dim, key_dim], f32; what lies there before position 0 is not looked at; unchanged while step.halt is set.
+    One row takes one dispatch, a chunk three; rows behind step.rows are left as they are.
     Raises ValueError for shapes that disagree.
     """
     s = shape
@@ -84,27 +85,47 @@ def delta_net(
     fits = (
         proj.shape[-1] == s.projected
         and y.shape[-1] == s.values
+        and decay.shape == (2 * s.value_heads,)
         and norm.weight.shape == (s.value_dim,)
         and norm.offset == 0.0
-        and history.shape == (s.taps - 1, s.channels)
+        and history.shape == (s.taps, s.channels)
         and matrix.shape == (s.value_heads, s.value_dim, s.key_dim)
     )
     if not fits:
         raise ValueError(
-            f"{label}: proj {proj.shape}, y {y.shape}, norm {norm.weight.shape}, history {history.shape} and state "
-            f"{matrix.shape} do not fit {s}"
+            f"{label}: proj {proj.shape}, y {y.shape}, decay {decay.shape}, norm {norm.weight.shape}, history "
+            f"{history.shape} and state {matrix.shape} do not fit {s}"
         )
     heads = {"HK": s.key_heads, "HV": s.value_heads, "DK": s.key_dim, "DV": s.value_dim}
+    if trace.rows == 1:
+        quads = -(-s.key_dim // 32)
+        columns = min(4, 16 // quads, -(-s.value_dim // 32))
+        sizes = {"TAPS": s.taps, "EPS": norm.eps, "QUADS": quads, "COLUMNS": columns}
+        trace.call(
+            label,
+            kernel("delta_step", ["step", "delta_input"], heads | sizes),
+            [
+                (proj, "r"),
+                (conv, "r"),
+                (decay, "r"),
+                (norm.weight, "r"),
+                (trace.step, "r"),
+                (history, "w"),
+                (matrix, "w"),
+                (y, "w"),
+            ],
+            (s.value_heads, 1, 1),
+        )
+        return
     mixed = trace.tensor(f"{label} mixed", trace.rows, s.channels)
     gates = trace.tensor(f"{label} gates", trace.rows, s.value_heads, 2)
     trace.call(
         f"{label} conv",
-        kernel("delta_conv", ["step"], heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS}),
+        kernel("delta_conv", ["step", "delta_input"], heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS}),
         [
             (proj, "r"),
             (conv, "r"),
-            (a_log, "r"),
-            (dt_bias, "r"),
+            (decay, "r"),
             (trace.step, "r"),
             (history, "w"),
             (mixed, "w"),

@@ -117,6 +117,15 @@ class WeightStore:
         self._vector_job(name, n, target, 0, shapes)
         return target
 
+    def vectors(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor:
+        """Small vectors `names` ([sizes[i]] each) as f32, one after another in one tensor."""
+        target = self._tensor(names[0], sum(sizes), "f32")
+        at = 0
+        for name, n in zip(names, sizes, strict=True):
+            self._vector_job(name, n, target, at)
+            at += n
+        return target
+
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a tensor of this full name; None when the checkpoint has no such tensor."""
         return tuple(self._tensors[name].shape) if name in self._tensors else None
@@ -142,11 +151,7 @@ class WeightStore:
             at = end
         vector = None
         if bias:
-            vector = self._tensor(f"{names[0]}.bias", sum(rows), "f32")
-            done = 0
-            for name, n in zip(names, rows, strict=True):
-                self._vector_job(f"{name}.bias", n, vector, done)
-                done += n
+            vector = self.vectors([f"{name}.bias" for name in names], rows)
         return Linear(sum(rows), cols, tuple(parts), vector)
 
     def release(self) -> None:

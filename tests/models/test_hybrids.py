@@ -157,20 +157,20 @@ def test_what_does_not_fit(
 
 
 @pytest.mark.parametrize(
-    "preset, layers, most",
+    "preset, dispatches, most",
     [
-        ("qwen3.5-0.8b-4bit", 24, 0.62e9),
-        ("lfm2.5-350m-4bit", 16, 0.24e9),
+        ("qwen3.5-0.8b-4bit", 138, 0.62e9),
+        ("lfm2.5-350m-4bit", 98, 0.24e9),
     ],
 )
-def test_published_shapes(gpu: Gpu, run: Runner, preset: str, layers: int, most: float) -> None:
+def test_published_shapes(gpu: Gpu, run: Runner, preset: str, dispatches: int, most: float) -> None:
     """Counts and memory at a context of 512, and tokens from logits that are numbers."""
     engine = run(Engine.load(f"random:{preset}", gpu=gpu, context=512))
     try:
         got = answer(engine, run, [1], 2)
         info = engine.info()
         assert len(got.tokens) == 2
-        assert info["plan"]["decode_dispatches"] <= 7 * layers + 8
+        assert info["plan"]["decode_dispatches"] <= dispatches
         memory = info["memory"]
         total = memory["weights_bytes"] + memory["activation_bytes"] + memory["state_bytes"]
         assert total <= most
