@@ -69,6 +69,19 @@ export class Device {
     this.scoped(`upload of ${data.byteLength} bytes to '${label}'`, () => this.queue.writeBuffer(buffer, offset, data));
   }
 
+  /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
+  copy(sources, targets, ranges) {
+    this.scoped(`${sources.length} copies`, () => {
+      const encoder = this.device.createCommandEncoder();
+      sources.forEach((source, i) => {
+        const [from, to, size] = ranges.slice(3 * i, 3 * i + 3);
+        encoder.copyBufferToBuffer(source, from, targets[i], to, size);
+      });
+      this.queue.submit([encoder.finish()]);
+    });
+    this.submits += 1;
+  }
+
   /** A copy of a range of a buffer, through a mapped buffer made for it. */
   async read(buffer, offset, size) {
     const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });

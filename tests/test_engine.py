@@ -174,19 +174,20 @@ def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> N
         engine._loaded.sampling_defaults, drawn, [tokens[stop_at]]
     )
 
-    async def halted() -> tuple[list[int], int, int]:
-        got, halt, length = [], 0, 0
+    async def halted() -> tuple[list[int], int]:
+        got, halt = [], 0
         async for batch in decoder.generate(PROMPT, sampling, 100, Abort()):
             for sampled in batch:
                 got.append(sampled.token)
-                halt, length = sampled.halt, sampled.kv_length
-        return got, halt, length
+                halt = sampled.halt
+        return got, halt
 
-    got, halt, length = run(halted())
+    got, halt = run(halted())
     assert got == tokens[: stop_at + 1]
     assert halt == 1
+    decoder.keep([*PROMPT, *got[:-1]])
+    length = len(decoder.prefix.ids)
     assert length == len(PROMPT) + stop_at
-    decoder.keep([*PROMPT, *got[:-1]], length)
     follow = run(answer(engine, [*PROMPT, *got, 9], 4))
     assert follow.cached_tokens == length
     run(engine.logits([1]))

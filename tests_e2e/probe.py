@@ -12,7 +12,7 @@ from typing import Any
 
 from py_engine.errors import EngineError
 from py_engine.graph.step import STEP_BYTES, pack_step
-from py_engine.host.gpu import Binding, Dispatch, Gpu
+from py_engine.host.gpu import Binding, Copy, Dispatch, Gpu
 
 # Counts as a sampler would: a token a step, halted by the limit; `trail` shows that nothing runs beyond a halt.
 COUNT = """
@@ -81,10 +81,13 @@ async def round_trip(n: int) -> dict[str, Any]:
         await gpu.replay(plan)
         out = struct.unpack(f"<{n}f", await gpu.read(y))
         part = struct.unpack("<2f", await gpu.read(y, 8, 8))
+        gpu.copy([Copy(y, x, 8, 16, 4), Copy(y, x, 4)])  # over x, behind the kernel that read it
+        await gpu.check()
+        copied = struct.unpack("<4f", await gpu.read(x, 0, 16))
         gpu.destroy_buffer(x)
         gpu.destroy_buffer(x)
         gpu.destroy_buffer(y)
-        return {"out": out, "part": part, "counters": vars(gpu.counters)}
+        return {"out": out, "part": part, "copied": copied, "counters": vars(gpu.counters)}
     finally:
         gpu.close()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from py_engine.abort import Abort
 from py_engine.errors import ContextError, InputError
+from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
@@ -17,6 +18,7 @@ from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.models.layers import Model
+from py_engine.models.snapshots import Snapshots
 from py_engine.models.state import State
 
 STEPS_IN_FLIGHT = (
@@ -27,19 +29,14 @@ PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that hol
 
 @dataclass(frozen=True)
 class Sampled:
-    """One token from the decode loop. `kv_length`: rows in the KV cache after the pass that sampled it."""
+    """One token from the decode loop; `halt` as in graph/step.py."""
 
     token: int
     halt: int
-    kv_length: int
 
 
 class Decoder:
-    """Plans of one model at one context size. `kept` are the ids whose KV rows are in the cache, from position 0.
-
-    A recurrent model's state cannot go back to fewer tokens: `kept` are then exactly the ids that the state has seen,
-    or none, and only a prompt that extends them goes on from there. (Position 0 begins with a zero state.)
-    """
+    """Plans of one model at one context size; `prefix` knows what its state has seen."""
 
     def __init__(
         self,
@@ -52,13 +49,20 @@ class Decoder:
         self.gpu = gpu
         self.model = model
         self.state = state
-        self.kept: list[int] = []
-        self._ran: int | None = None  # tokens that the state has seen; None: not known
+        self._seen: int | None = (
+            None  # tokens that ran by the end of the last decode; None: not known
+        )
         self.prefill_dispatches = 0  # of the last prefill, all chunks and the head
         self.upload_bytes_per_token = 0  # of the last decode, at steady state
         self.readback_bytes_per_token = 0
         self.prefilled = 0  # tokens that the last prefill ran, without those found in the cache
-        self.sampler = Sampler(gpu, model.vocab_size)
+        self.snapshots = Snapshots(gpu, state.recurrents)
+        self.prefix = Prefix(self.snapshots)
+        try:
+            self.sampler = Sampler(gpu, model.vocab_size)
+        except BaseException:
+            self.snapshots.release()
+            raise
         self._planner = Planner(gpu, kernels, strategy or SingleSubmit())
         self._traces: dict[str, Trace] = {}
         self._plans: dict[str, Plan] = {}
@@ -71,7 +75,11 @@ class Decoder:
 
     def memory(self) -> dict[str, int]:
         """GPU bytes of everything here, by kind."""
-        return {"state_bytes": self.state.nbytes, "activation_bytes": self.activation_bytes}
+        return {
+            "state_bytes": self.state.nbytes,
+            "snapshot_bytes": self.snapshots.nbytes,
+            "activation_bytes": self.activation_bytes,
+        }
 
     @property
     def decode_dispatches(self) -> int:
@@ -104,18 +112,24 @@ class Decoder:
 
     async def logits(self, ids: Sequence[int], abort: Abort | None = None) -> bytes:
         """Logits after the last id, float32 [vocab_size], as bytes."""
-        self.kept = []
+        self.prefix.forget()
         await self._prefill(ids, "logits", 0, abort or Abort())
-        self.kept, self._ran = list(ids), len(ids)
         return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, max_tokens: int, abort: Abort
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int,
+        abort: Abort,
+        border: int | None = None,
     ) -> AsyncGenerator[list[Sampled], None]:
-        """Prefill what the cache does not hold of `ids`, then decode; batches of tokens as they come.
+        """Prefill what the state has not seen of `ids`, then decode; batches of tokens as they come.
 
-        Ends after a stop token, `max_tokens`, or when the consumer closes the iterator; the caller then says with
-        `keep` which tokens stay. Raises ContextError, AbortError (in prefill), DeviceLostError.
+        `border`: how many of `ids` a next prompt is likely to begin with (a chat without its generation prompt), None:
+        all; a recurrent state can be brought back to there. Ends after a stop token, `max_tokens`, or when the consumer
+        closes the iterator; the caller then says with `keep` which tokens stay.
+        Raises ContextError, AbortError (in prefill), DeviceLostError.
         """
         if not ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -131,12 +145,12 @@ class Decoder:
             raise InputError(f"token id {bad} is outside the vocabulary of {self.model.vocab_size}")
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids)
-        await self._prefill(ids, head, max_tokens, abort)
-        self.kept, self._ran = list(ids), len(ids)
+        await self._prefill(ids, head, max_tokens, abort, border)
+        self._seen = len(ids)
         result = _buffer(self.state.step)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
         words = memoryview(await self.gpu.read(result, 0, 16)).cast("I")
-        first = Sampled(words[0], words[1], words[2])
+        first = Sampled(words[0], words[1])
         yield [first]
         if first.halt or max_tokens < 2:
             return
@@ -144,41 +158,37 @@ class Decoder:
         loop = self.gpu.decode_loop(plan.recording, result, max_tokens - 1, STEPS_IN_FLIGHT)
         counters, steps = self.gpu.counters, 0
         before = (counters.upload_bytes, counters.readback_bytes)
-        self._ran = None
+        self.prefix.leave()
+        seen = self._seen = None
         try:
             while batch := await loop.next():
-                self._note(batch)
+                seen = batch[-1][2]
                 steps += len(batch)
                 self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // steps)
                 self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // steps)
-                yield [Sampled(token, halt, position) for token, halt, position, _ in batch]
+                yield [Sampled(token, halt) for token, halt, _, _ in batch]
         finally:
             loop.stop()
             while batch := await loop.next():  # must land before anyone else uses the state
-                self._note(batch)
+                seen = batch[-1][2]
+            self._seen = seen
 
-    def _note(self, batch: Sequence[tuple[int, int, int, int]]) -> None:
-        """Once halted, the state stands still: then it is known what it has seen."""
-        _, halt, position, _ = batch[-1]
-        if halt:
-            self._ran = position
+    def keep(self, ids: Sequence[int]) -> None:
+        """Say after a decode which ids stay; of those, the rows that ran are really there.
 
-    def keep(self, ids: Sequence[int], kv_length: int) -> None:
-        """Say which ids the cache holds from now on: at most `kv_length` rows are really there.
-
-        A recurrent state that has run past them (the host stopped with steps in flight, or a stop string cut tokens
-        off) is of no use: it is begun anew. A snapshot to go back to would be taken up here.
+        A recurrent state may have run past them: the host stopped with steps in flight, or a stop string cut tokens
+        off. The next prompt then goes on from the last snapshot.
         """
-        self.kept = list(ids[:kv_length])
-        if self.model.recurrent and len(self.kept) != self._ran:
-            self.kept = []
+        if self._seen is not None:
+            self.prefix.keep(ids[: self._seen], self._seen)
 
     def release(self) -> None:
-        """Free state, activations and sampler; the weights belong to whoever loaded them."""
+        """Free state, snapshots, activations and sampler; the weights belong to whoever loaded them."""
         self._planner.release()
         self.sampler.release()
+        self.snapshots.release()
         self.state.release()
-        self.kept = []
+        self.prefix.forget()
 
     def _body(self, rows: int) -> Trace:
         trace = self._new_trace(rows)
@@ -217,41 +227,45 @@ class Decoder:
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
             await self.gpu.replay(self._plans["mark"].recording)
 
-    async def _prefill(self, ids: Sequence[int], head: str, limit: int, abort: Abort) -> None:
-        """Run the ids that the cache does not hold; the last one goes through the head."""
-        recurrent = self.model.recurrent
-        start = 0
-        for kept, wanted in zip(self.kept, ids[:-1], strict=False):
-            if kept != wanted:
-                break
-            start += 1
-        if recurrent and start < len(self.kept):
-            start = 0
-        self.kept = self.kept[:start]
+    async def _prefill(
+        self,
+        ids: Sequence[int],
+        head: str,
+        limit: int,
+        abort: Abort,
+        border: int | None = None,
+    ) -> None:
+        """Run the ids that the state has not seen; the last one goes through the head."""
+        prefix = self.prefix
+        start = prefix.resume(ids)
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
+        cut = border if prefix.recurrent and border and start < border else len(ids)
         while start < len(ids):
             abort.check()
-            n = min(len(ids) - start, self._sizes[-1])
-            last = start + n == len(ids)
-            if recurrent:
-                self.kept = []  # until this chunk is known to have run whole
-            self._write(self.state.ids, array("I", ids[start : start + n]).tobytes())
-            self._write(self.state.step, pack_step(pos=start, rows=n, limit=limit))
-            if last and n == 1:
-                names = [f"decode {head}"]
-            else:
-                size = next(s for s in self._sizes if s >= n)
-                names = [f"prefill {size}"] + ([head] if last else [])
-            for name in names:
+            end = min(start + self._sizes[-1], cut if start < cut else len(ids))
+            last = end == len(ids)
+            prefix.leave()
+            self._write(self.state.ids, array("I", ids[start:end]).tobytes())
+            self._write(self.state.step, pack_step(pos=start, rows=end - start, limit=limit))
+            for name in self._passes(end - start, head if last else None):
                 plan = self._plans[name]
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)
-            start += n
-            if not last:
+            start = end
+            if not last and start != cut:
                 # A long prompt stays stoppable, and its chunks do not pile up.
                 await self.gpu.idle()
-                self.kept = list(ids[:start])
+            prefix.reached(ids[:start])
+            if start == cut:
+                prefix.mark()
+
+    def _passes(self, rows: int, head: str | None) -> list[str]:
+        """The plans that run so many rows, with `head` behind the last."""
+        if rows == 1 and head:
+            return [f"decode {head}"]
+        size = next(s for s in self._sizes if s >= rows)
+        return [f"prefill {size}", *([head] if head else [])]
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
         self.gpu.write(_buffer(tensor), 0, data)

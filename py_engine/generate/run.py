@@ -21,6 +21,7 @@ class Request:
     sampling: Sampling
     max_tokens: int
     stop: tuple[str, ...]
+    border: int | None = None  # see Decoder.generate
 
 
 class Run:
@@ -45,7 +46,6 @@ class Run:
             tokenizer.decoder(), request.stop, request.sampling.stop_ids, request.max_tokens
         )
         self._tokens: list[int] = []
-        self._kv_length = 0
         self._started = self._first = self._last = now()
 
     async def run(self) -> None:
@@ -53,7 +53,7 @@ class Run:
         request, generation = self._request, self._generation
         generation.on_stop(self._finish)
         steps = self._decoder.generate(
-            request.ids, request.sampling, request.max_tokens, generation.abort
+            request.ids, request.sampling, request.max_tokens, generation.abort, request.border
         )
         try:
             async for batch in steps:
@@ -64,7 +64,7 @@ class Run:
         finally:
             await steps.aclose()  # steps in flight land before the next call uses the state
             if self._tokens:
-                self._decoder.keep([*request.ids, *self._shown()], self._kv_length)
+                self._decoder.keep([*request.ids, *self._shown()])
         self._finish()
 
     def _take(self, batch: Sequence[Sampled]) -> bool:
@@ -75,7 +75,6 @@ class Run:
         ids = [sampled.token for sampled in batch]
         delta = self._stream.push(ids)
         self._tokens += ids[: delta.tokens]
-        self._kv_length = batch[-1].kv_length
         self._generation.emit(delta)
         if delta.finish_reason is not None:
             self._finish()

@@ -67,6 +67,17 @@ class Binding:
 
 
 @dataclass(frozen=True, eq=False)
+class Copy:
+    """`nbytes` from one buffer to another; offsets and size are multiples of 4."""
+
+    source: Buffer
+    target: Buffer
+    nbytes: int
+    source_offset: int = 0
+    target_offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Pipeline:
     """A compiled compute pipeline; entry point `main`, layout `auto`, bindings in group 0."""
 
@@ -165,6 +176,11 @@ class Gpu(abc.ABC):
     @abc.abstractmethod
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """Queue an upload. `data` is bytes-like or what this host's io calls Bytes; offset and size multiples of 4."""
+
+    @abc.abstractmethod
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Queue copies between buffers, in this order and behind everything submitted before; one submit for all.
+        Raises HostError (or `check()` does)."""
 
     @abc.abstractmethod
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:

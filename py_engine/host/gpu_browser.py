@@ -24,6 +24,7 @@ from py_engine.host.gpu import (
     Binding,
     Buffer,
     BufferKind,
+    Copy,
     Counters,
     DecodeLoop,
     Dispatch,
@@ -225,6 +226,18 @@ class BrowserGpu(Gpu):
                 f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
             ) from error
         self._counters.upload_bytes += nbytes
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """See Gpu.copy; validation errors come from `check()`."""
+        ranges = [n for c in copies for n in (c.source_offset, c.target_offset, c.nbytes)]
+        try:
+            self._js.copy(
+                to_js([c.source.handle for c in copies]),
+                to_js([c.target.handle for c in copies]),
+                to_js(ranges),
+            )
+        except JsException as error:
+            raise self._error(f"the device refused {len(copies)} copies", error) from error
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See Gpu.read."""

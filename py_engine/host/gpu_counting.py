@@ -11,6 +11,7 @@ from py_engine.host.gpu import (
     Binding,
     Buffer,
     BufferKind,
+    Copy,
     DecodeLoop,
     Dispatch,
     Gpu,
@@ -63,6 +64,9 @@ class CountingGpu(Gpu):
         self.counters.live_bytes -= buffer.nbytes
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
+        """Nothing holds bytes here."""
+
+    def copy(self, copies: Sequence[Copy]) -> None:
         """Nothing holds bytes here."""
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from py_engine.host.gpu import (
     Binding,
     Buffer,
     BufferKind,
+    Copy,
     DecodeLoop,
     Dispatch,
     Gpu,
@@ -178,6 +179,18 @@ class NativeGpu(Gpu):
                 f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
             ) from error
         self.counters.upload_bytes += nbytes
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        try:
+            encoder = self._device.create_command_encoder()
+            for c in copies:
+                encoder.copy_buffer_to_buffer(
+                    c.source.handle, c.source_offset, c.target.handle, c.target_offset, c.nbytes
+                )
+            self._queue.submit([encoder.finish()])
+        except Exception as error:
+            raise self._error(f"the device refused {len(copies)} copies", error) from error
+        self.counters.submits += 1
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         n = buffer.nbytes - offset if nbytes is None else nbytes

@@ -56,6 +56,7 @@ class State:
         self._gpu = gpu
         self._buffers: list[Buffer] = []
         self._ropes: dict[Rope, Tensor] = {}
+        self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
         self.context = context
         self.max_rows = max_rows
         self.kv_dtype: KvDtype = kv_dtype
@@ -84,7 +85,8 @@ class State:
 
     def recurrent(self, name: str, *shape: int) -> Tensor:
         """A layer's state of fixed size, f32: no longer with a longer context, and not to be rolled back."""
-        return self._make(name, *shape)
+        self.recurrents.append(self._make(name, *shape))
+        return self.recurrents[-1]
 
     def rope(self, rope: Rope) -> Tensor:
         """The table of a rotary embedding, made once for all layers that share it."""

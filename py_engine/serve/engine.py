@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from py_engine.abort import Abort
 from py_engine.errors import ContextError, InputError, NoAdapterError
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
+from py_engine.generate.prefix import shared
 from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.submit import SubmitStrategy
@@ -139,7 +141,13 @@ class Engine:
         """
         keywords = {k: options.pop(k) for k in ("enable_thinking", "tools") if k in options}
         ids = self._loaded.template.encode(messages, **keywords)
-        return self._start(ids, options)
+        border = None
+        if self._decoder().prefix.recurrent:
+            # Kept from before the generation prompt: what follows it is often rendered otherwise once it is history
+            # (thinking is dropped).
+            said = self._loaded.template.encode(messages, add_generation_prompt=False, **keywords)
+            border = shared(ids, said)
+        return self._start(ids, options, border)
 
     def complete(self, prompt: str, **options: Any) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
@@ -195,7 +203,7 @@ class Engine:
             "family": loaded.family,
             "dtype": loaded.dtype,
             "weights_as": loaded.form,
-            "context": {"used": len(decoder.kept), "max": decoder.state.context},
+            "context": {"used": len(decoder.prefix.ids), "max": decoder.state.context},
             "memory": {
                 "weights_bytes": loaded.weights_bytes,
                 **decoder.memory(),
@@ -245,9 +253,11 @@ class Engine:
     def _tokenizer(self) -> Tokenizer:
         return self._loaded.tokenizer
 
-    def _start(self, ids: list[int], options: Mapping[str, Any]) -> Generation:
+    def _start(
+        self, ids: list[int], options: Mapping[str, Any], border: int | None = None
+    ) -> Generation:
         """Check the request now, so that bad input is the caller's error, then queue it."""
-        request = self._request(ids, dict(options))
+        request = replace(self._request(ids, dict(options)), border=border)
 
         async def run(generation: Generation) -> None:
             generation.on_stop(

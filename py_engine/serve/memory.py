@@ -32,8 +32,8 @@ class Setting:
 class Estimate:
     """GPU bytes of a load, exactly those that the loaded model's `info()["memory"]` gives.
 
-    `by_kind`: weights_bytes, state_bytes, activation_bytes. `peak_bytes`: the most at a time, the loader's staging
-    buffer included. `context`: tokens they are for.
+    `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at a
+    time, the loader's staging buffer included. `context`: tokens they are for.
     """
 
     context: int

@@ -1,4 +1,5 @@
-"""Hybrids beyond their logits: state that cannot be rolled back, and checkpoints that do not fit their config."""
+"""Hybrids beyond their logits: halts, memory, and checkpoints that do not fit their config. What a state that cannot be
+rolled back goes back to: tests/test_prefix.py."""
 
 from __future__ import annotations
 
@@ -48,45 +49,6 @@ def fresh(engine: Engine, run: Runner, ids: list[int], count: int) -> list[int]:
     got = answer(engine, run, ids, count)
     assert got.cached_tokens == 0
     return list(got.tokens)
-
-
-def test_second_turn_goes_on(engine: Engine, run: Runner) -> None:
-    first = answer(engine, run, PROMPT, 9)
-    follow = [*PROMPT, *first.tokens, 5, 6, 7]
-    second = answer(engine, run, follow, 6)
-    assert second.cached_tokens == len(PROMPT) + 8  # the last token was sampled, never run
-    assert second.tokens == fresh(engine, run, follow, 6)
-
-
-def test_a_changed_middle_begins_anew(engine: Engine, run: Runner) -> None:
-    """Attention could keep 10 tokens; a recurrence has all of them in one state."""
-    changed = [*PROMPT[:10], 3, *PROMPT[11:]]
-    wanted = fresh(engine, run, changed, 6)
-    answer(engine, run, PROMPT, 4)
-    got = answer(engine, run, changed, 6)
-    assert got.cached_tokens == 0
-    assert got.tokens == wanted
-    # The same prompt again: its last token must run anew, but the state has seen it.
-    again = answer(engine, run, changed, 6)
-    assert again.cached_tokens == 0
-    assert again.tokens == wanted
-
-
-def test_stop_with_steps_in_flight(engine: Engine, run: Runner) -> None:
-    """The state has run past what the reader saw: it is not taken for the shown text's."""
-
-    async def stopped() -> Any:
-        generation = engine.generate(PROMPT, max_tokens=90, temperature=0.0, ignore_eos=True)
-        async for _ in generation:
-            generation.stop()
-        return await generation
-
-    got = run(stopped())
-    assert got.finish_reason == "abort"
-    assert len(got.tokens) < 90
-    follow = [*PROMPT, *got.tokens, 9]
-    cut = answer(engine, run, follow, 5)
-    assert cut.tokens == fresh(engine, run, follow, 5)
 
 
 def test_halt_keeps_the_state(engine: Engine, run: Runner) -> None:
@@ -172,7 +134,8 @@ def test_published_shapes(gpu: Gpu, run: Runner, preset: str, dispatches: int, m
         assert len(got.tokens) == 2
         assert info["plan"]["decode_dispatches"] <= dispatches
         memory = info["memory"]
-        total = memory["weights_bytes"] + memory["activation_bytes"] + memory["state_bytes"]
+        kinds = ("weights", "activation", "state", "snapshot")
+        total = sum(memory[f"{kind}_bytes"] for kind in kinds)
         assert total <= most
         assert total == run(Engine.estimate(f"random:{preset}", gpu=gpu, context=512)).total_bytes
         assert memory["activation_bytes"] <= 40e6

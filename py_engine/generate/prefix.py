@@ -1,0 +1,91 @@
+"""Which token ids the state has seen, and from where a new prompt can go on. Knows no plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from py_engine.models.snapshots import Snapshots
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the beginning that both have."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+class Prefix:
+    """`ids`: the tokens whose rows stand in the KV cache, from position 0.
+
+    A KV cache can go on after any of them. A recurrent state has seen exactly as many as ran and cannot go back: it
+    goes on from there, or from a snapshot of it, or begins anew. A snapshot needs the KV rows of its tokens as well,
+    so it is good as long as `ids` begins with them; the least recently used one makes room for a new one.
+    """
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        """`snapshots` with a count of 0: the state is a KV cache and nothing else."""
+        self.ids: list[int] = []
+        self._snapshots = snapshots
+        self._seen: int | None = 0  # tokens that the recurrent state has seen; None: not known
+        self._marks: dict[int, int] = {}  # tokens seen -> slot, least recently used first
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether there is a state that cannot go back."""
+        return self._snapshots.count > 0
+
+    def resume(self, ids: Sequence[int]) -> int:
+        """Make the state that of the longest beginning of `ids` that can be had, short of its last token (which must
+        run, for its logits); the number of tokens in it. Rows behind are given up."""
+        start = shared(self.ids, ids[:-1])
+        if self.recurrent:
+            lives = self._seen == len(self.ids) <= start
+            start = max([n for n in self._marks if n <= start], default=0)
+            if lives and len(self.ids) > start:
+                start = len(self.ids)
+                self.mark()  # the end of a turn: a changed next question goes back to it
+            elif start:
+                self._snapshots.restore(self._use(start))
+        self._cut(self.ids[:start], start)
+        return start
+
+    def leave(self) -> None:
+        """Passes that change the state are submitted from now on: until `reached`, nobody knows how far it is."""
+        self._seen = None
+
+    def reached(self, ids: Sequence[int]) -> None:
+        """All passes are through: the state has seen `ids`, which begin with those before."""
+        self.ids, self._seen = list(ids), len(ids)
+
+    def keep(self, ids: Sequence[int], seen: int) -> None:
+        """After a decode: `ids` stay of the `seen` tokens that the state has seen."""
+        self._cut(list(ids), seen)
+
+    def mark(self) -> None:
+        """Take a snapshot of the state, which has just seen `ids`."""
+        n = len(self.ids)
+        if not self.recurrent or n == 0 or self._seen != n:
+            return
+        if n in self._marks:
+            self._use(n)
+            return
+        if len(self._marks) < self._snapshots.count:
+            slot = next(i for i in range(self._snapshots.count) if i not in self._marks.values())
+        else:
+            slot = self._marks.pop(next(iter(self._marks)))
+        self._snapshots.save(slot)
+        self._marks[n] = slot
+
+    def forget(self) -> None:
+        """Begin anew with the next prompt."""
+        self._cut([], 0)
+
+    def _use(self, n: int) -> int:
+        """The slot of a snapshot, from now on the most recently used one."""
+        self._marks[n] = slot = self._marks.pop(n)
+        return slot
+
+    def _cut(self, ids: list[int], seen: int | None) -> None:
+        self.ids, self._seen = ids, seen
+        self._marks = {n: slot for n, slot in self._marks.items() if n <= len(ids)}

@@ -1,0 +1,67 @@
+"""Copies of a recurrent state, on the GPU: what a state that cannot be rolled back goes back to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Buffer, Copy, Gpu
+
+BUDGET_BYTES = 96 << 20  # four of Qwen3.5-0.8B's 20 MB
+FEWEST, MOST = 2, 16  # an end of a question and of an answer at least
+
+
+class Snapshots:
+    """Room for `count` copies of `tensors` (all of fixed size), made at once so that taking one allocates nothing.
+
+    `count` is what BUDGET_BYTES holds, from FEWEST to MOST; 0 without tensors. Freed by `release`.
+    """
+
+    def __init__(self, gpu: Gpu, tensors: Sequence[Tensor]) -> None:
+        self._gpu = gpu
+        self._tensors = tensors
+        self._size = sum(tensor.nbytes for tensor in tensors)
+        self._buffers: list[Buffer] = []
+        count = max(FEWEST, min(BUDGET_BYTES // self._size, MOST)) if self._size else 0
+        try:
+            for i in range(count):
+                self._buffers.append(gpu.create_buffer(f"snapshot {i}", self._size))
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def count(self) -> int:
+        """How many can be kept."""
+        return len(self._buffers)
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes of all of them, taken or not."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def save(self, slot: int) -> None:
+        """Copy the state as it is behind everything submitted so far."""
+        self._copy(slot, restore=False)
+
+    def restore(self, slot: int) -> None:
+        """Bring the state back."""
+        self._copy(slot, restore=True)
+
+    def release(self) -> None:
+        """Free the buffers."""
+        for buffer in self._buffers:
+            self._gpu.destroy_buffer(buffer)
+        self._buffers.clear()
+
+    def _copy(self, slot: int, *, restore: bool) -> None:
+        stored, at = self._buffers[slot], 0
+        copies = []
+        for tensor in self._tensors:
+            assert tensor.binding is not None
+            live, start, n = tensor.binding.buffer, tensor.binding.offset, tensor.nbytes
+            copies.append(
+                Copy(stored, live, n, at, start) if restore else Copy(live, stored, n, start, at)
+            )
+            at += n
+        self._gpu.copy(copies)
