@@ -14,25 +14,14 @@
 // that many threads share each product, each takes every SLICES-th vec4 along K (few tiles, many threads: small T or N).
 // GATED: half of a tile's columns are gates, the other half their ups (N/2 rows further on in W).
 // Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, weight_chunk, rows_vec4 or
-// rows_any, tile_f32 or tile_f16, gate.
+// rows_any, tile_f32 or tile_f16, gate, matmul_out.
 
-override N: u32;
 override K: u32;
 override RT: u32 = 8u;        // 1, 2, 4, 8
 override TILE_N: u32 = 64u;   // 32 or 64
 override SLICES: u32 = 1u;    // 1, 2, 4; 1 with tile_f16 (the tiles serve as scratch). 2 TILE_N SLICES <= 256
 override WG: u32 = 128u;      // 2 * TILE_N * SLICES
-override Y_COLS: u32;         // row length of y
 override ROW_BASE: u32 = 0u;  // the N rows begin at this row of the matrix
-override Y_OFFSET: u32 = 0u;  // where their first product goes in a row of y
-override BIAS_OFFSET: u32 = 0u;
-override BIAS: bool = false;
-override EPILOGUE: u32 = 0u;  // the constants below
-
-const STORE = 0u;
-const ADD = 1u;       // Y += (the residual)
-const GATED = 2u;     // rows of W are [gate; up]: Y = activate(gate) * up
-const MULTIPLY = 3u;  // Y holds the gate: Y = activate(Y) * (X W^T)
 
 @group(0) @binding(0) var<storage, read> x: array<InputWord>;
 @group(0) @binding(1) var<storage, read> weight: array<WeightWord>;
@@ -74,29 +63,6 @@ fn weight_row(g: u32, c: u32) -> u32 {
     return ROW_BASE + min(g * half + c, N / 2u - 1u);
   }
   return ROW_BASE + min(g * TILE_N + c, N - 1u);
-}
-
-fn with_bias(value: f32, row: u32) -> f32 {
-  if (BIAS) { return value + bias[BIAS_OFFSET + row]; }
-  return value;
-}
-
-fn put(row: u32, col: u32, sum: f32) {
-  if (col >= N) { return; }
-  let at = row * Y_COLS + Y_OFFSET + col;
-  let value = with_bias(sum, col);
-  if (EPILOGUE == ADD) {
-    y[at] += value;
-  } else if (EPILOGUE == MULTIPLY) {
-    y[at] = activate(y[at]) * value;
-  } else {
-    y[at] = value;
-  }
-}
-
-fn put_gated(row: u32, col: u32, gate: f32, up: f32) {
-  if (col >= N / 2u) { return; }
-  y[row * Y_COLS + Y_OFFSET + col] = activate(with_bias(gate, col)) * with_bias(up, col + N / 2u);
 }
 
 // The four products of a row; g: workgroup along N, tn: the thread's first column.

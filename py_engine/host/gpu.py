@@ -15,6 +15,18 @@ from py_engine.errors import OutOfMemoryError
 
 BufferKind = Literal["storage", "uniform", "readback"]
 
+# What "subgroup-matrix" asks of an adapter: f16 matrices of this size with f32 sums, and this much workgroup memory.
+MATRIX_SIZE = 16
+MATRIX_SUBGROUP = 32
+MATRIX_WORKGROUP_BYTES = 32 << 10
+# Chromium's and Dawn's name for it. WGSL has no notion of uniformity in a subgroup yet, so the check would refuse
+# whatever differs between subgroups.
+MATRIX_FEATURE = "chromium-experimental-subgroup-matrix"
+MATRIX_LINES = (
+    "enable chromium_experimental_subgroup_matrix;\n"
+    "diagnostic(off, chromium.subgroup_matrix_uniformity);"
+)
+
 RESULT_WORDS = (
     4  # words of the decode result that are read back for each token: token, halt, position, count
 )
@@ -145,9 +157,9 @@ class Gpu(abc.ABC):
 
     info: AdapterInfo
     limits: Limits
-    features: frozenset[
-        str
-    ]  # of {"shader-f16", "subgroups", "timestamp-query"}, whatever the host calls them
+    # Of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix"}, whatever the host calls them. The last one
+    # means what MATRIX_SIZE and its neighbours say, and comes with the first two.
+    features: frozenset[str]
     counters: Counters = field(default_factory=Counters)
 
     @abc.abstractmethod

@@ -19,6 +19,11 @@ from pyodide.ffi import (  # type: ignore[import-not-found,unused-ignore]
 
 from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
 from py_engine.host.gpu import (
+    MATRIX_FEATURE,
+    MATRIX_LINES,
+    MATRIX_SIZE,
+    MATRIX_SUBGROUP,
+    MATRIX_WORKGROUP_BYTES,
     RESULT_WORDS,
     AdapterInfo,
     Binding,
@@ -34,7 +39,8 @@ from py_engine.host.gpu import (
     Recording,
 )
 
-_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
+_FEATURES = ("shader-f16", "subgroups", "timestamp-query", "subgroup-matrix")
+_NAMES = {"subgroup-matrix": MATRIX_FEATURE}  # the browser's own, where it is not ours
 _LIMITS = {
     "max_buffer_bytes": "maxBufferSize",
     "max_binding_bytes": "maxStorageBufferBindingSize",
@@ -60,12 +66,15 @@ async def open_gpu(
     wanted = [
         name
         for name in _FEATURES
-        if adapter.features.has(name) and (features is None or name in features)
+        if adapter.features.has(_NAMES.get(name, name))
+        and (features is None or name in features)
+        and (name != "subgroup-matrix" or (_has_matrices(adapter) and not default_limits))
     ]
+    names = [_NAMES.get(name, name) for name in wanted]
     limits = {} if default_limits else {n: getattr(adapter.limits, n) for n in _LIMITS.values()}
     try:
         device = await adapter.requestDevice(
-            _object({"label": "jerboa", "requiredFeatures": wanted, "requiredLimits": limits})
+            _object({"label": "jerboa", "requiredFeatures": names, "requiredLimits": limits})
         )
     except JsException as error:
         raise HostError(f"the adapter refused a device: {error}. Reload the page.") from error
@@ -95,6 +104,22 @@ async def open_gpu(
     )
     await gpu.try_enable_lines()
     return gpu
+
+
+def _has_matrices(adapter: Any) -> bool:
+    """Whether the adapter has the matrices that "subgroup-matrix" means."""
+    info = adapter.info
+    if (
+        not adapter.features.has("shader-f16")
+        or adapter.limits.maxComputeWorkgroupStorageSize < MATRIX_WORKGROUP_BYTES
+        or not info.subgroupMinSize == info.subgroupMaxSize == MATRIX_SUBGROUP
+    ):
+        return False
+    return any(
+        (c.componentType, c.resultComponentType, c.M, c.N, c.K)
+        == ("f16", "f32", *[MATRIX_SIZE] * 3)
+        for c in getattr(info, "subgroupMatrixConfigs", None) or ()
+    )
 
 
 async def _adapter() -> Any:
@@ -184,7 +209,11 @@ class BrowserGpu(Gpu):
 
     async def try_enable_lines(self) -> None:
         """Find out by compiling which `enable` lines this browser wants: Tint wants one for subgroups, naga none."""
-        for feature, line in (("shader-f16", "enable f16;"), ("subgroups", "enable subgroups;")):
+        for feature, line in (
+            ("shader-f16", "enable f16;"),
+            ("subgroups", "enable subgroups;"),
+            ("subgroup-matrix", MATRIX_LINES),
+        ):
             if feature in self.features and not await self._js.trial(f"{line}\n{_TRIAL}"):
                 self._enable[feature] = line
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
 from py_engine.host.gpu import (
+    MATRIX_FEATURE,
+    MATRIX_LINES,
+    MATRIX_SIZE,
+    MATRIX_SUBGROUP,
+    MATRIX_WORKGROUP_BYTES,
     RESULT_WORDS,
     AdapterInfo,
     Binding,
@@ -26,9 +33,12 @@ from py_engine.host.gpu import (
 )
 
 _PACKAGES = {"dawn": "wgpudawn", "wgpu": "wgpu"}
-# Our name for a feature, and what wgpu-native calls it where that differs.
-_WGPU_NAMES = {"subgroups": "subgroup"}
-_FEATURES = ("shader-f16", "subgroups", "timestamp-query")
+_FEATURES = ("shader-f16", "subgroups", "timestamp-query", "subgroup-matrix")
+# What the two call a feature where it is not our name.
+_NAMES = {"dawn": {"subgroup-matrix": MATRIX_FEATURE}, "wgpu": {"subgroups": "subgroup"}}
+# Dawn's toggles to switch on, by commas: "allow_unsafe_apis,vulkan_enable_f16_on_nvidia" brings shader-f16 and tensor
+# units on NVIDIA. Read when the first Dawn adapter is asked for.
+TOGGLES_VARIABLE = "JERBOA_DAWN_TOGGLES"
 _LIMITS = {
     "max_buffer_bytes": "max-buffer-size",
     "max_binding_bytes": "max-storage-buffer-binding-size",
@@ -61,11 +71,18 @@ async def open_gpu(
             f"host {backend!r} needs the package {_PACKAGES[backend]} ({error}): "
             f"pip install {_PACKAGES[backend]}"
         ) from error
+    if backend == "dawn":
+        _switch_toggles(os.environ.get(TOGGLES_VARIABLE, ""))
     # wgpu-py fills its namespace (gpu, flags) only with a backend; wgpudawn has its own.
     adapter = await _adapter(wgpu, backend)
-    names = {n: _WGPU_NAMES.get(n, n) if backend == "wgpu" else n for n in _FEATURES}
+    names = {n: _NAMES[backend].get(n, n) for n in _FEATURES}
+    subgroup = _matrix_subgroup(adapter) if backend == "dawn" else 0
     wanted = [
-        n for n in _FEATURES if names[n] in adapter.features and (features is None or n in features)
+        n
+        for n in _FEATURES
+        if names[n] in adapter.features
+        and (features is None or n in features)
+        and (n != "subgroup-matrix" or (subgroup and not default_limits))
     ]
     limits: dict[str, int] = {}
     if not default_limits:
@@ -93,12 +110,44 @@ async def open_gpu(
             backend=info.get("backend_type", ""),
             host=backend,
             fallback=info.get("adapter_type", "") == "CPU",
-            subgroup_min_size=int(info.get("stackgroup_min_size", 0) or 0),
-            subgroup_max_size=int(info.get("stackgroup_max_size", 0) or 0),
+            # wgpudawn gives 4 and 128 for every adapter; its matrices know better.
+            subgroup_min_size=subgroup or int(info.get("stackgroup_min_size", 0) or 0),
+            subgroup_max_size=subgroup or int(info.get("stackgroup_max_size", 0) or 0),
         ),
         Limits(**{field: int(device.limits[name]) for field, name in _LIMITS.items()}),
         frozenset(wanted),
     )
+
+
+@cache
+def _switch_toggles(text: str) -> None:
+    """Switch on Dawn's toggles named in `text`, once in a process. Raises HostError for one that Dawn does not have."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        return
+    extras = importlib.import_module("wgpudawn.backends.dawn.extras")
+    try:
+        extras.set_instance_extras(enable_toggles=names)
+    except (ValueError, RuntimeError) as error:
+        raise HostError(f"{TOGGLES_VARIABLE}={text}: {error}") from error
+
+
+def _matrix_subgroup(adapter: Any) -> int:
+    """The subgroup size behind "subgroup-matrix" on a Dawn adapter, 0 when it lacks what the kernels want."""
+    if MATRIX_FEATURE not in adapter.features or "shader-f16" not in adapter.features:
+        return 0
+    if adapter.limits["max-compute-workgroup-storage-size"] < MATRIX_WORKGROUP_BYTES:
+        return 0
+    extras = importlib.import_module("wgpudawn.backends.dawn.extras")
+    wanted = {
+        "component_type": "f16",
+        "result_component_type": "f32",
+        **dict.fromkeys("mnk", MATRIX_SIZE),
+        "min_subgroup_size": MATRIX_SUBGROUP,
+        "max_subgroup_size": MATRIX_SUBGROUP,
+    }
+    configs = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", ())
+    return MATRIX_SUBGROUP if any(wanted.items() <= c.items() for c in configs) else 0
 
 
 async def _adapter(wgpu: Any, backend: str) -> Any:
@@ -149,6 +198,8 @@ class NativeGpu(Gpu):
             lines.append("enable f16;")
         if "subgroups" in features and self.info.host == "dawn":
             lines.append("enable subgroups;")
+        if "subgroup-matrix" in features:
+            lines.append(MATRIX_LINES)
         return "\n".join(lines)
 
     def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:

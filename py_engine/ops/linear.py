@@ -1,4 +1,4 @@
-"""Linear layers as families call them: matvec for one row, norm and matmul for a chunk; a dispatch a part."""
+"""Linear layers as families call them: matvec for one row; norm, or narrowing, and matmul for a chunk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Literal
 from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.ops.gate import Activation
-from py_engine.ops.matmul import matmul
+from py_engine.ops.matmul import matmul, takes_units
 from py_engine.ops.matvec import matvec
+from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm, rms_norm
 
 
@@ -29,7 +30,7 @@ def linear(
     row of y (the head). Raises ValueError when shapes differ, ModelError for a format the kernels cannot read.
     """
     _check(label, x, layer, y, layer.rows)
-    x, norm = _normed(trace, label, x, norm, last_row)
+    x, norm = _input(trace, label, x, layer, norm, last_row)
     for part in layer.parts:
         _part(
             trace, label, x, layer, part, (0, part.rows), part.row_offset, y,
@@ -54,7 +55,7 @@ def gated_linear(
     """
     half = layer.rows // 2
     _check(label, x, layer, y, half)
-    x, norm = _normed(trace, label, x, norm, False)
+    x, norm = _input(trace, label, x, layer, norm, False)
     if len(layer.parts) == 1:
         part = layer.parts[0]
         _part(trace, label, x, layer, part, (0, part.rows), 0, y, "gated", activation, norm, False)
@@ -78,12 +79,18 @@ def _check(label: str, x: Tensor, layer: Linear, y: Tensor, rows: int) -> None:
         )
 
 
-def _normed(
-    trace: Trace, label: str, x: Tensor, norm: Norm | None, last_row: bool
+def _input(
+    trace: Trace, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
 ) -> tuple[Tensor, Norm | None]:
-    """What the parts read: matvec norms by itself, matmul reads rows that were normed once."""
-    if norm is None or trace.rows == 1 or last_row:
+    """What the parts read: matvec norms by itself, matmul reads rows that were normed, or narrowed, once."""
+    if trace.rows == 1 or last_row:
         return x, norm
+    if takes_units(trace, layer):
+        narrowed = trace.tensor(f"{label} input", trace.rows, x.shape[-1], dtype="f16")
+        narrow(trace, x, narrowed, norm, f"{label} input")
+        return narrowed, None
+    if norm is None:
+        return x, None
     normed = trace.tensor(f"{label} input", trace.rows, x.shape[-1])
     rms_norm(trace, x, norm, normed)
     return normed, None

@@ -1,15 +1,17 @@
-"""Matrix times the rows of a prefill chunk (shaders/matmul.wgsl)."""
+"""Matrix times the rows of a prefill chunk: shaders/matmul.wgsl; matmul_units.wgsl on tensor units."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from py_engine.graph.matrix import Matrix
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.matrix import Linear, Matrix
+from py_engine.graph.trace import Kernel, Tensor, Trace, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import ACTIVATIONS, Activation
 from py_engine.ops.matvec import EPILOGUES, Epilogue
-from py_engine.ops.weight import scales_of, weight_libraries
+from py_engine.ops.weight import WeightLibraries, scales_of, weight_libraries
+
+_UNIT_TILE = 64  # rows and products of a workgroup of matmul_units.wgsl
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
     return MatmulTuning(per_thread, 32, 4)
 
 
+def takes_units(trace: Trace, layer: Linear) -> bool:
+    """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
+    features = {"subgroup-matrix", "shader-f16", "subgroups"}
+    # Below a tile's rows the f32 form reads less of x and computes nothing in vain.
+    return (
+        features <= trace.features
+        and trace.rows >= _UNIT_TILE
+        and trace.rows % 16 == layer.cols % 64 == 0
+    )
+
+
 def matmul(
     trace: Trace,
     label: str,
@@ -54,23 +67,16 @@ def matmul(
 ) -> None:
     """y[t, y_offset + i] <- sum_k W[i, k] x[t, k] + bias, for the step.rows valid rows t of x.
 
-    x [>= T, cols] f32, y [>= T, any] f32, T = trace.rows. `epilogue`, `bias`, `rows`, `y_offset` as in matvec.
-    Rows of y behind step.rows stay as they are. Raises ModelError for a format the kernels cannot read.
+    x [>= T, cols] f32, or f16 for the tensor units (`takes_units`); y [>= T, any] f32, T = trace.rows. `epilogue`,
+    `bias`, `rows`, `y_offset` as in matvec. Rows of y behind step.rows stay as they are. Raises ModelError for a
+    format the kernels cannot read.
     """
     begin, end = rows or (0, matrix.rows)
     n = end - begin
-    form = form or tuning(trace.rows, trace.info)
-    threads = 2 * form.cols * form.slices
-    if threads > 256 or (form.f16 and form.slices > 1):
-        raise ValueError(f"{label}: {form} does not fit the kernel")
-    libraries = weight_libraries(matrix, form.q4_unpack)
+    libraries = weight_libraries(matrix, form.q4_unpack if form else 0)
     constants: dict[str, float] = {
         "N": n,
         "K": matrix.cols,
-        "RT": form.rows,
-        "TILE_N": form.cols,
-        "SLICES": form.slices,
-        "WG": threads,
         "Y_COLS": y.shape[-1],
         "ROW_BASE": begin,
         "Y_OFFSET": matrix.row_offset + begin if y_offset is None else y_offset,
@@ -80,17 +86,13 @@ def matmul(
         "ACTIVATION": ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0,
         **libraries.constants,
     }
-    uses = [
-        "step",
-        *libraries.uses,
-        "weight_chunk",
-        "rows_vec4" if libraries.aligned else "rows_any",
-        "tile_f16" if form.f16 else "tile_f32",
-        "gate",
-    ]
+    if x.dtype == "f16":
+        kind, grid = _units(trace, libraries, constants, n)
+    else:
+        kind, grid = _tiles(trace, label, libraries, constants, n, form)
     trace.call(
         label,
-        kernel("matmul", uses, constants, frozenset({"shader-f16"} if form.f16 else ())),
+        kind,
         [
             (x, "r"),
             (matrix.weight, "r"),
@@ -99,9 +101,43 @@ def matmul(
             (trace.step, "r"),
             (y, "w"),
         ],
-        (
-            -(-n // form.cols),
-            -(-trace.rows // (8 * form.rows)),
-            1,
-        ),
+        grid,
     )
+
+
+def _units(
+    trace: Trace, libraries: WeightLibraries, constants: dict[str, float], n: int
+) -> tuple[Kernel, tuple[int, int, int]]:
+    """The kernel of subgroup matrices and its grid."""
+    uses = ["step", *libraries.uses, "weight_chunk", "tile_f16", "gate", "matmul_out"]
+    features = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
+    grid = (-(-n // _UNIT_TILE), -(-trace.rows // _UNIT_TILE), 1)
+    return kernel("matmul_units", uses, constants, features), grid
+
+
+def _tiles(
+    trace: Trace,
+    label: str,
+    libraries: WeightLibraries,
+    constants: dict[str, float],
+    n: int,
+    form: MatmulTuning | None,
+) -> tuple[Kernel, tuple[int, int, int]]:
+    """The kernel of f32 sums in registers, and its grid."""
+    form = form or tuning(trace.rows, trace.info)
+    threads = 2 * form.cols * form.slices
+    if threads > 256 or (form.f16 and form.slices > 1):
+        raise ValueError(f"{label}: {form} does not fit the kernel")
+    shape = {"RT": form.rows, "TILE_N": form.cols, "SLICES": form.slices, "WG": threads}
+    uses = [
+        "step",
+        *libraries.uses,
+        "weight_chunk",
+        "rows_vec4" if libraries.aligned else "rows_any",
+        "tile_f16" if form.f16 else "tile_f32",
+        "gate",
+        "matmul_out",
+    ]
+    features = frozenset({"shader-f16"} if form.f16 else ())
+    grid = (-(-n // form.cols), -(-trace.rows // (8 * form.rows)), 1)
+    return kernel("matmul", uses, constants | shape, features), grid

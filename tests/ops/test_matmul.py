@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from py_engine.graph.matrix import Matrix
+from py_engine.graph.matrix import Linear, Matrix
 from py_engine.host.gpu import AdapterInfo, Gpu
+from py_engine.ops.linear import linear
 from py_engine.ops.matmul import MatmulTuning, matmul, tuning
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
@@ -124,3 +125,61 @@ def test_tuning_fits_the_kernel(t: int) -> None:
         assert 2 * form.cols * form.slices <= 256
         assert form.rows in (1, 2, 4, 8)
         assert info.fallback or 8 * form.rows >= min(t, 64)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("epilogue", ["store", "add", "gated", "multiply"])
+def test_units(
+    bench: Bench, run: Runner, rng: np.random.Generator, form: str, epilogue: str
+) -> None:
+    """The tensor units, where a real GPU has them (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES): 70 of 80 rows valid, a
+    partial tile of columns."""
+    if "subgroup-matrix" not in bench.gpu.features:
+        pytest.skip("no subgroup-matrix: no software adapter has it")
+    rows, cols = 150, 192
+    gated = epilogue == "gated"
+    n = rows // 2 if gated else rows
+    matrix, w = random_matrix(bench, rng, rows, cols, form)
+    x = rng.standard_normal((80, cols)).astype(np.float16)
+    b = rng.standard_normal(rows).astype(np.float32)
+    y, before = output(bench, rng, 80, n + 5)
+    trace = trace_of(bench, rows=80, valid=70)
+    matmul(
+        trace, "test", bench.put("x", x), matrix, y, bias=bench.put("bias", b), epilogue=epilogue,  # type: ignore[arg-type]
+        y_offset=3,
+    )  # fmt: skip
+    run(bench.run(trace))
+    v = x.astype(np.float64) @ w.T + b
+    old = before[:, 3 : 3 + n]
+    if epilogue == "add":
+        v = old + v
+    elif epilogue == "gated":
+        v = act(v[:, :n], "silu") * v[:, n:]
+    elif epilogue == "multiply":
+        v = act(old, "silu") * v
+    got = run(bench.get(y)).copy()
+    assert nmse(got[:70, 3 : 3 + n], v[:70]) < 1e-6  # W rounded to f16
+    got[:70, 3 : 3 + n] = before[:70, 3 : 3 + n]
+    assert np.array_equal(got, before.astype(np.float32)), "wrote elsewhere"
+
+
+def test_units_are_for_whole_tiles(bench: Bench, rng: np.random.Generator) -> None:
+    """A layer takes them where its width and the chunk's rows allow it, and narrows its input first."""
+    every = frozenset({"subgroup-matrix", "shader-f16", "subgroups"})
+    for rows, cols, features, takes in [
+        (64, 128, every, True),
+        (512, 192, every, True),
+        (48, 128, every, False),
+        (72, 128, every, False),
+        (64, 96, every, False),
+        (64, 128, every - {"subgroup-matrix"}, False),
+    ]:
+        matrix, _ = random_matrix(bench, rng, 32, cols, "f16")
+        trace = trace_of(bench, rows=rows)
+        trace.features = features
+        x = trace.tensor("x", rows, cols)
+        layer = Linear(32, cols, (matrix,))
+        linear(trace, "test", x, layer, trace.tensor("y", rows, 32))
+        assert [c.kernel.stem for c in trace.calls] == (
+            ["narrow", "matmul_units"] if takes else ["matmul"]
+        )

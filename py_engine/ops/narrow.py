@@ -1,0 +1,28 @@
+"""Activations as f16 for the tensor units, normed on the way where a norm stands before (shaders/narrow.wgsl)."""
+
+from __future__ import annotations
+
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.norm import Norm
+
+
+def narrow(
+    trace: Trace, x: Tensor, y: Tensor, norm: Norm | None = None, label: str = "narrow"
+) -> None:
+    """y [T, K] f16 = norm(x [T, K] f32), or x as it is; K even; what f16 cannot hold becomes +-65504.
+
+    Raises ValueError when the shapes differ.
+    """
+    k = x.shape[-1]
+    if y.shape[-1] != k or k % 2 or (norm is not None and norm.weight.shape != (k,)):
+        raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be rows of one even width")
+    constants: dict[str, float] = {"K": k}
+    if norm is not None:
+        constants |= {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}
+    weight = trace.zeros if norm is None else norm.weight
+    trace.call(
+        label,
+        kernel("narrow", constants=constants),
+        [(x, "r"), (weight, "r"), (y, "w")],
+        (trace.rows, 1, 1),
+    )
