@@ -345,6 +345,7 @@ def export(write):
 def engine_booted(message):
     """Python runs in the worker."""
     document.body.setAttribute("data-engine", "ready")
+    js.performance.mark("engine")
     js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
 
 
@@ -456,5 +457,6 @@ if not storage.persistent:
     find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."
 refresh()
 document.body.setAttribute("data-ui", "ready")
+js.performance.mark("usable")  # devtools/page_timing.py reads it
 asyncio.create_task(fetch_config())
 asyncio.create_task(look_for_gpu())

@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 from devtools.page_server import Handler, PageServer, Site
+from tests.packaged_tokenizers import tokenizer_json
 
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
@@ -56,13 +57,16 @@ TERMINATE = "box => boxes[box].worker.terminate()"
 
 
 class TestSite(Site):
-    """The site plus the tests' own worker and page; the hub's weights wait `stall_s` before they come."""
+    """The site plus the tests' own worker and page, and the tokenizer.json files of tests/packaged_tokenizers.py;
+    the hub's weights wait `stall_s` before they come."""
 
     __test__ = False
     stall_s = 0.0
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe.* lie beside the page's files."""
+        """tests_e2e/probe.* and tokenizers/NAME.json lie beside the page's files."""
+        if path.startswith("/tokenizers/"):
+            return tokenizer_json(path.removeprefix("/tokenizers/").removesuffix(".json"))
         if path.startswith("/probe."):
             return HERE / path.lstrip("/")
         return super().find(path)

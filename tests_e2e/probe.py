@@ -211,7 +211,9 @@ async def traced() -> dict[str, Any]:
         gpu.close()
 
 
-async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int) -> dict[str, Any]:
+async def greedy(
+    endpoint: str, repo: str, prompts: list[list[int]], count: int, context: int = 1024
+) -> dict[str, Any]:
     """Load a model in f32 from a hub, continue each prompt greedily, close; what stayed on the device."""
     from py_engine.host import open_gpu, open_io
     from py_engine.serve.engine import Engine
@@ -226,7 +228,7 @@ async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int)
         os.environ["HF_ENDPOINT"] = endpoint
     gpu, io = await open_gpu(), open_io()
     try:
-        engine = await Engine.load(repo, gpu=gpu, io=io, dtype="f32", context=1024)
+        engine = await Engine.load(repo, gpu=gpu, io=io, dtype="f32", context=context)
         tokens = [
             await engine.generate_ids(ids, max_tokens=count, ignore_eos=True) for ids in prompts
         ]
@@ -242,6 +244,21 @@ async def greedy(endpoint: str, repo: str, prompts: list[list[int]], count: int)
     finally:
         gpu.close()
         getattr(io, "close", lambda: None)()  # CPython keeps connections
+
+
+async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:
+    """Ids of each text by the tokenizer.json at an address, and the texts decoded from them."""
+    from py_engine.host import open_io
+    from py_engine.inputs.tokenizer import Tokenizer
+
+    io = open_io()
+    try:
+        file = io.to_bytes((await io.fetch(address)).body)
+        tokenizer = await Tokenizer.load(file)
+        ids = [tokenizer.encode(text) for text in texts]
+        return {"ids": ids, "decoded": [tokenizer.decode(line) for line in ids]}
+    finally:
+        getattr(io, "close", lambda: None)()
 
 
 async def hide_webgpu() -> None:

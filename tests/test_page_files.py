@@ -1,0 +1,47 @@
+"""The page's own files fit together: what index.html announces is what will be asked for, and is there."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+from devtools import vendor
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "public" / "index.html"
+
+
+class Links(html.parser.HTMLParser):
+    """The <link>s of a page, as rel -> addresses in order."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: dict[str, list[str]] = {}
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a link."""
+        values = dict(attrs)
+        if tag == "link":
+            self.found.setdefault(values["rel"] or "", []).append(values["href"] or "")
+
+
+def test_all_that_the_page_needs_at_once_is_announced() -> None:
+    """Each file that is found only after another has come costs a trip to the server."""
+    links = Links(PAGE).found
+    interface = json.loads((ROOT / "public" / "ui.json").read_text())
+    scripts = [interface["interpreter"], *interface["js_modules"]["main"]]
+    for package in vendor.load_lock():
+        if package["target"] == "pyscript":
+            scripts += [f"vendor/pyscript/{n}" for n in package["files"] if n.endswith(".js")]
+    fetched = ["vendor/mpy/micropython.wasm", "ui.json", "app/main.py", *interface["files"]]
+    assert sorted(links["modulepreload"]) == sorted(scripts)
+    assert sorted(links["preload"]) == sorted(fetched)
+
+
+def test_every_module_of_the_page_is_listed_for_micropython() -> None:
+    listed = set(json.loads((ROOT / "public" / "ui.json").read_text())["files"])
+    worker = {"app/worker.py"}
+    there = {file.relative_to(ROOT).as_posix() for file in (ROOT / "app").glob("*.py")}
+    assert listed == there - worker - {"app/main.py"}
