@@ -199,12 +199,20 @@ class Host:
         self._send(Result(id, None))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
-        from py_engine.diagnostics.bench import bench
+        from py_engine.diagnostics.bench import BenchOptions, bench
 
+        options = BenchOptions(
+            message.prompt_tokens,
+            message.new_tokens,
+            message.runs,
+            given(message.sampling),
+            message.probe,
+            message.profile,
+        )
         async with self._turn:
             abort.check()
             engine = await self._open(message.id, message.model, message.options, abort)
-            value = await bench(engine, message.prompt_tokens, message.new_tokens, message.runs)
+            value = await bench(engine, options)
         self._send(Result(message.id, value))
 
     async def _loaded(self) -> Engine:

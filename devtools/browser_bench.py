@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.page_server import HUB, Handler, PageServer, Site
+from py_engine.diagnostics.tables import profile_text
 
 BASE_FLAGS = (
     "--headless=new",
@@ -108,6 +109,10 @@ def command_line(arguments: argparse.Namespace, profile: str, page: str) -> list
         arguments.chromium, [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
     )
     flags = [*BASE_FLAGS, *PRESETS[arguments.preset], *arguments.flags.split()]
+    if arguments.profile:
+        flags.append(
+            "--enable-webgpu-developer-features"
+        )  # timestamps in full, not in steps of 0.1 ms
     return [chromium, *flags, "--enable-logging=stderr", f"--user-data-dir={profile}", page]
 
 
@@ -163,6 +168,13 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
                 "prompt_tokens": arguments.prompt_tokens,
                 "new_tokens": arguments.new_tokens,
                 "runs": arguments.runs,
+                "probe": arguments.probe,
+                "profile": arguments.profile,
+                "sampling": {
+                    k: getattr(arguments, k)
+                    for k in ("temperature", "top_k", "top_p", "presence_penalty")
+                    if getattr(arguments, k) is not None
+                },
                 "options": {k: v for k, v in options.items() if v is not None},
             },
         }
@@ -208,11 +220,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--probe", action="store_true", help="also the memory bandwidth")
+    parser.add_argument("--profile", action="store_true", help="also the time of each kernel")
+    parser.add_argument("--temperature", type=float, help="this and the next three: default greedy")
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--presence-penalty", type=float)
     parser.add_argument("--dtype", choices=("auto", "f16", "f32"))
     parser.add_argument("--context", type=int)
     parser.add_argument("--group", type=int)
     parser.add_argument("--passes", type=int)
-    parser.add_argument("--json", action="store_true", help="always so; for likeness with `bench`")
+    parser.add_argument("--json", action="store_true", help="a profile too, instead of its table")
     parser.add_argument(
         "--runtime", default="", help="a folder of .vendor/: py314 (default) or py27"
     )
@@ -222,12 +240,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--flags", default="", help="more flags, separated by spaces")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds")
     parser.add_argument("--verbose", action="store_true", help="show what Chromium prints")
-    message = bench(parser.parse_args(arguments))
+    parsed = parser.parse_args(arguments)
+    message = bench(parsed)
     if "error" in message:
         told = {"type": message.get("error_type", "Error"), "message": message["error"]}
         print(json.dumps({"error": told}))
         return 1
+    found = None if parsed.json else message["value"].pop("profile", None)
     print(json.dumps(message["value"]))
+    if found:
+        print(profile_text(found))
     return 0
 
 

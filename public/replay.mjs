@@ -143,24 +143,60 @@ export class Recording {
     this.buffers = cuts.map(passes => passes.map(n => [at, at += n]));
   }
 
+  /** Dispatches `first` to `end` into a pass. */
+  #encode(pass, first, end) {
+    const { gpu, pipelines, groups, counts } = this;
+    let bound = null;
+    for (let i = first; i < end; i++) {
+      if (pipelines[i] !== bound) pass.setPipeline(bound = pipelines[i]);
+      pass.setBindGroup(0, groups[i]);
+      pass.dispatchWorkgroups(counts[3 * i], counts[3 * i + 1], counts[3 * i + 2]);
+    }
+    gpu.dispatches += end - first;
+  }
+
   /** Submit command buffer `index`; `copy`, if given: [source, target] of the result, copied at its end. */
   #submit(index, copy) {
-    const { gpu, pipelines, groups, counts } = this;
+    const { gpu } = this;
     const encoder = gpu.device.createCommandEncoder();
     for (const [first, end] of this.buffers[index]) {
       const pass = encoder.beginComputePass();
-      let bound = null;
-      for (let i = first; i < end; i++) {
-        if (pipelines[i] !== bound) pass.setPipeline(bound = pipelines[i]);
-        pass.setBindGroup(0, groups[i]);
-        pass.dispatchWorkgroups(counts[3 * i], counts[3 * i + 1], counts[3 * i + 2]);
-      }
+      this.#encode(pass, first, end);
       pass.end();
-      gpu.dispatches += end - first;
     }
     if (copy) encoder.copyBufferToBuffer(copy[0], 0, copy[1], 0, RESULT_BYTES);
     gpu.queue.submit([encoder.finish()]);
     gpu.submits += 1;
+  }
+
+  /** Timestamps of each pass, begin and end, nanoseconds in 64 bits; a pass runs its dispatches `repeats` times over. */
+  async timePasses(repeats) {
+    const { device, queue } = this.gpu;
+    const count = 2 * this.buffers.flat().length;
+    const querySet = device.createQuerySet({ label: 'timestamps', type: 'timestamp', count });
+    const ticks = device.createBuffer({
+      label: 'timestamps', size: 8 * count, usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC });
+    try {
+      let at = 0;
+      for (const passes of this.buffers) {
+        const encoder = device.createCommandEncoder();
+        for (const [first, end] of passes) {
+          const timestampWrites = { querySet, beginningOfPassWriteIndex: at++, endOfPassWriteIndex: at++ };
+          const pass = encoder.beginComputePass({ timestampWrites });
+          for (let i = 0; i < repeats; i++) this.#encode(pass, first, end);
+          pass.end();
+        }
+        queue.submit([encoder.finish()]);
+        if (this.awaitEach) await this.gpu.idle();
+      }
+      const encoder = device.createCommandEncoder();
+      encoder.resolveQuerySet(querySet, 0, count, ticks, 0);
+      queue.submit([encoder.finish()]);
+      return await this.gpu.read(ticks, 0, 8 * count);
+    } finally {
+      ticks.destroy();
+      querySet.destroy();
+    }
   }
 
   /** Submit all of it once. A promise when command buffers are awaited (all but the last one if a copy follows, since

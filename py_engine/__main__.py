@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from py_engine.serve.loading import Progress
 
 
+SAMPLING = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "presence_penalty": float,
+}  # of bench
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 1 after an EngineError, 2 for a wrong command line."""
     args = _parser().parse_args(argv)
@@ -98,11 +106,22 @@ def _write_npy(path: Path, values: memoryview[float]) -> None:
 
 
 async def _bench(args: argparse.Namespace) -> None:
-    from py_engine.diagnostics.bench import bench
+    from py_engine.diagnostics.bench import BenchOptions, bench
+    from py_engine.diagnostics.tables import profile_text
 
+    sampling = {k: getattr(args, k) for k in SAMPLING if getattr(args, k) is not None}
+    options = BenchOptions(
+        args.prompt_tokens, args.new_tokens, args.runs, sampling, args.probe, args.profile
+    )
     async with await _load(args) as engine:
-        result = await bench(engine, args.prompt_tokens, args.new_tokens, args.runs)
-    print(json.dumps(result) if args.json else json.dumps(result, indent=2))
+        result = await bench(engine, options)
+    if args.json:
+        print(json.dumps(result))
+        return
+    found = result.pop("profile", None)
+    print(json.dumps(result, indent=2))
+    if found:
+        print(profile_text(found))
 
 
 async def _estimate(args: argparse.Namespace) -> None:
@@ -231,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt-tokens", type=int, default=512)
     p.add_argument("--new-tokens", type=int, default=128)
     p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--probe", action="store_true", help="also the memory bandwidth and its use")
+    p.add_argument("--profile", action="store_true", help="also the time of each kernel")
+    for name, kind in SAMPLING.items():
+        p.add_argument("--" + name.replace("_", "-"), type=kind, help="default: greedy")
     p.set_defaults(run=_bench)
 
     p = commands.add_parser(

@@ -47,7 +47,9 @@ TO_WORKER: list[ToWorker] = [
     Info(6),
     Files(7, "folder", []),
     Env(8, {"HF_ENDPOINT": "http://localhost"}),
-    Bench(9, "random:x", 64, 8, 1, LoadOptions(context=128)),
+    Bench(
+        9, "random:x", 64, 8, 1, LoadOptions(context=128), False, True, GenerateOptions(top_k=20)
+    ),
 ]
 FROM_WORKER: list[FromWorker] = [
     Booted("Pyodide 314.0.7", 500.0, True),

@@ -132,6 +132,28 @@ async def decode(
         gpu.close()
 
 
+async def timed(repeats: int) -> dict[str, Any]:
+    """Three timed passes of 1, 2 and 1 counting dispatches in two command buffers: the stamps, and what was counted."""
+    gpu = await open_any()
+    try:
+        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=10**6))
+        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+        await gpu.check()
+        call = Dispatch("count", pipeline, group, (1, 1, 1))
+        plan = gpu.record([[[call], [call, call]], [[call]]], False)
+        before = gpu.counters.live_buffers
+        stamps = await gpu.time_passes(plan, repeats)
+        return {
+            "stamps": stamps,
+            "count": struct.unpack("<8I", await gpu.read(step))[3],
+            "left": gpu.counters.live_buffers - before,
+        }
+    finally:
+        gpu.close()
+
+
 async def paced(steps: int) -> dict[str, Any]:
     """How a long run of quick steps reaches Python."""
     import time

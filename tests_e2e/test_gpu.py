@@ -61,6 +61,17 @@ def test_tokens_are_submitted_ahead(probe: Probe) -> None:
     assert probe("decode", 40, 4, 1000, True, 1)["in_flight"] == 1
 
 
+def test_timed_passes(probe: Probe) -> None:
+    """As in CPython, but for the clock: Chromium rounds it to 0.1 ms."""
+    if "timestamp-query" not in probe("info")["features"]:
+        pytest.skip("no timestamp queries in this browser")
+    mine, reference = probe("timed", 50), native("timed", 50)
+    for run in (mine, reference):
+        stamps = [stamp for pair in run.pop("stamps") for stamp in pair]
+        assert len(stamps) == 6 and stamps == sorted(stamps)
+    assert mine == reference == {"count": 200, "left": 0}
+
+
 def test_stop_submits_nothing_more(probe: Probe) -> None:
     run = probe("decode", 2000, 4, 10**6, False, 1, 7)
     results = [result for batch in run["batches"] for result in batch]

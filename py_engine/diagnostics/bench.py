@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from py_engine.diagnostics.probes import probe
+from py_engine.diagnostics.profile import profile
+from py_engine.diagnostics.traffic import Traffic, matrix_format
 from py_engine.serve.engine import Engine
+from py_engine.version import VERSION
 
 
-async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) -> dict[str, Any]:
-    """Greedy, batch 1, end tokens ignored, nothing reused from the cache between runs.
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured. `sampling`: options of Engine.chat; greedy without.
+
+    `probe`: also the device's memory bandwidth, and how much of it decoding uses. `profile`: also (with the probe)
+    every kernel's time.
+    """
+
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    runs: int = 3
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    probe: bool = False
+    profile: bool = False
+
+
+async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
+    """Batch 1, end tokens ignored, nothing reused from the cache between runs.
 
     prefill_tps: prompt tokens by the time to the first token. decode_tps: the `new_tokens` after the first by the time
-    from first to last. `tokens`: what the last run sampled, the same on every host.
-    Raises ContextError when both do not fit the context.
+    from first to last. `tokens`: what the last run sampled, the same on every host when greedy.
+    Raises ContextError when both do not fit the context, InputError for sampling settings out of range.
     """
+    prompt_tokens, new_tokens = options.prompt_tokens, options.new_tokens
+    sampling = {"temperature": 0.0, "seed": 1, **options.sampling}
     rows: list[dict[str, float]] = []
     tokens: list[int] = []
     vocab = engine.vocab_size
-    for run in range(max(3, runs) + 1):
+    for run in range(max(3, options.runs) + 1):
         # Another first token every run: no common prefix with the last prompt, so nothing comes from the cache.
         ids = [(7 * i + 13 * run + 1) % min(vocab, 250) for i in range(prompt_tokens)]
-        answer = await engine.generate(
-            ids, max_tokens=new_tokens + 1, temperature=0.0, ignore_eos=True
-        )
+        answer = await engine.generate(ids, max_tokens=new_tokens + 1, ignore_eos=True, **sampling)
         tokens = answer.tokens
         t = answer.timings
         if run:  # the first warms caches and pipelines up
@@ -32,15 +55,74 @@ async def bench(engine: Engine, prompt_tokens: int, new_tokens: int, runs: int) 
             )
     info = engine.info()
     result: dict[str, Any] = {
+        "version": VERSION,
         "model": info["model"],
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
+        "sampling": dict(options.sampling),
         "runs": len(rows),
         "tokens": tokens,
     }
     for key in ("prefill_tps", "decode_tps", "ttft_s"):
         result[key] = round(median(row[key] for row in rows), 4)
         result[key + "_all"] = [round(row[key], 4) for row in rows]
-    return result | {
-        k: info[k] for k in ("load_s", "plan", "memory", "traffic", "adapter", "features")
+    result |= {
+        k: info[k] for k in ("dtype", "load_s", "plan", "memory", "traffic", "adapter", "features")
     }
+    head = "greedy" if sampling["temperature"] == 0 else "sampled"
+    if options.probe or options.profile:
+        result |= await _bandwidth(engine, head, result)
+    if options.profile:
+        probes = result["probes"]
+        async with engine.exclusive() as decoder:
+            found = await profile(decoder, head, prompt_tokens, probes["read_gb_s"])
+        result["profile"] = _beside_wall(found, result)
+    return result
+
+
+async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the device can read, and what a token in the middle of the run had to read."""
+    middle = result["prompt_tokens"] + result["new_tokens"] // 2
+    async with engine.exclusive() as decoder:
+        probes = await probe(decoder.gpu)
+        traffic = Traffic(decoder.model, decoder.state, decoder.sampler.logits)
+        plan = decoder.plans[f"decode {head}"]
+        nbytes = traffic.of_plans([plan], 1, middle).lasting
+        formats = Counter[str]()
+        for call in plan.calls:
+            if name := matrix_format(call):
+                formats[name] += round(traffic.reads(call, 1, middle).weights)
+    used = nbytes * result["decode_tps"] / 1e9
+    return {
+        "probes": asdict(probes),
+        "weights": formats.most_common(1)[0][0] if formats else "",  # of most bytes
+        "decode_dispatches": len(plan.dispatches),
+        "read_bytes_per_token": round(nbytes),
+        "bandwidth_percent": round(100 * used / probes.read_gb_s, 1) if probes.read_gb_s else 0.0,
+    }
+
+
+def _beside_wall(found: dict[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile with the time that a pass takes in the normal mode, and what of it the GPU did nothing."""
+    bandwidth, empty_us = result["probes"]["read_gb_s"], result["probes"]["dispatch_us"]
+    walls: dict[str, float | None] = {"decode": None, "prefill": None}
+    if result["decode_tps"]:
+        walls["decode"] = 1e6 / result["decode_tps"]
+    if result["prompt_tokens"] == found["prefill"]["tokens"]:  # else it ran in other chunks
+        walls["prefill"] = 1e6 * result["ttft_s"]
+    for name, wall in walls.items():
+        section = found[name]
+        whole, alone = section["pass_us"], section["alone_us"]
+        seconds = (wall or whole or section["kernels_us"]) / 1e6
+        gb_s = section["read_bytes"] / seconds / 1e9 if seconds else 0.0
+        section |= {
+            "between_kernels_us": None
+            if whole is None or alone is None
+            else round(whole - alone, 2),
+            "empty_us": round(empty_us * section["dispatches"], 2),
+            "wall_us": None if wall is None else round(wall, 2),
+            "idle_us": None if whole is None or wall is None else round(wall - whole, 2),
+            "gb_s": round(gb_s, 1),
+            "bandwidth_percent": round(100 * gb_s / bandwidth, 1) if bandwidth else 0.0,
+        }
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
@@ -83,6 +83,11 @@ class Decoder:
             "snapshot_bytes": self.snapshots.nbytes,
             "activation_bytes": self.activation_bytes,
         }
+
+    @property
+    def plans(self) -> Mapping[str, Plan]:
+        """The plans in use: "prefill ROWS", the heads "logits", "greedy", "sampled", and "decode HEAD"."""
+        return self._plans
 
     @property
     def decode_dispatches(self) -> int:

@@ -17,6 +17,7 @@ class Plan:
     """A forward pass as data; `repr` prints one dispatch a line."""
 
     rows: int
+    calls: Sequence[Call]  # what the dispatches were made from, one each
     dispatches: Sequence[Dispatch]
     recording: Recording
 
@@ -61,6 +62,7 @@ class Planner:
 
     async def lower(self, traces: Sequence[Trace]) -> Plan:
         """One plan out of reserved traces, run one after the other. Raises HostError naming kernel or buffer."""
+        calls = [call for trace in traces for call in trace.calls]
         dispatches = [
             await self._dispatch(call, self._chosen[id(trace)])
             for trace in traces
@@ -68,7 +70,7 @@ class Planner:
         ]
         await self._gpu.check()
         recording = self._gpu.record(self._strategy.cut(dispatches), self._strategy.await_each)
-        return Plan(traces[0].rows, dispatches, recording)
+        return Plan(traces[0].rows, calls, dispatches, recording)
 
     def release(self) -> None:
         """Free the pooled buffers; plans made from them are dead."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from py_engine.errors import OutOfMemoryError
+from py_engine.errors import HostError, OutOfMemoryError
 
 BufferKind = Literal["storage", "uniform", "readback"]
 
@@ -30,6 +30,7 @@ MATRIX_LINES = (
 RESULT_WORDS = (
     4  # words of the decode result that are read back for each token: token, halt, position, count
 )
+MAX_TIMED_PASSES = 2048  # a query set holds at most 4096 timestamps, two a pass
 
 
 @dataclass(frozen=True)
@@ -220,11 +221,29 @@ class Gpu(abc.ABC):
         """Submit it once. Returns when submitted (await_each: when done)."""
 
     @abc.abstractmethod
+    async def time_passes(self, recording: Recording, repeats: int = 1) -> list[tuple[int, int]]:
+        """Run it once with timestamps: (begin, end) of each of its compute passes, in nanoseconds of the GPU's clock.
+
+        A pass runs its dispatches `repeats` times over. Browsers round the clock (Chromium to 0.1 ms) unless a flag
+        says otherwise, so give a pass milliseconds of work. For profiles: makes and frees its own buffers.
+        Raises HostError without the feature "timestamp-query" or for more than MAX_TIMED_PASSES passes.
+        """
+
+    @abc.abstractmethod
     def decode_loop(
         self, recording: Recording, result: Buffer, max_steps: int, depth: int
     ) -> DecodeLoop:
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
         RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host."""
+
+    def timed_passes(self, recording: Recording) -> int:
+        """How many passes `recording` has. Raises HostError when this device cannot time them."""
+        passes = sum(len(passes) for passes in recording.command_buffers)
+        if "timestamp-query" not in self.features:
+            raise HostError("this adapter has no timestamp-query: time by the clock instead")
+        if passes > MAX_TIMED_PASSES:
+            raise HostError(f"{passes} passes at a time: at most {MAX_TIMED_PASSES} can be timed")
+        return passes
 
     @abc.abstractmethod
     async def idle(self) -> None:

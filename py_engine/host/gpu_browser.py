@@ -330,6 +330,17 @@ class BrowserGpu(Gpu):
         except JsException as error:
             raise await self._settled_error("the device refused a submit", error) from error
 
+    async def time_passes(self, recording: Recording, repeats: int = 1) -> list[tuple[int, int]]:
+        """See Gpu.time_passes."""
+        count = 2 * self.timed_passes(recording)
+        self._alive("cannot time passes")
+        try:
+            ticks = await recording.handle.timePasses(repeats)
+        except JsException as error:
+            raise await self._settled_error("cannot time passes", error) from error
+        words = memoryview(bytes(ticks.to_bytes())).cast("Q")
+        return [(words[i], words[i + 1]) for i in range(0, count, 2)]
+
     def decode_loop(
         self, recording: Recording, result: Buffer, max_steps: int, depth: int
     ) -> DecodeLoop:

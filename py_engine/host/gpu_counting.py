@@ -92,6 +92,10 @@ class CountingGpu(Gpu):
         """Raises HostError: nothing runs here."""
         self._refuse()
 
+    async def time_passes(self, recording: Recording, repeats: int = 1) -> list[tuple[int, int]]:
+        """Raises HostError: nothing runs here."""
+        self._refuse()
+
     def decode_loop(
         self, recording: Recording, result: Buffer, max_steps: int, depth: int
     ) -> DecodeLoop:

@@ -8,7 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
@@ -90,8 +90,15 @@ async def open_gpu(
     else:
         # wgpu-native grants what the adapter has unless told otherwise; Dawn grants the defaults.
         limits = {name: getattr(Limits(), field) for field, name in _LIMITS.items()}
+    request_device = adapter.request_device_sync
+    if backend == "dawn":
+        # Timestamps in full, not in steps of 65 us; they are only written where a profile asks for them.
+        extras = importlib.import_module("wgpudawn.backends.dawn.extras")
+        request_device = partial(
+            extras.request_device_sync, adapter, disable_toggles=["timestamp_quantization"]
+        )
     try:
-        device = adapter.request_device_sync(
+        device = request_device(
             label="jerboa",
             required_features=[names[n] for n in wanted],
             required_limits=limits,
@@ -178,6 +185,7 @@ class NativeGpu(Gpu):
         self, wgpu: Any, device: Any, info: AdapterInfo, limits: Limits, features: frozenset[str]
     ) -> None:
         super().__init__(info, limits, features)
+        self._wgpu = wgpu
         self._device = device
         self._queue = device.queue
         usage = wgpu.BufferUsage
@@ -300,6 +308,63 @@ class NativeGpu(Gpu):
             if recording.await_each:
                 await self.idle()
 
+    async def time_passes(self, recording: Recording, repeats: int = 1) -> list[tuple[int, int]]:
+        count = 2 * self.timed_passes(recording)
+        usage = self._wgpu.BufferUsage
+        queries = self._device.create_query_set(type="timestamp", count=count)
+        ticks = self._device.create_buffer(
+            label="timestamps", size=8 * count, usage=usage.QUERY_RESOLVE | usage.COPY_SRC
+        )
+        try:
+            at = 0
+            for passes in recording.command_buffers:
+                encoder = self._device.create_command_encoder()
+                for dispatches in passes:
+                    writes = {
+                        "query_set": queries,
+                        "beginning_of_pass_write_index": at,
+                        "end_of_pass_write_index": at + 1,
+                    }
+                    self._encode_pass(encoder, list(dispatches) * repeats, writes)
+                    at += 2
+                self._queue.submit([encoder.finish()])
+                if recording.await_each:
+                    await self.idle()
+            encoder = self._device.create_command_encoder()
+            encoder.resolve_query_set(queries, 0, count, ticks, 0)
+            self._queue.submit([encoder.finish()])
+            words = memoryview(bytes(self._queue.read_buffer(ticks, 0, 8 * count))).cast("Q")
+        except Exception as error:
+            raise self._error("cannot time passes", error) from error
+        finally:
+            ticks.destroy()
+            queries.destroy()
+        period = self._timestamp_period_ns()
+        return [
+            (round(words[i] * period), round(words[i + 1] * period)) for i in range(0, count, 2)
+        ]
+
+    def _timestamp_period_ns(self) -> float:
+        """Dawn resolves timestamps to nanoseconds, wgpu-native to the driver's ticks."""
+        if self.info.host == "dawn":
+            return 1.0
+        native = importlib.import_module("wgpu.backends.wgpu_native")
+        return float(native.lib.wgpuQueueGetTimestampPeriod(self._queue._internal))
+
+    def _encode_pass(
+        self, encoder: Any, dispatches: Sequence[Dispatch], timestamps: Any = None
+    ) -> None:
+        compute = encoder.begin_compute_pass(timestamp_writes=timestamps)
+        pipeline = None
+        for d in dispatches:
+            if d.pipeline.handle is not pipeline:
+                pipeline = d.pipeline.handle
+                compute.set_pipeline(pipeline)
+            compute.set_bind_group(0, d.bind_group)
+            compute.dispatch_workgroups(*d.groups)
+        compute.end()
+        self.counters.dispatches += len(dispatches)
+
     def _submit(
         self, recording: Recording, index: int, result: tuple[Any, Any] | None = None
     ) -> None:
@@ -307,16 +372,7 @@ class NativeGpu(Gpu):
         try:
             encoder = self._device.create_command_encoder()
             for dispatches in recording.command_buffers[index]:
-                compute = encoder.begin_compute_pass()
-                pipeline = None
-                for d in dispatches:
-                    if d.pipeline.handle is not pipeline:
-                        pipeline = d.pipeline.handle
-                        compute.set_pipeline(pipeline)
-                    compute.set_bind_group(0, d.bind_group)
-                    compute.dispatch_workgroups(*d.groups)
-                compute.end()
-                self.counters.dispatches += len(dispatches)
+                self._encode_pass(encoder, dispatches)
             if result is not None:
                 encoder.copy_buffer_to_buffer(result[0], 0, result[1], 0, RESULT_WORDS * 4)
             self._queue.submit([encoder.finish()])

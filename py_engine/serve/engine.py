@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -224,6 +225,19 @@ class Engine:
                 "readback_bytes_per_token": decoder.readback_bytes_per_token,
             },
         }
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[Decoder]:
+        """The decoder, with nobody else's generation in between: for measurements of its plans.
+
+        Whoever has run anything on it leaves a cache of unknown content: nothing of it is reused afterwards.
+        """
+        async with self._turn:
+            decoder = self._decoder()
+            try:
+                yield decoder
+            finally:
+                decoder.prefix.forget()
 
     async def close(self) -> None:
         """Stop what runs, free every buffer and, if `load` opened it, the device. A second call does nothing."""

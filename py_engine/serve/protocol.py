@@ -144,6 +144,9 @@ class Bench:
     new_tokens: int = 128
     runs: int = 3
     options: LoadOptions = field(default_factory=LoadOptions)
+    probe: bool = False  # also the device's memory bandwidth
+    profile: bool = False  # also the time of each kernel
+    sampling: GenerateOptions = field(default_factory=GenerateOptions)  # absent: greedy
 
 
 ToWorker = Load | Generate | Interrupt | Unload | CountTokens | Info | Files | Env | Bench

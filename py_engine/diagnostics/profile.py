@@ -1,0 +1,205 @@
+"""Where a token's time goes: every kernel of a plan timed on the GPU, beside the bytes it reads.
+
+A mode of its own: it records the plans' dispatches anew and leaves the plans as they are. Three measurements of a pass:
+
+  us each   all calls of one kernel (its 28 layers, say) back to back in one compute pass between two timestamps, over
+            and over until the pass takes some milliseconds: the layers' weights take turns as in a real token, the cost
+            of starting a dispatch is in it, and a rounded clock does no harm
+  pass      the whole plan in one compute pass between two timestamps: a token as the GPU sees it
+  alone     the plan with a compute pass and two timestamps a dispatch; their sum is what the kernels themselves take,
+            and what is left of `pass` are the gaps between dependent dispatches. Only where the clock is fine enough
+
+Without timestamp queries the wall clock times repeated replays, and `pass` and `alone` are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import chain
+from math import gcd
+from typing import Any
+
+from py_engine.diagnostics.traffic import Reads, Traffic
+from py_engine.errors import InputError
+from py_engine.generate.decoder import Decoder
+from py_engine.graph.plan import Plan
+from py_engine.graph.step import pack_step
+from py_engine.graph.trace import Call
+from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch, Gpu
+
+_ENOUGH_S = 0.010  # of work between two timestamps: Chromium's steps of 0.1 ms are then 1 %
+_MOST_DISPATCHES = 4096  # in one timed pass
+_ROUNDS = 3
+_FINE_NS = 2000  # a clock with coarser steps cannot time a single dispatch
+_NO_LIMIT = 0xFFFFFFFF
+
+
+class Clock:
+    """Times dispatches by timestamps, or by the wall where the device has none. `step_ns`: its resolution as seen."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self.timestamps = "timestamp-query" in gpu.features
+        self.step_ns = 0
+        self._wait_s = 0.0  # what submitting nothing and waiting takes, by the wall
+
+    async def start(self) -> None:
+        """Find out what an empty wait costs."""
+        waits = []
+        for _ in range(5):
+            started = time.perf_counter()
+            await self._gpu.idle()
+            waits.append(time.perf_counter() - started)
+        self._wait_s = min(waits)
+
+    async def passes(self, passes: Sequence[Sequence[Dispatch]]) -> list[float]:
+        """Seconds of each pass, run once in one command buffer. Only with timestamps."""
+        return self._seconds(await self._gpu.time_passes(self._gpu.record([passes], False)))
+
+    async def each(self, dispatches: Sequence[Dispatch], reset: Callable[[], None]) -> float:
+        """Seconds of one of these dispatches, run back to back; `reset` is called before each run."""
+        recording = self._gpu.record([[dispatches]], False)
+        most = max(1, _MOST_DISPATCHES // len(dispatches))
+        repeats, best = 1, float("inf")
+
+        async def once() -> float:
+            reset()
+            if self.timestamps:
+                return self._seconds(await self._gpu.time_passes(recording, repeats))[0]
+            started = time.perf_counter()
+            for _ in range(repeats):
+                await self._gpu.replay(recording)
+            await self._gpu.idle()
+            return max(0.0, time.perf_counter() - started - self._wait_s)
+
+        while (taken := await once()) < _ENOUGH_S and repeats < most:
+            repeats = min(most, max(2 * repeats, int(1.2 * repeats * _ENOUGH_S / max(taken, 1e-4))))
+        for _ in range(_ROUNDS - 1 if taken < 10 * _ENOUGH_S else 0):
+            best = min(best, await once())
+        return min(best, taken) / repeats / len(dispatches)
+
+    def _seconds(self, stamps: Sequence[tuple[int, int]]) -> list[float]:
+        self.step_ns = gcd(self.step_ns, *chain.from_iterable(stamps))
+        return [max(0, end - begin) / 1e9 for begin, end in stamps]
+
+
+async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) -> dict[str, Any]:
+    """Profile one decode pass at `position` and one full prefill chunk at position 0.
+
+    `head`: "greedy" or "sampled"; the sampler's settings stay those of the last generation. `bandwidth`: GB/s that the
+    device reads. The caches' content is lost. Raises InputError when the context has no room at `position`.
+    """
+    context = decoder.state.context
+    if position >= context:
+        raise InputError(f"position {position} is outside the context of {context}")
+    clock = Clock(decoder.gpu)
+    await clock.start()
+    rows = max(p.rows for name, p in decoder.plans.items() if name.startswith("prefill "))
+    rows = min(rows, context)
+    chunk = next(
+        decoder.plans[name]
+        for name in sorted(decoder.plans, key=lambda n: decoder.plans[n].rows)
+        if name.startswith("prefill ") and decoder.plans[name].rows >= rows
+    )
+    sections = {
+        "decode": await _section(
+            decoder, clock, [decoder.plans[f"decode {head}"]], 1, position, bandwidth
+        ),
+        "prefill": await _section(decoder, clock, [chunk, decoder.plans[head]], rows, 0, bandwidth),
+    }
+    return {
+        "clock": "timestamps" if clock.timestamps else "wall clock of repeated submits",
+        "clock_step_ns": clock.step_ns,
+        "bandwidth_gb_s": bandwidth,
+        **sections,
+    }
+
+
+async def _section(
+    decoder: Decoder,
+    clock: Clock,
+    plans: Sequence[Plan],
+    rows: int,
+    position: int,
+    bandwidth: float,
+) -> dict[str, Any]:
+    """One pass of `rows` tokens from `position`, made of `plans` one after the other."""
+    gpu, state = decoder.gpu, decoder.state
+    traffic = Traffic(decoder.model, state, decoder.sampler.logits)
+    assert state.step.binding is not None
+    step = state.step.binding.buffer
+
+    def reset() -> None:
+        gpu.write(step, 0, pack_step(pos=position, rows=rows, limit=_NO_LIMIT))
+
+    dispatches = [dispatch for plan in plans for dispatch in plan.dispatches]
+    alike: dict[tuple[Any, ...], list[tuple[Call, Dispatch, Reads]]] = defaultdict(list)
+    for plan in plans:
+        for call, dispatch in zip(plan.calls, plan.dispatches, strict=True):
+            reads = traffic.reads(call, min(rows, plan.rows), position)
+            alike[call.label, call.kernel, call.groups].append((call, dispatch, reads))
+    kernels = []
+    for members in alike.values():
+        seconds = await clock.each([dispatch for _, dispatch, _ in members], reset)
+        reads = sum((r for *_, r in members), Reads())
+        kernels.append(_kernel(members[0][0], len(members), reads, seconds, bandwidth))
+    total = sum(k["us"] for k in kernels)
+    for k in kernels:
+        k["share"] = round(k["us"] / total, 4) if total else 0.0
+    kernels.sort(key=lambda k: -k["us"])
+    return {
+        "tokens": rows,
+        "position": position,
+        "dispatches": len(dispatches),
+        "kernels": kernels,
+        "kernels_us": round(total, 2),
+        "read_bytes": round(traffic.of_plans(plans, rows, position).lasting),
+        **await _whole(clock, dispatches, reset, state.context - position if rows == 1 else 1),
+    }
+
+
+def _kernel(
+    call: Call, count: int, reads: Reads, seconds: float, bandwidth: float
+) -> dict[str, Any]:
+    """A row of the table: `count` calls that share label and pipeline; `reads` are those of all of them."""
+    nbytes = reads.lasting + reads.activations
+    gb_s = nbytes / count / seconds / 1e9 if seconds else 0.0
+    return {
+        "label": call.label,
+        "shader": call.kernel.stem,
+        "kernel": call.kernel.label,
+        "groups": list(call.groups),
+        "count": count,
+        "us_each": round(seconds * 1e6, 3),
+        "us": round(seconds * 1e6 * count, 2),
+        "reads": {kind: round(n) for kind, n in asdict(reads).items()},
+        "bytes_each": round(nbytes / count),
+        "gb_s": round(gb_s, 1),
+        "bandwidth_percent": round(100 * gb_s / bandwidth, 1) if bandwidth else 0.0,
+    }
+
+
+async def _whole(
+    clock: Clock, dispatches: Sequence[Dispatch], reset: Callable[[], None], most: int
+) -> dict[str, float | None]:
+    """The pass as one, and dispatch by dispatch; None for what this clock cannot tell. Microseconds a pass."""
+    if not clock.timestamps:
+        return {"pass_us": None, "alone_us": None}
+    steps = max(1, min(most, 16, _MOST_DISPATCHES // len(dispatches)))
+    whole, alone = float("inf"), None
+    for _ in range(_ROUNDS):
+        reset()
+        whole = min(whole, (await clock.passes([list(dispatches) * steps]))[0] / steps)
+    if len(dispatches) <= MAX_TIMED_PASSES:
+        for _ in range(2):  # the first run warms up
+            reset()
+            alone = sum(await clock.passes([[d] for d in dispatches]))
+    if clock.step_ns > _FINE_NS:
+        alone = None
+    return {
+        "pass_us": round(whole * 1e6, 2),
+        "alone_us": None if alone is None else round(alone * 1e6, 2),
+    }
