@@ -1,42 +1,57 @@
-// attention_decode.wgsl: attention of one token, split over the context: softmax(q k^T) v of a run of keys, unnormalised,
-// with its maximum and sum, for attention_reduce.wgsl to merge.
+// attention_decode.wgsl: attention of one token from the stacked projections: head norms and rotary positions, K and V
+// appended, and, split over the context, softmax(q k^T) v of a run of keys, unnormalised, with its maximum and sum, for
+// attention_reduce.wgsl to merge.
 //   Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; split over keys: Flash-Decoding (Dao et al. 2023).
-//   Reference: tests/ops/test_attention.py
+//   The maths of a head: lib/rotary.wgsl. Reference: tests/ops/test_attention.py
 //
-//   binding  name     type       shape                  access
-//   0        q        vec4<f32>  [H, D / 4]             read    already scaled
-//   1        k_cache  KvQuad     [Hkv, context, D / 4]  read    the binding ends with the cache: its length is read
-//   2        v_cache  KvQuad     [Hkv, context, D / 4]  read
-//   3        step     Step       -                      read    keys 0 .. step.pos
-//   4        stats    vec2<f32>  [H, splits]            write   maximum, sum of exp(score - maximum)
-//   5        partial  vec4<f32>  [H, splits, D / 4]     write   sum of exp(score - maximum) v
+//   binding  name     type       shape                      access
+//   0        qkv      vec4<f32>  [(H + 2 Hkv) D / 4]        read         GATED: [(2 H + 2 Hkv) D / 4], each q head before its gate
+//   1        table    vec2<f32>  [A + 64, R/2]              read         lib/rotary
+//   2        q_norm   f32        [D]                        read         dummy without NORM_Q
+//   3        k_norm   f32        [D]                        read         dummy without NORM_K
+//   4        step     Step       -                          read         keys 0 .. step.pos
+//   5        k_cache  KvQuad     [Hkv, context, D / 4]      read_write   the binding ends with the cache: its length is read
+//   6        v_cache  KvQuad     [Hkv, context, D / 4]      read_write   row step.pos is written, unless halted
+//   7        partial  vec4<f32>  [H, splits, D / 4 + 1]     write        sum of exp(score - m) v; then (l, m, -, -):
+//                                                           l = sum of exp(score - m), m = maximum of the scores
 //
 // Dispatch (splits, Hkv * PARTS, 1): a workgroup takes G query heads of one kv head, so that K and V are read once for
-// them. A split without keys writes nothing, and the reduction does not read it.
-// Libraries before it: step, kv_f32 or kv_f16, attention_span.
+// them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
+// token's key and value takes them from qkv, rounded as the cache rounds them; one of them appends them, to rows that
+// nobody reads in this pass.
+// Libraries before it: step, kv_f32 or kv_f16, attention_span, rotary.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override HEADS_PER_KV: u32;  // H / Hkv
 override HKV: u32;
 override G: u32;             // query heads a workgroup, <= MAX_G
 override PARTS: u32;         // ceil(HEADS_PER_KV / G)
+override GATED: bool = false;
+override HEAD_LANES: u32;    // threads that prepare a head: (G + 1) HEAD_LANES <= WG
+override HEAD_QUADS: u32;    // for each of them: ceil(D / 4 / HEAD_LANES) <= 8
 
 const WG = 128u;
 const MAX_G = 8u;
 const SUBS = 4u;  // threads that share one key's dot products
 
-@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k_cache: array<KvQuad>;
-@group(0) @binding(2) var<storage, read> v_cache: array<KvQuad>;
-@group(0) @binding(3) var<storage, read> step: Step;
-@group(0) @binding(4) var<storage, read_write> stats: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read_write> partial: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> table: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read> q_norm: array<f32>;
+@group(0) @binding(3) var<storage, read> k_norm: array<f32>;
+@group(0) @binding(4) var<storage, read> step: Step;
+@group(0) @binding(5) var<storage, read_write> k_cache: array<KvQuad>;
+@group(0) @binding(6) var<storage, read_write> v_cache: array<KvQuad>;
+@group(0) @binding(7) var<storage, read_write> partial: array<vec4<f32>>;
 
 var<workgroup> queries: array<vec4<f32>, 512>;  // [G, D / 4]; at the end the accumulators of 4 heads
-var<workgroup> dots: array<f32, 1024>;          // [SUBS, G, TILE]; at the end the sums
+var<workgroup> new_key: array<vec4<f32>, 64>;   // [D / 4]: of the current token
+var<workgroup> dots: array<f32, 1024>;          // [SUBS, G, TILE]; before, parts of the heads' squares; at the end the sums
 var<workgroup> scores: array<vec4<f32>, 64>;    // [G, TILE / 4]
 var<workgroup> weights: array<vec4<f32>, 64>;   // [G, TILE / 4]: exp(score - maximum)
 var<workgroup> decays: array<f32, MAX_G>;       // exp(old maximum - new one)
+
+// What the cache gives back for what it is given.
+fn cached(v: vec4<f32>) -> vec4<f32> { return kv_load(kv_store(v)); }
 
 @compute @workgroup_size(128)
 fn main(
@@ -58,11 +73,47 @@ fn main(
   let begin = span.first + group.x * span.length;
   let end = min(begin + span.length, span.end);
 
-  for (var i = lane; i < G * quads; i += WG) {
-    var v = vec4<f32>(0.0);
-    if (i < n_heads * quads) { v = q[head * quads + i]; }
-    queries[i] = v;
+  // Each HEAD_LANES threads prepare a head: the query heads, and the key where this split has the current token.
+  let position = step.pos;
+  let has_current = position < end;
+  let prepared = lane / HEAD_LANES;
+  let is_q = prepared < G;
+  var q_heads = HKV * HEADS_PER_KV;
+  var place = head + prepared;
+  if (GATED) {
+    q_heads *= 2u;
+    place *= 2u;
   }
+  if (!is_q) { place = q_heads + kv_head; }
+  let new_value = (q_heads + HKV + kv_head) * quads;
+  let prepares = prepared < n_heads || (prepared == G && has_current);
+  var turned: array<vec4<f32>, 8>;
+  var square = 0.0;
+  for (var n = 0u; n < HEAD_QUADS; n++) {
+    let i = lane % HEAD_LANES + n * HEAD_LANES;
+    turned[n] = vec4<f32>(0.0);
+    if (prepares && i < quads) {
+      let v = qkv[place * quads + i];
+      square += dot(v, v);
+      turned[n] = rotated_quad(place * quads, i, is_q, position);
+    }
+  }
+  dots[lane] = square;
+  workgroupBarrier();
+  square = 0.0;
+  for (var i = 0u; i < HEAD_LANES; i++) { square += dots[prepared * HEAD_LANES + i]; }
+  let factor = head_factor(square, is_q);
+  let appends = has_current && first_in_kv == 0u && step.halt == 0u;
+  let appended = cache + position * quads;
+  for (var n = 0u; n < HEAD_QUADS; n++) {
+    let i = lane % HEAD_LANES + n * HEAD_LANES;
+    if (i < quads && is_q) { queries[prepared * quads + i] = turned[n] * factor; }
+    if (i < quads && prepared == G && has_current) {
+      new_key[i] = cached(turned[n] * factor);
+      if (appends) { k_cache[appended + i] = kv_store(turned[n] * factor); }
+    }
+  }
+  if (appends && lane < quads) { v_cache[appended + lane] = kv_store(qkv[new_value + lane]); }
   workgroupBarrier();
 
   // Threads 0 .. 8 G - 1 keep the softmax of (head, 4 keys of the tile).
@@ -86,7 +137,12 @@ fn main(
     if (tile + key < end) {
       let row = cache + (tile + key) * quads;
       for (var i = sub; i < quads; i += SUBS) {
-        let k = kv_load(k_cache[row + i]);
+        var k = vec4<f32>(0.0);
+        if (tile + key == position) {
+          k = new_key[i];
+        } else {
+          k = kv_load(k_cache[row + i]);
+        }
         for (var g = 0u; g < G; g++) { dot_g[g] += dot(k, queries[g * quads + i]); }
       }
     }
@@ -125,7 +181,12 @@ fn main(
     if (slice < slices) {
       for (var g = 0u; g < G; g++) { acc[g] *= decays[g]; }
       for (var i = slice; i < min(TILE, end - tile); i += slices) {
-        let v = kv_load(v_cache[cache + (tile + i) * quads + quad]);
+        var v = vec4<f32>(0.0);
+        if (tile + i == position) {
+          v = cached(qkv[new_value + quad]);
+        } else {
+          v = kv_load(v_cache[cache + (tile + i) * quads + quad]);
+        }
         for (var g = 0u; g < G; g++) { acc[g] += weights[g * 8u + i / 4u][i % 4u] * v; }
       }
     }
@@ -136,7 +197,8 @@ fn main(
   if (keeps && lane % 8u == 0u && my_head < n_heads) {
     var total = 0.0;
     for (var i = 0u; i < 8u; i++) { total += dots[lane + i]; }
-    stats[(head + my_head) * grid.x + group.x] = vec2<f32>(maximum, total);
+    let row = (head + my_head) * grid.x + group.x;
+    partial[row * (quads + 1u) + quads] = vec4<f32>(total, maximum, 0.0, 0.0);
   }
   // The slices' accumulators meet in workgroup memory, four heads at a time.
   for (var g0 = 0u; g0 < G; g0 += 4u) {
@@ -147,7 +209,8 @@ fn main(
       if (g0 + g < n_heads) {
         var total = vec4<f32>(0.0);
         for (var j = 0u; j < slices; j++) { total += queries[g * WG + j * quads + i % quads]; }
-        partial[((head + g0 + g) * grid.x + group.x) * quads + i % quads] = total;
+        let row = (head + g0 + g) * grid.x + group.x;
+        partial[row * (quads + 1u) + i % quads] = total;
       }
     }
     workgroupBarrier();

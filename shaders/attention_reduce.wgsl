@@ -1,13 +1,12 @@
 // attention_reduce.wgsl: merges the partial results of attention_decode.wgsl.
 //   y = sum_s exp(m_s - m) partial_s / sum_s exp(m_s - m) l_s, m = max m_s. Reference: tests/ops/test_attention.py
 //
-//   binding  name     type       shape                  access
-//   0        stats    vec2<f32>  [H, splits]            read   (m, l); the binding's length gives `splits`
-//   1        partial  vec4<f32>  [H, splits, D / 4]     read
-//   2        step     Step       -                      read
-//   3        k_cache  KvQuad     [Hkv, context, D / 4]  read   only its length
-//   4        y        vec4<f32>  [H, D / 4]             write
-//   5        gates    vec4<f32>  lib/attention_gate     read   dummy without GATE
+//   binding  name     type       shape                    access
+//   0        partial  vec4<f32>  [H, splits, D / 4 + 1]   read   partial_s; last (l, m, -, -). The binding's length gives `splits`
+//   1        step     Step       -                        read
+//   2        k_cache  KvQuad     [Hkv, context, D / 4]    read   only its length
+//   3        y        vec4<f32>  [H, D / 4]               write
+//   4        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
 //
 // Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, kv_f32 or kv_f16, attention_span,
 // attention_gate.
@@ -19,12 +18,11 @@ override HKV: u32;
 const WG = 128u;
 const MAX_SPLITS = 128u;
 
-@group(0) @binding(0) var<storage, read> stats: array<vec2<f32>>;
-@group(0) @binding(1) var<storage, read> partial: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> step: Step;
-@group(0) @binding(3) var<storage, read> k_cache: array<KvQuad>;
-@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> step: Step;
+@group(0) @binding(2) var<storage, read> k_cache: array<KvQuad>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> gates: array<vec4<f32>>;
 
 var<workgroup> maxima: array<f32, MAX_SPLITS>;
 var<workgroup> factors: array<f32, MAX_SPLITS>;  // exp(m_s - m)
@@ -34,18 +32,18 @@ var<workgroup> slices_acc: array<vec4<f32>, WG>;
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let quads = D / 4u;
-  let most = arrayLength(&stats) / H;
+  let most = arrayLength(&partial) / (H * (quads + 1u));
   let n = attention_span(step.pos, arrayLength(&k_cache) / (HKV * quads), most).splits;
   let row = group.x * most;
-  var mine = vec2<f32>(-1e30, 0.0);
-  if (lane < n) { mine = stats[row + lane]; }
-  maxima[lane] = mine.x;
+  var mine = vec2<f32>(0.0, -1e30);
+  if (lane < n) { mine = partial[(row + lane) * (quads + 1u) + quads].xy; }
+  maxima[lane] = mine.y;
   workgroupBarrier();
   var highest = -1e30;
   for (var i = 0u; i < n; i++) { highest = max(highest, maxima[i]); }
-  let factor = exp(max(mine.x - highest, -80.0));
+  let factor = exp(max(mine.y - highest, -80.0));
   factors[lane] = factor;
-  sums[lane] = factor * mine.y;
+  sums[lane] = factor * mine.x;
   workgroupBarrier();
 
   let slices = WG / quads;
@@ -53,7 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var acc = vec4<f32>(0.0);
   if (slice < slices) {
     for (var i = slice; i < n; i += slices) {
-      acc += factors[i] * partial[(row + i) * quads + lane % quads];
+      acc += factors[i] * partial[(row + i) * (quads + 1u) + lane % quads];
     }
   }
   slices_acc[lane] = acc;

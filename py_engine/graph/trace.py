@@ -9,6 +9,7 @@ from typing import Literal
 
 from py_engine.host.gpu import AdapterInfo, Binding
 
+Access = Literal["r", "w"]  # of a kernel to a tensor; "w" covers read_write as well
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
 
 
@@ -102,10 +103,10 @@ class Trace:
         self,
         label: str,
         kernel: Kernel,
-        reads_and_writes: Sequence[tuple[Tensor, Literal["r", "w"]]],
+        reads_and_writes: Sequence[tuple[Tensor, Access]],
         groups: tuple[int, int, int],
     ) -> None:
-        """Append a dispatch. Tensors in binding order; "w" covers read_write as well."""
+        """Append a dispatch. Tensors in binding order."""
         if min(groups) < 1 or max(groups) > 65535:
             raise ValueError(f"{label}: workgroup counts {groups} are outside 1..65535")
         self.calls.append(

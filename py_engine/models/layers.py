@@ -18,7 +18,7 @@ from py_engine.ops.attention import attention
 from py_engine.ops.embed import embed
 from py_engine.ops.linear import gated_linear, linear
 from py_engine.ops.norm import Norm, add_norm
-from py_engine.ops.rope import rope_append
+from py_engine.ops.rope import Heads
 
 
 class Mixer(Protocol):
@@ -76,14 +76,12 @@ class Attention:
     ) -> None:
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
-        q = trace.tensor("q", trace.rows, self.heads, self.head_dim)
-        rope_append(
-            trace, qkv, q, slot,
-            kv_heads=self.kv_heads, table=state.rope(self.rope), width=self.rope.width,
-            q_norm=self.q_norm, k_norm=self.k_norm, scale=self.scale, gated=self.gated,
+        heads = Heads(
+            self.heads, self.kv_heads, self.head_dim, state.rope(self.rope), self.rope.width,
+            self.q_norm, self.k_norm, self.scale, self.gated,
         )  # fmt: skip
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
-        attention(trace, q, slot, y, window=self.window, gates=qkv if self.gated else None)
+        attention(trace, heads, qkv, slot, y, window=self.window)
         project(trace, state, "o", y, self.o, out)
 
 

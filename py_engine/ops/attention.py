@@ -1,50 +1,46 @@
-"""Attention over the KV cache: attention_decode + attention_reduce for one token, attention_prefill for a chunk."""
+"""Attention over the KV cache: attention_decode, attention_reduce for a token; rope, attention_prefill for a chunk."""
 
 from __future__ import annotations
 
-from py_engine.graph.trace import Tensor, Trace, kernel
-from py_engine.ops.rope import check_head_dim, exact
+from py_engine.graph.trace import Access, Tensor, Trace, kernel
+from py_engine.ops.rope import Heads, exact, rope_append
 
 _TILE = 32  # keys a decode workgroup takes at a time (lib/attention_span.wgsl)
 _HEADS_A_GROUP = 8  # query heads of a decode workgroup: what its memory holds
+_THREADS = 128  # of a decode workgroup
 _GROUPS = 256  # decode workgroups aimed at: two for each multiprocessor of a large GPU
 _MAX_SPLITS = 128  # attention_reduce.wgsl
 
 
 def attention(
     trace: Trace,
-    q: Tensor,
+    heads: Heads,
+    qkv: Tensor,
     cache: tuple[Tensor, Tensor],
     y: Tensor,
     *,
     window: int | None = None,
-    gates: Tensor | None = None,
     label: str = "attention",
 ) -> None:
     """y [T, H * D] = softmax(q k^T, causal) v for the rows at positions step.pos.. (grouped queries, H = n Hkv).
 
-    q [T, H, D] f32, already scaled; caches [Hkv, context, D] f32 or f16, the rows of this pass appended.
-    `window`: key j is visible to query i when i - window < j <= i. `gates`: y is multiplied by their sigmoid; they
-    stand in the stacked projections [T, (2 H + 2 Hkv) D] behind each q head. One row takes two dispatches (split over
-    the context, merged), more take one; rows behind step.rows are left as they are.
+    qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
+    their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
+    `window`: key j is visible to query i when i - window < j <= i. Two dispatches: for one row split over the
+    context and merged; for more, heads prepared and attended. Rows behind step.rows are left as they are.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
-    k, v = cache
-    rows, heads, d = q.shape
-    kv_heads, context, _ = k.shape
-    check_head_dim(label, d)
-    if k.shape != v.shape or k.shape[2] != d or heads % kv_heads or y.shape[-1] != heads * d:
-        raise ValueError(
-            f"{label}: q {q.shape}, k {k.shape}, v {v.shape} and y {y.shape} do not belong together"
-        )
-    if gates is not None and gates.shape[-1] != 2 * (heads + kv_heads) * d:
-        raise ValueError(f"{label}: gates {gates.shape} for {heads} + 2 * {kv_heads} heads of {d}")
+    heads.check(label, qkv, cache)
+    if y.shape[-1] != heads.count * heads.dim:
+        raise ValueError(f"{label}: y {y.shape} for {heads.count} heads of {heads.dim}")
     if window is not None and window < 1:
         raise ValueError(f"{label}: a window of {window} keys")
-    if rows == 1:
-        _decode(trace, q, exact(k), exact(v), y, window, gates, label)
+    if trace.rows == 1:
+        _decode(trace, heads, qkv, cache, y, window, label)
     else:
-        _prefill(trace, q, exact(k), exact(v), y, window, gates, label)
+        q = trace.tensor("q", trace.rows, heads.count, heads.dim)
+        rope_append(trace, heads, qkv, q, cache)
+        _prefill(trace, heads, q, qkv, cache, y, window, label)
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
@@ -53,34 +49,38 @@ def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
 
-def _gate(heads: int, kv_heads: int, gates: Tensor | None) -> dict[str, float]:
-    return {} if gates is None else {"GATE": 2 * (heads + kv_heads)}
-
-
 def _decode(
     trace: Trace,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    heads: Heads,
+    qkv: Tensor,
+    cache: tuple[Tensor, Tensor],
     y: Tensor,
     window: int | None,
-    gates: Tensor | None,
     label: str,
 ) -> None:
-    _, heads, d = q.shape
-    kv_heads, context, _ = k.shape
-    per_kv = heads // kv_heads
+    k, v = map(exact, cache)
+    d, kv_heads = heads.dim, heads.kv_count
+    per_kv = heads.count // kv_heads
     parts = -(-per_kv // _HEADS_A_GROUP)
-    splits = decode_splits(context, kv_heads, window)
-    stats = trace.tensor("attention stats", heads, splits, 2)
-    partial = trace.tensor("attention partial", heads, splits, d)
+    a_group = -(-per_kv // parts)
+    splits = decode_splits(k.shape[1], kv_heads, window)
+    partial = trace.tensor("attention partial", heads.count, splits, d + 4)
+    lanes = 32
+    while lanes * (a_group + 1) > _THREADS:
+        lanes //= 2
     uses = ["step", f"kv_{k.dtype}", "attention_span"]
-    span = {"D": d, "HKV": kv_heads, "WINDOW": window or 0}
-    group = {"HEADS_PER_KV": per_kv, "G": -(-per_kv // parts), "PARTS": parts}
+    span = {"HKV": kv_heads, "WINDOW": window or 0}
+    group = {
+        "HEADS_PER_KV": per_kv,
+        "G": a_group,
+        "PARTS": parts,
+        "HEAD_LANES": lanes,
+        "HEAD_QUADS": -(-d // (4 * lanes)),
+    }
     trace.call(
         label,
-        kernel("attention_decode", uses, span | group),
-        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (stats, "w"), (partial, "w")],
+        kernel("attention_decode", [*uses, "rotary"], heads.constants | span | group),
+        [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),
     )
     trace.call(
@@ -88,48 +88,51 @@ def _decode(
         kernel(
             "attention_reduce",
             [*uses, "attention_gate"],
-            span | {"H": heads} | _gate(heads, kv_heads, gates),
+            span | {"D": d, "H": heads.count} | _gate(heads),
         ),
-        [
-            (stats, "r"),
-            (partial, "r"),
-            (trace.step, "r"),
-            (k, "r"),
-            (y, "w"),
-            (gates or trace.zeros, "r"),
-        ],
-        (heads, 1, 1),
+        [(partial, "r"), (trace.step, "r"), (k, "r"), (y, "w"), _gates(trace, heads, qkv)],
+        (heads.count, 1, 1),
     )
 
 
 def _prefill(
     trace: Trace,
+    heads: Heads,
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
+    cache: tuple[Tensor, Tensor],
     y: Tensor,
     window: int | None,
-    gates: Tensor | None,
     label: str,
 ) -> None:
-    rows, heads, d = q.shape
+    k, v = map(exact, cache)
+    d = heads.dim
     block = 32 if d <= 64 else 16 if d <= 128 else 8  # 128 threads hold 4 rows x 4 elements each
     tile = 512 // block
     quads = d // 4
     piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
     constants = {
         "D": d,
-        "H": heads,
-        "HEADS_PER_KV": heads // k.shape[0],
+        "H": heads.count,
+        "HEADS_PER_KV": heads.count // heads.kv_count,
         "WINDOW": window or 0,
         "BQ": block,
         "KT": tile,
         "PIECE": piece,
-        **_gate(heads, k.shape[0], gates),
+        **_gate(heads),
     }
     trace.call(
         label,
         kernel("attention_prefill", ["step", f"kv_{k.dtype}", "attention_gate"], constants),
-        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), (gates or trace.zeros, "r")],
-        (-(-rows // block), heads, 1),
+        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
+        (-(-trace.rows // block), heads.count, 1),
     )
+
+
+def _gate(heads: Heads) -> dict[str, float]:
+    """Where lib/attention_gate.wgsl finds the gates."""
+    return {"GATE": 2 * (heads.count + heads.kv_count)} if heads.gated else {}
+
+
+def _gates(trace: Trace, heads: Heads, qkv: Tensor) -> tuple[Tensor, Access]:
+    return (qkv if heads.gated else trace.zeros), "r"

@@ -1,11 +1,11 @@
-"""Norms of q and k heads, rotary positions, KV append: one dispatch (shaders/rope.wgsl)."""
+"""Norms of q and k heads, rotary positions, KV append: one dispatch for a chunk (shaders/rope.wgsl)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Access, Tensor, Trace, kernel
 from py_engine.host.gpu import Binding
 from py_engine.ops.norm import Norm
 
@@ -29,68 +29,93 @@ def check_head_dim(label: str, head_dim: int) -> None:
         )
 
 
-def rope_append(
-    trace: Trace,
-    qkv: Tensor,
-    q: Tensor,
-    cache: tuple[Tensor, Tensor],
-    *,
-    kv_heads: int,
-    table: Tensor,
-    width: int,
-    q_norm: Norm | None = None,
-    k_norm: Norm | None = None,
-    scale: float = 1.0,
-    gated: bool = False,
-    label: str = "rope",
-) -> None:
-    """qkv [T, (H + 2 Hkv) D] f32 -> q [T, H, D] f32, and k, v at rows step.pos.. of the caches [Hkv, context, D].
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """How stacked projections qkv [T, (H + 2 Hkv) D] become attention's inputs.
 
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
     models/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
-    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by its output gate, which `attention` reads.
-    Rows behind step.rows are left as they are; the caches do not change while step.halt is set.
-    Caches f32 or f16. Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
+    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate.
     """
-    k, v = cache
-    _, heads, d = q.shape
-    check_head_dim(label, d)
-    if (
-        qkv.shape[-1] != ((1 + gated) * heads + 2 * kv_heads) * d
-        or k.shape != v.shape
-        or k.shape[::2] != (kv_heads, d)
-    ):
-        raise ValueError(
-            f"{label}: qkv {qkv.shape}, q {q.shape}, k {k.shape} and v {v.shape} do not belong together"
-        )
-    if width % 2 or not 0 < width <= d:
-        raise ValueError(f"{label}: cannot rotate {width} of {d} entries")
-    constants: dict[str, float] = {"D": d, "H": heads, "HKV": kv_heads, "R": width, "SCALE": scale}
-    if gated:
-        constants["GATED"] = True
-    for letter, norm in (("Q", q_norm), ("K", k_norm)):
-        if norm is not None:
-            if norm.weight.shape != (d,):
+
+    count: int  # H
+    kv_count: int  # Hkv
+    dim: int  # D
+    table: Tensor
+    width: int
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    scale: float = 1.0
+    gated: bool = False
+
+    def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
+        """Raise ModelError for unsupported head sizes, ValueError for shapes that disagree."""
+        k, v = cache
+        d = self.dim
+        check_head_dim(label, d)
+        if (
+            self.count % self.kv_count
+            or qkv.shape[-1] != ((1 + self.gated) * self.count + 2 * self.kv_count) * d
+            or k.shape != v.shape
+            or k.shape[::2] != (self.kv_count, d)
+        ):
+            raise ValueError(
+                f"{label}: qkv {qkv.shape}, k {k.shape} and v {v.shape} do not belong together for {self.count} heads "
+                f"of {d}"
+            )
+        if self.width % 2 or not 0 < self.width <= d:
+            raise ValueError(f"{label}: cannot rotate {self.width} of {d} entries")
+        for norm in (self.q_norm, self.k_norm):
+            if norm is not None and norm.weight.shape != (d,):
                 raise ValueError(
                     f"{label}: the norm's weight is {norm.weight.shape}, a head has {d} entries"
                 )
-            constants |= {
-                f"NORM_{letter}": True,
-                f"EPS_{letter}": norm.eps,
-                f"OFFSET_{letter}": norm.offset,
-            }
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Of shaders/lib/rotary.wgsl, and the heads' size and whether gates lie between them."""
+        constants: dict[str, float] = {"D": self.dim, "R": self.width, "SCALE": self.scale}
+        if self.gated:
+            constants["GATED"] = True
+        for letter, norm in (("Q", self.q_norm), ("K", self.k_norm)):
+            if norm is not None:
+                constants |= {
+                    f"NORM_{letter}": True,
+                    f"EPS_{letter}": norm.eps,
+                    f"OFFSET_{letter}": norm.offset,
+                }
+        return constants
+
+    def inputs(self, trace: Trace, qkv: Tensor) -> list[tuple[Tensor, Access]]:
+        """The first bindings of kernels that prepare heads: qkv, table, q_norm, k_norm, step."""
+        norms = (n.weight if n else trace.zeros for n in (self.q_norm, self.k_norm))
+        return [(t, "r") for t in (qkv, exact(self.table), *norms, trace.step)]
+
+
+def rope_append(
+    trace: Trace,
+    heads: Heads,
+    qkv: Tensor,
+    q: Tensor,
+    cache: tuple[Tensor, Tensor],
+    label: str = "rope",
+) -> None:
+    """qkv -> q [T, H, D] f32, and k, v at rows step.pos.. of the caches [Hkv, context, D] f32 or f16, as `heads` says.
+
+    Rows behind step.rows are left as they are; the caches do not change while step.halt is set.
+    Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
+    """
+    k, v = cache
+    heads.check(label, qkv, cache)
+    if q.shape[1:] != (heads.count, heads.dim):
+        raise ValueError(f"{label}: q {q.shape} for {heads.count} heads of {heads.dim}")
     trace.call(
         label,
-        kernel("rope", ["step", f"kv_{k.dtype}"], constants),
-        [
-            (qkv, "r"),
-            (exact(table), "r"),
-            (q_norm.weight if q_norm else trace.zeros, "r"),
-            (k_norm.weight if k_norm else trace.zeros, "r"),
-            (trace.step, "r"),
-            (q, "w"),
-            (exact(k), "w"),
-            (exact(v), "w"),
-        ],
-        (heads + 2 * kv_heads, trace.rows, 1),
+        kernel(
+            "rope",
+            ["step", f"kv_{k.dtype}", "rotary"],
+            heads.constants | {"H": heads.count, "HKV": heads.kv_count},
+        ),
+        [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],
+        (heads.count + 2 * heads.kv_count, trace.rows, 1),
     )

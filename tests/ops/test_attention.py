@@ -1,4 +1,5 @@
-"""attention against float64 NumPy: one token (split, merged), chunks (tiled); grouped queries, windows, f16 caches."""
+"""attention against float64 NumPy: one token (split, merged), chunks (tiled); head norms, rotary positions, appends,
+grouped queries, windows, f16 caches, halt."""
 
 from __future__ import annotations
 
@@ -11,9 +12,13 @@ import pytest
 from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
+from py_engine.models.state import Rope
 from py_engine.ops.attention import attention, decode_splits
+from py_engine.ops.norm import Norm
+from py_engine.ops.rope import Heads
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
+from tests.ops.test_rope import heads_reference
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Case:
     dtype: str = "f32"
     sharp: float = 1.0  # of the scores
     gated: bool = False
+    width: int = 4  # rotated entries
+    normed: str = ""  # "q", "k", "qk"
+    offset: float = 0.0
+    halted: bool = False
 
 
 def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) -> np.ndarray:
@@ -48,19 +57,39 @@ def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) ->
 # Few cases, each with many peculiarities: a pipeline takes a software adapter seconds to compile.
 DECODE = [
     Case(),  # one key
-    Case(pos=127, sharp=40.0),  # the context is full
-    Case(pos=32, heads=14, kv_heads=2, d=64, dtype="f16", gated=True),
-    Case(pos=333, heads=4, kv_heads=1, d=256, context=512, window=100),
+    Case(pos=127, sharp=40.0, width=32, normed="qk"),  # the context is full
     Case(
-        pos=99, heads=11, kv_heads=1, d=20, context=300
-    ),  # a group in two workgroups, one with a head less
-    Case(pos=4, window=5, d=80, kv_heads=4),
+        pos=32,
+        heads=14,
+        kv_heads=2,
+        d=64,
+        dtype="f16",
+        gated=True,
+        width=16,
+        normed="qk",
+        offset=1.0,
+    ),
     Case(
-        pos=4999, heads=16, kv_heads=8, d=128, context=8192, dtype="f16"
-    ),  # splits of several tiles
+        pos=333,
+        heads=4,
+        kv_heads=1,
+        d=256,
+        context=512,
+        window=100,
+        width=256,
+        normed="qk",
+        offset=1.0,
+    ),
+    # a group in two workgroups, one with a head less; pairs that begin within a quad
+    Case(pos=99, heads=11, kv_heads=1, d=20, context=300, width=10, normed="q"),
+    Case(pos=4, window=5, d=80, kv_heads=4, normed="k", width=80),
+    # splits of several tiles
+    Case(pos=4999, heads=16, kv_heads=8, d=128, context=8192, dtype="f16", width=128, normed="qk"),
+    Case(pos=40, heads=8, kv_heads=1, d=256, width=64, gated=True, normed="qk"),
+    Case(pos=63, halted=True),
 ]
 PREFILL = [
-    Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16"),
+    Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16", width=64, normed="qk"),
     Case(rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1, gated=True),
     Case(rows=70, valid=70, d=256, heads=4, kv_heads=1, context=128, window=17, dtype="f16"),
     Case(rows=32, valid=1, d=20, context=300, pos=200, window=33),
@@ -76,33 +105,84 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     c = case
     rng = np.random.default_rng(c.pos + c.d)
     bench = Bench(gpu)
-    q = rng.standard_normal((c.rows, c.heads, c.d)) * c.sharp / math.sqrt(c.d)
-    q = q.astype(np.float32)
-    k, v = (
-        rng.standard_normal((c.kv_heads, c.context, c.d)).astype(
-            np.float32 if c.dtype == "f32" else np.float16
-        )
-        for _ in range(2)
-    )
-    # What nobody may look at: rows of later positions.
-    k[:, c.pos + c.valid :], v[:, c.pos + c.valid :] = np.nan, np.nan
-    s = bench.put("step", np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32))
+    x = rng.standard_normal((c.rows, c.heads + 2 * c.kv_heads, c.d)).astype(np.float32)
+    stacked = x
+    g = rng.normal(0, 9, (c.rows, c.heads, c.d)).astype(np.float32)
+    if c.gated:
+        g[0, 0, :2] = -1e5, 1e5
+        between = np.stack([x[:, : c.heads], g], 2).reshape(c.rows, 2 * c.heads, c.d)
+        stacked = np.concatenate([between, x[:, c.heads :]], 1)
+    dtype = np.float32 if c.dtype == "f32" else np.float16
+    before = [rng.standard_normal((c.kv_heads, c.context, c.d)).astype(dtype) for _ in range(2)]
+    for array in before:  # what nobody may look at: rows that are not yet there
+        array[:, c.pos :] = np.nan
+    words = np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32).copy()
+    words[1] = c.halted
+    s = bench.put("step", words)
     y = bench.put("y", np.full((c.rows, c.heads * c.d), 7.0, np.float32))
+    weights = {
+        n: rng.uniform(0.5, 1.5, c.d).astype(np.float32) if n in c.normed else None for n in "qk"
+    }
+    norms = {
+        n: None if w is None else Norm(bench.put(n, w), 1e-6, c.offset) for n, w in weights.items()
+    }
+    frequencies = tuple(1e4 ** (-2 * i / c.width) for i in range(c.width // 2))
+    table = np.frombuffer(Rope(c.width, 1e4, frequencies).table(c.context), np.float32)
+    scale = c.sharp / math.sqrt(c.d)
+    heads = Heads(
+        c.heads,
+        c.kv_heads,
+        c.d,
+        bench.put("table", table),
+        c.width,
+        norms["q"],
+        norms["k"],
+        scale,
+        c.gated,
+    )
+    cache = bench.put("k", before[0]), bench.put("v", before[1])
     trace = Trace(c.rows, s, s, s)
-    stacked = rng.normal(0, 9, (c.rows, 2 * (c.heads + c.kv_heads), c.d)).astype(np.float32)
-    stacked[0, 1, :2] = -1e5, 1e5
-    gates = bench.put("gates", stacked.reshape(c.rows, -1)) if c.gated else None
-    cache = bench.put("k", k), bench.put("v", v)
-    attention(trace, bench.put("q", q), cache, y, window=c.window, gates=gates)
+    attention(
+        trace, heads, bench.put("qkv", stacked.reshape(c.rows, -1)), cache, y, window=c.window
+    )
+    assert len(trace.calls) == 2
     run(bench.run(trace))
-    got = run(bench.get(y))
+
+    got, k, v = (run(bench.get(t)) for t in (y, *cache))
+    bench.close()
+    if c.halted:
+        assert [k.tobytes(), v.tobytes()] == [array.tobytes() for array in before]
+        return
+    q, new_k, new_v = np.split(x[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
+    q = heads_reference(q, weights["q"], c.offset, c.width, 1e4, c.pos) * scale
+    new_k = heads_reference(new_k, weights["k"], c.offset, c.width, 1e4, c.pos)
+    rows = slice(c.pos, c.pos + c.valid)
+    for cached, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
+        # f16: half a unit in the last place of 11 bits, 6e-8 at worst
+        assert nmse(cached[:, rows].swapaxes(0, 1), new) < (1e-12 if c.dtype == "f32" else 1e-7)
+        untouched = np.delete(np.arange(c.context), rows)
+        assert cached[:, untouched].tobytes() == old[:, untouched].tobytes()
     wanted = attention_reference(q, k, v, c)
     if c.gated:
-        g = stacked[: c.valid, 1 : 2 * c.heads : 2].astype(np.float64)
-        wanted *= 0.5 * (1 + np.tanh(0.5 * g)).reshape(c.valid, -1)
-    # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads the same values.
+        wanted *= 0.5 * (1 + np.tanh(0.5 * g[: c.valid].astype(np.float64))).reshape(c.valid, -1)
+    # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads what was appended.
     assert nmse(got[: c.valid], wanted) < (1e-12 if c.sharp == 1.0 else 1e-9)
     assert (got[c.valid :] == 7.0).all()
+
+
+def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
+    """What f16 cannot hold is its largest value to the token itself, too."""
+    bench = Bench(gpu)
+    s = bench.put("step", np.frombuffer(pack_step(pos=0, rows=1), np.uint32))
+    k, v = (bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv")
+    table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
+    y = bench.put("y", np.zeros((1, 4), np.float32))
+    trace = Trace(1, s, s, s)
+    qkv = bench.put("qkv", np.full((1, 12), -1e6, np.float32))
+    attention(trace, Heads(1, 1, 4, bench.put("table", table), 4), qkv, (k, v), y)
+    run(bench.run(trace))
+    assert (run(bench.get(v))[0, 0] == -65504.0).all()
+    assert (run(bench.get(y)) == -65504.0).all()
     bench.close()
 
 
@@ -117,14 +197,22 @@ def test_splits_fill_a_gpu_and_stay_within_the_reduction() -> None:
 
 def test_shapes_that_differ() -> None:
     x = Tensor("x", (8,))
-    k, v = Tensor("k", (2, 64, 32)), Tensor("v", (2, 64, 32))
+    cache = Tensor("k", (2, 64, 32)), Tensor("v", (2, 64, 32))
+
+    def call(
+        heads: int, width: int = 256, gated: bool = False, y: int = 128, window: int = 9
+    ) -> None:
+        attention(
+            Trace(1, x, x, x), Heads(heads, 2, 32, x, 32, gated=gated), Tensor("qkv", (1, width)),
+            cache, Tensor("y", (1, y)), window=window,
+        )  # fmt: skip
+
+    call(4)
     with pytest.raises(ValueError, match="belong together"):
-        attention(Trace(1, x, x, x), Tensor("q", (1, 3, 32)), (k, v), Tensor("y", (1, 96)))
+        call(3, width=224, y=96)
+    with pytest.raises(ValueError, match="belong together"):
+        call(4, gated=True)
+    with pytest.raises(ValueError, match=r"y \(1, 96\)"):
+        call(4, y=96)
     with pytest.raises(ValueError, match="window of 0"):
-        attention(
-            Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), window=0
-        )
-    with pytest.raises(ValueError, match="gates"):
-        attention(
-            Trace(1, x, x, x), Tensor("q", (1, 4, 32)), (k, v), Tensor("y", (1, 128)), gates=x
-        )
+        call(4, window=0)

@@ -13,7 +13,7 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.models.state import Rope
 from py_engine.ops.norm import Norm
-from py_engine.ops.rope import rope_append
+from py_engine.ops.rope import Heads, rope_append
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 
@@ -98,11 +98,18 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     q = bench.put("q", np.full((c.rows, c.heads, c.d), 7.0, np.float32))
     k, v = bench.put("k", cache), bench.put("v", cache)
     norms = [Norm(bench.put("w", w), 1e-6, c.offset) if c.norms else None for w in (w_q, w_k)]
-    rope_append(
-        trace, bench.put("qkv", stacked.reshape(c.rows, -1)), q, (k, v),
-        kv_heads=c.kv_heads, table=bench.put("table", table), width=c.width,
-        q_norm=norms[0], k_norm=norms[1], scale=0.25, gated=c.gated,
-    )  # fmt: skip
+    heads = Heads(
+        c.heads,
+        c.kv_heads,
+        c.d,
+        bench.put("table", table),
+        c.width,
+        norms[0],
+        norms[1],
+        0.25,
+        c.gated,
+    )
+    rope_append(trace, heads, bench.put("qkv", stacked.reshape(c.rows, -1)), q, (k, v))
     run(bench.run(trace))
 
     xq, xk, xv = np.split(qkv[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
@@ -134,10 +141,9 @@ def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
     trace = Trace(1, s, s, s)
     table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
     q = bench.put("q", np.zeros((1, 1, 4), np.float32))
-    rope_append(
-        trace, bench.put("qkv", np.full((1, 12), -1e6, np.float32)), q, (cache[0], cache[1]),
-        kv_heads=1, table=bench.put("table", table), width=4,
-    )  # fmt: skip
+    heads = Heads(1, 1, 4, bench.put("table", table), 4)
+    qkv = bench.put("qkv", np.full((1, 12), -1e6, np.float32))
+    rope_append(trace, heads, qkv, q, (cache[0], cache[1]))
     run(bench.run(trace))
     assert (run(bench.get(cache[1]))[0, 0] == -65504.0).all()
     bench.close()
@@ -147,9 +153,8 @@ def test_refused_sizes() -> None:
     def call(d: int, width: int) -> None:
         x = Tensor("x", (1, 3 * d))
         cache = (Tensor("k", (1, 8, d)), Tensor("v", (1, 8, d)))
-        rope_append(
-            Trace(1, x, x, x), x, Tensor("q", (1, 1, d)), cache, kv_heads=1, table=x, width=width
-        )
+        q = Tensor("q", (1, 1, d))
+        rope_append(Trace(1, x, x, x), Heads(1, 1, d, x, width), x, q, cache)
 
     for d in (6, 260):
         with pytest.raises(ModelError, match=f"head size {d}"):
