@@ -201,9 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("model", help="a folder, a hub id[@revision], or random:PRESET")
     model.add_argument(
         "--dtype",
-        choices=("f32", "f16", "auto"),
+        choices=("auto", "f32", "f16", "q8", "q4"),
         default="auto",
-        help="f32: exact, f16: half storage",
+        help="f32: exact, f16: half storage, q8, q4: plain weights quantised while loading",
     )
     model.add_argument("--context", type=int, help="tokens of prompt and answer together")
     running = argparse.ArgumentParser(add_help=False)

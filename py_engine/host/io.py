@@ -25,7 +25,9 @@ class Response:
 
 
 class Io(abc.ABC):
-    """What a host gives for network, files and time."""
+    """What a host gives for network, files and time. `handheld`: it is a phone or tablet, whose memory is small."""
+
+    handheld = False
 
     @abc.abstractmethod
     async def fetch(

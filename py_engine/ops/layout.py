@@ -93,6 +93,38 @@ def repack(
     )
 
 
+def quantise(
+    trace: Trace,
+    source: Tensor,
+    dtype: str,
+    target: Tensor,
+    scales: Tensor,
+    bits: int,
+    group_size: int,
+    groups: int,
+    group: int = 0,
+) -> None:
+    """Groups of `group_size` floats of `dtype` from the start of `source` -> fields of 4 or 8 bits and (scale, bias)
+    pairs, from group `group` on: what mlx.core.quantize makes, bit for bit. Pairs are of `dtype`."""
+    size = group_size * bits // 8
+    pair = 8 if dtype == "F32" else 4
+    result, shift = _window(target, group * size, groups * size)
+    sides, side_shift = _window(scales, group * pair, groups * pair)
+    constants = {
+        "FORMAT": _FORMATS[dtype],
+        "BITS": bits,
+        "GROUP": group_size,
+        "SHIFT": shift // 4,
+        "SIDE_SHIFT": side_shift // pair,
+    }
+    trace.call(
+        f"quantise {target.name}",
+        kernel("layout_quantise", ["float_bits"], constants),
+        [(source, "r"), (result, "w"), (sides, "w")],
+        _grid(4 * groups),
+    )
+
+
 def random(trace: Trace, target: Tensor, matrix: Matrix | None, seed: int) -> None:
     """Fill a weight from a hash of seed and place. A matrix: uniform in +-sqrt(3 / cols), which keeps its input's size
     (quantised: every code, with one scale and bias). None: `target` is a vector, filled with 1.

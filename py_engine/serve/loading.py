@@ -34,6 +34,8 @@ _STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
     "auto": ("stored", "f16"),
     "f32": ("stored", "f32"),
     "f16": ("f16", "f16"),
+    "q8": ("q8", "f16"),
+    "q4": ("q4", "f16"),
 }
 DTYPES = tuple(_STORAGE)
 
@@ -94,11 +96,11 @@ async def load_model(
     """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says."""
     started = io.now()
     tell = on_progress or (lambda _: None)
-    setting = _setting(dtype, context, io)
-    _check_budget(memory_budget)
+    _check(dtype, memory_budget)
     tell(Progress("config", message=f"Reading {address}"))
     source = await _open(address, io)
     abort.check()
+    setting = _setting(dtype, context, source.config, io)
     await require_room(address, source.config, source.make_store, gpu, setting, memory_budget)
     kernels = Kernels(gpu)
     tokenizer = asyncio.ensure_future(source.tokenizer())
@@ -135,8 +137,9 @@ async def estimate_model(
     address: str, gpu: Gpu, io: Io, *, dtype: str, context: int | None
 ) -> Estimate:
     """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
-    setting = _setting(dtype, context, io)
+    _check(dtype, None)
     source = await _open(address, io)
+    setting = _setting(dtype, context, source.config, io)
     return await estimate(source.config, source.make_store, gpu, setting)
 
 
@@ -146,17 +149,20 @@ async def _open(address: str, io: Io) -> _Source:
     return await _FileSource.open(address, io)
 
 
-def _setting(dtype: str, context: int | None, io: Io) -> Setting:
+def _check(dtype: str, budget: int | None) -> None:
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    return Setting(*_STORAGE[dtype], context)
-
-
-def _check_budget(budget: int | None) -> None:
-    if budget is None:
-        return
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+    if budget is not None and (type(budget) is not int or budget < 1):
         raise InputError(f"memory_budget={budget!r}: give a whole number of bytes, or None")
+
+
+def _setting(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
+    if dtype == "auto" and io.handheld:
+        dtype = "q4"
+    form, kv_dtype = _STORAGE[dtype]
+    if form in ("q4", "q8") and quantization(config) is not None:
+        form = "stored"  # whoever quantised it left some layers plain on purpose
+    return Setting(form, kv_dtype, context)
 
 
 def _sampling_defaults(generation: Config) -> dict[str, Any]:

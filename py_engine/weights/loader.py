@@ -35,10 +35,10 @@ class Slice:
 
 
 def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
-    """The jobs in file order, cut into slices of at most `most` bytes; a cut falls on whole words or packed rows."""
+    """The jobs in file order, cut into slices of at most `most` bytes; a cut falls on multiples of the
+    job's unit."""
     current: Slice | None = None
     for job in sorted(jobs, key=lambda j: (j.tensor.file, j.tensor.start + j.start)):
-        unit = job.cols * job.bits // 8 if job.kind == "repack" else 16
         at = job.start
         while at < job.end:
             place = job.tensor.start + at
@@ -46,7 +46,7 @@ def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
             if current is not None and current.file == job.tensor.file:
                 if 0 <= place - current.end <= _GAP_BYTES or current.start <= place < current.end:
                     room = most - (place - current.start)
-            take = min(job.end - at, room if job.end - at <= room else room // unit * unit)
+            take = min(job.end - at, room if job.end - at <= room else room // job.unit * job.unit)
             if take <= 0:
                 if current is not None:
                     yield current
@@ -185,7 +185,13 @@ def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> No
     dtype = job.tensor.dtype
     n = (end - start) // FLOAT_BYTES[dtype]
     element = job.target_element + (start - job.start) // FLOAT_BYTES[dtype]
-    if job.kind == "f32" or job.kind == "f16":
+    if job.kind == "quantise":
+        assert job.scales is not None
+        layout.quantise(
+            trace, source, dtype, job.target, job.scales, job.bits, job.group_size,
+            n // job.group_size, element // job.group_size,
+        )  # fmt: skip
+    elif job.kind == "f32" or job.kind == "f16":
         layout.convert(trace, source, dtype, job.target, job.kind, n, element)
     elif job.kind == "scale" or job.kind == "bias":
         layout.interleave(trace, source, dtype, job.target, job.kind, n, element)

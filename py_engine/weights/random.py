@@ -14,7 +14,7 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
 from py_engine.weights.config import Config, quantization
-from py_engine.weights.store import Quantization, StorageForm, StoredAs, WeightStore
+from py_engine.weights.store import Quantization, StorageForm, StoredAs, WeightStore, quantised
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -105,9 +105,9 @@ class RandomStore(WeightStore):
     def __init__(self, gpu: Gpu, config: Config, form: StorageForm) -> None:
         packing = quantization(config)
         given = packing.default if packing else None
-        quantised = Quantization(given.bits or 4, given.group_size or 64) if given else None
-        super().__init__(gpu, {}, lambda _: quantised, form=form, family="random")
-        self._quantised = quantised
+        packed = Quantization(given.bits or 4, given.group_size or 64) if given else None
+        super().__init__(gpu, {}, lambda _: packed, form=form, family="random")
+        self._packed = packed
         self._fills: list[tuple[Tensor, Matrix | None]] = []
 
     def has(self, name: str) -> bool:
@@ -130,10 +130,9 @@ class RandomStore(WeightStore):
                 await self._gpu.idle()
 
     def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
-        if self._quantised is None:
-            return StoredAs("bf16", cols, 2 * cols)
-        q = self._quantised
-        return StoredAs("q4", cols, cols // 2, q.group_size, "bf16")
+        if self._packed is None:
+            return self._plain("BF16", cols)
+        return quantised("q4", cols, self._packed.group_size, "bf16")
 
     def _rows_jobs(
         self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int

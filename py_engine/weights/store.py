@@ -20,6 +20,10 @@ StorageForm = Literal["stored", "f16", "q4", "q8"]
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_GROUPS = (
+    64,
+    32,
+)  # of what is quantised while loading: the first that divides a row, mlx_lm's default before it
 # A cut between parts of one layer lies at a multiple of this many rows, so that no workgroup's tile crosses it.
 _PART_ROWS = 64
 
@@ -55,17 +59,29 @@ class Job:
 
     copy: as they lie. f32, f16: converted to that. scale, bias: into the low or high half of (scale, bias) pairs.
     repack: `bits`-wide fields of rows of `cols` elements into 4- or 8-bit fields.
-    Elements are bytes for copy, values for the rest.
+    quantise: floats into fields of `bits`, with pairs in `scales`, by groups of `group_size`.
+    Elements are bytes for copy, values for the rest. `unit`: bytes, a slice ends at a multiple of it from `start`.
     """
 
     tensor: TensorInfo
     start: int
     end: int
-    kind: Literal["copy", "f32", "f16", "scale", "bias", "repack"]
+    kind: Literal["copy", "f32", "f16", "scale", "bias", "repack", "quantise"]
     target: Tensor
     target_element: int
     bits: int = 0
     cols: int = 0
+    scales: Tensor | None = None
+    group_size: int = 0
+
+    @property
+    def unit(self) -> int:
+        if self.kind == "repack":
+            return self.cols * self.bits // 8
+        if self.kind == "quantise":
+            # Whole groups, and so many that all slices of a tensor share a pipeline (layout.quantise's windows).
+            return 64 * self.group_size * FLOAT_BYTES[self.tensor.dtype]
+        return 16
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,13 @@ class StoredAs:
     row_bytes: int
     group_size: int = 0
     scale_format: ScaleFormat = "f16"
+
+
+def quantised(
+    format_: Literal["q4", "q8"], cols: int, group_size: int, scale_format: ScaleFormat
+) -> StoredAs:
+    """The storage of rows of `cols` fields."""
+    return StoredAs(format_, cols, cols if format_ == "q8" else cols // 2, group_size, scale_format)
 
 
 class WeightStore:
@@ -188,8 +211,7 @@ class WeightStore:
                     f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
                     "plain weights are F32, F16 or BF16."
                 )
-            format_ = "f16" if self._form == "f16" and info.dtype == "F32" else _FORMAT[info.dtype]
-            return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
+            return self._plain(info.dtype, cols)
         quantization = self._quantization(name)
         if quantization is None:
             raise ModelError(
@@ -211,14 +233,16 @@ class WeightStore:
                 raise ModelError(
                     f"{self._family}: {side.name} has dtype {side.dtype}, not a float of its pair's"
                 )
-        wide = bits > 4
-        return StoredAs(
-            "q8" if wide else "q4",
-            cols,
-            cols if wide else cols // 2,
-            group,
-            _SCALES[scales.dtype],
-        )
+        return quantised("q8" if bits > 4 else "q4", cols, group, _SCALES[scales.dtype])
+
+    def _plain(self, dtype: str, cols: int) -> StoredAs:
+        """What becomes of a plain matrix. One that no group divides stays plain, as in MLX."""
+        if self._form in ("q4", "q8"):
+            group = next((g for g in _GROUPS if cols % g == 0), 0)
+            if group:
+                return quantised(self._form, cols, group, _SCALES[dtype])
+        format_ = "f16" if self._form == "f16" and dtype == "F32" else _FORMAT[dtype]
+        return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
 
     def _stackable(self, a: StoredAs, b: StoredAs, rows: Sequence[int]) -> bool:
         """b may follow rows of a in one matrix: same storage, and its first byte on a word border."""
@@ -275,6 +299,15 @@ class WeightStore:
     ) -> None:
         """Jobs that bring rows lo..hi of tensor `name` to row `target_row` of the matrix."""
         info = self._find(f"{name}.weight")
+        if layout.group_size and info.dtype in FLOAT_BYTES:
+            size = FLOAT_BYTES[info.dtype] * layout.cols
+            self.jobs.append(
+                Job(
+                    info, lo * size, hi * size, "quantise", matrix.weight, target_row * layout.cols,
+                    8 if layout.format == "q8" else 4, layout.cols, matrix.scales, layout.group_size,
+                )
+            )  # fmt: skip
+            return
         if not layout.group_size:
             size = FLOAT_BYTES[info.dtype] * layout.cols
             narrowed = info.dtype == "F32" and layout.format == "f16"

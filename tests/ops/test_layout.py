@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from py_engine.graph.matrix import Matrix
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
+from tests.checkpoints import quantise
 from tests.conftest import Runner
 from tests.ops.harness import Bench
 from tests.ops.matrices import from_bf16, to_bf16
@@ -120,6 +122,74 @@ def test_repack_refuses_other_widths_and_columns(gpu: Gpu) -> None:
     for bits, cols in ((4, 32), (8, 32), (3, 40)):
         with pytest.raises(ValueError, match=f"{bits} bits, {cols} columns"):
             layout.repack(new_trace(t), t, t, bits, 1, cols)
+    bench.close()
+
+
+# sha256 (first 16 digits) of words, scales and biases of mlx 0.32.4's mx.quantize on the CPU for `tied_values()` in a
+# dtype, by dtype, bits, group.
+MLX = {
+    ("F32", 4, 32): "c7f8086fdaa74627",
+    ("F32", 4, 64): "31772db7364c09be",
+    ("F32", 8, 32): "674b226ee680c9b3",
+    ("F32", 8, 64): "f40dfa04f9307af1",
+    ("F16", 4, 32): "2f15ad071ba32bba",
+    ("F16", 4, 64): "950c2d2cd3e6b62b",
+    ("F16", 8, 32): "c4df5bd5f8d96bb2",
+    ("F16", 8, 64): "8dda188e68fb60fc",
+    ("BF16", 4, 32): "91e48dba941749e0",
+    ("BF16", 4, 64): "906a34752b5e1bd7",
+    ("BF16", 8, 32): "e34f1c60912a595c",
+    ("BF16", 8, 64): "ac169253d28f49ed",
+}
+
+
+def tied_values() -> np.ndarray:
+    """Rows of other sizes; zero, constant, one-sided and symmetrical groups; coarse values, so that ties are common;
+    some so small that the least scale stands in."""
+    rng = np.random.default_rng(11)
+    w = rng.standard_normal((96, 192)) * rng.uniform(1e-3, 2, (96, 1))
+    w[3] = 0
+    w[4, :64] = 0.7
+    w[5:7] = np.abs(w[5:7]) * [[1], [-1]]
+    w[7] = np.round(w[7] * 8) / 8
+    w[8:60] = np.round(w[8:60] * 16) / 16
+    w[60:64] *= 1e-6
+    w[64:80, ::32] = -w[64:80, 1::32]
+    w[80:] *= 1000
+    return w.astype(np.float32)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quantise(gpu: Gpu, run: Runner, dtype: str, bits: int, group: int) -> None:
+    """Bit for bit as mlx has it, ties included: the shader divides exactly."""
+    bench = Bench(gpu)
+    source, values = stored(tied_values(), dtype)
+    fields, scale, bias = (part.ravel() for part in quantise(values, bits, group))
+    want = packed(fields, bits)
+    side = np.stack([stored(scale, dtype)[0], stored(bias, dtype)[0]], -1)
+    digest = hashlib.sha256(want.tobytes() + side[:, 0].tobytes() + side[:, 1].tobytes())
+    assert digest.hexdigest()[:16] == MLX[dtype, bits, group], (
+        "the reference here is not MLX's rule"
+    )
+    n, first = scale.size, 37
+    size = group * bits // 32
+    weight = bench.put("weight", np.full((first + n + 2) * size, 0xABCDEF01, np.uint32))
+    before = np.full((first + n + 2, 2), 7, side.dtype)
+    scales = bench.put("scales", words(before))
+    trace = new_trace(weight)
+    layout.quantise(
+        trace, bench.put("source", words(source)), dtype, weight, scales, bits, group, n, first
+    )
+    run(bench.run(trace))
+    got = run(bench.get(weight))
+    assert (got[first * size : (first + n) * size] == want).all()
+    assert (got[: first * size] == 0xABCDEF01).all() and (
+        got[(first + n) * size :] == 0xABCDEF01
+    ).all()
+    before[first : first + n] = side
+    assert (run(bench.get(scales)) == words(before)).all()
     bench.close()
 
 
