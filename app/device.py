@@ -9,7 +9,9 @@ from app.dom import field, numbers
 GB = 1e9
 OVERHEAD = 1.15  # activations and repacking, as a share of the weights
 STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
-TOUCH_LIMIT = 1.5 * GB  # iPadOS and iOS close a page between 1.5 and 2 GB
+# GPU bytes that a model may take on a phone or tablet: iPadOS and iOS close a page between 1.5 and 2 GB, and Python's
+# heap, the page and the pieces that are on their way count too.
+HANDHELD_BUDGET = 1.2 * GB
 ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium first answers null
 
 
@@ -81,18 +83,29 @@ def size_text(nbytes):
     return f"{max(1, round(nbytes / 1e3))} kB"
 
 
-def fit(nbytes):
-    """(class, sentence): whether a model of this size is likely to fit. Browsers give hints, not numbers."""
-    need = nbytes * OVERHEAD + STATE
-    needs = f"needs about {max(0.1, need / GB):.1f} GB"
+def handheld():
+    """Whether this is a phone or tablet, found by what it has: a worker, where the engine runs, cannot tell."""
+    hints = field(js.navigator, "userAgentData")
+    if hints and field(hints, "mobile"):
+        return True
+    touch = field(js.navigator, "maxTouchPoints", 0) > 0
+    return touch and bool(js.matchMedia("(pointer: coarse)").matches)
+
+
+def fit(model):
+    """(class, sentence): whether a model is likely to fit. `memory`: GPU bytes that a load takes, where the server told
+    them; else they are guessed from the size. How much there is, browsers hint at."""
+    need = model.get("memory") or model["size"] * OVERHEAD + STATE
+    needs = ("needs " if model.get("memory") else "needs about ") + f"{max(0.1, need / GB):.1f} GB"
     memory = field(js.navigator, "deviceMemory")
+    if handheld():
+        most = min(HANDHELD_BUDGET, 0.5 * memory * GB) if memory else HANDHELD_BUDGET
+        told = f", on phones and tablets this page takes at most {HANDHELD_BUDGET / GB:.1f}"
+        return _judge(need, 0.7 * most, most, needs + told)
     if memory:
         more = " or more" if memory >= 8 else ""
         has = f", this device has {memory:g} GB{more}"
         return _judge(need, 0.35 * memory * GB, 0.7 * memory * GB, needs + has)
-    if js.matchMedia("(pointer: coarse)").matches:
-        told = ", phones and tablets close a page that takes 1.5 to 2"
-        return _judge(need, 0.7 * TOUCH_LIMIT, TOUCH_LIMIT, needs + told)
     return "unknown", "N" + needs[1:] + "; this browser does not say how much there is"
 
 

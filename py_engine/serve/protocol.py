@@ -31,7 +31,7 @@ MessageId = str | int
 class LoadOptions:
     """How a model is loaded; absent keys take the engine's defaults."""
 
-    dtype: str | None = None  # "auto", "f16" or "f32"
+    dtype: str | None = None  # "auto", "f32", "f16", "q8" or "q4"
     context: int | None = None  # tokens
     memory_budget: int | None = None  # GPU bytes; a load that would take more is refused
     group: int | None = None  # dispatches a command buffer; absent: everything in one

@@ -1,0 +1,77 @@
+"""How much memory a model may take: the page finds phones and tablets, tells the worker, and budgets their loads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from devtools.page_server import PageServer
+from tests_e2e.conftest import Visited, Worker
+
+# A stand-in for the engine's worker that notes what the page sends it; its Python need not boot for that.
+NOTE_MESSAGES = """() => {
+  window.sent = [];
+  window.Worker = class extends EventTarget { postMessage(message) { sent.push(message); } terminate() {} };
+}"""
+PLAIN = "random:lfm2.5-350m"  # bf16
+UI_MS = 120_000
+
+
+def offered(size: int, memory: int | None) -> dict[str, Any]:
+    model = {"id": "tiny/one", "label": "One", "kind": "chat", "size": size, "default": True}
+    return model | ({"memory": memory} if memory else {})
+
+
+@pytest.mark.parametrize("phone", [True, False])
+def test_the_page_tells_a_phone_from_a_desktop(
+    browser: Browser, site: PageServer, phone: bool
+) -> None:
+    """The choice says what fits by the server's own number, and the load asks for no more than the budget."""
+    site.site.offered = [offered(400_000_000, 1_300_000_000)]
+    context = browser.new_context(has_touch=phone, is_mobile=phone)
+    page: Page = context.new_page()
+    page.add_init_script(f"({NOTE_MESSAGES})()")
+    page.goto(site.url)
+    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
+    fit = page.locator(".choice .fit")
+    expect(fit).to_contain_text("needs 1.3 GB")
+    if phone:
+        expect(fit).to_contain_text("Unlikely to fit")
+        expect(fit).to_contain_text("at most 1.2")
+    page.wait_for_selector("body[data-engine=booting]", timeout=UI_MS)
+    page.click(".choice >> nth=0")
+    page.click("#hero-picker button[type=submit]")
+    page.wait_for_function("sent.some(m => m.type === 'load')", timeout=UI_MS)
+    sent = page.evaluate("sent")
+    (load,) = (m for m in sent if m["type"] == "load")
+    assert load["options"].get("memory_budget") == (1_200_000_000 if phone else None)
+    told = [m["values"].get("JERBOA_HANDHELD") for m in sent if m["type"] == "env"]
+    assert told[-1] == ("1" if phone else "")
+    context.close()
+
+
+def test_auto_is_4_bit_on_a_phone_and_too_much_is_refused(
+    visited: Visited, site: PageServer
+) -> None:
+    """In the worker, before anything is allocated: the refusal holds the numbers of what would have been loaded."""
+    page = visited.context.new_page()
+    page.goto(site.url + "probe.html")
+    worker = Worker(page, "worker.mjs")
+
+    def weights(handheld: str) -> int:
+        worker.ask({"type": "env", "id": "env", "values": {"JERBOA_HANDHELD": handheld}})
+        options = {"memory_budget": 1_000_000, "context": 512}
+        answer = worker.ask(
+            {"type": "load", "id": handheld + "load", "repo": PLAIN, "options": options}
+        )
+        assert answer["error_type"] == "MemoryBudgetError", answer
+        found = re.search(r"weights (\d+) MB", answer["error"])
+        assert found, answer
+        return int(found[1])
+
+    assert weights("1") < 0.3 * weights("")
+    assert worker.ask({"type": "info", "id": "info"})["value"] is None
+    page.close()
