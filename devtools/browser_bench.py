@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,7 @@ class BenchHandler(Handler):
     """The page server, which also takes the worker's messages."""
 
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    browser = ""  # the User-Agent of what posts
 
     def handle(self) -> None:
         """The browser is killed with connections open."""
@@ -79,6 +81,7 @@ class BenchHandler(Handler):
     def do_POST(self) -> None:
         """POST /bench/message"""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        BenchHandler.browser = self.headers.get("User-Agent", "")
         self.messages.put(json.loads(body))
         self.send_response(204)
         self.end_headers()
@@ -87,6 +90,14 @@ class BenchHandler(Handler):
 def say(text: str) -> None:
     """For the person; stdout is the result's."""
     print(text, file=sys.stderr, flush=True)
+
+
+def browser_name(agent: str) -> str:
+    """ "Chromium 156, headless" of a User-Agent."""
+    for pattern, name in ((r"Firefox/(\d+)", "Firefox"), (r"Chrome/(\d+)", "Chromium")):
+        if found := re.search(pattern, agent):
+            return f"{name} {found[1]}, headless"
+    return agent
 
 
 def find_browser(asked: str, names: Sequence[str]) -> str:
@@ -246,8 +257,9 @@ def main(arguments: list[str]) -> int:
         told = {"type": message.get("error_type", "Error"), "message": message["error"]}
         print(json.dumps({"error": told}))
         return 1
-    found = None if parsed.json else message["value"].pop("profile", None)
-    print(json.dumps(message["value"]))
+    value = message["value"] | {"runtime": browser_name(BenchHandler.browser)}
+    found = None if parsed.json else value.pop("profile", None)
+    print(json.dumps(value))
     if found:
         print(profile_text(found))
     return 0

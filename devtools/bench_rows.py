@@ -1,0 +1,224 @@
+"""./dev bench --rows MODEL...: rows for docs/benchmarks.md, printed by the runs themselves.
+
+    ./dev bench --rows random:qwen3-0.6b-4bit random:qwen3.5-0.8b-4bit --browser --native --sampled --long \
+        --device "NVIDIA H200" --save runs.jsonl -- --preset nvidia --chromium /path/to/chromium
+    ./dev bench --rows --from runs.jsonl                     the table again, of runs that were saved
+    ./dev bench --rows --from runs.jsonl --peers docs/peers.json     beside other engines, with ratios
+
+Every run is a process of its own: `python -m py_engine bench` or `python -m devtools.browser_bench`. What stands after
+`--` goes to the browser bench as it is. A run that fails is told on stderr and the others go on; the exit status is
+then 1. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SAMPLED = ["--temperature", "0.7", "--top-k", "20", "--top-p", "0.8", "--presence-penalty", "1.5"]
+LONG = ["--prompt-tokens", "3900", "--context", "4096"]
+COLUMNS = (
+    "date", "device", "where", "model", "weights", "sampling", "prompt", "new", "decode tok/s", "prefill tok/s",
+    "of bandwidth", "dispatches", "load s", "version",
+)  # fmt: skip
+PACKAGES = {"dawn": ("Dawn", "wgpudawn"), "wgpu": ("wgpu-native", "wgpu")}
+
+
+def heading() -> str:
+    """The two lines above the rows."""
+    return f"{_line(COLUMNS)}\n{'|---' * len(COLUMNS)}|"
+
+
+def row(result: Mapping[str, Any]) -> str:
+    """One bench result (--probe or --profile) as a Markdown row."""
+    sampling = result.get("sampling") or {}
+    told = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in sampling.items())
+    used = result.get("bandwidth_percent")
+    return _line(
+        (
+            str(result.get("date", "")),
+            device(result),
+            str(result.get("runtime", "")),
+            f"`{'/'.join(result['model'].split('/')[-2:])}`",
+            str(result.get("weights", "")),
+            told or "greedy",
+            f"{result['prompt_tokens']:,}",
+            f"{result['new_tokens']:,}",
+            _speed(result["decode_tps"]),
+            _speed(result["prefill_tps"]),
+            "" if used is None else f"{used:g} %",
+            str(result.get("decode_dispatches") or result["plan"]["decode_dispatches"]),
+            f"{result['load_s']:.2g}",
+            " ".join(filter(None, (result.get("version"), result.get("commit")))),
+        )
+    )
+
+
+def device(result: Mapping[str, Any]) -> str:
+    """Who the GPU is, as far as it was told: browsers often say no more than the vendor."""
+    if result.get("device"):
+        return str(result["device"])
+    adapter = result["adapter"]
+    names = (adapter.get(key) for key in ("device", "description", "architecture", "vendor"))
+    name = next((str(n) for n in names if n and not str(n).startswith("0x")), "unknown")
+    return f"{name} (software)" if adapter.get("fallback") else name
+
+
+def peer_rows(results: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str, Any]]) -> str:
+    """A table of peers beside the best greedy run of the same model and prompt, ours divided by theirs.
+
+    `peers`: objects with peer, where, model (as in random:MODEL-4bit), prompt_tokens, decode_tps, prefill_tps, date.
+    """
+    lines = [
+        _line(("model", "peer", "where", "date", "decode tok/s", "ours", "prefill tok/s", "ours")),
+        "|---" * 8 + "|",
+    ]
+    for peer in peers:
+        ours = [
+            r
+            for r in results
+            if base_name(r["model"]) == base_name(peer["model"])
+            and r["prompt_tokens"] == peer["prompt_tokens"]
+            and not r.get("sampling")
+        ]
+        if not ours:
+            continue
+        cells = [peer["model"], peer["peer"], peer["where"], peer["date"]]
+        for key in ("decode_tps", "prefill_tps"):
+            best = max(r[key] for r in ours)
+            theirs = peer.get(key)
+            cells += [_speed(theirs) if theirs else "-", _speed(best)]
+            if theirs:
+                cells[-1] += f" (**{best / theirs:.2g} x**)"
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def base_name(model: str) -> str:
+    """What a model is called without where it lies and how it is packed: random:qwen3-0.6b-4bit -> qwen3-0.6b."""
+    return model.split(":")[-1].split("/")[-1].removesuffix("-4bit").lower()
+
+
+def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
+    """The runs that were asked for, as arguments of this interpreter."""
+    native = ["-m", "py_engine", "bench", "--json"]
+    browser = ["-m", "devtools.browser_bench", "--json", *arguments.rest]
+    kinds = [browser] * arguments.browser + [native] * (arguments.native or not arguments.browser)
+    short = ["--prompt-tokens", arguments.prompt_tokens, "--new-tokens", arguments.new_tokens]
+    prompts: list[list[str]] = [short, *[LONG] * arguments.long]
+    samplings: list[list[str]] = [[], *[SAMPLED] * arguments.sampled]
+    for model in arguments.models:
+        for prompt in prompts:
+            for sampling in samplings:
+                for kind in kinds:
+                    measure = "--profile" if arguments.profile and not sampling else "--probe"
+                    yield [*kind, model, measure, *prompt, *sampling]
+
+
+def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
+    """Run one bench and add what only this side knows; None (and a line on stderr) when it failed."""
+    print("bench:", " ".join(command), file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        result = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        result = {"error": {"message": f"no result, exit status {done.returncode}"}}
+    if "error" in result:
+        print("failed:", result["error"]["message"], file=sys.stderr, flush=True)
+        return None
+    assert isinstance(result, dict)
+    if "runtime" not in result:
+        name, package = PACKAGES[result["adapter"]["host"]]
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            name += f" ({package} {importlib.metadata.version(package)})"
+        result["runtime"] = f"CPython {sys.version.split()[0]}, {name}"
+    return result | {"date": str(datetime.date.today()), "device": device, "commit": commit()}
+
+
+def commit() -> str:
+    """The checkout's commit, with a + when files differ from it; JERBOA_COMMIT where there is no git."""
+    if told := os.environ.get("JERBOA_COMMIT"):
+        return told
+    try:
+        git = ["git", "-C", str(ROOT)]
+        name = subprocess.check_output(
+            [*git, "rev-parse", "--short", "HEAD"], stderr=subprocess.DEVNULL, text=True
+        )
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name.strip() + "+" * bool(changed.strip())
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; the exit status."""
+    rest: list[str] = []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, rest = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(
+        prog="dev bench --rows",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--browser", action="store_true", help="in headless Chromium")
+    parser.add_argument("--native", action="store_true", help="in CPython (also without --browser)")
+    parser.add_argument("--prompt-tokens", default="512")
+    parser.add_argument("--new-tokens", default="128")
+    parser.add_argument("--sampled", action="store_true", help="also " + " ".join(SAMPLED))
+    parser.add_argument("--long", action="store_true", help="also " + " ".join(LONG))
+    parser.add_argument(
+        "--profile", action="store_true", help="profile the greedy runs, for --save"
+    )
+    parser.add_argument("--device", default="", help="what the GPU is called in the rows")
+    parser.add_argument("--save", type=Path, help="append every result to this file, a line each")
+    parser.add_argument("--from", dest="saved", type=Path, help="no runs: the results of this file")
+    parser.add_argument("--peers", type=Path, help="print the table of peers instead of rows")
+    parsed = parser.parse_args(arguments)
+    parsed.rest = rest
+    results, failed = [], False
+    if parsed.saved:
+        results = [json.loads(line) for line in parsed.saved.read_text().splitlines() if line]
+    elif not parsed.models:
+        parser.error("name at least one MODEL, or a file with --from")
+    if not parsed.peers:
+        print(heading(), flush=True)
+        for result in results:
+            print(row(result))
+    for command in commands(parsed) if not parsed.saved else ():
+        result = measure(command, parsed.device)
+        if result is None:
+            failed = True
+            continue
+        results.append(result)
+        if parsed.save:
+            with parsed.save.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+        if not parsed.peers:
+            print(row(result), flush=True)
+    if parsed.peers:
+        print(peer_rows(results, json.loads(parsed.peers.read_text())))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
