@@ -5,6 +5,7 @@
 //   engine.zip          py_engine/ with shaders/ in it, as in the wheel                app/worker.py
 // Python finds what only JavaScript can give at globalThis.jerboa.
 
+import * as blobs from './blobs.mjs';
 import * as replay from './replay.mjs';
 
 export const DEFAULT_RUNTIME = 'py314';
@@ -12,8 +13,8 @@ const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; both read by py_engine/host/io_browser.py. */
-export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), replay, Tokenizer: null };
+/** files: "FOLDER/NAME" -> File; env: settings from the page; both read by py_engine/host/io_browser.py; blobs: store_browser.py. */
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, replay, Tokenizer: null };
 
 const fetchBytes = async path => {
   const answer = await fetch(HERE + path);

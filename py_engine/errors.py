@@ -9,7 +9,8 @@
     ├── ModelError          config.json, weights or tokenizer of a model are wrong, or unsupported
     │   └── FormatError     a file breaks its own format (safetensors, GGUF, JSON)
     ├── HubError            the network or the hub said no (status, address, what to do)
-    ├── StorageError        the local store is full, locked or broken
+    ├── StorageError        the local store is locked or broken
+    │   └── StorageFullError  no room: the disk is full, or the browser's quota is used up
     ├── InputError          the caller's arguments: prompt, messages, sampling settings, template
     │   └── ContextError    prompt and answer do not fit the context (numbers inside)
     └── AbortError          the caller stopped it
@@ -72,6 +73,10 @@ class HubError(EngineError):
 
 class StorageError(EngineError):
     """The local store could not keep or give back bytes."""
+
+
+class StorageFullError(StorageError):
+    """The disk is full or the quota is used up. What was stored before is as it was."""
 
 
 class InputError(EngineError):

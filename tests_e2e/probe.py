@@ -391,3 +391,104 @@ async def upload_js(n: int) -> dict[str, Any]:
         return {"size": size, "same": same, "uploaded": gpu.counters.upload_bytes}
     finally:
         gpu.close()
+
+
+async def open_store(kind: str, root: str) -> Any:
+    """A store of this kind: a class of public/blobs.mjs, or "Memory"; in CPython, files below `root`."""
+    if sys.platform == "emscripten":
+        import js
+        from pyodide.ffi import to_js
+
+        from py_engine.host.store_browser import BrowserStore
+
+        kinds = to_js([getattr(js.jerboa.blobs.KINDS, kind)] if kind != "Memory" else [])
+        return BrowserStore(root, await js.jerboa.blobs.openStore(root, kinds))
+    from pathlib import Path
+
+    from py_engine.host.store_native import FileStore
+
+    return FileStore(Path(root))
+
+
+async def store(kind: str, root: str) -> dict[str, Any]:
+    """Every method of a BlobStore, with offsets across pieces and out of order; what was seen."""
+    from py_engine.host import open_io
+
+    io, files = open_io(), await open_store(kind, root)
+    far = (4 << 20) - 3  # across the border of two CacheStorage pieces
+    seen: dict[str, Any] = {}
+
+    async def text(name: str, *span: int) -> str:
+        return io.to_bytes(await files.read(name, *span)).hex()
+
+    seen["empty"] = [await files.names(), await files.size("a/b"), await files.names("a")]
+    await files.write("a/b", 4, b"efgh")
+    await files.write("a/b", 0, b"abcd")
+    await files.write("a/c.bin", far, b"123456")
+    await files.write("a/b", 6, b"GHij")
+    await files.flush("a/b")
+    await files.write("d", 0, io.slice(await files.read("a/b"), 2, 5))
+    seen["sizes"] = [await files.size(name) for name in ("a/b", "a/c.bin", "d", "a", "a/b/x")]
+    seen["bytes"] = [await text("a/b"), await text("a/b", 5, 100), await text("a/b", 50, 60)]
+    seen["bytes"] += [await text("a/c.bin", far - 2, far + 4), await text("d")]
+    await files.close()
+    await files.write("a/c.bin", far + 1, b"x")
+    await files.flush("a/c.bin")
+    for body in (b"first", b"the second", b"3"):
+        await files.replace("a/index", body)
+        seen.setdefault("replaced", []).append(await text("a/index"))
+    await files.replace("new/index", b"{}")
+    seen["again"] = [await text("a/c.bin", far), await files.size("a/c.bin")]
+    seen["list"] = [await files.names(), await files.names("a"), await files.names("new")]
+    try:
+        await files.read("nowhere/x")
+    except FileNotFoundError:
+        seen["absent"] = True
+    for name in ("../x", "a//b", "", "/x"):
+        try:
+            await files.write(name, 0, b"")
+        except EngineError as error:
+            seen.setdefault("refused", []).append(error.type)
+    async with files.lock("one") as held:
+        async with files.lock("one", wait=False) as second, files.lock("two", wait=False) as other:
+            seen["locks"] = [held, second, other]
+    async with files.lock("one", shared=True), files.lock("one", shared=True, wait=False) as both:
+        seen["locks"].append(both)
+    async with files.lock("one", wait=False) as free:
+        seen["locks"].append(free)
+    await files.delete("a/b")
+    await files.delete("a/none")
+    seen["deleted"] = [await files.names()]
+    await files.delete("a")
+    seen["deleted"].append(await files.names())
+    await files.delete("new/index")
+    await files.delete("d")
+    seen["deleted"].append(await files.names())
+    return seen
+
+
+async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
+    """Write until there is no room; what was kept is whole."""
+    from py_engine.errors import StorageFullError
+    from py_engine.host import open_io
+
+    io, files = open_io(), await open_store(kind, root)
+    piece, count = bytes(range(256)) * 4096, 0
+    await files.replace("before", b"as it was")
+    try:
+        while count < most:
+            await files.write(f"{count // 64}.bin", count % 64 * len(piece), piece)
+            await files.flush(f"{count // 64}.bin")
+            count += 1
+        full = ""
+    except StorageFullError as error:
+        full = str(error)
+    good = io.to_bytes(await files.read("before")) == b"as it was"
+    if count:
+        last = count - 1
+        start = last % 64 * len(piece)
+        read = await files.read(f"{last // 64}.bin", start, start + len(piece))
+        good = good and io.to_bytes(read) == piece
+    for name in await files.names():
+        await files.delete(name)
+    return {"count": count, "full": full, "good": good, "left": await files.names()}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Bytes = Any
+from py_engine.host.store import BlobStore, Bytes
+
+__all__ = ["Bytes", "Io", "Response"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Io(abc.ABC):
     @abc.abstractmethod
     async def list_files(self, path: str) -> list[str]:
         """Names of the files directly in a folder, sorted."""
+
+    @abc.abstractmethod
+    async def open_store(self, name: str) -> BlobStore:
+        """This device's store `name`: "models" (natively the hub cache that huggingface_hub shares), or any other
+        word for a folder of the engine's own. Raises StorageError where there is none at all."""
 
     @abc.abstractmethod
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:

@@ -17,6 +17,7 @@ from pyodide.ffi import JsException, to_js
 
 from py_engine.errors import HubError
 from py_engine.host.io import Bytes, Io, Response
+from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
 FIRST_CAPACITY = 64 << 10  # of a body of unknown length
@@ -109,6 +110,10 @@ class BrowserIo(Io):
         if not names:
             raise FileNotFoundError(f"no folder {path} was picked")
         return sorted(name[len(prefix) :] for name in names if "/" not in name[len(prefix) :])
+
+    async def open_store(self, name: str) -> BrowserStore:
+        """See Io.open_store."""
+        return await open_browser_store(name)
 
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
         """See Io.slice."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from py_engine.errors import AbortError, HubError
 from py_engine.host.io import Bytes, Io, Response
+from py_engine.host.store_native import FileStore, default_root
 
 MAX_REDIRECTS = 10
 PIECE_BYTES = 256 << 10  # bytes between two calls of on_bytes
@@ -208,6 +209,11 @@ class NativeIo(Io):
             return sorted(entry.name for entry in place.iterdir() if entry.is_file())
         except (NotADirectoryError, PermissionError, ValueError) as error:
             raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
+
+    async def open_store(self, name: str) -> FileStore:
+        """See Io.open_store."""
+        root, shared = default_root(name)
+        return FileStore(root, shared=shared)
 
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
         """See Io.slice."""

@@ -1,0 +1,361 @@
+// Files that the engine keeps on this device, for py_engine/host/store_browser.py: bytes go in and out as Uint8Arrays.
+//
+// openStore(root) gives the first that works here, each with the same methods:
+//   Opfs    the origin private file system below jerboa/ROOT, by synchronous handles (workers only)
+//   Pieces  CacheStorage: a file is cut at multiples of PIECE, one entry each; WebKit has no synchronous handles in
+//           some of its ports, and no private file system in private windows
+//   Memory  gone with the worker
+// Every method may reject with an Error that has a DOMException's name; QuotaExceededError says that there is no room. The
+// caller awaits one call before it makes the next.
+
+const FOLDER = 'jerboa'; // of the origin's private file system, and the start of our CacheStorage names
+const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit was seen to fail above 64 MB
+const HANDLES = 16; // kept open at a time
+
+const absent = name => new DOMException(`${name} is not in the store`, 'NotFoundError');
+const full = name => new DOMException(`no room for ${name}`, 'QuotaExceededError');
+const isAbsent = error => error.name === 'NotFoundError' || error.name === 'TypeMismatchError';
+const busy = error => error.name === 'NoModificationAllowedError';
+
+class Opfs {
+  kind = 'opfs';
+  persistent = true;
+  #top;
+  #open = new Map(); // name -> {handle, writable}, the last used one last
+
+  constructor(top) { this.#top = top; }
+
+  static async open(root) {
+    let top = await navigator.storage.getDirectory();
+    for (const part of [FOLDER, root]) top = await top.getDirectoryHandle(part, { create: true });
+    const name = `probe-${crypto.randomUUID()}`; // what is missing differs by browser: only a write tells
+    const file = await top.getFileHandle(name, { create: true });
+    try {
+      const handle = await file.createSyncAccessHandle();
+      try {
+        handle.write(new Uint8Array(1), { at: 0 });
+      } finally {
+        handle.close();
+      }
+    } finally {
+      await top.removeEntry(name).catch(() => {});
+    }
+    return new Opfs(top);
+  }
+
+  async #folder(parts, create) {
+    let folder = this.#top;
+    for (const part of parts) folder = await folder.getDirectoryHandle(part, { create });
+    return folder;
+  }
+
+  async #file(name, create) {
+    const parts = name.split('/');
+    const last = parts.pop();
+    return (await this.#folder(parts, create)).getFileHandle(last, { create });
+  }
+
+  /** An open handle; a file that another tab has open for writing rejects with NoModificationAllowedError. */
+  async #handle(name, writable) {
+    const kept = this.#open.get(name);
+    if (kept && (kept.writable || !writable)) {
+      this.#open.delete(name);
+      this.#open.set(name, kept);
+      return kept.handle;
+    }
+    this.#closeOne(name);
+    const file = await this.#file(name, writable);
+    const handle = await file.createSyncAccessHandle(writable ? {} : { mode: 'read-only' });
+    this.#open.set(name, { handle, writable });
+    if (this.#open.size > HANDLES) this.#closeOne(this.#open.keys().next().value);
+    return handle;
+  }
+
+  #closeOne(name) {
+    this.#open.get(name)?.handle.close();
+    this.#open.delete(name);
+  }
+
+  async list(folder) {
+    const names = [];
+    const walk = async (place, prefix) => {
+      for await (const [name, entry] of place.entries()) {
+        if (entry.kind === 'directory') await walk(entry, `${prefix}${name}/`);
+        else names.push(prefix + name);
+      }
+    };
+    try {
+      const parts = folder ? folder.split('/') : [];
+      await walk(await this.#folder(parts, false), folder ? `${folder}/` : '');
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
+    return names.sort();
+  }
+
+  async size(name) {
+    try {
+      if (this.#open.has(name)) return this.#open.get(name).handle.getSize();
+      return (await (await this.#file(name, false)).getFile()).size;
+    } catch (error) {
+      if (isAbsent(error)) return null;
+      throw error;
+    }
+  }
+
+  async read(name, start, end) {
+    let handle;
+    try {
+      handle = await this.#handle(name, false);
+    } catch (error) {
+      if (!busy(error)) throw error;
+      const file = await (await this.#file(name, false)).getFile(); // open for writing elsewhere: a snapshot of it
+      return new Uint8Array(await file.slice(start, end ?? file.size).arrayBuffer());
+    }
+    const size = handle.getSize();
+    const data = new Uint8Array(Math.max(0, Math.min(end ?? size, size) - start));
+    return data.subarray(0, handle.read(data, { at: start }));
+  }
+
+  async write(name, offset, data) {
+    const handle = await this.#handle(name, true);
+    if (handle.write(data, { at: offset }) < data.byteLength) throw full(name);
+  }
+
+  async flush(name) {
+    this.#open.get(name)?.handle.flush();
+  }
+
+  /** Written beside it and then moved over it. */
+  async replace(name, data) {
+    const beside = `${name}.new`;
+    const handle = await this.#handle(beside, true);
+    try {
+      handle.truncate(0);
+      if (handle.write(data, { at: 0 }) < data.byteLength) throw full(name);
+      handle.flush();
+    } finally {
+      this.#closeOne(beside);
+    }
+    this.#closeOne(name);
+    await (await this.#file(beside, false)).move(name.split('/').pop());
+  }
+
+  async remove(name) {
+    for (const open of [...this.#open.keys()]) if (open === name || open.startsWith(`${name}/`)) this.#closeOne(open);
+    const parts = name.split('/');
+    try {
+      while (parts.length) {
+        const last = parts.pop();
+        const folder = await this.#folder(parts, false);
+        await folder.removeEntry(last, { recursive: parts.length + 1 === name.split('/').length });
+        if (!(await folder.keys().next()).done) break; // folders left empty go too
+      }
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
+  }
+
+  async close() {
+    for (const name of [...this.#open.keys()]) this.#closeOne(name);
+  }
+}
+
+/** Files cut at multiples of PIECE. A subclass says where a piece lies; the one being written waits for `flush`. */
+class Cut {
+  #piece = null; // {name, index, data: PIECE bytes, end: bytes in use, changed}
+
+  async list(folder) {
+    const names = new Set(await this.names());
+    if (this.#piece) names.add(this.#piece.name);
+    return [...names].filter(name => !folder || name.startsWith(`${folder}/`)).sort();
+  }
+
+  async size(name) {
+    const held = this.#piece?.name === name ? this.#piece : null;
+    const last = Math.max(-1, ...await this.indices(name));
+    if (!held) return last < 0 ? null : last * PIECE + (await this.get(name, last)).length;
+    const end = held.index * PIECE + held.end;
+    return last <= held.index ? end : last * PIECE + (await this.get(name, last)).length;
+  }
+
+  async read(name, start, end) {
+    const size = await this.size(name);
+    if (size === null) throw absent(name);
+    const data = new Uint8Array(Math.max(0, Math.min(end ?? size, size) - start));
+    for (let done = 0; done < data.length;) {
+      const index = Math.floor((start + done) / PIECE);
+      const from = start + done - index * PIECE;
+      const count = Math.min(PIECE - from, data.length - done);
+      const held = this.#piece?.name === name && this.#piece.index === index;
+      const piece = held ? this.#piece.data : await this.get(name, index);
+      if (piece) data.set(piece.subarray(from, from + count), done); // never written: zeros
+      done += count;
+    }
+    return data;
+  }
+
+  async write(name, offset, data) {
+    for (let done = 0; done < data.length;) {
+      const index = Math.floor((offset + done) / PIECE);
+      const from = offset + done - index * PIECE;
+      const count = Math.min(PIECE - from, data.length - done);
+      const piece = await this.#hold(name, index);
+      piece.data.set(data.subarray(done, done + count), from);
+      piece.end = Math.max(piece.end, from + count);
+      piece.changed = true;
+      done += count;
+    }
+  }
+
+  async #hold(name, index) {
+    if (this.#piece?.name !== name || this.#piece.index !== index) {
+      await this.#settle();
+      const old = await this.get(name, index);
+      const data = new Uint8Array(PIECE);
+      if (old) data.set(old);
+      this.#piece = { name, index, data, end: old?.length ?? 0, changed: false };
+    }
+    return this.#piece;
+  }
+
+  async #settle() {
+    const piece = this.#piece;
+    if (!piece?.changed) return;
+    try {
+      await this.put(piece.name, piece.index, piece.data.slice(0, piece.end));
+    } catch (error) {
+      this.#piece = null; // the store keeps the piece as it was
+      throw error;
+    }
+    piece.changed = false;
+  }
+
+  async flush(name) {
+    if (this.#piece?.name === name) await this.#settle();
+  }
+
+  async replace(name, data) {
+    if (data.length > PIECE) throw new DOMException(`${name} is too large to be replaced at once`, 'NotSupportedError');
+    if (this.#piece?.name === name) this.#piece = null;
+    await this.put(name, 0, data.slice()); // one entry: it is the old or the new one
+  }
+
+  async remove(name) {
+    const below = each => each === name || each.startsWith(`${name}/`);
+    if (this.#piece && below(this.#piece.name)) this.#piece = null;
+    for (const each of await this.names()) if (below(each)) await this.drop(each);
+  }
+
+  async close() {
+    await this.#settle();
+    this.#piece = null;
+  }
+}
+
+class Pieces extends Cut {
+  kind = 'cache-storage';
+  persistent = true;
+  #cache;
+
+  constructor(cache) { super(); this.#cache = cache; }
+
+  static async open(root) {
+    const cache = await caches.open(`${FOLDER}-${root}`);
+    await cache.keys();
+    return new Pieces(cache);
+  }
+
+  /** Addresses that nobody asks the network for. */
+  #url(name, index) {
+    const search = index === undefined ? '' : `?piece=${index}`;
+    return new URL(`./blobs/${name.split('/').map(encodeURIComponent).join('/')}${search}`, import.meta.url).href;
+  }
+
+  async names() {
+    const start = this.#url('').length;
+    return [...new Set((await this.#cache.keys()).map(({ url }) => decodeURIComponent(url.split('?')[0].slice(start))))];
+  }
+
+  async indices(name) {
+    const keys = await this.#cache.keys(this.#url(name), { ignoreSearch: true });
+    return keys.map(({ url }) => Number(new URL(url).searchParams.get('piece')));
+  }
+
+  async get(name, index) {
+    const answer = await this.#cache.match(this.#url(name, index));
+    return answer ? new Uint8Array(await answer.arrayBuffer()) : null;
+  }
+
+  async put(name, index, data) {
+    await this.#cache.put(this.#url(name, index), new Response(data));
+  }
+
+  async drop(name) {
+    await this.#cache.delete(this.#url(name), { ignoreSearch: true });
+  }
+}
+
+class Memory extends Cut {
+  kind = 'memory';
+  persistent = false;
+  #files = new Map(); // name -> Map of index -> bytes
+
+  names() { return [...this.#files.keys()]; }
+  indices(name) { return [...this.#files.get(name)?.keys() ?? []]; }
+  get(name, index) { return this.#files.get(name)?.get(index) ?? null; }
+  put(name, index, data) {
+    if (!this.#files.has(name)) this.#files.set(name, new Map());
+    this.#files.get(name).set(index, data);
+  }
+
+  drop(name) { this.#files.delete(name); }
+}
+
+const METHODS = ['list', 'size', 'read', 'write', 'flush', 'replace', 'remove', 'close'];
+
+/** What Pyodide 314 can raise: of a rejection with Chromium's class QuotaExceededError it never hears. */
+const plain = error => Object.assign(new Error(error.message), { name: error.name });
+
+function guarded(store) {
+  const call = method => async (...given) => {
+    try {
+      return await store[method](...given);
+    } catch (error) {
+      throw plain(error);
+    }
+  };
+  const { kind, persistent } = store;
+  return { kind, persistent, ...Object.fromEntries(METHODS.map(method => [method, call(method)])) };
+}
+
+/** The store of this root: the first kind of `kinds` that works here. */
+export async function openStore(root, kinds = [Opfs, Pieces]) {
+  for (const kind of kinds) {
+    try {
+      return guarded(await kind.open(root));
+    } catch (error) {
+      console.info(`no ${kind.name} store here: ${error}`);
+    }
+  }
+  return guarded(new Memory());
+}
+
+export const KINDS = { Opfs, Pieces };
+
+/**
+ * Ask for the Web Lock `name`. Resolves to a function that gives it back, and resolves when that is done; to null when
+ * `wait` is false and another has the lock. An abort of `signal` ends the wait, and gives back what was granted in the
+ * meantime. Where there are no locks everybody gets it.
+ */
+export function lock(name, shared, wait, signal) {
+  if (!navigator.locks) return Promise.resolve(async () => {});
+  const options = { mode: shared ? 'shared' : 'exclusive', ...(wait ? { signal } : { ifAvailable: true }) };
+  return new Promise((got, failed) => {
+    const done = navigator.locks.request(`${FOLDER}:${name}`, options, held => held && new Promise(release => {
+      signal.addEventListener('abort', release);
+      got(() => { release(); return done; });
+    }));
+    done.then(() => got(null), error => failed(plain(error)));
+  });
+}

@@ -1,0 +1,213 @@
+"""BlobStore in CPython: plain files below a folder, locks by flock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from py_engine.errors import StorageError, StorageFullError
+from py_engine.host.store import BlobStore, Bytes, check_name
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCKS = ".locks"  # a folder of the root; huggingface_hub keeps its own locks in one of that name, and skips it
+LOCK_POLL_S = 0.05
+NEW_SUFFIX = ".new"  # of a file that `replace` is still writing
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FileStore(BlobStore):
+    """Files below `root`, which is made by the first write."""
+
+    kind = "files"
+
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
+        self.root = root
+        self.shared = shared
+
+    def _place(self, name: str) -> Path:
+        check_name(name)
+        return self.root / name
+
+    async def names(self, folder: str = "") -> list[str]:
+        """See BlobStore.names."""
+        return await asyncio.to_thread(self._names, self._place(folder) if folder else self.root)
+
+    def _names(self, folder: Path) -> list[str]:
+        with _errors(str(folder)):
+            found = [p.relative_to(self.root) for p in folder.rglob("*") if p.is_file()]
+        return sorted(p.as_posix() for p in found if p.parts[0] != LOCKS)
+
+    async def size(self, name: str) -> int | None:
+        """See BlobStore.size."""
+        with _errors(name):
+            place = self._place(name)
+            return place.stat().st_size if place.is_file() else None
+
+    async def read(self, name: str, start: int = 0, end: int | None = None) -> Bytes:
+        """See BlobStore.read."""
+        return await asyncio.to_thread(_read, self._place(name), start, end)
+
+    async def write(self, name: str, offset: int, data: Bytes) -> None:
+        """See BlobStore.write."""
+        await asyncio.to_thread(_write, self._place(name), offset, data)
+
+    async def flush(self, name: str) -> None:
+        """See BlobStore.flush."""
+        await asyncio.to_thread(_flush, self._place(name))
+
+    async def replace(self, name: str, data: bytes) -> None:
+        """See BlobStore.replace."""
+        await asyncio.to_thread(_replace, self._place(name), data)
+
+    async def delete(self, name: str) -> None:
+        """See BlobStore.delete. Folders left empty go too."""
+        await asyncio.to_thread(self._delete, self._place(name))
+
+    def _delete(self, place: Path) -> None:
+        with _errors(str(place)):
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+        for folder in place.parents:
+            if folder == self.root:
+                break
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or not there
+                break
+
+    async def rename(self, name: str, new: str) -> None:
+        """See BlobStore.rename."""
+        with _errors(name):
+            target = self._place(new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._place(name).replace(target)
+
+    async def link(self, name: str, target: str) -> None:
+        """See BlobStore.link: a relative symbolic link, or a copy of the name where the system makes none."""
+        place, wanted = self._place(name), self._place(target)
+        with _errors(name):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            relative = os.path.relpath(wanted, place.parent)
+            if place.is_symlink() and os.readlink(place) == relative:
+                return
+            beside = place.with_name(place.name + NEW_SUFFIX)
+            beside.unlink(missing_ok=True)
+            try:
+                beside.symlink_to(relative)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise
+                os.link(wanted, beside)  # Windows without the right to make symbolic links
+            beside.replace(place)
+
+    @contextlib.asynccontextmanager
+    async def lock(
+        self, name: str, *, shared: bool = False, wait: bool = True
+    ) -> AsyncIterator[bool]:
+        """See BlobStore.lock. The kernel frees a lock with the process; where there is no flock (Windows, some
+        network disks) everybody gets it."""
+        place = self._place(f"{LOCKS}/{name}/jerboa.lock")
+        with _errors(name):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            held = _try_lock(file, shared)
+            while not held and wait:
+                await asyncio.sleep(LOCK_POLL_S)
+                held = _try_lock(file, shared)
+            yield held
+        finally:
+            os.close(file)
+
+
+def default_root(name: str) -> tuple[Path, bool]:
+    """(folder, shared) of the store `name`: for models the Hugging Face hub's cache folder, found by the variables
+    that huggingface_hub reads (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME); for others JERBOA_HOME/NAME, without that
+    variable ~/.cache/jerboa/NAME."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if name == "models":
+        hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+        home = os.environ.get("HF_HOME") or caches / "huggingface"
+        return Path(hub or Path(home) / "hub").expanduser(), True
+    return Path(os.environ.get("JERBOA_HOME") or caches / "jerboa").expanduser() / name, False
+
+
+def _try_lock(file: int, shared: bool) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _read(place: Path, start: int, end: int | None) -> Bytes:
+    with _errors(str(place)), place.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        body = bytearray(max(0, (size if end is None else min(end, size)) - start))
+        file.seek(start)
+        filled = file.readinto(body)
+    return memoryview(body)[:filled]
+
+
+def _write(place: Path, offset: int, data: Bytes) -> None:
+    view = memoryview(data).cast("B")
+    with _errors(str(place)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(place, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        try:
+            os.lseek(file, offset, os.SEEK_SET)
+            while view:
+                view = view[os.write(file, view) :]
+        finally:
+            os.close(file)
+
+
+def _flush(place: Path) -> None:
+    with _errors(str(place)):
+        file = os.open(place, os.O_RDWR)
+        try:
+            getattr(os, "fdatasync", os.fsync)(file)
+        finally:
+            os.close(file)
+
+
+def _replace(place: Path, data: bytes) -> None:
+    beside = place.with_name(place.name + NEW_SUFFIX)
+    with _errors(str(place)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(place)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """OSError as a StorageError that names the file; FileNotFoundError stays."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFullError(f"{what}: there is no room left on this disk.") from error
+        raise StorageError(f"{what}: {error.strerror or error}.") from error
