@@ -27,6 +27,11 @@ class BrowserIo(Io):
     """Io of the browser. `Bytes` is a JS Uint8Array. Redirects are the browser's own: it drops the Authorization
     header when another origin is entered (Fetch standard, HTTP-redirect fetch, step 13)."""
 
+    @property
+    def handheld(self) -> bool:
+        """What the page found out and passed on as JERBOA_HANDHELD: a worker sees neither screen nor pointer."""
+        return self.env("JERBOA_HANDHELD") is not None
+
     async def fetch(
         self,
         url: str,
