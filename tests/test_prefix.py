@@ -39,7 +39,9 @@ def engine(
     folder: Path = tmp_path_factory.mktemp(request.param) / "model"
     shutil.copytree(reference.folder(request.param), folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": THINKING}))
-    loaded = run(Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT))
+    loaded = run(
+        Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT, context_classes=())
+    )
     yield loaded
     run(loaded.close())
 

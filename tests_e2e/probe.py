@@ -222,7 +222,7 @@ async def traced() -> dict[str, Any]:
             matvec(trace, "residual", x, matrix, y, epilogue="add")
             planner = Planner(gpu, Kernels(gpu), strategy)
             planner.reserve([trace])
-            planner.allocate()
+            await planner.allocate()
             plan = await planner.lower([trace])
             await gpu.replay(plan.recording)
             outputs = list(

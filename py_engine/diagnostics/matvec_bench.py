@@ -84,7 +84,7 @@ class Case:
             add(trace, self.matrices[i % len(self.matrices)])
         planner = Planner(self.gpu, self.kernels, SingleSubmit())
         planner.reserve([trace])
-        planner.allocate()
+        await planner.allocate()
         plan = await planner.lower([trace])
         await self.gpu.replay(plan.recording)
         await self.gpu.idle()

@@ -33,6 +33,7 @@ from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch, Gpu
 _ENOUGH_S = 0.010  # of work between two timestamps: Chromium's steps of 0.1 ms are then 1 %
 _MOST_DISPATCHES = 4096  # in one timed pass
 _ROUNDS = 3
+_STEPS = 16  # passes in a row, each a position further
 _FINE_NS = 2000  # a clock with coarser steps cannot time a single dispatch
 _NO_LIMIT = 0xFFFFFFFF
 
@@ -99,6 +100,7 @@ async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) 
     await clock.start()
     rows = max(p.rows for name, p in decoder.plans.items() if name.startswith("prefill "))
     rows = min(rows, context)
+    await decoder.fit(max(rows, min(position + _STEPS, context)))
     chunk = next(
         decoder.plans[name]
         for name in sorted(decoder.plans, key=lambda n: decoder.plans[n].rows)
@@ -157,7 +159,9 @@ async def _section(
         "kernels": kernels,
         "kernels_us": round(total, 2),
         "read_bytes": round(traffic.of_plans(plans, rows, position).lasting),
-        **await _whole(clock, dispatches, reset, state.context - position if rows == 1 else 1),
+        **await _whole(
+            clock, dispatches, reset, state.cache.capacity - position if rows == 1 else 1
+        ),
     }
 
 
@@ -188,7 +192,7 @@ async def _whole(
     """The pass as one, and dispatch by dispatch; None for what this clock cannot tell. Microseconds a pass."""
     if not clock.timestamps:
         return {"pass_us": None, "alone_us": None}
-    steps = max(1, min(most, 16, _MOST_DISPATCHES // len(dispatches)))
+    steps = max(1, min(most, _STEPS, _MOST_DISPATCHES // len(dispatches)))
     whole, alone = float("inf"), None
     for _ in range(_ROUNDS):
         reset()

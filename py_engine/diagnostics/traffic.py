@@ -42,7 +42,7 @@ class Traffic:
     def __init__(self, model: Model, state: State, logits: Tensor) -> None:
         # By buffer: ops look at the same memory as other tensors (f16 pairs as words, say).
         self._recurrent = _by_buffer(state.recurrents)
-        self._kv = {b: t for b, t in _by_buffer(state.layers).items() if b not in self._recurrent}
+        self._kv = _by_buffer(state.cache.tensors)
         # What is small (a row of some hundred bytes a token), or bound and not read.
         self._small = _by_buffer([state.step, state.ids, state.zeros])
         for block in model.blocks:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from py_engine.errors import InputError
-from py_engine.generate.decoder import PREFILL_ROWS, Decoder
+from py_engine.generate.decoder import Decoder
+from py_engine.generate.passes import PREFILL_ROWS
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
 from py_engine.models import build_model
-from py_engine.models.state import KvDtype
+from py_engine.models.kv_cache import CLASSES, KvDtype, classes_up_to
 from py_engine.weights.config import Config
 from py_engine.weights.store import WeightStore
 
@@ -23,20 +26,23 @@ def build_decoder(
     *,
     context: int | None,
     kv_dtype: KvDtype,
+    classes: Sequence[int] = CLASSES,
     strategy: SubmitStrategy | None = None,
 ) -> Decoder:
     """Weights asked for from `store` (of the same GPU), state made, passes traced.
 
-    `context`: tokens; None: the smaller of the model's and DEFAULT_CONTEXT. Raises ModelError, InputError,
+    `context`: tokens; None: the smaller of the model's and DEFAULT_CONTEXT. `classes`: those below it are the sizes of
+    KV cache that a text goes through, in tokens. Raises ModelError, InputError,
     OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)
     context = _context(context, model.max_context)
     # Rows of the largest prefill plan: no more than the context can fill.
     rows = min(PREFILL_ROWS[0], -(-context // 16) * 16)
-    state = model.make_state(gpu, context, rows, kv_dtype)
+    sizes = classes_up_to(context, classes)
+    state = model.make_state(gpu, context, sizes[0], rows, kv_dtype)
     try:
-        decoder = Decoder(gpu, kernels, model, state, strategy)
+        decoder = Decoder(gpu, kernels, model, state, sizes, strategy)
     except BaseException:
         state.release()
         raise

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
-from py_engine.errors import ContextError, InputError
+from py_engine.errors import ContextError, InputError, OutOfMemoryError
+from py_engine.generate.passes import Passes
 from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.plan import Plan, Planner
+from py_engine.graph.plan import Plan
 from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.models.layers import Model
 from py_engine.models.snapshots import Snapshots
@@ -24,7 +26,9 @@ from py_engine.models.state import State
 STEPS_IN_FLIGHT = (
     4  # one awaited step costs 3 ms in Chromium whatever it does, four in flight 0.3 ms (PEERS)
 )
-PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
+ANSWER_ROOM = (
+    128  # tokens that a cache made for a prompt has room for beyond it, if they are wanted
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class Sampled:
 
 
 class Decoder:
-    """Plans of one model at one context size; `prefix` knows what its state has seen."""
+    """One model at work; `prefix` knows what its state has seen.
+
+    `classes`: the sizes of KV cache to go through as a text grows, in tokens; the last is the state's context.
+    """
 
     def __init__(
         self,
@@ -44,11 +51,13 @@ class Decoder:
         kernels: Kernels,
         model: Model,
         state: State,
+        classes: Sequence[int],
         strategy: SubmitStrategy | None = None,
     ) -> None:
         self.gpu = gpu
         self.model = model
         self.state = state
+        self.classes = classes
         self._seen: int | None = (
             None  # tokens that ran by the end of the last decode; None: not known
         )
@@ -63,18 +72,12 @@ class Decoder:
         except BaseException:
             self.snapshots.release()
             raise
-        # The tensor units round activations to 11 bits: not where f32 was asked for.
-        rounding = {"subgroup-matrix"} if state.kv_dtype == "f32" else set[str]()
-        self._features = gpu.features - rounding
-        self._planner = Planner(gpu, kernels, strategy or SingleSubmit())
-        self._traces: dict[str, Trace] = {}
-        self._plans: dict[str, Plan] = {}
-        self._sizes = sorted({min(r, state.max_rows) for r in PREFILL_ROWS})
+        self._passes = Passes(gpu, kernels, model, state, self.sampler, strategy or SingleSubmit())
 
     @property
     def activation_bytes(self) -> int:
         """GPU bytes of the pooled activations and of the sampler's buffers."""
-        return self._planner.activation_bytes + self.sampler.nbytes
+        return self._passes.activation_bytes + self.sampler.nbytes
 
     def memory(self) -> dict[str, int]:
         """GPU bytes of everything here, by kind."""
@@ -87,36 +90,27 @@ class Decoder:
     @property
     def plans(self) -> Mapping[str, Plan]:
         """The plans in use: "prefill ROWS", the heads "logits", "greedy", "sampled", and "decode HEAD"."""
-        return self._plans
+        return self._passes.plans
 
     @property
     def decode_dispatches(self) -> int:
         """dispatchWorkgroups calls of one token, the worse of greedy and sampled."""
-        return max(len(self._plans[k].dispatches) for k in ("decode greedy", "decode sampled"))
+        return self._passes.decode_dispatches
 
     def trace(self) -> None:
         """Write down every pass and start compiling; weights need not be there yet."""
-        for rows in self._sizes:
-            self._traces[f"prefill {rows}"] = self._body(rows)
-        self._traces["body"] = self._body(1)
-        for name in ("logits", "greedy", "sampled"):
-            self._traces[name] = self._head(name)
-        self._traces["forget"] = self._new_trace(1)
-        self.sampler.forget(self._traces["forget"])
-        self._traces["mark"] = self._new_trace(self._sizes[-1])
-        self.sampler.mark(self._traces["mark"])
-        self._planner.reserve(self._traces.values())
+        self._passes.trace()
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
-        self._planner.allocate()
-        for name, trace in self._traces.items():
-            if name != "body":  # of no use without a head
-                self._plans[name] = await self._planner.lower([trace])
-        for name in ("logits", "greedy", "sampled"):
-            self._plans[f"decode {name}"] = await self._planner.lower(
-                [self._traces["body"], self._traces[name]]
-            )
+        await self._passes.plan()
+
+    async def fit(self, tokens: int) -> None:
+        """Make the KV cache large enough for `tokens`; what it holds stays.
+
+        Raises OutOfMemoryError; then the old one stays in use, with all that it holds.
+        """
+        await self._resize(tokens, len(self.prefix.ids))
 
     async def logits(self, ids: Sequence[int], abort: Abort | None = None) -> bytes:
         """Logits after the last id, float32 [vocab_size], as bytes."""
@@ -155,25 +149,40 @@ class Decoder:
         await self._start_sampler(sampling, ids)
         await self._prefill(ids, head, max_tokens, abort, border)
         self._seen = len(ids)
-        result = _buffer(self.state.step)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
-        words = memoryview(await self.gpu.read(result, 0, 16)).cast("I")
+        words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
         first = Sampled(words[0], words[1])
         yield [first]
         if first.halt or max_tokens < 2:
             return
-        plan = self._plans[f"decode {head}"]
-        loop = self.gpu.decode_loop(plan.recording, result, max_tokens - 1, STEPS_IN_FLIGHT)
-        counters, steps = self.gpu.counters, 0
+        left = max_tokens - 1
+        while left > 0 and self._seen is not None:
+            await self._resize(self._seen + 1, self._seen)
+            async with aclosing(self._decode(head, left)) as batches:
+                async for batch in batches:
+                    left = 0 if batch[-1].halt else left - len(batch)
+                    yield batch
+
+    async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
+        """Up to `most` tokens, fewer when the KV cache is full then."""
+        assert self._seen is not None
+        steps = min(most, self.state.cache.capacity - self._seen)
+        loop = self.gpu.decode_loop(
+            self.plans[f"decode {head}"].recording,
+            _buffer(self.state.step),
+            steps,
+            STEPS_IN_FLIGHT,
+        )
+        counters, done = self.gpu.counters, 0
         before = (counters.upload_bytes, counters.readback_bytes)
         self.prefix.leave()
         seen = self._seen = None
         try:
             while batch := await loop.next():
                 seen = batch[-1][2]
-                steps += len(batch)
-                self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // steps)
-                self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // steps)
+                done += len(batch)
+                self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // done)
+                self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // done)
                 yield [Sampled(token, halt) for token, halt, _, _ in batch]
         finally:
             loop.stop()
@@ -192,48 +201,23 @@ class Decoder:
 
     def release(self) -> None:
         """Free state, snapshots, activations and sampler; the weights belong to whoever loaded them."""
-        self._planner.release()
+        self._passes.release()
         self.sampler.release()
         self.snapshots.release()
         self.state.release()
         self.prefix.forget()
-
-    def _body(self, rows: int) -> Trace:
-        trace = self._new_trace(rows)
-        self.model.forward(trace, self.state)
-        return trace
-
-    def _head(self, kind: str) -> Trace:
-        trace = self._new_trace(1)
-        self.model.head(trace, self.state, self.sampler.logits)
-        if kind == "greedy":
-            self.sampler.greedy(trace)
-        elif kind == "sampled":
-            self.sampler.sampled(trace)
-        return trace
-
-    def _new_trace(self, rows: int) -> Trace:
-        return Trace(
-            rows,
-            self.state.step,
-            self.state.ids,
-            self.state.zeros,
-            self._features,
-            self.gpu.limits.max_binding_bytes,
-            self.gpu.info,
-        )
 
     async def _start_sampler(self, sampling: Sampling, ids: Sequence[int]) -> None:
         """Settings up; the history only where a penalty looks at it."""
         self.sampler.write(sampling)
         if not sampling.penalised:
             return
-        await self.gpu.replay(self._plans["forget"].recording)
-        for at in range(0, len(ids), self._sizes[-1]):
-            part = ids[at : at + self._sizes[-1]]
+        await self.gpu.replay(self.plans["forget"].recording)
+        for at in range(0, len(ids), self._passes.sizes[-1]):
+            part = ids[at : at + self._passes.sizes[-1]]
             self._write(self.state.ids, array("I", part).tobytes())
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
-            await self.gpu.replay(self._plans["mark"].recording)
+            await self.gpu.replay(self.plans["mark"].recording)
 
     async def _prefill(
         self,
@@ -246,18 +230,18 @@ class Decoder:
         """Run the ids that the state has not seen; the last one goes through the head."""
         prefix = self.prefix
         start = prefix.resume(ids)
+        await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = border if prefix.recurrent and border and start < border else len(ids)
         while start < len(ids):
             abort.check()
-            end = min(start + self._sizes[-1], cut if start < cut else len(ids))
+            end = min(start + self._passes.sizes[-1], cut if start < cut else len(ids))
             last = end == len(ids)
             prefix.leave()
             self._write(self.state.ids, array("I", ids[start:end]).tobytes())
             self._write(self.state.step, pack_step(pos=start, rows=end - start, limit=limit))
-            for name in self._passes(end - start, head if last else None):
-                plan = self._plans[name]
+            for plan in self._passes.prefill(end - start, head if last else None):
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
@@ -268,12 +252,22 @@ class Decoder:
             if start == cut:
                 prefix.mark()
 
-    def _passes(self, rows: int, head: str | None) -> list[str]:
-        """The plans that run so many rows, with `head` behind the last."""
-        if rows == 1 and head:
-            return [f"decode {head}"]
-        size = next(s for s in self._sizes if s >= rows)
-        return [f"prefill {size}", *([head] if head else [])]
+    async def _resize(self, tokens: int, rows: int, room: int = 0) -> None:
+        """The smallest KV cache for `tokens` and, if it can be had, `room` more. One that holds nothing (`rows` 0) may
+        shrink. Raises OutOfMemoryError with what there is unchanged."""
+        wanted = next((n for n in self.classes if n >= tokens + room), self.classes[-1])
+        now = self.state.cache.capacity
+        if wanted == now or (rows and wanted < now):
+            return
+        try:
+            await self._passes.resize(wanted, rows)
+        except OutOfMemoryError as error:
+            if now >= tokens:
+                return
+            raise OutOfMemoryError(
+                f"no room on the GPU for a KV cache of {wanted} tokens, which a text of {tokens} needs; the one of "
+                f"{now} stays in use: ask for less, or begin a new conversation ({error})"
+            ) from error
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
         self.gpu.write(_buffer(tensor), 0, data)

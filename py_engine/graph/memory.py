@@ -39,9 +39,13 @@ def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
 
 @dataclass
 class Slots:
-    """Sizes of the pooled buffers so far; grows as plans are assigned, biggest plan first for the least waste."""
+    """Sizes of the pooled buffers so far; grows as plans are assigned, biggest plan first for the least waste.
+
+    The first `fixed` of them are there already: later plans use them as they are, or take new ones.
+    """
 
     sizes: list[int] = field(default_factory=list)
+    fixed: int = 0
 
     def assign(self, calls: Sequence[Call]) -> dict[Tensor, int]:
         """A slot index for each activation: two that live at the same time never share one."""
@@ -54,10 +58,11 @@ class Slots:
                 if all(life.last < o.first or o.last < life.first for o in others)
             ]
             fits = [s for s in free if self.sizes[s] >= life.tensor.nbytes]
+            growable = [s for s in free if s >= self.fixed]
             if fits:
                 slot = min(fits, key=lambda s: self.sizes[s])
-            elif free:
-                slot = max(free, key=lambda s: self.sizes[s])
+            elif growable:
+                slot = max(growable, key=lambda s: self.sizes[s])
                 self.sizes[slot] = life.tensor.nbytes
             else:
                 slot = len(self.sizes)

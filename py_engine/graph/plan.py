@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.memory import Slots
@@ -33,7 +34,8 @@ class Plan:
 class Planner:
     """Lowers traces to plans that share activations buffers, pipelines and equal bind groups.
 
-    Assign every trace first (`reserve`), then `lower` them: buffers are made once all sizes are known.
+    Assign every trace first (`reserve`), then `lower` them: buffers are made once all sizes are known. Traces that
+    come later use the buffers that are there, and add to them where those do not do.
     """
 
     def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
@@ -42,32 +44,45 @@ class Planner:
         self._strategy = strategy
         self._slots = Slots()
         self._buffers: list[Buffer] = []
-        self._chosen: dict[int, dict[Tensor, int]] = {}
+        self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
+        self._lowered: WeakKeyDictionary[Trace, list[Dispatch]] = WeakKeyDictionary()
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of the pooled buffers."""
-        return sum(self._slots.sizes)
+        return sum(buffer.nbytes for buffer in self._buffers)
 
     def reserve(self, traces: Iterable[Trace]) -> None:
         """Give every activation of these traces a slot (largest pass first) and start their pipelines."""
         for trace in sorted(traces, key=lambda t: -t.rows):
-            self._chosen[id(trace)] = self._slots.assign(trace.calls)
+            self._chosen[trace] = self._slots.assign(trace.calls)
             self._kernels.start(call.kernel for call in trace.calls)
 
-    def allocate(self) -> None:
-        """Make the pooled buffers. Raises OutOfMemoryError."""
-        for i, size in enumerate(self._slots.sizes[len(self._buffers) :], len(self._buffers)):
-            self._buffers.append(self._gpu.create_buffer(f"activations {i}", size))
+    async def allocate(self) -> None:
+        """Make the pooled buffers that are not there yet. Raises OutOfMemoryError; then none of them is made, and the
+        traces that wanted them are of no use."""
+        sizes, made = self._slots.sizes, list[Buffer]()
+        try:
+            for i in range(len(self._buffers), len(sizes)):
+                made.append(self._gpu.create_buffer(f"activations {i}", sizes[i]))
+            await self._gpu.check()
+        except BaseException:
+            for buffer in made:
+                self._gpu.destroy_buffer(buffer)
+            del sizes[len(self._buffers) :]
+            raise
+        self._buffers += made
+        self._slots.fixed = len(sizes)
 
     async def lower(self, traces: Sequence[Trace]) -> Plan:
         """One plan out of reserved traces, run one after the other. Raises HostError naming kernel or buffer."""
         calls = [call for trace in traces for call in trace.calls]
-        dispatches = [
-            await self._dispatch(call, self._chosen[id(trace)])
-            for trace in traces
-            for call in trace.calls
-        ]
+        dispatches: list[Dispatch] = []
+        for trace in traces:
+            if trace not in self._lowered:
+                chosen = self._chosen[trace]
+                self._lowered[trace] = [await self._dispatch(call, chosen) for call in trace.calls]
+            dispatches += self._lowered[trace]
         await self._gpu.check()
         recording = self._gpu.record(self._strategy.cut(dispatches), self._strategy.await_each)
         return Plan(traces[0].rows, calls, dispatches, recording)

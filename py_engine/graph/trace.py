@@ -78,7 +78,7 @@ def kernel(
     return Kernel(stem, tuple(uses), tuple(items), features)
 
 
-@dataclass
+@dataclass(eq=False)
 class Trace:
     """Collects the calls of one forward pass over `rows` tokens (1 in decode, a chunk in prefill).
 

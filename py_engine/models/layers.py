@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
-from py_engine.models.state import KvDtype, Rope, State
+from py_engine.models.kv_cache import KvDtype
+from py_engine.models.state import Rope, State
 from py_engine.ops.attention import attention
 from py_engine.ops.embed import embed
 from py_engine.ops.linear import gated_linear, linear
@@ -62,18 +63,19 @@ class Attention:
     k_norm: Norm | None = None
     gated: bool = False
 
-    def make_state(self, state: State, name: str) -> tuple[Tensor, Tensor]:
-        """K and V caches [K, context, D]."""
+    def make_state(self, state: State, name: str) -> int:
+        """K and V caches [K, capacity, D]: their place in state.cache."""
         return state.kv(name, self.kv_heads, self.head_dim)
 
     def forward(
         self,
         trace: Trace,
         state: State,
-        slot: tuple[Tensor, Tensor],
+        slot: int,
         norm: Norm,
         out: Tensor | None,
     ) -> None:
+        cache = state.cache[slot]
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
         heads = Heads(
@@ -81,7 +83,7 @@ class Attention:
             self.q_norm, self.k_norm, self.scale, self.gated,
         )  # fmt: skip
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
-        attention(trace, heads, qkv, slot, y, window=self.window)
+        attention(trace, heads, qkv, cache, y, window=self.window)
         project(trace, state, "o", y, self.o, out)
 
 
@@ -152,9 +154,12 @@ class Model:
         """Whether the state can only be extended or begun anew."""
         return any(block.mixer.recurrent for block in self.blocks)
 
-    def make_state(self, gpu: Gpu, context: int, max_rows: int, kv_dtype: KvDtype) -> State:
-        """All buffers that last between passes. Raises OutOfMemoryError with nothing left behind."""
-        state = State(gpu, context, max_rows, self.hidden_size, kv_dtype)
+    def make_state(
+        self, gpu: Gpu, context: int, capacity: int, max_rows: int, kv_dtype: KvDtype
+    ) -> State:
+        """All buffers that last between passes, the KV cache with `capacity` tokens of the `context` that it can grow
+        to. Raises OutOfMemoryError with nothing left behind."""
+        state = State(gpu, context, capacity, max_rows, self.hidden_size, kv_dtype)
         try:
             for i, block in enumerate(self.blocks):
                 state.layers.append(block.mixer.make_state(state, f"layer {i}"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from py_engine.errors import OutOfMemoryError
+from py_engine.graph.buffers import Buffers
 from py_engine.graph.step import STEP_BYTES
 from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Binding, Buffer, Gpu
+from py_engine.host.gpu import Gpu
+from py_engine.models.kv_cache import KvCache, KvDtype
 
-KvDtype = Literal["f32", "f16"]
 ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
 
@@ -48,24 +48,35 @@ class Rope:
 
 
 class State:
-    """Buffers of one model in one context size. Freed by `release`."""
+    """Buffers of one model. Freed by `release`.
+
+    `context`: the most tokens of a text. `cache` holds fewer until a text needs them: who replaces it makes the plans
+    anew, since they are bound to its buffers.
+    """
 
     def __init__(
-        self, gpu: Gpu, context: int, max_rows: int, hidden: int, kv_dtype: KvDtype
+        self,
+        gpu: Gpu,
+        context: int,
+        capacity: int,
+        max_rows: int,
+        hidden: int,
+        kv_dtype: KvDtype,
     ) -> None:
         self._gpu = gpu
-        self._buffers: list[Buffer] = []
+        self._buffers = Buffers(gpu)
         self._ropes: dict[Rope, Tensor] = {}
         self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
         self.context = context
         self.max_rows = max_rows
-        self.kv_dtype: KvDtype = kv_dtype
+        self.cache = KvCache(gpu, kv_dtype, capacity)
         try:
-            self.step = self._make("step", STEP_BYTES // 4, dtype="u32")
-            self.ids = self._make("ids", max_rows, dtype="u32")
+            self.step = self._buffers.make("step", STEP_BYTES // 4, dtype="u32")
+            self.ids = self._buffers.make("ids", max_rows, dtype="u32")
             # The head reads its last row in a plan of its own.
-            self.x = self._make("residual stream", max_rows, hidden)
-            self.zeros = self._make("zeros", 64)  # stands in for inputs that a call does not use
+            self.x = self._buffers.make("residual stream", max_rows, hidden)
+            # Stands in for inputs that a call does not use.
+            self.zeros = self._buffers.make("zeros", 64)
         except BaseException:
             self.release()
             raise
@@ -74,43 +85,30 @@ class State:
     @property
     def nbytes(self) -> int:
         """GPU bytes of everything here."""
-        return sum(b.nbytes for b in self._buffers)
+        return self._buffers.nbytes + self.cache.nbytes
 
-    def kv(self, name: str, heads: int, head_dim: int) -> tuple[Tensor, Tensor]:
-        """A layer's K and V cache, [heads, context, head_dim] each."""
-        return (
-            self._make(f"{name}.k", heads, self.context, head_dim, dtype=self.kv_dtype),
-            self._make(f"{name}.v", heads, self.context, head_dim, dtype=self.kv_dtype),
-        )
+    def kv(self, name: str, heads: int, head_dim: int) -> int:
+        """A layer of the KV cache; its index there. Raises OutOfMemoryError also for what the whole context takes."""
+        dtype = self.cache.dtype
+        self._buffers.require_bindable(f"{name}.k", heads, self.context, head_dim, dtype=dtype)
+        return self.cache.add(name, heads, head_dim)
 
     def recurrent(self, name: str, *shape: int) -> Tensor:
         """A layer's state of fixed size, f32: no longer with a longer context, and not to be rolled back."""
-        self.recurrents.append(self._make(name, *shape))
+        self.recurrents.append(self._buffers.make(name, *shape))
         return self.recurrents[-1]
 
     def rope(self, rope: Rope) -> Tensor:
-        """The table of a rotary embedding, made once for all layers that share it."""
+        """The table of a rotary embedding for the whole context, made once for all layers that share it."""
         if rope not in self._ropes:
             data = rope.table(self.context)
-            tensor = self._make(f"rope {rope.theta:g}", len(data) // 4)
-            self._gpu.write(self._buffers[-1], 0, data)
+            tensor = self._buffers.make(f"rope {rope.theta:g}", len(data) // 4)
+            assert tensor.binding is not None
+            self._gpu.write(tensor.binding.buffer, 0, data)
             self._ropes[rope] = tensor
         return self._ropes[rope]
 
     def release(self) -> None:
         """Free every buffer."""
-        for buffer in self._buffers:
-            self._gpu.destroy_buffer(buffer)
-        self._buffers.clear()
-
-    def _make(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
-        plain = Tensor(name, shape, dtype)
-        most = self._gpu.limits.max_binding_bytes
-        if plain.nbytes > most:
-            raise OutOfMemoryError(
-                f"{name} {list(shape)} takes {plain.nbytes:,} bytes for a context of {self.context}, more than this "
-                f"device binds at a time ({most:,}). Load the model with a smaller context."
-            )
-        buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
-        self._buffers.append(buffer)
-        return Tensor(name, shape, dtype, Binding(buffer))
+        self._buffers.release()
+        self.cache.release()

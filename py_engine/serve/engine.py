@@ -21,6 +21,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.models.kv_cache import CLASSES
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
 
@@ -64,6 +65,7 @@ class Engine:
         host: str | None = None,
         dtype: str = "auto",
         context: int | None = None,
+        context_classes: Sequence[int] = CLASSES,
         memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -74,7 +76,8 @@ class Engine:
         `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
         as stored and f16. Checkpoints that are quantised already keep their weights.
-        `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096.
+        `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096. The KV cache begins
+        with room for the first of `context_classes` (tokens) and grows to the next one when a text needs it.
         `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
         Raises NoAdapterError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything was
         allocated), InputError, AbortError; then nothing stays allocated.
@@ -85,8 +88,8 @@ class Engine:
         abort = abort or Abort()
         load = asyncio.ensure_future(
             load_model(
-                model, gpu, io, dtype=dtype, context=context, memory_budget=memory_budget,
-                strategy=strategy, on_progress=on_progress, abort=abort,
+                model, gpu, io, dtype=dtype, context=context, context_classes=context_classes,
+                memory_budget=memory_budget, strategy=strategy, on_progress=on_progress, abort=abort,
             )
         )  # fmt: skip
         try:
@@ -205,7 +208,11 @@ class Engine:
             "family": loaded.family,
             "dtype": loaded.dtype,
             "weights_as": loaded.form,
-            "context": {"used": len(decoder.prefix.ids), "max": decoder.state.context},
+            "context": {
+                "used": len(decoder.prefix.ids),
+                "class": decoder.state.cache.capacity,
+                "max": decoder.state.context,
+            },
             "memory": {
                 "weights_bytes": loaded.weights_bytes,
                 **decoder.memory(),

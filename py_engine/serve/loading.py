@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
-from py_engine.models.state import KvDtype
+from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import Estimate, Setting, estimate, require_room
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
@@ -88,6 +88,7 @@ async def load_model(
     *,
     dtype: str,
     context: int | None,
+    context_classes: Sequence[int],
     memory_budget: int | None,
     strategy: SubmitStrategy | None,
     on_progress: Callable[[Progress], None] | None,
@@ -109,7 +110,7 @@ async def load_model(
     try:
         decoder = build_decoder(
             source.config, store, gpu, kernels,
-            context=context, kv_dtype=setting.kv_dtype, strategy=strategy,
+            context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
         )  # fmt: skip
         peak = await source.fill(store, gpu, kernels, tell, abort)
         tell(Progress("kernels", message="Compiling kernels"))

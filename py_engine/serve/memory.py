@@ -11,7 +11,7 @@ from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
-from py_engine.models.state import KvDtype
+from py_engine.models.kv_cache import KvDtype
 from py_engine.weights.config import Config
 from py_engine.weights.loader import staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
@@ -30,19 +30,21 @@ class Setting:
 
 @dataclass(frozen=True)
 class Estimate:
-    """GPU bytes of a load, exactly those that the loaded model's `info()["memory"]` gives.
+    """GPU bytes of a model whose text has filled the context, exactly those that `info()["memory"]` then gives.
 
     `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at a
-    time, the loader's staging buffer included. `context`: tokens they are for.
+    time, the loader's staging buffer and both KV caches of its last growth included. `loaded_bytes`: in all after the
+    load, with the smallest KV cache. `context`: tokens they are for.
     """
 
     context: int
     by_kind: Mapping[str, int]
+    loaded_bytes: int
     peak_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Once loaded."""
+        """Once the context is full."""
         return sum(self.by_kind.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,13 +53,14 @@ class Estimate:
             "context": self.context,
             **self.by_kind,
             "total_bytes": self.total_bytes,
+            "loaded_bytes": self.loaded_bytes,
             "peak_bytes": self.peak_bytes,
         }
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{k.removesuffix('_bytes')} {mb(v)}" for k, v in self.by_kind.items())
         extra = self.peak_bytes - self.total_bytes
-        return f"{mb(self.peak_bytes)} ({kinds}" + (f", loading {mb(extra)})" if extra else ")")
+        return f"{mb(self.peak_bytes)} ({kinds}" + (f", for a time {mb(extra)})" if extra else ")")
 
 
 async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting) -> Estimate:
@@ -76,11 +79,14 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
         # The order of a load: the weights stream in through staging, then the activations are made.
         paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(store.jobs)))
         await decoder.plan()
+        loaded = paper.counters.live_bytes
+        for capacity in decoder.classes:
+            await decoder.fit(capacity)
     finally:
         await kernels.settle()
     by_kind = {"weights_bytes": store.nbytes, **decoder.memory()}
     assert sum(by_kind.values()) == paper.counters.live_bytes
-    return Estimate(decoder.state.context, by_kind, paper.peak_bytes)
+    return Estimate(decoder.state.context, by_kind, loaded, paper.peak_bytes)
 
 
 async def require_room(

@@ -82,7 +82,9 @@ def loaded(request: pytest.FixtureRequest, run: Runner) -> Iterator[Loaded]:
 def test_it_takes_what_was_estimated(loaded: Loaded, run: Runner) -> None:
     folder, gpu = str(reference.folder(loaded.name)), loaded.engine._gpu
     told = run(Engine.estimate(folder, dtype=loaded.dtype, gpu=gpu, context=1024))
-    assert told.total_bytes == loaded.live_bytes
+    assert told.loaded_bytes == loaded.live_bytes
+    run(loaded.engine._loaded.decoder.fit(1024))
+    assert told.total_bytes == sum(told.by_kind.values())
     assert told.by_kind.items() <= loaded.engine.info()["memory"].items()
 
 

@@ -40,7 +40,7 @@ class Bench:
         """Lower and replay the trace once. Activations are pooled: `get` only what `put` made."""
         planner = Planner(self.gpu, self.kernels, strategy or SingleSubmit())
         planner.reserve([trace])
-        planner.allocate()
+        await planner.allocate()
         plan = await planner.lower([trace])
         await self.gpu.replay(plan.recording)
         await self.gpu.idle()

@@ -103,7 +103,7 @@ class Sampler:
         )
         self.planner = Planner(gpu, _kernels.setdefault(id(gpu), Kernels(gpu)), SingleSubmit())
         self.planner.reserve([self.trace])
-        self.planner.allocate()
+        run(self.planner.allocate())
         self.plan = run(self.planner.lower([self.trace]))
 
     def write(self, tensor: Tensor, data: Any) -> None:
