@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from py_engine.errors import ModelError
@@ -80,6 +80,23 @@ class Checkpoint:
         self._prefix = next(
             (p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0]
         )
+
+    def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
+        """Every layer holds the module (`modules`: kind -> name) that its kind in the config asks for.
+
+        Raises ModelError naming the layer, when it holds another kind's instead.
+        """
+        for i, kind in enumerate(kinds):
+            at = f"{self._prefix}layers.{i}."
+            if self._store.has_under(f"{at}{modules[kind]}."):
+                continue
+            for other, module in modules.items():
+                if self._store.has_under(f"{at}{module}."):
+                    raise ModelError(
+                        f"config.json makes layer {i} {kind}, but the weights hold {at}{module}.*, of {other}: "
+                        "layer_types (or the pattern it follows from) and weights disagree. They are of different "
+                        "models or revisions: fetch both again."
+                    )
 
     def norm(self, name: str, n: int | None = None, offset: float | None = None) -> Norm:
         """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm; `offset` if not the family's."""

@@ -34,6 +34,7 @@ def build(config: Config, store: WeightStore) -> Model:
     taps = require_int(config, "conv_L_cache", 2, 16, 3)
     bias = require_bool(config, "conv_bias", False)
     weights = Checkpoint(sizes, store)
+    weights.check_kinds(kinds, {CONV: "conv", FULL: "self_attn"})
     rope = rope_of(config, sizes, theta=1e6)
     embedding, head = weights.embedding_and_head(config)
 

@@ -44,6 +44,7 @@ def build(config: Config, store: WeightStore) -> Model:
         require_int(config, "linear_conv_kernel_dim", 1, MAX_WIDTH, 4),
     )
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
+    weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
     rope = rope_of(config, sizes, theta=1e7)
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)

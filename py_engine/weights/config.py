@@ -176,15 +176,23 @@ class Packing:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """MLX's `quantization`: the default and the layers that differ, by module path without `.weight`.
+    """MLX's `quantization`: the default and the layers that differ, by module path without wrapper and `.weight`.
     An override of None is a layer that was left plain (`false` in the file)."""
 
     default: Packing
     overrides: Mapping[str, Packing | None]
 
     def of(self, path: str) -> Packing | None:
-        """What is declared for a module. None: it is plain."""
-        return self.overrides.get(path, self.default)
+        """What is declared for a module, whichever wrapper's prefix config and weights use. None: it is plain."""
+        return self.overrides.get(_bare(path), self.default)
+
+
+# What stands before a text model's own module paths, in HF's and MLX's files; the longest first.
+_WRAPPERS = ("language_model.model.", "model.language_model.", "language_model.", "model.")
+
+
+def _bare(path: str) -> str:
+    return next((path[len(w) :] for w in _WRAPPERS if path.startswith(w)), path)
 
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -210,9 +218,9 @@ def quantization(config: Config) -> QuantizationConfig | None:
     overrides: dict[str, Packing | None] = {}
     for path, value in given.items():
         if isinstance(value, dict):
-            overrides[path] = _packing(value, f"{key}[{path!r}]", required=False)
+            overrides[_bare(path)] = _packing(value, f"{key}[{path!r}]", required=False)
         elif value is False:
-            overrides[path] = None
+            overrides[_bare(path)] = None
     return QuantizationConfig(default, overrides)
 
 

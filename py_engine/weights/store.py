@@ -134,6 +134,10 @@ class WeightStore:
         """Whether the checkpoint has a tensor of this full name."""
         return name in self._tensors
 
+    def has_under(self, prefix: str) -> bool:
+        """Whether any tensor's name begins so."""
+        return any(name.startswith(prefix) for name in self._tensors)
+
     def vector(self, name: str, n: int, shapes: Sequence[tuple[int, ...]] = ()) -> Tensor:
         """A small vector [n] as f32 (norm weights, biases). `shapes`: how it may lie in the file, if not as [n]."""
         target = self._tensor(name, n, "f32")
@@ -204,13 +208,13 @@ class WeightStore:
     def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
         info = self._find(f"{name}.weight")
         if not self.has(f"{name}.scales"):
-            if tuple(info.shape) != (rows, cols):
-                raise self._shape_error(info, (rows, cols), "from config.json")
             if info.dtype not in FLOAT_BYTES:
                 raise ModelError(
                     f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
-                    "plain weights are F32, F16 or BF16."
+                    "plain weights are F32, F16 or BF16. Fetch the file again, or convert the model again."
                 )
+            if tuple(info.shape) != (rows, cols):
+                raise self._shape_error(info, (rows, cols), "from config.json")
             return self._plain(info.dtype, cols)
         quantization = self._quantization(name)
         if quantization is None:
