@@ -9,7 +9,7 @@ import json
 import js
 from js import document, window
 
-from app import chats, device, exports, hero, storage
+from app import chats, device, exports, hero, storage, updates
 from app.client import Client
 from app.conversation import Conversation
 from app.dom import announce, clear, find, show
@@ -348,6 +348,7 @@ def engine_booted(message):
     """Python runs in the worker."""
     document.body.setAttribute("data-engine", "ready")
     js.performance.mark("engine")
+    updates.watch()  # from here on, so that the shell's files do not hold up the engine's
     js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
 
 
@@ -381,6 +382,7 @@ async def look_for_gpu(button=None):
         card.children[0].append(make_button("Look again", "look-for-gpu"))
         place.append(card)
         document.body.setAttribute("data-engine", "none")
+        updates.watch()
     refresh()
 
 
@@ -424,6 +426,8 @@ ACTIONS = {
     "starter": starter,
     "stop": lambda button: conversation.stop(),
     "to-end": lambda button: conversation.to_end(),
+    "update": updates.accept,
+    "update-later": updates.later,
 }
 
 

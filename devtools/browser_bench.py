@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from devtools.page_server import HUB, Handler, PageServer, Site
+from devtools.page_server import Handler, PageServer
+from devtools.site import HUB, Site
 from py_engine.diagnostics.tables import profile_text
 
 BASE_FLAGS = (

@@ -1,6 +1,7 @@
 """The local server behind ./dev run and the browser tests: the page, the engine's files, and a small hub.
 
-    /                          public/, and sw.js and manifest.webmanifest of the repository's root
+    /                          public/, and manifest.webmanifest of the repository's root
+    /sw.js                     that file with the list of what it keeps in front (devtools/site.py)
     /app /py_engine /shaders   the folders of that name
     /vendor                    .vendor/, the browser runtime
     /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel: what the worker unpacks
@@ -23,17 +24,12 @@ import json
 import re
 import threading
 import urllib.parse
-import zipfile
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from py_engine.version import VERSION
+from devtools.site import Site, content_security_policy, inside
 
-ROOT = Path(__file__).resolve().parent.parent
-HUB = "https://huggingface.co"
-HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")  # files redirect to the others
 BLOCK = 1 << 20
 LARGE_FILE = 10 << 20  # from here on the hub's listing gives a sha256, as it does for LFS files
 
@@ -55,75 +51,6 @@ MIME_TYPES = {
     ".whl": "application/zip",
     ".zip": "application/zip",
 }
-
-
-def content_security_policy(hub: str, *, document: bool) -> str:
-    """The policy of documents, or (document=False) of everything else, above all of the worker's script."""
-    parts = urllib.parse.urlsplit(hub)
-    hosts = HUB_HOSTS if hub == HUB else (f"{parts.scheme}://{parts.netloc}",)
-    evaluation = " 'unsafe-eval'" if document else ""
-    return "; ".join(
-        (
-            "default-src 'self'",
-            f"script-src 'self' 'wasm-unsafe-eval'{evaluation}",
-            "connect-src 'self' " + " ".join(hosts),
-            "worker-src 'self'",
-            "img-src 'self' data: blob:",
-            "style-src 'self'",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
-
-
-@dataclass
-class Site:
-    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json."""
-
-    root: Path = ROOT
-    models: Path = ROOT / ".models"
-    hub: str = HUB
-    offered: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def version(self) -> str:
-        """The project's version."""
-        return VERSION
-
-    def find(self, path: str) -> Path | None:
-        """The file of the page or the engine at a URL path, None when there is none."""
-        first, _, rest = path.lstrip("/").partition("/")
-        folders = {name: self.root / name for name in ("app", "py_engine", "shaders")}
-        folders["vendor"] = self.root / ".vendor"
-        if first in folders and rest:
-            return _inside(folders[first], rest)
-        if path in ("/sw.js", "/manifest.webmanifest"):
-            return _inside(self.root, first)
-        return _inside(self.root / "public", path.lstrip("/") or "index.html")
-
-
-def _inside(folder: Path, relative: str) -> Path | None:
-    """The existing file folder/relative, unless it (or a link on the way) leads out of the folder."""
-    if "\0" in relative:
-        return None
-    path = (folder / relative).resolve()
-    return path if path.is_file() and path.is_relative_to(folder.resolve()) else None
-
-
-def engine_zip(root: Path) -> bytes:
-    """The engine for the browser: the package's Python files with the shaders inside, as the wheel has them."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted((root / "py_engine").rglob("*.py")):
-            if not file.stem.endswith("_native"):
-                archive.writestr(
-                    zipfile.ZipInfo(file.relative_to(root).as_posix()), file.read_bytes()
-                )
-        for file in sorted((root / "shaders").rglob("*.wgsl")):
-            name = f"py_engine/{file.relative_to(root).as_posix()}"
-            archive.writestr(zipfile.ZipInfo(name), file.read_bytes())
-    return out.getvalue()
 
 
 class LocalHub:
@@ -191,9 +118,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = urllib.parse.unquote(url.path)
         site = self.server.site
         if path == "/config.json":
-            return self._send_bytes(json.dumps(self._config()).encode(), ".json")
-        if path == "/engine.zip":
-            return self._send_bytes(engine_zip(site.root), ".zip")
+            here = f"http://{self.headers.get('Host') or self.server.address}/models"
+            return self._send_bytes(json.dumps(site.config(here)).encode(), ".json")
+        if path in ("/engine.zip", "/sw.js"):
+            return self._send_bytes(site.read(path) or b"", Path(path).suffix)
         rest = path.removeprefix("/models")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", rest):
             return self._hub_listing(match[1], match[2] or "main", "blobs" in url.query)
@@ -207,16 +135,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _config(self) -> dict[str, Any]:
-        """What /config.json holds; local models get this server's own address as their endpoint."""
-        site = self.server.site
-        here = f"http://{self.headers.get('Host') or self.server.address}/models"
-        models = [
-            {**model, "endpoint": here if model.get("endpoint") == "local" else site.hub}
-            for model in site.offered
-        ]
-        return {"version": site.version, "hub": site.hub, "models": models}
-
     def _hub_listing(self, name: str, revision: str, blobs: bool) -> None:
         folder = self._repository(name, revision)
         if folder:
@@ -227,7 +145,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         folder = self._repository(name, revision)
         if not folder:
             return
-        file = _inside(folder, file_name)
+        file = inside(folder, file_name)
         if not file:
             return self._not_found(f"{name} has no file {file_name}", "EntryNotFound")
         digest = self.server.local_hub.sha256(file)

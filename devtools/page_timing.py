@@ -21,7 +21,8 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, BrowserType, sync_playwright
 
-from devtools.page_server import PageServer, Site
+from devtools.page_server import PageServer
+from devtools.site import Site
 
 # Without --enable-unsafe-webgpu a machine without a GPU has no adapter, and the page starts no engine.
 FLAGS = [

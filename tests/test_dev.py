@@ -20,7 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 from devtools import package_models, run_page, vendor
-from devtools.page_server import HUB, PageServer, Site, content_security_policy
+from devtools.page_server import PageServer
+from devtools.site import HUB, Site, content_security_policy
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = bytes(range(256)) * 256

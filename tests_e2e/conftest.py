@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
-from devtools.page_server import Handler, PageServer, Site
+from devtools.page_server import Handler, PageServer
+from devtools.site import Site
 from tests.packaged_tokenizers import tokenizer_json
 
 HERE = Path(__file__).parent
@@ -175,10 +176,14 @@ def playwright() -> Iterator[Any]:
         yield it
 
 
+def chromium_path() -> str | None:
+    """The Chromium that JERBOA_CHROMIUM names or the system's; None: Playwright's own."""
+    return os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
+
+
 def launch_chromium(playwright: Any, flags: list[str]) -> Browser:
-    """The Chromium that JERBOA_CHROMIUM names, the system's, or Playwright's own."""
-    path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
-    browser: Browser = playwright.chromium.launch(executable_path=path, args=flags)
+    """With fresh profiles for each context."""
+    browser: Browser = playwright.chromium.launch(executable_path=chromium_path(), args=flags)
     return browser
 
 
@@ -205,8 +210,9 @@ def blind_chromium(playwright: Any) -> Iterator[Browser]:
 
 
 def watched(browser: Browser, site: PageServer) -> tuple[BrowserContext, list[str]]:
-    """A fresh profile and the list of requests that left the origin."""
-    context = browser.new_context()
+    """A fresh profile and the list of requests that left the origin. Without service workers, which would fetch the
+    whole shell for each: test_offline.py has those."""
+    context = browser.new_context(service_workers="block")
     outside: list[str] = []
     allowed = (site.url, "data:", "blob:")
     context.on(

@@ -1,0 +1,37 @@
+"""A newer version of the page: it waits until the person consents."""
+
+import asyncio
+
+from pyscript.js_modules import updates
+
+from app.hints import hint, withdraw
+
+NAME = "update"
+
+
+def watch():
+    """Keep the page for use without a network, and tell when a newer version is there."""
+    asyncio.create_task(_watch())
+
+
+async def _watch():
+    await updates.watch(_found)
+
+
+def _found():
+    hint(
+        NAME,
+        "A new version is ready",
+        "It starts when this page is reloaded. Your chats stay; a loaded model loads again.",
+        (("Reload", "update"), ("Later", "update-later")),
+    )
+
+
+def accept(button=None):
+    """Reload into the newest version."""
+    updates.accept()
+
+
+def later(button=None):
+    """The notice comes back at the next visit."""
+    withdraw(NAME)

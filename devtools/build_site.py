@@ -1,0 +1,48 @@
+"""./dev build OUT: the page as a folder of plain files, for any static host, in any folder of it.
+
+The files are those of the shell (devtools/site.py), sw.js and a config.json with the hub's models; HF_ENDPOINT names
+another hub. Weights come from the hub. A host that sends no content security policy gets it from the service worker,
+from a person's second visit on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from devtools.run_page import HUB_MODELS, hub_models
+from devtools.site import HUB, INDEX, Site
+
+
+def build(site: Site, out: Path) -> int:
+    """Write the files into `out`, over what lies there; how many. Raises FileNotFoundError when one is missing."""
+    paths = [*site.shell_paths(), "sw.js"]
+    for path in paths:
+        data = site.read(path)
+        if data is None:
+            raise FileNotFoundError(f"the page's file {path} is missing: run ./dev setup")
+        file = out / ("index.html" if path == INDEX else path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (out / "config.json").write_text(json.dumps(site.config()))
+    return len(paths) + 1
+
+
+def main() -> int:
+    """The command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="./dev build", description=__doc__)
+    parser.add_argument("out", type=Path, help="the folder, made when it is not there")
+    arguments = parser.parse_args()
+    hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    models = hub_models(hub) or HUB_MODELS  # without sizes where the hub does not answer
+    site = Site(hub=hub, offered=[{**m, "default": not n} for n, m in enumerate(models)])
+    count = build(site, arguments.out)
+    print(f"{arguments.out}: {count} files, version {site.shell()['version']}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

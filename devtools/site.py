@@ -1,0 +1,167 @@
+"""What the page consists of: which file is served at which path, the content security policy, and the shell, that is
+all that a page needs to work without a network, by version. devtools/page_server.py serves it, devtools/build_site.py
+writes it into a folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import urllib.parse
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devtools.vendor import load_lock
+from py_engine.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+HUB = "https://huggingface.co"
+HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")  # files redirect to the others
+INDEX = "./"  # the page's own path in the shell's list
+ENGINE = "engine.zip"
+WORKER = "app/worker.py"
+AT_THE_ROOT = ("manifest.webmanifest", "sw.js")
+
+
+def content_security_policy(hub: str, *, document: bool) -> str:
+    """The policy of documents, or (document=False) of everything else, above all of the worker's script."""
+    parts = urllib.parse.urlsplit(hub)
+    hosts = HUB_HOSTS if hub == HUB else (f"{parts.scheme}://{parts.netloc}",)
+    evaluation = " 'unsafe-eval'" if document else ""
+    return "; ".join(
+        (
+            "default-src 'self'",
+            f"script-src 'self' 'wasm-unsafe-eval'{evaluation}",
+            "connect-src 'self' " + " ".join(hosts),
+            "worker-src 'self'",
+            "img-src 'self' data: blob:",
+            "style-src 'self'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+@dataclass
+class Site:
+    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json."""
+
+    root: Path = ROOT
+    models: Path = ROOT / ".models"
+    hub: str = HUB
+    offered: list[dict[str, Any]] = field(default_factory=list)
+    _digests: dict[tuple[str, int, int], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def version(self) -> str:
+        """The project's version."""
+        return VERSION
+
+    def config(self, endpoint: str = "") -> dict[str, Any]:
+        """What /config.json holds; `endpoint`: where this machine's own models are served."""
+        models = [
+            {**model, "endpoint": endpoint if model.get("endpoint") == "local" else self.hub}
+            for model in self.offered
+        ]
+        return {"version": self.version, "hub": self.hub, "models": models}
+
+    def find(self, path: str) -> Path | None:
+        """The file of the page or the engine at a URL path, None when there is none."""
+        first, _, rest = path.lstrip("/").partition("/")
+        folders = {name: self.root / name for name in ("app", "py_engine", "shaders")}
+        folders["vendor"] = self.root / ".vendor"
+        if first in folders and rest:
+            return inside(folders[first], rest)
+        if path.lstrip("/") in AT_THE_ROOT:
+            return inside(self.root, first)
+        return inside(self.root / "public", path.lstrip("/") or "index.html")
+
+    def read(self, path: str) -> bytes | None:
+        """What is answered at a path of the shell, or at /sw.js; None when there is none."""
+        path = path.removeprefix("./").lstrip("/")
+        if path == ENGINE:
+            return engine_zip(self.root)
+        file = self.find(path)
+        if file is None:
+            return None
+        if path == "sw.js":
+            return f"const SHELL = {json.dumps(self.shell())};\n".encode() + file.read_bytes()
+        return file.read_bytes()
+
+    def shell_paths(self) -> list[str]:
+        """Everything that a page needs to work without a network: never weights, nor what only tests need."""
+        public = self.root / "public"
+        paths = [p.relative_to(public).as_posix() for p in public.rglob("*") if p.is_file()]
+        paths += [f"app/{p.name}" for p in (self.root / "app").glob("*.py")]
+        for package in load_lock():
+            if package["group"] == "run":
+                paths += [f"vendor/{package['target']}/{name}" for name in package["files"]]
+        paths += ["manifest.webmanifest", ENGINE]
+        return sorted(INDEX if path == "index.html" else path for path in paths)
+
+    def shell(self) -> dict[str, Any]:
+        """What sw.js works from: {"version", "files": {path: "sha256-..."}, "policies", "snapshots"}.
+
+        The version changes when any file or policy does. "snapshots" names what of the memory snapshots that
+        public/boot.mjs keeps is up to date. Raises FileNotFoundError when a file is missing.
+        """
+        files = {path: f"sha256-{self._sha256(path)}" for path in self.shell_paths()}
+        policies = {
+            "document": content_security_policy(self.hub, document=True),
+            "other": content_security_policy(self.hub, document=False),
+        }
+        sources = hashlib.sha256(self._bytes(ENGINE) + self._bytes(WORKER)).hexdigest()
+        runtimes = [p["version"] for p in load_lock() if p["name"] == "pyodide"]
+        snapshots = {"caches": [f"snapshot-{v}" for v in runtimes], "sources": sources}
+        told = json.dumps([files, policies]).encode()
+        version = f"{self.version}-{hashlib.sha256(told).hexdigest()[:12]}"
+        return {"version": version, "files": files, "policies": policies, "snapshots": snapshots}
+
+    def _bytes(self, path: str) -> bytes:
+        data = self.read(path)
+        if data is None:
+            raise FileNotFoundError(f"the page's file {path} is missing: run ./dev setup")
+        return data
+
+    def _sha256(self, path: str) -> str:
+        """Of a shell's file, in base64; remembered until the file changes."""
+        file = None if path == ENGINE else self.find(path.removeprefix("./"))
+        if file is None:
+            return _base64_sha256(self._bytes(path))
+        stat = file.stat()
+        key = (str(file), stat.st_size, stat.st_mtime_ns)
+        if key not in self._digests:
+            self._digests[key] = _base64_sha256(file.read_bytes())
+        return self._digests[key]
+
+
+def _base64_sha256(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def inside(folder: Path, relative: str) -> Path | None:
+    """The existing file folder/relative, unless it (or a link on the way) leads out of the folder."""
+    if "\0" in relative:
+        return None
+    path = (folder / relative).resolve()
+    return path if path.is_file() and path.is_relative_to(folder.resolve()) else None
+
+
+def engine_zip(root: Path) -> bytes:
+    """The engine for the browser: the package's Python files with the shaders inside, as the wheel has them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((root / "py_engine").rglob("*.py")):
+            if not file.stem.endswith("_native"):
+                archive.writestr(
+                    zipfile.ZipInfo(file.relative_to(root).as_posix()), file.read_bytes()
+                )
+        for file in sorted((root / "shaders").rglob("*.wgsl")):
+            name = f"py_engine/{file.relative_to(root).as_posix()}"
+            archive.writestr(zipfile.ZipInfo(name), file.read_bytes())
+    return out.getvalue()

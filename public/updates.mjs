@@ -1,0 +1,41 @@
+// Registers the service worker (sw.js) and tells when a newer version of the page waits for consent. Nothing throws:
+// app/updates.py calls from MicroPython.
+
+const CHECK_MS = 3600_000; // a tab that stays open asks for a new version when it is shown again, at most this often
+
+let registration = null;
+let consented = false;
+
+/** Keep the page for use without a network. `found()`: a newer version is here; it waits, or another tab took it. */
+export async function watch(found) {
+  const container = navigator.serviceWorker;
+  if (!container || registration) return;
+  let controlled = container.controller;
+  container.addEventListener('controllerchange', () => {
+    if (consented) location.reload();
+    else if (controlled) found(); // a tab beside this one has consented; this one goes on with its version
+    controlled = container.controller;
+  });
+  try {
+    registration = await container.register('sw.js', { updateViaCache: 'none' });
+  } catch (error) { // storage is switched off, or the server is gone
+    console.info('the page is not kept for use without a network:', error.message);
+  }
+  if (!registration) return;
+  const look = () => { if (registration.waiting && registration.active) found(); };
+  registration.addEventListener('updatefound', () => registration.installing?.addEventListener('statechange', look));
+  look();
+  let checked = performance.now();
+  document.addEventListener('visibilitychange', () => {
+    if (document.visibilityState !== 'visible' || performance.now() - checked < CHECK_MS) return;
+    checked = performance.now();
+    registration.update().catch(() => {}); // no network now
+  });
+}
+
+/** The person consents: this tab goes on with the newest version. */
+export function accept() {
+  consented = true;
+  if (registration?.waiting) registration.waiting.postMessage({ op: 'take-charge' });
+  else location.reload();
+}

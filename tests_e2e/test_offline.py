@@ -1,0 +1,186 @@
+"""The service worker: the page opens without its server, and a new version comes only with consent."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from devtools.build_site import build
+from devtools.page_server import PageServer
+from devtools.site import ROOT, Site
+from tests_e2e.conftest import ORGANISATION, PATIENCE_S, WEBGPU_FLAGS, chromium_path
+
+PATIENCE_MS = PATIENCE_S * 1000
+CACHED = """async () => Object.fromEntries(await Promise.all((await caches.keys()).map(
+  async name => [name, (await (await caches.open(name)).keys()).map(key => key.url)])))"""
+PUT = """async ([name, path]) => (await caches.open(name)).put(path, new Response('kept'))"""
+UPDATE = "async () => { await (await navigator.serviceWorker.getRegistration()).update(); }"
+# What a worker that is started now is made of: its own script's text, an import, a fetched file.
+PARTS = """() => new Promise(done => {
+  const worker = new Worker('echo.mjs', {type: 'module'});
+  worker.onmessage = ({data}) => done(data);
+})"""
+ECHO = "import { word } from './word.mjs'; const own = '{0}';\n" + (
+    "const text = await (await fetch('word.txt')).text(); self.postMessage([own, word, text]);"
+)
+
+
+class Published:
+    """A changing site on a plain static host, which sends no policy: three files and the title tell its word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site = Site(root=folder / "site")
+        self.out = folder / "host" / "some" / "app"
+        for name in ("public", "app"):
+            shutil.copytree(ROOT / name, self.site.root / name)
+        for name in ("sw.js", "manifest.webmanifest"):
+            shutil.copy(ROOT / name, self.site.root)
+        for name in (".vendor", "py_engine", "shaders"):
+            (self.site.root / name).symlink_to(ROOT / name)
+
+    def publish(self, word: str) -> None:
+        """A new version."""
+        public = self.site.root / "public"
+        (public / "echo.mjs").write_text(ECHO.replace("{0}", word))
+        (public / "word.mjs").write_text(f"export const word = '{word}';")
+        (public / "word.txt").write_text(word)
+        page = (ROOT / "public" / "index.html").read_text()
+        (public / "index.html").write_text(page.replace("<title>Jerboa", f"<title>{word}"))
+        build(self.site, self.out)
+
+
+class StaticHandler(http.server.SimpleHTTPRequestHandler):
+    """A silent one."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The terminal belongs to pytest."""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[Published, str]]:
+    """The site in a folder of a host, and its address."""
+    site = Published(tmp_path)
+    site.publish("one")
+    handler = functools.partial(StaticHandler, directory=str(tmp_path / "host"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield site, f"http://localhost:{server.server_address[1]}/some/app/"
+    server.shutdown()
+    server.server_close()
+
+
+def opened(context: BrowserContext, url: str) -> Page:
+    """A tab with the page in it, in charge of the service worker."""
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
+    page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=PATIENCE_MS)
+    return page
+
+
+def shells(page: Page) -> list[str]:
+    """Names of the shell's caches."""
+    return [name for name in page.evaluate(CACHED) if name.startswith("shell-")]
+
+
+def test_a_new_version_waits_for_consent_in_each_tab(
+    blind_chromium: Browser, published: tuple[Published, str]
+) -> None:
+    site, url = published
+    context = blind_chromium.new_context()
+    first = opened(context, url)
+    for name, path in (
+        ("weights", "some/tensor"),
+        ("snapshot-0.0.1", "snapshot/py1/abc"),
+        ("snapshot-314.0.7", "snapshot/py314/abc"),
+        ("snapshot-314.0.7", f"snapshot/py314/{site.site.shell()['snapshots']['sources']}"),
+    ):
+        first.evaluate(PUT, [name, path])
+    second = opened(context, url + "?context=512")
+    assert second.title() == "one"
+    assert len(shells(first)) == 1
+
+    # The host sends no policy: the worker adds it.
+    headers = """async path => (await fetch(path)).headers.get('Content-Security-Policy')"""
+    document, script = (second.evaluate(headers, path) for path in ("./", "worker.mjs"))
+    assert "script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval';" in document
+    assert "script-src 'self' 'wasm-unsafe-eval';" in script
+    inline = """() => { const node = document.createElement('script');
+      node.textContent = 'window.ran = true'; document.head.append(node); return window.ran; }"""
+    assert second.evaluate(inline) is None
+
+    site.publish("two")
+    first.evaluate(UPDATE)
+    for tab in (first, second):
+        expect(tab.locator("#hint")).to_contain_text("A new version is ready", timeout=PATIENCE_MS)
+        assert tab.evaluate(PARTS) == ["one"] * 3
+    second.evaluate("window.mine = true")
+    first.click("#hint [data-do=update]")
+    first.wait_for_function("document.title === 'two'", timeout=PATIENCE_MS)
+    first.wait_for_selector("body[data-ui=ready]", timeout=PATIENCE_MS)
+    assert first.evaluate(PARTS) == ["two"] * 3
+    expect(first.locator("#hint")).to_be_hidden()
+    # The other tab was not reloaded and goes on with what it came with, in its workers too.
+    assert second.evaluate("window.mine") is True
+    assert second.evaluate(PARTS) == ["one"] * 3
+    expect(second.locator("#hint")).to_be_visible()
+    assert len(shells(second)) == 2
+    cached = second.evaluate(CACHED)
+    assert cached["weights"]
+    assert "snapshot-0.0.1" not in cached
+    assert [url.endswith("/abc") for url in cached["snapshot-314.0.7"]] == [False]
+
+    second.click("#hint [data-do=update]")
+    second.wait_for_function("document.title === 'two'", timeout=PATIENCE_MS)
+    site.publish("three")
+    first.evaluate(UPDATE)
+    expect(first.locator("#hint")).to_be_visible(timeout=PATIENCE_MS)
+    first.click("#hint [data-do=update]")
+    first.wait_for_function("document.title === 'three'", timeout=PATIENCE_MS)
+    assert len(shells(second)) == 2, "of two and three: nobody has one any more"
+    assert second.evaluate(PARTS) == ["two"] * 3
+    context.close()
+
+
+def test_the_page_opens_without_its_server(
+    site: PageServer, playwright: Any, tmp_path: Path
+) -> None:
+    """A kept profile: first visit, then the server stopped and a new browser process."""
+
+    def launch() -> BrowserContext:
+        context: BrowserContext = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=chromium_path(), args=WEBGPU_FLAGS
+        )
+        return context
+
+    offered = [{"id": f"{ORGANISATION}/x", "label": "Tiny x", "endpoint": "local", "size": 1}]
+    with PageServer(Site(models=site.site.models, offered=offered)) as server:
+        context = launch()
+        page = context.new_page()
+        heard: list[str] = []
+        page.on("console", lambda message: heard.append(message.text))
+        page.goto(server.url)
+        page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=PATIENCE_MS)
+        while not any("memory snapshot stored" in text for text in heard):
+            page.wait_for_timeout(100)
+        debugger = context.new_cdp_session(page)
+        assert debugger.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
+        assert debugger.send("Page.getAppManifest")["errors"] == []
+        context.close()
+
+    context = launch()
+    page = context.new_page()
+    page.goto(server.url + "?context=512")
+    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
+    expect(page.locator("#hero-picker .choice")).to_contain_text("Tiny x")
+    page.wait_for_selector("body[data-engine=ready]", timeout=PATIENCE_MS)
+    context.close()
