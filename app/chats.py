@@ -3,8 +3,12 @@
 A chat is {"id", "title", "updated" (ISO 8601), "messages": [{"role", "content", ...}]}. Each lies
 under its own key, with its title and date under a second, small one, so that the list is quick and
 two tabs do not overwrite each other's.
-An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error".
+An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought
+before it as "reasoning" and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in
+"unread_calls" how many of those stayed text.
 """
+
+import json
 
 import js
 
@@ -50,8 +54,20 @@ def load(name):
     chat["messages"] = [
         m for m in chat["messages"] if isinstance(m, dict) and isinstance(m.get("content"), str)
     ]
+    for message in chat["messages"]:
+        _take_thinking_apart(message)
     chat["id"] = name
     return chat
+
+
+def _take_thinking_apart(message):
+    """Chats kept by an older page have it in front of the answer, between its marks."""
+    before, mark, answer = message["content"].partition("</think>")
+    begun = before.lstrip().startswith("<think>")
+    if message["role"] != "assistant" or "reasoning" in message or not (mark or begun):
+        return
+    message["reasoning"] = (before.lstrip()[len("<think>") :] if begun else before).strip()
+    message["content"] = answer.lstrip()
 
 
 def save(chat):
@@ -84,8 +100,22 @@ def as_markdown(chat):
     parts = ["# " + title(chat)]
     for message in chat["messages"]:
         who = "You" if message["role"] == "user" else message.get("model") or "Answer"
-        parts.append("## " + who + "\n\n" + message["content"].strip())
+        parts.append("## " + who)
+        if message.get("reasoning"):
+            parts.append("> Thought:\n>\n> " + message["reasoning"].replace("\n", "\n> "))
+        if message["content"].strip():
+            parts.append(message["content"].strip())
+        for call in message.get("tool_calls", ()):
+            parts.append("```json\n" + call_text(call) + "\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def call_text(call):
+    """A tool call as one JSON object."""
+    function = call["function"]
+    return (
+        '{"name": ' + json.dumps(function["name"]) + ', "arguments": ' + function["arguments"] + "}"
+    )
 
 
 def file_name(chat):

@@ -9,7 +9,7 @@ import time
 
 from app import chats
 from app.dom import announce, clear, find, show
-from app.rows import AnswerRow, UserRow, seconds_text, speed_text, split_thinking
+from app.rows import AnswerRow, UserRow, seconds_text, speed_text
 from app.storage import StoreFull
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
@@ -28,6 +28,7 @@ class Running:
         self.request = None
         self.started = time.ticks_ms()
         self.first_s = None
+        self.thinks_since = None  # ticks, while it thinks
         self.tps = 0.0
         self.tokens = 0
 
@@ -148,7 +149,7 @@ class Conversation:
         running.request = self._client.ask(
             "generate",
             lambda heard: self._heard(running, heard),
-            options=self._settings.options(),
+            options=self._settings.options(self._loading.info),
             **asked,
         )
         self._on_change()
@@ -164,12 +165,19 @@ class Conversation:
         said = []
         for message in self.chat["messages"]:
             role, text = message["role"], message["content"]
-            if role == "assistant":
-                text = split_thinking(text)[2]
+            calls = message.get("tool_calls")
+            if calls and not self._loading.info.get("tool_format"):  # another model made them
+                text = "\n".join([text] + [chats.call_text(call) for call in calls]).strip()
+                calls = None
             if said and said[-1]["role"] == role:  # an answer failed: two questions in a row
                 said[-1]["content"] += "\n\n" + text
-            elif text:
-                said.append({"role": role, "content": text})
+            elif text or calls:
+                turn = {"role": role, "content": text}
+                if message.get("reasoning"):
+                    turn["reasoning"] = message["reasoning"]
+                if calls:
+                    turn["tool_calls"] = calls
+                said.append(turn)
         if self.continues():
             return {"prompt": "".join(message["content"] for message in said)}
         if self._settings.system:
@@ -190,16 +198,17 @@ class Conversation:
         if status == "token":
             if running.first_s is None:
                 running.first_s = time.ticks_diff(time.ticks_ms(), running.started) / 1000
-            running.message["content"] += message["text"]
+            self._take(running, message)
             running.tps, running.tokens = message["tps"], message["num_tokens"]
         elif status == "complete":
-            running.message["content"] = message["text"]
+            self._take(running, message, whole=True)
             running.tps, running.tokens = message["tps"], message["num_tokens"]
             running.first_s = message["ttft_s"]
             if running.chat is self.chat:
                 self.used = message["prompt_tokens"] + message["num_tokens"]
             self._finish(running, message["finish_reason"])
-            announce(split_thinking(message["text"])[2])
+            names = [call["function"]["name"] for call in message["tool_calls"]]
+            announce(message["text"] or "The answer asks for a tool: " + ", ".join(names))
         elif status == "error":
             kind = message["error_type"]
             if self._loading.state == "none":
@@ -210,8 +219,32 @@ class Conversation:
             }
             self._finish(running, "error")
 
+    def _take(self, running, heard, whole=False):
+        """What a token message adds, or a complete one says, to the answer."""
+        kept = running.message
+        if heard["reasoning"]:
+            if running.thinks_since is None and "thought_s" not in kept:
+                running.thinks_since = time.ticks_ms()
+            kept["reasoning"] = (
+                heard["reasoning"] if whole else kept.get("reasoning", "") + heard["reasoning"]
+            )
+        if heard["tool_calls"]:
+            kept["tool_calls"] = ([] if whole else kept.get("tool_calls", [])) + heard["tool_calls"]
+        kept["content"] = heard["text"] if whole else kept["content"] + heard["text"]
+        if whole and heard["tool_call_errors"]:
+            kept["unread_calls"] = len(heard["tool_call_errors"])
+        if heard["text"] or heard["tool_calls"]:
+            self._end_thinking(running)
+
+    def _end_thinking(self, running):
+        if running.thinks_since is not None:
+            spent = time.ticks_diff(time.ticks_ms(), running.thinks_since)
+            running.message["thought_s"] = spent / 1000
+            running.thinks_since = None
+
     def _finish(self, running, reason):
         self.running = None
+        self._end_thinking(running)
         running.message["stats"] = {
             "tps": running.tps,
             "ttft_s": running.first_s,

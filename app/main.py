@@ -16,7 +16,7 @@ from app.dom import announce, clear, find, show
 from app.dom import button as make_button
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
-from app.rows import UserRow, split_thinking
+from app.rows import UserRow
 from app.settings import Settings
 from app.sidebar import Sidebar
 
@@ -231,7 +231,7 @@ def row_of(button):
 def copy_message(button):
     """The source of a message, thinking left out."""
     text = conversation.chat["messages"][row_of(button)]["content"]
-    asyncio.create_task(exports.copy(button, split_thinking(text)[2] or text))
+    asyncio.create_task(exports.copy(button, text))
 
 
 def copy_code(button):
@@ -417,11 +417,11 @@ ACTIONS = {
     "new-chat": new_chat,
     "open-chat": open_chat,
     "open-models": open_models,
-    "open-settings": lambda button: settings.show(),
+    "open-settings": lambda button: settings.show(loading.info),
     "open-sidebar": lambda button: sidebar.open(),
     "pick-folder": lambda button: picker.pick_folder(),
     "reload-model": reload_model,
-    "reset-settings": lambda button: settings.reset(),
+    "reset-settings": lambda button: settings.reset(loading.info),
     "restart-engine": restart_engine,
     "starter": starter,
     "stop": lambda button: conversation.stop(),

@@ -1,23 +1,9 @@
 """The two kinds of turn on the screen: what the person wrote, and an answer as it comes."""
 
-from app.dom import button, clear, show, stamp
+import json
+
+from app.dom import button, clear, entries, make, show, stamp
 from app.markdown import Markdown
-
-OPEN, CLOSE = "<think>", "</think>"
-
-
-def split_thinking(text):
-    """(thinking or None, whether it has ended, answer) of an answer's text."""
-    start = text.lstrip()
-    if start.startswith(OPEN):
-        inside, mark, rest = start[len(OPEN) :].partition(CLOSE)
-        return inside.strip(), bool(mark), rest.lstrip()
-    if CLOSE in text:  # the template had opened it
-        inside, _, rest = text.partition(CLOSE)
-        return inside.strip(), True, rest.lstrip()
-    if start and OPEN.startswith(start):
-        return None, False, ""  # perhaps the beginning of the mark
-    return None, True, text
 
 
 class UserRow:
@@ -76,33 +62,30 @@ class AnswerRow:
         self.node.setAttribute("data-index", str(index))
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
-        self._thinking = None
+        self._calls = self.node.querySelector(".calls")
+        self._thinking = self.node.querySelector(".thinking")
         self._markdown = Markdown(self._text)
         self._shown = 0  # characters of the answer given to the markdown
-        self._drawn = None
+        self._thought = None  # the thinking that is shown
 
     def draw(self, last=True):
         """Show the message as it is now. `last`: no more text comes."""
-        text = self.message["content"]
-        if text != self._drawn or last:
-            self._drawn = text
-            thinking, ended, answer = split_thinking(text)
-            if thinking:
-                self._draw_thinking(thinking, ended or last)
-            if len(answer) < self._shown:  # what looked like an answer was thinking
-                clear(self._text)
-                self._markdown = Markdown(self._text)
-                self._shown = 0
+        self._draw_thinking(last)
+        answer = self.message["content"]
+        if len(answer) != self._shown or last:
             self._markdown.feed(answer[self._shown :])
             self._shown = len(answer)
             self._markdown.render(last)
+        for call in self.message.get("tool_calls", ())[self._calls.childElementCount :]:
+            self._calls.append(call_block(call))
         if last:
             self._draw_problem()
             self._stats.textContent = stats_text(self.message)
 
     def growing(self, yes, stats=""):
         """Mark it as under way, and say how fast."""
-        show(self.node.querySelector(".wait"), yes and not self.message["content"])
+        waits = not self.message["content"] and not self.message.get("tool_calls")
+        show(self.node.querySelector(".wait"), yes and waits)
         if yes:
             self.node.classList.add("streaming")
             self.node.setAttribute("aria-busy", "true")
@@ -112,12 +95,19 @@ class AnswerRow:
         if yes:
             self._stats.textContent = stats
 
-    def _draw_thinking(self, text, ended):
-        if self._thinking is None:
-            self._thinking = self.node.querySelector(".thinking")
-            show(self._thinking)
-        self._thinking.children[0].textContent = "Thought" if ended else "Thinking\u2026"
-        self._thinking.children[1].textContent = text
+    def _draw_thinking(self, last):
+        """Folded, unless the person opens it."""
+        thought = self.message.get("reasoning", "")
+        if not thought:
+            return
+        summary, body = self._thinking.children[0], self._thinking.children[1]
+        label = thinking_label(self.message, last)
+        if summary.textContent != label:
+            summary.textContent = label
+        if thought != self._thought:
+            self._thought = thought
+            body.textContent = thought
+        show(self._thinking)
 
     def _draw_problem(self):
         card = self.node.querySelector(".problem")
@@ -130,6 +120,24 @@ class AnswerRow:
         clear(row)
         for text, action in remedies(error["type"]):
             row.append(button(text, action))
+
+
+def thinking_label(message, last=True):
+    """What the fold says: that the model thinks, or for how long it did. `last`: it is done."""
+    if not (last or message["content"] or message.get("tool_calls")):
+        return "Thinking\u2026"
+    seconds = message.get("thought_s")
+    return "Thought" if seconds is None else f"Thought for {max(1, round(seconds))} s"
+
+
+def call_block(call):
+    """A tool call to read: its name, then its arguments a line each."""
+    node = stamp("t-call")
+    node.querySelector("strong").textContent = call["function"]["name"]
+    rows = node.querySelector("dl")
+    for key, text in entries(call["function"]["arguments"]):
+        rows.append(make("dt", key), make("dd", json.loads(text) if text[:1] == '"' else text))
+    return node
 
 
 def remedies(kind):
@@ -157,7 +165,9 @@ def stats_text(message):
         parts.append(str(stats["tokens"]) + (" token" if stats["tokens"] == 1 else " tokens"))
     elif stats.get("finish") == "stop":
         parts.append("the model ended at once")
-    ends = {"length": "cut at the limit", "abort": "stopped"}
+    if message.get("unread_calls"):
+        parts.append("a tool call could not be read")
+    ends = {"length": "cut at the limit", "abort": "stopped", "tool_calls": "asks for a tool"}
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])
     return " \u00b7 ".join(parts)

@@ -38,30 +38,41 @@ class Settings:
         """Tokens to make room for at the next load, None for the model's own."""
         return self._values.get("context")
 
-    def options(self):
-        """The `options` of a generate message."""
+    @property
+    def thinking(self):
+        """ "on", "off", or "auto": as the model's template has it. (An older page kept False for "off".)"""
+        value = self._values.get("thinking")
+        return "off" if value is False else value if value in ("on", "off") else "auto"
+
+    def options(self, info):
+        """The `options` of a generate message, for the model of this Engine.info()."""
         found = {name: self._values[name] for name in NUMBERS if name in self._values}
-        if self._values.get("thinking") is False:
-            found["enable_thinking"] = False
+        if self.thinking != "auto" and can_switch_thinking(info):
+            found["enable_thinking"] = self.thinking == "on"
         return found
 
-    def show(self):
-        """Fill the form and open it."""
+    def show(self, info):
+        """Fill the form and open it; `info`: Engine.info() of the model in use, {} without one."""
         for name in NUMBERS + ("context",):
             value = self._values.get(name)
             if value is not None and value == int(value):
                 value = int(value)
             self._input(name).value = "" if value is None else str(value)
         self._input("system").value = self.system
-        self._input("thinking").checked = self._values.get("thinking") is not False
+        useless = bool(info) and not can_switch_thinking(info)
+        self._input("thinking").value = self.thinking
+        self._input("thinking").disabled = useless
+        find("thinking-note").textContent = (
+            "this model has no such switch" if useless else "before the answer, folded"
+        )
         find("settings").showModal()
 
-    def reset(self):
+    def reset(self, info):
         """Everything as it came."""
         self._values = {}
         storage.remove(KEY)
         find("settings").close()
-        self.show()
+        self.show(info)
 
     def _input(self, name):
         return self._form.elements.namedItem(name)
@@ -70,7 +81,7 @@ class Settings:
         values = dict(self._values)
         name = event.target.name
         if name == "thinking":
-            values[name] = bool(event.target.checked)
+            values[name] = event.target.value
         elif name == "system":
             values[name] = event.target.value.strip()
         elif not event.target.checkValidity():
@@ -88,3 +99,8 @@ class Settings:
             self._on_problem(
                 "The setting holds until this page is closed: the browser's store is full."
             )
+
+
+def can_switch_thinking(info):
+    """Whether the template of the model takes enable_thinking."""
+    return bool((info.get("thinking") or {}).get("switch"))

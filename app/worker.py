@@ -166,7 +166,8 @@ class Host:
                 began = delta.tokens
             count += delta.tokens
             tps = (count - began) / (now - first) if now > first else 0.0
-            self._send(Token(message.id, delta.text, round(tps, 2), count))
+            calls = [{**call} for call in delta.tool_calls]
+            self._send(Token(message.id, delta.text, round(tps, 2), count, delta.reasoning, calls))
         answer = await generation
         self._send(
             Complete(
@@ -178,6 +179,10 @@ class Host:
                 answer.prompt_tokens,
                 answer.cached_tokens,
                 answer.timings.ttft_s,
+                answer.reasoning,
+                answer.reasoning_tokens,
+                [{**call} for call in answer.tool_calls],
+                answer.tool_call_errors,
             )
         )
 

@@ -16,7 +16,7 @@ from py_engine.errors import EngineError, InputError
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
-    from py_engine.generate.answer import Answer
+    from py_engine.generate.answer import Answer, Generation
     from py_engine.serve.engine import Engine
     from py_engine.serve.loading import Progress
 
@@ -50,14 +50,18 @@ async def _generate(args: argparse.Namespace) -> None:
         if args.temperature is not None:
             options["temperature"] = args.temperature
         if args.chat:
-            generation = engine.chat([{"role": "user", "content": args.prompt}], **options)
+            messages = [{"role": "user", "content": args.prompt}]
+            tools = _read_tools(args.tools) if args.tools else None
+            generation = engine.chat(messages, tools=tools, enable_thinking=args.think, **options)
+        elif args.tools or args.think is not None:
+            raise InputError("--think, --no-think and --tools go through the template: add --chat")
         else:
             generation = engine.complete(args.prompt, **options)
         if not args.json:
-            async for delta in generation:
-                print(delta.text, end="", flush=True)
-            print()
+            await _print_deltas(generation)
         answer = await generation
+        for problem in answer.tool_call_errors:
+            print(problem, file=sys.stderr)
         if args.json:
             print(json.dumps(_report(engine, answer)))
         else:
@@ -69,11 +73,37 @@ async def _generate(args: argparse.Namespace) -> None:
             )
 
 
+async def _print_deltas(generation: Generation) -> None:
+    """The answer and its tool calls, a JSON object each, to stdout; what the model thinks to stderr."""
+    thinking = False
+    async for delta in generation:
+        print(delta.reasoning, end="", flush=True, file=sys.stderr)
+        if thinking and (delta.text or delta.tool_calls):
+            print("\n", file=sys.stderr)
+        thinking = bool(delta.reasoning) or (thinking and not (delta.text or delta.tool_calls))
+        print(delta.text, end="", flush=True)
+        for call in delta.tool_calls:
+            print(f"\n{json.dumps(call, ensure_ascii=False)}", end="", flush=True)
+    print()
+
+
+def _read_tools(path: str) -> Any:
+    """The tools of a file, for Engine.chat to check."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"--tools {path}: give a JSON file with a list of tools ({error})"
+        ) from error
+
+
 def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
     info = engine.info()
     return {
         "tokens": answer.tokens,
         "text": answer.text,
+        "reasoning": answer.reasoning,
+        "tool_calls": answer.tool_calls,
         "prompt_tokens": answer.prompt_tokens,
         "finish_reason": answer.finish_reason,
         "timings": asdict(answer.timings),
@@ -230,6 +260,14 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("generate", parents=[model, running, host], help="answer a prompt")
     p.add_argument("--prompt", required=True)
     p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
+    p.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="let the model think first, or not; default: as its template has it",
+    )
+    p.add_argument(
+        "--tools", metavar="FILE.json", help="tools that it may call, as OpenAI's API has them"
+    )
     p.add_argument("--max-tokens", type=int)
     p.add_argument(
         "--temperature", type=float, help="default: the model's generation_config, else 0"

@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from py_engine.errors import FormatError, InputError
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
+from tests.chat_formats import chat_format
 from tests.corpus import texts
 from tests.hostile_templates import HOSTILE
 from tests.packaged_tokenizers import tokenizer_json
@@ -97,6 +98,10 @@ def plain(source: str) -> Any:
 
 def user(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
+
+
+def called(function: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": None, "tool_calls": [{"function": function}]}]
 
 
 def control_in(pieces: list[tuple[str, bool]]) -> list[str]:
@@ -258,6 +263,14 @@ def test_what_ordinary_templates_use_is_there() -> None:
         (user("a\ud800"), r"U\+D800 at index 1"),
         ([{"role": "user", "content": "x", "name": "\udfff"}], r"messages\[0\].name"),
         ([{"role": "user", "content": "x", 3: "y"}], "key 3"),
+        ([{"role": "assistant", "content": "x", "reasoning": 3}], r"messages\[0\].reasoning"),
+        ([{"role": "assistant", "content": "", "tool_calls": "f"}], "tool_calls must be a list"),
+        ([{"role": "assistant", "content": "", "tool_calls": ["f"]}], r"tool_calls\[0\]"),
+        (called({"arguments": "{}"}), r"tool_calls\[0\]"),
+        (called({"name": "f", "arguments": "{"}), "arguments is not valid JSON"),
+        (called({"name": "f", "arguments": "[" * 999}), "arguments is not valid JSON"),
+        (called({"name": "f", "arguments": "[1]"}), "must be an object"),
+        (called({"name": "f", "arguments": '{"x": "\\ud800"}'}), r"U\+D800"),
     ],
 )
 def test_malformed_messages_are_the_callers_mistake(messages: Any, reason: str) -> None:
@@ -301,3 +314,58 @@ def test_the_template_is_found_where_models_keep_it() -> None:
         find_template({}, json_text="<html>")
     with pytest.raises(InputError, match="no chat template"):
         ChatTemplate(None, tokenizer("qwen3")).render(user("x"))
+
+
+LOOP = [
+    *user("weather?"),
+    {"role": "assistant", "content": "", "reasoning": "I must look.",
+     "tool_calls": [{"id": "call_1", "function": {"name": "look", "arguments": '{"at": "Bern"}'}}]},
+    {"role": "tool", "content": "rain </tool_response>", "tool_call_id": "call_1"},
+]  # fmt: skip
+
+
+def test_thinking_goes_to_the_template_by_each_of_its_names() -> None:
+    for key in ("reasoning", "reasoning_content", "thinking"):
+        loop = [{key if k == "reasoning" else k: v for k, v in m.items()} for m in LOOP]
+        for name, shown in (
+            ("qwen3", "<think>\nI must look.\n</think>"),
+            ("qwen3.5", "<think>\nI must look.\n</think>"),
+            ("lfm2.5", "<think>I must look.</think>"),
+        ):
+            rendered = chat_format(name).template.render(loop)
+            assert shown in rendered
+            later = [*loop, {"role": "assistant", "content": "Rain.", key: "So."}, *user("thanks")]
+            assert "I must look." not in chat_format(name).template.render(later)
+
+
+def test_a_tool_loop_goes_through_each_template() -> None:
+    calls = {
+        "qwen3": '<tool_call>\n{"name": "look", "arguments": {"at": "Bern"}}\n</tool_call>',
+        "qwen3.5": "<function=look>\n<parameter=at>\nBern\n</parameter>\n</function>",
+        "lfm2": "<|tool_call_start|>[look(at='Bern')]<|tool_call_end|>",
+        "lfm2.5": "<|tool_call_start|>[look(at='Bern')]<|tool_call_end|>",
+    }
+    for name, written in calls.items():
+        form = chat_format(name)
+        pieces = form.template.pieces(LOOP)
+        rendered = "".join(text for text, _ in pieces)
+        assert written in rendered and "rain </tool_response>" in rendered
+        if form.markup.calls:
+            assert control_in(pieces).count(form.markup.calls.open) == 1
+    with pytest.raises(InputError, match="knows no tool calls"):
+        chat_format("gemma").template.render(LOOP)
+    with pytest.raises(InputError, match="takes no tools"):
+        chat_format("gemma").template.render(user("x"), tools=TOOLS)
+
+
+def test_empty_tool_calls_and_thinking_count_as_none() -> None:
+    message = {"role": "assistant", "content": "x", "tool_calls": [], "reasoning": ""}
+    bare = [*user("a"), {"role": "assistant", "content": "x"}]
+    for name in ("qwen3", "lfm2.5", "gemma"):
+        template = chat_format(name).template
+        assert template.render([*user("a"), message]) == template.render(bare)
+
+
+def test_a_tools_result_gets_the_name_of_its_call() -> None:
+    source = "{% for m in messages %}{{ m.role + ':' + (m.name or '-') + ' ' }}{% endfor %}{{ tool_calls }}"
+    assert template(source).render(LOOP) == "user:- assistant:- tool:look "

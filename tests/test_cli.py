@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import reference
+from tests import chat_formats, reference
 from tests.conftest import software_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,8 @@ def test_generate_json_and_text() -> None:
     )
     got = last_line(done)
     assert set(got) == {
-        "tokens", "text", "prompt_tokens", "finish_reason", "timings", "plan", "memory", "traffic", "adapter",
+        "tokens", "text", "reasoning", "tool_calls", "prompt_tokens", "finish_reason",
+        "timings", "plan", "memory", "traffic", "adapter",
     }  # fmt: skip
     assert set(got["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
     assert set(got["plan"]) == {"prefill_dispatches", "decode_dispatches", "pipelines", "buffers"}
@@ -62,9 +64,25 @@ def test_generate_json_and_text() -> None:
         "activation_bytes",
         "state_bytes",
         "peak_transient_bytes",
+        "snapshot_bytes",
     }
     assert set(got["traffic"]) == {"upload_bytes_per_token", "readback_bytes_per_token"}
     assert len(got["tokens"]) == 3 or got["finish_reason"] == "stop"
+
+
+def test_thinking_and_tools(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(reference.folder("qwen2-mlx4-g64"), folder)
+    chat_formats.write("qwen3.5", folder)
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "größe"}}]))
+    options = ["--max-tokens", "4", "--host", "wgpu", "--context", "512", "--json"]
+    chat = ["generate", str(folder), "--prompt", "hi", "--chat", "--tools", str(tools), *options]
+    got = last_line(cli(*chat, "--think"))
+    assert got["reasoning"] and (got["text"], got["tool_calls"]) == ("", [])
+    tools.write_text('[{"type": "function"}]')
+    got = last_line(cli(*chat, "--no-think", expect=1))
+    assert got["error"]["type"] == "InputError" and "tools[0]" in got["error"]["message"]
 
 
 def test_random_preset_of_true_shapes() -> None:
@@ -118,6 +136,7 @@ def test_logits_file(tmp_path: Path) -> None:
         ),
         (["generate", "FOLDER", "--prompt", "x", "--max-tokens", "99999"], "ContextError", "99999"),
         (["generate", "FOLDER", "--prompt", "x", "--context", "0"], "InputError", "context"),
+        (["generate", "FOLDER", "--prompt", "x", "--think"], "InputError", "--chat"),
     ],
     ids=lambda v: v if isinstance(v, str) else None,
 )
@@ -133,7 +152,7 @@ def test_errors_are_json_and_exit_1(args: list[str], kind: str, word: str) -> No
 def test_estimate_and_budget() -> None:
     folder = str(reference.folder("lfm2-mlx4-g64"))
     told = last_line(cli("estimate", folder, "--context", "64", "--host", "wgpu", "--json"))
-    kinds = {"weights_bytes", "state_bytes", "activation_bytes"}
+    kinds = {"weights_bytes", "state_bytes", "snapshot_bytes", "activation_bytes"}
     assert set(told) == {"model", "context", "total_bytes", "peak_bytes"} | kinds
     assert sum(told[kind] for kind in kinds) == told["total_bytes"] <= told["peak_bytes"]
     options = ["--prompt", "a", "--context", "64", "--host", "wgpu", "--json"]

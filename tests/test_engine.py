@@ -20,7 +20,7 @@ from py_engine.errors import AbortError, ContextError, InputError, ModelError, O
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
-from tests import reference
+from tests import chat_formats, reference
 from tests.conftest import Runner
 from tests.hub_server import hub_server
 from tests.ops.harness import nmse
@@ -413,3 +413,46 @@ def test_out_of_memory_at_any_buffer_gives_everything_back(
     with pytest.raises(OutOfMemoryError, match="no room"):
         run(Engine.load(str(FOLDER), gpu=gpu, context=64))
     assert gpu.counters.live_buffers == 0
+
+
+@pytest.fixture(scope="module")
+def thinker(gpu: Gpu, run: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The same weights with Qwen3.5's marks and template: what they say is noise, where it goes is not."""
+    folder = tmp_path_factory.mktemp("thinker") / NAME
+    shutil.copytree(FOLDER, folder)
+    chat_formats.write("qwen3.5", folder)
+    loaded: Engine = run(Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT))
+    yield loaded
+    run(loaded.close())
+
+
+def test_thinking_comes_apart_from_the_answer(thinker: Engine, run: Runner) -> None:
+    async def chat(**options: Any) -> tuple[Any, list[Any]]:
+        options = {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True, **options}
+        generation = thinker.chat([{"role": "user", "content": "hi"}], **options)
+        deltas = [delta async for delta in generation]
+        return await generation, deltas
+
+    thinking, deltas = run(chat(enable_thinking=True, stop="\ufffd"))
+    assert (thinking.text, thinking.finish_reason) == ("", "length")
+    assert thinking.reasoning and thinking.reasoning_tokens == 12
+    assert "".join(delta.reasoning for delta in deltas) == thinking.reasoning
+    for options in ({}, {"enable_thinking": False}):
+        silent, deltas = run(chat(**options))
+        assert (silent.reasoning, silent.reasoning_tokens) == ("", 0)
+        assert silent.text == "".join(delta.text for delta in deltas) != ""
+        assert (silent.tool_calls, silent.tool_call_errors) == ([], [])
+    info = thinker.info()
+    assert info["thinking"] == {"marks": True, "switch": True}
+    assert info["tool_format"] == "tags"
+
+
+def test_tools_and_thinking_are_checked_at_once(thinker: Engine, engine: Engine) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    with pytest.raises(InputError, match=r"tools\[0\]"):
+        thinker.chat(messages, tools=[{"type": "function"}])
+    with pytest.raises(InputError, match="enable_thinking"):
+        thinker.chat(messages, enable_thinking="yes")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="takes no tools"):
+        engine.chat(messages, tools=[{"name": "f"}])
+    assert engine.info()["thinking"] == {"marks": False, "switch": False}

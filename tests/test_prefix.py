@@ -18,11 +18,14 @@ from tests.conftest import Runner
 
 PROMPT = [(7 * i) % 250 for i in range(21)]
 CONTEXT = 1024
-# As Qwen3.5 has it: the generation prompt opens the thinking, history drops it.
+# As Qwen3.5 has it: the generation prompt holds (here closed) thinking, history drops it.
 THINKING = """{% for m in messages %}[{{ m.role }}] {{ m.content.split('</think>')[-1] }}
 {% endfor %}{% if add_generation_prompt %}[assistant] <think>
+
+</think>
+
 {% endif %}"""
-GENERATION_PROMPT = len("[assistant] <think>\n")  # these tokenizers' tokens are bytes
+GENERATION_PROMPT = "[assistant] <think>\n\n</think>\n\n"  # these tokenizers' tokens are bytes
 QUESTIONS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is it?"}]
 
 
@@ -98,7 +101,7 @@ def history(*said: str) -> list[dict[str, str]]:
 
 def border(engine: Engine, messages: Any) -> int:
     """Tokens of a chat without its generation prompt."""
-    return engine.count_tokens(messages) - GENERATION_PROMPT
+    return engine.count_tokens(messages) - len(GENERATION_PROMPT)
 
 
 def test_second_turn_goes_on(engine: Engine, run: Runner) -> None:
@@ -159,7 +162,7 @@ def test_second_turn_of_a_thinking_chat(engine: Engine, run: Runner) -> None:
     second = history(f"<think>\n{first.text}</think>So it is.", "And then?")
     got = chat(engine, run, second)
     assert got.cached_tokens == border(engine, QUESTIONS)
-    new = "[assistant] So it is.\n[user] And then?\n[assistant] <think>\n"
+    new = f"[assistant] So it is.\n[user] And then?\n{GENERATION_PROMPT}"
     assert got.prompt_tokens - got.cached_tokens == len(new)
     third = history("So it is.", "And then?", "That is all.", "Sure?")
     after = chat(engine, run, third)

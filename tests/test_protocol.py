@@ -40,6 +40,7 @@ TO_WORKER: list[ToWorker] = [
     Load(1, "org/name@main", LoadOptions(dtype="f16", context=512, group=40, passes=2)),
     Generate("a", messages=[{"role": "user", "content": "hi"}]),
     Generate(2, prompt="once", options=GenerateOptions(temperature=0.5, top_k=3, stop=["\n"])),
+    Generate(3, messages=[], options=GenerateOptions(enable_thinking=True, tools=[{"name": "f"}])),
     Interrupt(2),
     Unload(3),
     CountTokens(4, text="hi"),
@@ -51,6 +52,7 @@ TO_WORKER: list[ToWorker] = [
         9, "random:x", 64, 8, 1, LoadOptions(context=128), False, True, GenerateOptions(top_k=20)
     ),
 ]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [
     Booted("Pyodide 314.0.7", 500.0, True),
     Log("a line"),
@@ -58,7 +60,9 @@ FROM_WORKER: list[FromWorker] = [
     Progress(1, 5, 10, "weights"),
     Ready(1, {"model": "x"}),
     Token(2, "hé", 30.5, 4),
+    Token(2, "", 30.5, 4, "hm", [CALL]),
     Complete(2, "hé", 4, 30.5, "stop", 12, 3, 0.25),
+    Complete(2, "", 4, 30.5, "tool_calls", 12, 3, 0.25, "hm", 2, [CALL], ["no"]),
     Error(None, "HostError", "no"),
     Result(3, None),
 ]

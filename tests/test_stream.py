@@ -1,17 +1,20 @@
-"""Answers as text: stop strings however tokens cut them, stop ids, limits; never half a character,
-nothing held without need."""
+"""Answers as text: stop strings however tokens cut them, stop ids, limits, thinking apart; never half a
+character or mark, nothing held without need."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import random
+from typing import Any
 
 import pytest
 
 from py_engine.errors import InputError
-from py_engine.generate.stream import StopStrings, TextStream
+from py_engine.generate.markup import Splitter
+from py_engine.generate.stream import Delta, StopStrings, TextStream
 from py_engine.inputs.tokenizer import Tokenizer
+from tests.chat_formats import ChatFormat, chat_format, make
 from tests.corpus import SCRIPTS
 from tests.packaged_tokenizers import tokenizer_json
 
@@ -147,3 +150,109 @@ def test_stop_strings_are_checked(stop: list[str]) -> None:
 
 def test_one_stop_string_may_come_alone() -> None:
     assert StopStrings("ab").push("xaby") == ("x", "ab")
+
+
+# ---- thinking
+
+
+def thought(
+    form: ChatFormat, text: str, *, opened: bool = False, end: bool = True, **options: Any
+) -> tuple[TextStream, list[Delta]]:
+    """An answer given a token at a time, its marks as tokens where the model has them."""
+    splitter = Splitter(form.markup, thinking=opened)
+    tok = form.tokenizer
+    decoder = tok.decoder(keep=splitter.ids)
+    stream = TextStream(decoder, stop_ids=tok.stop_ids, splitter=splitter, **options)
+    ids = [*tok.encode(text, control=True), *(tok.stop_ids if end else ())]
+    return stream, [stream.push([i]) for i in ids]
+
+
+def spelled() -> ChatFormat:
+    """A model whose template knows the marks, but whose tokenizer has no tokens for them."""
+    return make("{{ '</think>' }}", ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [])
+
+
+@pytest.mark.parametrize("form", [chat_format("qwen3"), spelled()], ids=["tokens", "text"])
+@pytest.mark.parametrize(
+    ("text", "opened", "reasoning", "answer"),
+    [
+        ("<think>\nA  b\n\nc\n</think>\n\nYes. \n", False, "A  b\n\nc", "Yes. \n"),
+        ("A b\n</think>\n\nYes.", True, "A b", "Yes."),
+        ("\n <think>x</think>y", False, "x", "y"),
+        ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
+        ("<think>a</think>\n<think>b</think>c", False, "ab", "c"),
+        ("a <th b </think> <think>x</think> `<think>`", True, "a <th bx", "`<think>`"),
+        ("Say <think> and </think>.", False, "", "Say <think> and </think>."),
+        ("</think>x", False, "", "</think>x"),
+        ("  \nNo.", False, "", "  \nNo."),
+        ("\n", False, "", "\n"),
+        ("<think>🐀</think>🐀", False, "🐀", "🐀"),
+    ],
+)
+def test_thinking_is_kept_apart(
+    form: ChatFormat, text: str, opened: bool, reasoning: str, answer: str
+) -> None:
+    stream, deltas = thought(form, text, opened=opened)
+    assert (stream.reasoning, stream.text) == (reasoning, answer)
+    assert "".join(d.reasoning for d in deltas) == reasoning
+    assert "".join(d.text for d in deltas) == answer
+    begun = next((i for i, d in enumerate(deltas) if d.text), len(deltas))
+    assert not any(d.reasoning for d in deltas[begun:])
+    assert stream.finish_reason == "stop"
+
+
+def test_a_model_without_thinking_never_thinks_by_accident() -> None:
+    text = "<think>\nno\n</think>\n```\n<think>\n```"
+    for name in ("gemma", "lfm2"):
+        stream, _ = thought(chat_format(name), text)
+        assert (stream.text, stream.reasoning, stream.reasoning_tokens) == (text, "", 0)
+
+
+def test_unfinished_thinking_at_the_limit() -> None:
+    stream, _ = thought(
+        chat_format("qwen3.5"), "still thinking", opened=True, max_tokens=9, end=False
+    )
+    assert (stream.reasoning, stream.text) == ("still thi", "")
+    assert (stream.finish_reason, stream.reasoning_tokens) == ("length", 9)
+
+
+def test_tokens_of_thinking_are_counted_with_their_marks() -> None:
+    assert thought(chat_format("qwen3"), "<think>abc</think>de")[0].reasoning_tokens == 5
+    assert thought(chat_format("qwen3"), "abc</think>de", opened=True)[0].reasoning_tokens == 4
+    assert thought(chat_format("qwen3"), "abc")[0].reasoning_tokens == 0
+
+
+def test_stop_strings_look_at_the_answer_only() -> None:
+    form = chat_format("qwen3")
+    stream, _ = thought(form, "<think>a STOP b</think>\none STOP two", stop=["STOP"])
+    assert (stream.reasoning, stream.text) == ("a STOP b", "one ")
+    assert (stream.finish_reason, stream.stop_string) == ("stop", "STOP")
+    ids = form.tokenizer.encode("<think>a STOP b</think>\none ", control=True)
+    assert stream.kept_tokens == len(ids) and stream.tokens == len(ids) + 4
+    across, _ = thought(form, "<think>a ST</think>OP.", stop=["STOP"])
+    assert (across.reasoning, across.text, across.stop_string) == ("a ST", "OP.", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch", "opened"),
+    [
+        ("qwen3", None, False),
+        ("qwen3", False, False),
+        ("qwen3.5", None, False),
+        ("qwen3.5", False, False),
+        ("qwen3.5", True, True),
+        ("lfm2.5", True, False),
+        ("gemma", True, False),
+    ],
+)
+def test_the_prompt_may_have_opened_the_thinking(
+    name: str, switch: bool | None, opened: bool
+) -> None:
+    form = chat_format(name)
+    for text in ("hi", "<think>", "<think>\n"):
+        messages = [{"role": "user", "content": text}]
+        pieces = form.template.pieces(messages, enable_thinking=switch)
+        assert form.markup.begins_thinking(pieces) == opened
+    by_text = spelled()
+    assert by_text.markup.begins_thinking([("<|im_start|>", True), ("assistant\n<think>\n", False)])
+    assert not form.markup.begins_thinking([])

@@ -13,10 +13,12 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
+from tests import chat_formats
 from tests_e2e.conftest import GOLDENS, ORGANISATION, PATIENCE_S, Visited, watched
 
 MODEL = "qwen3-mlx4-g128"
 OTHER = "gemma3-text-bf16"
+ROOMY = "qwen2-mlx4-g64"  # its vocabulary has room for the marks of a chat format
 UI_MS = 30_000  # the machine may be busy; on an idle one the page takes half a second
 ENGINE_MS = PATIENCE_S * 1000
 STOP_MS = 5000  # stopping waits for nothing; a whole answer takes longer on a software GPU
@@ -331,7 +333,7 @@ def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
     page = visit.open()
     page.click("#chats .open")
     nameless = """() => [...document.querySelectorAll(
-      'button, input, textarea, summary, a, dialog, progress')].filter(n => !n.textContent.trim() &&
+      'button, input, select, textarea, summary, a, dialog, progress')].filter(n => !n.textContent.trim() &&
       !n.getAttribute('aria-label') && !n.getAttribute('aria-labelledby') && !n.labels?.length &&
       n.type !== 'file').map(n => n.outerHTML)"""
     assert page.evaluate(nameless) == []
@@ -346,7 +348,7 @@ def test_settings_are_kept_and_wrong_ones_are_not(visit: Visit) -> None:
     page.fill("[name=temperature]", "0.7")
     page.fill("[name=top_p]", "7")
     page.fill("[name=seed]", "4294967295")
-    page.uncheck("[name=thinking]")
+    page.select_option("[name=thinking]", "off")
     page.keyboard.press("Escape")
     page = visit.open()
     page.click("[data-do=open-settings]")
@@ -354,9 +356,10 @@ def test_settings_are_kept_and_wrong_ones_are_not(visit: Visit) -> None:
     assert page.input_value("[name=temperature]") == "0.7"
     assert page.input_value("[name=top_p]") == ""
     assert page.input_value("[name=seed]") == "4294967295"
-    assert not page.is_checked("[name=thinking]")
+    assert page.input_value("[name=thinking]") == "off"
     page.click("[data-do=reset-settings]")
     assert page.input_value("[name=temperature]") == ""
+    assert page.input_value("[name=thinking]") == "auto"
     assert page.evaluate("localStorage.getItem('jerboa.settings')") is None
 
 
@@ -401,6 +404,51 @@ def test_chats_are_listed_exported_and_deleted(visit: Visit) -> None:
     expect(page.locator("#chats li")).to_have_count(0)
     left = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
     assert page.evaluate(left) == []
+
+
+def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
+    """As the page keeps them; in a chat that an older page kept, thinking stands in the text."""
+    visit.keep(chat("old", "older", "<think>\nhm, *so*\n</think>\n\nYes."))
+    kept = chat("new", "newer", "I look it up.")
+    body = json.loads(kept["jerboa.chat.new"])
+    given = {"city": "Zürich", "days": 3, "units": ["C", "mm"], "note": "<b>a</b>\nb"}
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather"}}
+    call["function"]["arguments"] = json.dumps(given, ensure_ascii=False)  # type: ignore[index]
+    stats = {"tps": 40.0, "ttft_s": 0.2, "tokens": 30, "finish": "tool_calls"}
+    body["messages"][1] |= {"reasoning": "They ask.\n\nI *must* look.", "thought_s": 2.6}
+    body["messages"][1] |= {"tool_calls": [call], "stats": stats, "model": "Tiny"}
+    visit.keep({**kept, "jerboa.chat.new": json.dumps(body)})
+    page = visit.open()
+
+    page.click("#chats .open:has-text('newer')")
+    fold = page.locator(".answer .thinking")
+    expect(fold.locator("summary")).to_have_text("Thought for 3 s")
+    expect(fold.locator("div")).to_be_hidden()
+    fold.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(fold.locator("div")).to_have_text("They ask.\n\nI *must* look.")
+    expect(page.locator(".answer .text")).to_have_text("I look it up.")
+    block = page.get_by_role("region", name="Tool call")
+    expect(block.locator("strong")).to_have_text("weather")
+    assert block.locator("dt").all_inner_texts() == list(given)
+    assert block.locator("dd").all_inner_texts() == ["Zürich", "3", '["C","mm"]', "<b>a</b>\nb"]
+    expect(page.locator(".answer .stats")).to_contain_text("asks for a tool")
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-markdown]")
+    text = Path(made.value.path()).read_text(encoding="utf-8")
+    assert "> They ask.\n> \n> I *must* look.\n\nI look it up." in text
+    assert '{"name": "weather", "arguments": {"city": "Zürich"' in text
+
+    page.click("#chats .open:has-text('older')")
+    expect(page.locator(".answer .thinking summary")).to_have_text("Thought")
+    expect(page.locator(".answer .thinking div")).to_have_text("hm, *so*")
+    expect(page.locator(".answer .text")).to_have_text("Yes.")
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-json]")
+    kept_now = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))["messages"][1]
+    assert (kept_now["reasoning"], kept_now["content"]) == ("hm, *so*", "Yes.")
 
 
 def test_a_full_store_is_said_and_the_page_goes_on(visit: Visit) -> None:
@@ -694,9 +742,22 @@ def test_a_folder_of_ones_own(engine_page: Page, tmp_path: Path) -> None:
     picker.set_input_files(empty)
     expect(engine_page.locator("#notice")).to_contain_text("convert")
     folder = tmp_path / "mine"
-    shutil.copytree(GOLDENS / MODEL, folder)
+    shutil.copytree(GOLDENS / ROOMY, folder)
+    chat_formats.write("qwen3.5", folder)
     picker.set_input_files(folder)
     expect(engine_page.locator("#model-name")).to_have_text("mine")
     engine_page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
     ask(engine_page, "from a folder")
-    assert kept_messages(engine_page)[1]["model"] == "mine"
+    answer = kept_messages(engine_page)[1]
+    assert answer["model"] == "mine" and "reasoning" not in answer
+
+    engine_page.click("[data-do=open-settings]")
+    engine_page.select_option("[name=thinking]", "on")
+    engine_page.keyboard.press("Escape")
+    ask(engine_page, "think")
+    answer = kept_messages(engine_page)[3]
+    assert answer["reasoning"] and not answer["content"]  # cut off while it was thinking
+    last = engine_page.locator(".message.answer").last
+    expect(last.locator(".thinking summary")).to_have_text(re.compile(r"Thought for \d+ s"))
+    expect(last.locator(".thinking div")).to_be_hidden()
+    expect(last.locator(".stats")).to_contain_text("cut at the limit")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from py_engine.abort import Abort
 from py_engine.generate.stream import Delta, FinishReason
+from py_engine.generate.tools import ToolCall
 
 
 @dataclass
@@ -22,7 +23,12 @@ class Timings:
 
 @dataclass
 class Answer:
-    """A whole generation. `tokens` without the stop token; `cached_tokens` of the prompt were not run again."""
+    """A whole generation. `tokens` without the stop token; `cached_tokens` of the prompt were not run again.
+
+    `text` is the answer itself. `reasoning` is what the model thought before it, of `reasoning_tokens` (the marks
+    around it counted). `tool_calls` are OpenAI's: {"id", "type", "function": {"name", "arguments": JSON text}};
+    `tool_call_errors` say why others could not be read and stayed in `text`.
+    """
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -30,6 +36,10 @@ class Answer:
     cached_tokens: int = 0
     finish_reason: FinishReason = "stop"
     timings: Timings = field(default_factory=Timings)
+    reasoning: str = ""
+    reasoning_tokens: int = 0
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tool_call_errors: list[str] = field(default_factory=list)
 
     @property
     def completion_tokens(self) -> int:

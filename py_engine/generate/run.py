@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from py_engine.errors import AbortError
 from py_engine.generate.answer import Answer, Generation, Timings
 from py_engine.generate.decoder import Decoder, Sampled
+from py_engine.generate.markup import Splitter
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.stream import TextStream
 from py_engine.inputs.tokenizer import Tokenizer
@@ -15,13 +16,14 @@ from py_engine.inputs.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Request:
-    """A generation, checked before it queues."""
+    """A generation, checked before it queues. `splitter` (for this one run) knows thinking and tool calls."""
 
     ids: list[int]
     sampling: Sampling
     max_tokens: int
     stop: tuple[str, ...]
     border: int | None = None  # see Decoder.generate
+    splitter: Splitter = field(default_factory=Splitter)
 
 
 class Run:
@@ -39,11 +41,14 @@ class Run:
         self._request = request
         self._generation = generation
         self._decoder = decoder
-        self._tokenizer = tokenizer
         self._now = now
         self._load_s = load_s
         self._stream = TextStream(
-            tokenizer.decoder(), request.stop, request.sampling.stop_ids, request.max_tokens
+            tokenizer.decoder(keep=request.splitter.ids),
+            request.stop,
+            request.sampling.stop_ids,
+            request.max_tokens,
+            request.splitter,
         )
         self._tokens: list[int] = []
         self._started = self._first = self._last = now()
@@ -101,6 +106,10 @@ class Run:
                     prefilled / waiting if waiting > 0 else 0.0,
                     (len(tokens) - 1) / decoding if len(tokens) > 1 and decoding > 0 else 0.0,
                 ),
+                stream.reasoning,
+                stream.reasoning_tokens,
+                stream.tool_calls,
+                stream.errors,
             )
         )
 
@@ -111,13 +120,4 @@ class Run:
 
     def _shown(self) -> list[int]:
         """The tokens whose whole text is in the answer: what a stop string cut off is not kept."""
-        tokens = self._answered()
-        if self._stream.stop_string is None:
-            return tokens
-        decoder = self._tokenizer.decoder()
-        length = 0
-        for i, token in enumerate(tokens):
-            length += len(decoder.push([token]))
-            if length > len(self._stream.text):
-                return tokens[:i]
-        return tokens
+        return self._answered()[: self._stream.kept_tokens]

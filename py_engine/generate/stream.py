@@ -1,21 +1,24 @@
-"""Token ids of an answer to text deltas: stop ids, stop strings across token borders, the token
-limit.
+"""Token ids of an answer to deltas: text, thinking and tool calls apart; stop ids, stop strings across
+token borders, the token limit.
 
-What could still become a stop string is held back, nothing more. Thinking (`<think>`) will be told
-apart between the decoder and the stop strings; until then it is part of the text.
+What could still become a mark or a stop string is held back, nothing more. Stop strings are looked for
+in the answer itself, not in thinking or calls.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from py_engine.errors import InputError
+from py_engine.generate.markup import Part, Splitter, beginning_of
+from py_engine.generate.tools import ToolCall
 from py_engine.inputs.detokenizer import StreamDecoder
 from py_engine.inputs.tokenizer import require_text
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 4096
 
@@ -23,11 +26,13 @@ MAX_STOP_CHARS = 4096
 @dataclass(frozen=True)
 class Delta:
     """A piece of the answer. `tokens` ids were consumed for it; `finish_reason` is set on the last
-    one."""
+    one. `reasoning` comes before all `text`, tool calls come whole."""
 
     text: str
     tokens: int
     finish_reason: FinishReason | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class StopStrings:
@@ -57,7 +62,7 @@ class StopStrings:
             end, stop = found
             self._held = ""
             return text[: end - len(stop)], stop
-        keep = self._candidate(text)
+        keep = beginning_of(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], None
 
@@ -66,29 +71,27 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _candidate(self, text: str) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            end = text[len(text) - length :]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
-
 
 class TextStream:
-    """The text of one answer, from ids as they come.
+    """One answer, from ids as they come.
 
         stream = TextStream(tokenizer.decoder(), stop=["\\n\\n"], stop_ids=tokenizer.stop_ids,
         max_tokens=100)
         delta = stream.push(ids)        # ids beyond the end are not consumed
         delta = stream.finish("abort")  # when the caller ends it
 
-    text          everything shown so far: the deltas joined
-    tokens        ids consumed, a stop id and those of a stop string included: what the kept state
-                  may hold at most
+    text          the answer so far: the deltas' texts joined
+    reasoning     the thinking so far, without its marks
+    tool_calls    those that came whole
+    errors        why others stayed text
+    tokens        ids consumed, a stop id and those of a stop string included
+    reasoning_tokens   those of the thinking, with its marks
+    kept_tokens   ids whose whole text came before the stop string: what the kept state may hold
     finish_reason None while it runs
     stop_string   the stop string that ended it
+
+    `splitter` knows the model's marks; without one all is text. Its `ids` must not be among those that
+    the decoder skips.
     """
 
     def __init__(
@@ -97,60 +100,128 @@ class TextStream:
         stop: Sequence[str] = (),
         stop_ids: Collection[int] = (),
         max_tokens: int | None = None,
+        splitter: Splitter | None = None,
     ) -> None:
         self._decoder = decoder
         self._stops = StopStrings(stop)
         self._stop_ids = frozenset(stop_ids)
         self._max_tokens = max_tokens
-        self._shown: list[str] = []
+        self._splitter = splitter or Splitter()
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._space = ""  # white space that is not shown if a call follows
+        self._searched = 0  # characters given to the stop strings
+        self._certain = 0  # characters that they gave back
+        self._ends: list[int] = []  # self._searched after each token
+        self.tool_calls: list[ToolCall] = []
         self.tokens = 0
+        self.reasoning_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
 
     @property
     def text(self) -> str:
-        """The deltas so far, joined."""
-        return "".join(self._shown)
+        """The deltas' texts so far, joined."""
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        """The deltas' thinking so far, joined."""
+        return "".join(self._reasoning)
+
+    @property
+    def errors(self) -> list[str]:
+        """Why tool calls stayed text."""
+        return self._splitter.errors
+
+    @property
+    def kept_tokens(self) -> int:
+        """Ids whose whole text came before the stop string; all without one."""
+        if self.stop_string is None:
+            return self.tokens
+        return bisect_right(self._ends, self._certain)
 
     def push(self, ids: Iterable[int]) -> Delta:
-        """Text that these ids made certain. After the end nothing is consumed and the delta is
-        empty."""
-        before, out = self.tokens, []
+        """What these ids made certain. After the end nothing is consumed and the delta is empty."""
+        before = self._mark()
         for token_id in ids:
             if self.finish_reason is not None:
                 break
             self.tokens += 1
             if token_id in self._stop_ids:
-                out.append(self._cut("stop"))
+                self._cut("stop")
                 break
-            out.append(self._through(self._decoder.push([token_id])))
+            was_thinking = self._splitter.thinking
+            self._take(self._splitter.feed(self._decoder.push([token_id]), token_id))
+            self.reasoning_tokens += was_thinking or self._splitter.thinking
+            self._ends.append(self._searched)
             if self.tokens == self._max_tokens:
-                out.append(self._cut("length"))
-        return self._delta("".join(out), before)
+                self._cut("length")
+        return self._delta(before)
 
     def finish(self, reason: FinishReason = "abort") -> Delta:
         """End it from outside; a half character at its end is left out."""
-        return self._delta(self._cut(reason), self.tokens)
+        before = self._mark()
+        self._cut(reason)
+        return self._delta(before)
 
-    def _through(self, text: str) -> str:
-        if not text or self.finish_reason is not None:
-            return ""
-        text, self.stop_string = self._stops.push(text)
-        if self.stop_string is not None:
-            self.finish_reason = "stop"
-        return text
-
-    def _cut(self, reason: FinishReason) -> str:
-        """What decoder and stop strings held back, less a character that is not whole."""
+    def _cut(self, reason: FinishReason) -> None:
+        """Show what was held back, less a character that is not whole."""
         if self.finish_reason is not None:
-            return ""
-        shown = self._through(self._decoder.flush(cut=True))
+            return
+        self._take(self._splitter.feed(self._decoder.flush(cut=True)))
+        self._take(self._splitter.end(stopped=reason == "stop"))
         if self.finish_reason is None:
-            self.finish_reason = reason
-            shown += self._stops.flush()
-        return shown
+            self._show(self._stops.flush())
+            self._end("tool_calls" if reason == "stop" and self.tool_calls else reason)
 
-    def _delta(self, text: str, before: int) -> Delta:
-        if text:
-            self._shown.append(text)
-        return Delta(text, self.tokens - before, self.finish_reason)
+    def _end(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        if self._space and not self.tool_calls:
+            self._text.append(self._space)
+
+    def _take(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            if self.finish_reason is not None:
+                return
+            if part[0] == "reasoning":
+                self._reasoning.append(part[1])
+            elif part[0] == "content":
+                self._search(part[1])
+            else:
+                self._show(self._stops.flush())
+                self.tool_calls.append(part[1])
+                if not self._text:
+                    self._space = ""
+
+    def _search(self, text: str) -> None:
+        """Through the stop strings."""
+        self._searched += len(text)
+        text, self.stop_string = self._stops.push(text)
+        self._show(text)
+        if self.stop_string is not None:
+            self._end("stop")
+
+    def _show(self, text: str) -> None:
+        self._certain += len(text)
+        if not self._splitter.calls:
+            shown = text
+        else:
+            text = self._space + text
+            shown = text.rstrip()
+            self._space = text[len(shown) :]
+        if shown:
+            self._text.append(shown)
+
+    def _mark(self) -> tuple[int, int, int, int]:
+        return self.tokens, len(self._text), len(self._reasoning), len(self.tool_calls)
+
+    def _delta(self, before: tuple[int, int, int, int]) -> Delta:
+        tokens, texts, thoughts, calls = before
+        return Delta(
+            "".join(self._text[texts:]),
+            self.tokens - tokens,
+            self.finish_reason,
+            "".join(self._reasoning[thoughts:]),
+            tuple(self.tool_calls[calls:]),
+        )

@@ -9,12 +9,17 @@ from py_engine.inputs.tokenizer import Tokenizer
 
 
 async def byte_tokenizer() -> Tokenizer:
-    """Token id = UTF-8 byte: a byte-level BPE vocabulary of 256 entries and no merges."""
+    """Token id = UTF-8 byte."""
+    return await Tokenizer.load(json.dumps(byte_tokenizer_json()).encode())
+
+
+def byte_tokenizer_json() -> dict[str, Any]:
+    """Its tokenizer.json: a byte-level BPE vocabulary of 256 entries and no merges."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
     letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
     vocab = {letters[b]: b for b in range(256)}
-    description: dict[str, Any] = {
+    return {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": None,
@@ -33,4 +38,3 @@ async def byte_tokenizer() -> Tokenizer:
         },
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     }
-    return await Tokenizer.load(json.dumps(description).encode())

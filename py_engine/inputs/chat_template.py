@@ -6,12 +6,15 @@ nowhere else, one for one; after rendering the control tokens are cut out of the
 then the characters are swapped back. Lengths, strip(), split() and JSON stay as they were, and what
 joins up across parts or messages cannot form a control token either. In an assistant's messages,
 which the model wrote, only special tokens are hidden: templates look for `</think>` in them.
+
+Messages come as OpenAI's API has them and go to the template as Hugging Face's templates expect
+them: see `_assistant`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import FormatError, InputError
@@ -33,6 +36,9 @@ ROLES = (
     "context",
     "document",
 )
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
+# Calls to text pieces, (text, is a mark), for templates that do not know tool_calls.
+CallWriter = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], Sequence[tuple[str, bool]]]
 MAX_DEPTH = 64  # of nesting in tools, arguments and variables
 _PRIVATE_FIRST, _PRIVATE_LAST = 0xF0000, 0xFFFFD  # supplementary private use area A
 
@@ -65,7 +71,13 @@ def find_template(
 
 
 class ChatTemplate:
-    """`source` is what `find_template` gives; templates are compiled at their first use."""
+    """`source` is what `find_template` gives; templates are compiled at their first use.
+
+    `write_calls` puts tool calls into an assistant's content where the template itself does not know
+    `tool_calls`.
+    """
+
+    write_calls: CallWriter | None = None
 
     def __init__(self, source: str | Mapping[str, str] | None, tokenizer: Tokenizer) -> None:
         self._sources = {"default": source} if isinstance(source, str) else dict(source or {})
@@ -77,6 +89,15 @@ class ChatTemplate:
     def available(self) -> bool:
         """Whether there is a template at all (base models have none)."""
         return bool(self._sources)
+
+    @property
+    def source(self) -> str:
+        """The Jinja2 source, of all templates where there are several; "" without one."""
+        return "\n".join(self._sources.values())
+
+    def knows(self, word: str) -> bool:
+        """Whether a variable or key of this name occurs in the source."""
+        return re.search(rf"\b{word}\b", self.source) is not None
 
     def encode(
         self,
@@ -124,18 +145,22 @@ class ChatTemplate:
         enable_thinking   given to the template unless None, when the template's own default holds
         variables         more for the template
 
-        Raises InputError for malformed messages, lone surrogates, a model without a template, and a
-        template that fails, refuses the messages, reaches for attributes or exceeds the limits in
-        sandbox.py.
+        Raises InputError for malformed messages, lone surrogates, a model without a template, tools
+        or calls that the template does not know, and a template that fails, refuses the messages,
+        reaches for attributes or exceeds the limits in sandbox.py.
         """
         name, source = self._choose(tools)
+        if tools and name != "tool_use" and not self.knows("tools"):
+            raise InputError(
+                "this model's chat template takes no tools: describe them in the prompt instead"
+            )
         checked = _checked(messages, source)
         given = {"messages": checked, "tools": tools, "variables": dict(variables or {})}
         shield = _Shield(self._tokenizer, [source, *_texts(given)])
         values = {
             **self._tokenizer.names,
             **shield.hide(given["variables"]),
-            "messages": [shield.hide_message(message) for message in checked],
+            "messages": [self._hidden(message, shield) for message in checked],
             "tools": shield.hide(list(tools)) if tools else None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -146,6 +171,26 @@ class ChatTemplate:
         rendered = self._environment.render_limited(template, values)
         cut = self._tokenizer.split(require_text(rendered, "the chat template's result"))
         return [(text if control else shield.show(text), control) for text, control in cut]
+
+    def _hidden(self, message: Mapping[str, Any], shield: _Shield) -> dict[str, Any]:
+        """A message with people's text shielded, and its calls where the template looks for them."""
+        hidden = shield.hide_message(message)
+        if "tool_calls" not in message or self.knows("tool_calls"):
+            return hidden
+        if self.write_calls is None:
+            raise InputError(
+                "this model's chat template knows no tool calls: leave them out of the messages, or "
+                "put them into the content"
+            )
+        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message["tool_calls"]]
+        pieces = self.write_calls(calls)
+        written = "".join(text if mark else shield.hide(text) for text, mark in pieces)
+        content = hidden["content"]
+        if isinstance(content, list):
+            content = [*content, {"type": "text", "text": written}]
+        else:
+            content = f"{content}\n{written}" if content else written
+        return {**hidden, "content": content}
 
     def _choose(self, tools: Sequence[Any] | None) -> tuple[str, str]:
         for name in (["tool_use"] if tools else []) + ["default"]:
@@ -211,7 +256,7 @@ class _Shield:
         for key, value in message.items():
             if key == "role":
                 hidden[key] = value
-            elif own and key in ("content", "reasoning_content", "reasoning", "thinking"):
+            elif own and (key == "content" or key in REASONING_KEYS):
                 hidden[key] = self._own(value)
             elif key in ("content", "tool_calls") and isinstance(value, list):
                 hidden[key] = [self._part(item) for item in value]
@@ -261,20 +306,29 @@ def _checked(messages: Sequence[Mapping[str, Any]], source: str) -> list[dict[st
         raise InputError("messages is empty: give at least one")
     # Templates written for parts ask what the content is.
     knows_parts = re.search(r"is\s+(not\s+)?(string|iterable|sequence|mapping)", source) is not None
-    checked = []
+    checked: list[dict[str, Any]] = []
+    called: dict[str, str] = {}  # names of functions by the ids of their calls
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, Mapping):
             raise InputError(f"{where} must be a dict with role and content")
-        role, content = message.get("role"), message.get("content")
+        role = message.get("role")
         if role not in ROLES:
             raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        if role in ("assistant", "model"):
+            message = _assistant(message, where)
+            called.update({c["id"]: c["function"]["name"] for c in message.get("tool_calls", ())})
+        elif role == "tool" and "name" not in message:  # some templates print it
+            name = called.get(str(message.get("tool_call_id")))
+            message = {**message, "name": name} if name else message
+        content = message.get("content")
         if isinstance(content, (list, tuple)):
             content = _parts(content, where)
             if not knows_parts:
                 content = _joined(content, where)
         elif content is None:
-            if role not in ("assistant", "model") or not message.get("tool_calls"):
+            own = role in ("assistant", "model")
+            if not own or not (message.get("tool_calls") or message.get("reasoning")):
                 raise InputError(f"{where}: content is missing")
             content = ""
         elif not isinstance(content, str):
@@ -283,6 +337,52 @@ def _checked(messages: Sequence[Mapping[str, Any]], source: str) -> list[dict[st
             )
         checked.append({**message, "content": content})
     return checked
+
+
+def _assistant(message: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A message of the model's as templates expect it: thinking under each of REASONING_KEYS, or none
+    of them; `tool_calls` absent or a list of {id, type, function: {name, arguments}} whose arguments
+    are a dict (callers may give the JSON text of one, as OpenAI's API does)."""
+    kept = {k: v for k, v in message.items() if k not in (*REASONING_KEYS, "tool_calls")}
+    for key in REASONING_KEYS:
+        reasoning = message.get(key)
+        if reasoning is None or reasoning == "":
+            continue
+        if not isinstance(reasoning, str):
+            raise InputError(f"{where}.{key} must be a str, not {type(reasoning).__name__}")
+        kept.update(dict.fromkeys(REASONING_KEYS, reasoning))
+        break
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, (list, tuple)):
+        raise InputError(f"{where}.tool_calls must be a list, not {type(calls).__name__}")
+    if calls:
+        kept["tool_calls"] = [
+            _call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)
+        ]
+    return kept
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError(f"{where} must be {{'function': {{'name': ..., 'arguments': ...}}}}")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = parse_json(arguments, "it") if arguments.strip() else {}
+        except FormatError as error:
+            raise InputError(f"{where}.function.arguments is not valid JSON") from error
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"{where}.function.arguments must be an object, or its JSON text")
+    identity = call.get("id")
+    return {
+        **{k: v for k, v in call.items() if k not in ("name", "arguments")},
+        "id": identity if isinstance(identity, str) else "",
+        "type": "function",
+        "function": {**function, "arguments": dict(arguments)},
+    }
 
 
 def _parts(content: Sequence[Any], where: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -241,9 +241,11 @@ class Tokenizer:
             pieces.append((token.content, True))
         return pieces + ([(text[done:], False)] if done < len(text) else [])
 
-    def decoder(self, skip_special_tokens: bool = True) -> StreamDecoder:
-        """A new streaming decoder."""
-        skip = self.special if skip_special_tokens else frozenset()
+    def decoder(
+        self, skip_special_tokens: bool = True, keep: Collection[int] = ()
+    ) -> StreamDecoder:
+        """A new streaming decoder. `keep`: ids that are not skipped, though they are special."""
+        skip = self.special.difference(keep) if skip_special_tokens else frozenset()
         return StreamDecoder(self._decoder, self.piece, skip)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:

@@ -12,9 +12,11 @@ from py_engine.abort import Abort
 from py_engine.errors import ContextError, InputError, NoAdapterError
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
+from py_engine.generate.markup import Markup, Splitter
 from py_engine.generate.prefix import shared
 from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
+from py_engine.generate.tools import check_tools
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
@@ -52,6 +54,8 @@ class Engine:
         self._gpu = gpu
         self._loaded = loaded
         self._owns_gpu = owns_gpu
+        self._markup = Markup.of(loaded.tokenizer, loaded.template.source)
+        loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
         self._closed = False
 
@@ -136,23 +140,43 @@ class Engine:
 
     # -- text --------------------------------------------------------------------------------------------------------
 
-    def chat(self, messages: Messages, **options: Any) -> Generation:
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        **options: Any,
+    ) -> Generation:
         """Answer a conversation by the model's chat template.
 
-        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered.
+        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered. An
+        assistant's may hold the `reasoning` and `tool_calls` of the Answer that it was; a tool's result goes into a
+        message with role "tool" and the call's id as `tool_call_id`.
+        tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
+        Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
+        enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
+        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
-        frequency_penalty, seed, stop (str or list), and for the template enable_thinking, tools.
+        frequency_penalty, seed, stop (str or list).
         Raises InputError (also ContextError, with the numbers) at once.
         """
-        keywords = {k: options.pop(k) for k in ("enable_thinking", "tools") if k in options}
-        ids = self._loaded.template.encode(messages, **keywords)
+        if enable_thinking is not None and not isinstance(enable_thinking, bool):
+            raise InputError(f"enable_thinking={enable_thinking!r}: give True, False or None")
+        offered = check_tools(tools)
+        template = self._loaded.template
+        prompt = template.pieces(messages, offered, enable_thinking=enable_thinking)
+        ids = self._tokenizer().encode_pieces(prompt)
+        splitter = Splitter(self._markup, offered, self._markup.begins_thinking(prompt))
         border = None
         if self._decoder().prefix.recurrent:
             # Kept from before the generation prompt: what follows it is often rendered otherwise once it is history
             # (thinking is dropped).
-            said = self._loaded.template.encode(messages, add_generation_prompt=False, **keywords)
+            said = template.encode(
+                messages, offered, enable_thinking=enable_thinking, add_generation_prompt=False
+            )
             border = shared(ids, said)
-        return self._start(ids, options, border)
+        return self._start(ids, options, splitter, border)
 
     def complete(self, prompt: str, **options: Any) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
@@ -228,6 +252,11 @@ class Engine:
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
             "chat": loaded.has_template,
+            "thinking": {
+                "marks": self._markup.thinks,
+                "switch": loaded.template.knows("enable_thinking"),
+            },
+            "tool_format": self._markup.calls.name if self._markup.calls else None,
             "traffic": {
                 "upload_bytes_per_token": decoder.upload_bytes_per_token,
                 "readback_bytes_per_token": decoder.readback_bytes_per_token,
@@ -276,10 +305,16 @@ class Engine:
         return self._loaded.tokenizer
 
     def _start(
-        self, ids: list[int], options: Mapping[str, Any], border: int | None = None
+        self,
+        ids: list[int],
+        options: Mapping[str, Any],
+        splitter: Splitter | None = None,
+        border: int | None = None,
     ) -> Generation:
-        """Check the request now, so that bad input is the caller's error, then queue it."""
-        request = replace(self._request(ids, dict(options)), border=border)
+        """Check the request now, so that bad input is the caller's error, then queue it. Without a splitter, marks
+        are text."""
+        request = self._request(ids, dict(options))
+        request = replace(request, splitter=splitter or Splitter(), border=border)
 
         async def run(generation: Generation) -> None:
             generation.on_stop(

@@ -52,8 +52,8 @@ class GenerateOptions:
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = None
-    enable_thinking: bool | None = None
-    tools: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None  # absent: the template's own choice; of a chat, as `tools`
+    tools: list[dict[str, Any]] | None = None  # {"type": "function", "function": {...}} each
 
 
 # ---- to the worker ---------------------------------------------------------------------------------------------------
@@ -205,18 +205,27 @@ class Ready:
 
 @dataclass(frozen=True)
 class Token:
-    """New text (never half a character); `num_tokens` generated so far, `tps` tokens per second since the first."""
+    """New text (never half a character); `num_tokens` generated so far, `tps` tokens per second since the first.
+
+    What the model thinks comes as `reasoning`, before all text; a tool call comes whole, as OpenAI's API has it.
+    """
 
     status: ClassVar[str] = "token"
     id: MessageId
     text: str
     tps: float
     num_tokens: int
+    reasoning: str = ""
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Complete:
-    """The whole answer. `finish_reason`: "stop", "length" or "abort"."""
+    """The whole answer. `finish_reason`: "stop", "length", "tool_calls" or "abort".
+
+    `text` is the answer itself, `reasoning` what was thought before it. `tool_calls`: {"id", "type": "function",
+    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why others could not be read and stayed text.
+    """
 
     status: ClassVar[str] = "complete"
     id: MessageId
@@ -227,6 +236,10 @@ class Complete:
     prompt_tokens: int
     cached_tokens: int
     ttft_s: float
+    reasoning: str = ""
+    reasoning_tokens: int = 0
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    tool_call_errors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,162 @@
+"""Tools: what a caller offers, checked; and the calls that a model makes of them, in OpenAI's shape.
+
+A model writes calls between two marks, in the syntax that its chat template shows it: ToolFormat. They come back to it
+through the template; where that knows no `tool_calls`, ToolFormat writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from py_engine.errors import InputError
+from py_engine.generate.tool_syntax import CallError, Schemas, read
+from py_engine.inputs.tokenizer import require_text
+
+MAX_TOOLS = 512
+MAX_NAME_CHARS = 256
+
+
+class Function(TypedDict):
+    """What is called: `arguments` is a JSON object as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(TypedDict):
+    """A call as OpenAI's API has it; goes back as it is in an assistant message's `tool_calls`."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """How a family writes calls: between `open` and `close`, one a block or all in one."""
+
+    name: str
+    open: str
+    close: str
+    write_one: Callable[[str, Mapping[str, Any]], str]
+    one_a_block: bool = True
+
+    def pieces(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bool]]:
+        """The text of calls as (text, is a mark) pieces."""
+        written = [self.write_one(name, arguments) for name, arguments in calls]
+        bodies = (
+            [f"\n{call}\n" for call in written] if self.one_a_block else [f"[{', '.join(written)}]"]
+        )
+        pieces: list[tuple[str, bool]] = []
+        for body in bodies:
+            pieces += [("\n", False)] if pieces else []
+            pieces += [(self.open, True), (body, False), (self.close, True)]
+        return pieces
+
+
+def _write_json(name: str, arguments: Mapping[str, Any]) -> str:
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def _write_tags(name: str, arguments: Mapping[str, Any]) -> str:
+    given = "".join(
+        f"<parameter={key}>\n{value if isinstance(value, str) else _json(value)}\n</parameter>\n"
+        for key, value in arguments.items()
+    )
+    return f"<function={name}>\n{given}</function>"
+
+
+def _write_python(name: str, arguments: Mapping[str, Any]) -> str:
+    # A Python literal: repr of what JSON can hold.
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+
+
+JSON_CALLS = ToolFormat("json", "<tool_call>", "</tool_call>", _write_json)
+TAG_CALLS = ToolFormat("tags", "<tool_call>", "</tool_call>", _write_tags)
+PYTHON_CALLS = ToolFormat(
+    "python", "<|tool_call_start|>", "<|tool_call_end|>", _write_python, one_a_block=False
+)
+
+
+def tool_calls(body: str, schemas: Schemas) -> list[ToolCall]:
+    """The calls of one block's text. Raises CallError when any of them cannot be read, or not be sent as JSON."""
+    return [_tool_call(name, arguments) for name, arguments in read(body, schemas)]
+
+
+def _tool_call(name: str, arguments: Mapping[str, Any]) -> ToolCall:
+    if len(name) > MAX_NAME_CHARS:
+        raise CallError(f"its name has more than {MAX_NAME_CHARS} characters")
+    try:
+        text = _json(arguments)
+        require_text(name + text, "it")  # half a character from an escape: no UTF-8 can carry it
+    except (ValueError, InputError) as error:
+        raise CallError(str(error)) from error
+    return {
+        "id": f"call_{secrets.token_hex(8)}",
+        "type": "function",
+        "function": {"name": name, "arguments": text},
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def check_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """The tools that a caller offers, None for none.
+
+    Each is {"type": "function", "function": {"name", "description", "parameters"}} or the inner object alone;
+    `parameters` is a JSON schema of an object. Raises InputError naming the entry that is wrong.
+    """
+    if tools is None:
+        return None
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
+        raise InputError("tools must be a list of {'type': 'function', 'function': {...}}")
+    if len(tools) > MAX_TOOLS:
+        raise InputError(f"tools: {len(tools)} given, at most {MAX_TOOLS}")
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        name = _check_tool(tool, f"tools[{index}]")
+        if name in names:
+            raise InputError(f"tools[{index}]: there are two tools named {name!r}")
+        names.add(name)
+    return [dict(tool) for tool in tools] or None
+
+
+def _check_tool(tool: Any, where: str) -> str:
+    if not isinstance(tool, Mapping):
+        raise InputError(f"{where} must be an object, not {type(tool).__name__}")
+    if tool.get("type", "function") != "function":
+        raise InputError(f"{where}: type {tool['type']!r} is not known, only 'function' is")
+    function = _function(tool)
+    if not isinstance(function, Mapping):
+        raise InputError(f"{where}.function must be an object with a name")
+    name = function.get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS:
+        raise InputError(f"{where}: a tool needs a name of 1 to {MAX_NAME_CHARS} characters")
+    if not isinstance(function.get("description", ""), str):
+        raise InputError(f"{where}: the description of {name!r} must be a str")
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InputError(f"{where}: the parameters of {name!r} must be a JSON schema, an object")
+    properties = (parameters or {}).get("properties")
+    if properties is not None and not isinstance(properties, Mapping):
+        raise InputError(f"{where}: the properties in the schema of {name!r} must be an object")
+    for key, schema in (properties or {}).items():
+        if not isinstance(schema, (Mapping, bool)):
+            raise InputError(f"{where}: the schema of {name!r}.{key} must be an object")
+    return name
+
+
+def schemas_of(tools: Sequence[Mapping[str, Any]] | None) -> Schemas:
+    """The JSON schemas of checked tools' parameters, by function and parameter."""
+    functions = [_function(tool) for tool in tools or ()]
+    return {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
+
+
+def _function(tool: Mapping[str, Any]) -> Any:
+    return tool.get("function", tool)
