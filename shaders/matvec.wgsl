@@ -60,10 +60,30 @@ fn weight_row(first: u32, i: u32) -> u32 {
   return ROW_BASE + min(first + i, N - 1u);
 }
 
-fn row_dot(row: u32, chunk: u32, input: Chunk, input_sum: f32) -> f32 {
-  let d = chunk_dot(weight_raw(row, chunk), input);
+struct Rows { r0: Packed, r1: Packed, r2: Packed, r3: Packed, r4: Packed, r5: Packed, r6: Packed, r7: Packed }
+
+// A chunk of each of the row group's rows.
+fn load_rows(first: u32, chunk: u32) -> Rows {
+  var rows: Rows;
+  rows.r0 = weight_load(weight_row(first, 0u), chunk);
+  if (R > 1u) { rows.r1 = weight_load(weight_row(first, 1u), chunk); }
+  if (R > 2u) {
+    rows.r2 = weight_load(weight_row(first, 2u), chunk);
+    rows.r3 = weight_load(weight_row(first, 3u), chunk);
+  }
+  if (R > 4u) {
+    rows.r4 = weight_load(weight_row(first, 4u), chunk);
+    rows.r5 = weight_load(weight_row(first, 5u), chunk);
+    rows.r6 = weight_load(weight_row(first, 6u), chunk);
+    rows.r7 = weight_load(weight_row(first, 7u), chunk);
+  }
+  return rows;
+}
+
+fn row_dot(row: Packed, input: Chunk, input_sum: f32) -> f32 {
+  let d = chunk_dot(weight_unpack(row), input);
   if (QUANTISED) {
-    let affine = weight_affine(row, chunk);
+    let affine = weight_affine(row);
     return affine.x * d + affine.y * input_sum;
   }
   return d;
@@ -80,35 +100,31 @@ fn main(@builtin(local_invocation_index) thread: u32,
         @builtin(num_workgroups) grid: vec3<u32>) {
   let lane = thread % LANES;
   let first = ((workgroup.y * grid.x + workgroup.x) * (WG / LANES) + thread / LANES) * OUTPUTS;
-  let row0 = weight_row(first, 0u);
-  let row1 = weight_row(first, 1u);
-  let row2 = weight_row(first, 2u);
-  let row3 = weight_row(first, 3u);
-  let row4 = weight_row(first, 4u);
-  let row5 = weight_row(first, 5u);
-  let row6 = weight_row(first, 6u);
-  let row7 = weight_row(first, 7u);
   var lo = vec4<f32>();
   var hi = vec4<f32>();
   let chunks = (K + 31u) / 32u;
   for (var begin = 0u; begin < chunks; begin += min(chunks - begin, SEGMENT)) {
-    stage_input(begin, thread);
     let end = begin + min(chunks - begin, SEGMENT);
+    // W is on its way while x is staged, and the next chunk's while this one's is added up.
+    var rows = load_rows(first, min(begin + lane, chunks - 1u));
+    stage_input(begin, thread);
     for (var c = begin + lane; c < end; c += LANES) {
+      let w = rows;
+      if (c + LANES < end) { rows = load_rows(first, c + LANES); }
       let input = input_chunk(c);
       var input_sum = 0.0;
       if (QUANTISED) { input_sum = chunk_sum(input); }
-      lo.x += row_dot(row0, c, input, input_sum);
-      if (R > 1u) { lo.y += row_dot(row1, c, input, input_sum); }
+      lo.x += row_dot(w.r0, input, input_sum);
+      if (R > 1u) { lo.y += row_dot(w.r1, input, input_sum); }
       if (R > 2u) {
-        lo.z += row_dot(row2, c, input, input_sum);
-        lo.w += row_dot(row3, c, input, input_sum);
+        lo.z += row_dot(w.r2, input, input_sum);
+        lo.w += row_dot(w.r3, input, input_sum);
       }
       if (R > 4u) {
-        hi.x += row_dot(row4, c, input, input_sum);
-        hi.y += row_dot(row5, c, input, input_sum);
-        hi.z += row_dot(row6, c, input, input_sum);
-        hi.w += row_dot(row7, c, input, input_sum);
+        hi.x += row_dot(w.r4, input, input_sum);
+        hi.y += row_dot(w.r5, input, input_sum);
+        hi.z += row_dot(w.r6, input, input_sum);
+        hi.w += row_dot(w.r7, input, input_sum);
       }
     }
   }

@@ -23,7 +23,7 @@ class WeightLibraries:
 
 
 def weight_libraries(matrix: Matrix, q4_unpack: int = 0) -> WeightLibraries:
-    """The libraries of shaders/lib that define weight_raw and weight_affine for this matrix.
+    """The libraries of shaders/lib that define Packed, weight_load, weight_unpack and weight_affine for this matrix.
 
     Raises ModelError for a quantised matrix whose groups the kernels cannot read.
     """

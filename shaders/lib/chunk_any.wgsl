@@ -16,13 +16,17 @@ fn element_vec4(row: u32, k: u32) -> vec4<f32> {
                    element_or_zero(row, k + 2u), element_or_zero(row, k + 3u));
 }
 
-fn weight_raw(row: u32, chunk: u32) -> Chunk {
+alias Packed = Chunk;
+
+fn weight_load(row: u32, chunk: u32) -> Packed {
   let k = chunk * 32u;
   return Chunk(element_vec4(row, k), element_vec4(row, k + 4u), element_vec4(row, k + 8u), element_vec4(row, k + 12u),
                element_vec4(row, k + 16u), element_vec4(row, k + 20u), element_vec4(row, k + 24u), element_vec4(row, k + 28u));
 }
 
+fn weight_unpack(packed: Packed) -> Chunk { return packed; }
+
 // Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
-fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
+fn weight_affine(packed: Packed) -> vec2<f32> {
   return vec2<f32>(1.0, bitcast<f32>(scales[0]));
 }

@@ -1,7 +1,8 @@
 // weight_f16.wgsl: rows of f16, two a word; K % 32 == 0, so a chunk is four vec4<u32>.
 //
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
-// It supplies the kernel: weight_raw (32 elements before scaling) and weight_affine (what makes them values: raw * x + y).
+// It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
+// and weight_affine (what makes them values: raw * x + y).
 // After: chunk.
 
 alias WeightWord = vec4<u32>;
@@ -11,16 +12,19 @@ fn widen(pair: vec2<u32>) -> vec4<f32> {
   return vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y));
 }
 
-fn weight_raw(row: u32, chunk: u32) -> Chunk {
+struct Packed { a: vec4<u32>, b: vec4<u32>, c: vec4<u32>, d: vec4<u32> }
+
+fn weight_load(row: u32, chunk: u32) -> Packed {
   let i = (row * (K / 32u) + chunk) * 4u;
-  let a = weight[i];
-  let b = weight[i + 1u];
-  let c = weight[i + 2u];
-  let d = weight[i + 3u];
-  return Chunk(widen(a.xy), widen(a.zw), widen(b.xy), widen(b.zw), widen(c.xy), widen(c.zw), widen(d.xy), widen(d.zw));
+  return Packed(weight[i], weight[i + 1u], weight[i + 2u], weight[i + 3u]);
+}
+
+fn weight_unpack(p: Packed) -> Chunk {
+  return Chunk(widen(p.a.xy), widen(p.a.zw), widen(p.b.xy), widen(p.b.zw),
+               widen(p.c.xy), widen(p.c.zw), widen(p.d.xy), widen(p.d.zw));
 }
 
 // Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
-fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
+fn weight_affine(packed: Packed) -> vec2<f32> {
   return vec2<f32>(1.0, bitcast<f32>(scales[0]));
 }

@@ -1,13 +1,16 @@
 // weight_f32.wgsl: rows of f32; K % 32 == 0.
 //
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
-// It supplies the kernel: weight_raw (32 elements before scaling) and weight_affine (what makes them values: raw * x + y).
+// It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
+// and weight_affine (what makes them values: raw * x + y).
 // After: chunk.
 
 alias WeightWord = vec4<u32>;
 const QUANTISED = false;
 
-fn weight_raw(row: u32, chunk: u32) -> Chunk {
+alias Packed = Chunk;
+
+fn weight_load(row: u32, chunk: u32) -> Packed {
   let i = (row * (K / 32u) + chunk) * 8u;
   return Chunk(bitcast<vec4<f32>>(weight[i]), bitcast<vec4<f32>>(weight[i + 1u]),
                bitcast<vec4<f32>>(weight[i + 2u]), bitcast<vec4<f32>>(weight[i + 3u]),
@@ -15,7 +18,9 @@ fn weight_raw(row: u32, chunk: u32) -> Chunk {
                bitcast<vec4<f32>>(weight[i + 6u]), bitcast<vec4<f32>>(weight[i + 7u]));
 }
 
+fn weight_unpack(packed: Packed) -> Chunk { return packed; }
+
 // Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
-fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
+fn weight_affine(packed: Packed) -> vec2<f32> {
   return vec2<f32>(1.0, bitcast<f32>(scales[0]));
 }

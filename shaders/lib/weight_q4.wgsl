@@ -1,7 +1,8 @@
 // weight_q4.wgsl: rows of 4-bit fields, 8 a word, lowest first; K % 32 == 0, so a chunk is one vec4<u32>.
 //
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
-// It supplies the kernel: weight_raw (32 elements before scaling) and weight_affine (what makes them values: raw * x + y).
+// It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
+// and weight_affine (what makes them values: raw * x + y).
 // After: chunk, scales.
 
 alias WeightWord = vec4<u32>;
@@ -40,17 +41,22 @@ fn q4_octet(word: u32) -> Octet {
   return Octet(vec4<f32>(even.x, odd.x, even.y, odd.y), vec4<f32>(even.z, odd.z, even.w, odd.w));
 }
 
-fn weight_raw(row: u32, chunk: u32) -> Chunk {
-  let words = weight[row * (K / 32u) + chunk];
-  let a = q4_octet(words.x);
-  let b = q4_octet(words.y);
-  let c = q4_octet(words.z);
-  let d = q4_octet(words.w);
+struct Packed { words: vec4<u32>, scale: vec2<u32> }
+
+fn weight_load(row: u32, chunk: u32) -> Packed {
+  return Packed(weight[row * (K / 32u) + chunk], scale_words(row, chunk));
+}
+
+fn weight_unpack(packed: Packed) -> Chunk {
+  let a = q4_octet(packed.words.x);
+  let b = q4_octet(packed.words.y);
+  let c = q4_octet(packed.words.z);
+  let d = q4_octet(packed.words.w);
   return Chunk(a.lo, a.hi, b.lo, b.hi, c.lo, c.hi, d.lo, d.hi);
 }
 
-fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
-  let pair = scale_pair(row, chunk);
+fn weight_affine(packed: Packed) -> vec2<f32> {
+  let pair = scale_pair(packed.scale);
   if (Q4_UNPACK != 0u) {
     return vec2<f32>(16.0 * pair.x, pair.y - 16.0 * pair.x);  // raw = 1 + q/16
   }

@@ -1,20 +1,27 @@
 // weight_q8.wgsl: rows of 8-bit fields, 4 a word, lowest first; K % 32 == 0, so a chunk is two vec4<u32>.
 //
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
-// It supplies the kernel: weight_raw (32 elements before scaling) and weight_affine (what makes them values: raw * x + y).
+// It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
+// and weight_affine (what makes them values: raw * x + y).
 // After: chunk, scales.
 
 alias WeightWord = vec4<u32>;
 const QUANTISED = true;
 
-fn weight_raw(row: u32, chunk: u32) -> Chunk {
+struct Packed { a: vec4<u32>, b: vec4<u32>, scale: vec2<u32> }
+
+fn weight_load(row: u32, chunk: u32) -> Packed {
   let i = (row * (K / 32u) + chunk) * 2u;
-  let a = weight[i];
-  let b = weight[i + 1u];
+  return Packed(weight[i], weight[i + 1u], scale_words(row, chunk));
+}
+
+fn weight_unpack(packed: Packed) -> Chunk {
+  let a = packed.a;
+  let b = packed.b;
   return Chunk(vec4<f32>(unpack4xU8(a.x)), vec4<f32>(unpack4xU8(a.y)), vec4<f32>(unpack4xU8(a.z)), vec4<f32>(unpack4xU8(a.w)),
                vec4<f32>(unpack4xU8(b.x)), vec4<f32>(unpack4xU8(b.y)), vec4<f32>(unpack4xU8(b.z)), vec4<f32>(unpack4xU8(b.w)));
 }
 
-fn weight_affine(row: u32, chunk: u32) -> vec2<f32> {
-  return scale_pair(row, chunk);
+fn weight_affine(packed: Packed) -> vec2<f32> {
+  return scale_pair(packed.scale);
 }
