@@ -44,14 +44,6 @@ fn weight_row(g: u32, c: u32) -> u32 {
   return ROW_BASE + min(g * 64u + c, N - 1u);
 }
 
-fn put_quad(at: u32, values: vec4<f32>) {
-  let v = to_tile(values);
-  tile[at] = v.x;
-  tile[at + 1u] = v.y;
-  tile[at + 2u] = v.z;
-  tile[at + 3u] = v.w;
-}
-
 // Two neighbouring blocks of each subgroup's sums, columns from 32 p on, into y.
 fn put_pair(thread: u32, subgroup: u32, g: u32, first: u32, p: u32, low: Sums, high: Sums) {
   subgroupMatrixStore(&pair, subgroup * 512u, low, false, 32u);
@@ -91,14 +83,15 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   for (var k = 0u; k < K; k += 64u) {
     let w = weight_chunk(w_row, k / 32u + half);
     workgroupBarrier();
-    put_quad(at, w.v0);
-    put_quad(at + 4u, w.v1);
-    put_quad(at + 8u, w.v2);
-    put_quad(at + 12u, w.v3);
-    put_quad(at + 16u, w.v4);
-    put_quad(at + 20u, w.v5);
-    put_quad(at + 24u, w.v6);
-    put_quad(at + 28u, w.v7);
+    // Not in a function: the compiler then sees that the indices are inside, and joins the stores.
+    let quads = array<vec4<f32>, 8>(w.v0, w.v1, w.v2, w.v3, w.v4, w.v5, w.v6, w.v7);
+    for (var i = 0u; i < 8u; i++) {
+      let v = to_tile(quads[i]);
+      tile[at + 4u * i] = v.x;
+      tile[at + 4u * i + 1u] = v.y;
+      tile[at + 4u * i + 2u] = v.z;
+      tile[at + 4u * i + 3u] = v.w;
+    }
     workgroupBarrier();
     for (var i = 0u; i < 64u; i += 16u) {
       let left = subgroupMatrixLoad<Left>(&x, row * K + k + i, false, K);
