@@ -14,7 +14,7 @@
 //
 // Dispatch (2 HK + HV, ceil(T / ROWS), 1): a workgroup a head and ROWS rows. Only the first block of rows reads the
 // history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks.
-// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input.
+// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;
 override HV: u32;
@@ -53,8 +53,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var t = first; t < min(first + ROWS, rows); t++) {
     var low = 0.0;
     var high = 0.0;
-    if (lane < size) { low = convolved(t, base + lane); }
-    if (lane + WG < size) { high = convolved(t, base + lane + WG); }
+    if (lane < size) { low = silu(convolved(t, base + lane)); }
+    if (lane + WG < size) { high = silu(convolved(t, base + lane + WG)); }
     if (is_key) {
       squares[lane] = low * low + high * high;
       workgroupBarrier();
@@ -77,12 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane < size) { mixed[t * channels() + base + lane] = low; }
     if (lane + WG < size) { mixed[t * channels() + base + lane + WG] = high; }
   }
-  if (group.y > 0u || step.halt != 0u) {
-    return;
-  }
-  for (var c = lane; c < size; c += WG) {
-    for (var t = rows - min(rows, TAPS); t < rows; t++) {
-      history[(step.pos + t) % TAPS * channels() + base + c] = proj[t * width() + base + c];
-    }
+  if (group.y == 0u) {
+    for (var c = lane; c < size; c += WG) { remember(base + c); }
   }
 }

@@ -18,7 +18,7 @@
 // convolve its q and k, the first of them writes these into the history. That slot is read by nobody in this pass.
 // 8 threads share a column of S, which they hold in registers, COLUMNS columns at a time; both products with S are taken
 // before its update, S^T q = alpha (S_old^T q) + (k . q) d. The lengths of q and k are applied to the products.
-// Nothing lasting changes while step.halt is set. Libraries before it: step, delta_input.
+// Nothing lasting changes while step.halt is set. Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;
 override HV: u32;
@@ -84,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let own = min(thread, DV - 1u);
   let z = proj[channels() + head * DV + own];
   let w = norm_weight[own];
-  for (var c = thread; c < 2u * DK + DV; c += WG) { mixed[c] = convolved(0u, channel_of(head, c)); }
+  for (var c = thread; c < 2u * DK + DV; c += WG) { mixed[c] = silu(convolved(0u, channel_of(head, c))); }
   if (thread == WG - 1u) { gates = gates_of(0u, head); }
   workgroupBarrier();
 
@@ -161,14 +161,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (thread < DV) {
     var sum = 0.0;
     for (var i = 0u; i < SIDE; i++) { sum += squares[i]; }
-    y[head * DV + thread] = outputs[thread] / sqrt(sum / f32(DV) + EPS) * w * z * sigmoid(z);
+    y[head * DV + thread] = outputs[thread] / sqrt(sum / f32(DV) + EPS) * w * silu(z);
   }
-  if (step.halt == 0u) {
-    for (var c = thread; c < 2u * DK + DV; c += WG) {
-      if (c >= 2u * DK || head % (HV / HK) == 0u) {
-        let channel = channel_of(head, c);
-        history[step.pos % TAPS * channels() + channel] = proj[channel];
-      }
-    }
+  for (var c = thread; c < 2u * DK + DV; c += WG) {
+    if (c >= 2u * DK || head % (HV / HK) == 0u) { remember(channel_of(head, c)); }
   }
 }

@@ -10,19 +10,19 @@
 //   3        norm_weight  InputWord   [K] f32           read         dummy without NORM
 //   4        bias         f32         [BIAS_OFFSET + N] read         dummy without BIAS
 //   5        step         Step        -                 read
-//   6        y            f32         [Y_OFFSET + N]    read_write   GATED: N/2 values
+//   6        y            f32         [Y_OFFSET + N]    read_write   N / (R / OUTPUTS) values
 //
 // Dispatch: workgroups of WG / LANES row groups, a row group gives OUTPUTS values; the grid may be two-dimensional
 // (workgroup y * width + x). LANES threads share a row group's R rows, each takes every LANES-th chunk of 32 elements.
 // Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, input_direct or
-// input_staged or input_any, sums, reduce_workgroup or reduce_subgroup, gate.
+// input_staged or input_any, sums, reduce_workgroup or reduce_subgroup, gate + matvec_out or causal_conv + matvec_conv.
 
 override N: u32;
 override K: u32;
 override WG: u32 = 128u;        // threads, <= 256
 override LANES: u32 = 32u;      // threads a row group: divides WG
-override R: u32 = 4u;           // rows of W a row group works on: 1, 2, 4, 8
-override OUTPUTS: u32 = 4u;     // R, or R / 2 when GATED
+override R: u32 = 4u;           // rows of W a row group works on, at most 8
+override OUTPUTS: u32 = 4u;     // R; R / 2 or R / 3 where a value is made of rows in the halves or thirds of W
 override ROW_BASE: u32 = 0u;    // the N rows begin at this row of the matrix
 override Y_OFFSET: u32 = 0u;    // where their first product goes in y
 override BIAS_OFFSET: u32 = 0u;
@@ -31,12 +31,6 @@ override NORM: bool = false;
 override NORM_OFFSET: f32 = 0.0;  // 1.0 for Gemma, whose checkpoints store weight - 1
 override EPS: f32 = 1e-6;
 override BIAS: bool = false;
-override EPILOGUE: u32 = 0u;    // the constants below
-
-const STORE = 0u;
-const ADD = 1u;       // y += W x (the residual)
-const GATED = 2u;     // rows are [gate; up]: y = activate(gate) * up
-const MULTIPLY = 3u;  // y holds the gate: y = activate(y) * W x
 
 @group(0) @binding(0) var<storage, read> x: array<InputWord>;
 @group(0) @binding(1) var<storage, read> weight: array<WeightWord>;
@@ -53,11 +47,8 @@ fn input_row() -> u32 {
 
 // Row of W behind local row i; rows behind the end repeat the last, and their result is not written.
 fn weight_row(first: u32, i: u32) -> u32 {
-  if (EPILOGUE == GATED) {
-    if (i >= OUTPUTS) { return ROW_BASE + N / 2u + min(first + i - OUTPUTS, N / 2u - 1u); }
-    return ROW_BASE + min(first + i, N / 2u - 1u);
-  }
-  return ROW_BASE + min(first + i, N - 1u);
+  let section = N / (R / OUTPUTS);
+  return ROW_BASE + i / OUTPUTS * section + min(first + i % OUTPUTS, section - 1u);
 }
 
 struct Rows { r0: Packed, r1: Packed, r2: Packed, r3: Packed, r4: Packed, r5: Packed, r6: Packed, r7: Packed }
@@ -67,13 +58,13 @@ fn load_rows(first: u32, chunk: u32) -> Rows {
   var rows: Rows;
   rows.r0 = weight_load(weight_row(first, 0u), chunk);
   if (R > 1u) { rows.r1 = weight_load(weight_row(first, 1u), chunk); }
-  if (R > 2u) {
-    rows.r2 = weight_load(weight_row(first, 2u), chunk);
-    rows.r3 = weight_load(weight_row(first, 3u), chunk);
-  }
+  if (R > 2u) { rows.r2 = weight_load(weight_row(first, 2u), chunk); }
+  if (R > 3u) { rows.r3 = weight_load(weight_row(first, 3u), chunk); }
   if (R > 4u) {
     rows.r4 = weight_load(weight_row(first, 4u), chunk);
     rows.r5 = weight_load(weight_row(first, 5u), chunk);
+  }
+  if (R > 6u) {
     rows.r6 = weight_load(weight_row(first, 6u), chunk);
     rows.r7 = weight_load(weight_row(first, 7u), chunk);
   }
@@ -116,13 +107,13 @@ fn main(@builtin(local_invocation_index) thread: u32,
       if (QUANTISED) { input_sum = chunk_sum(input); }
       lo.x += row_dot(w.r0, input, input_sum);
       if (R > 1u) { lo.y += row_dot(w.r1, input, input_sum); }
-      if (R > 2u) {
-        lo.z += row_dot(w.r2, input, input_sum);
-        lo.w += row_dot(w.r3, input, input_sum);
-      }
+      if (R > 2u) { lo.z += row_dot(w.r2, input, input_sum); }
+      if (R > 3u) { lo.w += row_dot(w.r3, input, input_sum); }
       if (R > 4u) {
         hi.x += row_dot(w.r4, input, input_sum);
         hi.y += row_dot(w.r5, input, input_sum);
+      }
+      if (R > 6u) {
         hi.z += row_dot(w.r6, input, input_sum);
         hi.w += row_dot(w.r7, input, input_sum);
       }
@@ -134,24 +125,5 @@ fn main(@builtin(local_invocation_index) thread: u32,
   if (NORM) {
     factor = inverseSqrt(total(R) / f32(K) + EPS);
   }
-  for (var i = lane; i < OUTPUTS; i += LANES) {
-    let row = first + i;
-    if (EPILOGUE == GATED) {
-      if (row < N / 2u) {
-        let gate = with_bias(total(i) * factor, row);
-        let up = with_bias(total(i + OUTPUTS) * factor, row + N / 2u);
-        y[Y_OFFSET + row] = activate(gate) * up;
-      }
-    } else if (row < N) {
-      let value = with_bias(total(i) * factor, row);
-      let at = Y_OFFSET + row;
-      if (EPILOGUE == ADD) {
-        y[at] += value;
-      } else if (EPILOGUE == MULTIPLY) {
-        y[at] = activate(y[at]) * value;
-      } else {
-        y[at] = value;
-      }
-    }
-  }
+  for (var i = lane; i < OUTPUTS; i += LANES) { put(first + i, i, factor); }
 }

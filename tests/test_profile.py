@@ -120,6 +120,7 @@ def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> N
     engine = load(run, wgpu, name)
     try:
         held = engine.info()["memory"]["weights_bytes"]
+        row_bytes: list[float] = []  # of keys and values of a position
 
         async def reads(plan: str, rows: int, position: int) -> Reads:
             async with engine.exclusive() as decoder:
@@ -133,6 +134,8 @@ def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> N
                 tied = decoder.model.embedding is decoder.model.lm_head
                 row = embedding // decoder.model.vocab_size
                 expected = held + row if tied else held - embedding + row
+                caches = [t for pair in decoder.state.cache.tensors for t in pair]
+                row_bytes.append(sum(t.nbytes / t.shape[1] for t in caches))
                 found = traffic.of_plans([decoder.plans[plan]], rows, position)
                 assert found.weights == pytest.approx(expected, abs=256), (found, tied)
                 return found
@@ -142,7 +145,7 @@ def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> N
         run(engine.close())
     if "gemma3" not in name:  # whose windows are shorter
         assert long.kv == pytest.approx(2 * short.kv), "keys and values of twice as many positions"
-    assert short.kv > 0
+    assert short.kv == 10 * row_bytes[0], "each position's once"
     assert short.state == long.state
     assert (short.state > 0) == ("3.5" in name)
 

@@ -15,6 +15,8 @@ from py_engine.host.gpu import Buffer
 from py_engine.models.layers import Attention, Model
 from py_engine.models.state import State
 
+# Of kernels that a KV cache is bound to, those that read it (others write it, or look at its length).
+_ATTENDS = ("attention_decode", "attention_prefill")
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}
 
 
@@ -61,10 +63,11 @@ class Traffic:
             buffer = tensor.binding.buffer
             if buffer in self._recurrent:
                 total += Reads(state=self._recurrent[buffer].nbytes)  # read before it is written
+            elif buffer in self._kv:
+                if call.kernel.stem in _ATTENDS:
+                    total += Reads(kv=self._seen(call, self._kv[buffer], rows, position))
             elif i in call.writes or buffer in self._small:
                 continue
-            elif buffer in self._kv:
-                total += Reads(kv=self._seen(call, self._kv[buffer], rows, position))
             elif buffer in self._stream:
                 total += Reads(activations=4.0 * rows * tensor.shape[1])
             elif buffer in self._logits:

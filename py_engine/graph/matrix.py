@@ -41,4 +41,4 @@ class Linear:
     rows: int
     cols: int
     parts: tuple[Matrix, ...]  # in row order, together all rows
-    bias: Tensor | None = None  # f32 [rows]
+    bias: Tensor | None = None  # f32 [rows], or more, of which the first are meant

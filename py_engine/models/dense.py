@@ -24,6 +24,11 @@ MAX_VOCAB = 1 << 21
 MAX_CONTEXT = 1 << 24
 
 
+def depthwise(channels: int, taps: int) -> list[tuple[int, ...]]:
+    """Shapes of a depthwise convolution's weight: HF's and MLX's, which are the same bytes."""
+    return [(channels, 1, taps), (channels, taps, 1)]
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Keys of config.json, checked; names as there."""
@@ -103,19 +108,9 @@ class Checkpoint:
         vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
         return Norm(vector, self._sizes.rms_norm_eps, self._offset if offset is None else offset)
 
-    def vector(self, name: str, n: int) -> Tensor:
-        """`<prefix><name>` [n] as f32."""
-        return self._store.vector(self._prefix + name, n)
-
-    def vectors(self, names: Sequence[str], n: int) -> Tensor:
-        """`<prefix><name>` [n] for each name as f32, one after another."""
-        return self._store.vectors([self._prefix + name for name in names], [n] * len(names))
-
-    def convolution(self, name: str, channels: int, taps: int) -> Tensor:
-        """Depthwise `<prefix><name>.weight` as f32 [channels * taps]. HF's [channels, 1, taps] and MLX's
-        [channels, taps, 1] are the same bytes."""
-        shapes = [(channels, 1, taps), (channels, taps, 1)]
-        return self._store.vector(f"{self._prefix}{name}.weight", channels * taps, shapes)
+    def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
+        """`<prefix><name>` for each name as f32, one after another; the shapes that each may have in the file."""
+        return self._store.vectors({self._prefix + name: s for name, s in shapes.items()})
 
     def linear(
         self, names: Sequence[str], rows: Sequence[int], cols: int, bias: bool = False

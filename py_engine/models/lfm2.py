@@ -7,8 +7,10 @@ Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from py_engine.errors import ModelError
-from py_engine.models.dense import MAX_WIDTH, Checkpoint, Sizes, rope_of
+from py_engine.models.dense import MAX_WIDTH, Checkpoint, Sizes, depthwise, rope_of
 from py_engine.models.layers import Block, Mixer, Model
 from py_engine.models.short_conv import ShortConv
 from py_engine.weights.config import (
@@ -101,10 +103,14 @@ def _kinds(config: Config) -> tuple[str, ...]:
 
 
 def _short_conv(weights: Checkpoint, hidden: int, taps: int, bias: bool, at: str) -> ShortConv:
+    in_proj = weights.linear([at + "in_proj"], [3 * hidden], hidden)
+    vectors = {at + "conv.weight": depthwise(hidden, taps)}
+    if bias:
+        vectors = {at + "in_proj.bias": [(3 * hidden,)], **vectors, at + "conv.bias": [(hidden,)]}
+    stacked = weights.vectors(vectors)
     return ShortConv(
         taps,
-        weights.linear([at + "in_proj"], [3 * hidden], hidden, bias),
-        weights.convolution(at + "conv", hidden, taps),
-        weights.vector(at + "conv.bias", hidden) if bias else None,
+        replace(in_proj, bias=stacked) if bias else in_proj,  # reads the beginning
+        stacked,
         weights.linear([at + "out_proj"], [hidden], hidden, bias),
     )

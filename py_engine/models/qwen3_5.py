@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from py_engine.errors import ModelError
 from py_engine.models.delta_net import DeltaNet
-from py_engine.models.dense import MAX_WIDTH, PREFIXES, Checkpoint, Sizes, rope_of
+from py_engine.models.dense import MAX_WIDTH, PREFIXES, Checkpoint, Sizes, depthwise, rope_of
 from py_engine.models.layers import Block, Mixer, Model
 from py_engine.ops.delta import DeltaShape
 from py_engine.weights.config import (
@@ -97,8 +97,8 @@ def _delta_net(weights: Checkpoint, shape: DeltaShape, hidden: int, at: str) -> 
             [shape.channels, shape.values, shape.value_heads, shape.value_heads],
             hidden,
         ),
-        weights.convolution(at + "conv1d", shape.channels, shape.taps),
-        weights.vectors([at + "A_log", at + "dt_bias"], shape.value_heads),
+        weights.vectors({at + "conv1d.weight": depthwise(shape.channels, shape.taps)}),
+        weights.vectors({at + name: [(shape.value_heads,)] for name in ("A_log", "dt_bias")}),
         weights.norm(at + "norm", shape.value_dim, offset=0.0),
         weights.linear([at + "out_proj"], [hidden], shape.values),
     )

@@ -103,7 +103,7 @@ def delta_net(
         sizes = {"TAPS": s.taps, "EPS": norm.eps, "QUADS": quads, "COLUMNS": columns}
         trace.call(
             label,
-            kernel("delta_step", ["step", "delta_input"], heads | sizes),
+            kernel("delta_step", ["step", "delta_input", "causal_conv"], heads | sizes),
             [
                 (proj, "r"),
                 (conv, "r"),
@@ -121,7 +121,11 @@ def delta_net(
     gates = trace.tensor(f"{label} gates", trace.rows, s.value_heads, 2)
     trace.call(
         f"{label} conv",
-        kernel("delta_conv", ["step", "delta_input"], heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS}),
+        kernel(
+            "delta_conv",
+            ["step", "delta_input", "causal_conv"],
+            heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS},
+        ),
         [
             (proj, "r"),
             (conv, "r"),

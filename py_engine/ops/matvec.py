@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from py_engine.graph.matrix import Matrix
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Access, Tensor, Trace, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import ACTIVATIONS, Activation
 from py_engine.ops.norm import Norm
@@ -16,6 +16,34 @@ Epilogue = Literal["store", "add", "gated", "multiply"]
 
 EPILOGUES: dict[Epilogue, int] = {"store": 0, "add": 1, "gated": 2, "multiply": 3}
 _GRID = 65535  # workgroups in one dimension
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """LFM2's short convolution behind a layer of rows [B; C; X] (shaders/lib/matvec_conv.wgsl); h = rows / 3.
+
+    `weights` f32: the layer's bias [3 h] if `biased`, taps [h, taps], the convolution's bias [h] if `biased`;
+    `history` f32 [taps, h]: B * X of the last tokens, position p at row p % taps.
+    """
+
+    weights: Tensor
+    history: Tensor
+    biased: bool
+
+    @property
+    def taps(self) -> int:
+        """Length of the convolution."""
+        return self.history.shape[0]
+
+    @property
+    def channels(self) -> int:
+        """h."""
+        return self.history.shape[1]
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Where the taps stand in `weights`, and how many they are."""
+        return {"TAPS": self.taps, "TAPS_AT": 3 * self.channels if self.biased else 0}
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,7 @@ def matvec(
     bias: Tensor | None = None,
     epilogue: Epilogue = "store",
     activation: Activation = "silu",
+    conv: Convolution | None = None,
     last_row: bool = False,
     rows: tuple[int, int] | None = None,
     y_offset: int | None = None,
@@ -84,24 +113,26 @@ def matvec(
 
     x [T, cols] f32: row 0, or row step.rows - 1 with `last_row`. y f32, its first row is written.
     `epilogue`: "store"; "add" (y += ..); "gated" (rows of W are [gate; up], y[i] = act(gate_i) * up_i); "multiply"
-    (y holds the gate: y = act(y) * ..). `bias` f32 for the whole layer, indexed from the part's row_offset.
+    (y holds the gate: y = act(y) * ..). `conv` instead: y [rows / 3] is the convolution's, the bias in its weights.
+    `bias` f32 for the whole layer, indexed from the part's row_offset.
     `rows`: only these rows of the part; `y_offset`: by default where they stand in the layer.
     Raises ModelError for a format the kernels cannot read.
     """
     begin, end = rows or (0, matrix.rows)
     n = end - begin
-    gated = epilogue == "gated"
+    sections = 3 if conv else 2 if epilogue == "gated" else 1  # rows of W behind a value
     form = form or tuning(n, matrix.cols, trace.features, trace.info)
     libraries = weight_libraries(matrix, form.q4_unpack)
-    if gated and form.rows == 1:
-        form = replace(form, rows=2)
+    outputs_a_group = max(1, form.rows // sections)
+    form = replace(form, rows=outputs_a_group * sections)
     if form.threads * (form.rows + 1) > 1280 or form.threads > 256 or form.threads % form.lanes:
         raise ValueError(f"{label}: {form} does not fit the kernel")
     if not libraries.aligned:
         source = "input_any"
     else:
         source = "input_staged" if form.staged else "input_direct"
-    outputs_a_group = form.rows // 2 if gated else form.rows
+    if conv:
+        bias = conv.weights
     constants: dict[str, float] = {
         "N": n,
         "K": matrix.cols,
@@ -114,11 +145,20 @@ def matvec(
         "BIAS_OFFSET": matrix.row_offset + begin if bias is not None else 0,
         "LAST_ROW": last_row,
         "NORM": norm is not None,
-        "BIAS": bias is not None,
-        "EPILOGUE": EPILOGUES[epilogue],
-        "ACTIVATION": ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0,
+        "BIAS": conv.biased if conv else bias is not None,
         **libraries.constants,
     }
+    history: list[tuple[Tensor, Access]] = []
+    if conv:
+        ending = ["causal_conv", "matvec_conv"]
+        constants |= conv.constants
+        history = [(conv.history, "w")]
+    else:
+        ending = ["gate", "matvec_out"]
+        constants["EPILOGUE"] = EPILOGUES[epilogue]
+        constants["ACTIVATION"] = (
+            ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0
+        )
     if norm is not None:
         constants |= {"NORM_OFFSET": norm.offset, "EPS": norm.eps}
     features = frozenset[str]()
@@ -134,10 +174,9 @@ def matvec(
         source,
         "sums",
         "reduce_subgroup" if form.subgroups else "reduce_workgroup",
-        "gate",
+        *ending,
     ]
-    outputs = n // 2 if gated else n
-    groups = -(-outputs // (form.threads // form.lanes * outputs_a_group))
+    groups = -(-(n // sections) // (form.threads // form.lanes * outputs_a_group))
     height = -(-groups // _GRID)
     trace.call(
         label,
@@ -150,6 +189,7 @@ def matvec(
             (trace.zeros if bias is None else bias, "r"),
             (trace.step, "r"),
             (y, "w"),
+            *history,
         ],
         (-(-groups // height), height, 1),
     )

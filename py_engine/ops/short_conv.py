@@ -1,9 +1,14 @@
-"""LFM2's gated short convolution between its projections (shaders/short_conv.wgsl)."""
+"""LFM2's gated short convolution with the projection before it: within its matvec for one token
+(shaders/lib/matvec_conv.wgsl), behind its matmul for a chunk (shaders/short_conv.wgsl)."""
 
 from __future__ import annotations
 
 from py_engine.errors import ModelError
+from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.linear import linear
+from py_engine.ops.matvec import Convolution, matvec
+from py_engine.ops.norm import Norm
 
 MAX_TAPS = 16
 _ROWS = 16  # rows a thread takes
@@ -12,43 +17,41 @@ _CHANNELS = 64  # channels a workgroup takes
 
 def short_conv(
     trace: Trace,
-    proj: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    history: Tensor,
+    x: Tensor,
+    in_proj: Linear,
+    conv: Convolution,
     y: Tensor,
-    label: str = "short conv",
+    norm: Norm | None = None,
+    label: str = "conv in",
 ) -> None:
-    """proj [T, 3 h] (B, C, X) -> y [T, h] = C * (causal depthwise convolution of B * X + bias), f32.
+    """y [T, h] = C * (causal depthwise convolution of B * X + bias), where B, C, X [T, 3 h] = in_proj(norm(x)), f32.
 
-    weight f32 [h taps], history f32 [taps - 1, h]: the last rows of B * X, taken as zero when step.pos is 0, unchanged
-    while step.halt is set. Rows behind step.rows are left as they are. Raises ModelError for more than 16 taps,
-    ValueError for shapes that disagree.
+    What stands in the history for positions before 0 is not looked at; it does not change while step.halt is set.
+    One dispatch for one row, if in_proj has one part. Rows behind step.rows are left as they are.
+    Raises ModelError for more than 16 taps, ValueError for shapes that disagree.
     """
-    before, channels = history.shape
-    taps = before + 1
+    h, taps = conv.channels, conv.taps
     if not 2 <= taps <= MAX_TAPS:
         raise ModelError(f"{label}: a convolution of {taps} taps, supported: 2 to {MAX_TAPS}")
     if (
-        proj.shape[-1] != 3 * channels
-        or y.shape[-1] != channels
-        or weight.shape != (channels * taps,)
+        in_proj.rows != 3 * h
+        or y.shape[-1] != h
+        or conv.weights.shape != (h * (taps + 4 * conv.biased),)
+        or (in_proj.bias is not None) != conv.biased
     ):
         raise ValueError(
-            f"{label}: proj {proj.shape}, weight {weight.shape}, history {history.shape} and y {y.shape} do not belong "
-            "together"
+            f"{label}: in_proj {in_proj.rows} x {in_proj.cols}, weights {conv.weights.shape}, history "
+            f"{conv.history.shape} and y {y.shape} do not belong together"
         )
-    constants = {"CHANNELS": channels, "TAPS": taps, "ROWS": _ROWS, "BIAS": bias is not None}
+    if trace.rows == 1 and len(in_proj.parts) == 1:
+        matvec(trace, label, x, in_proj.parts[0], y, norm=norm, conv=conv)
+        return
+    proj = trace.tensor(label, trace.rows, 3 * h)
+    linear(trace, label, x, in_proj, proj, norm=norm)
+    constants = {"CHANNELS": h, "ROWS": _ROWS, "BIAS": conv.biased}
     trace.call(
-        label,
-        kernel("short_conv", ["step"], constants),
-        [
-            (proj, "r"),
-            (weight, "r"),
-            (bias or trace.zeros, "r"),
-            (trace.step, "r"),
-            (history, "w"),
-            (y, "w"),
-        ],
-        (-(-channels // _CHANNELS), -(-trace.rows // _ROWS), 1),
+        "short conv",
+        kernel("short_conv", ["step", "causal_conv"], constants | conv.constants),
+        [(proj, "r"), (conv.weights, "r"), (trace.step, "r"), (conv.history, "w"), (y, "w")],
+        (-(-h // _CHANNELS), -(-trace.rows // _ROWS), 1),
     )

@@ -145,11 +145,7 @@ class RandomStore(WeightStore):
             self._fills.append((matrix.weight, matrix))
 
     def _vector_job(
-        self,
-        name: str,
-        n: int,
-        target: Tensor,
-        element: int,
-        shapes: Sequence[tuple[int, ...]] = (),
+        self, name: str, allowed: Sequence[tuple[int, ...]], target: Tensor, element: int
     ) -> None:
-        self._fills.append((target, None))
+        if element == 0:
+            self._fills.append((target, None))

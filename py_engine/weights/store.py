@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, Protocol
 
 from py_engine.errors import ModelError
@@ -138,18 +139,17 @@ class WeightStore:
         """Whether any tensor's name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
 
-    def vector(self, name: str, n: int, shapes: Sequence[tuple[int, ...]] = ()) -> Tensor:
-        """A small vector [n] as f32 (norm weights, biases). `shapes`: how it may lie in the file, if not as [n]."""
-        target = self._tensor(name, n, "f32")
-        self._vector_job(name, n, target, 0, shapes)
-        return target
+    def vector(self, name: str, n: int) -> Tensor:
+        """A small vector [n] as f32 (norm weights, biases)."""
+        return self.vectors({name: [(n,)]})
 
-    def vectors(self, names: Sequence[str], sizes: Sequence[int]) -> Tensor:
-        """Small vectors `names` ([sizes[i]] each) as f32, one after another in one tensor."""
-        target = self._tensor(names[0], sum(sizes), "f32")
+    def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
+        """Small tensors as f32, one after another in one vector. `shapes`: those that each may have in the file."""
+        sizes = [prod(allowed[0]) for allowed in shapes.values()]
+        target = self._tensor(next(iter(shapes)), sum(sizes), "f32")
         at = 0
-        for name, n in zip(names, sizes, strict=True):
-            self._vector_job(name, n, target, at)
+        for (name, allowed), n in zip(shapes.items(), sizes, strict=True):
+            self._vector_job(name, allowed, target, at)
             at += n
         return target
 
@@ -178,7 +178,9 @@ class WeightStore:
             at = end
         vector = None
         if bias:
-            vector = self.vectors([f"{name}.bias" for name in names], rows)
+            vector = self.vectors(
+                {f"{name}.bias": [(n,)] for name, n in zip(names, rows, strict=True)}
+            )
         return Linear(sum(rows), cols, tuple(parts), vector)
 
     def release(self) -> None:
@@ -351,20 +353,19 @@ class WeightStore:
     def _vector_job(
         self,
         name: str,
-        n: int,
+        allowed: Sequence[tuple[int, ...]],
         target: Tensor,
         element: int,
-        shapes: Sequence[tuple[int, ...]] = (),
     ) -> None:
         info = self._find(name)
-        allowed = shapes or [(n,)]
         if tuple(info.shape) not in allowed:
             raise self._shape_error(info, allowed[0], "from config.json")
         if info.dtype not in FLOAT_BYTES:
             raise ModelError(
                 f"{self._family}: {name} has dtype {info.dtype}, expected F32, F16 or BF16"
             )
-        self.jobs.append(Job(info, 0, n * FLOAT_BYTES[info.dtype], "f32", target, element))
+        size = prod(info.shape) * FLOAT_BYTES[info.dtype]
+        self.jobs.append(Job(info, 0, size, "f32", target, element))
 
     def _tensor(self, name: str, n: int, dtype: Literal["f32", "u32"]) -> Tensor:
         buffer = self._gpu.create_buffer(name, max(4 * n, 16))

@@ -3,11 +3,17 @@
 //
 // The kernel supplies: overrides HK, HV, DK, DV, TAPS, and the variables proj [T, C + HV DV + 2 HV] (q|k|v, z, b, a;
 // C = 2 HK DK + HV DV), weight [C, TAPS], decay [2, HV] (a_log, dt_bias), history [TAPS, C], all f32, and step.
-// history is a ring: the row of position p lies at p % TAPS. A pass of one row thus writes where it does not read.
+// Library after it: causal_conv.
 
 fn channels() -> u32 { return 2u * HK * DK + HV * DV; }
 
 fn width() -> u32 { return channels() + HV * DV + 2u * HV; }
+
+fn input(row: u32, channel: u32) -> f32 { return proj[row * width() + channel]; }
+
+fn tap(channel: u32, j: u32) -> f32 { return weight[channel * TAPS + j]; }
+
+fn silu(v: f32) -> f32 { return v * sigmoid(v); }
 
 fn sigmoid(v: f32) -> f32 { return 1.0 / (1.0 + exp(min(-v, 80.0))); }
 
@@ -17,22 +23,6 @@ fn softplus(v: f32) -> f32 {
   var tail = e * (1.0 - e * (0.5 - e * (0.33333333 - e * (0.25 - 0.2 * e))));
   if (e > 0.05) { tail = log(1.0 + e); }
   return max(v, 0.0) + tail;
-}
-
-// A channel of row `row` of the pass; the last tap is the row's own token's.
-fn convolved(row: u32, channel: u32) -> f32 {
-  var sum = 0.0;
-  for (var j = 0u; j < TAPS; j++) {
-    let back = TAPS - 1u - j;
-    var value = 0.0;
-    if (back <= row) {
-      value = proj[(row - back) * width() + channel];
-    } else if (back <= step.pos + row) {
-      value = history[(step.pos + row - back) % TAPS * channels() + channel];
-    }
-    sum += weight[channel * TAPS + j] * value;
-  }
-  return sum * sigmoid(sum);
 }
 
 // (alpha, beta) of a value head: how much of its state stays, how much of the correction is made.

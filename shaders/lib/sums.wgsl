@@ -1,6 +1,6 @@
 // sums.wgsl: what a thread of a matvec adds up: dot products of up to 8 rows, and the squares of the input.
 //
-// The kernel supplies: override R (rows: 1, 2, 4 or 8).
+// The kernel supplies: override R (rows, at most 8).
 
 struct Sums { lo: vec4<f32>, hi: vec4<f32>, square: f32 }
 
