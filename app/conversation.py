@@ -140,7 +140,7 @@ class Conversation:
 
     def _answer(self):
         asked = self._request()
-        message = {"role": "assistant", "content": "", "model": self._model_name()}
+        message = {"role": "assistant", "content": "", "reasoning": "", "model": self._model_name()}
         row = self._append(message)
         self.running = running = Running(self.chat, message, row)
         row.growing(True)
@@ -226,7 +226,7 @@ class Conversation:
             if running.thinks_since is None and "thought_s" not in kept:
                 running.thinks_since = time.ticks_ms()
             kept["reasoning"] = (
-                heard["reasoning"] if whole else kept.get("reasoning", "") + heard["reasoning"]
+                heard["reasoning"] if whole else kept["reasoning"] + heard["reasoning"]
             )
         if heard["tool_calls"]:
             kept["tool_calls"] = ([] if whole else kept.get("tool_calls", [])) + heard["tool_calls"]

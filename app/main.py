@@ -229,9 +229,9 @@ def row_of(button):
 
 
 def copy_message(button):
-    """The source of a message, thinking left out."""
-    text = conversation.chat["messages"][row_of(button)]["content"]
-    asyncio.create_task(exports.copy(button, text))
+    """The source of a message, thinking left out where there is anything else."""
+    message = conversation.chat["messages"][row_of(button)]
+    asyncio.create_task(exports.copy(button, message["content"] or message.get("reasoning", "")))
 
 
 def copy_code(button):

@@ -178,6 +178,7 @@ def spelled() -> ChatFormat:
     [
         ("<think>\nA  b\n\nc\n</think>\n\nYes. \n", False, "A  b\n\nc", "Yes. \n"),
         ("A b\n</think>\n\nYes.", True, "A b", "Yes."),
+        ("<think>\nA b</think>Yes.", True, "A b", "Yes."),
         ("\n <think>x</think>y", False, "x", "y"),
         ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
         ("<think>a</think>\n<think>b</think>c", False, "ab", "c"),

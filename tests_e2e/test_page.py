@@ -418,6 +418,10 @@ def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
     body["messages"][1] |= {"reasoning": "They ask.\n\nI *must* look.", "thought_s": 2.6}
     body["messages"][1] |= {"tool_calls": [call], "stats": stats, "model": "Tiny"}
     visit.keep({**kept, "jerboa.chat.new": json.dumps(body)})
+    kept = chat("tag", "about", "It ends with </think>, then")
+    body = json.loads(kept["jerboa.chat.tag"])
+    body["messages"][1]["reasoning"] = ""
+    visit.keep({**kept, "jerboa.chat.tag": json.dumps(body)})
     page = visit.open()
 
     page.click("#chats .open:has-text('newer')")
@@ -449,6 +453,10 @@ def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
         page.click("[data-do=export-json]")
     kept_now = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))["messages"][1]
     assert (kept_now["reasoning"], kept_now["content"]) == ("hm, *so*", "Yes.")
+
+    page.click("#chats .open:has-text('about')")  # of this page: the mark is text
+    expect(page.locator(".answer .text")).to_have_text("It ends with </think>, then")
+    expect(page.locator(".answer .thinking")).to_be_hidden()
 
 
 def test_a_full_store_is_said_and_the_page_goes_on(visit: Visit) -> None:
@@ -749,7 +757,7 @@ def test_a_folder_of_ones_own(engine_page: Page, tmp_path: Path) -> None:
     engine_page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
     ask(engine_page, "from a folder")
     answer = kept_messages(engine_page)[1]
-    assert answer["model"] == "mine" and "reasoning" not in answer
+    assert answer["model"] == "mine" and answer["reasoning"] == ""
 
     engine_page.click("[data-do=open-settings]")
     engine_page.select_option("[name=thinking]", "on")

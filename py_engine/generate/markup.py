@@ -173,6 +173,8 @@ class Splitter:
             if mark == THOUGHT:
                 self._state, self._space, self._skip_space = "content", "", True
                 return []
+            if mark == THINK and self._skip_space:
+                return []  # the prompt had opened it already
         elif mark == THINK and not self._begun:
             self._state, self._space, self._skip_space = "reasoning", "", True
             return []

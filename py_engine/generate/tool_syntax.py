@@ -174,7 +174,8 @@ def _kinds(schema: Any) -> set[str]:
     if isinstance(given, list):
         kinds = {kind for kind in given if isinstance(kind, str)}
     for key in ("anyOf", "oneOf"):
-        for choice in schema.get(key) or ():
+        choices = schema.get(key)
+        for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, Mapping) and isinstance(choice.get("type"), str):
                 kinds.add(choice["type"])
     return kinds
