@@ -134,6 +134,8 @@ class Host:
         for name in ("dtype", "context", "memory_budget"):
             if getattr(options, name) is not None:
                 settings[name] = getattr(options, name)
+        if options.tune is not None:
+            settings["tune"] = options.tune
         if options.group is not None:
             settings["strategy"] = GroupedSubmit(options.group, options.passes or 1)
         elif options.passes is not None:

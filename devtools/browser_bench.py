@@ -165,7 +165,7 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     model, models = served_model(arguments.model)
     endpoint = os.environ.get("HF_ENDPOINT", HUB)
     site = Site(hub=endpoint) if models is None else Site(hub=endpoint, models=models)
-    options = {k: getattr(arguments, k) for k in ("dtype", "context", "group", "passes")}
+    options = {k: getattr(arguments, k) for k in ("dtype", "context", "group", "passes", "tune")}
     server = PageServer(site)
     server.RequestHandlerClass = BenchHandler
     with server, tempfile.TemporaryDirectory(prefix="jerboa-bench-") as profile:
@@ -232,6 +232,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--tune", action=argparse.BooleanOptionalAction, help="measure the forms of kernels first"
+    )
     parser.add_argument("--probe", action="store_true", help="also the memory bandwidth")
     parser.add_argument("--profile", action="store_true", help="also the time of each kernel")
     parser.add_argument("--temperature", type=float, help="this and the next three: default greedy")

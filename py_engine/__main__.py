@@ -218,6 +218,7 @@ async def _load(args: argparse.Namespace) -> Engine:
         context=args.context,
         memory_budget=args.memory_budget,
         strategy=strategy,
+        tune=args.tune,
         on_progress=tell,
     )
 
@@ -248,6 +249,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument(
         "--passes", type=int, default=1, help="compute passes a command buffer, with --group"
+    )
+    running.add_argument(
+        "--tune",
+        action=argparse.BooleanOptionalAction,
+        help="measure the forms of kernels on this device and keep them; --no-tune: nor use kept ones",
     )
     host = argparse.ArgumentParser(add_help=False)
     host.add_argument(

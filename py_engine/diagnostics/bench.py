@@ -67,7 +67,8 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
         result[key] = round(median(row[key] for row in rows), 4)
         result[key + "_all"] = [round(row[key], 4) for row in rows]
     result |= {
-        k: info[k] for k in ("dtype", "load_s", "plan", "memory", "traffic", "adapter", "features")
+        k: info[k]
+        for k in ("dtype", "load_s", "plan", "memory", "traffic", "tuning", "adapter", "features")
     }
     head = "greedy" if sampling["temperature"] == 0 else "sampled"
     if options.probe or options.profile:

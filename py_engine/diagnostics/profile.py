@@ -14,77 +14,24 @@ Without timestamp queries the wall clock times repeated replays, and `pass` and 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import chain
-from math import gcd
 from typing import Any
 
 from py_engine.diagnostics.traffic import Reads, Traffic
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
+from py_engine.graph.clock import MOST_DISPATCHES, Clock
 from py_engine.graph.plan import Plan
 from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Call
-from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch, Gpu
+from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch
 
-_ENOUGH_S = 0.010  # of work between two timestamps: Chromium's steps of 0.1 ms are then 1 %
-_MOST_DISPATCHES = 4096  # in one timed pass
 _ROUNDS = 3
 _STEPS = 16  # passes in a row, each a position further
 _FINE_NS = 2000  # a clock with coarser steps cannot time a single dispatch
 _NO_LIMIT = 0xFFFFFFFF
-
-
-class Clock:
-    """Times dispatches by timestamps, or by the wall where the device has none. `step_ns`: its resolution as seen."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        self._gpu = gpu
-        self.timestamps = "timestamp-query" in gpu.features
-        self.step_ns = 0
-        self._wait_s = 0.0  # what submitting nothing and waiting takes, by the wall
-
-    async def start(self) -> None:
-        """Find out what an empty wait costs."""
-        waits = []
-        for _ in range(5):
-            started = time.perf_counter()
-            await self._gpu.idle()
-            waits.append(time.perf_counter() - started)
-        self._wait_s = min(waits)
-
-    async def passes(self, passes: Sequence[Sequence[Dispatch]]) -> list[float]:
-        """Seconds of each pass, run once in one command buffer. Only with timestamps."""
-        return self._seconds(await self._gpu.time_passes(self._gpu.record([passes], False)))
-
-    async def each(self, dispatches: Sequence[Dispatch], reset: Callable[[], None]) -> float:
-        """Seconds of one of these dispatches, run back to back; `reset` is called before each run."""
-        recording = self._gpu.record([[dispatches]], False)
-        most = max(1, _MOST_DISPATCHES // len(dispatches))
-        repeats, best = 1, float("inf")
-
-        async def once() -> float:
-            reset()
-            if self.timestamps:
-                return self._seconds(await self._gpu.time_passes(recording, repeats))[0]
-            started = time.perf_counter()
-            for _ in range(repeats):
-                await self._gpu.replay(recording)
-            await self._gpu.idle()
-            return max(0.0, time.perf_counter() - started - self._wait_s)
-
-        while (taken := await once()) < _ENOUGH_S and repeats < most:
-            repeats = min(most, max(2 * repeats, int(1.2 * repeats * _ENOUGH_S / max(taken, 1e-4))))
-        for _ in range(_ROUNDS - 1 if taken < 10 * _ENOUGH_S else 0):
-            best = min(best, await once())
-        return min(best, taken) / repeats / len(dispatches)
-
-    def _seconds(self, stamps: Sequence[tuple[int, int]]) -> list[float]:
-        self.step_ns = gcd(self.step_ns, *chain.from_iterable(stamps))
-        return [max(0, end - begin) / 1e9 for begin, end in stamps]
 
 
 async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) -> dict[str, Any]:
@@ -192,7 +139,7 @@ async def _whole(
     """The pass as one, and dispatch by dispatch; None for what this clock cannot tell. Microseconds a pass."""
     if not clock.timestamps:
         return {"pass_us": None, "alone_us": None}
-    steps = max(1, min(most, _STEPS, _MOST_DISPATCHES // len(dispatches)))
+    steps = max(1, min(most, _STEPS, MOST_DISPATCHES // len(dispatches)))
     whole, alone = float("inf"), None
     for _ in range(_ROUNDS):
         reset()

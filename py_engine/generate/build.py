@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.passes import PREFILL_ROWS
+from py_engine.generate.tunings import Forms
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
@@ -28,11 +29,12 @@ def build_decoder(
     kv_dtype: KvDtype,
     classes: Sequence[int] = CLASSES,
     strategy: SubmitStrategy | None = None,
+    forms: Forms | None = None,
 ) -> Decoder:
     """Weights asked for from `store` (of the same GPU), state made, passes traced.
 
     `context`: tokens; None: the smaller of the model's and DEFAULT_CONTEXT. `classes`: those below it are the sizes of
-    KV cache that a text goes through, in tokens. Raises ModelError, InputError,
+    KV cache that a text goes through, in tokens. `forms`: measured ones of kernels. Raises ModelError, InputError,
     OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)
@@ -42,7 +44,7 @@ def build_decoder(
     sizes = classes_up_to(context, classes)
     state = model.make_state(gpu, context, sizes[0], rows, kv_dtype)
     try:
-        decoder = Decoder(gpu, kernels, model, state, sizes, strategy)
+        decoder = Decoder(gpu, kernels, model, state, sizes, strategy, forms)
     except BaseException:
         state.release()
         raise

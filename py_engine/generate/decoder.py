@@ -13,6 +13,7 @@ from py_engine.generate.passes import Passes
 from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
+from py_engine.generate.tunings import Forms, tuning_digest
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
 from py_engine.graph.step import pack_step
@@ -53,7 +54,9 @@ class Decoder:
         state: State,
         classes: Sequence[int],
         strategy: SubmitStrategy | None = None,
+        forms: Forms | None = None,
     ) -> None:
+        """`forms`: of kernels, as measured on this device (generate/tunings.py); the ops choose the rest."""
         self.gpu = gpu
         self.model = model
         self.state = state
@@ -72,7 +75,9 @@ class Decoder:
         except BaseException:
             self.snapshots.release()
             raise
-        self._passes = Passes(gpu, kernels, model, state, self.sampler, strategy or SingleSubmit())
+        self._passes = Passes(
+            gpu, kernels, model, state, self.sampler, strategy or SingleSubmit(), forms or {}
+        )
 
     @property
     def activation_bytes(self) -> int:
@@ -91,6 +96,11 @@ class Decoder:
     def plans(self) -> Mapping[str, Plan]:
         """The plans in use: "prefill ROWS", the heads "logits", "greedy", "sampled", and "decode HEAD"."""
         return self._passes.plans
+
+    @property
+    def tuning_digest(self) -> str:
+        """What the forms of its kernels come to: a state from another digest may differ in the last bits."""
+        return tuning_digest(call for plan in self.plans.values() for call in plan.calls)
 
     @property
     def decode_dispatches(self) -> int:

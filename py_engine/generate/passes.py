@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from py_engine.generate.sampler import Sampler
+from py_engine.generate.tunings import Forms
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.submit import SubmitStrategy
@@ -31,6 +32,7 @@ class Passes:
         state: State,
         sampler: Sampler,
         strategy: SubmitStrategy,
+        forms: Forms,
     ) -> None:
         self._gpu = gpu
         self._model = model
@@ -39,6 +41,7 @@ class Passes:
         # The tensor units round activations to 11 bits: not where f32 was asked for.
         rounding = {"subgroup-matrix"} if state.cache.dtype == "f32" else set[str]()
         self._features = gpu.features - rounding
+        self._forms = forms
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[str, Trace] = {}
         self._plans: dict[str, Plan] = {}
@@ -143,5 +146,5 @@ class Passes:
         state, limits = self._state, self._gpu.limits
         return Trace(
             rows, state.step, state.ids, state.zeros,
-            self._features, limits.max_binding_bytes, self._gpu.info,
+            self._features, limits.max_binding_bytes, self._gpu.info, self._forms,
         )  # fmt: skip

@@ -45,6 +45,19 @@ class Kernels:
         self.start([kernel])
         return await self._pipelines[kernel]
 
+    async def ready(self, kernels: Iterable[Kernel], timeout_s: float) -> set[Kernel]:
+        """Those that have compiled within a time; the others go on compiling, or failed."""
+        wanted = set(kernels)
+        if not wanted:
+            return set()
+        self.start(wanted)
+        done, _ = await asyncio.wait([self._pipelines[k] for k in wanted], timeout=timeout_s)
+        return {
+            k
+            for k in wanted
+            if (t := self._pipelines[k]) in done and not t.cancelled() and t.exception() is None
+        }
+
     async def settle(self) -> None:
         """Wait until nothing compiles any more, whatever came of it (before the device is closed)."""
         await asyncio.gather(*self._pipelines.values(), return_exceptions=True)

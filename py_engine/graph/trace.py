@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from py_engine.host.gpu import AdapterInfo, Binding
 
@@ -65,6 +65,9 @@ class Call:
     tensors: Sequence[Tensor]
     writes: frozenset[int]  # indices into `tensors`
     groups: tuple[int, int, int]
+    task: Hashable = (
+        None  # what it computes, if other forms of the kernel could do the same; key of Trace.forms
+    )
 
 
 def kernel(
@@ -93,6 +96,9 @@ class Trace:
     features: frozenset[str] = frozenset()  # what kernels may use here
     max_binding_bytes: int = 128 << 20
     info: AdapterInfo = AdapterInfo()  # kernels choose their form by it, never their result
+    forms: Mapping[Hashable, Any] = field(
+        default_factory=dict
+    )  # measured here; the ops choose the rest
     calls: list[Call] = field(default_factory=list)
 
     def tensor(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
@@ -105,6 +111,7 @@ class Trace:
         kernel: Kernel,
         reads_and_writes: Sequence[tuple[Tensor, Access]],
         groups: tuple[int, int, int],
+        task: Hashable = None,
     ) -> None:
         """Append a dispatch. Tensors in binding order."""
         if min(groups) < 1 or max(groups) > 65535:
@@ -116,5 +123,6 @@ class Trace:
                 [t for t, _ in reads_and_writes],
                 frozenset(i for i, (_, m) in enumerate(reads_and_writes) if m == "w"),
                 groups,
+                task,
             )
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from py_engine.graph.matrix import Matrix
+from py_engine.graph.matrix import Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import Access, Tensor, Trace, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import ACTIVATIONS, Activation
@@ -63,6 +63,24 @@ class MatvecTuning:
     q4_unpack: int = 0
 
 
+@dataclass(frozen=True)
+class MatvecTask:
+    """What a matvec computes, as far as it decides which form is fast: the key of measured forms."""
+
+    rows: int
+    cols: int
+    format: MatrixFormat
+    group_size: int
+    scale_format: ScaleFormat
+    epilogue: Epilogue
+    norm: bool
+
+    def __str__(self) -> str:
+        packing = f"{self.format} g{self.group_size} {self.scale_format}"
+        norm = " norm" if self.norm else ""
+        return f"matvec {self.rows}x{self.cols} {packing} {self.epilogue}{norm}"
+
+
 # Measured on an H200 and an H100 (Dawn, Vulkan). Without subgroups Qwen3-0.6B decodes 7 % faster with 32k threads in
 # flight than with 64k, since more rows then share the reading of x; with them Qwen3.5-0.8B decodes 4 % faster with
 # workgroups of 256 and at most two rows a subgroup. The head takes 47 us with 8 lanes of 8 rows, 123 with 32 of 4.
@@ -90,6 +108,44 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
     while per_group > 1 and rows // per_group * lanes < _THREADS_IN_FLIGHT:
         per_group //= 2
     return MatvecTuning(threads, lanes, per_group, staged=cols >= 8 * CHUNK, subgroups=subgroups)
+
+
+def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
+    """Whether the kernel takes this form, for rows of `cols` elements."""
+    return (
+        form.lanes in (1, 2, 4, 8, 16, 32, 64)
+        and form.rows in (1, 2, 4, 8)
+        and 1 <= form.threads <= 256
+        and form.threads % form.lanes == 0
+        and form.threads * (form.rows + 1) <= 1280
+        and form.lanes <= max(1, -(-cols // CHUNK))
+        and form.q4_unpack in (0, 1, 2)
+        and (not form.subgroups or "subgroups" in features)
+    )
+
+
+def candidates(
+    task: MatvecTask, features: frozenset[str], info: AdapterInfo
+) -> tuple[MatvecTuning, ...]:
+    """Forms worth timing for a task: the one that would be taken unmeasured, then those a step away from it."""
+    least = 2 if task.epilogue == "gated" else 1  # a gate and its up
+    usual = tuning(task.rows, task.cols, features, info)
+    usual = replace(usual, rows=max(usual.rows, least))
+    steps: list[dict[str, Any]] = [
+        {"rows": usual.rows * 2},
+        {"rows": usual.rows // 2},
+        {"lanes": usual.lanes * 2},
+        {"lanes": usual.lanes // 2},
+        {"staged": not usual.staged},
+        {"subgroups": not usual.subgroups},
+        {"threads": usual.threads // 2},
+        {"threads": usual.threads * 2},
+        {"lanes": usual.lanes // 2, "rows": usual.rows * 2},
+    ]
+    forms = (usual, *(replace(usual, **step) for step in steps))
+    return tuple(
+        f for f in forms if f == usual or (fits(f, task.cols, features) and f.rows >= least)
+    )
 
 
 def matvec(
@@ -121,6 +177,13 @@ def matvec(
     begin, end = rows or (0, matrix.rows)
     n = end - begin
     sections = 3 if conv else 2 if epilogue == "gated" else 1  # rows of W behind a value
+    task = None
+    if conv is None:
+        task = MatvecTask(
+            n, matrix.cols, matrix.format, matrix.group_size, matrix.scale_format,
+            epilogue, norm is not None,
+        )  # fmt: skip
+        form = form or trace.forms.get(task)
     form = form or tuning(n, matrix.cols, trace.features, trace.info)
     libraries = weight_libraries(matrix, form.q4_unpack)
     outputs_a_group = max(1, form.rows // sections)
@@ -192,4 +255,5 @@ def matvec(
             *history,
         ],
         (-(-groups // height), height, 1),
+        task,
     )

@@ -72,6 +72,7 @@ class Engine:
         context_classes: Sequence[int] = CLASSES,
         memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
+        tune: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         abort: Abort | None = None,
     ) -> Engine:
@@ -83,6 +84,8 @@ class Engine:
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096. The KV cache begins
         with room for the first of `context_classes` (tokens) and grows to the next one when a text needs it.
         `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
+        `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software
+        adapters are left out) and keep what was found; None: use what was found before; False: do not.
         Raises NoAdapterError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything was
         allocated), InputError, AbortError; then nothing stays allocated.
         """
@@ -93,7 +96,8 @@ class Engine:
         load = asyncio.ensure_future(
             load_model(
                 model, gpu, io, dtype=dtype, context=context, context_classes=context_classes,
-                memory_budget=memory_budget, strategy=strategy, on_progress=on_progress, abort=abort,
+                memory_budget=memory_budget, strategy=strategy, tune=tune, on_progress=on_progress,
+                abort=abort,
             )
         )  # fmt: skip
         try:
@@ -251,6 +255,7 @@ class Engine:
             "load_s": loaded.load_s,
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
+            "tuning": decoder.tuning_digest,
             "chat": loaded.has_template,
             "thinking": {
                 "marks": self._markup.thinks,

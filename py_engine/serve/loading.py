@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from py_engine.abort import Abort
 from py_engine.errors import InputError, ModelError
+from py_engine.generate.autotune import chosen_forms
 from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
@@ -91,6 +92,7 @@ async def load_model(
     context_classes: Sequence[int],
     memory_budget: int | None,
     strategy: SubmitStrategy | None,
+    tune: bool | None,
     on_progress: Callable[[Progress], None] | None,
     abort: Abort,
 ) -> Loaded:
@@ -102,8 +104,16 @@ async def load_model(
     source = await _open(address, io)
     abort.check()
     setting = _setting(dtype, context, source.config, io)
-    await require_room(address, source.config, source.make_store, gpu, setting, memory_budget)
+    room = await require_room(
+        address, source.config, source.make_store, gpu, setting, memory_budget
+    )
     kernels = Kernels(gpu)
+    try:
+        forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
+    except BaseException:
+        await kernels.settle()
+        raise
+    abort.check()
     tokenizer = asyncio.ensure_future(source.tokenizer())
     store = source.make_store(gpu, setting.form)
     decoder: Decoder | None = None
@@ -111,6 +121,7 @@ async def load_model(
         decoder = build_decoder(
             source.config, store, gpu, kernels,
             context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
+            forms=forms,
         )  # fmt: skip
         peak = await source.fill(store, gpu, kernels, tell, abort)
         tell(Progress("kernels", message="Compiling kernels"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
 from py_engine.graph.kernels import Kernels
+from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.models.kv_cache import KvDtype
@@ -41,6 +42,7 @@ class Estimate:
     by_kind: Mapping[str, int]
     loaded_bytes: int
     peak_bytes: int
+    calls: Sequence[Call] = field(default=(), repr=False)  # of one decode pass
 
     @property
     def total_bytes(self) -> int:
@@ -86,7 +88,8 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
         await kernels.settle()
     by_kind = {"weights_bytes": store.nbytes, **decoder.memory()}
     assert sum(by_kind.values()) == paper.counters.live_bytes
-    return Estimate(decoder.state.context, by_kind, loaded, paper.peak_bytes)
+    calls = decoder.plans["decode greedy"].calls
+    return Estimate(decoder.state.context, by_kind, loaded, paper.peak_bytes, calls)
 
 
 async def require_room(

@@ -35,6 +35,9 @@ class LoadOptions:
     context: int | None = None  # tokens
     memory_budget: int | None = None  # GPU bytes; a load that would take more is refused
     group: int | None = None  # dispatches a command buffer; absent: everything in one
+    tune: bool | None = (
+        None  # true: measure kernels' forms on this device; false: nor use what was measured
+    )
     passes: int | None = None  # compute passes a command buffer, with `group`
 
 

@@ -11,7 +11,7 @@ import pytest
 from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import AdapterInfo, Gpu
-from py_engine.ops.matvec import MatvecTuning, matvec, tuning
+from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec, tuning
 from py_engine.ops.norm import Norm
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
@@ -182,6 +182,43 @@ def test_forms(
     got = run(bench.get(y))
     assert nmse(got[:, 3:], v) < BAR
     assert np.array_equal(got[:, :3], before[:, :3].astype(np.float32)), "wrote before y_offset"
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        MatvecTask(54, 2048 + 320, "q4", 64, "f16", "gated", True),  # more than is staged at a time
+        MatvecTask(37, 96, "bf16", 0, "f16", "add", False),
+        MatvecTask(1 << 15, 64, "q8", 32, "bf16", "store", True),  # the form of heads
+    ],
+    ids=str,
+)
+def test_every_candidate_of_the_autotune(
+    bench: Bench, run: Runner, rng: np.random.Generator, task: MatvecTask
+) -> None:
+    matrix, w = random_matrix(
+        bench, rng, task.rows, task.cols, task.format, task.group_size or 64, task.scale_format
+    )
+    x = rng.standard_normal((1, task.cols)).astype(np.float32)
+    nw = rng.standard_normal(task.cols).astype(np.float32)
+    norm = Norm(bench.put("norm", nw), 1e-5) if task.norm else None
+    v = rms_norm(x.astype(np.float64), nw.astype(np.float64), 0.0, 1e-5) if task.norm else x
+    v = v @ w.T
+    if task.epilogue == "gated":
+        v = act(v[:, : task.rows // 2], "silu") * v[:, task.rows // 2 :]
+    info = replace(bench.gpu.info, fallback=False)
+    forms = candidates(task, bench.gpu.features, info)
+    assert len(forms) >= 4
+    for form in forms:
+        y, before = output(bench, rng, 1, v.shape[1])
+        trace = trace_of(bench)
+        trace.forms = {task: form}
+        matvec(trace, "test", bench.put("x", x), matrix, y, norm=norm, epilogue=task.epilogue)
+        assert trace.calls[0].task == task
+        assert dict(trace.calls[0].kernel.constants)["LANES"] == form.lanes, "not the form given"
+        run(bench.run(trace))
+        expected = v + before if task.epilogue == "add" else v
+        assert nmse(run(bench.get(y)), expected) < BAR, form
 
 
 def test_last_row(bench: Bench, run: Runner, rng: np.random.Generator) -> None:

@@ -1,0 +1,110 @@
+"""Forms of kernels that were measured on this device, kept from one load to the next.
+
+One small file for each adapter in the store "tunings" (host/store.py). It is used as a whole or not at all: a file of
+another adapter, engine version or layout, or one that makes no sense, counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import MISSING, asdict, fields
+from typing import Any
+
+from py_engine.errors import StorageError
+from py_engine.graph.trace import Call
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.ops.matvec import EPILOGUES, MatvecTask, MatvecTuning, fits
+from py_engine.version import VERSION
+
+STORE = "tunings"
+_LAYOUT = 1  # of the file
+
+Forms = dict[Hashable, MatvecTuning]
+
+
+def tuning_digest(calls: Iterable[Call]) -> str:
+    """What the forms of these calls come to: equal digests sum in the same order. For keys of saved sessions."""
+    labels = {f"{call.task}: {call.kernel.label}" for call in calls if call.task is not None}
+    return hashlib.sha256("\n".join(sorted(labels)).encode()).hexdigest()[:16]
+
+
+async def stored_forms(gpu: Gpu, io: Io) -> Forms:
+    """What earlier loads measured on this adapter; empty when nothing can be used."""
+    try:
+        store = await io.open_store(STORE)
+        data = io.to_bytes(await store.read(_name(gpu)))
+        return unpack(json.loads(data), gpu)
+    except (StorageError, FileNotFoundError, ValueError):
+        return {}
+
+
+async def store_forms(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu, io: Io) -> None:
+    """Keep them for the next load. A store that refuses is no error: the next load measures again."""
+    try:
+        store = await io.open_store(STORE)
+        await store.replace(_name(gpu), json.dumps(pack(forms, gpu)).encode())
+    except StorageError:
+        pass
+
+
+def pack(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu) -> dict[str, Any]:
+    """The file's content."""
+    tasks = [(task, form) for task, form in forms.items() if isinstance(task, MatvecTask)]
+    return {
+        "layout": _LAYOUT,
+        "engine": VERSION,
+        "adapter": _adapter(gpu),
+        "matvec": [{"task": asdict(task), "form": asdict(form)} for task, form in tasks],
+    }
+
+
+def unpack(data: Any, gpu: Gpu) -> Forms:
+    """Forms out of a file's content. Raises ValueError when it is not this adapter's and engine's, or nonsense."""
+    if not isinstance(data, dict) or [data.get(k) for k in ("layout", "engine", "adapter")] != [
+        _LAYOUT,
+        VERSION,
+        _adapter(gpu),
+    ]:
+        raise ValueError("tunings of another adapter or engine")
+    entries = data.get("matvec")
+    if not isinstance(entries, list):
+        raise ValueError("no list of forms")
+    forms: Forms = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise ValueError("an entry is no object")
+        task = _build(MatvecTask, entry.get("task"))
+        form = _build(MatvecTuning, entry.get("form"))
+        if task.epilogue not in EPILOGUES or not fits(form, task.cols, gpu.features):
+            raise ValueError(f"{form} does not fit {task}")
+        forms[task] = form
+    return forms
+
+
+def _build(kind: type[Any], values: Any) -> Any:
+    """A dataclass of plain fields, each of its annotated kind. Raises ValueError."""
+    names = {f.name: f for f in fields(kind)}
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise ValueError(f"not a {kind.__name__}: {values!r:.100}")
+    for name, value in values.items():
+        default = names[name].default
+        wanted = type(default) if default is not MISSING else _PLAIN.get(str(names[name].type), str)
+        if type(value) is not wanted:
+            raise ValueError(f"{kind.__name__}.{name} is {value!r:.40}")
+    return kind(**values)
+
+
+_PLAIN = {"int": int, "bool": bool}  # annotations that are not strings by another name
+
+
+def _adapter(gpu: Gpu) -> dict[str, Any]:
+    """What tells one adapter (and driver, as far as it is told) from another."""
+    return {**asdict(gpu.info), "features": sorted(gpu.features)}
+
+
+def _name(gpu: Gpu) -> str:
+    key = json.dumps(_adapter(gpu), sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:32] + ".json"
