@@ -7,9 +7,9 @@ import random
 import pytest
 
 from py_engine.graph.trace import Tensor
+from py_engine.weights.jobs import Job
 from py_engine.weights.loader import Slice, cut
 from py_engine.weights.safetensors import TensorInfo
-from py_engine.weights.store import Job
 
 TARGET = Tensor("target", (1,))
 

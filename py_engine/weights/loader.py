@@ -15,7 +15,7 @@ from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
 from py_engine.weights.hub import Repository
-from py_engine.weights.store import FLOAT_BYTES, Job
+from py_engine.weights.jobs import FLOAT_BYTES, Job
 
 SLICE_BYTES = (
     16 << 20

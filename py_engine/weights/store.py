@@ -8,42 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, Protocol
+from typing import Literal
 
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
+from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
 
 # How plain matrices are kept: as they lie in the file; F32 narrowed to f16; quantised while loading.
 StorageForm = Literal["stored", "f16", "q4", "q8"]
 
-FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_GROUPS = (
-    64,
-    32,
-)  # of what is quantised while loading: the first that divides a row, mlx_lm's default before it
+# Groups of what is quantised while loading: the first that divides a row (64 is mlx_lm's default).
+_GROUPS = (64, 32)
 # A cut between parts of one layer lies at a multiple of this many rows, so that no workgroup's tile crosses it.
 _PART_ROWS = 64
-
-
-class TensorInfo(Protocol):
-    """A tensor in a file: where its bytes are."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -54,53 +35,31 @@ class Quantization:
     group_size: int
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """Bytes [start, end) of a tensor, to be put into `target` from element `target_element` on.
-
-    copy: as they lie. f32, f16: converted to that. scale, bias: into the low or high half of (scale, bias) pairs.
-    repack: `bits`-wide fields of rows of `cols` elements into 4- or 8-bit fields.
-    quantise: floats into fields of `bits`, with pairs in `scales`, by groups of `group_size`.
-    Elements are bytes for copy, values for the rest. `unit`: bytes, a slice ends at a multiple of it from `start`.
-    """
-
-    tensor: TensorInfo
-    start: int
-    end: int
-    kind: Literal["copy", "f32", "f16", "scale", "bias", "repack", "quantise"]
-    target: Tensor
-    target_element: int
-    bits: int = 0
-    cols: int = 0
-    scales: Tensor | None = None
-    group_size: int = 0
-
-    @property
-    def unit(self) -> int:
-        if self.kind == "repack":
-            return self.cols * self.bits // 8
-        if self.kind == "quantise":
-            # Whole groups, and so many that all slices of a tensor share a pipeline (layout.quantise's windows).
-            return 64 * self.group_size * FLOAT_BYTES[self.tensor.dtype]
-        return 16
-
-
 @dataclass(frozen=True)
 class StoredAs:
-    """The storage that one source tensor will have; equal layouts may stand in one matrix."""
+    """The storage that one source tensor will have; equal layouts may stand in one matrix.
+
+    `packed_bits`: width of the fields in the file; 0: floats.
+    """
 
     format: MatrixFormat
     cols: int
     row_bytes: int
     group_size: int = 0
     scale_format: ScaleFormat = "f16"
+    packed_bits: int = 0
 
 
 def quantised(
-    format_: Literal["q4", "q8"], cols: int, group_size: int, scale_format: ScaleFormat
+    format_: Literal["q4", "q8"],
+    cols: int,
+    group_size: int,
+    scale_format: ScaleFormat,
+    packed_bits: int = 0,
 ) -> StoredAs:
     """The storage of rows of `cols` fields."""
-    return StoredAs(format_, cols, cols if format_ == "q8" else cols // 2, group_size, scale_format)
+    row_bytes = cols if format_ == "q8" else cols // 2
+    return StoredAs(format_, cols, row_bytes, group_size, scale_format, packed_bits)
 
 
 class WeightStore:
@@ -209,7 +168,8 @@ class WeightStore:
 
     def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
         info = self._find(f"{name}.weight")
-        if not self.has(f"{name}.scales"):
+        packing = self._quantization(name)
+        if packing is None:
             if info.dtype not in FLOAT_BYTES:
                 raise ModelError(
                     f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
@@ -218,13 +178,7 @@ class WeightStore:
             if tuple(info.shape) != (rows, cols):
                 raise self._shape_error(info, (rows, cols), "from config.json")
             return self._plain(info.dtype, cols)
-        quantization = self._quantization(name)
-        if quantization is None:
-            raise ModelError(
-                f"{self._family}: {name}.scales is in the checkpoint, but config.json declares no "
-                f"quantization for {name}. Convert the model again with mlx_lm, or fix its config.json."
-            )
-        bits, group = quantization.bits, quantization.group_size
+        bits, group = packing.bits, packing.group_size
         if cols % group or cols % 32:
             raise ModelError(
                 f"{self._family}: {name} has {cols} columns, not a multiple of its group size {group}"
@@ -239,7 +193,7 @@ class WeightStore:
                 raise ModelError(
                     f"{self._family}: {side.name} has dtype {side.dtype}, not a float of its pair's"
                 )
-        return quantised("q8" if bits > 4 else "q4", cols, group, _SCALES[scales.dtype])
+        return quantised("q8" if bits > 4 else "q4", cols, group, _SCALES[scales.dtype], bits)
 
     def _plain(self, dtype: str, cols: int) -> StoredAs:
         """What becomes of a plain matrix. One that no group divides stays plain, as in MLX."""
@@ -305,36 +259,38 @@ class WeightStore:
     ) -> None:
         """Jobs that bring rows lo..hi of tensor `name` to row `target_row` of the matrix."""
         info = self._find(f"{name}.weight")
-        if layout.group_size and info.dtype in FLOAT_BYTES:
-            size = FLOAT_BYTES[info.dtype] * layout.cols
-            self.jobs.append(
-                Job(
-                    info, lo * size, hi * size, "quantise", matrix.weight, target_row * layout.cols,
-                    8 if layout.format == "q8" else 4, layout.cols, matrix.scales, layout.group_size,
-                )
+        if layout.packed_bits:
+            self._packed_jobs(info, name, layout, matrix, lo, hi, target_row)
+            return
+        size = FLOAT_BYTES[info.dtype] * layout.cols
+        if layout.group_size:
+            job = Job(
+                info, lo * size, hi * size, "quantise", matrix.weight, target_row * layout.cols,
+                8 if layout.format == "q8" else 4, layout.cols, matrix.scales, layout.group_size,
             )  # fmt: skip
-            return
-        if not layout.group_size:
-            size = FLOAT_BYTES[info.dtype] * layout.cols
-            narrowed = info.dtype == "F32" and layout.format == "f16"
-            element = target_row * (layout.cols if narrowed else layout.row_bytes)
-            self.jobs.append(
-                Job(
-                    info,
-                    lo * size,
-                    hi * size,
-                    "f16" if narrowed else "copy",
-                    matrix.weight,
-                    element,
-                )
-            )
-            return
-        bits = self._quantization(name).bits  # type: ignore[union-attr]
+        elif info.dtype == "F32" and layout.format == "f16":
+            job = Job(
+                info, lo * size, hi * size, "f16", matrix.weight, target_row * layout.cols
+            )  # fmt: skip
+        else:
+            job = Job(info, lo * size, hi * size, "copy", matrix.weight, target_row * size)
+        self.jobs.append(job)
+
+    def _packed_jobs(
+        self,
+        info: TensorInfo,
+        name: str,
+        layout: StoredAs,
+        matrix: Matrix,
+        lo: int,
+        hi: int,
+        target_row: int,
+    ) -> None:
+        """The fields, as they lie or in a wider form, and their scales and biases."""
+        bits = layout.packed_bits
         size = layout.cols * bits // 8
         if bits in (4, 8):
-            job = Job(
-                info, lo * size, hi * size, "copy", matrix.weight, target_row * layout.row_bytes
-            )
+            job = Job(info, lo * size, hi * size, "copy", matrix.weight, target_row * size)
         else:
             job = Job(
                 info, lo * size, hi * size, "repack", matrix.weight, target_row * layout.cols, bits, layout.cols

@@ -1,0 +1,58 @@
+"""What is to be brought where: bytes of a checkpoint's tensors, and the form that they take in a buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from py_engine.graph.trace import Tensor
+
+FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+class TensorInfo(Protocol):
+    """A tensor in a file: where its bytes are."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Bytes [start, end) of a tensor, to be put into `target` from element `target_element` on.
+
+    copy: as they lie. f32, f16: converted to that. scale, bias: into the low or high half of (scale, bias) pairs.
+    repack: `bits`-wide fields of rows of `cols` elements into 4- or 8-bit fields.
+    quantise: floats into fields of `bits`, with pairs in `scales`, by groups of `group_size`.
+    Elements are bytes for copy, values for the rest. `unit`: bytes, a slice ends at a multiple of it from `start`.
+    """
+
+    tensor: TensorInfo
+    start: int
+    end: int
+    kind: Literal["copy", "f32", "f16", "scale", "bias", "repack", "quantise"]
+    target: Tensor
+    target_element: int
+    bits: int = 0
+    cols: int = 0
+    scales: Tensor | None = None
+    group_size: int = 0
+
+    @property
+    def unit(self) -> int:
+        if self.kind == "repack":
+            return self.cols * self.bits // 8
+        if self.kind == "quantise":
+            # Whole groups, and so many that all slices of a tensor share a pipeline (layout.quantise's windows).
+            return 64 * self.group_size * FLOAT_BYTES[self.tensor.dtype]
+        return 16
