@@ -154,6 +154,38 @@ async def timed(repeats: int) -> dict[str, Any]:
         gpu.close()
 
 
+async def tunings() -> dict[str, Any]:
+    """Measure a matvec's forms on a device that does not admit to be software; what is kept, and what is then used."""
+    from dataclasses import asdict, replace
+
+    from py_engine.generate.autotune import chosen_forms
+    from py_engine.graph.kernels import Kernels
+    from py_engine.graph.trace import Call, kernel
+    from py_engine.host import open_io
+    from py_engine.ops.matvec import MatvecTask, candidates
+
+    gpu, io = await open_any(), open_io()
+    try:
+        gpu.info = replace(gpu.info, fallback=False, description="for a test")
+        task = MatvecTask(64, 32, "f32", 0, "f16", "store", False)
+        calls = [Call("y", kernel("matvec"), [], frozenset(), (1, 1, 1), task)]
+        kernels = Kernels(gpu)
+        before = gpu.counters.live_buffers
+        measured = await chosen_forms(calls, gpu, io, kernels, True)
+        compiled = len(kernels)
+        kept = await chosen_forms(calls, gpu, io, kernels, True)
+        return {
+            "measured": [asdict(form) for form in measured.values()],
+            "known": list(measured) == [task]
+            and measured[task] in candidates(task, gpu.features, gpu.info),
+            "kept": kept == measured,
+            "compiled": [compiled, len(kernels) - compiled],
+            "left": gpu.counters.live_buffers - before,
+        }
+    finally:
+        gpu.close()
+
+
 async def paced(steps: int) -> dict[str, Any]:
     """How a long run of quick steps reaches Python."""
     import time

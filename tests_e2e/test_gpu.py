@@ -72,6 +72,14 @@ def test_timed_passes(probe: Probe) -> None:
     assert mine == reference == {"count": 200, "left": 0}
 
 
+def test_forms_of_kernels_are_measured_once_and_kept(probe: Probe) -> None:
+    """Through the browser's own store; the second time nothing is compiled for it."""
+    found = probe("tunings")
+    assert found["known"] and found["kept"], found
+    assert found["compiled"][0] >= 2 and found["compiled"][1] == 0
+    assert found["left"] == 0
+
+
 def test_stop_submits_nothing_more(probe: Probe) -> None:
     run = probe("decode", 2000, 4, 10**6, False, 1, 7)
     results = [result for batch in run["batches"] for result in batch]

@@ -41,18 +41,17 @@ def _section_lines(name: str, section: Mapping[str, Any]) -> list[str]:
             f"{k['bandwidth_percent']:>5.1f}%"
         )
     # A browser's worker drops keys without a value on their way.
-    between = section.get("between_kernels_us")
     for label, value in (
         ("sum of kernels, each repeated back to back", section["kernels_us"]),
         ("one pass on the GPU", section.get("pass_us")),
         ("  of it in kernels run alone", section.get("alone_us")),
-        # A pass and two timestamps a kernel may cost more than the gaps do.
-        ("  of it between kernels", between if between is None else max(0.0, between)),
+        # A pass and two timestamps a kernel may cost more than the gaps do: the differences below can be negative.
+        ("  of it between kernels", section.get("between_kernels_us")),
         ("as many empty dispatches in a chain", section.get("empty_us")),
         ("wall time in the normal mode", section.get("wall_us")),
         ("  of it the GPU was idle", section.get("idle_us")),
     ):
-        told = "not measured" if value is None else f"{value:,.1f} us"
+        told = "not measured" if value is None else f"{max(0.0, value):,.1f} us"
         lines.append(f"{label:<44} {told:>16}")
     lines.append(
         f"reads {section['read_bytes'] / 1e6:,.2f} MB of weights, KV cache and state: {section['gb_s']:,.1f} GB/s, "
