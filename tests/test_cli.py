@@ -153,8 +153,10 @@ def test_estimate_and_budget() -> None:
     folder = str(reference.folder("lfm2-mlx4-g64"))
     told = last_line(cli("estimate", folder, "--context", "64", "--host", "wgpu", "--json"))
     kinds = {"weights_bytes", "state_bytes", "snapshot_bytes", "activation_bytes"}
-    assert set(told) == {"model", "context", "total_bytes", "peak_bytes"} | kinds
+    sums = {"total_bytes", "loaded_bytes", "peak_bytes"}
+    assert set(told) == {"model", "context"} | sums | kinds
     assert sum(told[kind] for kind in kinds) == told["total_bytes"] <= told["peak_bytes"]
+    assert told["loaded_bytes"] <= told["total_bytes"]
     options = ["--prompt", "a", "--context", "64", "--host", "wgpu", "--json"]
     refused = cli("generate", folder, *options, "--memory-budget", "1kB", expect=1)
     assert last_line(refused)["error"]["type"] == "MemoryBudgetError"
