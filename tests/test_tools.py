@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +159,16 @@ def test_marks_that_are_no_tokens_are_found_in_the_text() -> None:
 def test_spelled_out_marks_are_text_where_marks_are_tokens() -> None:
     form = chat_format("qwen3")
     text = '<think>no</think> <tool_call>{"name": "f"}</tool_call>'
-    stream = stream_of(form)
-    stream.push([*form.tokenizer.encode(text), *form.tokenizer.stop_ids])
+    ids = [*form.tokenizer.encode(text), *form.tokenizer.stop_ids]
+    stream = stream_of(form, tools=None)
+    stream.push(ids)
     assert (stream.text, stream.reasoning, stream.tool_calls) == (text, "", [])
     assert stream.finish_reason == "stop"
+    # Where tools are offered, a spelled call is a call: a real small model was seen to write so.
+    stream = stream_of(form, tools=TOOLS)
+    stream.push(ids)
+    assert (stream.text, stream.reasoning) == ("<think>no</think>", "")
+    assert plain(stream.tool_calls) == [("f", {})]
 
 
 BROKEN = [
@@ -268,14 +273,16 @@ def test_marks_inside_strings_belong_to_them() -> None:
     ],
     ids=lambda body: body[:24],
 )
-def test_huge_calls_take_no_long_time_and_lose_nothing(body: str) -> None:
+def test_huge_calls_lose_nothing(body: str) -> None:
+    """What would grow with the square of these lengths would take minutes."""
     form = chat_format("qwen3")
-    ids = form.tokenizer.encode(f"<tool_call>{body}</tool_call>", control=True)
-    started = time.monotonic()
-    stream = stream_of(form)
-    stream.push([*ids, *form.tokenizer.stop_ids])
-    assert time.monotonic() - started < 30  # 1 s each; what grows with the square takes minutes
-    assert stream.text == f"<tool_call>{body}</tool_call>"
+    splitter = Splitter(form.markup, TOOLS)
+    text = f"<tool_call>{body}</tool_call>"
+    parts = [part for at in range(0, len(text), 999) for part in splitter.feed(text[at : at + 999])]
+    parts += splitter.end(stopped=True)
+    assert {kind for kind, _ in parts} == {"content"}
+    assert "".join(str(value) for _, value in parts) == text
+    assert len(splitter.errors) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """The marks in an answer: thinking and tool calls told apart from what is meant for people.
 
 Which marks a model uses is seen in its tokenizer and chat template (`Markup.of`). Where both marks of a pair are added
-tokens they count only as those ids: the same letters spelled out are text. Otherwise their text counts.
+tokens they count only as those ids: the same letters spelled out are text. Otherwise their text counts; and that of
+tool calls always does where tools are offered (Qwen2.5-Coder-0.5B was seen to spell the marks that it has tokens for).
 
     thinking     may begin only before the answer does; a mark in the middle of an answer is text
     tool calls   may begin wherever the answer is; what cannot be read stays in the answer as it was written
@@ -102,7 +103,12 @@ class Splitter:
         if markup.calls:
             pairs.append((markup.calls.open, markup.calls.close))
         tokens = set(markup.ids.values())
-        self._in_text = [mark for pair in pairs for mark in pair if mark not in tokens]
+        self._in_text = [
+            mark
+            for pair in pairs
+            for mark in pair
+            if mark not in tokens or (tools and pair[0] != THINK)
+        ]
         self._held = ""  # perhaps the beginning of a mark
         self._space = ""  # white space of which it is not known yet whether it counts
         self._begun = False  # whether anything of the answer itself has come
@@ -242,7 +248,9 @@ class Splitter:
 
 def beginning_of(text: str, wanted: Sequence[str]) -> int:
     """Length of the longest end of the text that begins one of `wanted` without being it."""
-    longest = max((len(one) for one in wanted), default=1) - 1
+    if not any(one[0] in text for one in wanted):
+        return 0
+    longest = max(len(one) for one in wanted) - 1
     for length in range(min(longest, len(text)), 0, -1):
         end = text[len(text) - length :]
         if any(one.startswith(end) for one in wanted):
