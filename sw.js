@@ -33,10 +33,13 @@ const kept = (path, name) => caches.match(addressOf(path), { cacheName: name, ig
 async function precache() {
   const cache = await caches.open(NAME);
   const names = (await ownCaches()).reverse();
-  await Promise.all(Object.entries(SHELL.files).map(async ([path, integrity]) => {
+  const keep = async path => {
+    const integrity = SHELL.files[path];
     const file = await copyOf(path, integrity, names) ?? await fetched(path, integrity);
     await cache.put(addressOf(path), dressed(file, path, integrity));
-  }));
+  };
+  await keep(INDEX); // first, since it tells whose cache this is
+  await Promise.all(Object.keys(SHELL.files).map(path => path === INDEX || keep(path)));
   await freshElseKept(addressOf(CONFIG)); // what the first visit saw; without it the page still opens
 }
 
@@ -85,15 +88,11 @@ async function pinsOfOpenTabs() {
   return Object.fromEntries(open.map(({ id }) => [id, older[id] ?? before.slice(PREFIX.length)]));
 }
 
-/** Names of this app's shell caches, oldest first. Another copy of the app may live elsewhere on the same origin. */
+/** Names of this app's shell caches, oldest first. Another copy of it, in another folder of the origin, has its own. */
 async function ownCaches() {
-  const names = [];
-  for (const name of await caches.keys()) {
-    if (!name.startsWith(PREFIX)) continue;
-    const [first] = await (await caches.open(name)).keys();
-    if (!first || first.url.startsWith(SCOPE)) names.push(name);
-  }
-  return names;
+  const names = (await caches.keys()).filter(name => name.startsWith(PREFIX));
+  const own = await Promise.all(names.map(name => name === NAME || kept(INDEX, name)));
+  return names.filter((_, i) => own[i]);
 }
 
 /** Memory snapshots of other Pyodides, or with other sources in them (public/boot.mjs keeps them). */

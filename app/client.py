@@ -14,8 +14,9 @@ LAST = ("ready", "complete", "result", "error")
 class Client:
     """One worker at a time; `restart` replaces one that failed."""
 
-    def __init__(self, runtime, on_booted, on_failed):
+    def __init__(self, runtime, facts, on_booted, on_failed):
         self._runtime = runtime  # a folder of vendor/, "" for the default
+        self._facts = facts  # name -> bool: what a worker cannot see, for its settings
         self._on_booted = on_booted
         self._on_failed = on_failed
         self._worker = None
@@ -30,6 +31,9 @@ class Client:
             self._worker = js.Worker.new("worker.mjs", options)
             self._worker.onmessage = self._receive
             self._worker.onerror = self._broke
+            self.ask(
+                "env", values={name: "1" if fact else "" for name, fact in self._facts.items()}
+            )
 
     def restart(self):
         """End the worker (and with it whatever runs) and boot another."""

@@ -5,6 +5,7 @@ import asyncio
 import js
 
 from app.dom import field, numbers
+from app.storage import is_handheld
 
 GB = 1e9
 OVERHEAD = 1.15  # activations and repacking, as a share of the weights
@@ -83,22 +84,13 @@ def size_text(nbytes):
     return f"{max(1, round(nbytes / 1e3))} kB"
 
 
-def handheld():
-    """Whether this is a phone or tablet, found by what it has: a worker, where the engine runs, cannot tell."""
-    hints = field(js.navigator, "userAgentData")
-    if hints and field(hints, "mobile"):
-        return True
-    touch = field(js.navigator, "maxTouchPoints", 0) > 0
-    return touch and bool(js.matchMedia("(pointer: coarse)").matches)
-
-
 def fit(model):
     """(class, sentence): whether a model is likely to fit. `memory`: GPU bytes that a load takes, where the server told
     them; else they are guessed from the size. How much there is, browsers hint at."""
     need = model.get("memory") or model["size"] * OVERHEAD + STATE
     needs = ("needs " if model.get("memory") else "needs about ") + f"{max(0.1, need / GB):.1f} GB"
     memory = field(js.navigator, "deviceMemory")
-    if handheld():
+    if is_handheld():
         most = min(HANDHELD_BUDGET, 0.5 * memory * GB) if memory else HANDHELD_BUDGET
         told = f", on phones and tablets this page takes at most {HANDHELD_BUDGET / GB:.1f}"
         return _judge(need, 0.7 * most, most, needs + told)

@@ -6,8 +6,9 @@ from app.dom import button, clear, find, make, show
 _shown = ""  # which
 
 
-def hint(name, title, text, actions, steps=()):
-    """Show it, in place of another. `actions`: buttons (text, action); `steps`: an ordered list under the text."""
+def hint(name, title, text, actions, steps=(), focus=False):
+    """Show it, in place of another. `actions`: buttons (text, action); `steps`: an ordered list under the text;
+    `focus`: go to the first button, when something waits for the answer."""
     global _shown
     _shown = name
     find("hint-title").textContent = title
@@ -20,8 +21,10 @@ def hint(name, title, text, actions, steps=()):
     row = find("hint-actions")
     clear(row)
     for number, (words, action) in enumerate(actions):
-        row.append(button(words, action, "plain" if number else "primary"))
+        row.append(button(words, action, "plain" if number or len(actions) == 1 else "primary"))
     show(find("hint"))
+    if focus:
+        row.children[0].focus()
 
 
 def withdraw(name):

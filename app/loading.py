@@ -2,7 +2,7 @@
 
 import time
 
-from app.device import Awake, handheld, size_text
+from app.device import Awake, size_text
 from app.dom import announce, button, clear, find, show
 
 DRAW_MS = 100  # between two updates of the bar
@@ -51,7 +51,6 @@ class Loading:
             self._client.ask("files", name=name, files=model["files"])
         elif model.get("endpoint"):
             self._client.ask("env", values={"HF_ENDPOINT": model["endpoint"]})
-        self._client.ask("env", values={"JERBOA_HANDHELD": "1" if handheld() else ""})
         self._request = self._client.ask(
             "load", self._heard, repo=model["id"], options=self._options()
         )

@@ -9,7 +9,7 @@ import json
 import js
 from js import document, window
 
-from app import chats, device, exports, hero, storage, updates
+from app import chats, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
 from app.dom import announce, clear, find, show
@@ -33,7 +33,7 @@ def asked(name):
 def load_options():
     """dtype, context, memory and submit grouping for a load message: the settings', else the address's."""
     options = {"dtype": asked("dtype")}
-    if device.handheld():
+    if storage.is_handheld():
         options["memory_budget"] = device.HANDHELD_BUDGET
     for name in ("context", "group", "passes"):
         text = asked(name) or ""
@@ -153,13 +153,28 @@ def open_models(button=None):
 
 
 def choose(model):
-    """Load this one."""
+    """Load this one, on phones and tablets after an advice to install the page."""
     if find("models").open:
         find("models").close()
+    prompt.focus()
+    if "files" in model:
+        load(model)
+    else:
+        size = model.get("size")
+        install.before_download(size and size / 1e6, lambda: download(model))
+
+
+def download(model):
+    """Load from the hub, what is kept of it being safe from the browser's own tidying if it agrees."""
+    asyncio.create_task(storage.request_persistent_storage())
+    load(model)
+
+
+def load(model):
+    """Load it in place of what is loaded."""
     conversation.stop()
     conversation.used = None
     loading.start(model)
-    prompt.focus()
 
 
 def take_folder(read):
@@ -335,6 +350,12 @@ def delete_all(button):
     confirm("Delete all chats? This cannot be undone.", act)
 
 
+def install_advice(button):
+    """How this page is installed, asked for in the settings."""
+    find("settings").close()
+    install.advise()
+
+
 def export(write):
     """Hand out the open chat, and close the menu that this was asked in."""
     find("chat-menu").open = False
@@ -414,6 +435,9 @@ ACTIONS = {
     "export-json": lambda button: export(exports.as_json),
     "export-markdown": lambda button: export(exports.as_markdown),
     "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
+    "install-advice": install_advice,
+    "install-later": install.later,
+    "install-now": install.now,
     "new-chat": new_chat,
     "open-chat": open_chat,
     "open-models": open_models,
@@ -441,7 +465,12 @@ def clicked(event):
         ACTIONS[button.getAttribute("data-do")](button)
 
 
-client = Client(asked("runtime") or "", engine_booted, engine_failed)
+FACTS = {
+    "JERBOA_HANDHELD": storage.is_handheld(),
+    "JERBOA_INSTALLED": storage.is_standalone(),
+    "JERBOA_IOS": storage.is_ios(),
+}
+client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
 loading = Loading(client, load_options, lambda: refresh())

@@ -1,12 +1,13 @@
-"""What the page keeps on this device: JSON values in localStorage, one key each.
+"""What the page keeps on this device: JSON values in localStorage, one key each; and how much it may keep.
 
 Where the browser refuses (storage switched off) values last until the page is closed, and
-`persistent` is False.
+`persistent` is False. The helpers at the end are public/device_storage.mjs's, as py_engine has them too.
 """
 
 import json
 
-from pyscript.js_modules import store
+import js
+from pyscript.js_modules import device_storage, store
 
 PREFIX = "jerboa."
 
@@ -54,3 +55,50 @@ def keys(start):
         return [key for key in _memory if key.startswith(start)]
     n = len(PREFIX)
     return [name[n:] for name in store.keys() if name.startswith(PREFIX + start)]
+
+
+# ---- how much may be kept, and how safely
+
+
+async def get_storage_status():
+    """{quotaMB, usageMB, availableMB, persisted, installed, ios}; numbers of 10^6 bytes, None where not told."""
+    return _plain(await device_storage.getStorageStatus())
+
+
+async def can_cache_model(size_mb):
+    """{fits, availableMB, recommendInstall}, by the browser's estimate: a hint, nothing is refused on it."""
+    return _plain(await device_storage.canCacheModel(size_mb))
+
+
+async def request_persistent_storage():
+    """Ask the browser never to throw away by itself what is kept here; whether it agreed."""
+    return bool(await device_storage.requestPersistentStorage())
+
+
+def get_install_guidance():
+    """{installed, manual, steps}: `manual` is False where prompt_install() opens the browser's own prompt."""
+    return _plain(device_storage.getInstallGuidance())
+
+
+async def prompt_install():
+    """Open the browser's own prompt; whether the person accepted."""
+    return bool(await device_storage.promptInstall())
+
+
+def is_standalone():
+    """Whether the page runs as an installed app."""
+    return bool(device_storage.isStandalone())
+
+
+def is_ios():
+    """iPhone or iPad, also one that asks for desktop pages."""
+    return bool(device_storage.isIOS())
+
+
+def is_handheld():
+    """A phone or tablet."""
+    return bool(device_storage.isHandheld())
+
+
+def _plain(thing):
+    return json.loads(js.JSON.stringify(thing))

@@ -121,7 +121,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             here = f"http://{self.headers.get('Host') or self.server.address}/models"
             return self._send_bytes(json.dumps(site.config(here)).encode(), ".json")
         if path in ("/engine.zip", "/sw.js"):
-            return self._send_bytes(site.read(path) or b"", Path(path).suffix)
+            try:
+                return self._send_bytes(site.read(path) or b"", Path(path).suffix)
+            except FileNotFoundError as error:
+                return self._not_found(str(error))
         rest = path.removeprefix("/models")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", rest):
             return self._hub_listing(match[1], match[2] or "main", "blobs" in url.query)

@@ -1,7 +1,7 @@
 """./dev bench --page: how long after navigation the page can be used, and the engine behind it, in headless Chromium.
 
     cold   a profile that was never here: nothing cached, Pyodide boots from its files
-    warm   the same profile again, once the first visit has left a memory snapshot
+    warm   the same profile again, once the first visit has left the page's files and a memory snapshot
 
 Times are milliseconds from the start of the navigation to the page's own marks: `usable` (every button answers, set at
 the end of app/main.py) and `engine` (Python runs in the worker). Prints one JSON object on one line: medians, and all
@@ -38,7 +38,7 @@ READ = "names => names.map(name => performance.getEntriesByName(name)[0].startTi
 
 
 def visit(context: BrowserContext, url: str, first: bool) -> dict[str, float]:
-    """One visit, in a tab of its own; a first one stays until the memory snapshot is stored."""
+    """One visit, in a tab of its own; a first one stays until the files and the snapshot are kept."""
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text))
@@ -46,6 +46,8 @@ def visit(context: BrowserContext, url: str, first: bool) -> dict[str, float]:
     for name in MARKS:
         page.wait_for_function(WAIT, arg=name, timeout=PATIENCE_MS)
     times = dict(zip(MARKS, page.evaluate(READ, list(MARKS)), strict=True))
+    if first:
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     while first and not any("memory snapshot" in text for text in heard):
         page.wait_for_timeout(100)
     page.close()

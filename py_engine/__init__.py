@@ -24,6 +24,12 @@ _NAMES = {
     "GroupedSubmit": "py_engine.graph.submit",
     "Progress": "py_engine.serve.loading",
     "SingleSubmit": "py_engine.graph.submit",
+    "can_cache_model": "py_engine.host.device_storage",
+    "get_install_guidance": "py_engine.host.device_storage",
+    "get_storage_status": "py_engine.host.device_storage",
+    "is_ios": "py_engine.host.device_storage",
+    "is_standalone": "py_engine.host.device_storage",
+    "request_persistent_storage": "py_engine.host.device_storage",
 }
 __all__ = sorted(_NAMES)
 

@@ -209,10 +209,10 @@ def blind_chromium(playwright: Any) -> Iterator[Browser]:
     browser.close()
 
 
-def watched(browser: Browser, site: PageServer) -> tuple[BrowserContext, list[str]]:
-    """A fresh profile and the list of requests that left the origin. Without service workers, which would fetch the
-    whole shell for each: test_offline.py has those."""
-    context = browser.new_context(service_workers="block")
+def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[BrowserContext, list[str]]:
+    """A fresh profile (`options` of new_context) and the list of requests that left the origin. Without service
+    workers, which would fetch the whole shell for each: test_offline.py has those."""
+    context = browser.new_context(service_workers="block", **options)
     outside: list[str] = []
     allowed = (site.url, "data:", "blob:")
     context.on(

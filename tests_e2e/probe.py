@@ -315,6 +315,20 @@ async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:
         getattr(io, "close", lambda: None)()
 
 
+async def storage_helpers() -> dict[str, Any]:
+    """What each gives, under its name."""
+    import py_engine
+
+    return {
+        "get_storage_status": await py_engine.get_storage_status(),
+        "can_cache_model": await py_engine.can_cache_model(1),
+        "request_persistent_storage": await py_engine.request_persistent_storage(),
+        "get_install_guidance": py_engine.get_install_guidance(),
+        "is_standalone": py_engine.is_standalone(),
+        "is_ios": py_engine.is_ios(),
+    }
+
+
 async def hide_webgpu() -> None:
     """From now on this worker's navigator has no gpu."""
     import js

@@ -172,6 +172,10 @@ def test_the_page_opens_without_its_server(
         page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=PATIENCE_MS)
         while not any("memory snapshot stored" in text for text in heard):
             page.wait_for_timeout(100)
+        sources = server.site.shell()["snapshots"]["sources"]
+        assert [url.endswith(sources) for url in page.evaluate(CACHED)["snapshot-314.0.7"]] == [
+            True
+        ]
         debugger = context.new_cdp_session(page)
         assert debugger.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
         assert debugger.send("Page.getAppManifest")["errors"] == []

@@ -178,15 +178,13 @@ class Visit:
         self, browser: Browser, site: PageServer, *, hold: bool = True, **options: Any
     ) -> None:
         self.site = site
-        self.context, self.outside = watched(browser, site)
+        self.context, self.outside = watched(browser, site, **options)
         self.asked: list[str] = []
         self.refused: list[str] = []
         self.context.on("request", lambda r: self.asked.append(r.url.removeprefix(site.url)))
         if hold:
             self.context.route("**/worker.mjs", lambda route: None)
         self.page = self.context.new_page()
-        if options:
-            self.page.set_viewport_size(options["viewport"])
         self.page.on("console", self._heard)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

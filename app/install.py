@@ -1,0 +1,76 @@
+"""Advice to install the page before a large download, on phones and tablets: there a browser may throw away what a
+page keeps, and on iOS an installed page has a store of its own, so it comes before the download or not at all."""
+
+import asyncio
+
+from app import storage
+from app.hints import hint, withdraw
+
+NAME = "install"
+LARGE_MB = 100
+DONE = "install-advice"  # kept once the person has decided
+
+KEPT_ON_IOS = (
+    "From the Home Screen it keeps its models; in Safari they may be removed after seven days without a visit. "
+    "The app loads models for itself: install it first."
+)
+KEPT_ELSEWHERE = "As an app it keeps its models more safely, and opens without a network."
+
+_then = None  # what goes on after the decision
+
+
+def before_download(size_mb, go):
+    """Call `go` now, or, where installing first is better and the person was not asked yet, after the decision.
+    `size_mb`: None when it is not known."""
+    asyncio.create_task(_before_download(size_mb, go))
+
+
+async def _before_download(size_mb, go):
+    global _then
+    advised = False
+    if storage.is_handheld() and not storage.read(DONE) and (size_mb or LARGE_MB) >= LARGE_MB:
+        advised = (await storage.can_cache_model(size_mb or LARGE_MB))["recommendInstall"]
+    if advised:
+        _then = go
+        advise("Load without installing")
+    else:
+        go()
+
+
+def advise(decline="Close"):
+    """Show how this page is installed."""
+    guidance = storage.get_install_guidance()
+    steps = guidance["steps"]
+    title, text = "Install Jerboa", KEPT_ON_IOS if storage.is_ios() else KEPT_ELSEWHERE
+    actions = [(decline, "install-later")]
+    if guidance["installed"]:
+        text = "It is installed already."
+    elif not guidance["manual"]:
+        actions.insert(0, ("Install", "install-now"))
+        steps = ()
+    elif not steps:
+        text = "This browser installs no pages."
+    hint(NAME, title, text, actions, steps, True)
+
+
+def now(button=None):
+    """Open the browser's own prompt; then go on, whatever the answer."""
+    asyncio.create_task(_now())
+
+
+async def _now():
+    await storage.prompt_install()
+    later()
+
+
+def later(button=None):
+    """Go on without; the advice does not come again by itself."""
+    global _then
+    withdraw(NAME)
+    try:
+        storage.write(DONE, True)
+    except storage.StoreFull:
+        pass  # then it comes again
+    go, _then = _then, None
+    if go:
+        go()

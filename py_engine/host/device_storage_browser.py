@@ -1,0 +1,43 @@
+"""device_storage.py in a Pyodide worker: public/device_storage.mjs, handed over by the boot as jerboa.storage."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import js
+
+
+async def get_storage_status() -> dict[str, Any]:
+    """See device_storage_native.py."""
+    return _plain(await js.jerboa.storage.getStorageStatus())
+
+
+async def can_cache_model(size_mb: float) -> dict[str, Any]:
+    """See device_storage_native.py."""
+    return _plain(await js.jerboa.storage.canCacheModel(size_mb))
+
+
+async def request_persistent_storage() -> bool:
+    """See device_storage_native.py."""
+    return bool(await js.jerboa.storage.requestPersistentStorage())
+
+
+def get_install_guidance() -> dict[str, Any]:
+    """See device_storage_native.py."""
+    return _plain(js.jerboa.storage.getInstallGuidance())
+
+
+def is_standalone() -> bool:
+    """See device_storage_native.py."""
+    return bool(js.jerboa.storage.isStandalone())
+
+
+def is_ios() -> bool:
+    """See device_storage_native.py."""
+    return bool(js.jerboa.storage.isIOS())
+
+
+def _plain(thing: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(js.JSON.stringify(thing))
+    return plain

@@ -1,0 +1,155 @@
+"""The storage helpers, and the advice to install before a large download, as phones, tablets and desktops have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from devtools.page_server import PageServer
+from tests_e2e.conftest import Probe
+from tests_e2e.native import native
+from tests_e2e.test_page import UI_MS, Visit, offer
+
+DESKTOP_IPAD = (
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+    "Version/26.0 Safari/605.1.15"
+)
+HELPERS = """async () => {
+  const h = await import('./device_storage.mjs');
+  return {status: await h.getStorageStatus(), small: await h.canCacheModel(1), huge: await h.canCacheModel(1e9),
+    persistent: await h.requestPersistentStorage(), guidance: h.getInstallGuidance(), standalone: h.isStandalone(),
+    ios: h.isIOS()};
+}"""
+# A browser that would install the page by its own prompt.
+PROMPT = """() => {
+  const event = new Event('beforeinstallprompt', {cancelable: true});
+  event.prompt = async () => { window.prompted = (window.prompted ?? 0) + 1; };
+  event.userChoice = Promise.resolve({outcome: 'accepted'});
+  window.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+STATUS = {"quotaMB", "usageMB", "availableMB", "persisted", "installed", "ios"}
+
+
+def device(playwright: Any, name: str) -> dict[str, Any]:
+    """Of Playwright's list; in Chromium whatever it is by nature."""
+    options: dict[str, Any] = {**playwright.devices[name]}
+    options.pop("default_browser_type", None)
+    return options
+
+
+def large(site: PageServer) -> None:
+    """The list of models, as if they were large."""
+    offer(site)
+    for model in site.site.offered:
+        model["size"] = 400_000_000
+
+
+def load_first(page: Page) -> None:
+    """Choose the model that stands ready in the empty page."""
+    page.click("#hero-picker button[type=submit]")
+
+
+def test_an_iphone_is_advised_once_and_before_the_download(
+    browser: Browser, site: PageServer, playwright: Any
+) -> None:
+    large(site)
+    visit = Visit(browser, site, **device(playwright, "iPhone 15"))
+    page = visit.open()
+    found = page.evaluate(HELPERS)
+    assert set(found["status"]) == STATUS
+    assert found["status"]["ios"] is found["ios"] is True
+    assert found["status"]["installed"] is found["standalone"] is False
+    assert set(found["small"]) == {"fits", "availableMB", "recommendInstall"}
+    assert (found["small"]["fits"], found["small"]["recommendInstall"]) == (True, True)
+    assert found["huge"]["fits"] is False
+    assert found["guidance"]["manual"] is True
+    assert "Add to Home Screen" in " ".join(found["guidance"]["steps"])
+    assert isinstance(found["persistent"], bool)
+
+    load_first(page)
+    hint = page.locator("#hint")
+    expect(hint).to_contain_text("Install Jerboa")
+    expect(hint.locator("li")).to_have_count(3)
+    expect(hint.locator("button").first).to_be_focused()
+    expect(page.locator("body")).to_have_attribute("data-model", "none")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("Enter")  # load without installing
+    expect(hint).to_be_hidden()
+    expect(page.locator("body")).to_have_attribute("data-model", "loading")
+    page = visit.open()
+    load_first(page)
+    expect(page.locator("body")).to_have_attribute("data-model", "loading")
+    expect(hint).to_be_hidden()
+    # It can be asked for again.
+    page.click("[data-do=open-settings]")
+    page.click("[data-do=install-advice]")
+    expect(hint).to_be_visible()
+    visit.close()
+
+
+def test_an_ipad_that_asks_for_desktop_pages_is_one(
+    browser: Browser, site: PageServer, playwright: Any
+) -> None:
+    options = {**device(playwright, "iPad Pro 11"), "user_agent": DESKTOP_IPAD}
+    visit = Visit(browser, site, **options)
+    found = visit.open().evaluate(HELPERS)
+    visit.close()
+    assert found["ios"] is True and found["guidance"]["manual"] is True
+
+
+def test_elsewhere_the_browsers_own_prompt_is_used(
+    browser: Browser, site: PageServer, playwright: Any
+) -> None:
+    large(site)
+    visit = Visit(browser, site, **device(playwright, "Pixel 7"))
+    page = visit.open()
+    assert page.evaluate(HELPERS)["guidance"]["manual"] is True
+    assert page.evaluate(PROMPT) is True
+    assert page.evaluate(HELPERS)["guidance"]["manual"] is False
+    load_first(page)
+    page.click("#hint [data-do=install-now]")
+    expect(page.locator("body")).to_have_attribute("data-model", "loading")
+    assert page.evaluate("prompted") == 1
+    visit.close()
+
+
+def test_an_installed_page_and_a_desktop_are_left_alone(
+    browser: Browser, site: PageServer, playwright: Any
+) -> None:
+    large(site)
+    for options, installed in ((device(playwright, "iPhone 15"), True), ({}, False)):
+        visit = Visit(browser, site, **options)
+        if installed:
+            visit.page.add_init_script("navigator.standalone = true")
+        page = visit.open()
+        found = page.evaluate(HELPERS)
+        assert found["standalone"] is found["guidance"]["installed"] is installed
+        assert found["small"]["recommendInstall"] is False
+        load_first(page)
+        page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
+        expect(page.locator("#hint")).to_be_hidden()
+        visit.close()
+
+
+def test_without_navigator_storage_nothing_is_refused(browser: Browser, site: PageServer) -> None:
+    visit = Visit(browser, site)
+    visit.page.add_init_script("delete Navigator.prototype.storage")
+    found = visit.open().evaluate(HELPERS)
+    visit.close()
+    assert found["status"]["quotaMB"] is found["status"]["availableMB"] is None
+    assert found["huge"]["fits"] is True
+    assert found["persistent"] is False
+
+
+def test_python_has_the_same_helpers(probe: Probe) -> None:
+    mine, other = probe("storage_helpers"), native("storage_helpers")
+    for found in (mine, other):
+        assert set(found["get_storage_status"]) == STATUS
+        assert found["can_cache_model"]["fits"] is True
+        status = found["get_storage_status"]
+        assert status["availableMB"] == pytest.approx(status["quotaMB"] - status["usageMB"], abs=2)
+    assert {k: type(v) for k, v in mine.items()} == {k: type(v) for k, v in other.items()}
+    assert mine["is_standalone"] is False and other["is_standalone"] is True
