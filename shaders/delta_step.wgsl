@@ -84,7 +84,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let own = min(thread, DV - 1u);
   let z = proj[channels() + head * DV + own];
   let w = norm_weight[own];
-  for (var c = thread; c < 2u * DK + DV; c += WG) { mixed[c] = silu(convolved(0u, channel_of(head, c))); }
+  let size = 2u * DK + DV;
+  let rounds = (size + WG - 1u) / WG;  // the same for all threads: their reads go out together
+  var sums: array<f32, 3>;
+  for (var n = 0u; n < rounds; n++) { sums[n] = convolved(0u, channel_of(head, min(thread + n * WG, size - 1u))); }
+  for (var n = 0u; n < rounds; n++) {
+    if (thread + n * WG < size) { mixed[thread + n * WG] = silu(sums[n]); }
+  }
   if (thread == WG - 1u) { gates = gates_of(0u, head); }
   workgroupBarrier();
 
@@ -163,7 +169,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < SIDE; i++) { sum += squares[i]; }
     y[head * DV + thread] = outputs[thread] / sqrt(sum / f32(DV) + EPS) * w * silu(z);
   }
-  for (var c = thread; c < 2u * DK + DV; c += WG) {
+  for (var c = thread; c < size; c += WG) {
     if (c >= 2u * DK || head % (HV / HK) == 0u) { remember(channel_of(head, c)); }
   }
 }

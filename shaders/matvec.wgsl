@@ -94,6 +94,7 @@ fn main(@builtin(local_invocation_index) thread: u32,
   var lo = vec4<f32>();
   var hi = vec4<f32>();
   let chunks = (K + 31u) / 32u;
+  if (lane < OUTPUTS && OUTPUTS <= LANES) { hold(first + lane); }
   for (var begin = 0u; begin < chunks; begin += min(chunks - begin, SEGMENT)) {
     let end = begin + min(chunks - begin, SEGMENT);
     // W is on its way while x is staged, and the next chunk's while this one's is added up.

@@ -51,8 +51,9 @@ class MatvecTuning:
     """The form of the kernel. Sums are ordered differently, so results differ in the last bits.
 
     `threads` a workgroup; `lanes` threads share a row group (1: no barrier at all); `rows` of W a row group
-    works on (1, 2, 4, 8). threads * (rows + 1) <= 1280. `staged`: x goes through workgroup memory. `subgroups`:
-    sums by shuffles. `q4_unpack`: how 4-bit fields become floats (shaders/lib/weight_q4.wgsl).
+    works on (1, 2, 4, 8; 3 or 6 before a convolution). threads * (rows + 1) <= 1280. `staged`: x goes through
+    workgroup memory. `subgroups`: sums by shuffles. `q4_unpack`: how 4-bit fields become floats
+    (shaders/lib/weight_q4.wgsl).
     """
 
     threads: int = 128

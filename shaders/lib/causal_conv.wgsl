@@ -6,19 +6,26 @@
 
 fn ring_place(position: u32, channel: u32) -> u32 { return position % TAPS * channels() + channel; }
 
-fn convolved(row: u32, channel: u32) -> f32 {
+// The taps on tokens before the row's own. Places before position 0 are read, too, and then left out: a read that waits
+// for a condition would wait alone.
+fn earlier(row: u32, channel: u32) -> f32 {
   var sum = 0.0;
-  for (var j = 0u; j < TAPS; j++) {
+  for (var j = 0u; j < TAPS - 1u; j++) {
     let back = TAPS - 1u - j;
     var value = 0.0;
     if (back <= row) {
       value = input(row - back, channel);
-    } else if (back <= step.pos + row) {
-      value = history[ring_place(step.pos + row - back, channel)];
+    } else {
+      value = history[ring_place(step.pos + row + TAPS - back, channel)];
+      if (back > step.pos + row) { value = 0.0; }
     }
     sum += tap(channel, j) * value;
   }
   return sum;
+}
+
+fn convolved(row: u32, channel: u32) -> f32 {
+  return earlier(row, channel) + tap(channel, TAPS - 1u) * input(row, channel);
 }
 
 // After the last read of the channel: what the next pass will want of this one.

@@ -12,7 +12,7 @@ from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
 from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
-from py_engine.host.gpu import AdapterInfo, Gpu
+from py_engine.host.gpu import Gpu
 from py_engine.ops.matvec import Convolution
 from py_engine.ops.norm import Norm
 from py_engine.ops.short_conv import short_conv
@@ -41,6 +41,7 @@ CASES = [
     Case(130, 2, ((390, "bf16"),), cols=36, biased=True, fallback=False),
     Case(64, 16, ((192, "q8"),), cols=2048 + 64, biased=True, normed=False, fallback=False),
     Case(700, 3, ((2100, "q4"),), biased=True),  # several channels a thread
+    Case(21, 3, ((63, "q4"),), biased=True, fallback=False),  # few lanes: sums by shuffles
     Case(44, 4, ((40, "q4"), (92, "f16")), biased=True),
     Case(12, 3, ((36, "f32"),), size=1e5, normed=False),
 ]
@@ -87,8 +88,8 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, case: Case) -> None:
             assert step.binding is not None
             gpu.write(step.binding.buffer, 0, bytes(words))
             y = bench.put("y", np.zeros((plan, c.channels), np.float32))
-            info = AdapterInfo(fallback=c.fallback)
-            trace = Trace(plan, step, step, step, info=info)
+            info = replace(gpu.info, fallback=c.fallback)
+            trace = Trace(plan, step, step, step, gpu.features, info=info)
             short_conv(trace, bench.put("x", padding), layer, conv, y, norm)  # noqa: B023
             assert plan > 1 or len(trace.calls) == (1 if len(c.parts) == 1 else 3)
             run(bench.run(trace))
