@@ -82,6 +82,27 @@ def test_what_is_suggested_fits(run: Runner, budget: int) -> None:
     assert estimate(run, PRESET, context=2 * context).peak_bytes > budget
 
 
+@pytest.mark.parametrize("dtype", ["auto", "f32"])
+def test_4_bits_are_suggested_for_a_plain_checkpoint(run: Runner, dtype: str) -> None:
+    model = "random:qwen3.5-0.8b"
+    with pytest.raises(
+        MemoryBudgetError, match=r'What would fit: dtype="q4" \((\d+) MB\)'
+    ) as caught:
+        run(Engine.load(model, gpu=CountingGpu(), dtype=dtype, memory_budget=1_200_000_000))
+    told = int(re.findall(r'"q4" \((\d+) MB', str(caught.value))[0])
+    fits = estimate(run, model, dtype="q4").peak_bytes
+    assert told - 1 < fits / 1e6 <= told <= 1200
+
+
+def test_and_not_for_one_that_is_quantised(run: Runner) -> None:
+    """Whose few plain layers stay plain."""
+    model = str(reference.folder("qwen3.5-mlx-mixed-vision"))
+    budget = estimate(run, model, context=512).peak_bytes - 1
+    with pytest.raises(MemoryBudgetError, match="What would fit: context=256") as caught:
+        run(Engine.load(model, gpu=CountingGpu(), context=512, memory_budget=budget))
+    assert "q4" not in str(caught.value)
+
+
 def test_nothing_fits(run: Runner) -> None:
     with pytest.raises(MemoryBudgetError, match="choose a smaller model"):
         run(Engine.load(PRESET, gpu=CountingGpu(), memory_budget=100_000_000))

@@ -265,13 +265,8 @@ async def traced() -> dict[str, Any]:
         gpu.close()
 
 
-async def greedy(
-    endpoint: str, repo: str, prompts: list[list[int]], count: int, context: int = 1024
-) -> dict[str, Any]:
-    """Load a model in f32 from a hub, continue each prompt greedily, close; what stayed on the device."""
-    from py_engine.host import open_gpu, open_io
-    from py_engine.serve.engine import Engine
-
+def set_endpoint(endpoint: str) -> None:
+    """The hub of what is loaded next."""
     if sys.platform == "emscripten":
         import js
 
@@ -280,6 +275,16 @@ async def greedy(
         import os
 
         os.environ["HF_ENDPOINT"] = endpoint
+
+
+async def greedy(
+    endpoint: str, repo: str, prompts: list[list[int]], count: int, context: int = 1024
+) -> dict[str, Any]:
+    """Load a model in f32 from a hub, continue each prompt greedily, close; what stayed on the device."""
+    from py_engine.host import open_gpu, open_io
+    from py_engine.serve.engine import Engine
+
+    set_endpoint(endpoint)
     gpu, io = await open_gpu(), open_io()
     try:
         engine = await Engine.load(repo, gpu=gpu, io=io, dtype="f32", context=context)
@@ -298,6 +303,34 @@ async def greedy(
     finally:
         gpu.close()
         getattr(io, "close", lambda: None)()  # CPython keeps connections
+
+
+async def quantised(endpoint: str, repo: str, layer: str, rows: int, cols: int) -> dict[str, Any]:
+    """One plain layer of a hub's checkpoint, quantised to 4 bits on its way: fields and pairs as hex."""
+    from py_engine.abort import Abort
+    from py_engine.graph.kernels import Kernels
+    from py_engine.host import open_io
+    from py_engine.weights.hub import open_repository
+    from py_engine.weights.loader import Loader
+    from py_engine.weights.safetensors import read_tensors
+    from py_engine.weights.store import WeightStore
+
+    set_endpoint(endpoint)
+    gpu, io = await open_any(), open_io()
+    try:
+        repository = await open_repository(repo, io)
+        tensors = await read_tensors(repository)
+        store = WeightStore(gpu, tensors, lambda _: None, form="q4", family="probe")
+        (matrix,) = store.linear([layer], [rows], cols).parts
+        await Loader(gpu, Kernels(gpu), repository, lambda _: None, Abort()).run(store.jobs)
+        found = {}
+        for name, tensor in (("fields", matrix.weight), ("pairs", matrix.scales)):
+            assert tensor is not None and tensor.binding is not None
+            found[name] = (await gpu.read(tensor.binding.buffer, 0, tensor.nbytes)).hex()
+        return found
+    finally:
+        gpu.close()
+        io.close()
 
 
 async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:

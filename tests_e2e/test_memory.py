@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import Visited, Worker
+from tests.checkpoints import pack, quantise, read_tensors
+from tests.ops.matrices import to_bf16
+from tests_e2e.conftest import GOLDENS, ORGANISATION, Probe, Visited, Worker
 
 # A stand-in for the engine's worker that notes what the page sends it; its Python need not boot for that.
 NOTE_MESSAGES = """() => {
@@ -75,3 +78,19 @@ def test_auto_is_4_bit_on_a_phone_and_too_much_is_refused(
     assert weights("1") < 0.3 * weights("")
     assert worker.ask({"type": "info", "id": "info"})["value"] is None
     page.close()
+
+
+def test_quantised_while_loading_as_mlx_does(probe: Probe, site: PageServer) -> None:
+    """A layer of a bf16 checkpoint, from the network to packed words on the browser's GPU."""
+    file = read_tensors(GOLDENS / "gemma3-text-bf16" / "model.safetensors")
+    layer = "model.layers.0.self_attn.o_proj"
+    stored = file[f"{layer}.weight"]
+    rows, cols = stored.array.shape
+    assert cols % 64 == 32  # so by groups of 32
+    got = probe(
+        "quantised", site.url + "models", f"{ORGANISATION}/gemma3-text-bf16", layer, rows, cols
+    )
+    fields, scale, bias = quantise(stored.values, 4, 32)
+    assert got["fields"] == pack(fields, 4).tobytes().hex()
+    pairs = np.stack([to_bf16(scale), to_bf16(bias)], -1)
+    assert got["pairs"] == pairs.tobytes().hex()

@@ -13,7 +13,7 @@ from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.models.kv_cache import KvDtype
-from py_engine.weights.config import Config
+from py_engine.weights.config import Config, quantization
 from py_engine.weights.loader import staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
 
@@ -123,18 +123,20 @@ async def require_room(
 async def _advice(
     config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting, budget: int | None
 ) -> str:
-    """Which smaller context, and which context with 4-bit weights, would fit."""
+    """Which smaller context, and which context with 4-bit weights (of a plain checkpoint), would fit."""
     fitting = []
     largest = 0
     asked = setting.context or DEFAULT_CONTEXT
     contexts = [asked, *(1 << n for n in range((asked - 1).bit_length() - 1, 7, -1))]
-    for form, name in ((setting.form, ""), ("q4", 'dtype="q4"')):
+    choices = [(setting, "")]
+    if quantization(config) is None:
+        choices.append((Setting("q4", "f16", None), 'dtype="q4"'))
+    for choice, name in choices:
         for context in contexts:
             if context <= largest:
                 break  # no gain over what is suggested already
-            smaller = replace(setting, form=form, context=context)
             try:
-                found = await estimate(config, make_store, gpu, smaller)
+                found = await estimate(config, make_store, gpu, replace(choice, context=context))
             except (OutOfMemoryError, InputError):
                 continue
             if budget is None or found.peak_bytes <= budget:
@@ -144,7 +146,9 @@ async def _advice(
                 largest = context
                 break
     if not fitting:
-        return "No smaller context and no 4-bit weights of it fit either: choose a smaller model."
+        return (
+            "Neither a smaller context nor 4-bit weights of it would fit: choose a smaller model."
+        )
     return f"What would fit: {', or '.join(fitting)}."
 
 
