@@ -1,101 +1,238 @@
-// sample_choose.wgsl: sampling, 4 of 4: puts the listed tokens in order, keeps those that the filters leave, and takes the
-// winner among them and those that certainly stay. Reference: tests/ops/test_sample.py
+// sample_choose.wgsl: sampling, 3 of 3: where the filters cut, and the winner among the tokens that they leave. Filters as in
+// transformers: top-k, then top-p of what it left, then min-p; each keeps the best n tokens, of equals the lowest.
+//   Gumbel-max: lib/sample_noise.wgsl. Top-p: Holtzman et al. 2019, arXiv:1904.09751. Reference: tests/ops/test_sample.py
 //
-//   binding  name        type       shape           access
-//   0        candidates  u32        [4 + 2 * 1024]  read        sample_select.wgsl
-//   1        histogram   u32        [4097]          read        the list's length
-//   2        best        vec2<u32>  [256]           read        GROUPS winners so far
-//   3        sampling    Sampling   -               read
-//   4        counts      u32        [V]             read_write
-//   5        ids         u32        [T]             read_write  word 0
-//   6        step        Step       -               read_write
+//   binding  name       type       shape     access
+//   0        logits     f32        [V]       read
+//   1        best       vec2<u32>  [BLOCKS]  read        sample_argmax.wgsl
+//   2        scores     vec2<u32>  [BLOCKS]  read        sample_histogram.wgsl
+//   3        sampling   Sampling   -         read
+//   4        histogram  u32        [4096]    read_write  lib/sample_buckets.wgsl; zeros after
+//   5        counts     u32        [V]       read_write
+//   6        ids        u32        [T]       read_write  word 0
+//   7        step       Step       -         read_write
 //
-// Dispatch (1, 1, 1). Libraries before it: step, sampling, sample_best, sample_buckets, hash, sample_noise, sample_step.
+// Dispatch (1, 1, 1). Libraries before it: step, sampling, sample_best, sample_blocks, sample_top, sample_buckets, sample_mode,
+// sample_pick, hash, sample_noise, sample_step.
+//
+// One workgroup cannot read a whole vocabulary quickly: it reads only blocks whose best token says that they matter.
+//  - Top-k of at most LIST: the list takes all tokens down to the bucket of the k-th, by the histogram or, for a small k, by
+//    the blocks' best tokens. If these are too many, the k-th itself is searched for. What follows is exact.
+//  - Else only the border, the bucket where the shortest filter cuts, has to be ordered: every token above it stays. The
+//    winner of the whole vocabulary is kept, or blocks whose winner was not are looked through again. Top-p's share is of
+//    the total weight; after a top-k beyond LIST, of a total that takes the border's tokens at their mean weight. In a
+//    border of more than LIST tokens (within 1/64 nat of each other) they count with their mean weight too.
 
-override GROUPS: u32;
-
-@group(0) @binding(0) var<storage, read> candidates: array<u32>;
-@group(0) @binding(1) var<storage, read> histogram: array<u32>;
-@group(0) @binding(2) var<storage, read> best: array<vec2<u32>>;
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read> best: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> scores: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> sampling: Sampling;
-@group(0) @binding(4) var<storage, read_write> counts: array<u32>;
-@group(0) @binding(5) var<storage, read_write> ids: array<u32>;
-@group(0) @binding(6) var<storage, read_write> step: Step;
+@group(0) @binding(4) var<storage, read_write> histogram: array<u32>;
+@group(0) @binding(5) var<storage, read_write> counts: array<u32>;
+@group(0) @binding(6) var<storage, read_write> ids: array<u32>;
+@group(0) @binding(7) var<storage, read_write> step: Step;
 
-const WG = 256u;
-const A_LANE = 4u;  // LIST / WG
+const LANE_BUCKETS = 8u;  // 256 lanes x 8 = 2048
+const LANE_ENTRIES = 4u;  // 256 x 4 = LIST
 
-var<workgroup> list: array<vec2<u32>, LIST>;  // (bits of d >= 0, token): ascending is from the best down
-var<workgroup> sums: array<f32, WG>;
+struct Bucket {
+  at: u32,     // BUCKETS: none
+  count: u32,  // tokens in it
+  above: u32,  // tokens above it
+  weight: f32,
+  weight_above: f32,
+}
 
-fn weight_at(i: u32, n: u32) -> f32 {
+// Where top-k and top-p end. Written by the one lane that has the bucket.
+var<workgroup> k_end: Bucket;
+var<workgroup> p_end: Bucket;
+var<workgroup> p_first: atomic<u32>;
+
+// The blocks' best tokens by bucket, into `words`.
+fn count_blocks(lane: u32, top: u32) {
+  for (var i = 0u; i < LANE_BUCKETS; i++) { atomicStore(&words[lane + 256u * i], 0u); }
+  workgroupBarrier();
+  for (var at = lane; at < BLOCKS; at += 256u) {
+    let d = below(top, best[at].x);
+    if (d < REACH) { atomicAdd(&words[bucket_of(d)], 1u); }
+  }
+  workgroupBarrier();
+}
+
+fn weight_at(i: u32, n: u32, top: u32) -> f32 {
   if (i >= n) { return 0.0; }
-  return exp(-bitcast<f32>(list[i].x));
+  return exp(-min(below(top, ~entry(i).x), REACH));
+}
+
+// The winner among all tokens not worse than the cut, from the winners of the blocks.
+fn winner_within(lane: u32, top: u32, cut: vec2<u32>, noise: u32) -> vec2<u32> {
+  var mine = NONE;
+  for (var at = lane; at < BLOCKS; at += 256u) {
+    let s = scores[at];
+    if (s.y < V && not_worse(key_of(s.y), s.y, cut)) { mine = better(mine, s); }
+  }
+  let winner = workgroup_best(lane, mine);
+  mine = winner;
+  for (var window = 0u; window < BLOCKS; window += WINDOW) {
+    for (var at = window + lane; at < min(window + WINDOW, BLOCKS); at += 256u) {
+      let s = scores[at];
+      if (any(better(winner, s) != winner)) { chosen[atomicAdd(&taken, 1u)] = at; }
+    }
+    let blocks = taken_count(lane);
+    for (var at = lane / BLOCK_LANES; at < blocks; at += 256u / BLOCK_LANES) {
+      let first = first_token(chosen[at], lane);
+      let keys = keys_from(first);
+      for (var i = 0u; i < A_LANE; i++) {
+        let token = first + i * STRIDE;
+        let d = below(top, keys[i]);
+        if (keys[i] != 0u && d < REACH && not_worse(keys[i], token, cut)) {
+          mine = better(mine, score(noise, token, d));
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+  return workgroup_best(lane, mine);
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
-  let n = min(histogram[LENGTH_AT], LIST);
-  var size = 1u;
-  while (size < n) { size *= 2u; }
-  for (var i = lane; i < size; i += WG) {
-    var entry = vec2<u32>(0xffffffffu);
-    if (i < n) { entry = vec2<u32>(candidates[4u + 2u * i], candidates[5u + 2u * i]); }
-    list[i] = entry;
+  // Set here, since wgpu-native on lavapipe was seen to start with other than zeros in workgroup memory.
+  if (lane == 0u) {
+    atomicStore(&taken, 0u);
+    atomicStore(&p_first, BUCKETS);
+    k_end.at = BUCKETS;
   }
-  workgroupBarrier();
-  // Bitonic sort (Batcher 1968).
-  for (var run = 2u; run <= size; run *= 2u) {
-    for (var span = run / 2u; span > 0u; span /= 2u) {
-      for (var pair = lane; pair < size / 2u; pair += WG) {
-        let i = pair / span * 2u * span + pair % span;
-        let a = list[i];
-        let b = list[i + span];
-        let a_first = a.x < b.x || (a.x == b.x && a.y < b.y);
-        if (a_first != ((i & run) == 0u)) {
-          list[i] = b;
-          list[i + span] = a;
-        }
+  let top = best_of_all(lane);
+  let exact = sampling.top_k > 0u && sampling.top_k <= LIST;
+
+  // Running counts and weights over the buckets; blocks alone have no weight.
+  var bucket_counts: array<u32, LANE_BUCKETS>;
+  var masses: array<f32, LANE_BUCKETS>;
+  if (by_blocks()) {
+    count_blocks(lane, top.x);
+    for (var i = 0u; i < LANE_BUCKETS; i++) { bucket_counts[i] = atomicLoad(&words[lane * LANE_BUCKETS + i]); }
+  } else {
+    for (var i = 0u; i < LANE_BUCKETS; i++) {
+      let b = lane * LANE_BUCKETS + i;
+      bucket_counts[i] = histogram[b];
+      masses[i] = bucket_weight(b, histogram[b], histogram[EXCESS_AT + b]);
+      histogram[b] = 0u;
+      histogram[EXCESS_AT + b] = 0u;
+    }
+  }
+  var count = 0u;
+  var weight = 0.0;
+  for (var i = 0u; i < LANE_BUCKETS; i++) {
+    count += bucket_counts[i];
+    weight += masses[i];
+  }
+  _ = running_sums(lane, vec2<u32>(count, bitcast<u32>(weight)));
+  var count_above = 0u;
+  var weight_above = 0.0;
+  if (lane > 0u) {
+    count_above = lanes[lane - 1u].x;
+    weight_above = bitcast<f32>(lanes[lane - 1u].y);
+  }
+  let all_count = lanes[255].x;
+  let all_weight = bitcast<f32>(lanes[255].y);
+
+  // Top-k's end.
+  let by_k = sampling.top_k > 0u && sampling.top_k < all_count;
+  if (by_k) {
+    var c = count_above;
+    var w = weight_above;
+    for (var i = 0u; i < LANE_BUCKETS; i++) {
+      if (c < sampling.top_k && c + bucket_counts[i] >= sampling.top_k) {
+        k_end = Bucket(lane * LANE_BUCKETS + i, bucket_counts[i], c, masses[i], w);
       }
-      workgroupBarrier();
+      c += bucket_counts[i];
+      w += masses[i];
     }
   }
-
-  let s = sampling;
-  let exact = candidates[0] != 0u;
-  let rank0 = candidates[1];
-  // Weight of better tokens than each; in the exact case the total is that of the top-k themselves.
-  var kept = n;
-  if (s.top_k > 0u) { kept = min(n, s.top_k - min(s.top_k, rank0)); }
-  var sum = 0.0;
-  for (var i = 0u; i < A_LANE; i++) { sum += weight_at(lane * A_LANE + i, kept); }
-  sums[lane] = sum;
   workgroupBarrier();
-  for (var span = 1u; span < WG; span *= 2u) {
-    var w = 0.0;
-    if (lane >= span) { w = sums[lane - span]; }
-    workgroupBarrier();
-    sums[lane] += w;
-    workgroupBarrier();
-  }
-  var before = bitcast<f32>(candidates[2]);
-  var total = bitcast<f32>(candidates[3]);
-  if (exact) { total = sums[WG - 1u]; }
-  if (lane > 0u) { before += sums[lane - 1u]; }
+  var total = all_weight;
+  if (by_k) { total = k_end.weight_above + k_end.weight * f32(sampling.top_k - k_end.above) / f32(k_end.count); }
 
-  let key = noise_key(s.seed, step.count);
-  var mine = vec2<u32>(0u, 0xffffffffu);
-  if (lane < GROUPS) { mine = best[lane]; }
-  for (var i = 0u; i < A_LANE; i++) {
-    let at = lane * A_LANE + i;
-    if (at < kept && (rank0 + at == 0u || s.top_p >= 1.0 || before < s.top_p * total)) {
-      let entry = list[at];
-      let d = bitcast<f32>(entry.x);
-      // min-p comes last, so that top-p's total still has what it drops.
-      if (d <= s.distance) { mine = better(mine, vec2<u32>(order_key(gumbel(key, entry.y) - d), entry.y)); }
+  // Top-p's end: the first bucket with which the weight reaches the share. Running weights of two lanes may differ in the
+  // last bit, so the first one is found before its own lane says what is in it.
+  if (sampling.top_p < 1.0 && !exact) {
+    var w = weight_above;
+    for (var i = 0u; i < LANE_BUCKETS; i++) {
+      w += masses[i];
+      if (bucket_counts[i] > 0u && w >= sampling.top_p * total) { atomicMin(&p_first, lane * LANE_BUCKETS + i); }
     }
-    before += weight_at(at, kept);
   }
-  let winner = workgroup_best(lane, mine);
-  if (lane == 0u) { advance(winner.y); }
+  workgroupBarrier();
+  let p_at = atomicLoad(&p_first);
+  if (p_at / LANE_BUCKETS == lane) {
+    var c = count_above;
+    var w = weight_above;
+    for (var i = 0u; i < LANE_BUCKETS; i++) {
+      if (lane * LANE_BUCKETS + i == p_at) { p_end = Bucket(p_at, bucket_counts[i], c, masses[i], w); }
+      c += bucket_counts[i];
+      w += masses[i];
+    }
+  }
+  workgroupBarrier();
+
+  // The tokens to be ordered, what is above them, and how many of them stay if they cannot be ordered.
+  var range = Range(top.x, BUCKETS, BUCKETS, NO_CUT);
+  var rank = 0u;
+  var before = 0.0;
+  var stay = sampling.top_k;
+  if (exact) {
+    range.first = 0u;
+    if (by_k) { range.last = k_end.at + 1u; }
+  } else if (min(k_end.at, p_at) < BUCKETS) {
+    var end = k_end;
+    if (p_at <= k_end.at) { end = p_end; }
+    range.first = end.at;
+    range.last = end.at + 1u;
+    rank = end.above;
+    before = end.weight_above;
+    stay = end.count;
+    if (end.at == k_end.at) { stay = sampling.top_k - rank; }
+    if (end.at == p_at) {
+      let missing = (sampling.top_p * total - before) / (end.weight / f32(end.count));
+      stay = min(stay, max(u32(ceil(missing)), 1u));
+    }
+  }
+  let n = pick(lane, range, stay, exact);
+  var cut = nth;
+
+  let noise = noise_key(sampling.seed, step.count);
+  var mine = NONE;
+  if (n <= LIST) {
+    sort_list(lane, n);
+    // Weight of better tokens than each; in the exact case the total is that of the top-k themselves.
+    var kept = n;
+    if (sampling.top_k > 0u) { kept = min(n, sampling.top_k - min(sampling.top_k, rank)); }
+    weight = 0.0;
+    for (var i = 0u; i < LANE_ENTRIES; i++) { weight += weight_at(lane * LANE_ENTRIES + i, kept, top.x); }
+    _ = running_sums(lane, vec2<u32>(0u, bitcast<u32>(weight)));
+    if (exact) { total = bitcast<f32>(lanes[255].y); }
+    if (lane > 0u) { before += bitcast<f32>(lanes[lane - 1u].y); }
+    for (var i = 0u; i < LANE_ENTRIES; i++) {
+      let at = lane * LANE_ENTRIES + i;
+      if (at < kept && (at == 0u || sampling.top_p >= 1.0 || before < sampling.top_p * total)) {
+        atomicMax(&taken, at + 1u);
+        // min-p comes last, so that top-p's total still has what it drops.
+        if (exact) { mine = better(mine, score(noise, entry(at).y, below(top.x, ~entry(at).x))); }
+      }
+      before += weight_at(at, kept, top.x);
+    }
+    let last = taken_count(lane);
+    if (last > 0u) { cut = vec2<u32>(~entry(last - 1u).x, entry(last - 1u).y); }
+  }
+  var winner = NONE;
+  if (exact) {
+    winner = workgroup_best(lane, mine);
+  } else {
+    winner = winner_within(lane, top.x, cut, noise);
+  }
+  if (lane == 0u) {
+    if (winner.y >= V) { winner = top; }  // all is NaN
+    advance(winner.y);
+  }
 }

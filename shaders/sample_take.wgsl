@@ -1,15 +1,13 @@
 // sample_take.wgsl: greedy, second half: the best of the best, written to the step. Reference: tests/ops/test_sample.py
 //
 //   binding  name      type       shape   access
-//   0        best      vec2<u32>  [256]   read        (order_key, token); GROUPS of them are there
+//   0        best      vec2<u32>  [BLOCKS]  read      (order_key, token) of each block
 //   1        sampling  Sampling   -       read
 //   2        counts    u32        [V]     read_write
 //   3        ids       u32        [T]     read_write  word 0
 //   4        step      Step       -       read_write
 //
-// Dispatch (1, 1, 1). Libraries before it: step, sampling, sample_best, sample_step.
-
-override GROUPS: u32;
+// Dispatch (1, 1, 1). Libraries before it: step, sampling, sample_best, sample_top, sample_step.
 
 @group(0) @binding(0) var<storage, read> best: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read> sampling: Sampling;
@@ -19,8 +17,6 @@ override GROUPS: u32;
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
-  var mine = vec2<u32>(0u, 0xffffffffu);
-  if (lane < GROUPS) { mine = best[lane]; }
-  let winner = workgroup_best(lane, mine);
+  let winner = best_of_all(lane);
   if (lane == 0u) { advance(winner.y); }
 }

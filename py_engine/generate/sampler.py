@@ -8,6 +8,7 @@ from py_engine.generate.sampling import Sampling
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.sample import (
+    HISTOGRAM_WORDS,
     SAMPLING_BYTES,
     clear_counts,
     mark_prompt,
@@ -27,6 +28,7 @@ class Sampler:
             self.logits = self._make("logits", vocab_size, "f32")
             self._settings = self._make("sampling", SAMPLING_BYTES // 4, "u32")
             self._counts = self._make("token counts", vocab_size, "u32")
+            self._histogram = self._make("sample histogram", HISTOGRAM_WORDS, "u32")
         except BaseException:
             self.release()
             raise
@@ -42,7 +44,7 @@ class Sampler:
 
     def sampled(self, trace: Trace) -> None:
         """Draw a token."""
-        sample_random(trace, self.logits, self._settings, self._counts)
+        sample_random(trace, self.logits, self._settings, self._counts, self._histogram)
 
     def forget(self, trace: Trace) -> None:
         """Clear the history."""

@@ -1,7 +1,18 @@
-"""Choosing the next token on the GPU (shaders/sample_*.wgsl): 2 dispatches when greedy, 4 when sampled.
+"""Choosing the next token on the GPU (shaders/sample_*.wgsl): 2 dispatches when greedy, 3 when sampled.
 
 Both write token, halt, pos and count of the step, rows = 1, and ids[0]: the next pass needs nothing from the host.
 Once step.halt is set they change nothing.
+
+What of sampling is exact, and what is not (README says it for users):
+
+- Top-k up to 1024, alone or with top-p and min-p after it, keeps exactly the tokens of the definition, whatever the
+  logits; of equal ones the lowest ids. Weights are sums in f32: top-p's cut may move past tokens whose running share is
+  within 1e-5 of top_p.
+- Top-p without top-k, or after a larger one, keeps exactly them too (running share to 1e-5) while at most 1024 tokens
+  lie in the bucket of 1/64 nat in which it cuts. In a fuller bucket all tokens count with their mean weight: the cut
+  moves by at most 0.4 % of that bucket's weight, by nothing when they are equal. After a top-k beyond 1024 the total
+  has the same bound, of the weight of top-k's last bucket.
+- Tokens 32 nats or more below the best one are never drawn: together at most 2^19 e^-32 = 7e-9 of its probability.
 """
 
 from __future__ import annotations
@@ -16,10 +27,11 @@ from py_engine.graph.trace import Tensor, Trace, kernel
 SAMPLING_BYTES = 112  # struct Sampling of shaders/lib/sampling.wgsl
 MAX_STOP_IDS = 16
 
+HISTOGRAM_WORDS = 2 * 2048  # lib/sample_buckets.wgsl
+
 _RUN = 2048  # logits a workgroup
+_RUN_BLOCKS = 16  # blocks a run (lib/sample_blocks.wgsl)
 _MAX_RUNS = 256
-_HISTOGRAM = 2 * 2048 + 1
-_LIST = 1024
 
 
 def pack_sampling(
@@ -65,73 +77,59 @@ def sample_greedy(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor
 
     sampling: pack_sampling's words; counts u32 [V], the history of each token. Raises ModelError for V > 524288.
     """
-    v, runs = _sizes(logits, counts)
-    best = trace.tensor("sample best", _MAX_RUNS, 2, dtype="u32")
-    trace.call(
-        "sample argmax",
-        kernel("sample_argmax", ["sampling", "sample_best"], {"V": v}),
-        [(logits, "r"), (counts, "r"), (sampling, "r"), (best, "w")],
-        (runs, 1, 1),
-    )
+    best = _best_of_blocks(trace, logits, sampling, counts)
     trace.call(
         "sample take",
-        kernel("sample_take", ["step", "sampling", "sample_best", "sample_step"], {"GROUPS": runs}),
+        kernel(
+            "sample_take",
+            ["step", "sampling", "sample_best", "sample_top", "sample_step"],
+            {"BLOCKS": best.shape[0]},
+        ),
         [(best, "r"), (sampling, "r"), (counts, "w"), (trace.ids, "w"), (trace.step, "w")],
         (1, 1, 1),
     )
 
 
-def sample_random(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor) -> None:
-    """A token by its probability after penalties, temperature, top-k, top-p and min-p, in this order (4 dispatches).
+def sample_random(
+    trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor, histogram: Tensor
+) -> None:
+    """A token by its probability after penalties, temperature, top-k, top-p and min-p, in this order (3 dispatches).
 
-    logits [V] f32 are changed in place. Exact unless over 1024 tokens share 1/64 nat at the border of top-k or top-p
-    (shaders/sample_select.wgsl); tokens 32 nats below the best one have probability 0. The noise depends on seed,
-    step.count and token. Raises ModelError for V > 524288.
+    histogram: u32 [HISTOGRAM_WORDS] of zeros, and zeros again afterwards. How exact it is: this file's docstring.
+    The noise depends on seed, step.count and token. Raises ModelError for V > 524288.
     """
-    v, runs = _sizes(logits, counts)
-    highest = trace.tensor("sample highest", _MAX_RUNS)
-    histogram = trace.tensor("sample histogram", _HISTOGRAM, dtype="u32")
-    best = trace.tensor("sample best", _MAX_RUNS, 2, dtype="u32")
-    candidates = trace.tensor("sample candidates", 4 + 2 * _LIST, dtype="u32")
-    trace.call(
-        "sample scale",
-        kernel("sample_scale", ["sampling", "sample_best", "sample_buckets"], {"V": v}),
-        [(logits, "w"), (counts, "r"), (sampling, "r"), (highest, "w"), (histogram, "w")],
-        (runs, 1, 1),
-    )
+    best = _best_of_blocks(trace, logits, sampling, counts)
+    blocks = best.shape[0]
+    scores = trace.tensor("sample scores", blocks, 2, dtype="u32")
+    constants = {"V": logits.shape[-1], "BLOCKS": blocks}
+    uses = ["step", "sampling", "sample_best", "sample_blocks", "sample_top", "sample_buckets"]
     trace.call(
         "sample histogram",
-        kernel("sample_histogram", ["sample_buckets", "sample_highest"], {"V": v, "GROUPS": runs}),
-        [(logits, "r"), (highest, "r"), (histogram, "w")],
-        (runs, 1, 1),
-    )
-    uses = ["step", "sampling", "sample_best", "sample_buckets"]
-    trace.call(
-        "sample select",
-        kernel(
-            "sample_select",
-            [*uses, "sample_highest", "hash", "sample_noise"],
-            {"V": v, "GROUPS": runs},
-        ),
+        kernel("sample_histogram", [*uses, "sample_mode", "hash", "sample_noise"], constants),
         [
             (logits, "r"),
-            (highest, "r"),
+            (counts, "r"),
+            (best, "r"),
             (sampling, "r"),
             (trace.step, "r"),
             (histogram, "w"),
-            (best, "w"),
-            (candidates, "w"),
+            (scores, "w"),
         ],
-        (runs, 1, 1),
+        (blocks // _RUN_BLOCKS, 1, 1),
     )
     trace.call(
         "sample choose",
-        kernel("sample_choose", [*uses, "hash", "sample_noise", "sample_step"], {"GROUPS": runs}),
+        kernel(
+            "sample_choose",
+            [*uses, "sample_mode", "sample_pick", "hash", "sample_noise", "sample_step"],
+            constants,
+        ),
         [
-            (candidates, "r"),
-            (histogram, "r"),
+            (logits, "r"),
             (best, "r"),
+            (scores, "r"),
             (sampling, "r"),
+            (histogram, "w"),
             (counts, "w"),
             (trace.ids, "w"),
             (trace.step, "w"),
@@ -161,8 +159,8 @@ def clear_counts(trace: Trace, counts: Tensor) -> None:
     )
 
 
-def _sizes(logits: Tensor, counts: Tensor) -> tuple[int, int]:
-    """V and the workgroups for it."""
+def _best_of_blocks(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor) -> Tensor:
+    """(order_key, token) of the best token of each block of 128, u32 [blocks, 2]."""
     v = logits.shape[-1]
     if counts.shape != (v,):
         raise ValueError(f"sample: counts {counts.shape} for {v} logits")
@@ -170,4 +168,12 @@ def _sizes(logits: Tensor, counts: Tensor) -> tuple[int, int]:
         raise ModelError(
             f"a vocabulary of {v} tokens: the sampling kernels take at most {_RUN * _MAX_RUNS}"
         )
-    return v, -(-v // _RUN)
+    runs = -(-v // _RUN)
+    best = trace.tensor("sample best", runs * _RUN_BLOCKS, 2, dtype="u32")
+    trace.call(
+        "sample argmax",
+        kernel("sample_argmax", ["sampling", "sample_best", "sample_blocks"], {"V": v}),
+        [(logits, "r"), (counts, "r"), (sampling, "r"), (best, "w")],
+        (runs, 1, 1),
+    )
+    return best

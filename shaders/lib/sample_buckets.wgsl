@@ -6,8 +6,7 @@ const BUCKETS = 2048u;
 const BUCKETS_A_NAT = 64.0;
 const REACH = 32.0;             // nats
 const EXCESS_UNIT = 524288.0;   // 2^19: below. 2^18 tokens of at most 1 - e^(-1/64) each stay within 32 bits
-const EXCESS_AT = BUCKETS;      // words of the histogram: counts, then excesses, then the length of the list
-const LENGTH_AT = 2u * BUCKETS;
+const EXCESS_AT = BUCKETS;      // words of the histogram: counts, then excesses
 const LIST = 1024u;             // tokens that can be ordered exactly
 
 // Only for d < REACH.

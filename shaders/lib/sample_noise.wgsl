@@ -1,5 +1,5 @@
 // sample_noise.wgsl: Gumbel noise, so that the argmax of logit + noise is a sample of the softmax (Gumbel-max trick;
-// Maddison et al. 2014, arXiv:1411.0030). Library before it: hash.
+// Maddison et al. 2014, arXiv:1411.0030). Libraries before it: hash, sampling, sample_best. The kernel supplies var sampling.
 
 // Noise of a token: the same for the same seed, place in the answer and token, on every device but for rounding.
 fn gumbel(key: u32, token: u32) -> f32 {
@@ -15,3 +15,9 @@ fn gumbel(key: u32, token: u32) -> f32 {
 }
 
 fn noise_key(seed: u32, count: u32) -> u32 { return pcg(seed ^ pcg(count + 0x9e3779b9u)); }
+
+// (order_key, token) of a token d nats below the best one: the highest wins. NONE where min-p drops it.
+fn score(noise: u32, token: u32, d: f32) -> vec2<u32> {
+  if (d > sampling.distance) { return NONE; }
+  return vec2<u32>(order_key(gumbel(noise, token) - d), token);
+}

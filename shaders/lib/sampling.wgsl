@@ -1,4 +1,4 @@
-// sampling.wgsl: what the caller set (py_engine/ops/sample.py packs it), the penalties, and an order of floats.
+// sampling.wgsl: what the caller set (py_engine/ops/sample.py packs it), and an order of floats.
 
 struct Sampling {
   inverse_temperature: f32,  // 1 when greedy
@@ -19,24 +19,6 @@ struct Sampling {
 // A token's history, a word each: bit 31 says that it stands in the prompt, the rest counts its uses in the answer.
 const IN_PROMPT = 0x80000000u;
 
-// The logit after the penalties. Repetition: Keskar et al. 2019, arXiv:1909.05858, prompt and answer, as transformers
-// has it. Presence and frequency: answer only, as OpenAI's API has them.
-fn penalise(logit: f32, history: u32, s: Sampling) -> f32 {
-  var l = logit;
-  if (history != 0u) {
-    if (l > 0.0) {
-      l = l / s.repetition;
-    } else {
-      l = l * s.repetition;
-    }
-  }
-  let uses = history & ~IN_PROMPT;
-  if (uses > 0u) {
-    l = l - s.presence - s.frequency * f32(uses);
-  }
-  return l;
-}
-
 // Unsigned integers in the order of the floats; NaN, of either sign, stands below all. Tested on bits, since shader
 // compilers may assume that there is no NaN.
 fn order_key(v: f32) -> u32 {
@@ -49,10 +31,4 @@ fn order_key(v: f32) -> u32 {
 fn from_order_key(key: u32) -> f32 {
   if ((key & 0x80000000u) != 0u) { return bitcast<f32>(key & 0x7fffffffu); }
   return bitcast<f32>(~key);
-}
-
-// The better of two (order_key, token): the higher key, on a tie the lower token.
-fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
-  if (b.x > a.x || (b.x == a.x && b.y < a.y)) { return b; }
-  return a;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops.sample import (
+    HISTOGRAM_WORDS,
     SAMPLING_BYTES,
     clear_counts,
     mark_prompt,
@@ -27,7 +29,9 @@ from tests.conftest import Runner
 from tests.ops.harness import Bench
 
 IN_PROMPT = np.uint32(1 << 31)
-V = 3000  # nearly all tests use one vocabulary: a pipeline takes a software adapter seconds to compile
+V = 3001  # nearly all tests use one vocabulary: a pipeline takes a software adapter seconds to compile
+WHOLE = 248320  # Qwen3.5's
+LIST = 1024  # lib/sample_buckets.wgsl
 
 _kernels: dict[int, Kernels] = {}
 
@@ -73,11 +77,12 @@ def pcg(v: np.ndarray) -> np.ndarray:
     return (word >> np.uint32(22)) ^ word
 
 
-def noise_reference(v: int, seed: int, count: int = 0) -> np.ndarray:
-    """The documented Gumbel noise of every token, in float64."""
+def noise_reference(tokens: Any, seed: Any, count: int = 0) -> np.ndarray:
+    """The documented Gumbel noise of tokens (an array, or how many) and seeds (which broadcast), in float64."""
+    tokens = np.arange(tokens) if isinstance(tokens, int) else tokens
     with np.errstate(over="ignore"):
-        key = pcg(np.array([seed], np.uint32) ^ pcg(np.array([count + 0x9E3779B9], np.uint32)))
-        u = (pcg(pcg(np.arange(v, dtype=np.uint32)) ^ key) + 0.5) / 2.0**32
+        key = pcg(np.asarray(seed, np.uint32) ^ pcg(np.array([count + 0x9E3779B9], np.uint32)))
+        u = (pcg(pcg(tokens.astype(np.uint32)) ^ key) + 0.5) / 2.0**32
     return -np.log(-np.log1p(-u))  # type: ignore[no-any-return]
 
 
@@ -98,9 +103,11 @@ class Sampler:
         self.step = put("step", np.zeros(8, np.uint32))
         self.ids = put("ids", np.zeros(64, np.uint32))
         self.trace = Trace(64, self.step, self.ids, self.step)
-        (sample_greedy if greedy else sample_random)(
-            self.trace, self.logits, self.sampling, self.counts
-        )
+        if greedy:
+            sample_greedy(self.trace, self.logits, self.sampling, self.counts)
+        else:
+            self.histogram = put("histogram", np.zeros(HISTOGRAM_WORDS, np.uint32))
+            sample_random(self.trace, self.logits, self.sampling, self.counts, self.histogram)
         self.planner = Planner(gpu, _kernels.setdefault(id(gpu), Kernels(gpu)), SingleSubmit())
         self.planner.reserve([self.trace])
         run(self.planner.allocate())
@@ -116,8 +123,7 @@ class Sampler:
         return self.run(self.bench.get(self.step))  # type: ignore[no-any-return]
 
     def replay(self) -> None:
-        """Once more, on the same logits (sampling changes them in place)."""
-        self.write(self.logits, self.values)
+        """Once more."""
         self.run(self.gpu.replay(self.plan.recording))
 
     def token(self, *, count: int = 0, **settings: Any) -> int:
@@ -135,13 +141,14 @@ def spread(v: int, seed: int = 0, size: float = 2.5) -> np.ndarray:
     return (size * np.random.default_rng(seed).standard_normal(v)).astype(np.float32)
 
 
-@pytest.mark.parametrize("v", [1, V, 262144])
+@pytest.mark.parametrize("v", [1, V, 524288])
 def test_greedy_takes_the_best_and_the_lowest_of_equals(gpu: Gpu, run: Runner, v: int) -> None:
     logits = spread(v)
     best = v // 3
     logits[best] = logits[v - 1] = 50.0  # in the last partial run too
     for greedy in (True, False):  # temperature 0 means the same in both sequences
         s = Sampler(gpu, run, logits, greedy=greedy)
+        assert len(s.plan.dispatches) == (2 if greedy else 3)
         assert s.token(temperature=0.0, top_p=0.5, min_p=0.9) == best
         s.close()
 
@@ -190,7 +197,7 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("shape", ["normal", "few", "flat"])
+@pytest.mark.parametrize("shape", ["normal", "few", "flat", "penalised"])
 def test_draws_are_those_of_the_reference(
     gpu: Gpu, run: Runner, settings: dict[str, Any], shape: str
 ) -> None:
@@ -202,11 +209,21 @@ def test_draws_are_those_of_the_reference(
     rng = np.random.default_rng(2)
     logits = {
         "normal": spread(V, 3),
+        "penalised": spread(V, 4),
         "few": np.pad(spread(24, 1, 1.5), (0, V - 24), constant_values=-np.inf),
         "flat": rng.permutation(np.linspace(-2.0, 0.0, V)),
     }[shape].astype(np.float32)
     s = Sampler(gpu, run, logits)
-    p = probabilities(logits, **settings)
+    history = np.zeros(V, np.uint32)
+    if shape == "penalised":
+        history = rng.integers(0, 4, V).astype(np.uint32)
+        history[::3] |= IN_PROMPT
+        settings = settings | {
+            "repetition_penalty": 1.2,
+            "presence_penalty": 0.6,
+            "frequency_penalty": 0.3,
+        }
+    p = probabilities(logits, history, **settings)
     told = 0
     for i in range(6):
         with np.errstate(divide="ignore"):
@@ -215,19 +232,9 @@ def test_draws_are_those_of_the_reference(
         if scores[first] - scores[second] > 1e-4:
             told += 1
             options = {"temperature": 1.0, **settings}
+            s.write(s.counts, history)
             assert s.token(seed=i, count=3 * i, **options) == first
     assert told >= 4
-    s.close()
-
-
-def test_whole_vocabulary(gpu: Gpu, run: Runner) -> None:
-    """Gemma's 262,144 tokens, 128 workgroups: with and without a list."""
-    logits = spread(262144, 3)
-    s = Sampler(gpu, run, logits)
-    for i, settings in enumerate([{"top_k": 4}, {"top_p": 0.5}]):
-        with np.errstate(divide="ignore"):
-            scores = np.log(probabilities(logits, **settings)) + noise_reference(262144, i)  # type: ignore[arg-type]
-        assert s.token(seed=i, temperature=1.0, **settings) == scores.argmax()
     s.close()
 
 
@@ -245,11 +252,87 @@ def test_equal_logits_at_the_border_of_top_k(gpu: Gpu, run: Runner) -> None:
     s.close()
 
 
-def test_a_border_that_no_list_holds_stays_whole(gpu: Gpu, run: Runner) -> None:
-    """3000 equal tokens: too many to order, so top-k keeps them all (documented in sample_select.wgsl)."""
-    s = Sampler(gpu, run, np.zeros(V, np.float32))
-    drawn = support(s, 12, temperature=1.0, top_k=3)
-    assert len(drawn) > 6
+FILTERS = [(1, 1.0), (20, 1.0), (64, 1.0), (1023, 1.0), (1024, 1.0)]  # (top_k, top_p)
+FILTERS += [(20, 0.8), (1024, 0.9), (0, 0.1), (0, 0.8), (0, 0.999), (2000, 0.99)]
+TEMPERATURES = {"real": 1.0, "flat": 0.9, "peaked": 6.0, "equal": 1.0, "steps": 1.5}
+
+
+def vocabulary(shape: str) -> np.ndarray:
+    """248320 logits: `real` as a language model's, frequent tokens first; `flat` within 1 nat; `peaked`; `equal`."""
+    rng = np.random.default_rng(5)
+    noise = rng.standard_normal(WHOLE)
+    logits = {
+        "real": 12 - 1.1 * np.log1p(np.arange(WHOLE)) + 2.3 * noise,
+        "flat": rng.permutation(np.linspace(-1.0, 0.0, WHOLE)),
+        "peaked": 1.5 * noise + 14 * (noise > 4.2),
+        "equal": np.full(WHOLE, -3.25),
+        "steps": np.floor(4 * noise) / 4,  # hundreds of equals at each value
+    }[shape]
+    return logits.astype(np.float32)
+
+
+@functools.cache
+def seeds_that_tell(shape: str, top_k: int, top_p: float) -> list[tuple[int, int]]:
+    """(seed, token): draws that would end otherwise, did the filters keep a token more or less than in float64.
+
+    Seeds with which the last token that stays wins; and others with which the first that goes would win, had it stayed.
+    For top-p these are the last and first whose running share is beyond the documented bounds, or any of the 0.1 %
+    nearest to them, since one token of a hundred thousand hardly ever wins.
+    """
+    logits = vocabulary(shape).astype(np.float64) / TEMPERATURES[shape]
+    order = np.lexsort((np.arange(WHOLE), -logits))
+    d = logits[order[0]] - logits[order]
+    stays = goes = top_k or WHOLE
+    if top_p < 1.0:
+        shares = np.exp(-d[:stays]) / np.exp(-d[:stays]).sum()
+        before = np.cumsum(shares) - shares
+        bound = 1e-5
+        bucket = np.floor(64 * d[:stays]) == np.floor(64 * d[(before < top_p).sum() - 1])
+        if not top_k and bucket.sum() > LIST and np.ptp(d[:stays][bucket]) > 0:
+            bound += 0.004 * shares[bucket].sum()
+        if top_k > LIST:
+            bucket = np.floor(64 * d) == np.floor(64 * d[top_k - 1])
+            bound += 0.004 * np.exp(-d[bucket]).sum() / np.exp(-d[:stays]).sum()
+        stays = max(int((before < top_p - bound).sum()), 1)
+        goes = max(int((before < top_p + bound).sum()), 1)
+    near = max(stays // 1000, 1) if stays > LIST else 1
+
+    def wins(seed: int, n: int) -> int | None:
+        """Who of the best n, if no other comes close."""
+        scores = noise_reference(order[:n], seed) - d[:n]
+        first = int(scores.argmax())
+        scores[first] -= 1e-4
+        return first if int(scores.argmax()) == first else None
+
+    told: list[tuple[int, int]] = []
+    for low, high in ((stays - near, stays), (goes, min(goes + near, WHOLE))):
+        found = 0
+        for batch in range(24):
+            seeds = np.arange(1 << 14, dtype=np.uint32) + np.uint32(batch << 14)
+            if low == high or found > 0:
+                break
+            own = (noise_reference(order[low:high, None], seeds) - d[low:high, None]).max(0)
+            for seed in seeds[np.argpartition(-own, 4)[:4]].tolist():
+                at = wins(seed, high)
+                winner = wins(seed, goes)
+                if at is not None and at >= low and winner is not None and winner < stays:
+                    told.append((seed, int(order[winner])))
+                    found += 1
+                    break
+    return told
+
+
+@pytest.mark.parametrize("shape", TEMPERATURES)
+def test_filters_over_a_whole_vocabulary(gpu: Gpu, run: Runner, shape: str) -> None:
+    """Top-k up to 1024 exactly, before top-p too; top-p alone within its bounds; whatever lies at the border."""
+    s = Sampler(gpu, run, vocabulary(shape))
+    for top_k, top_p in FILTERS:
+        told = seeds_that_tell(shape, top_k, top_p)
+        assert told, f"top_k {top_k}, top_p {top_p}: nothing was tested"
+        for seed, token in told:
+            settings = {"top_k": top_k, "top_p": top_p, "temperature": TEMPERATURES[shape]}
+            assert s.token(seed=seed, **settings) == token, settings
+    assert not run(s.bench.get(s.histogram)).any()  # ready for the next token
     s.close()
 
 
