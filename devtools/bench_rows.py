@@ -59,7 +59,7 @@ def row(result: Mapping[str, Any]) -> str:
             "" if used is None else f"{used:g} %",
             str(result.get("decode_dispatches") or result["plan"]["decode_dispatches"]),
             f"{result['load_s']:.2g}",
-            " ".join(filter(None, (result.get("version"), result.get("commit")))),
+            " ".join(filter(None, (result.get(k) for k in ("version", "commit", "tuned")))),
         )
     )
 
@@ -117,12 +117,13 @@ def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
     short = ["--prompt-tokens", arguments.prompt_tokens, "--new-tokens", arguments.new_tokens]
     prompts: list[list[str]] = [short, *[LONG] * arguments.long]
     samplings: list[list[str]] = [[], *[SAMPLED] * arguments.sampled]
+    tune = ["--tune"] * arguments.tune
     for model in arguments.models:
         for prompt in prompts:
             for sampling in samplings:
                 for kind in kinds:
                     measure = "--profile" if arguments.profile and not sampling else "--probe"
-                    yield [*kind, model, measure, *prompt, *sampling]
+                    yield [*kind, model, measure, *prompt, *sampling, *tune]
 
 
 def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
@@ -142,6 +143,8 @@ def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             name += f" ({package} {importlib.metadata.version(package)})"
         result["runtime"] = f"CPython {sys.version.split()[0]}, {name}"
+    if "--tune" in command:
+        result["tuned"] = "tuned"
     return result | {"date": str(datetime.date.today()), "device": device, "commit": commit()}
 
 
@@ -189,6 +192,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--profile", action="store_true", help="profile the greedy runs, for --save"
     )
+    parser.add_argument("--tune", action="store_true", help="measure the forms of kernels first")
     parser.add_argument("--device", default="", help="what the GPU is called in the rows")
     parser.add_argument("--save", type=Path, help="append every result to this file, a line each")
     parser.add_argument("--from", dest="saved", type=Path, help="no runs: the results of this file")

@@ -6,20 +6,22 @@ another adapter, engine version or layout, or one that makes no sense, counts as
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
-from py_engine.errors import StorageError
+from py_engine.errors import FormatError, StorageError
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.host.json_text import parse_json
+from py_engine.host.store import BlobStore
 from py_engine.ops.matvec import EPILOGUES, MatvecTask, MatvecTuning, fits
 from py_engine.version import VERSION
 
-STORE = "tunings"
 _LAYOUT = 1  # of the file
 
 Forms = dict[Hashable, MatvecTuning]
@@ -34,20 +36,28 @@ def tuning_digest(calls: Iterable[Call]) -> str:
 async def stored_forms(gpu: Gpu, io: Io) -> Forms:
     """What earlier loads measured on this adapter; empty when nothing can be used."""
     try:
-        store = await io.open_store(STORE)
-        data = io.to_bytes(await store.read(_name(gpu)))
-        return unpack(json.loads(data), gpu)
-    except (StorageError, FileNotFoundError, ValueError):
+        async with _store(io) as store:
+            data = io.to_bytes(await store.read(_name(gpu)))
+        return unpack(parse_json(data, "tunings"), gpu)
+    except (StorageError, FileNotFoundError, FormatError, ValueError):
         return {}
 
 
 async def store_forms(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu, io: Io) -> None:
     """Keep them for the next load. A store that refuses is no error: the next load measures again."""
+    with contextlib.suppress(StorageError):
+        async with _store(io) as store:
+            await store.replace(_name(gpu), json.dumps(pack(forms, gpu)).encode())
+
+
+@contextlib.asynccontextmanager
+async def _store(io: Io) -> AsyncIterator[BlobStore]:
+    """Open only for the moment: an open file of a browser keeps other tabs out."""
+    store = await io.open_store("tunings")
     try:
-        store = await io.open_store(STORE)
-        await store.replace(_name(gpu), json.dumps(pack(forms, gpu)).encode())
-    except StorageError:
-        pass
+        yield store
+    finally:
+        await store.close()
 
 
 def pack(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu) -> dict[str, Any]:
