@@ -104,7 +104,7 @@ class AnswerRow:
         label = thinking_label(self.message, last)
         if summary.textContent != label:
             summary.textContent = label
-        if thought != self._thought:
+        if thought != self._thought and (last or self._thinking.open):  # unseen text costs nothing
             self._thought = thought
             body.textContent = thought
         show(self._thinking)
