@@ -124,32 +124,51 @@ async def _advice(
     config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting, budget: int | None
 ) -> str:
     """Which smaller context, and which context with 4-bit weights (of a plain checkpoint), would fit."""
+    asked = setting.context or DEFAULT_CONTEXT
+    smaller = [1 << n for n in range((asked - 1).bit_length() - 1, 7, -1)]
+    choices = [(setting, "", smaller)]
+    if quantization(config) is None:
+        choices.append((Setting("q4", "f16", None), 'dtype="q4"', [asked, *smaller]))
     fitting = []
     largest = 0
-    asked = setting.context or DEFAULT_CONTEXT
-    contexts = [asked, *(1 << n for n in range((asked - 1).bit_length() - 1, 7, -1))]
-    choices = [(setting, "")]
-    if quantization(config) is None:
-        choices.append((Setting("q4", "f16", None), 'dtype="q4"'))
-    for choice, name in choices:
-        for context in contexts:
-            if context <= largest:
-                break  # no gain over what is suggested already
-            try:
-                found = await estimate(config, make_store, gpu, replace(choice, context=context))
-            except (OutOfMemoryError, InputError):
-                continue
-            if budget is None or found.peak_bytes <= budget:
-                words = [name] if name else []
-                words += [f"context={context}"] if context != asked else []
-                fitting.append(f"{' with '.join(words)} ({mb(found.peak_bytes)})")
-                largest = context
-                break
+    for choice, name, contexts in choices:
+        found = await _largest(config, make_store, gpu, choice, contexts, budget)
+        if found is not None and found.context > largest:
+            largest = found.context
+            words = [name] if name else []
+            words += [f"context={largest}"] if largest != asked else []
+            fitting.append(f"{' with '.join(words)} ({mb(found.peak_bytes)})")
     if not fitting:
         return (
             "Neither a smaller context nor 4-bit weights of it would fit: choose a smaller model."
         )
     return f"What would fit: {', or '.join(fitting)}."
+
+
+async def _largest(
+    config: Config,
+    make_store: MakeStore,
+    gpu: Gpu,
+    setting: Setting,
+    contexts: Sequence[int],
+    budget: int | None,
+) -> Estimate | None:
+    """Of the first of these falling contexts that fits; what is beyond the model's or the device's limits does not."""
+    best: Estimate | None = None
+    low, high = 0, len(contexts)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            found = await estimate(
+                config, make_store, gpu, replace(setting, context=contexts[middle])
+            )
+        except (OutOfMemoryError, InputError):
+            found = None
+        if found is not None and (budget is None or found.peak_bytes <= budget):
+            best, high = found, middle
+        else:
+            low = middle + 1
+    return best
 
 
 def mb(nbytes: int) -> str:
