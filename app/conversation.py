@@ -200,6 +200,8 @@ class Conversation:
                 running.first_s = time.ticks_diff(time.ticks_ms(), running.started) / 1000
             self._take(running, message)
             running.tps, running.tokens = message["tps"], message["num_tokens"]
+        elif status == "dropped":
+            self._forgot(running, len(message["messages"]))
         elif status == "complete":
             self._take(running, message, whole=True)
             running.tps, running.tokens = message["tps"], message["num_tokens"]
@@ -218,6 +220,12 @@ class Conversation:
                 "text": message["error"].split("\nTraceback")[0],
             }
             self._finish(running, "error")
+
+    def _forgot(self, running, count):
+        """The model no longer sees the oldest messages: said where that begins, and where it goes further."""
+        before = [m["forgot"] for m in running.chat["messages"] if "forgot" in m]
+        if before[-1:] != [count]:
+            running.message["forgot"] = count
 
     def _take(self, running, heard, whole=False):
         """What a token message adds, or a complete one says, to the answer."""

@@ -70,6 +70,7 @@ class AnswerRow:
 
     def draw(self, last=True):
         """Show the message as it is now. `last`: no more text comes."""
+        self._draw_forgot()
         self._draw_thinking(last)
         answer = self.message["content"]
         if len(answer) != self._shown or last:
@@ -94,6 +95,13 @@ class AnswerRow:
             self.node.removeAttribute("aria-busy")
         if yes:
             self._stats.textContent = stats
+
+    def _draw_forgot(self):
+        count = self.message.get("forgot")
+        if count:
+            notice = self.node.querySelector(".forgot")
+            notice.textContent = forgot_text(count)
+            show(notice)
 
     def _draw_thinking(self, last):
         """Folded, unless the person opens it."""
@@ -120,6 +128,12 @@ class AnswerRow:
         clear(row)
         for text, action in remedies(error["type"]):
             row.append(button(text, action))
+
+
+def forgot_text(count):
+    """What the model does not see any more, in words."""
+    what = "first message" if count == 1 else f"first {count} messages"
+    return f"The context is full: from here on the model no longer sees the {what} of this chat."
 
 
 def thinking_label(message, last=True):

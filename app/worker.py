@@ -19,6 +19,7 @@ from py_engine.serve.protocol import (
     Bench,
     Complete,
     CountTokens,
+    Dropped,
     Error,
     FromWorker,
     Generate,
@@ -157,6 +158,9 @@ class Host:
             generation = engine.chat(message.messages, **options)
         else:
             generation = engine.complete(message.prompt or "", **options)
+        if generation.dropped:
+            dropped = generation.dropped
+            self._send(Dropped(message.id, [*dropped.messages], dropped.tokens))
         self._stops[message.id] = generation.stop
         if abort.is_set:
             generation.stop()

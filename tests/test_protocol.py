@@ -13,6 +13,7 @@ from py_engine.serve.protocol import (
     Booted,
     Complete,
     CountTokens,
+    Dropped,
     Env,
     Error,
     Files,
@@ -54,6 +55,7 @@ TO_WORKER: list[ToWorker] = [
 ]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [
+    Dropped(5, [1, 2], 40),
     Booted("Pyodide 314.0.7", 500.0, True),
     Log("a line"),
     Loading(1, "Fetching"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from py_engine.abort import Abort
 from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
+from py_engine.inputs.window import Dropped
 
 
 @dataclass
@@ -27,7 +28,8 @@ class Answer:
 
     `text` is the answer itself. `reasoning` is what the model thought before it, of `reasoning_tokens` (the marks
     around it counted). `tool_calls` are OpenAI's: {"id", "type", "function": {"name", "arguments": JSON text}};
-    `tool_call_errors` say why others could not be read and stayed in `text`.
+    `tool_call_errors` say why others could not be read and stayed in `text`. `dropped`: the messages of the chat that
+    the model did not see, since not all of them fit the context.
     """
 
     text: str = ""
@@ -40,6 +42,7 @@ class Answer:
     reasoning_tokens: int = 0
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_call_errors: list[str] = field(default_factory=list)
+    dropped: Dropped | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -50,10 +53,14 @@ class Answer:
 class Generation:
     """A generation that is queued or running: iterate it for deltas, or await it for the whole answer.
 
-    It runs whether anybody looks or not; `stop()` ends it (finish_reason "abort").
+    It runs whether anybody looks or not; `stop()` ends it (finish_reason "abort"). `dropped`, from the beginning: see
+    Answer.
     """
 
-    def __init__(self, run: Callable[[Generation], Awaitable[None]]) -> None:
+    def __init__(
+        self, run: Callable[[Generation], Awaitable[None]], dropped: Dropped | None = None
+    ) -> None:
+        self.dropped = dropped
         self.abort = Abort()
         self._when_stopped: Callable[[], None] = lambda: None
         self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
@@ -79,6 +86,7 @@ class Generation:
     def finish(self, answer: Answer) -> None:
         """For the engine: this is the answer; whoever waits goes on, whatever clean-up the engine still does."""
         if not self._answer.done():
+            answer.dropped = self.dropped
             self._answer.set_result(answer)
             self._deltas.put_nowait(None)
 

@@ -23,12 +23,17 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
 
-Messages = Sequence[Mapping[str, Any]]
 _ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
+
+
+def _length(max_tokens: object) -> int | None:
+    """max_tokens where it is one; whether it may be anything else is checked with the other options."""
+    return max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
 
 
 async def _or_abort(load: asyncio.Task[Loaded], abort: Abort) -> Loaded:
@@ -58,6 +63,7 @@ class Engine:
         loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
         self._closed = False
+        self._window = Window(loaded.decoder.state.context)
 
     @classmethod
     async def load(
@@ -163,14 +169,28 @@ class Engine:
         Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
         frequency_penalty, seed, stop (str or list).
-        Raises InputError (also ContextError, with the numbers) at once.
+        When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
+        out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
+        Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
         """
         if enable_thinking is not None and not isinstance(enable_thinking, bool):
             raise InputError(f"enable_thinking={enable_thinking!r}: give True, False or None")
         offered = check_tools(tools)
         template = self._loaded.template
-        prompt = template.pieces(messages, offered, enable_thinking=enable_thinking)
-        ids = self._tokenizer().encode_pieces(prompt)
+
+        def lay_out(said: Messages) -> list[tuple[str, bool]]:
+            return template.pieces(said, offered, enable_thinking=enable_thinking)
+
+        def encode(said: Messages) -> list[int]:
+            return self._tokenizer().encode_pieces(lay_out(said))
+
+        ids = encode(messages)
+        messages, dropped = self._window.fit(
+            messages, len(ids), lambda said: len(encode(said)), _length(options.get("max_tokens"))
+        )
+        prompt = lay_out(messages)
+        if dropped:
+            ids = self._tokenizer().encode_pieces(prompt)
         splitter = Splitter(self._markup, offered, self._markup.begins_thinking(prompt))
         border = None
         if self._decoder().prefix.recurrent:
@@ -180,7 +200,7 @@ class Engine:
                 messages, offered, enable_thinking=enable_thinking, add_generation_prompt=False
             )
             border = shared(ids, said)
-        return self._start(ids, options, splitter, border)
+        return self._start(ids, options, splitter, border, dropped)
 
     def complete(self, prompt: str, **options: Any) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
@@ -315,6 +335,7 @@ class Engine:
         options: Mapping[str, Any],
         splitter: Splitter | None = None,
         border: int | None = None,
+        dropped: Dropped | None = None,
     ) -> Generation:
         """Check the request now, so that bad input is the caller's error, then queue it. Without a splitter, marks
         are text."""
@@ -329,7 +350,7 @@ class Engine:
                 if not generation.abort.is_set:
                     await self._generate(request, generation)
 
-        return Generation(run)
+        return Generation(run, dropped)
 
     def _request(self, ids: list[int], options: dict[str, Any]) -> Request:
         context = self._decoder().state.context

@@ -4,7 +4,7 @@ A message is a plain object. To the worker it has a `type` and an `id` that the 
 answer carries the same `id` and a `status`. A class below is a kind of message, its fields are the object's other keys.
 
     load          -> loading*, progress*, then ready | error        (loading another model unloads the one before)
-    generate      -> token*, then complete | error                   (queued, first come first served)
+    generate      -> dropped?, token*, then complete | error         (queued, first come first served)
     interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
                      a generate with complete and finish_reason "abort"
     count_tokens, info, unload, files, env, bench -> result | error
@@ -207,6 +207,17 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """The chat does not fit the context: the model does not see these messages (places in those of the generate), which
+    took so many tokens. Once, before the first token, for every answer that leaves some out."""
+
+    status: ClassVar[str] = "dropped"
+    id: MessageId
+    messages: list[int]
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Token:
     """New text (never half a character); `num_tokens` generated so far, `tps` tokens per second since the first.
 
@@ -264,7 +275,7 @@ class Result:
     value: Any
 
 
-FromWorker = Booted | Log | Loading | Progress | Ready | Token | Complete | Error | Result
+FromWorker = Booted | Log | Loading | Progress | Ready | Dropped | Token | Complete | Error | Result
 
 
 # ---- both ways -------------------------------------------------------------------------------------------------------
