@@ -12,8 +12,8 @@ const PREFIX = 'shell-';
 const NAME = PREFIX + SHELL.version;
 const INDEX = './';
 const CONFIG = 'config.json';  // what the server offers: fresh if it can be had
-const PINS = 'pins.json';      // {client: version} of the tabs and workers that came with an older version; marks, in a
-                               // version's cache, that it was once in charge
+const PINS = 'pins.json';      // {client: version} of the tabs and workers that came with an older version; in the cache
+                               // of the version that is in charge
 const CONFIG_PATIENCE_MS = 3000;
 
 const EVENTS = {
@@ -70,19 +70,24 @@ function dressed(file, path, integrity) {
 // ---- it takes charge
 
 async function takeCharge() {
-  const pins = await pinsOfOpenTabs();
+  const names = await ownCaches();
+  const before = await lastInCharge(names);
+  const pins = before ? await pinsOfOpenTabs(before) : {};
   await (await caches.open(NAME)).put(addressOf(PINS), Response.json(pins));
-  const wanted = new Set([SHELL.version, ...Object.values(pins)].map(version => PREFIX + version));
-  for (const name of await ownCaches()) if (!wanted.has(name)) await caches.delete(name);
+  if (before) await (await caches.open(before)).delete(addressOf(PINS));
+  const wanted = new Set(Object.values(pins).map(version => PREFIX + version));
+  const older = names.slice(0, names.indexOf(NAME)); // one that was made later is a version on its way
+  await Promise.all(older.filter(name => !wanted.has(name)).map(name => caches.delete(name)));
   await dropOldSnapshots();
   await self.clients.claim(); // a first visit's page too
 }
 
+async function lastInCharge(names) {
+  for (const name of names.toReversed()) if (name !== NAME && await kept(PINS, name)) return name;
+}
+
 /** Every tab and worker that the version before had in charge, with the version that it came with. */
-async function pinsOfOpenTabs() {
-  let before = null;
-  for (const name of await ownCaches()) if (name !== NAME && await kept(PINS, name)) before = name; // the newest
-  if (!before) return {};
+async function pinsOfOpenTabs(before) {
   const older = await (await kept(PINS, before)).json();
   const open = await self.clients.matchAll({ type: 'all' });
   return Object.fromEntries(open.map(({ id }) => [id, older[id] ?? before.slice(PREFIX.length)]));
@@ -95,16 +100,16 @@ async function ownCaches() {
   return names.filter((_, i) => own[i]);
 }
 
-/** Memory snapshots of other Pyodides, or with other sources in them (public/boot.mjs keeps them). */
+/** Memory snapshots of other Pyodides, or with other sources in them (public/boot.mjs keeps them). A current cache is
+    left even when it is empty: a snapshot may be on its way into it. */
 async function dropOldSnapshots() {
-  for (const name of await caches.keys()) {
-    if (!name.startsWith('snapshot-')) continue;
+  for (const name of (await caches.keys()).filter(name => name.startsWith('snapshot-'))) {
     const cache = await caches.open(name);
+    const current = SHELL.snapshots.caches.includes(name);
     for (const { url } of await cache.keys()) {
-      const current = SHELL.snapshots.caches.includes(name) && url.endsWith(SHELL.snapshots.sources);
-      if (url.startsWith(SCOPE) && !current) await cache.delete(url);
+      if (url.startsWith(SCOPE) && !(current && url.endsWith(SHELL.snapshots.sources))) await cache.delete(url);
     }
-    if (!(await cache.keys()).length) await caches.delete(name);
+    if (!current && !(await cache.keys()).length) await caches.delete(name);
   }
 }
 
