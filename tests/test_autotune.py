@@ -15,6 +15,7 @@ from py_engine.generate import autotune
 from py_engine.generate.autotune import chosen_forms, fastest, measure
 from py_engine.generate.tunings import pack, store_forms, stored_forms, tuning_digest, unpack
 from py_engine.graph.kernels import Kernels
+from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io_native import NativeIo
@@ -158,9 +159,10 @@ def broken() -> list[Any]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "content", [json.dumps(c) for c in broken()] + ["", "{", "\x00", "[" * 99_999]
-)
+BROKEN = [*map(json.dumps, broken()), "", "{", "\x00", "[" * 99_999]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 def test_a_file_that_makes_no_sense_counts_as_none(content: str, io: NativeIo, run: Runner) -> None:
     gpu = CountingGpu()
     run(store_forms({TASK: MatvecTuning(64, 4, 2)}, gpu, io))
@@ -226,6 +228,23 @@ def test_a_tuned_model_answers_as_the_reference(
     for values in (plain, tuned):
         error = ((values - golden.logits) ** 2).sum() / (golden.logits**2).sum()
         assert error < reference.NMSE_F32
+
+
+def test_a_grouped_submit_is_not_tuned(
+    gpu: Gpu, io: NativeIo, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few dispatches go into a command buffer, none are timed by the hundred."""
+
+    async def compare(self: Any, alternatives: Any) -> list[float]:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(autotune.Clock, "compare", compare)
+
+    async def tokens() -> list[int]:
+        async with await load(gpu, io, tune=True, strategy=GroupedSubmit(8)) as engine:
+            return await engine.generate_ids([5, 6, 7], 2, ignore_eos=True)
+
+    assert len(run(tokens())) == 2
 
 
 def test_software_adapters_are_not_tuned(

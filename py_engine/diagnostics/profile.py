@@ -9,7 +9,8 @@ A mode of its own: it records the plans' dispatches anew and leaves the plans as
   alone     the plan with a compute pass and two timestamps a dispatch; their sum is what the kernels themselves take,
             and what is left of `pass` are the gaps between dependent dispatches. Only where the clock is fine enough
 
-Without timestamp queries the wall clock times repeated replays, and `pass` and `alone` are missing.
+Passes are submitted whole, whatever the model's submit strategy. Without timestamp queries the wall clock times
+repeated replays, and `pass` and `alone` are missing.
 """
 
 from __future__ import annotations

@@ -108,6 +108,10 @@ async def load_model(
         address, source.config, source.make_store, gpu, setting, memory_budget
     )
     kernels = Kernels(gpu)
+    if tune:
+        tell(Progress("config", message="Measuring kernels on this device"))
+        if strategy and strategy.await_each:
+            tune = None  # measuring wants many dispatches in a command buffer, which this device may not take
     try:
         forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
     except BaseException:
