@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,22 @@ def test_the_widest_layer_is_quantised_slice_by_slice(
     assert words == pack(fields, 4).tobytes()
     pairs = np.stack([Stored.of(scale, "BF16").array, Stored.of(bias, "BF16").array], -1)
     assert run(gpu.read(part.scales.binding.buffer, 0, pairs.nbytes)) == pairs.tobytes()
+    run(engine.close())
+
+
+def test_a_matrix_that_one_binding_cannot_hold(
+    gpu: Gpu, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is cut into parts, each quantised from its own rows."""
+    plain = wide_lfm2(70_001)
+    folder = plain.write(tmp_path / "plain")
+    whole = Loaded(run, gpu, folder, "q4")
+    monkeypatch.setattr(gpu, "limits", replace(gpu.limits, max_binding_bytes=1 << 20))
+    engine = run(Engine.load(folder, gpu=gpu, dtype="q4", context=64))
+    parts = engine._loaded.decoder.model.embedding.parts
+    assert len(parts) == 3 and sum(part.rows for part in parts) == 70_001
+    logits = np.frombuffer(run(engine.logits(IDS)), np.float32)
+    assert (logits == whole.logits).all()
     run(engine.close())
 
 
