@@ -2,6 +2,8 @@
 
 import time
 
+import js
+
 from app.device import Awake, size_text
 from app.dom import announce, button, clear, find, show
 
@@ -27,6 +29,7 @@ class Loading:
         self._request = None
         self._points = []
         self._drawn = 0
+        self._said = ""  # the last note
         self.state = "none"
         self.model = None
         self.info = {}
@@ -37,6 +40,7 @@ class Loading:
             self._client.end(self._request)
         self.model = model
         self.info = {}
+        self._said = ""
         self._points = []
         self._drawn = 0
         find("load-title").textContent = "Loading " + label(model)
@@ -75,9 +79,15 @@ class Loading:
             self._phase(PHASES.get(message["message"], message["message"]))
         elif status == "progress":
             self._progress(message["loaded"], message["total"])
+        elif status == "note":
+            self._said = message["message"]
+            js.console.warn("engine:", self._said)
+            self._phase(self._said)
         elif status == "ready":
             self.info = message.get("info") or {}
             self._finish("ready")
+            if self.info.get("kept") is False:
+                problem(label(self.model) + " will be fetched again next time", self._said)
             announce(label(self.model) + " is ready")
         elif status == "error":
             self._finish("none")

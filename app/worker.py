@@ -29,6 +29,7 @@ from py_engine.serve.protocol import (
     Loading,
     LoadOptions,
     MessageId,
+    Note,
     Progress,
     Ready,
     Result,
@@ -125,6 +126,9 @@ class Host:
 
         def on_progress(progress: Any) -> None:
             nonlocal phase
+            if progress.phase == "note":
+                self._send(Note(id, progress.message))
+                return
             if progress.phase != phase:
                 phase = progress.phase
                 self._send(Loading(id, progress.message or phase))

@@ -8,14 +8,16 @@
 import * as blobs from './blobs.mjs';
 import * as storage from './device_storage.mjs';
 import * as replay from './replay.mjs';
+import * as sha256 from './sha256.mjs';
 
 export const DEFAULT_RUNTIME = 'py314';
 const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; both read by py_engine/host/io_browser.py; blobs: store_browser.py; storage: device_storage_browser.py. */
-export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, replay, storage, Tokenizer: null };
+/** files: "FOLDER/NAME" -> File; env: settings from the page; sha256: all three read by py_engine/host/io_browser.py; blobs: store_browser.py;
+    storage: device_storage_browser.py. */
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, replay, sha256, storage, Tokenizer: null };
 
 const fetchBytes = async path => {
   const answer = await fetch(HERE + path);

@@ -65,6 +65,15 @@ def missing_adapter(reason: str) -> None:
     pytest.skip(reason)
 
 
+@pytest.fixture(autouse=True)
+def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has stores of its own, empty at first; the hub cache is the folder's `hub`."""
+    place = tmp_path / "stores"
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
+    monkeypatch.setenv("JERBOA_HOME", str(place))
+    return place
+
+
 @pytest.fixture(scope="session")
 def run() -> Iterator[Runner]:
     """`run(coroutine)` on one event loop for the whole session: what a device made belongs to the loop."""

@@ -571,3 +571,70 @@ async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     for name in await files.names():
         await files.delete(name)
     return {"count": count, "full": full, "good": good, "left": await files.names()}
+
+
+async def keep(endpoint: str, repo: str) -> dict[str, Any]:
+    """Load a model's weights through the store, without compiling the model; what was told, and a sum of what lies on
+    the GPU."""
+    import hashlib
+    from functools import partial
+
+    import js
+
+    from py_engine.abort import Abort
+    from py_engine.graph.kernels import Kernels
+    from py_engine.host import open_io
+    from py_engine.models import build_model
+    from py_engine.weights.cache import open_kept
+    from py_engine.weights.config import quantization, read_config
+    from py_engine.weights.hub import open_repository
+    from py_engine.weights.loader import Loader
+    from py_engine.weights.mlx_quant import quantization_of
+    from py_engine.weights.safetensors import read_tensors
+    from py_engine.weights.store import WeightStore
+
+    js.jerboa.env.set("HF_ENDPOINT", endpoint)
+    notes: list[str] = []
+    gpu, io = await open_any(), open_io()
+    repository = await open_repository(repo, io, partial(open_kept, note=notes.append))
+    try:
+        config = await read_config(repository)
+        tensors = await read_tensors(repository)
+        quantised = quantization_of(tensors, quantization(config))
+        weights = WeightStore(gpu, tensors, quantised, form="stored", family="test")
+        kernels = Kernels(gpu)
+        build_model(config, weights)
+        await Loader(gpu, kernels, repository, lambda _: None, Abort()).run(weights.jobs)
+        await repository.commit()
+        await kernels.settle()
+        sums = [
+            hashlib.sha256(await gpu.read(job.target.binding.buffer)).hexdigest()
+            for job in weights.jobs
+            if job.target.binding
+        ]
+        return {"notes": notes, "kept": repository.kept, "sums": sums}
+    finally:
+        await repository.close()
+        gpu.close()
+
+
+async def stored_files(part: str) -> dict[str, int]:
+    """Sizes of the files in the store of models whose name contains `part`."""
+    from py_engine.host import open_io
+
+    models = await open_io().open_store("models")
+    found = {name: await models.size(name) or 0 for name in await models.names() if part in name}
+    await models.close()
+    return found
+
+
+async def flip(name: str, offset: int) -> None:
+    """Flip a bit of a file in the store of models."""
+    from py_engine.host import open_io
+
+    io = open_io()
+    models = await io.open_store("models")
+    byte = io.to_bytes(await models.read(name, offset, offset + 1))[0]
+    await models.write(name, offset, bytes([byte ^ 4]))
+    await models.flush(name)
+    await models.close()

@@ -7,12 +7,12 @@ passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Py
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from py_engine.host.store import BlobStore, Bytes
 
-__all__ = ["Bytes", "Io", "Response"]
+__all__ = ["Bytes", "Hasher", "Io", "Response", "Sink"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,34 @@ class Response:
     headers: Mapping[str, str]
     body: Bytes
     url: str  # after redirects
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Takes a body's bytes while they come, when `accept(status, headers)` says yes to the answer's head.
+
+    `put(offset, data)` gets the bytes from `offset` of the body on and is awaited before more are read; no piece goes
+    across one of `cuts` (offsets in the body, ascending).
+    """
+
+    accept: Callable[[int, Mapping[str, str]], bool]
+    put: Callable[[int, Bytes], Awaitable[None]]
+    cuts: Sequence[int] = ()
+
+
+class Hasher(abc.ABC):
+    """A sha256 of bytes that come one after the other."""
+
+    @abc.abstractmethod
+    async def update(self, data: Bytes) -> None:
+        """Add bytes; they may be reused once this returns."""
+
+    @abc.abstractmethod
+    async def hexdigest(self) -> str:
+        """The sum of everything added, 64 hex digits."""
+
+    def close(self) -> None:  # noqa: B027  (most hosts hold nothing)
+        """Give up, or done. A second call does nothing."""
 
 
 class Io(abc.ABC):
@@ -43,10 +71,12 @@ class Io(abc.ABC):
         timeout_s: float = 30.0,
         method: str = "GET",
         on_bytes: Callable[[int], None] | None = None,
+        sink: Sink | None = None,
     ) -> Response:
         """One request; `start`..`end` (end exclusive) becomes a Range header. Redirects are followed; the
         Authorization header is not sent to another host. `timeout_s` is the longest silence, not the whole time.
-        `on_bytes(n)` is told of each n bytes as they come. Raises HubError when no response came (with status None)."""
+        `on_bytes(n)` is told of each n bytes as they come; `sink` gets them too.
+        Raises HubError when no response came (with status None)."""
 
     @abc.abstractmethod
     async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
@@ -71,6 +101,14 @@ class Io(abc.ABC):
         """A view of data[start:end]; no copy."""
 
     @abc.abstractmethod
+    def join(self, parts: Sequence[Bytes]) -> Bytes:
+        """One buffer of all parts, copied."""
+
+    @abc.abstractmethod
+    def sha256(self) -> Hasher:
+        """A new sum."""
+
+    @abc.abstractmethod
     def nbytes(self, data: Bytes) -> int:
         """Its length in bytes."""
 
@@ -85,6 +123,10 @@ class Io(abc.ABC):
     @abc.abstractmethod
     def now(self) -> float:
         """Monotonic seconds."""
+
+    @abc.abstractmethod
+    def time(self) -> float:
+        """Seconds since 1970, by this device's clock."""
 
     @abc.abstractmethod
     def env(self, name: str) -> str | None:

@@ -9,18 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import js
 from pyodide.ffi import JsException, to_js
 
 from py_engine.errors import HubError
-from py_engine.host.io import Bytes, Io, Response
+from py_engine.host.io import Bytes, Hasher, Io, Response, Sink
 from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
 FIRST_CAPACITY = 64 << 10  # of a body of unknown length
+
+
+class _Sha256(Hasher):
+    def __init__(self) -> None:
+        self._worker = js.jerboa.sha256.start()
+
+    async def update(self, data: Bytes) -> None:
+        """See Hasher.update."""
+        await self._worker.update(data)
+
+    async def hexdigest(self) -> str:
+        """See Hasher.hexdigest."""
+        return str(await self._worker.digest())
+
+    def close(self) -> None:
+        """See Hasher.close."""
+        self._worker.close()
 
 
 class BrowserIo(Io):
@@ -41,6 +58,7 @@ class BrowserIo(Io):
         timeout_s: float = 30.0,
         method: str = "GET",
         on_bytes: Callable[[int], None] | None = None,
+        sink: Sink | None = None,
     ) -> Response:
         """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
         sent = dict(headers or {})
@@ -72,7 +90,8 @@ class BrowserIo(Io):
             if method == "HEAD" or not answer.body:
                 body = js.Uint8Array.new(0)
             else:
-                body = await _read_body(answer.body, limit, timeout_s, on_bytes)
+                taken = sink if sink and sink.accept(status, _headers(answer.headers)) else None
+                body = await _read_body(answer.body, limit, timeout_s, on_bytes, taken)
         except TimeoutError as error:
             controller.abort()
             raise HubError(
@@ -124,6 +143,19 @@ class BrowserIo(Io):
         """See Io.slice."""
         return data.subarray(start, end)
 
+    def join(self, parts: Sequence[Bytes]) -> Bytes:
+        """See Io.join."""
+        whole = js.Uint8Array.new(sum(self.nbytes(part) for part in parts))
+        at = 0
+        for part in parts:
+            whole.set(part, at)
+            at += self.nbytes(part)
+        return whole
+
+    def sha256(self) -> Hasher:
+        """See Io.sha256. Added in a worker of its own: the bytes are copied there, not into Python."""
+        return _Sha256()
+
     def nbytes(self, data: Bytes) -> int:
         """See Io.nbytes."""
         return int(data.byteLength)
@@ -139,6 +171,10 @@ class BrowserIo(Io):
     def now(self) -> float:
         """See Io.now."""
         return time.monotonic()
+
+    def time(self) -> float:
+        """See Io.time."""
+        return time.time()
 
     def env(self, name: str) -> str | None:
         """What the page put into `jerboa.env` under `name`; an empty string counts as absent."""
@@ -158,7 +194,11 @@ async def _within(promise: Awaitable[Any], timeout_s: float) -> Any:
 
 
 async def _read_body(
-    stream: Any, limit: int | None, timeout_s: float, on_bytes: Callable[[int], None] | None
+    stream: Any,
+    limit: int | None,
+    timeout_s: float,
+    on_bytes: Callable[[int], None] | None,
+    sink: Sink | None,
 ) -> Bytes:
     """Read a ReadableStream into one Uint8Array, at most `limit` bytes; `timeout_s` is for each piece.
 
@@ -182,12 +222,21 @@ async def _read_body(
             grown.set(body.subarray(0, filled))
             body = grown
         body.set(chunk, filled)
+        for start, end in _between(sink.cuts, filled, filled + count) if sink else ():
+            await sink.put(start, body.subarray(start, end))  # type: ignore[union-attr]
         filled += count
         if on_bytes is not None and count:
             on_bytes(count)
         if limit is not None and filled == limit:
             break
     return body.subarray(0, filled)
+
+
+def _between(cuts: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """start..end in pieces that no cut lies within."""
+    for cut in (*(c for c in cuts if start < c < end), end):
+        yield start, cut
+        start = cut
 
 
 def _headers(headers: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ come from the usual environment variables (`https_proxy`, `no_proxy`).
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import os
 import socket
@@ -15,12 +16,12 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from py_engine.errors import AbortError, HubError
-from py_engine.host.io import Bytes, Io, Response
+from py_engine.host.io import Bytes, Hasher, Io, Response, Sink
 from py_engine.host.store_native import FileStore, default_root
 
 MAX_REDIRECTS = 10
@@ -34,9 +35,17 @@ Key = tuple[str, str]  # scheme, host:port
 class _Transfer:
     """What the waiting coroutine shares with the thread that works for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink | None, loop: asyncio.AbstractEventLoop) -> None:
         self.cancelled = False
         self.connection: http.client.HTTPConnection | None = None
+        self.sink = sink
+        self._loop = loop
+
+    def hand_over(self, offset: int, data: Bytes) -> None:
+        """Let the sink have a piece, and wait until it took it."""
+        assert self.sink is not None
+        if not self.cancelled:
+            asyncio.run_coroutine_threadsafe(_put(self.sink, offset, data), self._loop).result()
 
     def cancel(self) -> None:
         """Make the thread's blocking call return now."""
@@ -45,6 +54,26 @@ class _Transfer:
         if connection is not None and connection.sock is not None:
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+async def _put(sink: Sink, offset: int, data: Bytes) -> None:
+    await sink.put(offset, data)
+
+
+class _Sha256(Hasher):
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+
+    async def update(self, data: Bytes) -> None:
+        """See Hasher.update."""
+        if memoryview(data).nbytes > PIECE_BYTES:
+            await asyncio.to_thread(self._sum.update, data)
+        else:
+            self._sum.update(data)
+
+    async def hexdigest(self) -> str:
+        """See Hasher.hexdigest."""
+        return self._sum.hexdigest()
 
 
 class NativeIo(Io):
@@ -64,10 +93,11 @@ class NativeIo(Io):
         timeout_s: float = 30.0,
         method: str = "GET",
         on_bytes: Callable[[int], None] | None = None,
+        sink: Sink | None = None,
     ) -> Response:
         """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
         loop = asyncio.get_running_loop()
-        transfer = _Transfer()
+        transfer = _Transfer(sink, loop)
 
         def report(count: int) -> None:
             if on_bytes is not None and not transfer.cancelled:
@@ -132,6 +162,11 @@ class NativeIo(Io):
                 connection.request(method, _request_target(url, connection), headers=headers)
                 answer = connection.getresponse()
                 got = {k.lower(): v for k, v in answer.getheaders()}
+                if answer.status == 200 and got.get("content-encoding", "identity") != "identity":
+                    raise HubError(
+                        f"{url}: the server compressed its answer ({got['content-encoding']}), unasked."
+                        " Try again, or ask whoever runs it or its proxy to leave files as they are."
+                    )
                 body, whole = _read_body(answer, got, headers, end, report, transfer)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
@@ -219,6 +254,14 @@ class NativeIo(Io):
         """See Io.slice."""
         return memoryview(data)[start:end]
 
+    def join(self, parts: Sequence[Bytes]) -> Bytes:
+        """See Io.join."""
+        return memoryview(b"".join(parts))
+
+    def sha256(self) -> Hasher:
+        """See Io.sha256."""
+        return _Sha256()
+
     def nbytes(self, data: Bytes) -> int:
         """See Io.nbytes."""
         return memoryview(data).nbytes
@@ -234,6 +277,10 @@ class NativeIo(Io):
     def now(self) -> float:
         """See Io.now."""
         return time.monotonic()
+
+    def time(self) -> float:
+        """See Io.time."""
+        return time.time()
 
     def env(self, name: str) -> str | None:
         """An environment variable; an empty one counts as absent."""
@@ -275,6 +322,8 @@ def _read_body(
 ) -> tuple[Bytes, bool]:
     """The body, and whether it was read to its end (so that the connection can be kept)."""
     length = answer.length  # None when chunked or until the connection closes
+    sink = transfer.sink if transfer.sink and transfer.sink.accept(answer.status, got) else None
+    cuts = list(sink.cuts) if sink else []
     ok = answer.status in (200, 206)
     limit = None if ok else MAX_ERROR_BODY_BYTES
     if answer.status == 200 and "Range" in sent and end is not None:
@@ -286,15 +335,22 @@ def _read_body(
     body = bytearray(wanted if length is not None and wanted is not None else 0)
     filled = 0
     while wanted is None or filled < wanted:
+        while cuts and cuts[0] <= filled:
+            cuts.pop(0)
+        ends = (filled + PIECE_BYTES, wanted, *cuts[:1])
+        room = min(n for n in ends if n is not None) - filled
+        piece: Bytes
         if length is not None:
-            count = answer.readinto(memoryview(body)[filled : filled + PIECE_BYTES])
+            count = answer.readinto(memoryview(body)[filled : filled + room])
+            piece = memoryview(body)[filled : filled + count]
         else:
-            room = PIECE_BYTES if wanted is None else min(PIECE_BYTES, wanted - filled)
             piece = answer.read1(room)
             body += piece
             count = len(piece)
         if not count:
             break
+        if sink:
+            transfer.hand_over(filled, piece)
         filled += count
         if ok:
             report(count)

@@ -82,5 +82,9 @@ class BlobStore(abc.ABC):
         """Let `name` stand for the file `target`. Only where `shared`."""
         raise StorageError(f"a store of kind {self.kind} has no links ({name} to {target}).")
 
+    async def links(self, target: str) -> list[str]:  # noqa: ARG002
+        """The links to a file, of those in the folder that holds its folder. None where there are no links."""
+        return []
+
     async def close(self) -> None:  # noqa: B027  (most stores keep nothing open)
         """Close what is open. The store can be used again afterwards."""

@@ -110,6 +110,18 @@ class FileStore(BlobStore):
                 os.link(wanted, beside)  # Windows without the right to make symbolic links
             beside.replace(place)
 
+    async def links(self, target: str) -> list[str]:
+        """See BlobStore.links."""
+        return await asyncio.to_thread(self._links, self._place(target))
+
+    def _links(self, target: Path) -> list[str]:
+        wanted = target.resolve()
+        with _errors(str(target)):
+            found = (p for p in target.parent.parent.rglob("*") if p.is_symlink())
+            return sorted(
+                p.relative_to(self.root).as_posix() for p in found if p.resolve() == wanted
+            )
+
     @contextlib.asynccontextmanager
     async def lock(
         self, name: str, *, shared: bool = False, wait: bool = True

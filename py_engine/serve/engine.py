@@ -273,6 +273,7 @@ class Engine:
                 "buffers": gpu.counters.live_buffers,
             },
             "load_s": loaded.load_s,
+            "kept": loaded.kept,
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
             "tuning": decoder.tuning_digest,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal
 
 from py_engine.abort import Abort
@@ -22,6 +24,7 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import Estimate, Setting, estimate, require_room
+from py_engine.weights.cache import Note, open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.loader import Loader
@@ -43,9 +46,10 @@ DTYPES = tuple(_STORAGE)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a load is. Bytes in `loaded` and `total` when the phase is "weights", else 0."""
+    """Where a load is. Bytes in `loaded` and `total` when the phase is "weights", else 0. A "note" is no phase: its
+    message tells what is out of the ordinary (damage found, nothing can be kept, another tab is waited for)."""
 
-    phase: Literal["config", "weights", "kernels", "ready"]
+    phase: Literal["config", "weights", "kernels", "ready", "note"]
     loaded: int = 0
     total: int = 0
     message: str = ""
@@ -70,6 +74,9 @@ class Loaded:
     ignore_eos: bool
     load_s: float
     peak_transient_bytes: int
+    kept: (
+        bool | None
+    )  # whether the store has it for the next time; None: it came from a folder, or from nowhere
 
     @property
     def weights_bytes(self) -> int:
@@ -101,52 +108,57 @@ async def load_model(
     tell = on_progress or (lambda _: None)
     _check(dtype, memory_budget)
     tell(Progress("config", message=f"Reading {address}"))
-    source = await _open(address, io)
-    abort.check()
-    setting = _setting(dtype, context, source.config, io)
-    room = await require_room(
-        address, source.config, source.make_store, gpu, setting, memory_budget
-    )
-    kernels = Kernels(gpu)
-    if tune:
-        tell(Progress("config", message="Measuring kernels on this device"))
-        if strategy and strategy.await_each:
-            tune = None  # measuring wants many dispatches in a command buffer, which this device may not take
-    try:
-        forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
-    except BaseException:
-        await kernels.settle()
-        raise
-    abort.check()
-    tokenizer = asyncio.ensure_future(source.tokenizer())
-    store = source.make_store(gpu, setting.form)
-    decoder: Decoder | None = None
-    try:
-        decoder = build_decoder(
-            source.config, store, gpu, kernels,
-            context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
-            forms=forms,
-        )  # fmt: skip
-        peak = await source.fill(store, gpu, kernels, tell, abort)
-        tell(Progress("kernels", message="Compiling kernels"))
-        await decoder.plan()
-        tokens, template = await tokenizer
-        await gpu.idle()
-        tell(Progress("ready", message="Ready"))
-        return Loaded(
-            address, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder, tokens,
-            template, template.available,
-            Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
-            io.now() - started, peak,
-        )  # fmt: skip
-    except BaseException:
-        tokenizer.cancel()
-        await asyncio.gather(tokenizer, return_exceptions=True)
-        await kernels.settle()
-        if decoder is not None:
-            decoder.release()
-        store.release()
-        raise
+
+    def note(message: str) -> None:
+        tell(Progress("note", message=message))
+
+    async with _open(address, io, note) as source:
+        abort.check()
+        setting = _setting(dtype, context, source.config, io)
+        room = await require_room(
+            address, source.config, source.make_store, gpu, setting, memory_budget
+        )
+        kernels = Kernels(gpu)
+        if tune:
+            tell(Progress("config", message="Measuring kernels on this device"))
+            if strategy and strategy.await_each:
+                tune = None  # measuring wants many dispatches in a command buffer, which this device may not take
+        try:
+            forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
+        except BaseException:
+            await kernels.settle()
+            raise
+        abort.check()
+        tokenizer = asyncio.ensure_future(source.tokenizer())
+        store = source.make_store(gpu, setting.form)
+        decoder: Decoder | None = None
+        try:
+            decoder = build_decoder(
+                source.config, store, gpu, kernels,
+                context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
+                forms=forms,
+            )  # fmt: skip
+            peak = await source.fill(store, gpu, kernels, tell, abort)
+            tell(Progress("kernels", message="Compiling kernels"))
+            await decoder.plan()
+            tokens, template = await tokenizer
+            await gpu.idle()
+            await source.commit()
+            tell(Progress("ready", message="Ready"))
+            return Loaded(
+                address, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder, tokens,
+                template, template.available,
+                Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
+                io.now() - started, peak, source.kept,
+            )  # fmt: skip
+        except BaseException:
+            tokenizer.cancel()
+            await asyncio.gather(tokenizer, return_exceptions=True)
+            await kernels.settle()
+            if decoder is not None:
+                decoder.release()
+            store.release()
+            raise
 
 
 async def estimate_model(
@@ -154,15 +166,22 @@ async def estimate_model(
 ) -> Estimate:
     """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
     _check(dtype, None)
-    source = await _open(address, io)
-    setting = _setting(dtype, context, source.config, io)
-    return await estimate(source.config, source.make_store, gpu, setting)
+    async with _open(address, io, lambda _: None, look=True) as source:
+        setting = _setting(dtype, context, source.config, io)
+        return await estimate(source.config, source.make_store, gpu, setting)
 
 
-async def _open(address: str, io: Io) -> _Source:
+@asynccontextmanager
+async def _open(address: str, io: Io, note: Note, *, look: bool = False) -> AsyncIterator[_Source]:
+    """The source of a model for the length of a block. `note`, `look`: see weights/cache.py."""
     if address.startswith("random:"):
-        return _RandomSource(address)
-    return await _FileSource.open(address, io)
+        yield _RandomSource(address)
+        return
+    repository = await open_repository(address, io, partial(open_kept, note=note, look=look))
+    try:
+        yield await _FileSource.open(repository)
+    finally:
+        await repository.close()
 
 
 def _check(dtype: str, budget: int | None) -> None:
@@ -195,6 +214,7 @@ class _Source:
     config: Config
     defaults: Mapping[str, Any]
     ignore_eos = False
+    kept: bool | None = None
 
     def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
         """An empty store of this model's weights on a GPU."""
@@ -213,6 +233,9 @@ class _Source:
     ) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
         raise NotImplementedError
+
+    async def commit(self) -> None:
+        """The model is in use: keep what was read."""
 
 
 class _RandomSource(_Source):
@@ -256,14 +279,18 @@ class _FileSource(_Source):
         self._generation_config: Mapping[str, Any] = {}
 
     @classmethod
-    async def open(cls, address: str, io: Io) -> _FileSource:
-        repository = await open_repository(address, io)
+    async def open(cls, repository: Repository) -> _FileSource:
+        """Read config.json and the headers of the weights."""
         self = cls(repository)
         self.config = await read_config(repository)
         self._generation_config = await read_generation_config(repository)
         self.defaults = _sampling_defaults(self._generation_config)
         self._tensors = await read_tensors(repository)
         return self
+
+    async def commit(self) -> None:
+        await self._repository.commit()
+        self.kept = self._repository.kept
 
     def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
         return WeightStore(

@@ -3,7 +3,7 @@
 A message is a plain object. To the worker it has a `type` and an `id` that the page chose (a string or a number); every
 answer carries the same `id` and a `status`. A class below is a kind of message, its fields are the object's other keys.
 
-    load          -> loading*, progress*, then ready | error        (loading another model unloads the one before)
+    load          -> loading*, progress*, note*, then ready | error (loading another model unloads the one before)
     generate      -> dropped?, token*, then complete | error         (queued, first come first served)
     interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
                      a generate with complete and finish_reason "abort"
@@ -198,6 +198,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something out of the ordinary about a load that goes on: damage that was found and repaired, no room to keep the
+    model, another tab that is waited for, a hub that does not answer."""
+
+    status: ClassVar[str] = "note"
+    id: MessageId
+    message: str
+
+
+@dataclass(frozen=True)
 class Ready:
     """The model answers from now on; `info` is Engine.info()."""
 
@@ -275,7 +285,9 @@ class Result:
     value: Any
 
 
-FromWorker = Booted | Log | Loading | Progress | Ready | Dropped | Token | Complete | Error | Result
+FromWorker = (
+    Booted | Log | Loading | Progress | Note | Ready | Dropped | Token | Complete | Error | Result
+)
 
 
 # ---- both ways -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Repositories: a hub repo `org/name[@revision]`, a local folder, or files picked in the page (`files:NAME`).
 
-All three are one interface, `Repository`; everything else is built on its `read`. That method is the seam for a
-persistent cache: wrap a Repository in another whose `read` looks into the store first.
+All three are one interface, `Repository`; everything else is built on its `read`. weights/cache.py wraps the hub's in
+one that keeps what was read on this device.
 
 The hub's protocol is that of huggingface.co: `/api/models/ID/revision/REV?blobs=true` lists files with sizes,
 `/ID/resolve/REV/NAME` gives (redirects to) a file and answers ranges. `HF_ENDPOINT` names another hub, `HF_TOKEN` is
@@ -15,14 +15,16 @@ import json
 import random
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from py_engine.errors import FormatError, HubError
-from py_engine.host.io import Bytes, Io, Response
+from py_engine.host.io import Bytes, Io, Response, Sink
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5
+TIMEOUT_S = 30.0
 FIRST_DELAY_S = 0.5  # doubles with each attempt, times a random factor in [0.5, 1.5)
 MAX_DELAY_S = 8.0
 MAX_RETRY_AFTER_S = 30.0
@@ -32,10 +34,18 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./+-]+)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Repository(abc.ABC):
-    """Files of one model at one revision. Names are relative, with `/`."""
+    """Files of one model at one revision. Names are relative, with `/`.
+
+    Whoever opened it calls `close`; a load that went well calls `commit` before.
+    """
+
+    local = False  # small reads are cheap: nothing is far away
+    wants_sums = False  # `check` compares checksums of what was uploaded
+    kept: bool | None = None  # whether what is read stays on this device; None: it was here before
 
     def __init__(self, address: str, io: Io) -> None:
         self.address = address
@@ -77,6 +87,20 @@ class Repository(abc.ABC):
         """The sha256 that the hub gives for a large file, else None."""
         return None
 
+    def expect(self, tensors: Sequence[Extent]) -> None:  # noqa: B027
+        """These tensors will be read and uploaded, and `check` called then."""
+
+    async def check(self, sums: Mapping[str, Sum]) -> set[str]:  # noqa: ARG002
+        """Compare what was uploaded, by tensor; the names of those to read and upload again, whose bytes here were
+        wrong. Raises HubError when the hub's own bytes are."""
+        return set()
+
+    async def commit(self) -> None:  # noqa: B027
+        """Everything was read and is good: keep it for the next time."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Let go of what is held; what was read so far stays."""
+
     async def bytes(self, name: str, limit: int = MAX_WHOLE_BYTES) -> bytes:
         """A whole small file. Raises HubError; FormatError when it is larger than `limit` bytes."""
         size = await self.size(name)
@@ -108,9 +132,13 @@ def parse_json(body: bytes, where: str) -> Any:
         raise FormatError(f"{where} is not valid JSON ({error}). Fetch it again.") from error
 
 
-async def open_repository(address: str, io: Io) -> Repository:
+OpenHub = Callable[[str, str, Io], Awaitable["Repository"]]  # (org/name, revision, io)
+
+
+async def open_repository(address: str, io: Io, open_hub: OpenHub | None = None) -> Repository:
     """The repository at `address`: a folder's path, `files:NAME` (picked in the page), `org/name` or
-    `org/name@revision` on the hub. A folder that exists wins over a hub id. Raises HubError."""
+    `org/name@revision` on the hub. A folder that exists wins over a hub id. `open_hub` makes the client of a hub;
+    without it, one that keeps nothing. Raises HubError."""
     if not address or "\0" in address:
         raise HubError("The model's address is empty or holds a NUL; give a folder or a hub id.")
     picked = address.startswith("files:")
@@ -126,7 +154,7 @@ async def open_repository(address: str, io: Io) -> Repository:
             ) from error
         return FolderRepository(address, path, names, io)
     name, _, revision = address.partition("@")
-    return await HubRepository.open(name, revision or "main", io)
+    return await (open_hub or HubRepository.open)(name, revision or "main", io)
 
 
 async def _is_folder(path: str, io: Io) -> bool:
@@ -145,6 +173,8 @@ def check_name(address: str, name: str) -> None:
 
 class FolderRepository(Repository):
     """A local folder, or files picked in the page."""
+
+    local = True
 
     def __init__(self, address: str, path: str, names: list[str], io: Io) -> None:
         super().__init__(address, io)
@@ -200,32 +230,66 @@ class FolderRepository(Repository):
         return body
 
 
-class _Listed:
-    """What is known of one file of a hub repo."""
+class Extent(Protocol):
+    """A tensor in a file: bytes `start` to `end` (exclusive)."""
 
-    def __init__(self, size: int | None, sha256: str | None) -> None:
-        self.size = size
-        self.sha256 = sha256
+    @property
+    def name(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The GPU's checksum (ops/checksum.py) of bytes start..end of a tensor, counted from its first."""
+
+    start: int
+    end: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a hub says of one file: its size in bytes, the sha256 of a large (LFS) file, git's object id of others."""
+
+    size: int | None = None
+    sha256: str | None = None
+    git_oid: str | None = None
 
 
 class HubRepository(Repository):
-    """`name` on a hub, pinned to one commit when it was opened."""
+    """`name` on a hub, pinned to one commit when it was opened. `attempts` at a request, each given up after
+    `timeout_s` of silence."""
 
-    def __init__(self, name: str, revision: str, endpoint: str, token: str | None, io: Io) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        io: Io,
+        attempts: int = ATTEMPTS,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         super().__init__(f"{name}@{revision}", io)
         self.name = name
-        self.endpoint = endpoint.rstrip("/")
+        self.endpoint = (io.env("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        self.attempts = attempts
+        self.timeout_s = timeout_s
         self._revision = revision
+        token = io.env("HF_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._listed: dict[str, _Listed | None] = {}  # None: known to be absent
-        self._complete = False  # whether the hub gave a listing
+        self._listed: dict[str, Listed | None] = {}  # None: known to be absent
+        self.complete = False  # whether all files are known
+        self._etags: dict[str, str] = {}
 
     @classmethod
     async def open(cls, name: str, revision: str, io: Io) -> HubRepository:
         """Ask the hub which commit `revision` is and which files it has. Raises HubError."""
-        endpoint = io.env("HF_ENDPOINT") or DEFAULT_ENDPOINT
-        repository = cls(name, revision, endpoint, io.env("HF_TOKEN"), io)
-        await repository._list()
+        repository = cls(name, revision, io)
+        await repository.resolve()
         return repository
 
     @property
@@ -237,12 +301,18 @@ class HubRepository(Repository):
         """See Repository.files."""
         return sorted(name for name, entry in self._listed.items() if entry is not None)
 
+    def listing(self) -> dict[str, Listed | None]:
+        """What is known of its files; None: that there is no such file."""
+        return dict(self._listed)
+
     def sha256(self, name: str) -> str | None:
         """See Repository.sha256."""
         entry = self._listed.get(name)
         return entry.sha256 if entry else None
 
-    async def _list(self) -> None:
+    async def resolve(self) -> None:
+        """Ask which commit the revision is and which files it has; without a listing, see that it is there.
+        Raises HubError."""
         revision = urllib.parse.quote(self._revision, safe="")
         url = f"{self.endpoint}/api/models/{self.name}/revision/{revision}?blobs=true"
         where = f"{self.address}: the listing of {self.endpoint}"
@@ -270,11 +340,13 @@ class HubRepository(Repository):
                 continue
             size, lfs = sibling.get("size"), sibling.get("lfs")
             sha = lfs.get("sha256") if isinstance(lfs, Mapping) else None
-            self._listed[name] = _Listed(
+            oid = sibling.get("blobId")
+            self._listed[name] = Listed(
                 size if type(size) is int and size >= 0 else None,
-                sha if isinstance(sha, str) and re.fullmatch("[0-9a-f]{64}", sha) else None,
+                sha if isinstance(sha, str) and SHA256.fullmatch(sha) else None,
+                oid if isinstance(oid, str) and COMMIT.fullmatch(oid) and not sha else None,
             )
-        self._complete = True
+        self.complete = True
         self._pin(listing.get("sha"))
 
     def _pin(self, commit: Any) -> None:
@@ -302,7 +374,7 @@ class HubRepository(Repository):
         entry = self._listed.get(name)
         if entry is not None and entry.size is not None:
             return entry.size
-        if entry is None and (self._complete or name in self._listed):
+        if entry is None and (self.complete or name in self._listed):
             raise HubError(f"{self.address} has no file {name}; check the name and revision.", 404)
         size = 0
 
@@ -324,9 +396,9 @@ class HubRepository(Repository):
             if error.status == 404:
                 self._listed[name] = None
             raise
-        if not self._complete:
+        if not self.complete:
             self._pin(response.headers.get("x-repo-commit"))
-        self._listed[name] = _Listed(size, None)
+        self._listed[name] = Listed(size)
         return size
 
     async def read(
@@ -339,6 +411,20 @@ class HubRepository(Repository):
         """See Repository.read. Each failed attempt starts the range anew."""
         if end is None:
             end = await self.size(name)
+        return await self.stream(name, start, end, on_bytes)
+
+    async def stream(
+        self,
+        name: str,
+        start: int,
+        end: int,
+        on_bytes: Callable[[int], None] | None = None,
+        put: Callable[[int, Bytes], Awaitable[None]] | None = None,
+        cuts: Sequence[int] = (),
+    ) -> Bytes:
+        """`read`, and `put(place, data)` is awaited for the file's bytes from `place` on while they come, in pieces
+        that end at each of `cuts` (places in the file, ascending). A failed attempt's pieces come again.
+        Raises HubError."""
         where = f"{self.address}: {name}"
         if not 0 <= start <= end:
             raise HubError(f"{where}: bytes {start} to {end} are not a range.")
@@ -349,19 +435,51 @@ class HubRepository(Repository):
         def accept(response: Response) -> None:
             nonlocal body
             _refuse_html(response, self.io, where, name)
-            body = self._part(response, where, start, end)
+            body = self._part(response, name, where, start, end)
 
-        await self._request(self._url(name), name, accept, start, end, on_bytes=on_bytes)
+        sink = None
+        streamed = False
+
+        def ranged(status: int, headers: Mapping[str, str]) -> bool:
+            nonlocal streamed
+            streamed = (
+                status == 206
+                and _starts_at(headers.get("content-range", ""), start)
+                and "content-encoding" not in headers
+                and not headers.get("content-type", "").startswith("text/html")
+                and self._same_file(name, headers)
+            )
+            return streamed
+
+        if put is not None:
+            give = put
+            inside = [cut - start for cut in cuts if start < cut < end]
+            sink = Sink(ranged, lambda offset, data: give(start + offset, data), inside)
+        await self._request(self._url(name), name, accept, start, end, on_bytes=on_bytes, sink=sink)
+        if put is not None and not streamed:  # a whole file, say, of a server without ranges
+            await put(start, body)
         return body
 
-    def _part(self, response: Response, where: str, start: int, end: int) -> Bytes:
+    def _same_file(self, name: str, headers: Mapping[str, str]) -> bool:
+        """Whether the ETag is that of the file's first answer. Where the hub gave a sha256 nothing depends on it."""
+        etag = headers.get("etag")
+        return not etag or bool(self.sha256(name)) or self._etags.setdefault(name, etag) == etag
+
+    def _part(self, response: Response, name: str, where: str, start: int, end: int) -> Bytes:
         """The asked part of a response's body. Raises HubError."""
         got = self.io.nbytes(response.body)
+        coding = response.headers.get("content-encoding", "identity")
+        if response.status == 206 and coding != "identity":
+            raise HubError(
+                f"{where}: the server compressed a range ({coding}), unasked. Try again."
+            )
+        if not self._same_file(name, response.headers):
+            raise HubError(
+                f"{where} changed on the hub while it was being read (another ETag). Load it again."
+            )
         if response.status == 206:
             given = response.headers.get("content-range", "")
-            if given and not given.replace(" ", "").startswith(
-                (f"bytes{start}-", f"bytes={start}-")
-            ):
+            if given and not _starts_at(given, start):
                 raise HubError(
                     f"{where}: asked for byte {start} on, was given {given!r}. Try again."
                 )
@@ -389,12 +507,13 @@ class HubRepository(Repository):
         end: int | None = None,
         also: set[int] | None = None,
         on_bytes: Callable[[int], None] | None = None,
+        sink: Sink | None = None,
     ) -> Response:
         """GET with retries. `accept` checks an answer with status 200, 206 or one of `also`; a HubError from it
-        without a status is retried like a broken transfer. Raises HubError after ATTEMPTS failures, or at once
+        without a status is retried like a broken transfer. Raises HubError after `attempts` failures, or at once
         where trying again cannot help."""
         delay = FIRST_DELAY_S
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self.attempts + 1):
             counted = 0
 
             def count(n: int) -> None:
@@ -405,7 +524,15 @@ class HubRepository(Repository):
 
             wait = 0.0
             try:
-                response = await self.io.fetch(url, self._headers, start, end, on_bytes=count)
+                response = await self.io.fetch(
+                    url,
+                    self._headers,
+                    start,
+                    end,
+                    timeout_s=self.timeout_s,
+                    on_bytes=count,
+                    sink=sink,
+                )
                 if response.status in (200, 206) or response.status in (also or ()):
                     accept(response)
                     return response
@@ -417,10 +544,12 @@ class HubRepository(Repository):
                 on_bytes(-counted)
             if failure.status is not None and failure.status not in RETRIED:
                 raise failure
-            if attempt < ATTEMPTS:
+            if attempt < self.attempts:
                 await self.io.sleep(max(wait, delay * random.uniform(0.5, 1.5)))
                 delay = min(2 * delay, MAX_DELAY_S)
-        raise HubError(f"{failure} (Gave up after {ATTEMPTS} attempts.)", failure.status)
+        if self.attempts == 1:
+            raise failure
+        raise HubError(f"{failure} (Gave up after {self.attempts} attempts.)", failure.status)
 
     def _refusal(self, response: Response, name: str) -> HubError:
         """What a status other than success means, in words."""
@@ -447,6 +576,10 @@ class HubRepository(Repository):
         else:
             text = "an answer that was not expected here; check HF_ENDPOINT"
         return HubError(f"{what}: HTTP {status} from {response.url}: {text}.", status)
+
+
+def _starts_at(content_range: str, start: int) -> bool:
+    return content_range.replace(" ", "").startswith((f"bytes{start}-", f"bytes={start}-"))
 
 
 def _retry_after(response: Response) -> float:

@@ -14,7 +14,8 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
-from py_engine.weights.hub import Repository
+from py_engine.weights.checksums import Checksums
+from py_engine.weights.hub import Repository, Sum
 from py_engine.weights.jobs import FLOAT_BYTES, Job
 
 SLICE_BYTES = (
@@ -89,11 +90,28 @@ class Loader:
         self.peak_bytes = 0
 
     async def run(self, jobs: Sequence[Job]) -> None:
-        """Read ahead by one slice while the last one goes up. Raises HubError, HostError, AbortError."""
+        """Fill the buffers; what the repository finds damaged is read and uploaded again.
+        Raises HubError, HostError, AbortError."""
+        self._repository.expect([job.tensor for job in jobs])
         staging = self._gpu.create_buffer("staging", staging_bytes(jobs))
+        try:
+            left = list(jobs)
+            while left:
+                wrong = await self._repository.check(await self._fill(left, staging))
+                left = [job for job in left if job.tensor.name in wrong]
+                self._on_bytes(-sum(job.end - job.start for job in left))
+        finally:
+            self._gpu.destroy_buffer(staging)
+
+    async def _fill(self, jobs: Sequence[Job], staging: Buffer) -> dict[str, Sum]:
+        """Read ahead by one slice while the last one goes up. The checksums of what went up, where they are wanted."""
+        slices = list(cut(jobs))
+        sums = None
+        if self._repository.wants_sums:
+            most = max((len(piece.pieces) for piece in slices), default=0)
+            sums = Checksums(self._gpu, [job.tensor.name for job in jobs], most)
         ahead: asyncio.Task[Bytes] | None = None
         try:
-            slices = list(cut(jobs))
             for i, piece in enumerate(slices):
                 if ahead is None:
                     ahead = asyncio.ensure_future(self._read(piece))
@@ -106,25 +124,31 @@ class Loader:
                     if i + 1 < len(slices)
                     else None
                 )
-                await self._upload(piece, data, staging)
+                await self._upload(piece, data, staging, sums)
                 self._held -= piece.end - piece.start
                 del data
             await self._gpu.idle()
             await self._gpu.check()
+            return await sums.read() if sums else {}
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
-            self._gpu.destroy_buffer(staging)
+            if sums is not None:
+                sums.release()
 
     async def _read(self, piece: Slice) -> Bytes:
         self._held += piece.end - piece.start
         self.peak_bytes = max(self.peak_bytes, self._held)
         return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
 
-    async def _upload(self, piece: Slice, data: Bytes, staging: Buffer) -> None:
+    async def _upload(
+        self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
+    ) -> None:
         io = self._repository.io
-        trace: Trace | None = None
+        nothing = piece.pieces[0][0].target  # the kernels here read neither step, ids nor zeros
+        limits = self._gpu.limits
+        trace = Trace(1, nothing, nothing, nothing, self._gpu.features, limits.max_binding_bytes)
         at = 0
         for job, start, end in piece.pieces:
             offset = job.tensor.start + start - piece.start
@@ -132,30 +156,22 @@ class Loader:
             target = job.target.binding
             assert target is not None
             if job.kind == "copy":
-                self._write(
-                    target.buffer, target.offset + job.target_element + start - job.start, part
+                buffer, place = (
+                    target.buffer,
+                    target.offset + job.target_element + start - job.start,
                 )
-                continue
-            self._write(staging, at, part)
-            if trace is None:
-                nothing = job.target  # layout kernels read neither step, ids nor zeros
-                trace = Trace(
-                    1,
-                    nothing,
-                    nothing,
-                    nothing,
-                    self._gpu.features,
-                    self._gpu.limits.max_binding_bytes,
-                )
-            source = Tensor(
-                "staging",
-                ((end - start + 3) // 4,),
-                "u32",
-                Binding(staging, at, _align4(end - start)),
-            )
-            _convert(trace, job, source, start, end)
-            at += _align(end - start)
-        if trace is not None:
+            else:
+                buffer, place = staging, at
+                bound = Binding(staging, at, _align4(end - start))
+                source = Tensor("staging", ((end - start + 3) // 4,), "u32", bound)
+                _convert(trace, job, source, start, end)
+                at += _align(end - start)
+            self._write(buffer, place, part)
+            if sums is not None:
+                sums.add(job.tensor, start, end, buffer, place)
+        if sums is not None:
+            sums.call(trace)
+        if trace.calls:
             planner = Planner(self._gpu, self._kernels, SingleSubmit())
             planner.reserve([trace])
             plan = await planner.lower([trace])

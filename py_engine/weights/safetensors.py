@@ -21,6 +21,7 @@ MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 40
 FIRST_READ_BYTES = 64 << 10  # most headers fit, so that one request is enough
+FIRST_LOCAL_BYTES = 512  # enough to recognise what is no safetensors
 MAX_SHARDS = 4096
 HEADERS_AT_ONCE = 4
 
@@ -125,7 +126,8 @@ async def _read_headers(repo: Repository, files: list[str]) -> dict[str, dict[st
 async def read_header(repo: Repository, file: str) -> dict[str, TensorInfo]:
     """The tensors of one file, in the order of its header. Raises FormatError, HubError."""
     size = await repo.size(file)
-    first = repo.io.to_bytes(await repo.read(file, 0, min(size, FIRST_READ_BYTES)))
+    guess = FIRST_LOCAL_BYTES if repo.local else FIRST_READ_BYTES
+    first = repo.io.to_bytes(await repo.read(file, 0, min(size, guess)))
     where = f"{repo.address}: {file}"
     end = 8 + header_length(first, size, where)
     if end > len(first):

@@ -1,0 +1,173 @@
+"""All models in a store: listed, deleted, made room among. See weights/manifest.py for what lies where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from py_engine.errors import StorageError
+from py_engine.host.io import Io
+from py_engine.host.store import BlobStore
+from py_engine.weights.hub import COMMIT
+from py_engine.weights.manifest import INCOMPLETE, OURS, Manifest, folder, ref, repository_of
+
+
+class Library:
+    """The namespaces of one store. Whoever deletes holds the repository's lock, named `folder(repository)`."""
+
+    def __init__(self, store: BlobStore, io: Io) -> None:
+        self.store = store
+        self._io = io
+
+    async def _text(self, name: str) -> bytes | None:
+        try:
+            return self._io.to_bytes(await self.store.read(name))
+        except FileNotFoundError:
+            return None
+
+    async def load(self, repository: str, commit: str) -> tuple[Manifest | None, bool]:
+        """What is stored of a commit, and whether a load of it was finished once."""
+        empty = Manifest(repository, commit)
+        index, journal = (
+            await self._text(empty.name("json")),
+            await self._text(empty.name("journal")),
+        )
+        found = Manifest.from_index(index) if index else None
+        begun = Manifest.from_journal(journal) if journal else None
+        if found is None or found.commit != commit:
+            return begun, False
+        if begun is not None:  # a later load that wanted more was cut off
+            for name, stored in begun.files.items():
+                kept = found.files.setdefault(name, stored)
+                if kept.blob == stored.blob:
+                    for start, end in stored.spans.ranges:
+                        kept.spans.add(start, end)
+        return found, True
+
+    async def manifests(self, repository: str | None = None) -> list[tuple[Manifest, bool]]:
+        """Every namespace (of one repository), with whether it is complete."""
+        place = f"{folder(repository)}/{OURS}" if repository else ""
+        keys = set()
+        for name in await self.store.names(place):
+            parts = name.split("/")
+            stem = parts[-1].partition(".")[0]
+            if len(parts) == 3 and parts[1] == OURS and COMMIT.fullmatch(stem):
+                keys.add((repository_of(name), stem))
+        loaded = [await self.load(*key) for key in sorted(keys)]
+        return [(manifest, complete) for manifest, complete in loaded if manifest is not None]
+
+    async def commit_of(self, repository: str, revision: str) -> str | None:
+        """The commit that a branch or tag was when it was last loaded."""
+        text = (
+            (await self._text(ref(repository, revision)) or b"").decode("ascii", "replace").strip()
+        )
+        return text if COMMIT.fullmatch(text) else None
+
+    async def used(self, manifest: Manifest) -> float:
+        """Seconds since 1970 of the last load; 0 when unknown."""
+        with suppress(ValueError):
+            return float(await self._text(manifest.name("used")) or 0)
+        return 0.0
+
+    async def touch(self, manifest: Manifest) -> None:
+        """Note that it is used now."""
+        await self.store.replace(manifest.name("used"), f"{self._io.time():.0f}".encode())
+
+    async def settle(self, manifest: Manifest) -> None:
+        """Find where the bytes lie, and forget those that are not there (somebody cut or removed the file)."""
+        for stored in manifest.files.values():
+            stored.final = True
+            if not stored.spans.ranges:
+                stored.final = not self.store.shared
+                continue
+            size = await self.store.size(manifest.blob(stored))
+            if size is None and self.store.shared:
+                stored.final = False
+                size = await self.store.size(manifest.blob(stored))
+            if size != stored.size:
+                stored.spans.remove(size or 0, stored.size)
+                stored.checked = False
+
+    async def adopt(self, manifest: Manifest) -> None:
+        """Take over files of the same content that are here already: from other commits, or (in a store that other
+        programs read) made by huggingface_hub."""
+        known = {}
+        for other, _ in await self.manifests(manifest.repository):
+            if other.commit != manifest.commit:
+                known.update({s.blob: s for s in other.files.values() if s.spans.ranges})
+        for stored in manifest.files.values():
+            if stored.spans.ranges:
+                continue
+            if same := known.get(stored.blob):
+                stored.spans.ranges = list(same.spans.ranges)
+                stored.sum, stored.checked, stored.ours = same.sum, same.checked, same.ours
+            elif (
+                self.store.shared
+                and await self.store.size(manifest.blob(stored, True)) == stored.size
+            ):
+                stored.spans.add(0, stored.size)
+                stored.ours = False
+
+    async def delete(self, manifest: Manifest) -> int:
+        """Remove a namespace; bytes that this gave back. Blobs that another commit, or another program, still uses
+        stay. What says where things are goes last: if this is cut off, nothing is left that nobody knows."""
+        others = {
+            stored.blob
+            for other, _ in await self.manifests(manifest.repository)
+            if other.commit != manifest.commit
+            for stored in other.files.values()
+        }
+        freed = 0
+        for name, stored in manifest.files.items():
+            if not stored.ours or stored.blob in others:
+                continue
+            blob = manifest.blob(stored, True)
+            link = manifest.snapshot(name)
+            if any(found != link for found in await self.store.links(blob)):
+                continue
+            await self.store.delete(link)
+            await self.store.delete(blob)
+            await self.store.delete(blob + INCOMPLETE)
+            freed += stored.spans.nbytes
+        if not await self.store.names(manifest.snapshot("").rstrip("/")):
+            for revision in manifest.refs - {manifest.commit}:
+                if await self.commit_of(manifest.repository, revision) == manifest.commit:
+                    await self.store.delete(manifest.ref(revision))
+        for suffix in ("used", "journal", "json"):
+            await self.store.delete(manifest.name(suffix))
+        return freed
+
+    async def make_room(self, wanted: int, keep: Manifest) -> int:
+        """Delete namespaces until `wanted` bytes were given back or none is left: older commits of the same repository
+        first, then by least-recent use; never `keep`, nor one that is in use. The bytes that were."""
+        mine = (keep.repository, keep.commit)
+        others = [m for m, _ in await self.manifests() if (m.repository, m.commit) != mine]
+        order = [(m.repository != keep.repository, await self.used(m), m) for m in others]
+        freed = 0
+        for elsewhere, _, victim in sorted(order, key=lambda item: item[:2]):
+            if freed >= wanted:
+                break
+            freed += await (self.delete_unused(victim) if elsewhere else self.delete(victim))
+        return freed
+
+    async def delete_unused(self, manifest: Manifest) -> int:
+        """`delete`, unless somebody is loading the repository: then 0."""
+        async with self.store.lock(folder(manifest.repository), wait=False) as held:
+            return await self.delete(manifest) if held else 0
+
+    async def supersede(self, manifest: Manifest, revision: str) -> list[str]:
+        """`revision` is this commit now: namespaces that were kept under that name only are deleted. Their commits."""
+        gone = []
+        for other, _ in await self.manifests(manifest.repository):
+            if other.commit == manifest.commit or other.refs - {revision}:
+                continue
+            with suppress(StorageError):
+                await self.delete(other)
+                gone.append(other.commit)
+        return gone
+
+
+def total(manifests: Iterable[Manifest]) -> int:
+    """Bytes of several namespaces, blobs that they share counted once."""
+    blobs = {(m.repository, s.blob): s.spans.nbytes for m in manifests for s in m.files.values()}
+    return sum(blobs.values())

@@ -1,0 +1,205 @@
+"""What the store holds of one model at one commit, and how that is written down.
+
+Names in the store, below the folder that huggingface_hub uses for a repository (models--ORG--NAME):
+
+    blobs/HASH                   a file's bytes. HASH: its sha256, else git's object id, else one of its name
+    blobs/HASH.jerboa.incomplete while ranges are missing, in a store that other programs read
+    jerboa/COMMIT.json           the index: written last, whole or not at all; it makes the rest valid
+    jerboa/COMMIT.journal        until then: a line of JSON for the files, then one for each range that was written, and
+                                 one whenever all of them are on the medium
+    jerboa/COMMIT.used           seconds since 1970 of the last load
+    snapshots/COMMIT/FILE        link to the blob, of whole files, in a store that other programs read
+    refs/REVISION                the commit that a branch or tag meant when it was loaded
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from py_engine.weights.hub import Listed, Sum
+from py_engine.weights.spans import Spans
+
+LAYOUT = 1  # of the index; another number is another namespace and starts anew
+OURS = "jerboa"
+INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
+
+
+def folder(repository: str) -> str:
+    """The repository's folder in the store."""
+    return "models--" + repository.replace("/", "--")
+
+
+def repository_of(name: str) -> str:
+    """The repository whose folder a name in the store lies in; "" for others'."""
+    first = name.partition("/")[0]
+    kind, _, rest = first.partition("--")
+    return rest.replace("--", "/", 1) if kind == "models" and "--" in rest else ""
+
+
+def ref(repository: str, revision: str) -> str:
+    """Name of the file that says which commit a branch or tag is; folders in it as huggingface_hub has them."""
+    return f"{folder(repository)}/refs/{urllib.parse.quote(revision, safe='/')}"
+
+
+@dataclass
+class Stored:
+    """One file of the repository. `sum`: sha256 of its content, the hub's or, for small files, that of what came.
+    `checked`: the bytes here were seen to have it. `ours`: this engine wrote them. `final`: the bytes lie under the
+    blob's own name, not that of an incomplete one."""
+
+    size: int
+    blob: str
+    sum: str | None = None
+    spans: Spans = field(default_factory=Spans)
+    checked: bool = False
+    ours: bool = True
+    final: bool = True  # not written down: the store knows
+
+    @property
+    def whole(self) -> bool:
+        """Whether no byte is missing."""
+        return self.spans.cover(0, self.size)
+
+
+@dataclass
+class Manifest:
+    """A namespace: one repository at one commit. `refs`: what it was asked for as (branches, tags, the commit)."""
+
+    repository: str
+    commit: str
+    files: dict[str, Stored] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)  # asked for, and not in the repository
+    listed: bool = False  # `files` are all
+    refs: set[str] = field(default_factory=set)
+    sums: dict[str, Sum] = field(default_factory=dict)  # by the tensor's name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored."""
+        return sum(stored.spans.nbytes for stored in self.files.values())
+
+    def name(self, suffix: str) -> str:
+        """Of a file about this namespace: "json", "journal" or "used"."""
+        return f"{folder(self.repository)}/{OURS}/{self.commit}.{suffix}"
+
+    def snapshot(self, file: str) -> str:
+        """Of the link to a whole file."""
+        return f"{folder(self.repository)}/snapshots/{self.commit}/{file}"
+
+    def ref(self, revision: str) -> str:
+        """Of the file that says which commit a branch is."""
+        return ref(self.repository, revision)
+
+    def blob(self, stored: Stored, final: bool | None = None) -> str:
+        """Of a file's bytes: where they lie, or where they would if `final`."""
+        final = stored.final if final is None else final
+        return f"{folder(self.repository)}/blobs/{stored.blob}{'' if final else INCOMPLETE}"
+
+    def learn(self, listing: Mapping[str, Listed | None], complete: bool) -> None:
+        """Take over what the hub says of its files."""
+        for name, listed in listing.items():
+            if listed is None:
+                self.absent.add(name)
+            elif listed.size is not None and name not in self.files:
+                other = hashlib.sha256(f"{self.repository}@{self.commit}/{name}".encode())
+                blob = listed.sha256 or listed.git_oid or other.hexdigest()[:40]
+                self.files[name] = Stored(listed.size, blob, listed.sha256)
+        self.listed = self.listed or complete
+
+    # -- as text -----------------------------------------------------------------------------------------------------
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "layout": LAYOUT,
+            "repository": self.repository,
+            "commit": self.commit,
+            "refs": sorted(self.refs),
+            "listed": self.listed,
+            "absent": sorted(self.absent),
+            "files": {
+                name: {
+                    "size": s.size, "blob": s.blob, "sum": s.sum, "ranges": s.spans.ranges,
+                    "checked": s.checked, "ours": s.ours,
+                }
+                for name, s in sorted(self.files.items())
+            },
+        }  # fmt: skip
+
+    def index(self) -> bytes:
+        """The index file: one line of JSON, and its sha256."""
+        sums = {name: [s.start, s.end, f"{s.value:016x}"] for name, s in sorted(self.sums.items())}
+        body = json.dumps({**self._head(), "sums": sums}).encode()
+        return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
+
+    def journal(self) -> bytes:
+        """The journal's first line."""
+        return json.dumps(self._head()).encode() + b"\n"
+
+    MARK = b'{"flushed": true}\n'
+
+    @staticmethod
+    def journal_line(file: str, stored: Stored, start: int, end: int) -> bytes:
+        """A line that says: bytes start..end of the file are written."""
+        line = {"file": file, "size": stored.size, "blob": stored.blob, "sum": stored.sum}
+        return json.dumps({**line, "range": [start, end]}).encode() + b"\n"
+
+    @classmethod
+    def from_index(cls, text: bytes) -> Manifest | None:
+        """None when it is damaged or of another layout."""
+        body, _, sum_ = text.partition(b"\n")
+        if sum_.strip().decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
+            return None
+        try:
+            data = json.loads(body)
+            made = cls._from(data)
+            made.sums = {k: Sum(a, b, int(v, 16)) for k, (a, b, v) in data["sums"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made
+
+    @classmethod
+    def from_journal(cls, text: bytes) -> Manifest | None:
+        """What was written before the process ended; a last line that was cut does not count. A machine that failed may
+        have kept a line and lost its bytes: files that no hash will tell about count up to the last mark only."""
+        head, *lines = text.split(b"\n")[:-1] or [b""]
+        try:
+            made = cls._from(json.loads(head))
+            waiting: list[tuple[Stored, tuple[int, int]]] = []
+            for line in lines:
+                data = json.loads(line)
+                if "flushed" in data:
+                    for stored, (start, end) in waiting:
+                        stored.spans.add(start, end)
+                    waiting.clear()
+                    continue
+                stored = made.files.setdefault(
+                    data["file"], Stored(data["size"], data["blob"], data["sum"])
+                )
+                start, end = data["range"]
+                if stored.sum:
+                    stored.spans.add(start, end)
+                else:
+                    waiting.append((stored, (start, end)))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return made
+
+    @classmethod
+    def _from(cls, data: Any) -> Manifest:
+        if data["layout"] != LAYOUT:
+            raise ValueError("another layout")
+        files = {
+            name: Stored(
+                f["size"], f["blob"], f["sum"], Spans(f["ranges"]), f["checked"], f["ours"]
+            )
+            for name, f in data["files"].items()
+        }
+        return cls(
+            data["repository"], data["commit"], files, set(data["absent"]), data["listed"],
+            set(data["refs"]),
+        )  # fmt: skip

@@ -1,0 +1,617 @@
+"""The cache of weights over a real hub server and real files: killed, damaged, full, offline, shared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import huggingface_hub
+import pytest
+
+from py_engine.errors import HubError, StorageFullError
+from py_engine.weights import cache
+from py_engine.weights.library import Library
+from py_engine.weights.manifest import Manifest
+from py_engine.weights.spans import Spans
+from tests import hub_server as hub_module
+from tests.hub_loads import NAME, SIZES, FaultIo, die, load, make_repository
+from tests.hub_server import COMMIT, HubServer, hub_server
+
+FOLDER = "models--org--tiny"
+FILE = "model.safetensors"
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_medium(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are killed here, not machines."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _: None)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def tensors(root: Path) -> dict[str, bytes]:
+    return make_repository(root)
+
+
+@pytest.fixture
+def server(
+    root: Path, tensors: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
+    with hub_server(root) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield running
+
+
+@pytest.fixture
+def hub(stores: Path) -> Path:
+    """The hub cache folder."""
+    return stores / "hub"
+
+
+def once(
+    before: Callable[[int, str, str], None] = lambda *_: None,
+    notes: list[str] | None = None,
+    now: float | None = None,
+    **options: Any,
+) -> tuple[dict[str, bytes], FaultIo, list[str]]:
+    """One load: the tensors, the io with its counts, the notes. `now`: what its clock says."""
+    io, notes = FaultIo(before), [] if notes is None else notes
+    if now is not None:
+        io.time = lambda: now  # type: ignore[method-assign]
+    try:
+        return run(load(io, notes=notes, **options)), io, notes
+    finally:
+        io.close()
+
+
+def asked(server: HubServer, name: str = FILE) -> int:
+    """Bytes of a file that were asked for from the file host."""
+    total = 0
+    for request in server.requests:
+        if request.port == "cdn" and request.path.endswith(name) and request.range:
+            start, end = re.fullmatch(r"bytes=(\d+)-(\d+)", request.range).groups()  # type: ignore[union-attr]
+            total += int(end) + 1 - int(start)
+    return total
+
+
+def stored(io: FaultIo) -> Manifest | None:
+    """What the store says it has of the repository."""
+
+    async def go() -> Manifest | None:
+        library = Library(await io.open_store("models"), io)
+        found, _ = await library.load(NAME, COMMIT)
+        if found is not None:
+            await library.settle(found)
+        return found
+
+    return run(go())
+
+
+# -- a warm load -------------------------------------------------------------------------------------------------------
+
+
+def test_an_exact_revision_is_loaded_without_a_request(
+    server: HubServer, tensors: dict[str, bytes], root: Path
+) -> None:
+    address = f"{NAME}@{COMMIT}"
+    cold, _, notes = once(address=address)
+    assert cold == tensors and notes == []
+    size = (root / NAME / FILE).stat().st_size
+    assert asked(server) == size, "every byte is fetched once"
+    server.requests.clear()
+    warm, io, notes = once(address=address)
+    assert warm == tensors and notes == [] and server.requests == []
+    assert io.store is not None and io.store.calls == 1, "only the time of the last use is written"
+    blob = next(
+        name
+        for name in io.store.read_bytes
+        if "/blobs/" in name and io.store.read_bytes[name] > 10_000
+    )
+    assert size - 8 <= io.store.read_bytes[blob] <= size, "every byte is read once"
+
+
+def test_a_branch_is_asked_for_once_and_offline_not_at_all(
+    server: HubServer, tensors: dict[str, bytes]
+) -> None:
+    once()
+    server.requests.clear()
+    assert once()[0] == tensors
+    assert [r.path for r in server.requests] == [f"/api/models/{NAME}/revision/main"]
+    server.close()
+    began = time.monotonic()
+    warm, _, notes = once()
+    assert warm == tensors and "using the copy here" in notes[0]
+    assert time.monotonic() - began < cache.CHECK_TIMEOUT_S
+
+
+@pytest.mark.parametrize("fault", [500, 404, 401, "html", "drop", "redirect-loop"])
+def test_a_hub_in_trouble_does_not_hold_up_what_is_here(
+    server: HubServer, tensors: dict[str, bytes], fault: int | str
+) -> None:
+    once()
+    server.fail("listing", *[fault] * 40)
+    warm, _, notes = once()
+    assert warm == tensors and len(notes) == (fault != 404)  # 404: a mirror without listings
+
+
+def test_huggingface_hub_reads_what_was_stored(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    server.close()
+    for name in (FILE, "config.json"):
+        path = huggingface_hub.try_to_load_from_cache(NAME, name, cache_dir=hub)
+        assert (
+            isinstance(path, str) and Path(path).read_bytes() == (root / NAME / name).read_bytes()
+        )
+    found = huggingface_hub.scan_cache_dir(hub)
+    assert not found.warnings
+    assert [(r.repo_id, len(r.revisions)) for r in found.repos] == [(NAME, 1)]
+    assert {r.commit_hash for repo in found.repos for r in repo.revisions} == {COMMIT}
+
+
+def test_what_huggingface_hub_stored_is_not_fetched_again(
+    server: HubServer, tensors: dict[str, bytes], root: Path, hub: Path
+) -> None:
+    """Its blobs are named by their sha256; whoever cleans ours leaves them."""
+    sum_ = hub_module._sha256(root / NAME / FILE)
+    blob = hub / FOLDER / "blobs" / sum_
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes((root / NAME / FILE).read_bytes())
+    assert once()[0] == tensors and asked(server) == 0
+    io = FaultIo()
+
+    async def clean() -> None:
+        library = Library(await io.open_store("models"), io)
+        for manifest, complete in await library.manifests():
+            assert complete
+            await library.delete(manifest)
+        assert await library.manifests() == []
+
+    run(clean())
+    assert blob.read_bytes() == (root / NAME / FILE).read_bytes()
+
+
+# -- a kill ------------------------------------------------------------------------------------------------------------
+
+
+def changes_of_a_cold_load() -> int:
+    _, io, _ = once()
+    assert io.store is not None
+    return io.store.calls
+
+
+def killed_at(k: int, half: bool) -> bool:
+    """Run a load in a child that dies before the k-th change of its store (or `half` way through a write). Whether it
+    came to that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forking beside the server's threads
+        child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    try:
+        io = FaultIo(lambda n, *_: die() if n == k and not half else None)
+        if half:
+            opened = io.open_store
+
+            async def open_store(name: str) -> Any:
+                store = await opened(name)
+                whole = store.write
+
+                async def write(name: str, offset: int, data: Any) -> None:
+                    if io.store is not None and io.store.calls == k - 1:
+                        await whole(name, offset, memoryview(data)[: len(data) // 2])
+                        die()
+                    await whole(name, offset, data)
+
+                store.write = write  # type: ignore[method-assign]
+                return store
+
+            io.open_store = open_store  # type: ignore[method-assign]
+        run(load(io))
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["between writes", "within a write"])
+def test_killed_at_every_write_boundary(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, half: bool
+) -> None:
+    """The next load completes, is right, asks for nothing that was stored, and no more than a tensor was lost."""
+    size = (root / NAME / FILE).stat().st_size
+    largest = max(SIZES)
+    kills = 0
+    for k in range(1, changes_of_a_cold_load() + 1):
+        shutil.rmtree(hub, ignore_errors=True)
+        if not killed_at(k, half):
+            assert half, "each change is a place to die"
+            continue
+        kills += 1
+        io = FaultIo()
+        before = stored(io)
+        kept = before.files[FILE].spans.nbytes if before and FILE in before.files else 0
+        blobs = [p for p in (hub / FOLDER / "blobs").glob("*") if p.stat().st_size > 5000]
+        written = max((p.stat().st_size for p in blobs), default=0)
+        assert written - kept <= largest, f"killed at {k}: {written} written, {kept} known"
+        server.requests.clear()
+        warm, _, notes = once()
+        assert warm == tensors and notes == [], f"killed at {k}"
+        assert asked(server) == size - kept, f"killed at {k}"
+        after = stored(io)
+        assert after is not None and after.files[FILE].whole and after.files[FILE].checked
+        again = once(address=f"{NAME}@{COMMIT}")[0]
+        assert again == tensors
+    assert kills > (20 if half else 40)
+
+
+def test_a_large_tensor_goes_on_at_the_missing_range(
+    server: HubServer,
+    tensors: dict[str, bytes],
+    root: Path,
+    hub: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cache, "JOURNAL_BYTES", 10_000)
+    monkeypatch.setattr("py_engine.host.io_native.PIECE_BYTES", 4096)
+    size = (root / NAME / FILE).stat().st_size
+    k, inside = 10, 0
+    while not 10_000 < inside < 90_000:  # until the kill falls within the large tensor
+        k += 1
+        shutil.rmtree(hub, ignore_errors=True)
+        assert killed_at(k, half=False)
+        kept = stored(FaultIo())
+        inside = kept.files[FILE].spans.nbytes if kept and FILE in kept.files else 0
+    server.requests.clear()
+    assert once()[0] == tensors
+    assert asked(server) == size - inside
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+def blob_of(hub: Path, root: Path, name: str = FILE) -> Path:
+    return (hub / FOLDER / "snapshots" / COMMIT / name).resolve()
+
+
+@pytest.mark.parametrize("tensor", [f"t{i}" for i in range(len(SIZES))])
+def test_one_flipped_bit_is_found_fetched_again_and_named(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, tensor: str
+) -> None:
+    once()
+    blob, whole = blob_of(hub, root), (root / NAME / FILE).read_bytes()
+    at = whole.index(tensors[tensor]) + len(tensors[tensor]) // 2
+    damaged = bytearray(whole)
+    damaged[at] ^= 1 << (at % 8)
+    blob.write_bytes(damaged)
+    server.requests.clear()
+    warm, _, notes = once()
+    assert warm == tensors
+    assert len(notes) == 1 and f"{tensor} was damaged" in notes[0]
+    assert asked(server) == len(tensors[tensor]), "exactly what differs"
+    assert blob.read_bytes() == whole, "the store is whole again"
+    assert once()[2] == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_small_file_is_fetched_again(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, name: str
+) -> None:
+    once()
+    blob = blob_of(hub, root, name)
+    body = bytearray(blob.read_bytes())
+    body[3] ^= 4
+    blob.write_bytes(body)
+    warm, _, notes = once()
+    assert warm == tensors and len(notes) == 1 and name in notes[0]
+    assert blob_of(hub, root, name).read_bytes() == (root / NAME / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "how", ["removed", "cut", "folder removed", "index damaged", "index removed"]
+)
+def test_somebody_took_files_away(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, how: str
+) -> None:
+    once()
+    blob, index = blob_of(hub, root), hub / FOLDER / "jerboa" / f"{COMMIT}.json"
+    if how == "removed":
+        blob.unlink()
+    elif how == "cut":
+        os.truncate(blob, 50_000)
+    elif how == "folder removed":
+        shutil.rmtree(blob.parent)
+    elif how == "index damaged":
+        index.write_bytes(index.read_bytes().replace(b'"size"', b'"sise"', 1))
+    else:
+        index.unlink()
+    assert once()[0] == tensors
+    server.close()
+    assert once()[0] == tensors
+
+
+def test_damage_that_cannot_be_repaired_offline_is_said(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path
+) -> None:
+    once()
+    blob = blob_of(hub, root)
+    body = bytearray(blob.read_bytes())
+    body[-1] ^= 1
+    blob.write_bytes(body)
+    server.close()
+    notes: list[str] = []
+    with pytest.raises(HubError, match="no answer"):
+        once(notes=notes)
+    assert any("t11 was damaged" in note for note in notes)
+
+
+# -- no room -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_room_at_every_write(server: HubServer, tensors: dict[str, bytes], hub: Path) -> None:
+    """For every k: writes from the k-th on are refused. The load is right; it says so; nothing of it stays behind."""
+    count = changes_of_a_cold_load()
+    for k in range(1, count):
+        shutil.rmtree(hub, ignore_errors=True)
+
+        def refuse(n: int, method: str, name: str, k: int = k) -> None:
+            if n >= k and method != "delete":
+                raise StorageFullError(f"{name}: there is no room left on this disk.")
+
+        got, io, notes = once(refuse)
+        assert got == tensors, k
+        # Of the time of the last use nothing depends: it is written last, and nobody is told.
+        said = [note for note in notes if "not kept on this device" in note]
+        done = stored(io)
+        assert said and done is None or not said and done is not None and done.files[FILE].whole, k
+        if said:
+            assert not [p for p in hub.rglob("*") if p.is_file() and ".locks" not in p.parts], k
+
+
+def test_older_models_make_room_by_last_use(
+    root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path
+) -> None:
+    for i, other in enumerate(("a", "b", "c")):
+        shutil.copytree(root / NAME, root / "org" / other)
+        once(address=f"org/{other}", now=1003.0 - i)
+    foreign = hub / "models--org--theirs" / "blobs" / "x"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"not ours")
+    refused = []
+
+    def refuse(n: int, method: str, name: str) -> None:
+        if n == 20 and method == "write":
+            refused.append(name)
+            raise StorageFullError("full")
+
+    got, _, notes = once(refuse)
+    assert got == tensors and notes == [] and refused
+    left = sorted(p.name for p in hub.glob("models--*"))
+    assert left == ["models--org--a", "models--org--b", "models--org--theirs", FOLDER]
+    assert foreign.read_bytes() == b"not ours"
+    server.close()
+    assert once()[0] == tensors
+
+
+def test_a_model_in_use_is_not_evicted(
+    root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path
+) -> None:
+    shutil.copytree(root / NAME, root / "org" / "used")
+    once(address="org/used")
+
+    def refuse(n: int, method: str, name: str) -> None:
+        if method == "write":
+            raise StorageFullError("full")
+
+    async def go() -> None:
+        store = await FaultIo().open_store("models")
+        async with store.lock("models--org--used", shared=True):
+            got, _, notes = await asyncio.to_thread(once, refuse)
+        assert got == tensors and "not kept" in notes[0]
+
+    run(go())
+    assert (hub / "models--org--used" / "jerboa" / f"{COMMIT}.json").exists()
+
+
+def test_a_read_only_home(server: HubServer, tensors: dict[str, bytes], hub: Path) -> None:
+    hub.parent.mkdir(parents=True, exist_ok=True)
+    hub.write_bytes(b"a file where the folder should be")
+    got, _, notes = once()
+    assert got == tensors and notes
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault", [404, 416, "html", "short", "drop", "redirect-loop", "wrong-range"]
+)
+def test_faults_of_the_server_leave_the_store_as_it_was(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, fault: int | str
+) -> None:
+    server.fail(FILE, None, *[fault] * 100)  # type: ignore[arg-type]
+    with pytest.raises(HubError):
+        once()
+    found = stored(FaultIo())
+    assert found is None or not found.files[FILE].whole
+    assert not (hub / FOLDER / "jerboa" / f"{COMMIT}.json").exists()
+    server._faults.clear()
+    assert once()[0] == tensors
+
+
+def test_a_file_that_is_not_what_the_hub_says_is_refused(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing gives the sha256 of other bytes (a proxy that changes files; a mirror gone wrong)."""
+    good = hub_module._sha256(root / NAME / FILE)
+    body = bytearray((root / NAME / FILE).read_bytes())
+    body[-5] ^= 1
+    (root / NAME / FILE).write_bytes(body)
+    right = hub_module._sha256
+    monkeypatch.setattr(
+        hub_module, "_sha256", lambda file: good if file.name == FILE else right(file)
+    )
+    notes: list[str] = []
+    with pytest.raises(HubError, match="sha256"):
+        once(notes=notes)
+    assert "fetching it again" in notes[0]
+    assert not (hub / FOLDER / "jerboa" / f"{COMMIT}.json").exists()
+    assert not [p for p in (hub / FOLDER / "blobs").glob("*") if p.stat().st_size > 5000]
+
+
+def test_a_file_that_changes_meanwhile_is_refused_or_compared(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a listing there is no sha256: then the ETag is what tells."""
+    monkeypatch.setattr(server, "listing", False)
+    make_repository(root, seed=1)
+    body = (root / NAME / FILE).read_bytes()
+    make_repository(root)
+    changed = False
+
+    def change(n: int, method: str, name: str) -> None:
+        nonlocal changed
+        if not changed and name.endswith(".incomplete") and n > 12:
+            changed = True
+            (root / NAME / FILE).write_bytes(body)
+
+    with pytest.raises(HubError, match="changed on the hub"):
+        once(change)
+    assert changed and not (hub / FOLDER / "jerboa" / f"{COMMIT}.json").exists()
+
+
+def test_a_new_commit_takes_the_place_of_the_old_one(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    newer = "f" * 40
+    monkeypatch.setattr(hub_module, "COMMIT", newer)
+    tensors = make_repository(root, seed=2)
+    got, _, notes = once()
+    assert got == tensors and "was replaced" in notes[0]
+    kept = [p for p in (hub / FOLDER / "blobs").iterdir() if p.stat().st_size > 5000]
+    assert len(kept) == 1, "the old weights are gone"
+    assert [p.name for p in (hub / FOLDER / "snapshots").iterdir()] == [newer]
+    server.close()
+    assert once()[0] == tensors
+
+
+def test_unchanged_files_of_a_new_commit_are_not_fetched_again(
+    server: HubServer, root: Path, tensors: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
+    (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
+    server.requests.clear()
+    assert once()[0] == tensors
+    assert asked(server) == 0
+
+
+def test_a_pinned_commit_stays_beside_a_newer_branch(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once(address=f"{NAME}@{COMMIT}")
+    monkeypatch.setattr(hub_module, "COMMIT", "d" * 40)
+    make_repository(root, seed=3)
+    once()
+    assert len(list((hub / FOLDER / "jerboa").glob("*.json"))) == 2
+
+
+def test_some_tensors_only(
+    server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path
+) -> None:
+    """A text model of a file with other parts: what is not read is not fetched; reading it later adds it."""
+    size = (root / NAME / FILE).stat().st_size
+    got, _, _ = once(only=("t2",))
+    assert got == {"t2": tensors["t2"]} and asked(server) < size
+    before = asked(server)
+    assert once(only=("t2",))[0] == got and asked(server) == before
+    assert once()[0] == tensors and asked(server) == size
+
+
+# -- two at once -------------------------------------------------------------------------------------------------------
+
+OTHER = """
+import asyncio, sys
+from tests.hub_loads import FaultIo, load
+from pathlib import Path
+notes = []
+print("ready", flush=True)
+sys.stdin.readline()
+got = asyncio.run(load(FaultIo(), notes=notes))
+print(sum(map(len, got.values())), len(notes), flush=True)
+"""
+
+
+def test_two_processes_fetch_once(server: HubServer, tensors: dict[str, bytes], root: Path) -> None:
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in pair:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    said = []
+    for process in pair:
+        assert process.stdin
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in pair:
+        out, _ = process.communicate(timeout=60)
+        said.append(out.split())
+        assert process.returncode == 0
+    assert [int(total) for total, _ in said] == [sum(SIZES)] * 2
+    everything = sum((root / NAME / name).stat().st_size for name in (FILE,))
+    assert asked(server) <= 1.05 * everything
+
+
+# -- spans -------------------------------------------------------------------------------------------------------------
+
+
+def test_spans_are_sets_of_bytes() -> None:
+    import random
+
+    rng = random.Random(1)
+    for _ in range(300):
+        spans, truth = Spans(), set[int]()
+        for _ in range(12):
+            a = rng.randrange(50)
+            b = a + rng.randrange(12)
+            if rng.random() < 0.6:
+                spans.add(a, b)
+                truth |= set(range(a, b))
+            else:
+                spans.remove(a, b)
+                truth -= set(range(a, b))
+            assert {x for a, b in spans.ranges for x in range(a, b)} == truth
+            assert all(
+                b < c for (_, b), (c, _) in zip(spans.ranges, spans.ranges[1:], strict=False)
+            )
+            assert spans.nbytes == len(truth)
+            assert spans.cover(a, b) == (set(range(a, b)) <= truth)
+            pieces = list(spans.cut(3, 57))
+            assert [x for a, b, _ in pieces for x in range(a, b)] == list(range(3, 57))
+            assert all((x in truth) == here for a, b, here in pieces for x in range(a, b))
