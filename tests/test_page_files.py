@@ -45,3 +45,22 @@ def test_every_module_of_the_page_is_listed_for_micropython() -> None:
     worker = {"app/worker.py"}
     there = {file.relative_to(ROOT).as_posix() for file in (ROOT / "app").glob("*.py")}
     assert listed == there - worker - {"app/main.py"}
+
+
+def test_the_manifests_icons_are_what_they_say() -> None:
+    """PNG: width and height stand at bytes 16 to 24."""
+    manifest = json.loads((ROOT / "manifest.webmanifest").read_text())
+    for key in ("name", "short_name", "start_url", "scope", "background_color", "theme_color"):
+        assert manifest[key]
+    assert manifest["display"] == "standalone"
+    sizes = set()
+    for icon in manifest["icons"]:
+        data = (ROOT / "public" / icon["src"]).read_bytes()
+        if icon["type"] == "image/png":
+            width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+            assert icon["sizes"] == f"{width}x{height}"
+            sizes.add((icon["purpose"], width))
+    assert {("any", 192), ("any", 512), ("maskable", 512)} <= sizes
+    (apple,) = Links(PAGE).found["apple-touch-icon"]
+    data = (ROOT / "public" / apple).read_bytes()
+    assert int.from_bytes(data[16:20], "big") == int.from_bytes(data[20:24], "big") == 180

@@ -1,0 +1,57 @@
+#!/usr/bin/python3
+"""A WebKitGTK window that WebKitWebDriver starts for test_webkitgtk.py, by the system's Python (PyGObject is not on
+PyPI as a wheel). MiniBrowser's automation mode keeps nothing on disk; this window keeps its profile in the folder
+JERBOA_PROFILE, and has navigator.storage and OPFS switched on, which WebKitGTK 2.50 has but leaves off.
+"""
+
+import os
+
+import gi
+
+gi.require_version("Gtk", "3.0")
+gi.require_version("WebKit2", "4.1")
+from gi.repository import Gtk, WebKit2  # noqa: E402
+
+FEATURES = ("StorageAPI", "StorageAPIEstimate", "FileSystem", "AccessHandle")
+PROFILE = os.environ["JERBOA_PROFILE"]
+
+
+def settings():
+    """The defaults with FEATURES on."""
+    chosen = WebKit2.Settings()
+    known = WebKit2.Settings.get_all_features()
+    for feature in map(known.get, range(known.get_length())):
+        if feature.get_identifier() in FEATURES:
+            chosen.set_feature_enabled(feature, True)
+    return chosen
+
+
+def main():
+    """Until the driver's session ends."""
+    storage = WebKit2.WebsiteDataManager(
+        base_data_directory=f"{PROFILE}/data", base_cache_directory=f"{PROFILE}/cache"
+    )
+    context = WebKit2.WebContext(website_data_manager=storage)
+    context.set_automation_allowed(True)
+    window = Gtk.Window()
+    window.connect("destroy", Gtk.main_quit)
+
+    def open_view(session):
+        view = WebKit2.WebView(
+            web_context=context, settings=settings(), is_controlled_by_automation=True
+        )
+        window.add(view)
+        window.show_all()
+        return view
+
+    def started(context, session):
+        name = WebKit2.ApplicationInfo()
+        name.set_name("jerboa-tests")
+        session.set_application_info(name)
+        session.connect("create-web-view", open_view)
+
+    context.connect("automation-started", started)
+    Gtk.main()
+
+
+main()
