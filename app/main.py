@@ -19,6 +19,7 @@ from app.picker import Picker, problem_card
 from app.rows import UserRow
 from app.settings import Settings
 from app.sidebar import Sidebar
+from app.stored import StoredModels
 
 prompt = find("prompt")
 gpu = device.Gpu()
@@ -350,6 +351,12 @@ def delete_all(button):
     confirm("Delete all chats? This cannot be undone.", act)
 
 
+def open_settings(button):
+    """The settings dialog, with what is kept on this device."""
+    stored_models.refresh()
+    settings.show(loading.info)
+
+
 def install_advice(button):
     """How this page is installed, asked for in the settings."""
     find("settings").close()
@@ -429,6 +436,8 @@ ACTIONS = {
     "copy-code": copy_code,
     "delete-all": delete_all,
     "delete-chat": delete_chat,
+    "delete-model": lambda button: stored_models.delete(button),
+    "delete-models": lambda button: stored_models.delete_all(button),
     "dismiss": lambda button: show(find("notice"), False),
     "edit": edit,
     "export-all": lambda button: exports.everything(),
@@ -441,7 +450,7 @@ ACTIONS = {
     "new-chat": new_chat,
     "open-chat": open_chat,
     "open-models": open_models,
-    "open-settings": lambda button: settings.show(loading.info),
+    "open-settings": open_settings,
     "open-sidebar": lambda button: sidebar.open(),
     "pick-folder": lambda button: picker.pick_folder(),
     "reload-model": reload_model,
@@ -473,6 +482,7 @@ FACTS = {
 client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
+stored_models = StoredModels(client, confirm)
 loading = Loading(client, load_options, lambda: refresh())
 picker = Picker(choose, take_folder)
 conversation = Conversation(client, loading, settings, lambda: refresh(), problem)

@@ -14,9 +14,13 @@ from typing import Any
 from py_engine.abort import Abort
 from py_engine.errors import EngineError, InputError
 from py_engine.graph.submit import GroupedSubmit
+from py_engine.host import open_io
+from py_engine.serve import stored
 from py_engine.serve.engine import Engine
 from py_engine.serve.protocol import (
     Bench,
+    CacheDelete,
+    CacheList,
     Complete,
     CountTokens,
     Dropped,
@@ -111,6 +115,10 @@ class Host:
                 return self._unload(message.id)
             case Bench():
                 return self._bench(message, abort)
+            case CacheList():
+                return self._cache_list(message.id)
+            case CacheDelete():
+                return self._cache_delete(message)
         raise InputError(f"{message.type} is not for Python: public/worker.mjs answers it")
 
     async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
@@ -212,6 +220,13 @@ class Host:
         async with self._turn:
             await self._close()
         self._send(Result(id, None))
+
+    async def _cache_list(self, id: MessageId) -> None:
+        self._send(Result(id, (await stored.inventory(open_io())).to_dict()))
+
+    async def _cache_delete(self, message: CacheDelete) -> None:
+        gone = await stored.delete(open_io(), message.model)
+        self._send(Result(message.id, gone.to_dict()))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
         from py_engine.diagnostics.bench import BenchOptions, bench

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -166,6 +167,46 @@ async def _estimate(args: argparse.Namespace) -> None:
         print(f"{args.model} with a context of {found.context}: {found} of GPU memory")
 
 
+async def _cache(args: argparse.Namespace) -> int:
+    from py_engine.host import open_io
+    from py_engine.serve import stored
+
+    io = open_io()
+    if args.what == "list":
+        found = await stored.inventory(io)
+        if args.json:
+            print(json.dumps(found.to_dict()))
+            return 0
+        for m in found.models:
+            used = (
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(m.used)) if m.used else "never used"
+            )
+            state = "" if m.complete else "  (not complete)"
+            name = f"{m.model}@{','.join(m.refs) or m.commit[:12]}"
+            print(f"{m.nbytes / 1e6:10.1f} MB  {used}  {name}{state}")
+        print(f"{found.nbytes / 1e6:10.1f} MB  in {len(found.models)} models")
+        return 0
+    if args.what == "clean":
+        gone = await stored.delete(io, args.model)
+        if args.json:
+            print(json.dumps(gone.to_dict()))
+        else:
+            print(f"{gone.nbytes / 1e6:.1f} MB given back, {len(gone.models)} models deleted")
+            for name in gone.busy:
+                print(f"{name} is being loaded and was left", file=sys.stderr)
+        return 1 if gone.busy else 0
+    files = await stored.verify(io, args.model)
+    wrong = [file for file in files if file.state in ("damaged", "missing")]
+    if args.json:
+        print(json.dumps({"files": [asdict(file) for file in files]}))
+    else:
+        for file in files:
+            print(f"{file.state:8}  {file.model}  {file.file}")
+        if wrong:
+            print("The next load fetches again what is damaged or missing.", file=sys.stderr)
+    return 1 if wrong else 0
+
+
 def _bytes(text: str) -> int:
     """`1.2GB`, `900 MB`, `500000000`: decimal units, any case."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
@@ -311,6 +352,19 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
     p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
     p.set_defaults(run=_convert)
+
+    p = commands.add_parser("cache", help="the models that are kept on this device")
+    kinds = p.add_subparsers(required=True, metavar="list|verify|clean")
+    for what, text in (
+        ("list", "which, how large, when used last"),
+        ("verify", "compare every file's sha256"),
+        ("clean", "delete a model, or all"),
+    ):
+        one = kinds.add_parser(what, help=text)
+        if what != "list":
+            one.add_argument("model", nargs="?", help="org/name[@revision]; default: all")
+        one.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        one.set_defaults(run=_cache, what=what)
 
     p = commands.add_parser(
         "doctor", parents=[host], help="adapter, limits, features, measured speeds"

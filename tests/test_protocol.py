@@ -11,6 +11,8 @@ from py_engine.errors import InputError
 from py_engine.serve.protocol import (
     Bench,
     Booted,
+    CacheDelete,
+    CacheList,
     Complete,
     CountTokens,
     Dropped,
@@ -53,6 +55,9 @@ TO_WORKER: list[ToWorker] = [
     Bench(
         9, "random:x", 64, 8, 1, LoadOptions(context=128), False, True, GenerateOptions(top_k=20)
     ),
+    CacheList(10),
+    CacheDelete(11),
+    CacheDelete("c", "org/name@main"),
 ]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [

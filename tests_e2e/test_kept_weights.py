@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from playwright.sync_api import Browser, BrowserContext
 
 from devtools import page_server
 from devtools.page_server import PageServer
-from tests_e2e.conftest import GOLDENS, ORGANISATION, Probe, TestHandler, blank_page, watched
+from tests_e2e.conftest import (
+    GOLDENS,
+    ORGANISATION,
+    PATIENCE_S,
+    Probe,
+    TestHandler,
+    blank_page,
+    watched,
+)
 
 MODEL = "qwen3-mlx-mixed-untied"
 WEIGHTS = "model.safetensors"
@@ -143,3 +152,25 @@ def test_a_page_that_dies_while_loading_loses_nothing_that_was_stored(
             fetched += int(end) + 1 - int(start)
     assert fetched < 0.75 * size, "what was stored is not asked for again"
     assert keep(probe, site) == finished
+
+
+def test_the_page_lists_what_is_kept_and_deletes_it(
+    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    probe = open_probe(context, site)
+    keep(probe, site)
+    page = context.new_page()
+    page.goto(site.url)
+    page.wait_for_selector("[data-engine=ready]", timeout=1000 * PATIENCE_S)
+    page.click("[data-do=open-settings]")
+    row = page.locator("#stored li")
+    row.wait_for(timeout=60_000)
+    assert row.count() == 1 and f"{ORGANISATION}/{MODEL}" in row.inner_text()
+    assert "in all" in page.inner_text("#stored-note")
+    row.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "stored.png")
+    page.click("#stored [data-do=delete-model]")
+    page.click("#confirm [value=yes]")
+    page.wait_for_function("!document.querySelector('#stored li')", timeout=60_000)
+    assert page.is_hidden("#delete-models")
+    assert probe("stored_files", "models--") == {}

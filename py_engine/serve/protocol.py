@@ -7,7 +7,7 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     generate      -> dropped?, token*, then complete | error         (queued, first come first served)
     interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
                      a generate with complete and finish_reason "abort"
-    count_tokens, info, unload, files, env, bench -> result | error
+    count_tokens, info, unload, files, env, bench, cache_list, cache_delete -> result | error
 
 Once, without being asked, the worker says booted (or error with id null, when it cannot start); log may come at any
 time.
@@ -137,6 +137,25 @@ class Env:
 
 
 @dataclass(frozen=True)
+class CacheList:
+    """Which models are kept on this device. Result: {kind, nbytes, models: [{model, commit, refs, nbytes, complete,
+    used}]} (serve/stored.py)."""
+
+    type: ClassVar[str] = "cache_list"
+    id: MessageId
+
+
+@dataclass(frozen=True)
+class CacheDelete:
+    """Delete `model` ("org/name" or "org/name@revision") from this device; absent: all. Result: {nbytes, models,
+    busy}: bytes given back, what is gone, what is being loaded and stayed."""
+
+    type: ClassVar[str] = "cache_delete"
+    id: MessageId
+    model: str | None = None
+
+
+@dataclass(frozen=True)
 class Bench:
     """Load a model and measure it. Result: the object that `python -m py_engine bench --json` prints."""
 
@@ -152,7 +171,19 @@ class Bench:
     sampling: GenerateOptions = field(default_factory=GenerateOptions)  # absent: greedy
 
 
-ToWorker = Load | Generate | Interrupt | Unload | CountTokens | Info | Files | Env | Bench
+ToWorker = (
+    Load
+    | Generate
+    | Interrupt
+    | Unload
+    | CountTokens
+    | Info
+    | Files
+    | Env
+    | Bench
+    | CacheList
+    | CacheDelete
+)
 _KINDS: dict[str, type[ToWorker]] = {kind.type: kind for kind in typing.get_args(ToWorker)}
 
 
