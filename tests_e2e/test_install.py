@@ -124,12 +124,16 @@ def test_an_installed_page_and_a_desktop_are_left_alone(
         visit = Visit(browser, site, **options)
         if installed:
             visit.page.add_init_script("navigator.standalone = true")
+        visit.page.add_init_script("""window.asked = 0;
+          StorageManager.prototype.persist = async () => { window.asked += 1; return true; };""")
         page = visit.open()
         found = page.evaluate(HELPERS)
         assert found["standalone"] is found["guidance"]["installed"] is installed
         assert found["small"]["recommendInstall"] is False
+        assert page.evaluate("asked") == 1  # by the helper itself
         load_first(page)
         page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
+        page.wait_for_function("asked === 2", timeout=UI_MS)  # before the download
         expect(page.locator("#hint")).to_be_hidden()
         visit.close()
 

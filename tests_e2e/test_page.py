@@ -504,6 +504,38 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     visit.close()
 
 
+def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
+    """A worker that repeats what it is sent stands in the engine's place: what counts are the page's messages."""
+    visit.context.unroute("**/worker.mjs")
+    repeat = """postMessage({status: 'booted', runtime: self.name, boot_ms: 1, snapshot: false});
+      onmessage = ({data}) => postMessage({status: 'log', message: JSON.stringify(data)});"""
+    visit.context.route(
+        "**/worker.mjs", lambda route: route.fulfill(body=repeat, content_type="text/javascript")
+    )
+    heard: list[str] = []
+    visit.page.on("console", lambda message: heard.append(message.text))
+    page = visit.open("?context=640&dtype=f16&group=7&passes=2&runtime=py27")
+    page.wait_for_selector("body[data-engine=ready]", timeout=UI_MS)
+    page.click("#hero-picker button[type=submit]")
+    page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
+    while not any('"load"' in text for text in heard):
+        page.wait_for_timeout(50)
+    assert any("py27" in text for text in heard)
+    (sent,) = (json.loads(text.removeprefix("engine: ")) for text in heard if '"load"' in text)
+    assert sent["repo"] == f"{ORGANISATION}/{MODEL}"
+    assert sent["options"] == {"dtype": "f16", "context": 640, "group": 7, "passes": 2}
+
+
+def test_dark_and_light(visit: Visit) -> None:
+    page = visit.open()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    shades = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        shades.append(sum(map(int, re.findall(r"\d+", page.evaluate(ground))[:3])))
+    assert shades[0] > 3 * 200 and shades[1] < 3 * 60
+
+
 def test_a_dropped_folder_is_taken_and_the_screen_kept_on(visit: Visit, tmp_path: Path) -> None:
     if visit.context.browser and visit.context.browser.browser_type.name != "chromium":
         pytest.skip("only Chromium's debugger can drop files")
