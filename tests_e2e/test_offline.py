@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from devtools.build_site import build
 from devtools.page_server import PageServer
 from devtools.site import ROOT, Site
-from tests_e2e.conftest import ORGANISATION, PATIENCE_S, WEBGPU_FLAGS, chromium_path
+from tests_e2e.conftest import PATIENCE_S, WEBGPU_FLAGS, chromium_path
+from tests_e2e.test_page import ask, kept_messages, load, offer
 
 PATIENCE_MS = PATIENCE_S * 1000
 CACHED = """async () => Object.fromEntries(await Promise.all((await caches.keys()).map(
@@ -151,10 +152,11 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     context.close()
 
 
-def test_the_page_opens_without_its_server(
+def test_page_and_model_work_without_their_server(
     site: PageServer, playwright: Any, tmp_path: Path
 ) -> None:
-    """A kept profile: first visit, then the server stopped and a new browser process."""
+    """A kept profile: a first visit with a question, then the server stopped, a new browser process, and the same
+    question."""
 
     def launch() -> BrowserContext:
         context: BrowserContext = playwright.chromium.launch_persistent_context(
@@ -162,29 +164,38 @@ def test_the_page_opens_without_its_server(
         )
         return context
 
-    offered = [{"id": f"{ORGANISATION}/x", "label": "Tiny x", "endpoint": "local", "size": 1}]
-    with PageServer(Site(models=site.site.models, offered=offered)) as server:
+    def answer(page: Page) -> str:
+        load(page)
+        ask(page, "hello")
+        content: str = kept_messages(page)[1]["content"]
+        return content
+
+    offer(site)
+    with PageServer(Site(models=site.site.models, offered=site.site.offered)) as server:
         context = launch()
         page = context.new_page()
         heard: list[str] = []
         page.on("console", lambda message: heard.append(message.text))
+        page.add_init_script("""localStorage.setItem('jerboa.settings',
+          JSON.stringify({temperature: 0, max_tokens: 12, context: 512}));""")
         page.goto(server.url)
         page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=PATIENCE_MS)
         while not any("memory snapshot stored" in text for text in heard):
             page.wait_for_timeout(100)
         sources = server.site.shell()["snapshots"]["sources"]
-        assert [url.endswith(sources) for url in page.evaluate(CACHED)["snapshot-314.0.7"]] == [
-            True
-        ]
+        (snapshot,) = page.evaluate(CACHED)["snapshot-314.0.7"]
+        assert snapshot.endswith(sources)
         debugger = context.new_cdp_session(page)
         assert debugger.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
         assert debugger.send("Page.getAppManifest")["errors"] == []
+        first = answer(page)
         context.close()
 
     context = launch()
     page = context.new_page()
-    page.goto(server.url + "?context=512")
+    page.goto(server.url + "?group=")
     page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
-    expect(page.locator("#hero-picker .choice")).to_contain_text("Tiny x")
+    expect(page.locator("#hero-picker .choice")).to_have_count(2)
     page.wait_for_selector("body[data-engine=ready]", timeout=PATIENCE_MS)
+    assert answer(page) == first != ""
     context.close()
