@@ -11,6 +11,7 @@
     ├── HubError            the network or the hub said no (status, address, what to do)
     ├── StorageError        the local store is locked or broken
     │   └── StorageFullError  no room: the disk is full, or the browser's quota is used up
+    ├── SessionError        a saved session is not there, damaged, or of another model, device or version
     ├── InputError          the caller's arguments: prompt, messages, sampling settings, template
     │   └── ContextError    prompt and answer do not fit the context (numbers inside)
     └── AbortError          the caller stopped it
@@ -77,6 +78,10 @@ class StorageError(EngineError):
 
 class StorageFullError(StorageError):
     """The disk is full or the quota is used up. What was stored before is as it was."""
+
+
+class SessionError(EngineError):
+    """A saved session cannot be restored: it is not there, damaged, or belongs to something else."""
 
 
 class InputError(EngineError):

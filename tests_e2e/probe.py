@@ -362,6 +362,36 @@ async def storage_helpers() -> dict[str, Any]:
     }
 
 
+async def session(endpoint: str, repo: str, name: str) -> dict[str, Any]:
+    """Restore the session, or run a prompt and save it; then logits and an answer that grows the KV cache."""
+    import hashlib
+
+    from py_engine.serve.engine import Engine
+
+    set_endpoint(endpoint)
+    async with await Engine.load(
+        repo, dtype="f32", context=256, context_classes=(32, 96)
+    ) as engine:
+        saved = [info.name for info in await engine.list_sessions()]
+        if name in saved:
+            await engine.restore_session(name)
+        else:
+            await engine.generate_ids([(11 * i + 5) % 250 for i in range(40)], 9, ignore_eos=True)
+            await engine.save_session(name)
+        decoder = engine._loaded.decoder
+        ids = [*decoder.prefix.ids, 7, 8, 9]
+        logits = await engine.logits(ids, reuse=True)
+        ran = decoder.prefilled
+        answer = await engine.generate_ids([*ids, 1], 70, ignore_eos=True)
+        return {
+            "saved": saved,
+            "ran": ran,
+            "logits": hashlib.sha256(bytes(logits)).hexdigest(),
+            "answer": answer,
+            "class": engine.info()["context"]["class"],
+        }
+
+
 async def hide_webgpu() -> None:
     """From now on this worker's navigator has no gpu."""
     import js

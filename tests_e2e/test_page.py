@@ -738,6 +738,19 @@ def test_too_long_a_chat_says_so_where_it_happened(new_chat: Page) -> None:
 # These three leave another model behind: last, since a load takes long on a software GPU.
 
 
+def test_a_chat_beyond_the_context_says_what_the_model_no_longer_sees(new_chat: Page) -> None:
+    """A notice where that begins; the answer after it, which leaves out the same, does not say it again."""
+    for word in ("one", "two"):
+        ask(new_chat, f"{word} " * 40)
+    assert not new_chat.locator(".forgot:visible").count()
+    ask(new_chat, "three " * 40)
+    notice = new_chat.locator(".answer").nth(2).locator(".forgot")
+    expect(notice).to_have_text(re.compile("no longer sees the first 4 messages"))
+    ask(new_chat, "four")
+    assert new_chat.locator(".forgot:visible").count() == 1
+    assert kept_messages(new_chat)[5]["forgot"] == 4
+
+
 def test_a_base_model_continues_and_a_failed_load_can_be_tried_again(
     new_chat: Page, site: PageServer
 ) -> None:

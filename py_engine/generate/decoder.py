@@ -122,9 +122,19 @@ class Decoder:
         """
         await self._resize(tokens, len(self.prefix.ids))
 
-    async def logits(self, ids: Sequence[int], abort: Abort | None = None) -> bytes:
-        """Logits after the last id, float32 [vocab_size], as bytes."""
+    async def begin_with(self, capacity: int) -> None:
+        """Forget everything, with a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError with
+        everything as it was."""
+        if capacity != self.state.cache.capacity:
+            await self._passes.resize(capacity, 0)
         self.prefix.forget()
+
+    async def logits(
+        self, ids: Sequence[int], abort: Abort | None = None, *, reuse: bool = False
+    ) -> bytes:
+        """Logits after the last id, float32 [vocab_size], as bytes. `reuse`: run only what the state has not seen."""
+        if not reuse:
+            self.prefix.forget()
         await self._prefill(ids, "logits", 0, abort or Abort())
         return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
 

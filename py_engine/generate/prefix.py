@@ -40,7 +40,7 @@ class Prefix:
         run, for its logits); the number of tokens in it. Rows behind are given up."""
         start = shared(self.ids, ids[:-1])
         if self.recurrent:
-            lives = self._seen == len(self.ids) <= start
+            lives = self.lives and len(self.ids) <= start
             start = max([n for n in self._marks if n <= start], default=0)
             if lives and len(self.ids) > start:
                 start = len(self.ids)
@@ -65,7 +65,7 @@ class Prefix:
     def mark(self) -> None:
         """Take a snapshot of the state, which has just seen `ids`."""
         n = len(self.ids)
-        if not self.recurrent or n == 0 or self._seen != n:
+        if not self.recurrent or n == 0 or not self.lives:
             return
         if n in self._marks:
             self._use(n)
@@ -76,6 +76,20 @@ class Prefix:
             slot = self._marks.pop(next(iter(self._marks)))
         self._snapshots.save(slot)
         self._marks[n] = slot
+
+    @property
+    def lives(self) -> bool:
+        """Whether the recurrent state is that after `ids`; it may have run on, or be unknown."""
+        return self._seen == len(self.ids)
+
+    @property
+    def marks(self) -> dict[int, int]:
+        """Tokens seen by each snapshot and its slot, the least recently used first."""
+        return dict(self._marks)
+
+    def adopt(self, ids: list[int], lives: bool, marks: dict[int, int]) -> None:
+        """Cache, state and snapshots have been filled from outside."""
+        self.ids, self._seen, self._marks = ids, len(ids) if lives else None, marks
 
     def forget(self) -> None:
         """Begin anew with the next prompt."""

@@ -200,6 +200,10 @@ class Gpu(abc.ABC):
         """Copy a range back (tests, logits, diagnostics; never in the decode loop)."""
 
     @abc.abstractmethod
+    async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+        """Copy a range back as what this host's io calls Bytes: in a browser it does not enter Python's heap."""
+
+    @abc.abstractmethod
     async def create_pipeline(
         self, label: str, code: str, constants: Mapping[str, float]
     ) -> Pipeline:

@@ -271,14 +271,18 @@ class BrowserGpu(Gpu):
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See Gpu.read."""
         n = buffer.nbytes - offset if nbytes is None else nbytes
-        what = f"cannot read {n:,} bytes of {buffer.label!r}"
+        return bytes((await self.download(buffer, offset, n)).to_bytes())
+
+    async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+        """See Gpu.download: a JS Uint8Array."""
+        what = f"cannot read {nbytes:,} bytes of {buffer.label!r}"
         self._alive(what)
         try:
-            data = (await self._js.read(buffer.handle, offset, n)).to_bytes()
+            data = await self._js.read(buffer.handle, offset, nbytes)
         except JsException as error:
             raise await self._settled_error(what, error) from error
-        self._counters.readback_bytes += n
-        return bytes(data)
+        self._counters.readback_bytes += nbytes
+        return data
 
     async def create_pipeline(
         self, label: str, code: str, constants: Mapping[str, float]

@@ -73,6 +73,10 @@ class CountingGpu(Gpu):
         """Raises HostError: there is nothing to read."""
         self._refuse()
 
+    async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+        """Raises HostError: there is nothing to read."""
+        self._refuse()
+
     async def create_pipeline(
         self, label: str, code: str, constants: Mapping[str, float]
     ) -> Pipeline:

@@ -260,6 +260,9 @@ class NativeGpu(Gpu):
         self.counters.readback_bytes += n
         return bytes(data)
 
+    async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
+        return await self.read(buffer, offset, nbytes)
+
     async def create_pipeline(
         self, label: str, code: str, constants: Mapping[str, float]
     ) -> Pipeline:

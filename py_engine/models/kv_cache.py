@@ -8,6 +8,7 @@ from typing import Literal
 
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
+from py_engine.graph.transfer import Span
 from py_engine.host.gpu import Copy, Gpu
 
 KvDtype = Literal["f32", "f16"]
@@ -66,19 +67,26 @@ class KvCache:
             raise
         return made
 
+    def spans(self, rows: int) -> list[Span]:
+        """Where the first `rows` tokens stand: layer by layer K, then V, head by head."""
+        found = []
+        for tensor in (tensor for pair in self.tensors for tensor in pair):
+            assert tensor.binding is not None
+            heads, capacity, _ = tensor.shape
+            row = tensor.nbytes // (heads * capacity)
+            found += [
+                Span(tensor.binding.buffer, head * capacity * row, rows * row)
+                for head in range(heads)
+            ]
+        return found
+
     def copy_rows(self, source: KvCache, rows: int) -> None:
         """Queue the copy of the first `rows` tokens from a cache of the same layers."""
-        copies = []
-        for mine, theirs in zip(self.tensors, source.tensors, strict=True):
-            for to, of in zip(mine, theirs, strict=True):
-                assert to.binding is not None and of.binding is not None
-                heads, capacity, _ = to.shape
-                row = to.nbytes // (heads * capacity)
-                for head in range(heads):
-                    at = head * source.capacity * row, head * capacity * row
-                    copies.append(Copy(of.binding.buffer, to.binding.buffer, rows * row, *at))
-        if rows and copies:
-            self._gpu.copy(copies)
+        if rows:
+            pairs = zip(source.spans(rows), self.spans(rows), strict=True)
+            self._gpu.copy(
+                [Copy(a.buffer, b.buffer, a.nbytes, a.offset, b.offset) for a, b in pairs]
+            )
 
     def release(self) -> None:
         """Free every buffer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from py_engine.graph.trace import Tensor
+from py_engine.graph.transfer import Span
 from py_engine.host.gpu import Buffer, Copy, Gpu
 
 BUDGET_BYTES = 96 << 20  # four of Qwen3.5-0.8B's 20 MB
@@ -48,6 +49,18 @@ class Snapshots:
         """Bring the state back."""
         self._copy(slot, restore=True)
 
+    def live_spans(self) -> list[Span]:
+        """Where the state itself stands."""
+        found = []
+        for tensor in self._tensors:
+            assert tensor.binding is not None
+            found.append(Span(tensor.binding.buffer, tensor.binding.offset, tensor.nbytes))
+        return found
+
+    def span(self, slot: int) -> Span:
+        """Where a snapshot stands."""
+        return Span(self._buffers[slot], 0, self._size)
+
     def release(self) -> None:
         """Free the buffers."""
         for buffer in self._buffers:
@@ -57,11 +70,9 @@ class Snapshots:
     def _copy(self, slot: int, *, restore: bool) -> None:
         stored, at = self._buffers[slot], 0
         copies = []
-        for tensor in self._tensors:
-            assert tensor.binding is not None
-            live, start, n = tensor.binding.buffer, tensor.binding.offset, tensor.nbytes
-            copies.append(
-                Copy(stored, live, n, at, start) if restore else Copy(live, stored, n, start, at)
-            )
-            at += n
+        for live in self.live_spans():
+            sides = (live.buffer, live.offset), (stored, at)
+            (source, of), (target, to) = reversed(sides) if restore else sides
+            copies.append(Copy(source, target, live.nbytes, of, to))
+            at += live.nbytes
         self._gpu.copy(copies)

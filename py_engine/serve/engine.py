@@ -27,6 +27,7 @@ from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
+from py_engine.serve.sessions import SessionInfo, Sessions
 
 _ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
 
@@ -63,7 +64,9 @@ class Engine:
         loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
         self._closed = False
+        self._status = "ready"
         self._window = Window(loaded.decoder.state.context)
+        self._sessions: Sessions | None = None
 
     @classmethod
     async def load(
@@ -216,8 +219,11 @@ class Engine:
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
-    async def logits(self, ids: Sequence[int]) -> memoryview[float]:
-        """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads."""
+    async def logits(self, ids: Sequence[int], *, reuse: bool = False) -> memoryview[float]:
+        """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads.
+
+        All of `ids` are run; `reuse`: only those that the state has not seen, as a generation does it.
+        """
         async with self._turn:
             decoder = self._decoder()
             if not ids or len(ids) > decoder.state.context:
@@ -226,7 +232,7 @@ class Engine:
                     len(ids),
                     decoder.state.context,
                 )
-            return memoryview(await decoder.logits(ids)).cast("f")
+            return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
 
     @property
     def vocab_size(self) -> int:
@@ -244,14 +250,43 @@ class Engine:
         options = {"temperature": 0.0, **options}
         return (await self.generate(ids, max_tokens=max_tokens, **options)).tokens
 
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    async def save_session(self, name: str) -> SessionInfo:
+        """Keep what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage), in
+        the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
+        async with self._busy("saving"):
+            return await self._open_sessions().save(name)
+
+    async def restore_session(self, name: str) -> SessionInfo:
+        """Bring a session back: the same next tokens, bit by bit, as if it had never ended; a prompt that begins with
+        its tokens goes on from there.
+
+        Raises SessionError for one that is not there, damaged, or of another model, revision, dtype, device, host or
+        version; then nothing changes. Also InputError, StorageError, OutOfMemoryError.
+        """
+        async with self._busy("restoring"):
+            return await self._open_sessions().restore(name)
+
+    async def list_sessions(self) -> list[SessionInfo]:
+        """What is saved on this device, by whichever model, the newest first. Raises StorageError."""
+        return await self._open_sessions().all()
+
+    async def delete_session(self, name: str) -> None:
+        """Remove a saved session; an absent one is no error. Raises InputError, StorageError."""
+        await self._open_sessions().delete(name)
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status."""
+        """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
+
+        status: "ready", "generating", "saving", "restoring" or "closed"; before it is "ready" there is no engine.
+        """
         loaded, gpu = self._loaded, self._gpu
         decoder = loaded.decoder
         return {
-            "status": "closed" if self._closed else "ready",
+            "status": self._status,
             "model": loaded.name,
             "family": loaded.family,
             "dtype": loaded.dtype,
@@ -307,7 +342,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        async with self._turn:
+        async with self._busy("closed"):
             self._loaded.release()
             if self._owns_gpu:
                 self._gpu.close()
@@ -326,6 +361,22 @@ class Engine:
         if self._closed:
             raise InputError("this engine is closed: load the model again")
         return self._loaded.decoder
+
+    @asynccontextmanager
+    async def _busy(self, status: str) -> AsyncIterator[None]:
+        """Have the turn, and say meanwhile what for."""
+        async with self._turn:
+            self._status = status
+            try:
+                yield
+            finally:
+                self._status = "closed" if self._closed else "ready"
+
+    def _open_sessions(self) -> Sessions:
+        self._decoder()  # not closed
+        if self._sessions is None:
+            self._sessions = Sessions(self._gpu, self._loaded)
+        return self._sessions
 
     def _tokenizer(self) -> Tokenizer:
         return self._loaded.tokenizer
@@ -347,7 +398,7 @@ class Engine:
             generation.on_stop(
                 lambda: generation.finish(Answer(prompt_tokens=len(ids), finish_reason="abort"))
             )
-            async with self._turn:
+            async with self._busy("generating"):
                 if not generation.abort.is_set:
                     await self._generate(request, generation)
 

@@ -86,6 +86,11 @@ class WeightStore:
         self.jobs: list[Job] = []
 
     @property
+    def buffers(self) -> Sequence[Buffer]:
+        """All of them."""
+        return self._buffers
+
+    @property
     def nbytes(self) -> int:
         """GPU bytes of all weights asked for so far."""
         return sum(b.nbytes for b in self._buffers)

@@ -1,0 +1,74 @@
+"""Ranges of many GPU buffers as one long row of bytes, moved out and in by slices. In a browser they stay JS arrays."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from py_engine.host.gpu import Buffer, Copy, Gpu
+from py_engine.host.store import Bytes
+
+SLICE_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """`nbytes` of a buffer from `offset`, multiples of 4."""
+
+    buffer: Buffer
+    offset: int
+    nbytes: int
+
+
+class Transfer:
+    """The bytes of `spans`, one after the other, through a staging buffer that `close` frees."""
+
+    def __init__(self, gpu: Gpu, spans: Sequence[Span]) -> None:
+        """Raises OutOfMemoryError."""
+        self._gpu = gpu
+        self._spans = [span for span in spans if span.nbytes]
+        self._starts = [0, *accumulate(span.nbytes for span in self._spans)]
+        self.nbytes = self._starts[-1]
+        self._staging = gpu.create_buffer("staging", max(4, min(SLICE_BYTES, self.nbytes)))
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Where slices start and end, in order; all but the last have SLICE_BYTES."""
+        for start in range(0, self.nbytes, SLICE_BYTES):
+            yield start, min(start + SLICE_BYTES, self.nbytes)
+
+    async def read(self, start: int, end: int) -> Bytes:
+        """The bytes of a slice."""
+        self._gpu.copy(
+            [
+                Copy(span.buffer, self._staging, n, span.offset + at, to)
+                for span, at, to, n in self._within(start, end)
+            ]
+        )
+        return await self._gpu.download(self._staging, 0, end - start)
+
+    async def write(self, start: int, end: int, data: Bytes) -> None:
+        """Put the bytes of a slice where they belong; returns when the GPU has them."""
+        self._gpu.write(self._staging, 0, data)
+        self._gpu.copy(
+            [
+                Copy(self._staging, span.buffer, n, to, span.offset + at)
+                for span, at, to, n in self._within(start, end)
+            ]
+        )
+        await self._gpu.idle()
+
+    def close(self) -> None:
+        """Free the staging buffer."""
+        self._gpu.destroy_buffer(self._staging)
+
+    def _within(self, start: int, end: int) -> Iterator[tuple[Span, int, int, int]]:
+        """What start..end touches: a span, where in it, where in the slice, how many bytes."""
+        i, at = bisect_right(self._starts, start) - 1, start
+        while at < end:
+            span, inside = self._spans[i], at - self._starts[i]
+            n = min(span.nbytes - inside, end - at)
+            yield span, inside, at - start, n
+            at += n
+            i += 1

@@ -1,0 +1,324 @@
+"""Saved sessions: what a model has seen, kept on this device and brought back bit by bit.
+
+A session is a folder of the store "sessions":
+
+    NAME/session.json   tokens, places, the key, and a sha256 of all that; written last, so that it makes the session
+    NAME/HEX.bin        KV rows of the tokens, the recurrent state if it is theirs, snapshots: see `_spans`
+
+It goes back only into what it came from, down to the kernels: another model, revision, dtype, device, host or version
+would go on from it with other numbers, or with nonsense.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from py_engine.errors import FormatError, InputError, SessionError
+from py_engine.generate.decoder import Decoder
+from py_engine.graph.transfer import Span, Transfer
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.host.json_text import parse_json
+from py_engine.host.store import BlobStore
+from py_engine.serve.loading import Loaded
+from py_engine.version import VERSION
+
+LAYOUT = 1  # of the files; a change here leaves old sessions unreadable
+MAX_NAME = 80
+HEADER = "session.json"
+_SAMPLES, _SAMPLE_BYTES = 16, 256  # of each weight buffer, for the key
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A saved session. `tokens`: how many the model has seen in it; `saved_at`: seconds since 1970."""
+
+    name: str
+    model: str
+    tokens: int
+    nbytes: int
+    saved_at: float
+
+
+class Sessions:
+    """The sessions of this device, and what a loaded model saves and restores. The caller keeps the model still."""
+
+    def __init__(self, gpu: Gpu, loaded: Loaded) -> None:
+        self._gpu = gpu
+        self._io: Io = loaded.io
+        self._loaded = loaded
+        self._key: dict[str, Any] | None = None
+
+    async def save(self, name: str) -> SessionInfo:
+        """Keep the present state under `name`, in the place of an older one. Raises InputError, StorageError."""
+        folder = _folder(name)
+        decoder, key = self._loaded.decoder, await self._identity()
+        prefix = decoder.prefix
+        store = await self._open()
+        try:
+            async with store.lock(folder):
+                data = f"{folder}/{secrets.token_hex(8)}.bin"
+                spans = _spans(decoder, len(prefix.ids), prefix.lives, list(prefix.marks.values()))
+                try:
+                    nbytes, digest = await self._write(store, data, spans)
+                    session = {
+                        "name": name,
+                        "saved_at": time.time(),
+                        "key": key,
+                        "ids": prefix.ids,
+                        "lives": prefix.lives,
+                        "snapshots": list(prefix.marks),
+                        "capacity": decoder.state.cache.capacity,
+                        "data": data,
+                        "nbytes": nbytes,
+                        "sha256": digest,
+                    }
+                    await store.replace(f"{folder}/{HEADER}", _sealed(session))
+                except BaseException:
+                    await store.delete(data)
+                    raise
+                for old in await store.names(folder):
+                    if old not in (data, f"{folder}/{HEADER}"):
+                        await store.delete(old)
+        finally:
+            await store.close()
+        return _info(session)
+
+    async def restore(self, name: str) -> SessionInfo:
+        """Bring a session back; all of it is checked before anything changes.
+
+        Raises SessionError when there is none, when it is damaged, or when it belongs to another model, revision,
+        dtype, device, host or version; InputError, StorageError, OutOfMemoryError. The present state then stays.
+        """
+        folder = _folder(name)
+        store = await self._open()
+        try:
+            async with store.lock(folder, shared=True):
+                session = await _read_header(self._io, store, folder, name)
+                await self._check(session)
+                await self._fill(store, session)
+        finally:
+            await store.close()
+        return _info(session)
+
+    async def all(self) -> list[SessionInfo]:
+        """All sessions of this device, the newest first; those that cannot be read are left out."""
+        store = await self._open()
+        found = []
+        try:
+            for file in await store.names():
+                folder, _, last = file.partition("/")
+                if last == HEADER:
+                    try:
+                        found.append(_info(await _read_header(self._io, store, folder, folder)))
+                    except SessionError:
+                        continue
+        finally:
+            await store.close()
+        return sorted(found, key=lambda info: -info.saved_at)
+
+    async def delete(self, name: str) -> None:
+        """Remove a session; an absent one is no error."""
+        folder = _folder(name)
+        store = await self._open()
+        try:
+            async with store.lock(folder):
+                await store.delete(folder)
+        finally:
+            await store.close()
+
+    async def _open(self) -> BlobStore:
+        return await self._io.open_store("sessions")
+
+    async def _write(self, store: BlobStore, file: str, spans: Sequence[Span]) -> tuple[int, str]:
+        """Bytes and sha256 of what went into the file."""
+        transfer, hasher = Transfer(self._gpu, spans), self._io.sha256()
+        try:
+            for start, end in transfer.slices():
+                data = await transfer.read(start, end)
+                await hasher.update(data)
+                await store.write(file, start, data)
+            if transfer.nbytes:
+                await store.flush(file)
+            return transfer.nbytes, await hasher.hexdigest()
+        finally:
+            hasher.close()
+            transfer.close()
+
+    async def _check(self, session: Mapping[str, Any]) -> None:
+        """Raises SessionError unless the session goes into this model as it is now."""
+        name, mine = session["name"], await self._identity()
+        for field, here in mine.items():
+            there = session["key"].get(field)
+            if here != there:
+                raise SessionError(
+                    f"session {name!r} does not fit: its {field} is {_short(there)}, here it is {_short(here)}. "
+                    "It goes back only into the same model, settings, device and version; delete it, or load those."
+                )
+        decoder = self._loaded.decoder
+        ids, capacity = session["ids"], session["capacity"]
+        if capacity not in decoder.classes:
+            raise SessionError(
+                f"session {name!r} of {len(ids)} tokens was saved in a KV cache of {capacity}; with a context of "
+                f"{decoder.state.context} there is none of that size. Load the model with the context it had."
+            )
+
+    async def _fill(self, store: BlobStore, session: Mapping[str, Any]) -> None:
+        """The bytes: checked, then moved to the GPU."""
+        decoder, prefix = self._loaded.decoder, self._loaded.decoder.prefix
+        ids, lengths = session["ids"], session["snapshots"]
+        marks = {n: slot for slot, n in enumerate(lengths)}
+        if len(marks) > decoder.snapshots.count:
+            raise _damaged(session["name"])
+
+        def spans() -> list[Span]:
+            return _spans(decoder, len(ids), session["lives"], list(marks.values()))
+
+        expected = sum(span.nbytes for span in spans())
+        stored = await store.size(session["data"]) or 0  # no file where there are no bytes
+        if not expected == session["nbytes"] == stored:
+            raise _damaged(session["name"])
+        transfer = Transfer(self._gpu, spans())
+        try:
+            hasher = self._io.sha256()
+            try:
+                for start, end in transfer.slices():
+                    await hasher.update(await store.read(session["data"], start, end))
+                if await hasher.hexdigest() != session["sha256"]:
+                    raise _damaged(session["name"])
+            finally:
+                hasher.close()
+        finally:
+            transfer.close()
+        await decoder.begin_with(session["capacity"])
+        transfer = Transfer(self._gpu, spans())
+        try:
+            for start, end in transfer.slices():
+                await transfer.write(start, end, await store.read(session["data"], start, end))
+        finally:
+            transfer.close()
+        prefix.adopt(list(ids), session["lives"], marks)
+
+    async def _identity(self) -> dict[str, Any]:
+        """What a session belongs to."""
+        if self._key is None:
+            loaded, gpu = self._loaded, self._gpu
+            decoder = loaded.decoder
+            self._key = {
+                "layout": LAYOUT,
+                "version": VERSION,
+                "model": loaded.name,
+                "weights": await self._weights(),
+                "dtype": f"{loaded.dtype}, weights {loaded.form}, KV {decoder.state.cache.dtype}",
+                "state": [[t.name, *t.shape] for t in decoder.state.recurrents]
+                + [[k.name, k.shape[0], k.shape[2]] for k, _ in decoder.state.cache.tensors],
+                "host": gpu.info.host,
+                "device": {k: v for k, v in vars(gpu.info).items() if k != "host"},
+                "features": sorted(gpu.features),
+                # Chosen forms and sizes change the order of sums: names and constants of all kernels in use.
+                "kernels": _digest(
+                    {
+                        name: [call.kernel.label for call in plan.calls]
+                        for name, plan in decoder.plans.items()
+                    }
+                ),
+            }
+        return self._key
+
+    async def _weights(self) -> str:
+        """A sum over samples of every weight: other weights of the same shapes are another model."""
+        spans = []
+        for buffer in self._loaded.store.buffers:
+            step = max(buffer.nbytes // _SAMPLES, _SAMPLE_BYTES) // 4 * 4
+            spans += [
+                Span(buffer, at, min(_SAMPLE_BYTES, buffer.nbytes - at))
+                for at in range(0, buffer.nbytes, step)
+            ]
+        transfer, hasher = Transfer(self._gpu, spans), self._io.sha256()
+        try:
+            for start, end in transfer.slices():
+                await hasher.update(await transfer.read(start, end))
+            return await hasher.hexdigest()
+        finally:
+            hasher.close()
+            transfer.close()
+
+
+def _spans(decoder: Decoder, rows: int, lives: bool, slots: Sequence[int]) -> list[Span]:
+    """Where the bytes of a session stand on the GPU, in the order of the file."""
+    spans = decoder.state.cache.spans(rows)
+    if lives:
+        spans += decoder.snapshots.live_spans()
+    return spans + [decoder.snapshots.span(slot) for slot in slots]
+
+
+def _folder(name: str) -> str:
+    """The folder of a session. Raises InputError for a name that no store takes."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
+        raise InputError(f"a session's name has 1 to {MAX_NAME} characters, unlike {name!r:.120}")
+    try:
+        return quote(name, safe="").replace(".", "%2E")
+    except UnicodeEncodeError as error:
+        raise InputError(f"a session's name holds a lone surrogate: {name!r}") from error
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _sealed(session: Mapping[str, Any]) -> bytes:
+    return _canonical({"session": session, "sha256": _digest(session)})
+
+
+async def _read_header(io: Io, store: BlobStore, folder: str, name: str) -> dict[str, Any]:
+    """The session.json of a folder. Raises SessionError when it is missing or damaged."""
+    try:
+        raw = io.to_bytes(await store.read(f"{folder}/{HEADER}"))
+    except FileNotFoundError:
+        raise SessionError(
+            f"there is no session {name!r} on this device: list_sessions() tells which there are"
+        ) from None
+    try:
+        file = parse_json(raw, HEADER)
+        session, digest = file["session"], file["sha256"]
+    except (FormatError, KeyError, TypeError) as error:
+        raise _damaged(name) from error
+    if digest != _digest(session):
+        raise _damaged(name)
+    layout = session["key"].get("layout")
+    if layout != LAYOUT:
+        raise SessionError(
+            f"session {name!r} does not fit: its layout is {layout}, this engine's is {LAYOUT}. Delete it."
+        )
+    return dict(session)
+
+
+def _damaged(name: str) -> SessionError:
+    return SessionError(
+        f"session {name!r} is damaged (cut off or changed since it was saved): delete it"
+    )
+
+
+def _info(session: Mapping[str, Any]) -> SessionInfo:
+    return SessionInfo(
+        session["name"],
+        session["key"]["model"],
+        len(session["ids"]),
+        session["nbytes"],
+        session["saved_at"],
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}"

@@ -1,0 +1,20 @@
+"""A saved session in the browser: its bytes go from the GPU to the store and back as JavaScript arrays."""
+
+from __future__ import annotations
+
+from devtools.page_server import PageServer
+from tests_e2e.conftest import ORGANISATION, Probe, Visited, blank_page
+
+
+def test_a_session_survives_a_reload(visited: Visited, site: PageServer) -> None:
+    """Saved, the page loaded anew, restored: the same logits and the same answer as the run that went on."""
+    page = blank_page(visited.context, site)
+    arguments = (site.url + "models", f"{ORGANISATION}/lfm2-mlx4-g64", "of the test")
+    unbroken = Probe(page, "py314")("session", *arguments)
+    assert unbroken.pop("saved") == []
+    page.reload()
+    restored = Probe(page, "py314")("session", *arguments)
+    assert restored.pop("saved") == ["of the test"]
+    assert restored == unbroken
+    assert (restored["ran"], restored["class"]) == (3, 256)
+    page.close()
