@@ -85,18 +85,18 @@ def test_what_is_quantised_stays_as_it_is(gpu: Gpu, run: Runner) -> None:
 
 
 def test_auto_is_4_bit_where_memory_is_small(gpu: Gpu, run: Runner) -> None:
-    folder = str(reference.folder("lfm2-bf16"))
-
-    def took(dtype: str, **options: Any) -> Any:
-        return run(Engine.estimate(folder, gpu=gpu, dtype=dtype, context=64, **options))
+    def weights(dtype: str, **options: Any) -> int:
+        preset = "random:lfm2.5-350m"
+        told = run(Engine.estimate(preset, gpu=gpu, dtype=dtype, context=64, **options))
+        return int(told.by_kind["weights_bytes"])
 
     class Phone(NativeIo):
         @property
         def handheld(self) -> bool:
             return True
 
-    assert took("auto", io=Phone()) == took("q4") != took("auto")
-    assert took("f16", io=Phone()) == took("f16")  # what is asked for by name is done
+    assert weights("auto", io=Phone()) == weights("q4") < 0.3 * weights("auto")
+    assert weights("f16", io=Phone()) == weights("f16")  # what is asked for by name is done
 
 
 def wide_lfm2(vocab: int) -> Checkpoint:
