@@ -42,7 +42,7 @@ class Estimate:
     by_kind: Mapping[str, int]
     loaded_bytes: int
     peak_bytes: int
-    calls: Sequence[Call] = field(default=(), repr=False)  # of one decode pass
+    calls: Sequence[Call] = field(default=(), repr=False, compare=False)  # of one decode pass
 
     @property
     def total_bytes(self) -> int:
