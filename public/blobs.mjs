@@ -138,7 +138,18 @@ class Opfs {
       this.#closeOne(beside);
     }
     this.#closeOne(name);
-    await (await this.#file(beside, false)).move(name.split('/').pop());
+    const file = await this.#file(beside, false);
+    if (file.move) await file.move(name.split('/').pop());
+    else await this.#overwrite(name, data); // what is kept here says itself whether it is whole
+  }
+
+  async #overwrite(name, data) {
+    const handle = await this.#handle(name, true);
+    handle.truncate(0);
+    handle.write(data, { at: 0 });
+    handle.flush();
+    this.#closeOne(name);
+    await this.remove(`${name}.new`);
   }
 
   async remove(name) {

@@ -184,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             entry: dict[str, Any] = {"rfilename": str(file.relative_to(folder)), "size": size}
             if file.suffix not in DIRECT_SUFFIXES:
                 entry["lfs"] = {"sha256": _sha256(file), "size": size, "pointerSize": 135}
+            data = file.read_bytes() if size < 1 << 20 else b""
+            entry["blobId"] = hashlib.sha1(f"blob {size}\0".encode() + data).hexdigest()
             siblings.append(entry)
         body = json.dumps({"id": name, "sha": COMMIT, "private": False, "siblings": siblings})
         self._send(200, body.encode(), {"Content-Type": "application/json; charset=utf-8"})

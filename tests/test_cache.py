@@ -481,6 +481,45 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(
     assert not [p for p in (hub / FOLDER / "blobs").glob("*") if p.stat().st_size > 5000]
 
 
+def test_a_small_file_is_compared_with_its_git_object_id(
+    server: HubServer, root: Path, tensors: dict[str, bytes]
+) -> None:
+    """What comes differs by a byte from what the listing speaks of; the second answer is right."""
+    place = root / NAME / "config.json"
+    whole = place.read_text()
+
+    def put_back(n: int, method: str, name: str) -> None:
+        if not place.read_text() == whole and n == 4:
+            place.write_text(whole)
+
+    listing = server.take_fault
+
+    def take_fault(name: str) -> int | str | None:
+        if name == "config.json" and place.read_text() == whole and not spoiled:
+            spoiled.append(name)
+            place.write_text(whole.replace("qwen3", "qwen2"))
+        return listing(name)
+
+    spoiled: list[str] = []
+    server.take_fault = take_fault  # type: ignore[method-assign]
+    got, _, notes = once(put_back)
+    assert spoiled and got == tensors
+    assert len(notes) == 1 and "config.json" in notes[0]
+
+
+def test_hf_hub_offline_asks_for_nothing(
+    server: HubServer, tensors: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        once()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    once()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    server.requests.clear()
+    assert once()[0] == tensors and server.requests == []
+
+
 def test_a_file_that_changes_meanwhile_is_refused_or_compared(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

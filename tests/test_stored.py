@@ -127,6 +127,16 @@ def test_clean(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[st
     assert command(capsys, "list")[1]["models"] == []
 
 
+def test_clean_sweeps_what_nobody_knows(server: HubServer, stores: Path) -> None:
+    """A process that died before its first note left a file that only a sweep finds."""
+    lost = stores / "hub" / FOLDER / "blobs" / "0123.jerboa.incomplete"
+    theirs = lost.with_name("4567.incomplete")
+    for path in (lost, theirs):
+        path.write_bytes(bytes(100))
+    asyncio.run(stored.delete(FaultIo()))
+    assert not lost.exists() and theirs.exists()
+
+
 def test_a_model_that_is_being_loaded_stays(server: HubServer) -> None:
     async def go() -> stored.Deleted:
         io = FaultIo()

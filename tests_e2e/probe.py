@@ -399,6 +399,15 @@ async def hide_webgpu() -> None:
     js.Object.defineProperty(js.navigator, "gpu", js.Object.fromEntries([["value", None]]))
 
 
+async def hide_opfs() -> None:
+    """From now on this worker has no private file system, as in some private windows."""
+    import js
+
+    js.Object.defineProperty(
+        js.navigator.storage, "getDirectory", js.Object.fromEntries([["value", None]])
+    )
+
+
 async def random_number() -> float:
     """Of the module-level generator."""
     import random
@@ -642,7 +651,8 @@ async def keep(endpoint: str, repo: str) -> dict[str, Any]:
             for job in weights.jobs
             if job.target.binding
         ]
-        return {"notes": notes, "kept": repository.kept, "sums": sums}
+        kind = (await io.open_store("models")).kind
+        return {"notes": notes, "kept": repository.kept, "kind": kind, "sums": sums}
     finally:
         await repository.close()
         gpu.close()

@@ -25,6 +25,7 @@ from tests_e2e.conftest import (
 
 MODEL = "qwen3-mlx-mixed-untied"
 WEIGHTS = "model.safetensors"
+SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 
 
 @pytest.fixture
@@ -70,55 +71,54 @@ def blob(probe: Probe) -> str:
     return max(files, key=files.__getitem__)
 
 
+@pytest.mark.parametrize("kind", ["opfs", "cache-storage"])
 def test_the_next_page_needs_no_request_and_repairs_what_is_damaged(
-    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]]
+    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], kind: str
 ) -> None:
-    probe = open_probe(context, site)
+    def fresh() -> Probe:
+        probe = open_probe(context, site)
+        if kind != "opfs":
+            probe("hide_opfs")
+        return probe
+
+    probe = fresh()
     cold = keep(probe, site)
-    assert cold["kept"] is True and cold["notes"] == []
+    assert cold["kept"] is True and cold["notes"] == [] and cold["kind"] == kind
     commit = site.local_hub.commit(site.site.models / ORGANISATION / MODEL)
     probe.worker.page.close()
 
-    probe = open_probe(context, site)
+    probe = fresh()
     asked.clear()
     warm = keep(probe, site, f"@{commit}")
     assert warm == cold and asked == []
-    size = (GOLDENS / MODEL / WEIGHTS).stat().st_size
     name = blob(probe)
-    assert probe("stored_files", name) == {name: size}
+    assert probe("stored_files", name) == {name: SIZE}
 
-    probe("flip", name, size // 2)
+    probe("flip", name, SIZE // 2)
     repaired = keep(probe, site)
     assert repaired["sums"] == cold["sums"]
     assert [note.split(" ", 1)[1] for note in repaired["notes"]] == [
         "was damaged in this device's store: fetching it again."
     ]
     assert [name for name, _ in asked] == ["", WEIGHTS], "the listing, and one tensor"
-    asked.clear()
 
     context.set_offline(True)
     offline = keep(probe, site)
     assert offline["sums"] == cold["sums"] and "using the copy here" in offline["notes"][0]
-    context.set_offline(False)
 
 
-def test_a_page_that_dies_while_loading_loses_nothing_that_was_stored(
-    context: BrowserContext,
-    site: PageServer,
-    asked: list[tuple[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    size = (GOLDENS / MODEL / WEIGHTS).stat().st_size
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """While [True]: of a large range of the weights half comes, and then nothing more."""
     held = [True]
     send = TestHandler._send_file
 
     def send_half(self: TestHandler, file: Any, etag: str, extra: dict[str, str]) -> None:
-        """Of the weights' large range, half comes and then nothing more."""
         start, _, end = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
-        if held[0] and file.name == WEIGHTS and start.isdigit() and int(end) > size // 2:
+        if held[0] and file.name == WEIGHTS and start.isdigit() and int(end) > SIZE // 2:
             self.send_response(206)
             self.send_header("Content-Length", str(int(end) + 1 - int(start)))
-            self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
+            self.send_header("Content-Range", f"bytes {start}-{end}/{SIZE}")
             self.end_headers()
             self.wfile.write(file.read_bytes()[int(start) : (int(start) + int(end)) // 2])
             self.wfile.flush()
@@ -128,30 +128,61 @@ def test_a_page_that_dies_while_loading_loses_nothing_that_was_stored(
         send(self, file, etag, extra)
 
     monkeypatch.setattr(TestHandler, "_send_file", send_half)
-    probe = open_probe(context, site)
-    probe("random_number")
-    probe.worker.post(
-        {"id": 99, "name": "keep", "args": [site.url + "models", f"{ORGANISATION}/{MODEL}"]}
-    )
-    deadline = time.monotonic() + 60
-    while not any(name == WEIGHTS for name, _ in asked) and time.monotonic() < deadline:
-        probe.worker.page.wait_for_timeout(100)
-    probe.worker.page.wait_for_timeout(1500)  # what came is written
-    probe.worker.close()
-    probe.worker.page.close()
+    yield held
     held[0] = False
 
-    probe = open_probe(context, site)
+
+def begin(probe: Probe, site: PageServer) -> None:
+    """Load without waiting for the end."""
+    arguments = [site.url + "models", f"{ORGANISATION}/{MODEL}"]
+    probe("random_number")  # Python is there
+    probe.worker.post({"id": 99, "name": "keep", "args": arguments})
+
+
+def end(probe: Probe) -> dict[str, Any]:
+    """What the load that was begun came to."""
+    answer: dict[str, Any] = probe.worker.wait(lambda m: m.get("id") == 99)[-1]
+    loaded: dict[str, Any] = answer["value"]
+    return loaded
+
+
+def weights_asked(asked: list[tuple[str, str]]) -> int:
+    """Bytes of the weights that were asked for."""
+    ranges = [r.removeprefix("bytes=").split("-") for name, r in asked if name == WEIGHTS]
+    return sum(int(last) + 1 - int(first) for first, last in ranges)
+
+
+def test_a_second_tab_waits_and_takes_over_from_one_that_dies(
+    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], held: list[bool]
+) -> None:
+    """What the first one stored is not asked for again."""
+    first, second = open_probe(context, site), open_probe(context, site)
+    begin(first, site)
+    deadline = time.monotonic() + 60
+    while not any(name == WEIGHTS for name, _ in asked) and time.monotonic() < deadline:
+        first.worker.page.wait_for_timeout(100)
+    first.worker.page.wait_for_timeout(1500)  # what came is written
+    begin(second, site)
+    second.worker.page.wait_for_timeout(1500)
+    held[0] = False
     asked.clear()
-    finished = keep(probe, site)
-    assert finished["kept"] is True and finished["notes"] == []
-    fetched = 0
-    for name, asked_range in asked:
-        if name == WEIGHTS:
-            start, end = asked_range.removeprefix("bytes=").split("-")
-            fetched += int(end) + 1 - int(start)
-    assert fetched < 0.75 * size, "what was stored is not asked for again"
-    assert keep(probe, site) == finished
+    first.worker.page.close()
+    finished = end(second)
+    assert finished["kept"] is True
+    assert finished["notes"] == ["Another tab or process is loading this model: waiting for it."]
+    assert 0 < weights_asked(asked) < 0.75 * SIZE
+    assert keep(second, site)["sums"] == finished["sums"]
+
+
+def test_two_tabs_fetch_once(
+    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]]
+) -> None:
+    tabs = [open_probe(context, site) for _ in range(2)]
+    for tab in tabs:
+        begin(tab, site)
+    loaded = [end(tab) for tab in tabs]
+    assert loaded[0]["sums"] == loaded[1]["sums"]
+    assert weights_asked(asked) <= 1.05 * SIZE
 
 
 def test_the_page_lists_what_is_kept_and_deletes_it(

@@ -121,6 +121,8 @@ async def delete(io: Io, model: str | None = None) -> Deleted:
                     done = replace(done, nbytes=done.nbytes + freed, models=[*done.models, name])
                 else:
                     done = replace(done, busy=[*done.busy, name])
+        if model is None:
+            done = replace(done, nbytes=done.nbytes + await library.sweep())
         return done
 
 

@@ -4,7 +4,7 @@ Bytes are written while they come, tensor by tensor, and each range is then note
 cut off goes on at the missing tensor, within a large one at the missing range. The index, written last, makes the
 namespace valid; with it a load needs no network. Three things are compared:
 
-    a whole file's sha256, with the hub's, when its last byte has come
+    a whole file's sha256, with the hub's (a small file's git object id), when its last byte has come
     the GPU's checksum of each tensor, with the one of the load before: what differs is fetched again
     a small file's sha256, with the one of the load before
 
@@ -14,6 +14,7 @@ A store that is full loses older models first; if that does not help, the load g
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 
@@ -40,6 +41,7 @@ FLUSH_BYTES = 32 << 20  # written between two waits for the medium
 REST = 8  # a file is fetched to its end to be compared when at most an eighth of it is missing
 CATCH_UP_BYTES = 4 << 20
 ROOM_BYTES = 64 << 10  # made at least: the index needs some
+GIT_BYTES = 16 << 20  # of a file that is read into Python to compare it; larger ones have a sha256
 CHECK_ATTEMPTS = 1  # at asking which commit a branch is, when there is one to fall back to
 CHECK_TIMEOUT_S = 5.0
 
@@ -102,6 +104,12 @@ async def _resolve(
         here = None
     if here == revision:
         return HubRepository(name, revision, io), revision
+    if (io.env("HF_HUB_OFFLINE") or "0").lower() in ("1", "on", "yes", "true"):
+        if here is None:
+            raise HubError(
+                f"{name}@{revision} is not kept on this device, and HF_HUB_OFFLINE forbids to ask the hub."
+            )
+        return HubRepository(name, here, io), here
     if here is None:
         hub = await HubRepository.open(name, revision, io)
         return hub, hub.revision or revision
@@ -359,22 +367,31 @@ class KeptRepository(Repository):
             sum_ = await hasher.hexdigest()
         finally:
             hasher.close()
-        if stored.sum is None:
+        if stored.sum is None and await self._is_git_object(name, data):
             stored.sum = sum_
         stored.checked = stored.sum == sum_
         if not stored.checked:
             await self._refuse(name, stored)
         return stored.checked
 
+    async def _is_git_object(self, name: str, data: Bytes) -> bool:
+        """Whether a small file has the git object id that the hub gives; yes where it gives none."""
+        listed = self._hub.listing().get(name)
+        size = self.io.nbytes(data)
+        if listed is None or listed.git_oid is None or size > GIT_BYTES:
+            return True
+        head = f"blob {size}\0".encode()
+        return hashlib.sha1(head + self.io.to_bytes(data)).hexdigest() == listed.git_oid
+
     async def _refuse(self, name: str, stored: Stored) -> None:
         """A file's bytes are not what they should be: forget them. Raises HubError the second time, for then the hub
         itself gives them."""
-        fresh = self._fresh.pop(name, Spans())
-        if fresh.cover(0, stored.size) and name in self._refused or not self.kept:
+        self._fresh.pop(name, None)
+        if name in self._refused or not self.kept:
             await self._forget(name, stored)
             raise HubError(
-                f"{self.address}: {name} does not have the sha256 that its hub gives ({stored.sum}), fetched twice."
-                " Its hub, or a proxy on the way, changes files; check HF_ENDPOINT and try again later."
+                f"{self.address}: {name} as it was fetched does not have the sha256 that its hub gives"
+                f" ({stored.sum}). The hub, or a proxy on the way, changes files; check HF_ENDPOINT, or try later."
             )
         self._refused.add(name)
         self._note(f"{name} does not have the sha256 that it should have: fetching it again.")
@@ -386,6 +403,7 @@ class KeptRepository(Repository):
             hasher.close()
         stored.spans, stored.checked = Spans(), False
         self._pending.pop(name, None)
+        self._hub.begin_anew(name)
         if self._library is None or not self.kept:
             return
         await self._take_over()

@@ -460,6 +460,10 @@ class HubRepository(Repository):
             await put(start, body)
         return body
 
+    def begin_anew(self, name: str) -> None:
+        """Its next answer counts as the first: what came before is not used."""
+        self._etags.pop(name, None)
+
     def _same_file(self, name: str, headers: Mapping[str, str]) -> bool:
         """Whether the ETag is that of the file's first answer. Where the hub gave a sha256 nothing depends on it."""
         etag = headers.get("etag")

@@ -119,13 +119,12 @@ class Library:
         }
         freed = 0
         for name, stored in manifest.files.items():
-            if not stored.ours or stored.blob in others:
+            if not stored.ours:
                 continue
+            await self.store.delete(manifest.snapshot(name))
             blob = manifest.blob(stored, True)
-            link = manifest.snapshot(name)
-            if any(found != link for found in await self.store.links(blob)):
+            if stored.blob in others or await self.store.links(blob):
                 continue
-            await self.store.delete(link)
             await self.store.delete(blob)
             await self.store.delete(blob + INCOMPLETE)
             freed += stored.spans.nbytes
@@ -135,6 +134,26 @@ class Library:
                     await self.store.delete(manifest.ref(revision))
         for suffix in ("used", "journal", "json"):
             await self.store.delete(manifest.name(suffix))
+        return freed
+
+    async def sweep(self) -> int:
+        """Remove bytes of ours that no namespace knows: a process ended between their first byte and its note. In a
+        store that other programs read these are incomplete files only. The bytes that they were."""
+        known = {
+            name
+            for manifest, _ in await self.manifests()
+            for stored in manifest.files.values()
+            for name in (manifest.blob(stored, True), manifest.blob(stored, False))
+        }
+        freed = 0
+        for name in await self.store.names():
+            ours = name.endswith(INCOMPLETE) or "/blobs/" in name and not self.store.shared
+            if not ours or name in known or not (repository := repository_of(name)):
+                continue
+            async with self.store.lock(folder(repository), wait=False) as held:
+                if held:
+                    freed += await self.store.size(name) or 0
+                    await self.store.delete(name)
         return freed
 
     async def make_room(self, wanted: int, keep: Manifest) -> int:
