@@ -1,16 +1,37 @@
-"""Quiet notices above the message box: a newer version, an advice to install. One at a time; the person may dismiss
-each, and nothing waits for them."""
+"""Quiet notices above the message box: a newer version, an advice to install. One at a time, the next when it is gone;
+nothing else waits for them."""
 
 from app.dom import button, clear, find, make, show
 
-_shown = ""  # which
+_waiting = []  # arguments of hint(); the first one is shown
 
 
-def hint(name, title, text, actions, steps=(), focus=False):
-    """Show it, in place of another. `actions`: buttons (text, action); `steps`: an ordered list under the text;
-    `focus`: go to the first button, when something waits for the answer."""
-    global _shown
-    _shown = name
+def hint(name, title, text, actions, steps=(), urgent=False):
+    """Show it, or have it wait for its turn. `actions`: buttons (text, action, kind: "primary" or "plain"); `steps`: an
+    ordered list under the text; `urgent`: something waits for the answer, so it comes first and takes the focus."""
+    if name in [other[0] for other in _waiting]:
+        return
+    _waiting.insert(0 if urgent else len(_waiting), (name, title, text, actions, steps, urgent))
+    if _waiting[0][0] == name:
+        _draw()
+
+
+def withdraw(name):
+    """Take it away; whether it was there."""
+    global _waiting
+    left = [other for other in _waiting if other[0] != name]
+    found = len(left) < len(_waiting)
+    _waiting = left
+    if found:
+        _draw()
+    return found
+
+
+def _draw():
+    show(find("hint"), bool(_waiting))
+    if not _waiting:
+        return
+    _, title, text, actions, steps, urgent = _waiting[0]
     find("hint-title").textContent = title
     find("hint-text").textContent = text
     places = find("hint-steps")
@@ -20,16 +41,6 @@ def hint(name, title, text, actions, steps=(), focus=False):
     show(places, bool(steps))
     row = find("hint-actions")
     clear(row)
-    for number, (words, action) in enumerate(actions):
-        row.append(button(words, action, "plain" if number or len(actions) == 1 else "primary"))
-    show(find("hint"))
-    if focus:
+    row.append(*[button(*action) for action in actions])
+    if urgent:
         row.children[0].focus()
-
-
-def withdraw(name):
-    """Take it away, if it is this one that is shown."""
-    global _shown
-    if _shown == name:
-        _shown = ""
-        show(find("hint"), False)

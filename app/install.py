@@ -32,25 +32,31 @@ async def _before_download(size_mb, go):
         advised = (await storage.can_cache_model(size_mb or LARGE_MB))["recommendInstall"]
     if advised:
         _then = go
-        advise("Load without installing")
+        _show(
+            ("Load anyway", "install-later", "plain"),
+            ("Cancel", "install-cancel", "plain"),
+        )
     else:
         go()
 
 
-def advise(decline="Close"):
+def advise():
     """Show how this page is installed."""
+    _show(("Close", "install-cancel", "plain"))
+
+
+def _show(*actions):
     guidance = storage.get_install_guidance()
     steps = guidance["steps"]
-    title, text = "Install Jerboa", KEPT_ON_IOS if storage.is_ios() else KEPT_ELSEWHERE
-    actions = [(decline, "install-later")]
+    text = KEPT_ON_IOS if storage.is_ios() else KEPT_ELSEWHERE
     if guidance["installed"]:
         text = "It is installed already."
     elif not guidance["manual"]:
-        actions.insert(0, ("Install", "install-now"))
+        actions = (("Install", "install-now", "primary"),) + actions
         steps = ()
     elif not steps:
         text = "This browser installs no pages."
-    hint(NAME, title, text, actions, steps, True)
+    hint(NAME, "Install Jerboa", text, actions, steps, True)
 
 
 def now(button=None):
@@ -74,3 +80,10 @@ def later(button=None):
     go, _then = _then, None
     if go:
         go()
+
+
+def cancel(button=None):
+    """Close it, and load nothing; whether it was open."""
+    global _then
+    _then = None
+    return withdraw(NAME)

@@ -139,7 +139,7 @@ def key_anywhere(event):
     if menu.open:
         menu.open = False
         menu.children[0].focus()
-    elif not sidebar.close():
+    elif not sidebar.close() and not install.cancel():
         conversation.stop()
 
 
@@ -445,6 +445,7 @@ ACTIONS = {
     "export-markdown": lambda button: export(exports.as_markdown),
     "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
     "install-advice": install_advice,
+    "install-cancel": install.cancel,
     "install-later": install.later,
     "install-now": install.now,
     "new-chat": new_chat,

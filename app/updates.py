@@ -23,7 +23,7 @@ def _found():
         NAME,
         "A new version is ready",
         "It starts when this page is reloaded. Your chats stay; a loaded model loads again.",
-        (("Reload", "update"), ("Later", "update-later")),
+        (("Reload", "update", "primary"), ("Later", "update-later", "plain")),
     )
 
 

@@ -76,7 +76,12 @@ def test_an_iphone_is_advised_once_and_before_the_download(
     expect(hint.locator("button").first).to_be_focused()
     expect(page.locator("body")).to_have_attribute("data-model", "none")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.keyboard.press("Enter")  # load without installing
+    page.keyboard.press("Escape")
+    expect(hint).to_be_hidden()
+    expect(page.locator("body")).to_have_attribute("data-model", "none")
+    load_first(page)
+    expect(hint.locator("button").first).to_be_focused()
+    page.keyboard.press("Enter")  # load anyway
     expect(hint).to_be_hidden()
     expect(page.locator("body")).to_have_attribute("data-model", "loading")
     page = visit.open()
