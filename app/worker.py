@@ -9,6 +9,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from py_engine.abort import Abort
@@ -37,6 +38,10 @@ from py_engine.serve.protocol import (
     Progress,
     Ready,
     Result,
+    SessionDelete,
+    SessionList,
+    SessionRestore,
+    SessionSave,
     Token,
     ToWorker,
     Unload,
@@ -119,6 +124,8 @@ class Host:
                 return self._cache_list(message.id)
             case CacheDelete():
                 return self._cache_delete(message)
+            case SessionList() | SessionSave() | SessionRestore() | SessionDelete():
+                return self._session(message)
         raise InputError(f"{message.type} is not for Python: public/worker.mjs answers it")
 
     async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
@@ -227,6 +234,22 @@ class Host:
     async def _cache_delete(self, message: CacheDelete) -> None:
         gone = await stored.delete(open_io(), message.model)
         self._send(Result(message.id, gone.to_dict()))
+
+    async def _session(
+        self, message: SessionList | SessionSave | SessionRestore | SessionDelete
+    ) -> None:
+        engine = await self._loaded()
+        value: Any = None
+        match message:
+            case SessionList():
+                value = [asdict(info) for info in await engine.list_sessions()]
+            case SessionSave():
+                value = asdict(await engine.save_session(message.name))
+            case SessionRestore():
+                value = asdict(await engine.restore_session(message.name))
+            case SessionDelete():
+                await engine.delete_session(message.name)
+        self._send(Result(message.id, value))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
         from py_engine.diagnostics.bench import BenchOptions, bench

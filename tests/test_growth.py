@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from py_engine.abort import Abort
-from py_engine.errors import AbortError, OutOfMemoryError
+from py_engine.errors import AbortError, InputError, OutOfMemoryError
 from py_engine.host.gpu import Gpu
 from py_engine.models.kv_cache import classes_up_to
 from py_engine.serve.engine import Engine
@@ -80,6 +80,9 @@ def test_classes() -> None:
     assert classes_up_to(40960) == (512, 2048, 8192, 32768, 40960)
     assert classes_up_to(100, (64, 16, 100, 16)) == (16, 64, 100)
     assert classes_up_to(7) == (7,)
+    for bad in (0, -512, True, 2.5, "512"):
+        with pytest.raises(InputError, match="context_classes"):
+            classes_up_to(100, (16, bad))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["gemma3-mlx4-g64", "qwen3-mlx4-g128", "qwen3.5-mlx4-g64"])

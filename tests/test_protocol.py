@@ -32,6 +32,10 @@ from py_engine.serve.protocol import (
     Progress,
     Ready,
     Result,
+    SessionDelete,
+    SessionList,
+    SessionRestore,
+    SessionSave,
     Token,
     ToWorker,
     Unload,
@@ -58,6 +62,10 @@ TO_WORKER: list[ToWorker] = [
     CacheList(10),
     CacheDelete(11),
     CacheDelete("c", "org/name@main"),
+    SessionList(12),
+    SessionSave(13, "one"),
+    SessionRestore(14, "one"),
+    SessionDelete(15, "one"),
 ]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.worker import Host
 from py_engine.errors import InputError, SessionError, StorageFullError
 from py_engine.host.gpu import Gpu
 from py_engine.host.store_native import FileStore
@@ -133,6 +135,37 @@ def test_saved_anew_listed_and_deleted(engine: Engine, run: Runner, home: Path) 
     assert not (home / "two").exists()
     run(engine.restore_session("one"))
     assert engine._loaded.decoder.prefix.ids[:11] == [2, *PROMPT[:10]]
+
+
+def test_over_the_worker(saved: list[int], engine: Engine, run: Runner) -> None:
+    async def nothing() -> None:
+        pass
+
+    async def ask() -> list[Any]:
+        heard: list[dict[str, Any]] = []
+        host = Host(heard.append, nothing)
+        host._engine = engine
+        for kind, fields in (
+            ("list", {}),
+            ("restore", {"name": "s"}),
+            ("save", {"name": "t"}),
+            ("delete", {"name": "s"}),
+            ("restore", {"name": "s"}),
+            ("list", {}),
+        ):
+            host.receive({"type": f"session_{kind}", "id": len(heard), **fields})
+            await asyncio.gather(*host._tasks)
+        return heard
+
+    first, restored, other, deleted, gone, last = run(ask())
+    assert first["value"] == [restored["value"]]
+    assert (restored["value"]["name"], restored["value"]["tokens"]) == ("s", len(saved))
+    assert other["value"] == restored["value"] | {
+        "name": "t", "saved_at": other["value"]["saved_at"]
+    }  # fmt: skip
+    assert deleted["value"] is None
+    assert (gone["status"], gone["error_type"]) == ("error", "SessionError")
+    assert last["value"] == [other["value"]]
 
 
 def test_an_empty_session(engine: Engine, run: Runner) -> None:

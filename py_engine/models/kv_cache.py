@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from py_engine.errors import InputError
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.graph.transfer import Span
@@ -17,8 +18,11 @@ CLASSES = (512, 2048, 8192, 32768, 131072)
 
 
 def classes_up_to(context: int, classes: Sequence[int] = CLASSES) -> tuple[int, ...]:
-    """The sizes of a cache on its way to `context` tokens, which is the last."""
-    return (*sorted(n for n in set(classes) if 0 < n < context), context)
+    """The sizes of a cache on its way to `context` tokens, which is the last. Raises InputError for what is no size."""
+    bad = next((n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1), None)
+    if bad is not None:
+        raise InputError(f"context_classes: {bad!r} is not a number of tokens")
+    return (*sorted(n for n in set(classes) if n < context), context)
 
 
 @dataclass(frozen=True)

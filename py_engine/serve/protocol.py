@@ -7,7 +7,8 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     generate      -> dropped?, token*, then complete | error         (queued, first come first served)
     interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
                      a generate with complete and finish_reason "abort"
-    count_tokens, info, unload, files, env, bench, cache_list, cache_delete -> result | error
+    count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
+    session_restore, session_delete -> result | error
 
 Once, without being asked, the worker says booted (or error with id null, when it cannot start); log may come at any
 time.
@@ -156,6 +157,41 @@ class CacheDelete:
 
 
 @dataclass(frozen=True)
+class SessionList:
+    """The sessions saved on this device. Result: [{name, model, tokens, nbytes, saved_at}], the newest first."""
+
+    type: ClassVar[str] = "session_list"
+    id: MessageId
+
+
+@dataclass(frozen=True)
+class SessionSave:
+    """Keep what the model has seen, in the place of an older session of that name. Result: as one of the list."""
+
+    type: ClassVar[str] = "session_save"
+    id: MessageId
+    name: str
+
+
+@dataclass(frozen=True)
+class SessionRestore:
+    """Bring a session back into the model that it was saved from. Result: as one of the list."""
+
+    type: ClassVar[str] = "session_restore"
+    id: MessageId
+    name: str
+
+
+@dataclass(frozen=True)
+class SessionDelete:
+    """Remove a session, if there is one. Result: null."""
+
+    type: ClassVar[str] = "session_delete"
+    id: MessageId
+    name: str
+
+
+@dataclass(frozen=True)
 class Bench:
     """Load a model and measure it. Result: the object that `python -m py_engine bench --json` prints."""
 
@@ -183,6 +219,10 @@ ToWorker = (
     | Bench
     | CacheList
     | CacheDelete
+    | SessionList
+    | SessionSave
+    | SessionRestore
+    | SessionDelete
 )
 _KINDS: dict[str, type[ToWorker]] = {kind.type: kind for kind in typing.get_args(ToWorker)}
 
