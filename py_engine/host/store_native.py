@@ -19,7 +19,7 @@ if sys.platform != "win32":
 
 LOCKS = ".locks"  # a folder of the root; huggingface_hub keeps its own locks in one of that name, and skips it
 LOCK_POLL_S = 0.05
-NEW_SUFFIX = ".new"  # of a file that `replace` is still writing
+NEW_SUFFIX = f".{os.getpid()}.new"  # of a file that this process is still writing
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -126,12 +126,18 @@ class FileStore(BlobStore):
     async def lock(
         self, name: str, *, shared: bool = False, wait: bool = True
     ) -> AsyncIterator[bool]:
-        """See BlobStore.lock. The kernel frees a lock with the process; where there is no flock (Windows, some
-        network disks) everybody gets it."""
+        """See BlobStore.lock. The kernel frees a lock with the process. Everybody gets it where there is no flock
+        (Windows, some network disks), and where nothing can be written anyway."""
         place = self._place(f"{LOCKS}/{name}/jerboa.lock")
-        with _errors(name):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with _errors(name):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        except StorageError as error:
+            if not _is_read_only(error.__cause__):
+                raise
+            yield True
+            return
         try:
             held = _try_lock(file, shared)
             while not held and wait:
@@ -152,6 +158,10 @@ def default_root(name: str) -> tuple[Path, bool]:
         home = os.environ.get("HF_HOME") or caches / "huggingface"
         return Path(hub or Path(home) / "hub").expanduser(), True
     return Path(os.environ.get("JERBOA_HOME") or caches / "jerboa").expanduser() / name, False
+
+
+def _is_read_only(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _try_lock(file: int, shared: bool) -> bool:

@@ -79,15 +79,15 @@ async def _open_in(
     held = _Lock(store, folder(name), note)
     try:
         await held.take(shared=complete)
-        manifest, complete = await library.load(
-            name, commit
-        )  # another may have finished it meanwhile
+        # Read again: another may have finished it meanwhile.
+        manifest, complete = await library.load(name, commit)
         manifest = manifest or Manifest(name, commit)
+        index = manifest.index() if complete else b""
         manifest.learn(hub.listing(), hub.complete)
         manifest.refs.add(revision)
         await library.adopt(manifest)
         await library.settle(manifest)
-        return KeptRepository(hub, manifest, library, io, note, held, revision, complete)
+        return KeptRepository(hub, manifest, library, io, note, held, revision, index)
     except BaseException:
         await held.free()
         await store.close()
@@ -163,10 +163,11 @@ class KeptRepository(Repository):
         note: Note,
         lock: _Lock | None = None,
         revision: str = "",
-        complete: bool = False,
+        index: bytes = b"",
     ) -> None:
+        """`index`: what an earlier load that was finished has left; b"": there was none."""
         super().__init__(hub.address, io)
-        self.local = complete
+        self.local = bool(index)
         self.kept = library is not None
         self._closed = False
         self._hub = hub
@@ -175,8 +176,8 @@ class KeptRepository(Repository):
         self._note = note
         self._lock = lock
         self._asked = revision
-        self._complete = complete
-        self._index = manifest.index() if complete else b""
+        self._complete = bool(index)
+        self._index = index
         self._tensors: list[Extent] = []
         self._cuts: dict[str, list[int]] = {}  # file -> ends of its tensors
         self._fresh: dict[str, Spans] = {}  # what came from the hub in this load
@@ -195,11 +196,6 @@ class KeptRepository(Repository):
     def revision(self) -> str | None:
         """See Repository.revision."""
         return self._manifest.commit
-
-    @property
-    def complete(self) -> bool:
-        """Whether an earlier load was finished: then the hub is asked for nothing but what is missing."""
-        return self._complete
 
     def files(self) -> list[str]:
         """See Repository.files."""
@@ -448,7 +444,7 @@ class KeptRepository(Repository):
 
     async def _verified(self, name: str, stored: Stored) -> bool:
         """Compare a file's sha256 with the hub's, if it is here whole or nearly; False: it is to be read again."""
-        if stored.sum is None or stored.checked or self._complete:
+        if stored.sum is None or stored.checked or self._complete and name not in self._fresh:
             return True
         if self.kept and (stored.size - stored.spans.nbytes) * REST <= stored.size:
             for a, b, here in list(stored.spans.cut(0, stored.size)):
@@ -596,7 +592,7 @@ class KeptRepository(Repository):
             if not done or not await self._attempt(write):
                 return
             self._complete = True
-            with suppress(StorageError):  # another tab may be writing it too
+            with suppress(StorageError, FileNotFoundError):  # another may be writing it too
                 await library.touch(manifest)
         if self._lock is not None and self._lock.exclusive and self._asked != manifest.commit:
             for commit in await library.supersede(manifest, self._asked):

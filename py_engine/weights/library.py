@@ -132,8 +132,10 @@ class Library:
             for revision in manifest.refs - {manifest.commit}:
                 if await self.commit_of(manifest.repository, revision) == manifest.commit:
                     await self.store.delete(manifest.ref(revision))
-        for suffix in ("used", "journal", "json"):
-            await self.store.delete(manifest.name(suffix))
+        about = await self.store.names(f"{folder(manifest.repository)}/{OURS}")
+        for name in sorted(about, key=lambda name: name.endswith((".json", ".journal"))):
+            if name.startswith(manifest.name("")):
+                await self.store.delete(name)
         return freed
 
     async def sweep(self) -> int:
