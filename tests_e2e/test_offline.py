@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from devtools.build_site import build
 from devtools.page_server import PageServer
-from devtools.site import ROOT, Site
+from devtools.site import Site
 from tests_e2e.conftest import PATIENCE_S, WEBGPU_FLAGS, chromium_path
+from tests_e2e.published import PARTS, Published, published  # noqa: F401  (a fixture)
 from tests_e2e.test_page import ask, kept_messages, load, offer
 
 PATIENCE_MS = PATIENCE_S * 1000
@@ -24,59 +18,6 @@ CACHED = """async () => Object.fromEntries(await Promise.all((await caches.keys(
   async name => [name, (await (await caches.open(name)).keys()).map(key => key.url)])))"""
 PUT = """async ([name, path]) => (await caches.open(name)).put(path, new Response('kept'))"""
 UPDATE = "async () => { await (await navigator.serviceWorker.getRegistration()).update(); }"
-# What a worker that is started now is made of: its own script's text, an import, a fetched file.
-PARTS = """() => new Promise(done => {
-  const worker = new Worker('echo.mjs', {type: 'module'});
-  worker.onmessage = ({data}) => done(data);
-})"""
-ECHO = "import { word } from './word.mjs'; const own = '{0}';\n" + (
-    "const text = await (await fetch('word.txt')).text(); self.postMessage([own, word, text]);"
-)
-
-
-class Published:
-    """A changing site on a plain static host, which sends no policy: three files and the title tell its word."""
-
-    def __init__(self, folder: Path) -> None:
-        self.site = Site(root=folder / "site")
-        self.out = folder / "host" / "some" / "app"
-        for name in ("public", "app"):
-            shutil.copytree(ROOT / name, self.site.root / name)
-        for name in ("sw.js", "manifest.webmanifest"):
-            shutil.copy(ROOT / name, self.site.root)
-        for name in (".vendor", "py_engine", "shaders"):
-            (self.site.root / name).symlink_to(ROOT / name)
-
-    def publish(self, word: str) -> None:
-        """A new version."""
-        public = self.site.root / "public"
-        (public / "echo.mjs").write_text(ECHO.replace("{0}", word))
-        (public / "word.mjs").write_text(f"export const word = '{word}';")
-        (public / "word.txt").write_text(word)
-        page = (ROOT / "public" / "index.html").read_text()
-        (public / "index.html").write_text(page.replace("<title>Jerboa", f"<title>{word}"))
-        build(self.site, self.out)
-
-
-class StaticHandler(http.server.SimpleHTTPRequestHandler):
-    """A silent one."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """The terminal belongs to pytest."""
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Iterator[tuple[Published, str]]:
-    """The site in a folder of a host, and its address."""
-    site = Published(tmp_path)
-    site.publish("one")
-    handler = functools.partial(StaticHandler, directory=str(tmp_path / "host"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield site, f"http://localhost:{server.server_address[1]}/some/app/"
-    server.shutdown()
-    server.server_close()
 
 
 def opened(context: BrowserContext, url: str) -> Page:
@@ -94,7 +35,8 @@ def shells(page: Page) -> list[str]:
 
 
 def test_a_new_version_waits_for_consent_in_each_tab(
-    blind_chromium: Browser, published: tuple[Published, str]
+    blind_chromium: Browser,
+    published: tuple[Published, str],  # noqa: F811
 ) -> None:
     site, url = published
     context = blind_chromium.new_context()

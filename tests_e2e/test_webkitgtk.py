@@ -22,6 +22,7 @@ import pytest
 
 from devtools.page_server import PageServer
 from devtools.site import Site
+from tests_e2e.published import PARTS, Published, published  # noqa: F401  (a fixture)
 
 WINDOW = Path(__file__).with_name("webkitgtk_window.py")
 PATIENCE_S = 240
@@ -40,6 +41,10 @@ START = """window.heard = [];
 BOOTED = "return heard.find(m => m.status === 'booted' || m.status === 'error')"
 STORED = "return heard.find(m => m.status === 'log' && m.message.includes('snapshot'))"
 ASK = "worker.postMessage({type: 'load', id: 1, repo: 'tiny/x'}); return true;"
+UPDATE = """const kept = await navigator.serviceWorker.getRegistration();
+  await kept.update(); return kept.waiting !== null"""
+TAKE_CHARGE = """const kept = await navigator.serviceWorker.getRegistration();
+  kept.waiting?.postMessage({op: 'take-charge'}); return kept.waiting === null"""
 REFUSED = "return heard.find(m => m.status === 'error')"
 
 
@@ -158,3 +163,23 @@ def test_all_but_the_gpu_works_with_and_without_the_server(display: str, tmp_pat
         print(
             f"boot in WebKitGTK: {booted['boot_ms']} ms cold, {again['boot_ms']} from the snapshot"
         )
+
+
+def test_an_open_tab_keeps_its_version(
+    display: str,
+    tmp_path: Path,
+    published: tuple[Published, str],  # noqa: F811
+) -> None:
+    site, url = published
+    parts = f"return await ({PARTS})()"
+    with browser(display, tmp_path / "profile") as web:
+        web.open(url)
+        web.until(CONTROLLED)
+        site.publish("two")
+        web.until(UPDATE)
+        web.until("return document.body.innerText.includes('A new version is ready')")
+        web.until(TAKE_CHARGE)  # as another tab's consent does
+        assert web.run(parts) == ["one"] * 3
+        web.open(url)
+        web.until(READY)
+        assert web.run(parts) == ["two"] * 3

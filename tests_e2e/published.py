@@ -1,0 +1,70 @@
+"""The page on a plain static host, as `./dev build` writes it, in versions that can be told apart."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools.build_site import build
+from devtools.site import ROOT, Site
+
+# What a worker that is started now is made of: its own script's text, an import, a fetched file.
+PARTS = """() => new Promise(done => {
+  const worker = new Worker('echo.mjs', {type: 'module'});
+  worker.onmessage = ({data}) => done(data);
+})"""
+ECHO = "import { word } from './word.mjs'; const own = '{0}';\n" + (
+    "const text = await (await fetch('word.txt')).text(); self.postMessage([own, word, text]);"
+)
+
+
+class Published:
+    """A changing site on a plain static host, which sends no policy: three files and the title tell its word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.site = Site(root=folder / "site")
+        self.out = folder / "host" / "some" / "app"
+        for name in ("public", "app"):
+            shutil.copytree(ROOT / name, self.site.root / name)
+        for name in ("sw.js", "manifest.webmanifest"):
+            shutil.copy(ROOT / name, self.site.root)
+        for name in (".vendor", "py_engine", "shaders"):
+            (self.site.root / name).symlink_to(ROOT / name)
+
+    def publish(self, word: str) -> None:
+        """A new version."""
+        public = self.site.root / "public"
+        (public / "echo.mjs").write_text(ECHO.replace("{0}", word))
+        (public / "word.mjs").write_text(f"export const word = '{word}';")
+        (public / "word.txt").write_text(word)
+        page = (ROOT / "public" / "index.html").read_text()
+        (public / "index.html").write_text(page.replace("<title>Jerboa", f"<title>{word}"))
+        build(self.site, self.out)
+
+
+class StaticHandler(http.server.SimpleHTTPRequestHandler):
+    """A silent one."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The terminal belongs to pytest."""
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[tuple[Published, str]]:
+    """The site in a folder of a host, and its address."""
+    site = Published(tmp_path)
+    site.publish("one")
+    handler = functools.partial(StaticHandler, directory=str(tmp_path / "host"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield site, f"http://localhost:{server.server_address[1]}/some/app/"
+    server.shutdown()
+    server.server_close()
