@@ -85,12 +85,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let z = proj[channels() + head * DV + own];
   let w = norm_weight[own];
   let size = 2u * DK + DV;
-  let rounds = (size + WG - 1u) / WG;  // the same for all threads: their reads go out together
-  var sums: array<f32, 3>;
-  for (var n = 0u; n < rounds; n++) { sums[n] = convolved(0u, channel_of(head, min(thread + n * WG, size - 1u))); }
-  for (var n = 0u; n < rounds; n++) {
-    if (thread + n * WG < size) { mixed[thread + n * WG] = silu(sums[n]); }
-  }
+  for (var c = thread; c < size; c += WG) { mixed[c] = silu(convolved(0u, channel_of(head, c))); }
   if (thread == WG - 1u) { gates = gates_of(0u, head); }
   workgroupBarrier();
 
