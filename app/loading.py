@@ -10,6 +10,10 @@ from app.dom import announce, button, clear, find, show
 DRAW_MS = 100  # between two updates of the bar
 RATE_MS = 8000  # the speed is that of the last seconds
 FIRST_GUESS_MS = 1500  # no time left before this much was seen
+WITHOUT = (
+    "The parts that failed run in a plainer form that gave the right numbers; answers are right, perhaps slower. "
+    "A newer graphics driver or browser may help. "
+)
 PHASES = {
     "config": "Reading the model's description",
     "weights": "Fetching weights",
@@ -86,7 +90,10 @@ class Loading:
         elif status == "ready":
             self.info = message.get("info") or {}
             self._finish("ready")
-            if self.info.get("kept") is False:
+            wrong = (self.info.get("self_check") or {}).get("wrong")
+            if wrong:
+                problem("This GPU gave wrong numbers in a check", WITHOUT + "; ".join(wrong))
+            elif self.info.get("kept") is False:
                 problem(label(self.model) + " will be fetched again next time", self._said)
             announce(label(self.model) + " is ready")
         elif status == "error":

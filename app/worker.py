@@ -151,11 +151,9 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        for name in ("dtype", "context", "memory_budget"):
+        for name in ("dtype", "context", "memory_budget", "tune", "self_check"):
             if getattr(options, name) is not None:
                 settings[name] = getattr(options, name)
-        if options.tune is not None:
-            settings["tune"] = options.tune
         if options.group is not None:
             settings["strategy"] = GroupedSubmit(options.group, options.passes or 1)
         elif options.passes is not None:

@@ -260,6 +260,7 @@ async def _load(args: argparse.Namespace) -> Engine:
         memory_budget=args.memory_budget,
         strategy=strategy,
         tune=args.tune,
+        self_check=args.self_check,
         on_progress=tell,
     )
 
@@ -295,6 +296,11 @@ def _parser() -> argparse.ArgumentParser:
         "--tune",
         action=argparse.BooleanOptionalAction,
         help="measure the forms of kernels on this device and keep them; --no-tune: nor use kept ones",
+    )
+    running.add_argument(
+        "--self-check",
+        action=argparse.BooleanOptionalAction,
+        help="compare kernels with stored numbers first (default: on all but software adapters)",
     )
     host = argparse.ArgumentParser(add_help=False)
     host.add_argument(

@@ -5,7 +5,8 @@
     │   ├── NoAdapterError  no WebGPU adapter: says what was looked for and what to do
     │   ├── OutOfMemoryError
     │   │   └── MemoryBudgetError  a load was refused before it allocated anything (numbers inside)
-    │   └── DeviceLostError
+    │   ├── DeviceLostError
+    │   └── SelfCheckError  the GPU computes wrongly; a load was refused
     ├── ModelError          config.json, weights or tokenizer of a model are wrong, or unsupported
     │   └── FormatError     a file breaks its own format (safetensors, GGUF, JSON)
     ├── HubError            the network or the hub said no (status, address, what to do)
@@ -54,6 +55,10 @@ class MemoryBudgetError(OutOfMemoryError):
 
 class DeviceLostError(HostError):
     """The GPU device went away (driver reset, tab suspended, memory pressure)."""
+
+
+class SelfCheckError(HostError):
+    """The GPU gave wrong numbers for a small known input, in the plainest form of a kernel, too."""
 
 
 class ModelError(EngineError):

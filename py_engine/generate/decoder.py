@@ -13,6 +13,7 @@ from py_engine.generate.passes import Passes
 from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
+from py_engine.generate.self_check import SelfCheck
 from py_engine.generate.tunings import Forms, tuning_digest
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
@@ -75,9 +76,9 @@ class Decoder:
         except BaseException:
             self.snapshots.release()
             raise
-        self._passes = Passes(
-            gpu, kernels, model, state, self.sampler, strategy or SingleSubmit(), forms or {}
-        )
+        self._kernels, self._strategy = kernels, strategy or SingleSubmit()
+        self._forms = forms or {}
+        self._passes = Passes(gpu, kernels, model, state, self.sampler, self._strategy, self._forms)
 
     @property
     def activation_bytes(self) -> int:
@@ -107,9 +108,22 @@ class Decoder:
         """dispatchWorkgroups calls of one token, the worse of greedy and sampled."""
         return self._passes.decode_dispatches
 
-    def trace(self) -> None:
-        """Write down every pass and start compiling; weights need not be there yet."""
-        self._passes.trace()
+    @property
+    def features(self) -> frozenset[str]:
+        """Of the device, those that kernels use here."""
+        return self._passes.features
+
+    def trace(self, without: frozenset[str] = frozenset()) -> None:
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done once
+        more, with kernels that are `without` these features from then on."""
+        self._passes.trace(without)
+
+    def self_check(self) -> SelfCheck:
+        """The check of the kinds of kernels that were traced, on this device."""
+        return SelfCheck(
+            self.gpu, self._kernels, self._strategy, self._passes.calls, self.features,
+            self.state.cache.dtype, self._forms,
+        )  # fmt: skip
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""

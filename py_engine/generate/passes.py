@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.tunings import Forms
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Trace
+from py_engine.graph.trace import Call, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.models.layers import Model
 from py_engine.models.state import State
@@ -21,7 +21,8 @@ HEADS = ("logits", "greedy", "sampled")
 class Passes:
     """`plans`: "prefill ROWS", "decode HEAD" (one token and a head), a head alone, and the sampler's "forget", "mark".
 
-    Those that see the KV cache are bound to its buffers: `resize` replaces cache and plans together.
+    Those that see the KV cache are bound to its buffers: `resize` replaces cache and plans together. `features`: of the
+    device, those that kernels use here.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Passes:
         forms: Forms,
     ) -> None:
         self._gpu = gpu
+        self._kernels = kernels
+        self._strategy = strategy
         self._model = model
         self._state = state
         self._sampler = sampler
         # The tensor units round activations to 11 bits: not where f32 was asked for.
         rounding = {"subgroup-matrix"} if state.cache.dtype == "f32" else set[str]()
-        self._features = gpu.features - rounding
+        self.features = gpu.features - rounding
         self._forms = forms
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[str, Trace] = {}
@@ -69,8 +72,17 @@ class Passes:
         size = next(s for s in self.sizes if s >= rows)
         return [self._plans[f"prefill {size}"], *([self._plans[head]] if head else [])]
 
-    def trace(self) -> None:
-        """Write down every pass and start compiling; weights need not be there yet."""
+    @property
+    def calls(self) -> Iterator[Call]:
+        """The calls of every pass that was written down."""
+        return (call for trace in self._traces.values() for call in trace.calls)
+
+    def trace(self, without: frozenset[str] = frozenset()) -> None:
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done once
+        more, with kernels that are `without` these features from then on."""
+        self.features -= without
+        self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
+        self._planner = Planner(self._gpu, self._kernels, self._strategy)
         self._traces = self._bodies()
         for name in HEADS:
             self._traces[name] = self._head(name)
@@ -146,5 +158,5 @@ class Passes:
         state, limits = self._state, self._gpu.limits
         return Trace(
             rows, state.step, state.ids, state.zeros,
-            self._features, limits.max_binding_bytes, self._gpu.info, self._forms,
+            self.features, limits.max_binding_bytes, self._gpu.info, self._forms,
         )  # fmt: skip

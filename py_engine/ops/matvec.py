@@ -63,6 +63,11 @@ class MatvecTuning:
     subgroups: bool = False
     q4_unpack: int = 0
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Features of the device that this form uses."""
+        return frozenset({"subgroups"} if self.subgroups else ())
+
 
 @dataclass(frozen=True)
 class MatvecTask:
@@ -121,7 +126,7 @@ def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
         and form.threads * (form.rows + 1) <= 1280
         and form.lanes <= max(1, -(-cols // CHUNK))
         and form.q4_unpack in (0, 1, 2)
-        and (not form.subgroups or "subgroups" in features)
+        and form.needs <= features
     )
 
 
@@ -225,9 +230,7 @@ def matvec(
         )
     if norm is not None:
         constants |= {"NORM_OFFSET": norm.offset, "EPS": norm.eps}
-    features = frozenset[str]()
     if form.subgroups:
-        features = frozenset({"subgroups"})
         size = 4  # a power of two: the shuffles pair lanes by the bits of their number
         while size * 2 <= trace.info.subgroup_min_size:
             size *= 2
@@ -244,7 +247,7 @@ def matvec(
     height = -(-groups // _GRID)
     trace.call(
         label,
-        kernel("matvec", uses, constants, features),
+        kernel("matvec", uses, constants, form.needs),
         [
             (x, "r"),
             (matrix.weight, "r"),

@@ -82,6 +82,7 @@ class Engine:
         memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
         tune: bool | None = None,
+        self_check: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         abort: Abort | None = None,
     ) -> Engine:
@@ -95,8 +96,10 @@ class Engine:
         `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
         `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software
         adapters are left out) and keep what was found; None: use what was found before; False: do not.
-        Raises NoAdapterError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything was
-        allocated), InputError, AbortError; then nothing stays allocated.
+        `self_check`: whether the kinds of kernels that the model uses are compared with stored numbers first (docs/
+        self-check.md); None: on every GPU but software adapters, which take seconds to compile them.
+        Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
+        was allocated), InputError, AbortError; then nothing stays allocated.
         """
         own = gpu is None
         gpu = gpu or await open_gpu(host)
@@ -105,8 +108,8 @@ class Engine:
         load = asyncio.ensure_future(
             load_model(
                 model, gpu, io, dtype=dtype, context=context, context_classes=context_classes,
-                memory_budget=memory_budget, strategy=strategy, tune=tune, on_progress=on_progress,
-                abort=abort,
+                memory_budget=memory_budget, strategy=strategy, tune=tune, self_check=self_check,
+                on_progress=on_progress, abort=abort,
             )
         )  # fmt: skip
         try:
@@ -309,6 +312,7 @@ class Engine:
             },
             "load_s": loaded.load_s,
             "kept": loaded.kept,
+            "self_check": loaded.checked and loaded.checked.summary(),
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
             "tuning": decoder.tuning_digest,

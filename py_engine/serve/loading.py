@@ -15,6 +15,7 @@ from py_engine.generate.autotune import chosen_forms
 from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
+from py_engine.generate.self_check import Outcome
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
@@ -77,6 +78,7 @@ class Loaded:
     kept: (
         bool | None
     )  # whether the store has it for the next time; None: it came from a folder, or from nowhere
+    checked: Outcome | None  # of the self-check; None: not asked for
 
     @property
     def weights_bytes(self) -> int:
@@ -100,6 +102,7 @@ async def load_model(
     memory_budget: int | None,
     strategy: SubmitStrategy | None,
     tune: bool | None,
+    self_check: bool | None,
     on_progress: Callable[[Progress], None] | None,
     abort: Abort,
 ) -> Loaded:
@@ -138,8 +141,15 @@ async def load_model(
                 context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
                 forms=forms,
             )  # fmt: skip
+            wanted = not gpu.info.fallback if self_check is None else self_check
+            check = decoder.self_check() if wanted else None
             peak = await source.fill(store, gpu, kernels, tell, abort)
             tell(Progress("kernels", message="Compiling kernels"))
+            checked = await check.run() if check else None
+            for wrong in checked.wrong if checked else ():
+                note(f"self-check: {wrong}")
+            if checked and checked.wrong:
+                decoder.trace(without=checked.dropped)
             await decoder.plan()
             tokens, template = await tokenizer
             await gpu.idle()
@@ -149,7 +159,7 @@ async def load_model(
                 address, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder, tokens,
                 template, template.available,
                 Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
-                io.now() - started, peak, source.kept,
+                io.now() - started, peak, source.kept, checked,
             )  # fmt: skip
         except BaseException:
             tokenizer.cancel()

@@ -39,6 +39,7 @@ class LoadOptions:
     tune: bool | None = (
         None  # true: measure kernels' forms on this device; false: nor use what was measured
     )
+    self_check: bool | None = None  # absent: on all but software adapters
     passes: int | None = None  # compute passes a command buffer, with `group`
 
 
@@ -271,7 +272,7 @@ class Progress:
 @dataclass(frozen=True)
 class Note:
     """Something out of the ordinary about a load that goes on: damage that was found and repaired, no room to keep the
-    model, another tab that is waited for, a hub that does not answer."""
+    model, another tab that is waited for, a hub that does not answer, kernels that this GPU computes wrongly."""
 
     status: ClassVar[str] = "note"
     id: MessageId
