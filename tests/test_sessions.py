@@ -275,6 +275,15 @@ def forge(file: Path) -> None:
     file.write_text(json.dumps(header))
 
 
+def reseal(**changes: Any) -> Callable[[Path], None]:
+    """Another header with a right sum."""
+
+    def damage(file: Path) -> None:
+        file.write_bytes(_sealed(json.loads(file.read_text())["session"] | changes))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     "pattern, damage",
     [
@@ -286,6 +295,13 @@ def forge(file: Path) -> None:
         ("session.json", lambda f: f.write_bytes(b"\xff\xfe[]")),
         ("session.json", lambda f: f.write_text("[1]")),
         ("session.json", lambda f: f.write_text('{"session": {}, "sha256": "0"}')),
+        ("session.json", lambda f: f.write_bytes(_sealed([]))),  # type: ignore[arg-type]
+        ("session.json", lambda f: f.write_bytes(_sealed({"key": {}}))),
+        ("session.json", reseal(ids=["x"])),
+        ("session.json", reseal(snapshots=[9999])),
+        ("session.json", reseal(snapshots=list(range(1, 30)))),
+        ("session.json", reseal(data="t/of-another-session.bin")),
+        ("session.json", reseal(lives=False)),
     ],
 )
 def test_damaged(

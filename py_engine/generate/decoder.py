@@ -267,7 +267,7 @@ class Decoder:
         await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
-        cut = border if prefix.recurrent and border and start < border else len(ids)
+        cut = (border if prefix.recurrent else None) or len(ids)
         while start < len(ids):
             abort.check()
             end = min(start + self._passes.sizes[-1], cut if start < cut else len(ids))

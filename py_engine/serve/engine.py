@@ -187,16 +187,18 @@ class Engine:
         def lay_out(said: Messages) -> list[tuple[str, bool]]:
             return template.pieces(said, offered, enable_thinking=enable_thinking)
 
-        def encode(said: Messages) -> list[int]:
-            return self._tokenizer().encode_pieces(lay_out(said))
-
-        ids = encode(messages)
-        messages, dropped = self._window.fit(
-            messages, len(ids), lambda said: len(encode(said)), _length(options.get("max_tokens"))
-        )
+        encode = self._tokenizer().encode_pieces
         prompt = lay_out(messages)
+        ids = encode(prompt)
+        messages, dropped = self._window.fit(
+            messages,
+            len(ids),
+            lambda said: len(encode(lay_out(said))),
+            _length(options.get("max_tokens")),
+        )
         if dropped:
-            ids = self._tokenizer().encode_pieces(prompt)
+            prompt = lay_out(messages)
+            ids = encode(prompt)
         splitter = Splitter(self._markup, offered, self._markup.begins_thinking(prompt))
         border = None
         if self._decoder().prefix.recurrent:

@@ -36,6 +36,20 @@ HEADER = "session.json"
 _SAMPLES, _SAMPLE_BYTES = 16, 256  # of each weight buffer, for the key
 
 
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "saved_at": (int, float),
+    "key": dict,
+    "ids": list,
+    "lives": bool,
+    "snapshots": list,
+    "capacity": int,
+    "data": str,
+    "nbytes": int,
+    "sha256": str,
+}
+
+
 @dataclass(frozen=True)
 class SessionInfo:
     """A saved session. `tokens`: how many the model has seen in it; `saved_at`: seconds since 1970."""
@@ -294,7 +308,7 @@ async def _read_header(io: Io, store: BlobStore, folder: str, name: str) -> dict
         session, digest = file["session"], file["sha256"]
     except (FormatError, KeyError, TypeError) as error:
         raise _damaged(name) from error
-    if digest != _digest(session):
+    if digest != _digest(session) or not _well_formed(session, folder):
         raise _damaged(name)
     layout = session["key"].get("layout")
     if layout != LAYOUT:
@@ -302,6 +316,21 @@ async def _read_header(io: Io, store: BlobStore, folder: str, name: str) -> dict
             f"session {name!r} does not fit: its layout is {layout}, this engine's is {LAYOUT}. Delete it."
         )
     return dict(session)
+
+
+def _well_formed(session: Any, folder: str) -> bool:
+    """Whether the fields are of their types: the sum says only that nothing changed since somebody wrote it."""
+    if not isinstance(session, dict) or any(
+        not isinstance(session.get(field), kind) for field, kind in _FIELDS.items()
+    ):
+        return False
+    numbers = [*session["ids"], *session["snapshots"]]
+    return (
+        all(type(n) is int and n >= 0 for n in numbers)
+        and all(0 < n <= len(session["ids"]) for n in session["snapshots"])
+        and session["data"].startswith(f"{folder}/")
+        and isinstance(session["key"].get("model"), str)
+    )
 
 
 def _damaged(name: str) -> SessionError:
