@@ -53,6 +53,13 @@ var<workgroup> decays: array<f32, MAX_G>;       // exp(old maximum - new one)
 // What the cache gives back for what it is given.
 fn cached(v: vec4<f32>) -> vec4<f32> { return kv_load(kv_store(v)); }
 
+// Row `i` of the cache, or for the current token's another one: its own is being written, and taken from elsewhere.
+fn old_row(i: u32, position: u32) -> u32 {
+  if (i != position) { return i; }
+  if (i == 0u) { return 1u; }
+  return i - 1u;
+}
+
 @compute @workgroup_size(128)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -126,6 +133,7 @@ fn main(
   let slices = WG / quads;
   let quad = lane % quads;
   let slice = lane / quads;
+  let fresh = cached(qkv[new_value + quad]);
   var acc: array<vec4<f32>, MAX_G>;
   for (var g = 0u; g < G; g++) { acc[g] = vec4<f32>(0.0); }
 
@@ -135,15 +143,30 @@ fn main(
     var dot_g: array<f32, MAX_G>;
     for (var g = 0u; g < G; g++) { dot_g[g] = 0.0; }
     if (tile + key < end) {
-      let row = cache + (tile + key) * quads;
-      for (var i = sub; i < quads; i += SUBS) {
-        var k = vec4<f32>(0.0);
-        if (tile + key == position) {
-          k = new_key[i];
-        } else {
-          k = kv_load(k_cache[row + i]);
+      let row = old_row(tile + key, position) * quads + cache;
+      let is_new = tile + key == position;
+      // Four loads at a time, since each that is used at once is waited for alone.
+      for (var i = sub; i < quads; i += 4u * SUBS) {
+        let i1 = min(i + SUBS, quads - 1u);
+        let i2 = min(i + 2u * SUBS, quads - 1u);
+        let i3 = min(i + 3u * SUBS, quads - 1u);
+        var k0 = kv_load(k_cache[row + i]);
+        var k1 = kv_load(k_cache[row + i1]);
+        var k2 = kv_load(k_cache[row + i2]);
+        var k3 = kv_load(k_cache[row + i3]);
+        if (is_new) {
+          k0 = new_key[i];
+          k1 = new_key[i1];
+          k2 = new_key[i2];
+          k3 = new_key[i3];
         }
-        for (var g = 0u; g < G; g++) { dot_g[g] += dot(k, queries[g * quads + i]); }
+        if (i + SUBS >= quads) { k1 = vec4<f32>(0.0); }
+        if (i + 2u * SUBS >= quads) { k2 = vec4<f32>(0.0); }
+        if (i + 3u * SUBS >= quads) { k3 = vec4<f32>(0.0); }
+        for (var g = 0u; g < G; g++) {
+          let q = g * quads;
+          dot_g[g] += dot(k0, queries[q + i]) + dot(k1, queries[q + i1]) + dot(k2, queries[q + i2]) + dot(k3, queries[q + i3]);
+        }
       }
     }
     for (var g = 0u; g < G; g++) { dots[(sub * G + g) * TILE + key] = dot_g[g]; }
@@ -180,14 +203,27 @@ fn main(
 
     if (slice < slices) {
       for (var g = 0u; g < G; g++) { acc[g] *= decays[g]; }
-      for (var i = slice; i < min(TILE, end - tile); i += slices) {
-        var v = vec4<f32>(0.0);
-        if (tile + i == position) {
-          v = cached(qkv[new_value + quad]);
-        } else {
-          v = kv_load(v_cache[cache + (tile + i) * quads + quad]);
+      let last = min(TILE, end - tile) - 1u;
+      for (var i = slice; i <= last; i += 4u * slices) {
+        let i1 = min(i + slices, last);
+        let i2 = min(i + 2u * slices, last);
+        let i3 = min(i + 3u * slices, last);
+        var v0 = kv_load(v_cache[cache + old_row(tile + i, position) * quads + quad]);
+        var v1 = kv_load(v_cache[cache + old_row(tile + i1, position) * quads + quad]);
+        var v2 = kv_load(v_cache[cache + old_row(tile + i2, position) * quads + quad]);
+        var v3 = kv_load(v_cache[cache + old_row(tile + i3, position) * quads + quad]);
+        if (tile + i == position) { v0 = fresh; }
+        if (tile + i1 == position) { v1 = fresh; }
+        if (tile + i2 == position) { v2 = fresh; }
+        if (tile + i3 == position) { v3 = fresh; }
+        if (i + slices > last) { v1 = vec4<f32>(0.0); }
+        if (i + 2u * slices > last) { v2 = vec4<f32>(0.0); }
+        if (i + 3u * slices > last) { v3 = vec4<f32>(0.0); }
+        for (var g = 0u; g < G; g++) {
+          let w = g * 8u;
+          acc[g] += weights[w + i / 4u][i % 4u] * v0 + weights[w + i1 / 4u][i1 % 4u] * v1
+            + weights[w + i2 / 4u][i2 % 4u] * v2 + weights[w + i3 / 4u][i3 % 4u] * v3;
         }
-        for (var g = 0u; g < G; g++) { acc[g] += weights[g * 8u + i / 4u][i % 4u] * v; }
       }
     }
   }

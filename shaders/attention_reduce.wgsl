@@ -50,8 +50,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let slice = lane / quads;
   var acc = vec4<f32>(0.0);
   if (slice < slices) {
-    for (var i = slice; i < n; i += slices) {
-      acc += factors[i] * partial[(row + i) * (quads + 1u) + lane % quads];
+    // Four loads at a time, since each that is used at once is waited for alone; behind the end the last one, times 0.
+    for (var i = slice; i < n; i += 4u * slices) {
+      let i1 = min(i + slices, n - 1u);
+      let i2 = min(i + 2u * slices, n - 1u);
+      let i3 = min(i + 3u * slices, n - 1u);
+      let v0 = partial[(row + i) * (quads + 1u) + lane % quads];
+      let v1 = partial[(row + i1) * (quads + 1u) + lane % quads];
+      let v2 = partial[(row + i2) * (quads + 1u) + lane % quads];
+      let v3 = partial[(row + i3) * (quads + 1u) + lane % quads];
+      acc += factors[i] * v0 + factors[i1] * f32(i + slices < n) * v1
+        + factors[i2] * f32(i + 2u * slices < n) * v2 + factors[i3] * f32(i + 3u * slices < n) * v3;
     }
   }
   slices_acc[lane] = acc;
