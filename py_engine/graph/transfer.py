@@ -22,24 +22,44 @@ class Span:
     nbytes: int
 
 
+def slices(nbytes: int) -> Iterator[tuple[int, int]]:
+    """Starts and ends of slices of SLICE_BYTES, the last one of what is left."""
+    for start in range(0, nbytes, SLICE_BYTES):
+        yield start, min(start + SLICE_BYTES, nbytes)
+
+
 class Transfer:
-    """The bytes of `spans`, one after the other, through a staging buffer that `close` frees."""
+    """The bytes of `spans`, one after the other, through a staging buffer: made when an `async with` block is entered,
+    which raises OutOfMemoryError, and freed at its end."""
 
     def __init__(self, gpu: Gpu, spans: Sequence[Span]) -> None:
-        """Raises OutOfMemoryError."""
         self._gpu = gpu
         self._spans = [span for span in spans if span.nbytes]
         self._starts = [0, *accumulate(span.nbytes for span in self._spans)]
         self.nbytes = self._starts[-1]
-        self._staging = gpu.create_buffer("staging", max(4, min(SLICE_BYTES, self.nbytes)))
+        self._staging: Buffer | None = None
+
+    async def __aenter__(self) -> Transfer:
+        size = max(4, min(SLICE_BYTES, self.nbytes))
+        self._staging = self._gpu.create_buffer("staging", size)
+        try:
+            await self._gpu.check()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._staging is not None:
+            self._gpu.destroy_buffer(self._staging)
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """Where slices start and end, in order; all but the last have SLICE_BYTES."""
-        for start in range(0, self.nbytes, SLICE_BYTES):
-            yield start, min(start + SLICE_BYTES, self.nbytes)
+        """Where slices start and end, in order."""
+        return slices(self.nbytes)
 
     async def read(self, start: int, end: int) -> Bytes:
         """The bytes of a slice."""
+        assert self._staging is not None
         self._gpu.copy(
             [
                 Copy(span.buffer, self._staging, n, span.offset + at, to)
@@ -50,6 +70,7 @@ class Transfer:
 
     async def write(self, start: int, end: int, data: Bytes) -> None:
         """Put the bytes of a slice where they belong; returns when the GPU has them."""
+        assert self._staging is not None
         self._gpu.write(self._staging, 0, data)
         self._gpu.copy(
             [
@@ -58,10 +79,6 @@ class Transfer:
             ]
         )
         await self._gpu.idle()
-
-    def close(self) -> None:
-        """Free the staging buffer."""
-        self._gpu.destroy_buffer(self._staging)
 
     def _within(self, start: int, end: int) -> Iterator[tuple[Span, int, int, int]]:
         """What start..end touches: a span, where in it, where in the slice, how many bytes."""

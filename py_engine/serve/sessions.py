@@ -16,13 +16,14 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from py_engine.errors import FormatError, InputError, SessionError
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.transfer import Span, Transfer
+from py_engine.graph.transfer import Span, Transfer, slices
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.json_text import parse_json
@@ -153,18 +154,15 @@ class Sessions:
 
     async def _write(self, store: BlobStore, file: str, spans: Sequence[Span]) -> tuple[int, str]:
         """Bytes and sha256 of what went into the file."""
-        transfer, hasher = Transfer(self._gpu, spans), self._io.sha256()
-        try:
-            for start, end in transfer.slices():
-                data = await transfer.read(start, end)
-                await hasher.update(data)
-                await store.write(file, start, data)
+        with closing(self._io.sha256()) as hasher:
+            async with Transfer(self._gpu, spans) as transfer:
+                for start, end in transfer.slices():
+                    data = await transfer.read(start, end)
+                    await hasher.update(data)
+                    await store.write(file, start, data)
             if transfer.nbytes:
                 await store.flush(file)
             return transfer.nbytes, await hasher.hexdigest()
-        finally:
-            hasher.close()
-            transfer.close()
 
     async def _check(self, session: Mapping[str, Any]) -> None:
         """Raises SessionError unless the session goes into this model as it is now."""
@@ -199,25 +197,15 @@ class Sessions:
         stored = await store.size(session["data"]) or 0  # no file where there are no bytes
         if not expected == session["nbytes"] == stored:
             raise _damaged(session["name"])
-        transfer = Transfer(self._gpu, spans())
-        try:
-            hasher = self._io.sha256()
-            try:
-                for start, end in transfer.slices():
-                    await hasher.update(await store.read(session["data"], start, end))
-                if await hasher.hexdigest() != session["sha256"]:
-                    raise _damaged(session["name"])
-            finally:
-                hasher.close()
-        finally:
-            transfer.close()
+        with closing(self._io.sha256()) as hasher:
+            for start, end in slices(expected):
+                await hasher.update(await store.read(session["data"], start, end))
+            if await hasher.hexdigest() != session["sha256"]:
+                raise _damaged(session["name"])
         await decoder.begin_with(session["capacity"])
-        transfer = Transfer(self._gpu, spans())
-        try:
+        async with Transfer(self._gpu, spans()) as transfer:
             for start, end in transfer.slices():
                 await transfer.write(start, end, await store.read(session["data"], start, end))
-        finally:
-            transfer.close()
         prefix.adopt(list(ids), session["lives"], marks)
 
     async def _identity(self) -> dict[str, Any]:
@@ -255,14 +243,11 @@ class Sessions:
                 Span(buffer, at, min(_SAMPLE_BYTES, buffer.nbytes - at))
                 for at in range(0, buffer.nbytes, step)
             ]
-        transfer, hasher = Transfer(self._gpu, spans), self._io.sha256()
-        try:
-            for start, end in transfer.slices():
-                await hasher.update(await transfer.read(start, end))
+        with closing(self._io.sha256()) as hasher:
+            async with Transfer(self._gpu, spans) as transfer:
+                for start, end in transfer.slices():
+                    await hasher.update(await transfer.read(start, end))
             return await hasher.hexdigest()
-        finally:
-            hasher.close()
-            transfer.close()
 
 
 def _spans(decoder: Decoder, rows: int, lives: bool, slots: Sequence[int]) -> list[Span]:
