@@ -415,6 +415,27 @@ def test_older_models_make_room_by_last_use(
     assert once()[0] == tensors
 
 
+def test_room_made_among_commits_spares_what_they_share(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older commit goes, but not its tokenizer, which the newer one has taken over."""
+    once()
+    monkeypatch.setattr(hub_module, "COMMIT", "c" * 40)
+    tensors = make_repository(root, seed=4)
+    refused = []
+
+    def refuse(n: int, method: str, name: str) -> None:
+        if n == 1:
+            refused.append(name)
+            raise StorageFullError("full")
+
+    got, _, notes = once(refuse)
+    assert got == tensors and notes == [] and refused
+    assert [p.name for p in (hub / FOLDER / "snapshots").iterdir()] == ["c" * 40]
+    server.close()
+    assert once()[0] == tensors
+
+
 def test_a_model_in_use_is_not_evicted(
     root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path
 ) -> None:

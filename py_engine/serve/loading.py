@@ -344,14 +344,16 @@ class _FileSource(_Source):
         jobs = store.jobs
         total = sum(job.end - job.start for job in jobs)
         loaded = 0
+        here = self._repository.local and self._repository.kept
+        message = "Reading weights kept on this device" if here else ""
 
         def count(n: int) -> None:
             nonlocal loaded
             loaded += n
-            tell(Progress("weights", min(loaded, total), total))
+            tell(Progress("weights", min(loaded, total), total, message))
 
         count(0)
         loader = Loader(gpu, kernels, self._repository, count, abort)
         await loader.run(jobs)
-        tell(Progress("weights", total, total))
+        tell(Progress("weights", total, total, message))
         return loader.peak_bytes

@@ -108,13 +108,15 @@ class Library:
                 stored.spans.add(0, stored.size)
                 stored.ours = False
 
-    async def delete(self, manifest: Manifest) -> int:
-        """Remove a namespace; bytes that this gave back. Blobs that another commit, or another program, still uses
-        stay. What says where things are goes last: if this is cut off, nothing is left that nobody knows."""
-        others = {
+    async def delete(self, manifest: Manifest, keep: Manifest | None = None) -> int:
+        """Remove a namespace; bytes that this gave back. Blobs that another commit (or `keep`, of which nothing may be
+        written down yet), or another program, still uses stay. What says where things are goes last: if this is cut
+        off, nothing is left that nobody knows."""
+        others = [m for m, _ in await self.manifests(manifest.repository)]
+        used = {
             stored.blob
-            for other, _ in await self.manifests(manifest.repository)
-            if other.commit != manifest.commit
+            for other in (*others, *([keep] if keep else []))
+            if (other.repository, other.commit) != (manifest.repository, manifest.commit)
             for stored in other.files.values()
         }
         freed = 0
@@ -123,7 +125,7 @@ class Library:
                 continue
             await self.store.delete(manifest.snapshot(name))
             blob = manifest.blob(stored, True)
-            if stored.blob in others or await self.store.links(blob):
+            if stored.blob in used or await self.store.links(blob):
                 continue
             await self.store.delete(blob)
             await self.store.delete(blob + INCOMPLETE)
@@ -168,7 +170,7 @@ class Library:
         for elsewhere, _, victim in sorted(order, key=lambda item: item[:2]):
             if freed >= wanted:
                 break
-            freed += await (self.delete_unused(victim) if elsewhere else self.delete(victim))
+            freed += await (self.delete_unused(victim) if elsewhere else self.delete(victim, keep))
         return freed
 
     async def delete_unused(self, manifest: Manifest) -> int:
