@@ -14,7 +14,7 @@
 //
 // Dispatch (2 HK + HV, ceil(T / ROWS), 1): a workgroup a head and ROWS rows. Only the first block of rows reads the
 // history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks.
-// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv.
+// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv, tree_sum.
 
 override HK: u32;
 override HV: u32;
@@ -32,7 +32,6 @@ override ROWS: u32;
 @group(0) @binding(6) var<storage, read_write> gates: array<vec2<f32>>;
 
 const WG = 128u;
-var<workgroup> squares: array<f32, WG>;
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -56,17 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (lane < size) { low = silu(convolved(t, base + lane)); }
     if (lane + WG < size) { high = silu(convolved(t, base + lane + WG)); }
     if (is_key) {
-      squares[lane] = low * low + high * high;
-      workgroupBarrier();
-      for (var half = WG / 2u; half > 0u; half /= 2u) {
-        var other = 0.0;
-        if (lane < half) { other = squares[lane + half]; }
-        workgroupBarrier();
-        if (lane < half) { squares[lane] += other; }
-        workgroupBarrier();
-      }
-      var factor = 1.0 / sqrt(squares[0] + 1e-6);
-      workgroupBarrier();
+      var factor = 1.0 / sqrt(tree_sum(lane, low * low + high * high) + 1e-6);
       if (head < HK) { factor /= sqrt(f32(DK)); }
       low *= factor;
       high *= factor;

@@ -7,7 +7,7 @@
 //   2        step    Step  -                      read
 //   3        y       f32   [T, HV DV]             read_write
 //
-// Dispatch (HV, T, 1): a workgroup a head; rows behind step.rows do nothing. DV <= 256. Library before it: step.
+// Dispatch (HV, T, 1): a workgroup a head; rows behind step.rows do nothing. DV <= 256. Libraries before it: step, tree_sum.
 
 override HV: u32;
 override DV: u32;
@@ -20,7 +20,6 @@ override EPS: f32 = 1e-6;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 const WG = 128u;
-var<workgroup> squares: array<f32, WG>;
 
 fn gated(value: f32, i: u32, z: f32) -> f32 {
   return value * weight[i] * z / (1.0 + exp(min(-z, 80.0)));
@@ -39,16 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var high = 0.0;
   if (lane < DV) { low = y[at + lane]; }
   if (lane + WG < DV) { high = y[at + lane + WG]; }
-  squares[lane] = low * low + high * high;
-  workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half /= 2u) {
-    var other = 0.0;
-    if (lane < half) { other = squares[lane + half]; }
-    workgroupBarrier();
-    if (lane < half) { squares[lane] += other; }
-    workgroupBarrier();
-  }
-  let factor = 1.0 / sqrt(squares[0] / f32(DV) + EPS);
+  let factor = 1.0 / sqrt(tree_sum(lane, low * low + high * high) / f32(DV) + EPS);
   if (lane < DV) { y[at + lane] = gated(low * factor, lane, proj[z + lane]); }
   if (lane + WG < DV) { y[at + lane + WG] = gated(high * factor, lane + WG, proj[z + lane + WG]); }
 }

@@ -7,7 +7,7 @@
 //   1        weight  vec2<f32>  [K / 2]     read   dummy without NORM
 //   2        y       u32        [T, K / 2]  write  two f16 a word
 //
-// Dispatch (T, 1, 1): a workgroup a row. K is even.
+// Dispatch (T, 1, 1): a workgroup a row. K is even. Library before it: tree_sum.
 
 override K: u32;
 override NORM: bool = false;
@@ -20,30 +20,22 @@ override OFFSET: f32 = 0.0;  // 1.0 for Gemma, whose checkpoints store weight - 
 
 const WG = 256u;
 const LARGEST = vec2<f32>(65504.0);
-var<workgroup> sums: array<f32, WG>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let row = group.x * (K / 2u);
+  var factor = 1.0;
   if (NORM) {
     var sum = 0.0;
     for (var i = lane; i < K / 2u; i += WG) {
       let v = x[row + i];
       sum += dot(v, v);
     }
-    sums[lane] = sum;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-      var other = 0.0;
-      if (lane < half) { other = sums[lane + half]; }
-      workgroupBarrier();
-      if (lane < half) { sums[lane] += other; }
-      workgroupBarrier();
-    }
+    factor = 1.0 / sqrt(tree_sum(lane, sum) / f32(K) + EPS);
   }
   for (var i = lane; i < K / 2u; i += WG) {
     var v = x[row + i];
-    if (NORM) { v *= (weight[i] + OFFSET) / sqrt(sums[0] / f32(K) + EPS); }
+    if (NORM) { v *= factor * (weight[i] + OFFSET); }
     y[row + i] = pack2x16float(clamp(v, -LARGEST, LARGEST));
   }
 }

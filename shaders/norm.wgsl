@@ -6,7 +6,7 @@
 //   1        weight  f32   [K]     read
 //   2        y       f32   [T, K]  read_write
 //
-// Dispatch (T, 1, 1): a workgroup a row.
+// Dispatch (T, 1, 1): a workgroup a row. Library before it: tree_sum.
 
 override K: u32;
 override EPS: f32 = 1e-6;
@@ -18,7 +18,6 @@ override ADD: bool = false;  // Gemma's norm behind a branch, added to the resid
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 const WG = 256u;
-var<workgroup> sums: array<f32, WG>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -28,16 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let v = x[row + i];
     sum += v * v;
   }
-  sums[lane] = sum;
-  workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half /= 2u) {
-    var other = 0.0;
-    if (lane < half) { other = sums[lane + half]; }
-    workgroupBarrier();
-    if (lane < half) { sums[lane] += other; }
-    workgroupBarrier();
-  }
-  let factor = 1.0 / sqrt(sums[0] / f32(K) + EPS);
+  let factor = 1.0 / sqrt(tree_sum(lane, sum) / f32(K) + EPS);
   for (var i = lane; i < K; i += WG) {
     let v = x[row + i] * factor * (weight[i] + OFFSET);
     if (ADD) {

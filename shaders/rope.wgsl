@@ -14,7 +14,7 @@
 //
 // Dispatch (H + 2 Hkv, T, 1): a workgroup a head; rows behind step.rows do nothing. D <= 256, a multiple of 4.
 // The bindings of table and caches end where they end: the context is read from their lengths, so that growing the
-// cache needs no new pipeline. Libraries before it: step, kv_f32 or kv_f16, rotary.
+// cache needs no new pipeline. Libraries before it: step, kv_f32 or kv_f16, rotary, tree_sum.
 
 override D: u32;
 override H: u32;
@@ -31,7 +31,6 @@ override GATED: bool = false;  // the gates of q heads are left to attention
 @group(0) @binding(7) var<storage, read_write> v_cache: array<KvQuad>;
 
 const WG = 64u;  // a lane a quad: D <= 256
-var<workgroup> squares: array<f32, WG>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -54,18 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane < quads) { v = qkv[base + lane]; }
   if (head < H + HKV) {
     var sum = 0.0;
-    if ((is_q && NORM_Q) || (!is_q && NORM_K)) {
-      squares[lane] = dot(v, v);
-      workgroupBarrier();
-      for (var half = WG / 2u; half > 0u; half /= 2u) {
-        var other = 0.0;
-        if (lane < half) { other = squares[lane + half]; }
-        workgroupBarrier();
-        if (lane < half) { squares[lane] += other; }
-        workgroupBarrier();
-      }
-      sum = squares[0];
-    }
+    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, dot(v, v)); }
     if (lane < quads) { v = rotated_quad(base, lane, is_q, position) * head_factor(sum, is_q); }
   }
   if (lane >= quads) {

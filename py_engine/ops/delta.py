@@ -123,7 +123,7 @@ def delta_net(
         f"{label} conv",
         kernel(
             "delta_conv",
-            ["step", "delta_input", "causal_conv"],
+            ["step", "delta_input", "causal_conv", "tree_sum"],
             heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS},
         ),
         [
@@ -146,7 +146,7 @@ def delta_net(
     constants = {"HV": s.value_heads, "DV": s.value_dim, "C": s.channels, "EPS": norm.eps}
     trace.call(
         f"{label} norm",
-        kernel("delta_norm", ["step"], constants),
+        kernel("delta_norm", ["step", "tree_sum"], constants),
         [(proj, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
         (s.value_heads, trace.rows, 1),
     )

@@ -22,7 +22,7 @@ def narrow(
     weight = trace.zeros if norm is None else norm.weight
     trace.call(
         label,
-        kernel("narrow", constants=constants),
+        kernel("narrow", ["tree_sum"], constants),
         [(x, "r"), (weight, "r"), (y, "w")],
         (trace.rows, 1, 1),
     )

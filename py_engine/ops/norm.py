@@ -35,7 +35,7 @@ def _call(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str, add: bool)
     constants = {"K": k, "EPS": norm.eps, "OFFSET": norm.offset, "ADD": add}
     trace.call(
         label,
-        kernel("norm", constants=constants),
+        kernel("norm", ["tree_sum"], constants),
         [(x, "r"), (norm.weight, "r"), (y, "w")],
         (trace.rows, 1, 1),
     )

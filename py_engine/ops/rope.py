@@ -113,7 +113,7 @@ def rope_append(
         label,
         kernel(
             "rope",
-            ["step", f"kv_{k.dtype}", "rotary"],
+            ["step", f"kv_{k.dtype}", "rotary", "tree_sum"],
             heads.constants | {"H": heads.count, "HKV": heads.kv_count},
         ),
         [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],
