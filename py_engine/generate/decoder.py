@@ -165,7 +165,8 @@ class Decoder:
         `border`: how many of `ids` a next prompt is likely to begin with (a chat without its generation prompt), None:
         all; a recurrent state can be brought back to there. Ends after a stop token, `max_tokens`, or when the consumer
         closes the iterator; the caller then says with `keep` which tokens stay.
-        Raises ContextError, AbortError (in prefill), DeviceLostError.
+        Raises ContextError, AbortError (in prefill), DeviceLostError, OutOfMemoryError (no room for a longer text; what
+        came so far stays).
         """
         if not ids:
             raise InputError("the prompt is empty: give at least one token")

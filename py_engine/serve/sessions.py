@@ -223,7 +223,7 @@ class Sessions:
                 + [[k.name, k.shape[0], k.shape[2]] for k, _ in decoder.state.cache.tensors],
                 "host": gpu.info.host,
                 "device": {k: v for k, v in vars(gpu.info).items() if k != "host"},
-                "features": sorted(gpu.features),
+                "features": sorted(decoder.features),
                 # Chosen forms and sizes change the order of sums: names and constants of all kernels in use.
                 "kernels": _digest(
                     {
