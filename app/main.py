@@ -385,6 +385,7 @@ def engine_failed(reason):
     document.body.setAttribute("data-engine", "failed")
     loading.lost()
     actions = (("Try again", "restart-engine"),)
+    updates.watch()  # a newer version may be the cure
     problem("The engine did not start", reason + "\nCheck the connection, then try again.", actions)
 
 
