@@ -15,7 +15,7 @@ from typing import Any
 from py_engine.abort import Abort
 from py_engine.errors import EngineError, InputError
 from py_engine.graph.submit import GroupedSubmit
-from py_engine.host import open_io
+from py_engine.host import open_gpu, open_io
 from py_engine.serve import stored
 from py_engine.serve.engine import Engine
 from py_engine.serve.protocol import (
@@ -24,6 +24,7 @@ from py_engine.serve.protocol import (
     CacheList,
     Complete,
     CountTokens,
+    Diagnose,
     Dropped,
     Error,
     FromWorker,
@@ -38,6 +39,7 @@ from py_engine.serve.protocol import (
     Progress,
     Ready,
     Result,
+    Row,
     SessionDelete,
     SessionList,
     SessionRestore,
@@ -49,6 +51,8 @@ from py_engine.serve.protocol import (
     parse,
     to_wire,
 )
+
+FILED_S = 0.03  # for the page to file a row before what it announces is tried
 
 
 class Host:
@@ -120,6 +124,8 @@ class Host:
                 return self._unload(message.id)
             case Bench():
                 return self._bench(message, abort)
+            case Diagnose():
+                return self._diagnose(message)
             case CacheList():
                 return self._cache_list(message.id)
             case CacheDelete():
@@ -264,6 +270,22 @@ class Host:
             abort.check()
             engine = await self._open(message.id, message.model, message.options, abort)
             value = await bench(engine, options)
+        self._send(Result(message.id, value))
+
+    async def _diagnose(self, message: Diagnose) -> None:
+        from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
+
+        async def tell(row: dict[str, Any]) -> None:
+            self._send(Row(message.id, row))
+            if row["phase"] == "begin":
+                await asyncio.sleep(FILED_S)
+
+        async with self._turn:
+            gpu = await open_gpu()
+            try:
+                value = await run_dispatch_tests(gpu, tell, message.tests, message.most)
+            finally:
+                gpu.close()
         self._send(Result(message.id, value))
 
     async def _loaded(self) -> Engine:

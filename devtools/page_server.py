@@ -9,6 +9,7 @@
     /models/...                a hub: /models/api/models/ID and /models/ID/resolve/REVISION/FILE, as huggingface.co
                                answers them, so that HF_ENDPOINT=http://127.0.0.1:PORT/models works; /api/models/ID and
                                /ID/resolve/... at the root answer alike
+    POST /diagnostics/rows     a row of the page /diagnostics, appended to a file (./dev run: .cache/diagnostics.jsonl)
 
 Standard library only. Binds to the loopback interface. Documents get a content security policy with 'unsafe-eval',
 since PyScript's core calls Function(); a worker is bound by the policy of its own script, which goes without.
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO
 from devtools.site import Site, content_security_policy, inside
 
 BLOCK = 1 << 20
+MAX_ROW = 64 << 10
 LARGE_FILE = 10 << 20  # from here on the hub's listing gives a sha256, as it does for LFS files
 
 MIME_TYPES = {
@@ -137,6 +139,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._send_file(file, f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', {})
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """One row of the page /diagnostics. Only this site's own pages may file any."""
+        size = self.headers.get("Content-Length", "")
+        body = self.rfile.read(int(size)) if size.isdecimal() and int(size) <= MAX_ROW else b""
+        target, origin = self.server.rows, self.headers.get("Origin", "")
+        if self.path != "/diagnostics/rows" or target is None:
+            return self._refuse(HTTPStatus.NOT_FOUND, f"nothing is taken at {self.path}")
+        if origin != f"http://{self.headers.get('Host')}":
+            return self._refuse(HTTPStatus.FORBIDDEN, f"rows come from this site, not {origin!r}")
+        try:
+            row = json.loads(body)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            return self._refuse(
+                HTTPStatus.BAD_REQUEST, f"a row is a JSON object of at most {MAX_ROW} bytes"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.server.rows_lock, target.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._send_bytes(b"{}", ".json")
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self.close_connection = True  # a body that is too long was not read
+        self._send_bytes(json.dumps({"error": reason}).encode(), ".json", status)
 
     def _hub_listing(self, name: str, revision: str, blobs: bool) -> None:
         folder = self._repository(name, revision)
@@ -246,12 +274,16 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
 
 
 class PageServer(http.server.ThreadingHTTPServer):
-    """`with PageServer(site) as server:` answers in threads of its own until the block ends. Port 0: any free one."""
+    """`with PageServer(site) as server:` answers in threads of its own until the block ends. Port 0: any free one.
+    `rows`: the file that rows of /diagnostics are appended to; None: they are not taken.
+    """
 
     daemon_threads = True
 
-    def __init__(self, site: Site, port: int = 0) -> None:
+    def __init__(self, site: Site, port: int = 0, rows: Path | None = None) -> None:
         self.site = site
+        self.rows = rows
+        self.rows_lock = threading.Lock()
         self.local_hub = LocalHub(site.models)
         super().__init__(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)

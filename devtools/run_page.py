@@ -29,6 +29,9 @@ from py_engine.errors import EngineError
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.serve.engine import Engine
 
+ROWS = (
+    Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
+)  # what /diagnostics finds, a row a line
 HUB_TIMEOUT_S = 3.0
 FIRST_PORT = 8000
 PORTS_TRIED = 20
@@ -130,7 +133,7 @@ def open_server(site: Site, port: int | None) -> PageServer:
     ports = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if port is None else [port]
     for candidate in ports:
         try:
-            return PageServer(site, candidate)
+            return PageServer(site, candidate, rows=ROWS)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or candidate == ports[-1]:
                 raise

@@ -79,7 +79,9 @@ class Site:
             return inside(folders[first], rest)
         if path.lstrip("/") in AT_THE_ROOT:
             return inside(self.root, first)
-        return inside(self.root / "public", path.lstrip("/") or "index.html")
+        page = path.lstrip("/") or "index.html"
+        public = self.root / "public"
+        return inside(public, page) or inside(public, f"{page}.html")  # /diagnostics
 
     def read(self, path: str) -> bytes | None:
         """What is answered at a path of the shell, or at /sw.js; None when there is none."""

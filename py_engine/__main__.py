@@ -224,6 +224,9 @@ async def _convert(args: argparse.Namespace) -> None:
 async def _doctor(args: argparse.Namespace) -> None:
     from py_engine.diagnostics.report import report
 
+    if args.probes is not None:
+        await _probe(args.host, args.probes)
+        return
     result = await report(args.host)
     if args.json:
         print(json.dumps(result))
@@ -232,6 +235,21 @@ async def _doctor(args: argparse.Namespace) -> None:
             print(key if isinstance(value, dict) else f"{key:<24} {value}")
             for name, number in value.items() if isinstance(value, dict) else ():
                 print(f"  {name:<22} {number}")
+
+
+async def _probe(host: str | None, names: list[str]) -> None:
+    """Dispatch tests, a JSON object a line as they come; the last one counts them."""
+    from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
+    from py_engine.host import open_gpu
+
+    async def tell(row: dict[str, Any]) -> None:
+        print(json.dumps(row), flush=True)
+
+    gpu = await open_gpu(host)
+    try:
+        await tell({"phase": "done", **await run_dispatch_tests(gpu, tell, names or None)})
+    finally:
+        gpu.close()
 
 
 async def _load(args: argparse.Namespace) -> Engine:
@@ -374,6 +392,12 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser(
         "doctor", parents=[host], help="adapter, limits, features, measured speeds"
+    )
+    p.add_argument(
+        "--probes",
+        nargs="*",
+        metavar="TEST",
+        help="instead: test how this device runs dispatches and submits, all tests or these; a JSON row a line",
     )
     p.set_defaults(run=_doctor)
     return parser

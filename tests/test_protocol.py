@@ -15,6 +15,7 @@ from py_engine.serve.protocol import (
     CacheList,
     Complete,
     CountTokens,
+    Diagnose,
     Dropped,
     Env,
     Error,
@@ -32,6 +33,7 @@ from py_engine.serve.protocol import (
     Progress,
     Ready,
     Result,
+    Row,
     SessionDelete,
     SessionList,
     SessionRestore,
@@ -60,6 +62,7 @@ TO_WORKER: list[ToWorker] = [
         9, "random:x", 64, 8, 1, LoadOptions(context=128), False, True, GenerateOptions(top_k=20)
     ),
     CacheList(10),
+    Diagnose(16, ["sweep"], 2),
     CacheDelete(11),
     CacheDelete("c", "org/name@main"),
     SessionList(12),
@@ -80,6 +83,7 @@ FROM_WORKER: list[FromWorker] = [
     Token(2, "", 30.5, 4, "hm", [CALL]),
     Complete(2, "hé", 4, 30.5, "stop", 12, 3, 0.25),
     Complete(2, "", 4, 30.5, "tool_calls", 12, 3, 0.25, "hm", 2, [CALL], ["no"]),
+    Row(16, {"phase": "begin", "test": "sweep", "setting": {"length": 3}}),
     Error(None, "HostError", "no"),
     Result(3, None),
 ]

@@ -86,7 +86,7 @@ class Outcome:
         }
 
 
-class _Bench:
+class Bench:
     """The buffers of one check and the trace over them."""
 
     def __init__(self, gpu: Gpu, features: frozenset[str], rows: int, position: int) -> None:
@@ -119,19 +119,24 @@ class _Bench:
             m.rows, m.cols, like.format, words, 0, scales, like.group_size, like.scale_format
         )
 
-    async def run(self, kernels: Kernels, strategy: SubmitStrategy, result: Tensor) -> Numbers:
-        """Replay the trace once and read the result."""
+    async def run(
+        self, kernels: Kernels, strategy: SubmitStrategy, result: Tensor, times: int = 1
+    ) -> list[Numbers]:
+        """Replay the trace so many times and read each result."""
         planner = Planner(self._gpu, kernels, strategy)
         try:
             planner.reserve([self.trace])
             await planner.allocate()
             plan = await planner.lower([self.trace])
-            await self._gpu.replay(plan.recording)
-            assert result.binding is not None
-            data = await self._gpu.read(result.binding.buffer, 0, result.nbytes)
+            results = []
+            for _ in range(times):
+                await self._gpu.replay(plan.recording)
+                assert result.binding is not None
+                data = await self._gpu.read(result.binding.buffer, 0, result.nbytes)
+                results.append(array("f", data))
         finally:
             planner.release()
-        return array("f", data)
+        return results
 
     def release(self) -> None:
         """Free the buffers."""
@@ -139,33 +144,39 @@ class _Bench:
 
 
 @dataclass(frozen=True)
-class _Check:
+class Check:
     """A kind of kernel: `write` puts its calls into the bench's trace and gives the tensor of the result, f32."""
 
     name: str
     numbers: str  # which of NUMBERS
-    write: Callable[[_Bench], Tensor]
+    write: Callable[[Bench], Tensor]
     rows: int = 1
     position: int = 0
     rounds: bool = False  # to f16, whatever the features
 
-    def bench(self, gpu: Gpu, features: frozenset[str]) -> tuple[_Bench, Tensor]:
+    def bench(self, gpu: Gpu, features: frozenset[str]) -> tuple[Bench, Tensor]:
         """Buffers and trace, and the tensor of the result."""
-        bench = _Bench(gpu, features, self.rows, self.position)
+        bench = Bench(gpu, features, self.rows, self.position)
         try:
             return bench, self.write(bench)
         except BaseException:
             bench.release()
             raise
 
-    def difference(self, got: Numbers, used: frozenset[str]) -> str:
-        """What is wrong with a result, in words; "" if nothing."""
+    def error(self, got: Numbers) -> float:
+        """The largest difference, as a part of the largest number; infinity where there are NaN."""
         every, text = NUMBERS[self.numbers]
         wanted = [float(v) for v in text.split()]
         found = got[::every]
         if not all(map(math.isfinite, found)):
+            return math.inf
+        return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) / max(map(abs, wanted))
+
+    def difference(self, got: Numbers, used: frozenset[str]) -> str:
+        """What is wrong with a result, in words; "" if nothing."""
+        worst = self.error(got)
+        if worst == math.inf:
             return "gives numbers that are not finite"
-        worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True)) / max(map(abs, wanted))
         tolerance = TOLERANCE_F16 if self.rounds or "shader-f16" in used else TOLERANCE
         return "" if worst <= tolerance else f"is off by {worst:.1g} of the largest number"
 
@@ -186,7 +197,7 @@ class SelfCheck:
         """`calls`: of all passes of the model; `features`: those that its kernels may use; `forms`: measured ones."""
         self._gpu, self._kernels, self._strategy = gpu, kernels, strategy
         self._features = features
-        self._checks = _checks(list(calls), gpu, features, kv_dtype, forms)
+        self._checks = checks_of(list(calls), gpu, features, kv_dtype, forms)
         paper = CountingGpu.like(gpu)
         for check in self._checks:
             bench, _ = check.bench(paper, features)
@@ -213,7 +224,7 @@ class SelfCheck:
         return outcome
 
     async def _try(
-        self, check: _Check, features: frozenset[str], outcome: Outcome
+        self, check: Check, features: frozenset[str], outcome: Outcome
     ) -> tuple[str, frozenset[str]]:
         """What is wrong, "" if nothing, and the features that its kernels use."""
         bench, result = check.bench(self._gpu, features)
@@ -223,7 +234,7 @@ class SelfCheck:
             for kind in kinds:
                 await self._kernels.pipeline(kind)
             started = time.perf_counter()
-            got = await bench.run(self._kernels, self._strategy, result)
+            [got] = await bench.run(self._kernels, self._strategy, result)
             outcome.seconds += time.perf_counter() - started
             return check.difference(got, used), used
         except DeviceLostError:
@@ -239,13 +250,13 @@ def _ragged(call: Call) -> bool:
     return "chunk_any" in call.kernel.uses
 
 
-def _checks(
+def checks_of(
     calls: Sequence[Call],
     gpu: Gpu,
     features: frozenset[str],
     kv_dtype: KvDtype,
     forms: Forms,
-) -> list[_Check]:
+) -> list[Check]:
     """The kinds of kernels among a model's calls, its matrices in their formats and most used forms."""
     stems = {call.kernel.stem for call in calls}
     kinds: Counter[tuple[MatvecTask, MatvecTuning]] = Counter()
@@ -258,28 +269,32 @@ def _checks(
                 task, rows=golden.MATVEC_ROWS, cols=golden.MATVEC_COLS, epilogue="store", norm=True
             )
             kinds[task, form] += 1
-    checks = [_Check("norm", "norm", _norm)]
+    checks = [Check("norm", "norm", _norm)]
     checks += [
-        _Check(f"matvec {task.format}", "matvec", partial(_matvec, task=task, form=form))
+        Check(f"matvec {task.format}", "matvec", partial(_matvec, task=task, form=form))
         for (task, form), _ in kinds.most_common(_MOST_FORMS)
     ]
     if kinds:
         (task, _), _ = kinds.most_common(1)[0]
         checks.append(
-            _Check(
+            Check(
                 f"matmul {task.format}", "matmul", partial(_matmul, task=task), golden.MATMUL_TOKENS
             )
         )
     if "attention_decode" in stems:
-        write = partial(_attention, kv_dtype=kv_dtype)
-        rounds = kv_dtype == "f16"
-        checks.append(_Check("attention", "attention", write, 1, golden.POSITION, rounds))
+        checks.append(attention_check(kv_dtype))
     if "delta_step" in stems:
-        checks.append(_Check("DeltaNet", "delta", _delta, 1, golden.DELTA_POSITION))
+        checks.append(Check("DeltaNet", "delta", _delta, 1, golden.DELTA_POSITION))
     return checks
 
 
-def _norm(bench: _Bench) -> Tensor:
+def attention_check(kv_dtype: KvDtype) -> Check:
+    """Attention of one token over a cache of this dtype."""
+    write = partial(_attention, kv_dtype=kv_dtype)
+    return Check("attention", "attention", write, 1, golden.POSITION, rounds=kv_dtype == "f16")
+
+
+def _norm(bench: Bench) -> Tensor:
     data, width = golden.norm_inputs(), golden.NORM_WIDTH
     y = bench.put("y", b"", 1, width)
     norm = Norm(bench.put("weight", data["weight"], width), golden.EPS)
@@ -287,7 +302,7 @@ def _norm(bench: _Bench) -> Tensor:
     return y
 
 
-def _matvec(bench: _Bench, task: MatvecTask, form: MatvecTuning) -> Tensor:
+def _matvec(bench: Bench, task: MatvecTask, form: MatvecTuning) -> Tensor:
     if not form.needs <= bench.trace.features:
         form = replace(form, subgroups=False)
     data, cols = golden.matvec_inputs(), golden.MATVEC_COLS
@@ -299,7 +314,7 @@ def _matvec(bench: _Bench, task: MatvecTask, form: MatvecTuning) -> Tensor:
     return y
 
 
-def _matmul(bench: _Bench, task: MatvecTask) -> Tensor:
+def _matmul(bench: Bench, task: MatvecTask) -> Tensor:
     tokens, rows, cols = golden.MATMUL_TOKENS, golden.MATMUL_ROWS, golden.MATMUL_COLS
     y = bench.put("y", b"", tokens, rows)
     matrix = bench.matrix(golden.matmul_matrix(), task)
@@ -308,7 +323,7 @@ def _matmul(bench: _Bench, task: MatvecTask) -> Tensor:
     return y
 
 
-def _attention(bench: _Bench, kv_dtype: KvDtype) -> Tensor:
+def _attention(bench: Bench, kv_dtype: KvDtype) -> Tensor:
     data = golden.attention_inputs()
     heads, kv, dim, context = golden.HEADS, golden.KV_HEADS, golden.HEAD_DIM, golden.CONTEXT
     pairs = dim // 2
@@ -330,7 +345,7 @@ def _attention(bench: _Bench, kv_dtype: KvDtype) -> Tensor:
     return y
 
 
-def _delta(bench: _Bench) -> Tensor:
+def _delta(bench: Bench) -> Tensor:
     data, s = golden.delta_inputs(), golden.DELTA
     y = bench.put("y", b"", 1, s.values)
     delta_net(

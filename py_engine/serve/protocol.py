@@ -7,6 +7,7 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     generate      -> dropped?, token*, then complete | error         (queued, first come first served)
     interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
                      a generate with complete and finish_reason "abort"
+    diagnose      -> row*, then result | error
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
@@ -208,6 +209,17 @@ class Bench:
     sampling: GenerateOptions = field(default_factory=GenerateOptions)  # absent: greedy
 
 
+@dataclass(frozen=True)
+class Diagnose:
+    """Test how this device runs dispatches (py_engine/diagnostics/dispatch_tests.py); no model is wanted. Rows come as
+    they are found; result: {"points", "wrong", "skipped"}."""
+
+    type: ClassVar[str] = "diagnose"
+    id: MessageId
+    tests: list[str] | None = None  # absent: all
+    most: int | None = None  # points of each test; absent: all
+
+
 ToWorker = (
     Load
     | Generate
@@ -218,6 +230,7 @@ ToWorker = (
     | Files
     | Env
     | Bench
+    | Diagnose
     | CacheList
     | CacheDelete
     | SessionList
@@ -339,6 +352,16 @@ class Complete:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What `diagnose` has come to: {"phase": "device", "begin" or "end", ...}. A "begin" comes before what may end the
+    tab is tried."""
+
+    status: ClassVar[str] = "row"
+    id: MessageId
+    row: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Error:
     """It failed: the class of py_engine/errors.py and its message. `id` is null when no message can be blamed."""
 
@@ -358,7 +381,18 @@ class Result:
 
 
 FromWorker = (
-    Booted | Log | Loading | Progress | Note | Ready | Dropped | Token | Complete | Error | Result
+    Booted
+    | Log
+    | Loading
+    | Progress
+    | Note
+    | Ready
+    | Dropped
+    | Token
+    | Complete
+    | Row
+    | Error
+    | Result
 )
 
 

@@ -89,6 +89,23 @@ _SHAPES["lfm2.5-350m"] = {
     "norm_eps": 1e-5,
     "max_position_embeddings": 128000,
 }
+# No published model: a layer of each kind, to try a device with (py_engine/diagnostics/dispatch_tests.py).
+_SHAPES["tiny"] = {
+    **_SHAPES["qwen3.5-0.8b"],
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 256,
+    "vocab_size": 512,
+    "full_attention_interval": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "max_position_embeddings": 4096,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     **_SHAPES,
     **{

@@ -1,0 +1,200 @@
+// The page /diagnostics: facts about this device, and tests of its dispatches (dispatch_tests of py_engine/diagnostics)
+// through the engine's worker. Rows are shown, kept in localStorage as they come, so that the next visit has those of a run
+// that ended the tab, and posted to the server where it takes them (./dev run).
+//
+// ?tests=sweep,forward  only these    ?most=2  points of each test    ?run  begin at once    ?runtime=py27
+
+import { getStorageStatus } from './device_storage.mjs';
+
+const KEPT = 'jerboa.diagnostics'; // the rows of the last run, a JSON object a line
+const CALIBRATION = 'jerboa.proven-groups'; // what submits were proven on this device
+const find = id => document.getElementById(id);
+const asked = new URLSearchParams(location.search);
+const boxes = [...document.querySelectorAll('#form input')];
+
+let worker = null;
+let lines = [];
+let taken = true; // whether the server takes rows
+let limits = null;
+let run = '';
+
+// ---- rows
+
+/** Keep and post a row, with what tells where it comes from. */
+function file(row) {
+  const whole = { ...row, run, at: new Date().toISOString(), page: location.href, agent: navigator.userAgent, limits };
+  lines.push(JSON.stringify(whole));
+  find('save').disabled = false;
+  try {
+    localStorage.setItem(KEPT, lines.join('\n'));
+  } catch { /* no storage, or no room: they are still here and on the server */ }
+  if (!taken) return;
+  fetch('diagnostics/rows', { method: 'POST', body: lines.at(-1), keepalive: true })
+    .then(answer => { taken = answer.ok; }, () => { /* no network for a moment */ });
+}
+
+const isDefault = { bindings: 4, shared: false };
+
+function settingText({ mode, ...setting }) {
+  const parts = Object.entries(setting).filter(([key, value]) => isDefault[key] !== value).map(([key, value]) => `${key} ${value}`);
+  return [...parts, mode].filter(Boolean).join(', ');
+}
+
+function cell(row, text, kind = '') {
+  const td = document.createElement('td');
+  td.textContent = text;
+  if (kind) td.className = kind;
+  row.append(td);
+}
+
+function show({ test, setting, ok, detail, ms }) {
+  const row = document.createElement('tr');
+  cell(row, test);
+  cell(row, settingText(setting));
+  if (ok) cell(row, 'right', 'right');
+  else cell(row, ok === null ? `not tried: ${detail}` : `wrong: ${detail}`, ok === null ? 'quiet' : 'wrong');
+  cell(row, ms.toFixed(1));
+  find('rows').append(row);
+}
+
+// ---- a run
+
+function finish(text) {
+  worker?.terminate();
+  worker = null;
+  find('run').disabled = false;
+  find('stop').hidden = true;
+  find('state').textContent = text;
+}
+
+function heard({ data }) {
+  if (data.status === 'row') {
+    const { row } = data;
+    if (row.phase === 'device') limits = row.limits;
+    file(row);
+    if (row.phase === 'begin') find('state').textContent = `${row.test}: ${settingText(row.setting)}`;
+    if (row.phase === 'end') show(row);
+  } else if (data.status === 'result') {
+    file({ phase: 'done', ...data.value });
+    const { points, wrong, skipped } = data.value;
+    finish(`Done: ${points} points, ${wrong} wrong, ${skipped} not tried.`);
+  } else if (data.status === 'error') {
+    file({ phase: 'failed', error: data.error });
+    finish(`It ended: ${data.error}`);
+  }
+}
+
+async function start() {
+  find('run').disabled = true;
+  find('stop').hidden = false;
+  find('broken').hidden = true;
+  find('rows').replaceChildren();
+  find('state').textContent = 'Starting Python';
+  lines = [];
+  run = crypto.randomUUID();
+  file({ phase: 'page', ...await facts() });
+  worker = new Worker('worker.mjs', { type: 'module', name: asked.get('runtime') ?? '' });
+  worker.onmessage = heard;
+  worker.onerror = event => heard({ data: { status: 'error', error: event.message || 'the engine did not start' } });
+  const tests = boxes.filter(box => box.checked).map(box => box.name);
+  worker.postMessage({ type: 'diagnose', id: run, tests, most: Number(asked.get('most')) || null });
+}
+
+function stop() {
+  file({ phase: 'stopped' });
+  finish('Stopped.');
+}
+
+function save() {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([`${lines.join('\n')}\n`], { type: 'application/x-ndjson' }));
+  link.download = `jerboa-diagnostics-${new Date().toISOString().replaceAll(':', '-').slice(0, 19)}.jsonl`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+// ---- facts
+
+const LIMITS = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxComputeWorkgroupStorageSize', 'maxComputeInvocationsPerWorkgroup',
+  'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupsPerDimension'];
+
+/** null where there is none after two seconds of asking: a fresh browser may answer null at first. */
+async function adapterOf() {
+  for (let i = 0; navigator.gpu && i < 10; i++) {
+    const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+    if (adapter) return adapter;
+    await new Promise(done => setTimeout(done, 200));
+  }
+  return null;
+}
+
+function calibration() {
+  try {
+    return JSON.parse(localStorage.getItem(CALIBRATION));
+  } catch {
+    return null;
+  }
+}
+
+/** What the page knows: adapter, storage, calibration of submits, the system's version where the browser tells it. */
+async function facts() {
+  const adapter = await adapterOf();
+  const info = adapter?.info;
+  const hints = await navigator.userAgentData?.getHighEntropyValues(['platformVersion', 'model']).catch(() => null);
+  return {
+    adapter: adapter && { vendor: info?.vendor, architecture: info?.architecture, device: info?.device, description: info?.description,
+      features: [...adapter.features].sort(), limits: Object.fromEntries(LIMITS.map(name => [name, adapter.limits[name]])) },
+    storage: await getStorageStatus(),
+    calibration: calibration(),
+    system: hints ?? null,
+  };
+}
+
+function fact(name, text) {
+  const [dt, dd] = ['dt', 'dd'].map(tag => document.createElement(tag));
+  dt.textContent = name;
+  dd.textContent = text || '-';
+  find('facts').append(dt, dd);
+}
+
+async function showFacts() {
+  const { adapter, storage, calibration: kept, system } = await facts();
+  fact('Browser', navigator.userAgent);
+  if (system) fact('System', `${system.platform} ${system.platformVersion} ${system.model}`);
+  if (adapter) {
+    fact('GPU', [adapter.vendor, adapter.architecture, adapter.device, adapter.description].filter(Boolean).join(', '));
+    fact('Features', adapter.features.join(', '));
+    for (const [name, value] of Object.entries(adapter.limits)) fact(name, value.toLocaleString('en'));
+  } else {
+    fact('GPU', navigator.gpu ? 'no adapter answers: update the browser or the graphics driver' : 'this browser has no WebGPU');
+    find('run').disabled = true;
+  }
+  fact('Storage', `${storage.usageMB ?? '?'} of ${storage.quotaMB ?? '?'} MB used; kept for good: ${storage.persisted ? 'yes' : 'no'}; `
+    + `installed: ${storage.installed ? 'yes' : 'no'}`);
+  fact('Submits', kept ? JSON.stringify(kept) : 'nothing was calibrated on this device');
+  return adapter !== null;
+}
+
+/** Rows of a run that was cut off, from an earlier visit. */
+function recall() {
+  let text = null;
+  try {
+    text = localStorage.getItem(KEPT);
+  } catch { /* no storage */ }
+  if (!text) return;
+  lines = text.split('\n');
+  find('save').disabled = false;
+  const last = JSON.parse(lines.at(-1));
+  if (last.phase !== 'begin') return;
+  find('broken').textContent = `The last run ended while it tried ${last.test} (${settingText(last.setting)}): the page was closed or `
+    + 'broke down there. Save its rows before you run again.';
+  find('broken').hidden = false;
+}
+
+find('run').onclick = start;
+find('stop').onclick = stop;
+find('save').onclick = save;
+const only = asked.get('tests')?.split(',');
+if (only) for (const box of boxes) box.checked = only.includes(box.name);
+recall();
+if (await showFacts() && asked.has('run')) start();

@@ -1,0 +1,374 @@
+"""Tests of a device's dispatches and submits, for the page /diagnostics and `doctor --probes`: rows that can be filed.
+
+Each point is told twice, before it is tried ("begin") and after ("end"), and the first telling is waited for: a point
+that ends the tab is the last "begin" on record. No model is needed but a tiny one from a hash; below 200 MB in all.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from py_engine.diagnostics.chains import SENTINEL, Chain, ChainSetting
+from py_engine.errors import DeviceLostError, HostError, InputError, OutOfMemoryError
+from py_engine.generate.decoder import Decoder
+from py_engine.generate.self_check import attention_check, checks_of
+from py_engine.graph.buffers import Buffers
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.plan import Planner
+from py_engine.graph.step import pack_step
+from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.host.gpu import Binding, Dispatch, Gpu
+from py_engine.serve.engine import Engine
+
+Row = dict[str, Any]
+Tell = Callable[[Row], Awaitable[None]]
+
+MODEL = "random:tiny-4bit"
+_CONTEXT = 64
+_TOKENS = 20  # in the tiny model's cache before the token that is probed
+_SAME = 300  # dispatches of one pipeline in one pass
+_GROUPS = 64  # bind groups of one shader
+_LOOPS = 200  # of attention
+_PASS: SubmitStrategy = SingleSubmit()
+_ONE_BY_ONE: SubmitStrategy = GroupedSubmit(1)
+_MODES = {"batched": _PASS, "one by one": _ONE_BY_ONE}
+# One axis at a time; the others stay as ChainSetting has them.
+AXES: dict[str, Sequence[int]] = {
+    "nbytes": (4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20),
+    "pipelines": (2, 4, 8, 16, 32),
+    "length": (3, 9, 27, 81, 243, 441),
+    "bindings": (2, 4, 6),
+    "shared": (0, 1),
+}
+_BISECTED = ("pipelines", "length")  # any whole number will do
+SWEEP = (1, 8, 32, 64, 128, 441)  # dispatches a command buffer
+
+
+@dataclass
+class Session:
+    """One run on one device. `most`: points a test may have at most, None: all."""
+
+    gpu: Gpu
+    kernels: Kernels
+    tell: Tell
+    most: int | None = None
+
+    def some(self, values: Iterable[Any]) -> list[Any]:
+        """As many of them as asked for."""
+        return list(values)[: self.most]
+
+    async def point(self, test: str, setting: Row, work: Callable[[], Awaitable[str]]) -> bool:
+        """Try one thing; `work` says what is wrong, "" if nothing. False if it is. Raises DeviceLostError."""
+        await self.tell({"phase": "begin", "test": test, "setting": setting})
+        started = time.perf_counter()
+        ok: bool | None = False
+        lost = None
+        try:
+            detail = await work()
+            ok = not detail
+        except DeviceLostError as error:
+            lost, detail = error, f"the device is lost: {error}"
+        except OutOfMemoryError as error:
+            ok, detail = None, str(error)  # no room here: not a wrong result
+        except HostError as error:
+            detail = str(error)
+        ms = round((time.perf_counter() - started) * 1e3, 3)
+        row = {"phase": "end", "test": test, "setting": setting, "ok": ok}
+        await self.tell({**row, "detail": detail, "ms": ms})
+        if lost:
+            raise lost
+        return ok is not False
+
+    async def chain(self, test: str, setting: ChainSetting, name: str, how: SubmitStrategy) -> bool:
+        """A point that is a chain."""
+
+        async def work() -> str:
+            chain = await Chain.make(self.gpu, self.kernels, setting)
+            try:
+                return await chain.run(how)
+            finally:
+                chain.release()
+
+        return await self.point(test, {**asdict(setting), "mode": name}, work)
+
+
+async def run_dispatch_tests(
+    gpu: Gpu, tell: Tell, names: Sequence[str] | None = None, most: int | None = None
+) -> Row:
+    """Run the tests of these names (None: all, in order) and tell the rows. Gives {"points", "wrong", "skipped"}.
+
+    A first row has phase "device": adapter, limits, features. Raises InputError for an unknown name, DeviceLostError.
+    """
+    for name in names or ():
+        if name not in TESTS:
+            raise InputError(f"no dispatch test {name!r}: known are {', '.join(TESTS)}")
+    counts = {"points": 0, "wrong": 0, "skipped": 0}
+
+    async def counted(row: Row) -> None:
+        if row["phase"] == "end":
+            counts["points"] += 1
+            counts["wrong"] += row["ok"] is False
+            counts["skipped"] += row["ok"] is None
+        await tell(row)
+
+    await tell(
+        {
+            "phase": "device",
+            "adapter": asdict(gpu.info),
+            "limits": asdict(gpu.limits),
+            "features": sorted(gpu.features),
+        }
+    )
+    session = Session(gpu, Kernels(gpu), counted, most)
+    try:
+        for name in names or TESTS:
+            await TESTS[name](session)
+    finally:
+        await session.kernels.settle()
+    return counts
+
+
+# ---- one pass
+
+
+async def same_pipeline(session: Session) -> None:
+    """One pipeline 300 times in one pass, each adding one to the same words."""
+
+    async def work() -> str:
+        buffers = Buffers(session.gpu)
+        try:
+            count = buffers.make("count", 64, dtype="u32")
+            await _replay(session, [("tick", kernel("probe_tick"), [count])] * _SAME)
+            got = set(memoryview(await _read(session.gpu, count)).cast("I"))
+            return "" if got == {_SAME} else f"counted {sorted(got)}, not {_SAME}"
+        finally:
+            buffers.release()
+
+    await session.point("same-pipeline", {"dispatches": _SAME, "mode": "batched"}, work)
+
+
+async def bind_groups(session: Session) -> None:
+    """One shader with a bind group for each of 64 places of one buffer, in one pass."""
+
+    async def work() -> str:
+        buffers = Buffers(session.gpu)
+        try:
+            whole = buffers.make("places", 64 * _GROUPS, dtype="u32")
+            assert whole.binding is not None
+            buffer = whole.binding.buffer
+            calls = []
+            for i in range(_GROUPS):
+                place = Tensor(f"place {i}", (64,), "u32", Binding(buffer, 256 * i, 256))
+                calls += [("tick", kernel("probe_tick"), [place])] * (1 + i % 3)
+            await _replay(session, calls)
+            got = memoryview(await _read(session.gpu, whole)).cast("I").tolist()
+            wrong = sum(v != 1 + at // 64 % 3 for at, v in enumerate(got))
+            return f"{wrong} of {len(got)} words are wrong" if wrong else ""
+        finally:
+            buffers.release()
+
+    await session.point("bind-groups", {"groups": _GROUPS, "mode": "batched"}, work)
+
+
+async def different_pipelines(session: Session) -> None:
+    """Pipelines that take turns on two shared buffers, in one pass and one by one."""
+    for name, how in _MODES.items():
+        await session.chain("different-pipelines", ChainSetting(pipelines=32, length=64), name, how)
+
+
+async def model_kernels(session: Session) -> None:
+    """Real norm, matvec, matmul, attention and DeltaNet kernels against stored numbers."""
+    async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
+        calls = [call for plan in decoder.plans.values() for call in plan.calls]
+        checks = checks_of(calls, session.gpu, decoder.features, decoder.state.cache.dtype, {})
+        for check in session.some(checks):
+
+            async def work(check: Any = check) -> str:
+                bench, result = check.bench(session.gpu, decoder.features)
+                used = frozenset[str]().union(*(c.kernel.features for c in bench.trace.calls))
+                try:
+                    [got] = await bench.run(session.kernels, _PASS, result)
+                finally:
+                    bench.release()
+                told: str = check.difference(got, used)
+                return told
+
+            await session.point("kernels", {"kernel": check.name, "mode": "batched"}, work)
+
+
+# ---- a forward pass
+
+
+async def forward(session: Session) -> None:
+    """A token of the tiny model: the first n dispatches in one command buffer, for every n, against one by one."""
+    async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
+        probe = _Forward(session.gpu, decoder)
+        await probe.prepare()
+        dispatches = decoder.plans["decode logits"].dispatches
+        last = len(dispatches)
+        entries = range(1, last + 1)
+        for n in session.some(reversed(entries)):  # the whole first
+            label = dispatches[n - 1].label
+            setting = {"entry": n, "of": last, "label": label, "mode": "batched"}
+            await session.point("forward", setting, lambda n=n: probe.batched(n))  # type: ignore[misc]
+
+
+class _Forward:
+    """One token of a decoder, run again and again. `step.halt` is set, so that nothing lasting changes."""
+
+    def __init__(self, gpu: Gpu, decoder: Decoder) -> None:
+        self._gpu, self._decoder = gpu, decoder
+        self._dispatches = list(decoder.plans["decode logits"].dispatches)
+        self._wanted = b""
+
+    async def prepare(self) -> None:
+        """Fill the cache and find the logits, one dispatch a command buffer."""
+        decoder = self._decoder
+        await decoder.logits(list(range(1, 1 + _TOKENS)))
+        step = bytearray(pack_step(pos=_TOKENS, rows=1))
+        struct.pack_into("<I", step, 4, 1)  # halt
+        for tensor, data in (
+            (decoder.state.step, step),
+            (decoder.state.ids, struct.pack("<I", 77)),
+        ):
+            assert tensor.binding is not None
+            self._gpu.write(tensor.binding.buffer, 0, bytes(data))
+        self._wanted = await self._logits([])
+
+    async def batched(self, count: int) -> str:
+        """The first `count` dispatches in one pass, the others one by one."""
+        got = await self._logits(self._dispatches[:count])
+        if got == self._wanted:
+            return ""
+        pairs = list(
+            zip(memoryview(got).cast("I"), memoryview(self._wanted).cast("I"), strict=True)
+        )
+        wrong = [a for a, b in pairs if a != b]
+        told = f"{len(wrong)} of {len(pairs)} logits differ"
+        return f"{told}: {wrong.count(0)} zero, {wrong.count(SENTINEL)} untouched (7777.0)"
+
+    async def _logits(self, together: Sequence[Dispatch]) -> bytes:
+        logits = self._decoder.sampler.logits
+        assert logits.binding is not None
+        size = 4 * self._decoder.model.vocab_size
+        self._gpu.write(logits.binding.buffer, 0, SENTINEL.to_bytes(4, "little") * (size // 4))
+        rest = self._dispatches[len(together) :]
+        buffers = ([[list(together)]] if together else []) + _ONE_BY_ONE.cut(rest)
+        await self._gpu.replay(self._gpu.record(buffers, await_each=True))
+        return await self._gpu.read(logits.binding.buffer, 0, size)
+
+
+# ---- how far submits may go
+
+
+async def bisect(session: Session) -> None:
+    """One axis of a chain at a time, batched and one by one; where a number of links or pipelines fails, the least that
+    does is found by halving."""
+    base = ChainSetting()
+    for name, how in _MODES.items():
+        for axis, values in AXES.items():
+            good, bad = 0, 0
+            for value in session.some(values):
+                setting = _with(base, axis, value)
+                if await session.chain(f"bisect {axis}", setting, name, how):
+                    good = value
+                else:
+                    bad = value
+                    break
+            while axis in _BISECTED and bad - good > 1:
+                middle = (good + bad) // 2
+                setting = _with(base, axis, middle)
+                if await session.chain(f"bisect {axis}", setting, name, how):
+                    good = middle
+                else:
+                    bad = middle
+
+
+def _with(setting: ChainSetting, axis: str, value: int) -> ChainSetting:
+    changed: dict[str, Any] = {axis: bool(value) if axis == "shared" else value}
+    return replace(setting, **changed)
+
+
+async def sweep(session: Session) -> None:
+    """A chain as long as a large model's token in command buffers of so many dispatches, in one pass or a pass each."""
+    setting = ChainSetting(pipelines=32, length=max(SWEEP))
+    for dispatches in session.some(SWEEP):
+        for passes in sorted({1, dispatches}):
+            how = GroupedSubmit(dispatches, passes)
+            await session.chain("sweep", setting, f"group={dispatches} passes={passes}", how)
+
+
+# ---- attention
+
+
+async def determinism(session: Session) -> None:
+    """Attention 200 times on the same inputs: every run must leave the same bits."""
+    loops = _LOOPS if session.most is None else min(_LOOPS, 10 * session.most)
+
+    async def work() -> str:
+        check = attention_check("f16")
+        bench, result = check.bench(session.gpu, session.gpu.features)
+        try:
+            got = await bench.run(session.kernels, _PASS, result, loops)
+        finally:
+            bench.release()
+        different = len({numbers.tobytes() for numbers in got})
+        return f"{different} different results" if different > 1 else ""
+
+    await session.point("determinism", {"loops": loops, "mode": "batched"}, work)
+
+
+async def kv_dtypes(session: Session) -> None:
+    """The same attention over a KV cache in f32 and in packed f16."""
+    for dtype in ("f32", "f16"):
+        check = attention_check(dtype)
+
+        async def work(check: Any = check) -> str:
+            bench, result = check.bench(session.gpu, session.gpu.features)
+            try:
+                [got] = await bench.run(session.kernels, _PASS, result)
+            finally:
+                bench.release()
+            told: str = check.difference(got, frozenset())
+            return told
+
+        await session.point("kv-dtype", {"dtype": dtype, "mode": "batched"}, work)
+
+
+TESTS: dict[str, Callable[[Session], Awaitable[None]]] = {
+    "same-pipeline": same_pipeline,
+    "different-pipelines": different_pipelines,
+    "bind-groups": bind_groups,
+    "kernels": model_kernels,
+    "forward": forward,
+    "bisect": bisect,
+    "sweep": sweep,
+    "determinism": determinism,
+    "kv-dtype": kv_dtypes,
+}
+
+
+async def _tiny(gpu: Gpu) -> Engine:
+    """The tiny model, on this device."""
+    return await Engine.load(MODEL, gpu=gpu, context=_CONTEXT, tune=False, self_check=False)
+
+
+async def _replay(session: Session, calls: Sequence[tuple[str, Any, list[Tensor]]]) -> None:
+    """Each a dispatch of one workgroup that writes its tensors; all in one pass."""
+    some = calls[0][2][0]
+    trace = Trace(1, some, some, some)
+    for label, kind, tensors in calls:
+        trace.call(label, kind, [(t, "w") for t in tensors], (1, 1, 1))
+    planner = Planner(session.gpu, session.kernels, _PASS)
+    planner.reserve([trace])
+    await session.gpu.replay((await planner.lower([trace])).recording)
+
+
+async def _read(gpu: Gpu, tensor: Tensor) -> bytes:
+    assert tensor.binding is not None
+    return await gpu.read(tensor.binding.buffer, 0, tensor.nbytes)
