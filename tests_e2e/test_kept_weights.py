@@ -4,7 +4,7 @@ here but the kernels of loading."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,14 @@ def end(probe: Probe) -> dict[str, Any]:
     return loaded
 
 
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for something that another tab or worker does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.2)
+
+
 def weights_asked(asked: list[tuple[str, str]]) -> int:
     """Bytes of the weights that were asked for."""
     ranges = [r.removeprefix("bytes=").split("-") for name, r in asked if name == WEIGHTS]
@@ -158,12 +166,10 @@ def test_a_second_tab_waits_and_takes_over_from_one_that_dies(
     """What the first one stored is not asked for again."""
     first, second = open_probe(context, site), open_probe(context, site)
     begin(first, site)
-    deadline = time.monotonic() + 60
-    while not any(name == WEIGHTS for name, _ in asked) and time.monotonic() < deadline:
-        first.worker.page.wait_for_timeout(100)
-    first.worker.page.wait_for_timeout(1500)  # what came is written
+    until(lambda: max(second("stored_files", "/blobs/").values(), default=0) > 0.4 * SIZE)
     begin(second, site)
-    second.worker.page.wait_for_timeout(1500)
+    page = second.worker.page
+    until(lambda: page.evaluate("async () => (await navigator.locks.query()).pending.length") == 1)
     held[0] = False
     asked.clear()
     first.worker.page.close()
