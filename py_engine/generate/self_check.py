@@ -227,7 +227,9 @@ class SelfCheck:
         self, check: Check, features: frozenset[str], outcome: Outcome
     ) -> tuple[str, frozenset[str]]:
         """What is wrong, "" if nothing, and the features that its kernels use."""
+        started = time.perf_counter()
         bench, result = check.bench(self._gpu, features)
+        outcome.seconds += time.perf_counter() - started
         kinds = {call.kernel for call in bench.trace.calls}
         used = frozenset[str]().union(*(kind.features for kind in kinds))
         try:
