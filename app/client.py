@@ -1,5 +1,8 @@
 """The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py.
 
+Each worker is a run with a name of its own. The page keeps the names of those that it ended itself, by closing or by
+another worker: of a run that ended without that, the next one says what it was at (`crashed`).
+
 `handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
 """
 
@@ -8,17 +11,23 @@ import json
 import js
 from pyscript.ffi import to_js
 
+from app import storage
+
+RUNS = "ended-runs"
+MAX_RUNS = 16
 LAST = ("ready", "complete", "result", "error")
 
 
 class Client:
     """One worker at a time; `restart` replaces one that failed."""
 
-    def __init__(self, runtime, facts, on_booted, on_failed):
+    def __init__(self, runtime, facts, on_booted, on_failed, on_told):
         self._runtime = runtime  # a folder of vendor/, "" for the default
         self._facts = facts  # name -> bool: what a worker cannot see, for its settings
         self._on_booted = on_booted
         self._on_failed = on_failed
+        self._on_told = on_told  # (message) that answers nothing: crashed, calibrated
+        self._run = ""
         self._worker = None
         self._handlers = {}
         self._count = 0
@@ -31,18 +40,37 @@ class Client:
             self._worker = js.Worker.new("worker.mjs", options)
             self._worker.onmessage = self._receive
             self._worker.onerror = self._broke
-            self.ask(
-                "env", values={name: "1" if fact else "" for name, fact in self._facts.items()}
-            )
+            self._run = js.crypto.randomUUID()
+            values = {name: "1" if fact else "" for name, fact in self._facts.items()}
+            values["JERBOA_RUN"] = self._run
+            values["JERBOA_LEFT"] = ",".join(storage.read(RUNS, []))
+            self.ask("env", values=values)
 
     def restart(self):
         """End the worker (and with it whatever runs) and boot another."""
         if self._worker is not None:
+            self.leave()
             self._worker.terminate()
             self._worker = None
         self._handlers = {}
         self.booted = None
         self.start()
+
+    def leave(self):
+        """The run ends in peace, or the page is about to be gone."""
+        if self._run:
+            self._keep([self._run])
+
+    def stay(self):
+        """The page is back after all."""
+        self._keep([])
+
+    def _keep(self, ended):
+        runs = [name for name in storage.read(RUNS, []) if name != self._run] + ended
+        try:
+            storage.write(RUNS, runs[-MAX_RUNS:])
+        except storage.StoreFull:
+            pass  # then the next start may take a closed page for one that broke down
 
     def ask(self, kind, handler=None, **fields):
         """Send a request; returns its id. Values of None are left out."""
@@ -69,6 +97,8 @@ class Client:
         if status == "booted":
             self.booted = message
             self._on_booted(message)
+        elif status in ("crashed", "calibrated"):
+            self._on_told(message)
         elif status == "log":
             js.console.info("engine:", message.get("message"))
         elif status == "error" and message.get("id") is None and self.booted is None:

@@ -9,7 +9,7 @@ import json
 import js
 from js import document, window
 
-from app import chats, device, exports, hero, install, storage, updates
+from app import chats, crash, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
 from app.dom import announce, clear, find, show
@@ -23,6 +23,7 @@ from app.stored import StoredModels
 
 prompt = find("prompt")
 gpu = device.Gpu()
+crashed = None  # what an earlier page broke down at
 query = js.URLSearchParams.new(window.location.search)
 
 
@@ -41,6 +42,9 @@ def load_options():
         options[name] = int(text) if text.isdigit() else None
     if settings.context:
         options["context"] = int(settings.context)
+    if settings.group and not asked("group"):
+        options["group"] = int(settings.group)
+    options["proven"] = crash.proven() or None
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -372,12 +376,40 @@ def export(write):
 # ---- start
 
 
+def left(event):
+    """The page is closed or left, by the person or for another one."""
+    conversation.save_now()
+    client.leave()
+
+
 def engine_booted(message):
     """Python runs in the worker."""
     document.body.setAttribute("data-engine", "ready")
     js.performance.mark("engine")
     updates.watch()  # from here on, so that the shell's files do not hold up the engine's
     js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
+
+
+def engine_told(message):
+    """Something that nobody asked for."""
+    global crashed
+    if message["status"] == "calibrated":
+        crash.keep_proven(message)
+        return
+    crashed = crash.Crash(message)
+    if loading.state == "none":
+        crashed.show()
+
+
+def load_smaller(button=None):
+    """After a crash: the same model, with less."""
+    show(find("notice"), False)
+    settings.be_careful(crashed.smaller["context"], crashed.smaller["group"])
+    model = picker.find(crashed.model)
+    if model:
+        choose(model)
+    else:
+        open_models()
 
 
 def engine_failed(reason):
@@ -449,6 +481,7 @@ ACTIONS = {
     "install-cancel": install.cancel,
     "install-later": install.later,
     "install-now": install.now,
+    "load-smaller": load_smaller,
     "new-chat": new_chat,
     "open-chat": open_chat,
     "open-models": open_models,
@@ -481,7 +514,7 @@ FACTS = {
     "JERBOA_INSTALLED": storage.is_standalone(),
     "JERBOA_IOS": storage.is_ios(),
 }
-client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed)
+client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed, engine_told)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
 stored_models = StoredModels(client, confirm)
@@ -498,7 +531,8 @@ find("models").addEventListener("close", lambda event: place_picker())
 for kind in ("dragover", "dragleave"):
     window.addEventListener(kind, drag)
 window.addEventListener("drop", drop)
-window.addEventListener("pagehide", lambda event: conversation.save_now())
+window.addEventListener("pagehide", left)
+window.addEventListener("pageshow", lambda event: client.stay())
 window.addEventListener("storage", lambda event: sidebar.refresh(conversation.chat["id"]))
 if not storage.persistent:
     find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."

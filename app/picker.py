@@ -63,6 +63,13 @@ class Picker:
         self._draw(model["id"])
         return model
 
+    def find(self, name):
+        """The model of this id, from the list or from the hub; None for a folder that is not open any more."""
+        for model in self.models:
+            if model["id"] == name:
+                return model
+        return None if ":" in name else self._hub_model(name)
+
     def pick_folder(self):
         """Open the browser's folder dialog."""
         self._input.value = ""

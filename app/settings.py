@@ -51,6 +51,19 @@ class Settings:
             found["enable_thinking"] = self.thinking == "on"
         return found
 
+    def be_careful(self, context, group):
+        """From the next load on a smaller context (tokens), and command buffers of so many dispatches; None: as before.
+        `reset` undoes it."""
+        for name, value in (("context", context), ("group", group)):
+            if value is not None:
+                self._values[name] = value
+        self._keep(self._values)
+
+    @property
+    def group(self):
+        """Dispatches a command buffer, None for the engine's choice."""
+        return self._values.get("group")
+
     def show(self, info):
         """Fill the form and open it; `info`: Engine.info() of the model in use, {} without one."""
         for name in NUMBERS + ("context",):
@@ -92,6 +105,9 @@ class Settings:
             values[name] = float(event.target.value)
         else:
             values.pop(name, None)
+        self._keep(values)
+
+    def _keep(self, values):
         self._values = values
         try:
             storage.write(KEY, values)

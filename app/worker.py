@@ -6,24 +6,32 @@ Imports nothing of the browser: public/worker.mjs hands in how to answer, so the
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
 from py_engine.abort import Abort
 from py_engine.errors import EngineError, InputError
+from py_engine.generate.answer import Generation
+from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host import open_gpu, open_io
 from py_engine.serve import stored
+from py_engine.serve.breadcrumbs import Breadcrumbs
+from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
 from py_engine.serve.protocol import (
     Bench,
     CacheDelete,
     CacheList,
+    Calibrated,
     Complete,
     CountTokens,
+    Crashed,
     Diagnose,
     Dropped,
     Error,
@@ -34,6 +42,7 @@ from py_engine.serve.protocol import (
     Load,
     Loading,
     LoadOptions,
+    Log,
     MessageId,
     Note,
     Progress,
@@ -53,6 +62,7 @@ from py_engine.serve.protocol import (
 )
 
 FILED_S = 0.03  # for the page to file a row before what it announces is tried
+QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
 
 
 class Host:
@@ -73,6 +83,30 @@ class Host:
         self._turn = asyncio.Lock()  # held by whoever changes self._engine
         self._stops: dict[MessageId, Callable[[], None]] = {}  # what an interrupt calls
         self._tasks: set[asyncio.Task[None]] = set()
+        self._io = open_io()
+        self._crumbs = Breadcrumbs(self._io)
+        self._asked = time.monotonic()  # when something was last asked, or ended
+        self._run, self._left = "", [""]
+        self._begun: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Tell what an earlier run died at, and from now on write down what this one is at. Once, after the boot."""
+        # The page names this run, and those before it that it closed itself.
+        self._run = self._io.env("JERBOA_RUN") or os.urandom(8).hex()
+        self._left = (self._io.env("JERBOA_LEFT") or "").split(",")
+        self._begun = asyncio.ensure_future(self._look_back())
+
+    async def _look_back(self) -> None:
+        for found in await self._crumbs.open(self._run, self._left):
+            context, group = (found.get(key) for key in ("context", "group"))
+            self._send(
+                Crashed(
+                    str(found["phase"]),
+                    str(found.get("model", "")),
+                    context if isinstance(context, int) else None,
+                    group if isinstance(group, int) else None,
+                )
+            )
 
     def receive(self, data: Any) -> None:
         """Take one message; answers come through `post`. Returns at once."""
@@ -88,13 +122,17 @@ class Host:
             if stop:
                 stop()
             return
+        self._asked = time.monotonic()
         if isinstance(message, (Load, Generate, Bench)):
             # From now on, not from when its task first runs: an interrupt may follow at once.
             abort = Abort()
             self._stops[message.id] = abort.set
         else:
             abort = Abort()
-        task = asyncio.ensure_future(self._answer(message, abort))
+        self._start(self._answer(message, abort))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -109,6 +147,7 @@ class Host:
             )
         finally:
             self._stops.pop(message.id, None)
+            self._asked = time.monotonic()
 
     def _work(self, message: ToWorker, abort: Abort) -> Coroutine[Any, Any, None]:
         match message:
@@ -157,7 +196,7 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        for name in ("dtype", "context", "memory_budget", "tune", "self_check"):
+        for name in ("dtype", "context", "memory_budget", "tune", "self_check", "proven"):
             if getattr(options, name) is not None:
                 settings[name] = getattr(options, name)
         if options.group is not None:
@@ -165,8 +204,51 @@ class Host:
         elif options.passes is not None:
             raise InputError("passes is for use with group: give both, or neither")
         self._send(Loading(id, f"Opening {repo}"))
-        self._engine = await Engine.load(repo, on_progress=on_progress, abort=abort, **settings)
-        return self._engine
+        async with self._at("load", repo, options.context, options.group):
+            engine = await Engine.load(repo, on_progress=on_progress, abort=abort, **settings)
+        self._engine = engine
+        if engine.calibrator:
+            self._start(self._calibrate(engine, engine.calibrator))
+        return engine
+
+    async def _calibrate(self, engine: Engine, calibrator: Calibrator) -> None:
+        """In the background, while nobody asks for anything."""
+
+        async def quiet() -> bool:
+            while engine is self._engine:
+                if not self._stops and time.monotonic() - self._asked >= QUIET_S:
+                    return True
+                await asyncio.sleep(0.1)
+            return False
+
+        def confirmed(key: str, strategy: GroupedSubmit) -> None:
+            self._send(Calibrated(key, strategy.dispatches, strategy.passes))
+
+        @asynccontextmanager
+        async def exclusive() -> AsyncIterator[Decoder]:
+            async with engine.exclusive() as decoder, self._at_work("calibrate", engine):
+                yield decoder
+
+        try:
+            await calibrator.climb(exclusive, quiet, confirmed, self._run, self._left)
+            self._send(Log(f"calibrated: {engine.info()['submit']}"))
+        except EngineError as error:  # also of a model that was unloaded meanwhile
+            self._send(Log(f"calibration ended: {error}"))
+
+    def _at_work(self, phase: str, engine: Engine) -> AbstractAsyncContextManager[None]:
+        info = engine.info()
+        group = info["submit"].get("dispatches")
+        return self._at(phase, info["model"], info["context"]["max"], group)
+
+    @asynccontextmanager
+    async def _at(
+        self, phase: str, model: str, context: int | None, group: int | None
+    ) -> AsyncIterator[None]:
+        """Written down for the length of a block."""
+        if self._begun is not None:
+            await self._begun
+        async with self._crumbs.at(phase, model, context, group):
+            yield
 
     async def _close(self) -> None:
         if self._engine is not None:
@@ -187,6 +269,11 @@ class Host:
         self._stops[message.id] = generation.stop
         if abort.is_set:
             generation.stop()
+        async with self._at_work("generate", engine):
+            await self._hear(message.id, generation)
+
+    async def _hear(self, id: MessageId, generation: Generation) -> None:
+        """Pass its tokens on as they come, and the whole answer."""
         count, began, first = 0, 0, 0.0
         async for delta in generation:
             now = time.perf_counter()
@@ -196,11 +283,11 @@ class Host:
             count += delta.tokens
             tps = (count - began) / (now - first) if now > first else 0.0
             calls = [{**call} for call in delta.tool_calls]
-            self._send(Token(message.id, delta.text, round(tps, 2), count, delta.reasoning, calls))
+            self._send(Token(id, delta.text, round(tps, 2), count, delta.reasoning, calls))
         answer = await generation
         self._send(
             Complete(
-                message.id,
+                id,
                 answer.text,
                 answer.completion_tokens,
                 round(answer.timings.decode_tps, 2),

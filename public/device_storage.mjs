@@ -26,7 +26,7 @@ export function isStandalone() {
 /** A phone or tablet, found by what it has. */
 export function isHandheld() {
   if (!ON_A_PAGE) return told('JERBOA_HANDHELD');
-  return navigator.userAgentData?.mobile === true
+  return isIOS() || navigator.userAgentData?.mobile === true // an iPad with a trackpad has a fine pointer
     || (navigator.maxTouchPoints > 0 && matchMedia('(pointer: coarse)').matches);
 }
 

@@ -13,8 +13,10 @@ from py_engine.serve.protocol import (
     Booted,
     CacheDelete,
     CacheList,
+    Calibrated,
     Complete,
     CountTokens,
+    Crashed,
     Diagnose,
     Dropped,
     Env,
@@ -51,6 +53,7 @@ TO_WORKER: list[ToWorker] = [
     Generate("a", messages=[{"role": "user", "content": "hi"}]),
     Generate(2, prompt="once", options=GenerateOptions(temperature=0.5, top_k=3, stop=["\n"])),
     Generate(3, messages=[], options=GenerateOptions(enable_thinking=True, tools=[{"name": "f"}])),
+    Load(4, "org/name", LoadOptions(proven={"0123abcd": {"group": 32, "passes": 1}})),
     Interrupt(2),
     Unload(3),
     CountTokens(4, text="hi"),
@@ -75,6 +78,8 @@ FROM_WORKER: list[FromWorker] = [
     Dropped(5, [1, 2], 40),
     Booted("Pyodide 314.0.7", 500.0, True),
     Log("a line"),
+    Crashed("load", "org/name", 4096, None),
+    Calibrated("0123abcd", 32, 1),
     Loading(1, "Fetching"),
     Note(1, "The model is not kept on this device: it is full."),
     Progress(1, 5, 10, "weights"),
@@ -104,7 +109,7 @@ def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
     wire = to_wire(message)
     assert wire["status"] == type(message).__name__.lower()
     assert json.loads(json.dumps(wire)) == wire
-    if not isinstance(message, (Booted, Log)):
+    if not isinstance(message, (Booted, Log, Crashed, Calibrated)):
         assert "id" in wire
 
 

@@ -18,7 +18,7 @@ from py_engine.generate.tunings import Forms, tuning_digest
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
 from py_engine.graph.step import pack_step
-from py_engine.graph.submit import SingleSubmit, SubmitStrategy
+from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.models.layers import Model
@@ -76,9 +76,20 @@ class Decoder:
         except BaseException:
             self.snapshots.release()
             raise
-        self._kernels, self._strategy = kernels, strategy or SingleSubmit()
+        self._kernels = kernels
         self._forms = forms or {}
-        self._passes = Passes(gpu, kernels, model, state, self.sampler, self._strategy, self._forms)
+        self._passes = Passes(
+            gpu, kernels, model, state, self.sampler, strategy or default_strategy(), self._forms
+        )
+
+    @property
+    def strategy(self) -> SubmitStrategy:
+        """How its plans are submitted; may be set while nothing runs."""
+        return self._passes.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: SubmitStrategy) -> None:
+        self._passes.strategy = strategy
 
     @property
     def activation_bytes(self) -> int:
@@ -121,7 +132,7 @@ class Decoder:
     def self_check(self) -> SelfCheck:
         """The check of the kinds of kernels that were traced, on this device."""
         return SelfCheck(
-            self.gpu, self._kernels, self._strategy, self._passes.calls, self.features,
+            self.gpu, self._kernels, self.strategy, self._passes.calls, self.features,
             self.state.cache.dtype, self._forms,
         )  # fmt: skip
 

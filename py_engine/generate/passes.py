@@ -56,6 +56,16 @@ class Passes:
         return self._plans
 
     @property
+    def strategy(self) -> SubmitStrategy:
+        """How the plans are submitted. Setting it cuts them anew; nothing may be running."""
+        return self._planner.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: SubmitStrategy) -> None:
+        self._planner.strategy = strategy
+        self._plans = {name: self._planner.recut(plan) for name, plan in self._plans.items()}
+
+    @property
     def activation_bytes(self) -> int:
         """GPU bytes of the pooled activations."""
         return self._planner.activation_bytes

@@ -37,7 +37,7 @@ async def stored_forms(gpu: Gpu, io: Io) -> Forms:
     """What earlier loads measured on this adapter; empty when nothing can be used."""
     try:
         async with _store(io) as store:
-            data = io.to_bytes(await store.read(_name(gpu)))
+            data = io.to_bytes(await store.read(record_name(gpu)))
         return unpack(parse_json(data, "tunings"), gpu)
     except (StorageError, FileNotFoundError, FormatError, ValueError):
         return {}
@@ -47,7 +47,7 @@ async def store_forms(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu, io: Io) 
     """Keep them for the next load. A store that refuses is no error: the next load measures again."""
     with contextlib.suppress(StorageError):
         async with _store(io) as store:
-            await store.replace(_name(gpu), json.dumps(pack(forms, gpu)).encode())
+            await store.replace(record_name(gpu), json.dumps(pack(forms, gpu)).encode())
 
 
 @contextlib.asynccontextmanager
@@ -115,6 +115,7 @@ def _adapter(gpu: Gpu) -> dict[str, Any]:
     return {**asdict(gpu.info), "features": sorted(gpu.features)}
 
 
-def _name(gpu: Gpu) -> str:
+def record_name(gpu: Gpu) -> str:
+    """The file for what was found out on this adapter, in any store of such records."""
     key = json.dumps(_adapter(gpu), sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:32] + ".json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from py_engine.graph.kernels import Kernels
@@ -41,7 +41,7 @@ class Planner:
     def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
         self._gpu = gpu
         self._kernels = kernels
-        self._strategy = strategy
+        self.strategy = strategy  # of the plans lowered from now on
         self._slots = Slots()
         self._buffers: list[Buffer] = []
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
@@ -84,8 +84,14 @@ class Planner:
                 self._lowered[trace] = [await self._dispatch(call, chosen) for call in trace.calls]
             dispatches += self._lowered[trace]
         await self._gpu.check()
-        recording = self._gpu.record(self._strategy.cut(dispatches), self._strategy.await_each)
-        return Plan(traces[0].rows, calls, dispatches, recording)
+        return Plan(traces[0].rows, calls, dispatches, self._record(dispatches))
+
+    def recut(self, plan: Plan) -> Plan:
+        """The same dispatches, submitted as `strategy` now says."""
+        return replace(plan, recording=self._record(plan.dispatches))
+
+    def _record(self, dispatches: Sequence[Dispatch]) -> Recording:
+        return self._gpu.record(self.strategy.cut(dispatches), self.strategy.await_each)
 
     def release(self) -> None:
         """Free the pooled buffers; plans made from them are dead."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from py_engine.errors import InputError
 from py_engine.host.gpu import Dispatch
+from py_engine.host.webkit import on_webkit
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,11 @@ class GroupedSubmit:
 
 
 SubmitStrategy = SingleSubmit | GroupedSubmit
+
+# Proven right wherever WebKit was seen to run at all: every dispatch a command buffer of its own, each awaited.
+FLOOR = GroupedSubmit(1)
+
+
+def default_strategy() -> SubmitStrategy:
+    """The floor on WebKit, until a larger group was proven there (serve/calibration.py); elsewhere all at once."""
+    return FLOOR if on_webkit() else SingleSubmit()

@@ -17,7 +17,7 @@ from py_engine.generate.prefix import shared
 from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.tools import check_tools
-from py_engine.graph.submit import SubmitStrategy
+from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
@@ -25,6 +25,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
+from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
 from py_engine.serve.sessions import SessionInfo, Sessions
@@ -67,6 +68,8 @@ class Engine:
         self._status = "ready"
         self._window = Window(loaded.decoder.state.context)
         self._sessions: Sessions | None = None
+        # Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given.
+        self.calibrator: Calibrator | None = None
 
     @classmethod
     async def load(
@@ -81,6 +84,7 @@ class Engine:
         context_classes: Sequence[int] = CLASSES,
         memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
+        proven: Mapping[str, Any] | None = None,
         tune: bool | None = None,
         self_check: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -91,9 +95,12 @@ class Engine:
         `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
         as stored and f16. Checkpoints that are quantised already keep their weights.
-        `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096. The KV cache begins
-        with room for the first of `context_classes` (tokens) and grows to the next one when a text needs it.
+        `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
+        cache begins with room for the first of `context_classes` (tokens) and grows to the next one when a text needs
+        it.
         `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
+        `strategy`: how dispatches are put into command buffers; None: all in one, on WebKit as many as were proven on
+        this device (`calibrator` finds out; `proven` is what it told of earlier, {key: {"group", "passes"}}).
         `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software
         adapters are left out) and keep what was found; None: use what was found before; False: do not.
         `self_check`: whether the kinds of kernels that the model uses are compared with stored numbers first (docs/
@@ -105,10 +112,11 @@ class Engine:
         gpu = gpu or await open_gpu(host)
         given, io = io, io or open_io()
         abort = abort or Abort()
+        submit = strategy or default_strategy()
         load = asyncio.ensure_future(
             load_model(
                 model, gpu, io, dtype=dtype, context=context, context_classes=context_classes,
-                memory_budget=memory_budget, strategy=strategy, tune=tune, self_check=self_check,
+                memory_budget=memory_budget, strategy=submit, tune=tune, self_check=self_check,
                 on_progress=on_progress, abort=abort,
             )
         )  # fmt: skip
@@ -121,7 +129,13 @@ class Engine:
         finally:
             if given is None:
                 io.close()  # everything is on the GPU; connections need not stay open
-        return cls(gpu, loaded, owns_gpu=own)
+        engine = cls(gpu, loaded, owns_gpu=own)
+        if strategy is None and submit.await_each:
+            name = f"{loaded.name} {loaded.form}"
+            calibrator = Calibrator(gpu, loaded.io, loaded.decoder, name)
+            await calibrator.start(loaded.decoder, proven)
+            engine.calibrator = calibrator
+        return engine
 
     @staticmethod
     async def estimate(
@@ -318,6 +332,7 @@ class Engine:
             "adapter": vars(gpu.info),
             "features": sorted(gpu.features),
             "tuning": decoder.tuning_digest,
+            "submit": {**vars(decoder.strategy)},
             "chat": loaded.has_template,
             "thinking": {
                 "marks": self._markup.thinks,

@@ -11,8 +11,8 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
-Once, without being asked, the worker says booted (or error with id null, when it cannot start); log may come at any
-time.
+Without being asked the worker says booted (or error with id null, when it cannot start), then crashed, if an earlier
+run ended in the middle of something; calibrated and log may come at any time.
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
@@ -42,6 +42,7 @@ class LoadOptions:
     )
     self_check: bool | None = None  # absent: on all but software adapters
     passes: int | None = None  # compute passes a command buffer, with `group`
+    proven: dict[str, Any] | None = None  # of Calibrated messages: {key: {"group", "passes"}}
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,29 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Crashed:
+    """The page or its process ended while the engine was at work: `phase` is "load", "generate" or "calibrate", `model`
+    which one, `context` its tokens (null: not known), `group` dispatches a command buffer (null: all in one)."""
+
+    status: ClassVar[str] = "crashed"
+    phase: str
+    model: str
+    context: int | None
+    group: int | None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """This device was found to take `group` dispatches in `passes` passes in one command buffer, with the model whose
+    plans have this `key`. The page keeps it and gives it back as the `proven` of later loads."""
+
+    status: ClassVar[str] = "calibrated"
+    key: str
+    group: int
+    passes: int
+
+
+@dataclass(frozen=True)
 class Loading:
     """A load has entered a new phase."""
 
@@ -383,6 +407,8 @@ class Result:
 FromWorker = (
     Booted
     | Log
+    | Crashed
+    | Calibrated
     | Loading
     | Progress
     | Note

@@ -1,0 +1,180 @@
+"""What a run died at is told by the next one: the file, and the worker's messages with a model."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.worker import Host
+from py_engine.errors import StorageError
+from py_engine.host.gpu import Gpu
+from py_engine.host.io_native import NativeIo
+from py_engine.serve.breadcrumbs import CRUMB_BYTES, Breadcrumbs
+from py_engine.serve.engine import Engine
+from tests import reference
+from tests.conftest import Runner
+
+NAME = "qwen3-mlx4-g128"
+CRUMB = {"phase": "load", "model": "org/name", "context": 512, "group": None}
+# A run that says what it is at, then waits to be killed.
+CHILD = """
+import asyncio, sys
+from py_engine.host.io_native import NativeIo
+from py_engine.serve.breadcrumbs import Breadcrumbs
+
+async def main():
+    crumbs = Breadcrumbs(NativeIo())
+    print(await crumbs.open(sys.argv[1], ()), flush=True)
+    async with crumbs.at("load", "org/name", 512, None):
+        async with crumbs.at("generate", "inner", None, 8):
+            pass
+        print("at it", flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_process_is_told_of_once(run: Runner) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, "first"], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout
+    try:
+        assert [child.stdout.readline().strip() for _ in range(2)] == ["[]", "at it"]
+        assert run(told("second")) == [], "it is alive: another tab at work"
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    assert run(told("third", left=["another"])) == [CRUMB]
+    assert run(told("fourth")) == []
+
+
+async def told(name: str, left: Any = ()) -> list[dict[str, Any]]:
+    crumbs = Breadcrumbs(NativeIo())
+    found = await crumbs.open(name, left)
+    await crumbs.close()
+    return found
+
+
+def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> None:
+    async def leave(name: str, at: bool) -> None:
+        crumbs = Breadcrumbs(NativeIo())
+        await crumbs.open(name, ())
+        if at:
+            await crumbs.at("generate", "x" * 5000, 4096, 16).__aenter__()
+        else:
+            async with crumbs.at("generate", "é" * 5000, 4096, 16):
+                pass
+        await crumbs._held.aclose()  # the process is gone
+
+    run(leave("idle", False))
+    assert run(told("next")) == []
+    run(leave("closed", True))
+    assert run(told("next", left=["closed"])) == []
+    assert run(told("last")) == []
+
+
+def test_spoilt_crumbs_and_a_broken_store_are_no_error(
+    run: Runner, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stores / "crumbs").mkdir(parents=True)
+    for name, data in (("a", b"{"), ("b", b""), ("c", b"[]"), ("d", b" " * CRUMB_BYTES)):
+        (stores / "crumbs" / f"{name}.json").write_bytes(data)
+    assert run(told("run")) == []
+    assert not list((stores / "crumbs").glob("*.json"))
+
+    async def refuse(self: Any, name: str) -> Any:
+        raise StorageError("no store")
+
+    monkeypatch.setattr(NativeIo, "open_store", refuse)
+
+    async def without() -> int:
+        crumbs = Breadcrumbs(NativeIo())
+        assert await crumbs.open("run", ()) == []
+        async with crumbs.at("load", "m", None, None):
+            return 1
+
+    assert run(without()) == 1
+
+
+def test_the_worker_writes_it_down_and_tells(
+    open_software_gpu: Callable[..., Gpu],
+    run: Runner,
+    stores: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that goes away in the middle of an answer, the next one, and the calibration of its model."""
+    monkeypatch.setattr("py_engine.graph.submit.on_webkit", lambda: True)
+    monkeypatch.setattr("app.worker.QUIET_S", 0.0)
+    monkeypatch.setattr("py_engine.generate.decoder.STEPS_IN_FLIGHT", 1)
+    gpu = open_software_gpu("wgpu")
+    opened = Engine.load
+
+    async def load(*args: Any, **options: Any) -> Engine:
+        return await opened(*args, gpu=gpu, **options)
+
+    monkeypatch.setattr(Engine, "load", load)
+    folder = str(reference.folder(NAME))
+    heard: list[dict[str, Any]] = []
+
+    def kinds() -> list[str]:
+        return [m["status"] for m in heard]
+
+    async def nothing() -> None:
+        pass
+
+    async def until(kind: str) -> dict[str, Any]:
+        while kind not in kinds():
+            await asyncio.sleep(0.01)
+        return next(m for m in heard if m["status"] == kind)
+
+    def start(name: str) -> Host:
+        heard.clear()
+        monkeypatch.setenv("JERBOA_RUN", name)
+        host = Host(heard.append, nothing)
+        host.begin()
+        return host
+
+    async def first() -> None:
+        host = start("first")
+        options = {"context": 512, "dtype": "f32", "group": 16, "passes": 2}
+        host.receive({"type": "load", "id": 1, "repo": folder, "options": options})
+        await until("ready")
+        host.receive({"type": "generate", "id": 2, "prompt": "one two three"})
+        await until("token")
+        await host._crumbs._held.aclose()  # as the death of its process gives the lock back
+        host._crumbs._store = None
+        host.receive({"type": "interrupt", "id": 2})
+        await until("complete")
+        await host._close()
+
+    async def second() -> None:
+        host = start("second")
+        crashed = await until("crashed")
+        assert crashed["phase"] == "generate" and crashed["model"] == folder[:120]
+        assert (crashed["context"], crashed["group"]) == (512, 16)
+        host.receive({"type": "load", "id": 1, "repo": folder, "options": {"context": 512}})
+        info = (await until("ready"))["info"]
+        assert info["submit"] == {"dispatches": 1, "passes": 1}, "nothing loads by itself, nor fast"
+        await until("calibrated")
+        while any(task for task in host._tasks if not task.done()):
+            await asyncio.sleep(0.01)
+        groups = [m["group"] for m in heard if m["status"] == "calibrated"]
+        assert groups == sorted(groups) and groups[0] == 8
+        assert host._engine and host._engine.info()["submit"]["dispatches"] == groups[-1]
+        await host._close()
+        await host._crumbs.close()
+
+    run(first())
+    run(second())
+    assert not list((stores / "crumbs").glob("*.json"))
