@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 NAME = "qwen3-mlx4-g128"
 COMMON = ["--prompt-tokens", "8", "--new-tokens", "4", "--context", "64", "--dtype", "f32"]
 
+# What ESR 140 says whatever its preferences; 153 has it.
+NO_WEBGPU = "WebGPU is not yet available in Release or late Beta builds"
+
 
 def last_line(command: list[str], home: Path) -> dict[str, Any]:
     with software_adapter("wgpu"):
@@ -30,6 +33,8 @@ def last_line(command: list[str], home: Path) -> dict[str, Any]:
             timeout=600,
             env={**os.environ, "HOME": str(home)},
         )
+    if NO_WEBGPU in done.stdout:
+        pytest.skip(f"this Firefox is too old, it says: {NO_WEBGPU}")
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
     value = json.loads(done.stdout.splitlines()[-1])
     assert isinstance(value, dict)
