@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -394,25 +395,60 @@ def test_a_context_beyond_the_device_is_refused(
     assert gpu.counters.live_buffers == 0
 
 
-@pytest.mark.parametrize("at", [1, 3, 8, 20, 30])
+@pytest.mark.parametrize("name", [NAME, "qwen3.5-mlx4-g64"])
 def test_out_of_memory_at_any_buffer_gives_everything_back(
-    run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch, at: int
+    run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The device refuses the at-th buffer, as a full one would; everything made before it is freed."""
+    """A device that has room for so many buffers only, from one to all but the last: what was made is freed, what
+    had no room is named, and a load that needs less than the device has goes well afterwards."""
     gpu = open_software_gpu("wgpu")
-    create, made = gpu.create_buffer, 0
+    create, labels, room = gpu.create_buffer, list[str](), 10**9
 
     def refusing(label: str, nbytes: int, kind: Any = "storage") -> Any:
-        nonlocal made
-        made += 1
-        if made == at:
+        if len(labels) == room:
+            raise OutOfMemoryError(f"no room for {label}")
+        labels.append(label)
+        return create(label, nbytes, kind)
+
+    def load() -> Engine:
+        labels.clear()
+        loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, context=64))
+        return loaded
+
+    monkeypatch.setattr(gpu, "create_buffer", refusing)
+    run(load().close())
+    every = list(labels)
+    rooms = {0, 2, 7, *range(20, len(every), 20), len(every) - 1}
+    rooms |= {i for i, label in enumerate(every) if label == "snapshot 1"}
+    for room in sorted(rooms):  # noqa: B007  (`refusing` reads it)
+        with pytest.raises(OutOfMemoryError, match=f"no room for {re.escape(every[room])}$"):
+            load()
+        assert gpu.counters.live_buffers == 0
+    room = len(every)
+    run(load().close())
+    assert gpu.counters.live_buffers == 0
+
+
+def test_the_next_smaller_context_loads(
+    run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device with a little less than a context of 2048 takes: refused in the middle, and 512 fits."""
+    gpu = open_software_gpu("wgpu")
+    needs = run(Engine.estimate(str(FOLDER), gpu=gpu, context=2048)).loaded_bytes
+    create = gpu.create_buffer
+
+    def refusing(label: str, nbytes: int, kind: Any = "storage") -> Any:
+        if gpu.counters.live_bytes + nbytes >= needs:
             raise OutOfMemoryError(f"no room for {label}")
         return create(label, nbytes, kind)
 
     monkeypatch.setattr(gpu, "create_buffer", refusing)
-    with pytest.raises(OutOfMemoryError, match="no room"):
-        run(Engine.load(str(FOLDER), gpu=gpu, context=64))
-    assert gpu.counters.live_buffers == 0
+    with pytest.raises(OutOfMemoryError, match="no room for"):
+        run(Engine.load(str(FOLDER), gpu=gpu, context=2048))
+    assert gpu.counters.live_bytes == 0
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, context=256))
+    assert len(ids_of(loaded, run, PROMPT, 3)) == 3
+    run(loaded.close())
 
 
 @pytest.fixture(scope="module")

@@ -186,6 +186,35 @@ def test_no_room_to_grow(
     assert answer(emptied, run, [*PROMPT, 6], 2).tokens == kept.tokens
 
 
+def test_no_room_for_any_buffer_of_a_larger_cache(
+    emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is refused, the first or the last: nothing more is allocated, and the small cache stays in use."""
+    kept = answer(emptied, run, PROMPT, 3)
+    live, create = gpu.counters.live_bytes, gpu.create_buffer
+    for room in range(100):
+        made = 0
+
+        def refusing(label: str, *rest: Any, room: int = room) -> Any:
+            nonlocal made
+            if made == room:
+                raise OutOfMemoryError(f"no room for {label}")
+            made += 1
+            return create(label, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu, "create_buffer", refusing)
+            try:
+                answer(emptied, run, PROMPT, 20)
+            except OutOfMemoryError:
+                assert (gpu.counters.live_bytes, capacity(emptied)) == (live, CLASSES[0])
+                assert answer(emptied, run, PROMPT, 3).tokens == kept.tokens
+                continue
+        break
+    assert room == made >= 4
+    assert capacity(emptied) == CLASSES[1]
+
+
 def test_no_room_reported_late(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
