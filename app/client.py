@@ -26,7 +26,7 @@ class Client:
         self._facts = facts  # name -> bool: what a worker cannot see, for its settings
         self._on_booted = on_booted
         self._on_failed = on_failed
-        self._on_told = on_told  # (message) that answers nothing: crashed, calibrated
+        self._on_told = on_told  # (message) that answers nothing: crashed, calibrated, device
         self._run = ""
         self._worker = None
         self._handlers = {}
@@ -97,7 +97,7 @@ class Client:
         if status == "booted":
             self.booted = message
             self._on_booted(message)
-        elif status in ("crashed", "calibrated"):
+        elif status in ("crashed", "calibrated", "device"):
             self._on_told(message)
         elif status == "log":
             js.console.info("engine:", message.get("message"))

@@ -396,6 +396,9 @@ def engine_told(message):
     if message["status"] == "calibrated":
         crash.keep_proven(message)
         return
+    if message["status"] == "device":
+        gpu_lost(message)
+        return
     crashed = crash.Crash(message)
     if loading.state == "none":
         crashed.show()
@@ -419,6 +422,24 @@ def engine_failed(reason):
     actions = (("Try again", "restart-engine"),)
     updates.watch()  # a newer version may be the cure
     problem("The engine did not start", reason + "\nCheck the connection, then try again.", actions)
+
+
+def gpu_lost(message):
+    """The worker tells of a lost GPU: what it does about it, then how that ended."""
+    during = message["during"]
+    if message["state"] == "lost":
+        rest = {"load": "Loading begins again.", "idle": "The model is being loaded again."}
+        answer = "The model is being loaded again, then the answer goes on."
+        problem("The GPU was lost", rest.get(during, answer))
+    elif message["state"] == "recovered":
+        goes_on = "" if during in ("load", "idle") else " The answer goes on."
+        problem("The GPU was lost and is back", "The chat is as it was." + goes_on)
+    elif during == "idle":
+        actions = (("Try again", "reload-model"), ("Choose another model", "open-models"))
+        loading.lost()
+        problem("The GPU is gone", message["message"], actions)
+    else:
+        show(find("notice"), False)  # the load or answer that it was lost in says why
 
 
 def restart_engine(button=None):

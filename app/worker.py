@@ -32,6 +32,7 @@ from py_engine.serve.protocol import (
     Complete,
     CountTokens,
     Crashed,
+    Device,
     Diagnose,
     Dropped,
     Error,
@@ -60,6 +61,7 @@ from py_engine.serve.protocol import (
     parse,
     to_wire,
 )
+from py_engine.serve.recovery import DeviceEvent
 
 FILED_S = 0.03  # for the page to file a row before what it announces is tried
 QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
@@ -195,6 +197,9 @@ class Host:
             if progress.total:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
+        def on_device(event: DeviceEvent) -> None:
+            self._send(Device(event.state, event.during, event.losses, event.message))
+
         settings: dict[str, Any] = {}
         for name in ("dtype", "context", "memory_budget", "tune", "self_check", "proven"):
             if getattr(options, name) is not None:
@@ -205,7 +210,9 @@ class Host:
             raise InputError("passes is for use with group: give both, or neither")
         self._send(Loading(id, f"Opening {repo}"))
         async with self._at("load", repo, options.context, options.group):
-            engine = await Engine.load(repo, on_progress=on_progress, abort=abort, **settings)
+            engine = await Engine.load(
+                repo, on_progress=on_progress, on_device=on_device, abort=abort, **settings
+            )
         self._engine = engine
         if engine.calibrator:
             self._start(self._calibrate(engine, engine.calibrator))

@@ -54,7 +54,11 @@ class MemoryBudgetError(OutOfMemoryError):
 
 
 class DeviceLostError(HostError):
-    """The GPU device went away (driver reset, tab suspended, memory pressure)."""
+    """The GPU device went away (driver reset, tab suspended, memory pressure). `reason` is the host's."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class SelfCheckError(HostError):

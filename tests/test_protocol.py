@@ -17,6 +17,7 @@ from py_engine.serve.protocol import (
     Complete,
     CountTokens,
     Crashed,
+    Device,
     Diagnose,
     Dropped,
     Env,
@@ -80,6 +81,7 @@ FROM_WORKER: list[FromWorker] = [
     Log("a line"),
     Crashed("load", "org/name", 4096, None),
     Calibrated("0123abcd", 32, 1),
+    Device("lost", "decode", 1, "unknown: driver reset"),
     Loading(1, "Fetching"),
     Note(1, "The model is not kept on this device: it is full."),
     Progress(1, 5, 10, "weights"),
@@ -109,7 +111,7 @@ def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
     wire = to_wire(message)
     assert wire["status"] == type(message).__name__.lower()
     assert json.loads(json.dumps(wire)) == wire
-    if not isinstance(message, (Booted, Log, Crashed, Calibrated)):
+    if not isinstance(message, (Booted, Log, Crashed, Calibrated, Device)):
         assert "id" in wire
 
 

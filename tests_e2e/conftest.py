@@ -24,6 +24,10 @@ from tests.packaged_tokenizers import tokenizer_json
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
 ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
+CRASH_FLAGS = [  # or Chromium gives no GPU any more after its GPU process died twice
+    "--disable-gpu-process-crash-limit",
+    "--disable-domain-blocking-for-3d-apis",
+]
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-quic",
@@ -31,8 +35,7 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-gpu-process-crash-limit",
-    "--disable-domain-blocking-for-3d-apis",
+    *CRASH_FLAGS,
 ]
 WEBGPU_FLAGS = [*CHROMIUM_FLAGS, "--enable-unsafe-webgpu"]
 # No test waits this long on an idle machine (a cold boot takes 2 to 5 s there); on two busy cores SwiftShader alone was

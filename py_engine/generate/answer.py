@@ -29,7 +29,8 @@ class Answer:
     `text` is the answer itself. `reasoning` is what the model thought before it, of `reasoning_tokens` (the marks
     around it counted). `tool_calls` are OpenAI's: {"id", "type", "function": {"name", "arguments": JSON text}};
     `tool_call_errors` say why others could not be read and stayed in `text`. `dropped`: the messages of the chat that
-    the model did not see, since not all of them fit the context.
+    the model did not see, since not all of them fit the context. `device_losses`: how often it was cut off by the
+    loss of the GPU device, and went on.
     """
 
     text: str = ""
@@ -43,6 +44,7 @@ class Answer:
     tool_calls: list[ToolCall] = field(default_factory=list)
     tool_call_errors: list[str] = field(default_factory=list)
     dropped: Dropped | None = None
+    device_losses: int = 0
 
     @property
     def completion_tokens(self) -> int:

@@ -170,11 +170,14 @@ class Decoder:
         max_tokens: int,
         abort: Abort,
         border: int | None = None,
+        answered: Sequence[int] = (),
     ) -> AsyncGenerator[list[Sampled], None]:
         """Prefill what the state has not seen of `ids`, then decode; batches of tokens as they come.
 
         `border`: how many of `ids` a next prompt is likely to begin with (a chat without its generation prompt), None:
-        all; a recurrent state can be brought back to there. Ends after a stop token, `max_tokens`, or when the consumer
+        all; a recurrent state can be brought back to there. `answered`: tokens of an answer that was cut off before its
+        end: it goes on behind them, its sampling (`seed` and history) and `max_tokens` as if it never had been.
+        Ends after a stop token, `max_tokens`, or when the consumer
         closes the iterator; the caller then says with `keep` which tokens stay.
         Raises ContextError, AbortError (in prefill), DeviceLostError, OutOfMemoryError (no room for a longer text; what
         came so far stays).
@@ -192,16 +195,15 @@ class Decoder:
         if bad is not None:
             raise InputError(f"token id {bad} is outside the vocabulary of {self.model.vocab_size}")
         head = "greedy" if sampling.greedy else "sampled"
-        await self._start_sampler(sampling, ids)
-        await self._prefill(ids, head, max_tokens, abort, border)
+        await self._start_sampler(sampling, ids, answered)
+        ids = [*ids, *answered]
+        await self._prefill(ids, head, max_tokens, abort, border, len(answered))
         self._seen = len(ids)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
         words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
         first = Sampled(words[0], words[1])
         yield [first]
-        if first.halt or max_tokens < 2:
-            return
-        left = max_tokens - 1
+        left = 0 if first.halt else max_tokens - len(answered) - 1
         while left > 0 and self._seen is not None:
             await self._resize(self._seen + 1, self._seen)
             async with aclosing(self._decode(head, left)) as batches:
@@ -253,10 +255,15 @@ class Decoder:
         self.state.release()
         self.prefix.forget()
 
-    async def _start_sampler(self, sampling: Sampling, ids: Sequence[int]) -> None:
+    async def _start_sampler(
+        self, sampling: Sampling, ids: Sequence[int], answered: Sequence[int]
+    ) -> None:
         """Settings up; the history only where a penalty looks at it."""
         self.sampler.write(sampling)
         if not sampling.penalised:
+            return
+        if answered:
+            self.sampler.remember(ids, answered)
             return
         await self.gpu.replay(self.plans["forget"].recording)
         for at in range(0, len(ids), self._passes.sizes[-1]):
@@ -272,8 +279,10 @@ class Decoder:
         limit: int,
         abort: Abort,
         border: int | None = None,
+        count: int = 0,
     ) -> None:
-        """Run the ids that the state has not seen; the last one goes through the head."""
+        """Run the ids that the state has not seen; the last one goes through the head. `count`: tokens that were
+        sampled already, of at most `limit`."""
         prefix = self.prefix
         start = prefix.resume(ids)
         await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
@@ -286,7 +295,9 @@ class Decoder:
             last = end == len(ids)
             prefix.leave()
             self._write(self.state.ids, array("I", ids[start:end]).tobytes())
-            self._write(self.state.step, pack_step(pos=start, rows=end - start, limit=limit))
+            self._write(
+                self.state.step, pack_step(pos=start, rows=end - start, limit=limit, count=count)
+            )
             for plan in self._passes.prefill(end - start, head if last else None):
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from py_engine.errors import AbortError
 from py_engine.generate.answer import Answer, Generation, Timings
@@ -33,14 +34,12 @@ class Run:
         self,
         request: Request,
         generation: Generation,
-        decoder: Decoder,
         tokenizer: Tokenizer,
         now: Callable[[], float],
         load_s: float,
     ) -> None:
         self._request = request
         self._generation = generation
-        self._decoder = decoder
         self._now = now
         self._load_s = load_s
         self._stream = TextStream(
@@ -51,17 +50,30 @@ class Run:
             request.splitter,
         )
         self._tokens: list[int] = []
+        self._prefilled = 0  # tokens that ran before the first one came
         self._started = self._first = self._last = now()
+        self.phase: Literal["prefill", "decode"] = "prefill"  # what is going on, or failed
+        self._begun = 0  # how often: once, and again after each loss of a device
 
-    async def run(self) -> None:
-        """Until the answer is finished and nothing of it is left on the GPU's queue."""
+    async def run(self, decoder: Decoder) -> None:
+        """Until the answer is finished and nothing of it is left on the GPU's queue.
+
+        Raises DeviceLostError; called again with a decoder on another device, it goes on behind the tokens that came.
+        """
         request, generation = self._request, self._generation
-        generation.on_stop(self._finish)
-        steps = self._decoder.generate(
-            request.ids, request.sampling, request.max_tokens, generation.abort, request.border
-        )
+        generation.on_stop(self.finish)
+        if self._stream.finish_reason is not None:
+            return  # it was lost after the last token
+        self._begun += 1
+        self.phase = "prefill"
+        steps = decoder.generate(
+            request.ids, request.sampling, request.max_tokens, generation.abort, request.border, tuple(self._tokens),
+        )  # fmt: skip
         try:
             async for batch in steps:
+                self.phase = "decode"
+                if not self._tokens:
+                    self._prefilled = decoder.prefilled
                 if generation.abort.is_set or self._take(batch):
                     break
         except AbortError:
@@ -69,8 +81,8 @@ class Run:
         finally:
             await steps.aclose()  # steps in flight land before the next call uses the state
             if self._tokens:
-                self._decoder.keep([*request.ids, *self._shown()])
-        self._finish()
+                decoder.keep([*request.ids, *self._shown()])
+        self.finish()
 
     def _take(self, batch: Sequence[Sampled]) -> bool:
         """Put a batch through the text stream; True when it ended the answer."""
@@ -82,17 +94,17 @@ class Run:
         self._tokens += ids[: delta.tokens]
         self._generation.emit(delta)
         if delta.finish_reason is not None:
-            self._finish()
+            self.finish()
         return delta.finish_reason is not None
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Give the answer, once; "abort" when nothing else has ended it."""
         stream, tokens = self._stream, self._tokens
         if stream.finish_reason is None:
             self._generation.emit(stream.finish("abort"))
         decoding = self._last - self._first
         waiting = self._first - self._started
-        prefilled = self._decoder.prefilled if tokens else 0
+        prefilled = self._prefilled
         self._generation.finish(
             Answer(
                 stream.text,
@@ -110,6 +122,7 @@ class Run:
                 stream.reasoning_tokens,
                 stream.tool_calls,
                 stream.errors,
+                device_losses=max(0, self._begun - 1),
             )
         )
 

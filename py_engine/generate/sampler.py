@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from typing import Literal
 
 from py_engine.generate.sampling import Sampling
@@ -9,6 +11,7 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.sample import (
     HISTOGRAM_WORDS,
+    IN_PROMPT,
     SAMPLING_BYTES,
     clear_counts,
     mark_prompt,
@@ -69,6 +72,16 @@ class Sampler:
         )
         assert self._settings.binding is not None
         self._gpu.write(self._settings.binding.buffer, 0, data)
+
+    def remember(self, prompt: Sequence[int], answered: Sequence[int]) -> None:
+        """Upload the history that an answer has made so far, as `mark` and the sampling kernels would have."""
+        words = array("I", bytes(self._counts.nbytes))
+        for token in prompt:
+            words[token] = IN_PROMPT
+        for token in answered:
+            words[token] += 1
+        assert self._counts.binding is not None
+        self._gpu.write(self._counts.binding.buffer, 0, words.tobytes())
 
     def release(self) -> None:
         """Free the buffers."""

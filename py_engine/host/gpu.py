@@ -7,7 +7,7 @@ WebGPU's names are kept where its things are meant (https://www.w3.org/TR/webgpu
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -162,6 +162,14 @@ class Gpu(abc.ABC):
     # means what MATRIX_SIZE and its neighbours say, and comes with the first two.
     features: frozenset[str]
     counters: Counters = field(default_factory=Counters)
+    # Called once with the reason when the device is lost, at whatever time, but not for a deliberate close. Only a
+    # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
+    on_lost: Callable[[str], object] | None = None
+
+    @property
+    @abc.abstractmethod
+    def lost(self) -> str | None:
+        """Why the device is gone (lost or closed), None while it lives. May wait for what was submitted."""
 
     @abc.abstractmethod
     def enable_lines(self, features: frozenset[str]) -> str:

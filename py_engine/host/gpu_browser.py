@@ -102,7 +102,12 @@ async def open_gpu(
         Limits(**{ours: int(getattr(device.limits, theirs)) for ours, theirs in _LIMITS.items()}),
         frozenset(wanted),
     )
-    await gpu.try_enable_lines()
+    try:
+        await gpu.try_enable_lines()
+    except JsException as error:
+        failure = await gpu._settled_error("cannot try the new device", error)
+        gpu.close()
+        raise failure from error
     return gpu
 
 
@@ -187,6 +192,18 @@ class BrowserGpu(Gpu):
         }
         self._closed = False
         self._rings: dict[int, list[Buffer]] = {}
+        self._watch = asyncio.ensure_future(self._wait_for_loss())
+
+    async def _wait_for_loss(self) -> None:
+        """To the end of the device, which `close` brings about too."""
+        await self._js.device.lost
+        if not self._closed and self.on_lost is not None:
+            self.on_lost(self.lost or "")
+
+    @property
+    def lost(self) -> str | None:
+        """See Gpu.lost; as the browser tells it, a moment after the calls that it breaks."""
+        return "it was closed" if self._closed else self._js.lost or None
 
     @property
     def counters(self) -> Counters:
@@ -396,14 +413,14 @@ class BrowserGpu(Gpu):
         self._js.device.destroy()
 
     def _alive(self, what: str) -> None:
-        if self._js.lost:
+        if self.lost:
             raise self._error(what, "the device was lost")
 
     def _error(self, what: str, error: Exception | str) -> HostError:
-        lost = self._js.lost
+        lost = self.lost
         if lost:
-            why = "it was closed" if self._closed else f"the GPU device was lost ({lost})"
-            return DeviceLostError(f"{what}: {why}. Load the model again.")
+            why = lost if self._closed else f"the GPU device was lost ({lost})"
+            return DeviceLostError(f"{what}: {why}. Load the model again.", lost)
         return HostError(f"{what}: {error}")
 
     async def _settled_error(self, what: str, error: Exception) -> HostError:

@@ -42,6 +42,11 @@ class CountingGpu(Gpu):
         """One with another GPU's limits and features, so that kernels are chosen and weights are cut as there."""
         return cls(gpu.info, gpu.limits, gpu.features)
 
+    @property
+    def lost(self) -> str | None:
+        """There is no device to lose."""
+        return None
+
     def enable_lines(self, features: frozenset[str]) -> str:
         """Nothing compiles here."""
         return ""

@@ -196,8 +196,21 @@ class NativeGpu(Gpu):
         }
         # wgpu 0.32 raises from its own on_submitted_work_done; mapping a buffer waits for the queue as well.
         self._fences: list[Any] = []
+        self._word = device.create_buffer(label="word", size=4, usage=self._usage["storage"])
         self._closed = False
         self._rings: dict[int, list[Buffer]] = {}
+
+    @property
+    def lost(self) -> str | None:
+        """See Gpu.lost. Found out by reading a word, behind all that was submitted: most other calls of Dawn just do
+        nothing once it knows that the device is lost."""
+        if self._closed:
+            return "it was closed"
+        try:
+            self._queue.read_buffer(self._word, 0, 4)
+        except Exception as error:
+            return None if _is_out_of_memory(error) else " ".join(str(error).split())
+        return None
 
     def enable_lines(self, features: frozenset[str]) -> str:
         """naga knows subgroups without an enable line and refuses one; both want `enable f16;`."""
@@ -426,12 +439,20 @@ class NativeGpu(Gpu):
 
     def _error(self, what: str, error: Exception) -> HostError:
         text = f"{what}: {str(error).strip()}"
-        kind = type(error).__name__ + str(error).lower()
-        if "outofmemory" in kind.lower() or "out of memory" in kind:
+        if _is_out_of_memory(error):
             return OutOfMemoryError(text + ". Choose a smaller model, context or dtype.")
-        if "lost" in kind:
-            return DeviceLostError(text + ". Load the model again.")
+        lost = (
+            self.lost
+        )  # what is broken by a loss says so, or something else: that a buffer is not mapped
+        if lost:
+            why = lost if self._closed else f"the GPU device was lost ({lost})"
+            return DeviceLostError(f"{what}: {why}. Load the model again.", lost)
         return HostError(text)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    kind = (type(error).__name__ + str(error)).lower()
+    return "outofmemory" in kind or "out of memory" in kind
 
 
 class NativeDecodeLoop(DecodeLoop):
@@ -458,16 +479,8 @@ class NativeDecodeLoop(DecodeLoop):
             await self._submit()
         if not self._pending:
             return []
-        slot, promise = self._pending.popleft()
-        try:
-            promise.sync_wait()
-            words = memoryview(bytes(slot.handle.read_mapped(copy=True))).cast("I")
-            slot.handle.unmap()
-        except Exception as error:
-            raise self._gpu._error("cannot read a token back", error) from error
+        token, halt, position, count = self._take()
         self._gpu.counters.readback_bytes += RESULT_WORDS * 4
-        self._free.append(slot)
-        token, halt, position, count = words
         if halt:
             self._ended = True
             await self._drain()
@@ -486,7 +499,10 @@ class NativeDecodeLoop(DecodeLoop):
             if self._recording.await_each:
                 await gpu.idle()
         gpu._submit(self._recording, last, (self._result.handle, slot.handle))
-        self._pending.append((slot, slot.handle.map_async("READ")))
+        try:
+            self._pending.append((slot, slot.handle.map_async("READ")))
+        except Exception as error:
+            raise gpu._error("cannot read a token back", error) from error
         self._left -= 1
         counters = gpu.counters
         counters.max_steps_in_flight = max(counters.max_steps_in_flight, len(self._pending))
@@ -494,7 +510,16 @@ class NativeDecodeLoop(DecodeLoop):
     async def _drain(self) -> None:
         """Steps submitted beyond the halt change nothing; give their slots back."""
         while self._pending:
-            slot, promise = self._pending.popleft()
+            self._take()
+
+    def _take(self) -> memoryview[int]:
+        """The words of the oldest step in flight, once it is done; its slot is free then."""
+        slot, promise = self._pending.popleft()
+        try:
             promise.sync_wait()
+            words = memoryview(bytes(slot.handle.read_mapped(copy=True))).cast("I")
             slot.handle.unmap()
-            self._free.append(slot)
+        except Exception as error:
+            raise self._gpu._error("cannot read a token back", error) from error
+        self._free.append(slot)
+        return words

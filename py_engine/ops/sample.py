@@ -27,6 +27,10 @@ from py_engine.graph.trace import Tensor, Trace, kernel
 SAMPLING_BYTES = 112  # struct Sampling of shaders/lib/sampling.wgsl
 MAX_STOP_IDS = 16
 
+IN_PROMPT = (
+    1 << 31
+)  # of a token's history, lib/sampling.wgsl; the other bits count its uses in the answer
+
 HISTOGRAM_WORDS = 2 * 2048  # lib/sample_buckets.wgsl
 
 _RUN = 2048  # logits a workgroup

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from py_engine.abort import Abort
-from py_engine.errors import ContextError, InputError, NoAdapterError
+from py_engine.errors import (
+    AbortError,
+    ContextError,
+    DeviceLostError,
+    EngineError,
+    InputError,
+    NoAdapterError,
+)
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.markup import Markup, Splitter
@@ -28,7 +35,10 @@ from py_engine.models.kv_cache import CLASSES
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
+from py_engine.serve.recovery import DeviceEvent, During, Recovery
 from py_engine.serve.sessions import SessionInfo, Sessions
+
+T = TypeVar("T")
 
 _ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
 
@@ -38,8 +48,9 @@ def _length(max_tokens: object) -> int | None:
     return max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
 
 
-async def _or_abort(load: asyncio.Task[Loaded], abort: Abort) -> Loaded:
+async def _or_abort(loading: Awaitable[T], abort: Abort) -> T:
     """The load's result; a stop, or a cancelled caller, ends it wherever it waits. Raises AbortError."""
+    load = asyncio.ensure_future(loading)
     try:
         while not load.done():
             abort.check()
@@ -57,10 +68,16 @@ class Engine:
     Made by `Engine.load`; `close()` gives every buffer back.
     """
 
-    def __init__(self, gpu: Gpu, loaded: Loaded, *, owns_gpu: bool) -> None:
+    def __init__(self, gpu: Gpu, loaded: Loaded, recovery: Recovery | None) -> None:
+        """`recovery`: of an engine that opened its device itself."""
         self._gpu = gpu
         self._loaded = loaded
-        self._owns_gpu = owns_gpu
+        self._recovery = recovery
+        self._ending = Abort()
+        self._revival: asyncio.Task[None] | None = None
+        self._given_up: Gpu | None = None  # a lost device, once its replacement was tried
+        self._lost_ids: list[int] = []  # what the model had seen on it
+        gpu.on_lost = self._device_lost
         self._markup = Markup.of(loaded.tokenizer, loaded.template.source)
         loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
@@ -88,6 +105,7 @@ class Engine:
         tune: bool | None = None,
         self_check: bool | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_device: Callable[[DeviceEvent], object] | None = None,
         abort: Abort | None = None,
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
@@ -105,34 +123,35 @@ class Engine:
         adapters are left out) and keep what was found; None: use what was found before; False: do not.
         `self_check`: whether the kinds of kernels that the model uses are compared with stored numbers first (docs/
         self-check.md); None: on every GPU but software adapters, which take seconds to compile them.
+        When the GPU device is lost, in a load, an answer or between them, another one is opened, the model loaded onto
+        it again, and what was interrupted goes on; `on_device` is told. Not with a `gpu` of the caller's: then calls
+        raise DeviceLostError.
         Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
-        was allocated), InputError, AbortError; then nothing stays allocated.
+        was allocated), InputError, AbortError, DeviceLostError (lost again and again); then nothing stays allocated.
         """
-        own = gpu is None
-        gpu = gpu or await open_gpu(host)
-        given, io = io, io or open_io()
+        address, submit = model, strategy or default_strategy()
+
+        async def load_on(device: Gpu, abort: Abort) -> Loaded:
+            nonlocal address
+            with closing(open_io()) if io is None else nullcontext(io) as access:
+                loaded = await load_model(
+                    address, device, access, dtype=dtype, context=context,
+                    context_classes=context_classes, memory_budget=memory_budget, strategy=submit,
+                    tune=tune, self_check=self_check, on_progress=on_progress, abort=abort,
+                )  # fmt: skip
+            address = loaded.pinned  # whatever its branch comes to be meanwhile
+            return loaded
+
         abort = abort or Abort()
-        submit = strategy or default_strategy()
-        load = asyncio.ensure_future(
-            load_model(
-                model, gpu, io, dtype=dtype, context=context, context_classes=context_classes,
-                memory_budget=memory_budget, strategy=submit, tune=tune, self_check=self_check,
-                on_progress=on_progress, abort=abort,
-            )
-        )  # fmt: skip
-        try:
-            loaded = await _or_abort(load, abort)
-        except BaseException:
-            if own:
-                gpu.close()
-            raise
-        finally:
-            if given is None:
-                io.close()  # everything is on the GPU; connections need not stay open
-        engine = cls(gpu, loaded, owns_gpu=own)
+        if gpu is not None:
+            engine = cls(gpu, await _or_abort(load_on(gpu, abort), abort), None)
+        else:
+            recovery = Recovery(lambda: open_gpu(host), load_on, on_device or (lambda _: None))
+            engine = cls(*await _or_abort(recovery.load(abort), abort), recovery)
         if strategy is None and submit.await_each:
+            loaded = engine._loaded
             name = f"{loaded.name} {loaded.form}"
-            calibrator = Calibrator(gpu, loaded.io, loaded.decoder, name)
+            calibrator = Calibrator(engine._gpu, loaded.io, loaded.decoder, name)
             await calibrator.start(loaded.decoder, proven)
             engine.calibrator = calibrator
         return engine
@@ -243,8 +262,8 @@ class Engine:
 
         All of `ids` are run; `reuse`: only those that the state has not seen, as a generation does it.
         """
-        async with self._turn:
-            decoder = self._decoder()
+
+        async def work(decoder: Decoder) -> memoryview[float]:
             if not ids or len(ids) > decoder.state.context:
                 raise ContextError(
                     f"{len(ids)} ids do not fit 1..{decoder.state.context}",
@@ -252,6 +271,9 @@ class Engine:
                     decoder.state.context,
                 )
             return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
+
+        async with self._turn:
+            return await self._survive(work, lambda: "prefill")
 
     @property
     def vocab_size(self) -> int:
@@ -274,8 +296,14 @@ class Engine:
     async def save_session(self, name: str) -> SessionInfo:
         """Keep what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage), in
         the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
-        async with self._busy("saving"):
+
+        async def work(decoder: Decoder) -> SessionInfo:
+            if not decoder.prefix.ids and self._lost_ids:
+                await decoder.logits(self._lost_ids)  # seen again, on this device
             return await self._open_sessions().save(name)
+
+        async with self._busy("saving"):
+            return await self._survive(work, lambda: "idle")
 
     async def restore_session(self, name: str) -> SessionInfo:
         """Bring a session back: the same next tokens, bit by bit, as if it had never ended; a prompt that begins with
@@ -284,8 +312,12 @@ class Engine:
         Raises SessionError for one that is not there, damaged, or of another model, revision, dtype, device, host or
         version; then nothing changes. Also InputError, StorageError, OutOfMemoryError.
         """
-        async with self._busy("restoring"):
+
+        async def work(_: Decoder) -> SessionInfo:
             return await self._open_sessions().restore(name)
+
+        async with self._busy("restoring"):
+            return await self._survive(work, lambda: "idle")
 
     async def list_sessions(self) -> list[SessionInfo]:
         """What is saved on this device, by whichever model, the newest first. Raises StorageError."""
@@ -300,7 +332,8 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
 
-        status: "ready", "generating", "saving", "restoring" or "closed"; before it is "ready" there is no engine.
+        status: "ready", "generating", "saving", "restoring", "recovering" (from the loss of the GPU device), "lost" (no
+        other could take its place; the next call tries again) or "closed"; before it is "ready" there is no engine.
         """
         loaded, gpu = self._loaded, self._gpu
         decoder = loaded.decoder
@@ -352,6 +385,7 @@ class Engine:
         Whoever has run anything on it leaves a cache of unknown content: nothing of it is reused afterwards.
         """
         async with self._turn:
+            await self._revive()
             decoder = self._decoder()
             try:
                 yield decoder
@@ -363,9 +397,11 @@ class Engine:
         if self._closed:
             return
         self._closed = True
+        self._ending.set()
         async with self._busy("closed"):
+            self._gpu.on_lost = None
             self._loaded.release()
-            if self._owns_gpu:
+            if self._recovery is not None:
                 self._gpu.close()
 
     unload = close
@@ -391,7 +427,8 @@ class Engine:
             try:
                 yield
             finally:
-                self._status = "closed" if self._closed else "ready"
+                broken = self._gpu is self._given_up
+                self._status = "closed" if self._closed else "lost" if broken else "ready"
 
     def _open_sessions(self) -> Sessions:
         self._decoder()  # not closed
@@ -459,6 +496,65 @@ class Engine:
 
     async def _generate(self, request: Request, generation: Generation) -> None:
         loaded = self._loaded
-        await Run(
-            request, generation, self._decoder(), loaded.tokenizer, loaded.io.now, loaded.load_s
-        ).run()
+        run = Run(request, generation, loaded.tokenizer, loaded.io.now, loaded.load_s)
+        try:
+            await self._survive(run.run, lambda: run.phase)
+        except AbortError:  # closed while the model was being loaded again
+            run.finish()
+
+    # -- a lost device -----------------------------------------------------------------------------------------------
+
+    async def _survive(
+        self, work: Callable[[Decoder], Awaitable[T]], phase: Callable[[], During]
+    ) -> T:
+        """The result of `work`, which begins again with another decoder when the device is lost. The caller holds the
+        turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
+        await self._revive()
+        while True:
+            try:
+                return await work(self._decoder())
+            except DeviceLostError as error:
+                await self._reload(error, phase())
+
+    async def _revive(self) -> None:
+        """See that there is a device, if it was lost while nobody used it. The caller holds the turn."""
+        if self._recovery is not None:
+            self._recovery.begin()
+            await self._replace_lost()
+
+    async def _replace_lost(self) -> None:
+        reason = self._gpu.lost
+        if reason and not self._closed:
+            error = DeviceLostError(f"the GPU device was lost ({reason})", reason)
+            await self._reload(error, "idle")
+
+    async def _reload(self, error: DeviceLostError, during: During) -> None:
+        """Put the model onto another device. The caller holds the turn."""
+        if self._recovery is None:
+            raise error
+        gpu, old, status = self._gpu, self._loaded, self._status
+        self._given_up, self._status, self._sessions = gpu, "recovering", None
+        self._lost_ids = old.decoder.prefix.ids or self._lost_ids
+        old.release()
+        gpu.close()
+        try:
+            reloading = self._recovery.reload(error, during, self._ending)
+            self._gpu, new = await _or_abort(reloading, self._ending)
+        finally:
+            self._status = status
+        if new.decoder.strategy != old.decoder.strategy:  # what was proven on this device meanwhile
+            new.decoder.strategy = old.decoder.strategy
+        # Requests that wait were laid out by the old tokenizer and template, which are the same.
+        self._loaded = replace(new, name=old.name, tokenizer=old.tokenizer, template=old.template)
+        self._gpu.on_lost = self._device_lost
+
+    def _device_lost(self, reason: str) -> None:  # noqa: ARG002
+        """The host tells of a loss. Whoever has the turn notices it too; else nobody does."""
+        if self._recovery is not None:
+            self._revival = asyncio.ensure_future(self._replace_when_idle(self._gpu))
+
+    async def _replace_when_idle(self, lost: Gpu) -> None:
+        async with self._busy("recovering"):
+            if self._gpu is lost and self._given_up is not lost:
+                with suppress(EngineError):  # on_device was told, and the next call tries again
+                    await self._replace_lost()

@@ -61,6 +61,7 @@ class Loaded:
     """A model in use, with all that belongs to it."""
 
     name: str
+    pinned: str  # the address of these very weights: with the commit of a hub's repository
     family: str
     dtype: str  # as asked
     form: StorageForm  # what became of plain matrices
@@ -156,8 +157,8 @@ async def load_model(
             await source.commit()
             tell(Progress("ready", message="Ready"))
             return Loaded(
-                address, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder, tokens,
-                template, template.available,
+                address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder,
+                tokens, template, template.available,
                 Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
                 io.now() - started, peak, source.kept, checked,
             )  # fmt: skip
@@ -221,6 +222,7 @@ def _sampling_defaults(generation: Config) -> dict[str, Any]:
 class _Source:
     """Where weights and tokenizer come from."""
 
+    pinned: str  # see Loaded
     config: Config
     defaults: Mapping[str, Any]
     ignore_eos = False
@@ -254,6 +256,7 @@ class _RandomSource(_Source):
     ignore_eos = True
 
     def __init__(self, address: str) -> None:
+        self.pinned = address
         name = address.removeprefix("random:")
         if name not in PRESETS:
             raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")
@@ -292,6 +295,8 @@ class _FileSource(_Source):
     async def open(cls, repository: Repository) -> _FileSource:
         """Read config.json and the headers of the weights."""
         self = cls(repository)
+        name, commit = repository.address.partition("@")[0], repository.revision
+        self.pinned = repository.address if commit is None else f"{name}@{commit}"
         self.config = await read_config(repository)
         self._generation_config = await read_generation_config(repository)
         self.defaults = _sampling_defaults(self._generation_config)

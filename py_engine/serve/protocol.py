@@ -12,7 +12,7 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     session_restore, session_delete -> result | error
 
 Without being asked the worker says booted (or error with id null, when it cannot start), then crashed, if an earlier
-run ended in the middle of something; calibrated and log may come at any time.
+run ended in the middle of something; calibrated, device and log may come at any time.
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
@@ -326,6 +326,20 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Device:
+    """The GPU device was lost; a load or generate that it interrupted goes on by itself, or ends with its own error.
+
+    `state`, `during`, `losses` and `message` are those of DeviceEvent in serve/recovery.py.
+    """
+
+    status: ClassVar[str] = "device"
+    state: str  # "lost", then "recovered" or "failed"
+    during: str  # "load", "prefill", "decode" or "idle"
+    losses: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Dropped:
     """The chat does not fit the context: the model does not see these messages (places in those of the generate), which
     took so many tokens. Once, before the first token, for every answer that leaves some out."""
@@ -409,6 +423,7 @@ FromWorker = (
     | Log
     | Crashed
     | Calibrated
+    | Device
     | Loading
     | Progress
     | Note

@@ -84,7 +84,10 @@ async def _open_in(
         manifest = manifest or Manifest(name, commit)
         index = manifest.index() if complete else b""
         manifest.learn(hub.listing(), hub.complete)
-        manifest.refs.add(revision)
+        if (
+            revision != commit or not complete
+        ):  # asked for again by its commit, it needs no further name
+            manifest.refs.add(revision)
         await library.adopt(manifest)
         await library.settle(manifest)
         return KeptRepository(hub, manifest, library, io, note, held, revision, index)

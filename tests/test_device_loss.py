@@ -1,0 +1,327 @@
+"""A GPU device that goes away: every call says so, and an engine goes on with the very same answer on another device.
+
+The device is really destroyed, behind the engine's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from py_engine.errors import DeviceLostError, NoAdapterError, OutOfMemoryError
+from py_engine.host import open_gpu
+from py_engine.host.gpu import Binding, Dispatch, Gpu
+from py_engine.host.gpu_native import NativeGpu
+from py_engine.serve import engine as engine_module
+from py_engine.serve import recovery
+from py_engine.serve.engine import Engine
+from py_engine.serve.recovery import MOST_LOSSES, DeviceEvent
+from tests import reference
+from tests.conftest import HOSTS, Runner, software_adapter
+
+MODELS = ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64")  # a KV cache; a recurrent state as well
+PROMPT = [40 + i % 150 for i in range(70)]
+NEW = 24
+ONE = (1, 1, 1)
+DOUBLE = "@group(0) @binding(0) var<storage, read_write> x: array<u32>;\n"
+DOUBLE += "@compute @workgroup_size(1) fn main() { x[0] *= 2u; }"
+
+
+def destroy(gpu: Gpu) -> None:
+    gpu._device.destroy()  # type: ignore[attr-defined]
+
+
+def lose_at_replay(patch: pytest.MonkeyPatch, devices: Devices) -> None:
+    """The newest device is gone once the next plan was submitted."""
+    gpu = devices.opened[-1]
+    replay = gpu.replay
+
+    async def lose_behind(recording: Any) -> None:
+        await replay(recording)
+        devices.lose()
+
+    patch.setattr(gpu, "replay", lose_behind)
+
+
+class Devices:
+    """Every device that engines open; `at_open` is told of each, and may refuse it."""
+
+    def __init__(self) -> None:
+        self.opened: list[Gpu] = []
+        self.at_open: Callable[[], None] = lambda: None
+
+    async def open(self, host: str | None) -> Gpu:
+        self.at_open()
+        gpu = await open_gpu(host)
+        self.opened.append(gpu)
+        return gpu
+
+    def lose(self) -> None:
+        """The newest one."""
+        destroy(self.opened[-1])
+
+    @property
+    def live_buffers(self) -> int:
+        return sum(gpu.counters.live_buffers for gpu in self.opened)
+
+
+class Rig:
+    """An engine with its own devices and what it told of them."""
+
+    def __init__(self, run: Runner, devices: Devices) -> None:
+        self.run = run
+        self.devices = devices
+        self.events: list[DeviceEvent] = []
+        self.engine: Engine
+
+    def load(self, model: str = MODELS[0], **options: Any) -> Rig:
+        options = {"host": "wgpu", "dtype": "f32", "context": 128, **options}
+        folder = str(reference.folder(model))
+        self.engine = self.run(Engine.load(folder, on_device=self.events.append, **options))
+        return self
+
+    async def answer(self, lose_at: tuple[int, ...] = (), **options: Any) -> Any:
+        """The answer to PROMPT; the device is lost after each of these numbers of tokens."""
+        options = {"max_tokens": NEW, "temperature": 0.0, "ignore_eos": True, **options}
+        generation = self.engine.generate(PROMPT, **options)
+        came, left = 0, list(lose_at)
+        async for delta in generation:
+            came += delta.tokens
+            if left and came >= left[0]:
+                left.pop(0)
+                self.devices.lose()
+        assert not left
+        return await generation
+
+    def told(self) -> list[tuple[str, str, int]]:
+        """What was told since the last look."""
+        told = [(e.state, e.during, e.losses) for e in self.events]
+        self.events.clear()
+        return told
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Devices]:
+    """In the engine's hands instead of open_gpu; a driver is not waited for between two looks."""
+    devices = Devices()
+    monkeypatch.setattr(engine_module, "open_gpu", devices.open)
+    monkeypatch.setattr(recovery, "_PAUSE_S", 0.0)
+    with software_adapter("wgpu"):
+        yield devices
+
+
+@pytest.fixture
+def rig(run: Runner, devices: Devices) -> Iterator[Rig]:
+    rig = Rig(run, devices)
+    yield rig
+    if hasattr(rig, "engine"):
+        run(rig.engine.close())
+    assert devices.live_buffers == 0, "lost devices' buffers are given back too"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_call_of_a_lost_device_says_so(
+    open_software_gpu: Callable[..., Gpu], run: Runner, host: str
+) -> None:
+    """Whatever the implementation itself says, if it says anything."""
+    gpu = open_software_gpu(host)
+    assert gpu.lost is None
+    a = gpu.create_buffer("a", 64)
+    pipeline = run(gpu.create_pipeline("double", DOUBLE, {}))
+    dispatch = Dispatch("double", pipeline, gpu.bind_group("double", pipeline, [Binding(a)]), ONE)
+    recording = gpu.record([[[dispatch]]], False)
+    loop = gpu.decode_loop(recording, a, 8, 4)
+    assert len(run(loop.next())) == 1
+    destroy(gpu)
+    for call in (
+        loop.next,
+        gpu.idle,
+        lambda: gpu.read(a),
+        gpu.decode_loop(recording, a, 8, 4).next,
+    ):
+        with pytest.raises(DeviceLostError) as caught:
+            run(call())
+        assert "lost" in caught.value.reason
+    assert gpu.lost
+    gpu.destroy_buffer(a)
+    gpu.close()
+    assert (gpu.lost, gpu.counters.live_buffers) == ("it was closed", 0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lost_in_decode_in_prefill_and_while_idle(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """The same tokens as undisturbed, greedy and drawn, with penalties; the next turn goes on from there."""
+    rig.load(model)
+    drawn = {"temperature": 1.3, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
+    greedy = rig.run(rig.answer())
+    sampled = rig.run(rig.answer(**drawn))
+
+    got = rig.run(rig.answer((3, 11)))
+    assert (got.tokens, got.text, got.device_losses) == (greedy.tokens, greedy.text, 2)
+    assert (got.finish_reason, got.prompt_tokens) == ("length", len(PROMPT))
+    assert 0 <= got.cached_tokens < len(PROMPT)
+    assert rig.told() == [
+        ("lost", "decode", 1),
+        ("recovered", "decode", 1),
+        ("lost", "decode", 2),
+        ("recovered", "decode", 2),
+    ]
+    got = rig.run(rig.answer((1,), **drawn))
+    assert (got.tokens, got.device_losses) == (sampled.tokens, 1)
+    rig.told()
+
+    rig.devices.lose()  # while idle: natively the next call finds out
+    got = rig.run(rig.answer())
+    assert (got.tokens, got.device_losses) == (greedy.tokens, 0)
+    assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+
+    rig.run(rig.engine.logits([1]))  # forget
+    lose_at_replay(monkeypatch, rig.devices)
+    got = rig.run(rig.answer())
+    assert (got.tokens, got.device_losses) == (greedy.tokens, 1)
+    assert (got.cached_tokens, rig.told()[0]) == (0, ("lost", "prefill", 1))
+    follow = [*PROMPT, *got.tokens, 7, 8, 9]
+    turn = rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True))
+    rig.run(rig.engine.logits([1]))
+    assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
+
+
+def test_lost_while_loading(rig: Rig) -> None:
+    """At the first weights, and again before the kernels are done: the third device has the model."""
+    left = ["weights", "kernels"]
+
+    def tell(progress: Any) -> None:
+        if left and progress.phase == left[0]:
+            left.pop(0)
+            rig.devices.lose()
+
+    rig.load(on_progress=tell)
+    assert rig.told() == [
+        ("lost", "load", 1),
+        ("lost", "load", 2),
+        ("recovered", "load", 2),
+    ]
+    assert len(rig.run(rig.answer()).tokens) == NEW
+
+
+def test_lost_again_and_again(rig: Rig) -> None:
+    """A device that cannot bear the model is not tried for ever; the engine can be used once one can."""
+    bears = True
+
+    def tell(progress: Any) -> None:
+        if progress.phase == "kernels" and not bears:
+            rig.devices.lose()
+
+    rig.load(on_progress=tell)
+    greedy = rig.run(rig.answer())
+    bears = False
+    with pytest.raises(DeviceLostError, match=f"lost {MOST_LOSSES + 1} times in a row.*smaller"):
+        rig.run(rig.answer((2,)))
+    assert len(rig.devices.opened) == 1 + MOST_LOSSES
+    assert rig.told()[-1] == ("failed", "decode", MOST_LOSSES + 1)
+    assert rig.engine.info()["status"] == "lost"
+    assert rig.devices.live_buffers == 0
+    bears = True
+    assert rig.run(rig.answer()).tokens == greedy.tokens
+    assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+    assert rig.engine.info()["status"] == "ready"
+
+
+def test_no_adapter_after_a_loss(rig: Rig) -> None:
+    """What came stays with the caller, the error says what to do, and the next call asks again."""
+    rig.load()
+    greedy = rig.run(rig.answer())
+
+    def refuse() -> None:
+        raise NoAdapterError("no WebGPU adapter")
+
+    rig.devices.at_open = refuse
+    came = []
+
+    async def ask() -> None:
+        generation = rig.engine.generate(PROMPT, max_tokens=NEW, temperature=0.0, ignore_eos=True)
+        async for delta in generation:
+            came.append(delta.tokens)
+            rig.devices.lose()
+
+    with pytest.raises(
+        NoAdapterError, match="the GPU was lost, and there is none any more.*Restart"
+    ):
+        rig.run(ask())
+    assert sum(came) >= 1
+    assert rig.told() == [("lost", "decode", 1), ("failed", "decode", 1)]
+    with pytest.raises(NoAdapterError):
+        rig.run(rig.engine.logits([1]))
+    rig.devices.at_open = lambda: None
+    assert rig.run(rig.answer()).tokens == greedy.tokens
+
+
+def test_a_full_device_after_a_loss(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else took the memory meanwhile: an OutOfMemoryError, nothing stays allocated, the next call tries."""
+    rig.load()
+    greedy = rig.run(rig.answer())
+    with monkeypatch.context() as patch:
+
+        def refuse(gpu: Gpu, label: str, *_: Any) -> None:
+            raise OutOfMemoryError(f"cannot create buffer {label!r}")
+
+        patch.setattr(NativeGpu, "create_buffer", refuse)
+        with pytest.raises(OutOfMemoryError):
+            rig.run(rig.answer((2,)))
+        assert rig.devices.live_buffers == 0
+    assert rig.run(rig.answer()).tokens == greedy.tokens
+
+
+def test_stopped_and_closed_while_it_loads_again(rig: Rig) -> None:
+    """A stop gives at once what came; a close ends the load, and tells of no loss."""
+    rig.load()
+
+    async def stop() -> Any:
+        generation = rig.engine.generate(PROMPT, max_tokens=NEW, temperature=0.0, ignore_eos=True)
+        rig.devices.at_open = generation.stop
+        async for _ in generation:
+            rig.devices.lose()
+        return await generation
+
+    got = rig.run(stop())
+    assert (got.finish_reason, len(got.tokens) >= 1) == ("abort", True)
+    assert len(rig.run(rig.answer()).tokens) == NEW
+    rig.told()
+
+    async def close() -> Any:
+        generation = rig.engine.generate(PROMPT, max_tokens=NEW, temperature=0.0, ignore_eos=True)
+        closing: list[Any] = []
+        rig.devices.at_open = lambda: closing.append(asyncio.ensure_future(rig.engine.close()))
+        async for _ in generation:
+            rig.devices.lose()
+        await closing[0]
+        return await generation
+
+    assert rig.run(close()).finish_reason == "abort"
+    assert rig.told() == [("lost", "decode", 1)]
+    assert rig.devices.live_buffers == 0
+
+
+def test_a_close_is_no_loss(rig: Rig) -> None:
+    rig.load()
+    rig.run(rig.engine.close())
+    rig.run(asyncio.sleep(0.1))
+    assert rig.told() == []
+    assert rig.devices.opened[-1].lost == "it was closed"
+
+
+def test_the_callers_own_device_is_the_callers(
+    open_software_gpu: Callable[..., Gpu], run: Runner
+) -> None:
+    """An engine on a device that it was given raises, and gives its buffers back."""
+    gpu = open_software_gpu("wgpu")
+    engine: Engine = run(Engine.load(str(reference.folder(MODELS[0])), gpu=gpu, context=64))
+    destroy(gpu)
+    with pytest.raises(DeviceLostError, match="Load the model again"):
+        run(engine.generate_ids(PROMPT[:4], 4))
+    run(engine.close())

@@ -1,0 +1,123 @@
+"""The GPU's process dies under the page: the answer goes on, the chat stays, and a page without a GPU says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from devtools.page_server import PageServer
+from tests_e2e.conftest import (
+    CRASH_FLAGS,
+    ORGANISATION,
+    PATIENCE_S,
+    WEBGPU_FLAGS,
+    launch_chromium,
+    watched,
+)
+
+MODEL = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text
+PATIENCE_MS = PATIENCE_S * 1000
+SETTINGS = (
+    "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 60}))"
+)
+
+
+def crash_gpu(browser: Browser) -> None:
+    """Kill Chromium's GPU process."""
+    session = browser.new_browser_cdp_session()
+    session.send("Browser.crashGpuProcess")
+    session.detach()
+
+
+def open_page(browser: Browser, site: PageServer) -> Page:
+    """The page with MODEL loaded."""
+    site.site.offered = [
+        {
+            "id": f"{ORGANISATION}/{MODEL}",
+            "label": "Tiny",
+            "kind": "base",
+            "note": "Random weights.",
+            "size": 5_000_000,
+            "endpoint": "local",
+            "default": True,
+        }
+    ]
+    context, _ = watched(browser, site)
+    context.add_init_script(SETTINGS)
+    page = context.new_page()
+    page.goto(site.url + "?context=512&dtype=f32")
+    page.click("#hero-picker button[type=submit]", timeout=PATIENCE_MS)
+    page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)
+    return page
+
+
+@pytest.fixture
+def fresh_chromium(playwright: Any, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    """A Chromium of the test's own, with the flags that it names: a dead GPU process is every page's."""
+    browser = launch_chromium(playwright, request.param)
+    yield browser
+    browser.close()
+
+
+def begin(page: Page) -> None:
+    """Ask in a new chat."""
+    page.click(".new")
+    page.fill("#prompt", "one two three")
+    page.press("#prompt", "Enter")
+
+
+def finished(page: Page) -> str:
+    """The answer's text, once it is done."""
+    page.wait_for_selector(".message.answer:last-child:not(.streaming)", timeout=PATIENCE_MS)
+    return page.locator(".message.answer .text").last.inner_text()
+
+
+@pytest.mark.parametrize("fresh_chromium", [WEBGPU_FLAGS], indirect=True, ids=["chromium"])
+def test_an_answer_outlives_the_gpu_process(fresh_chromium: Browser, site: PageServer) -> None:
+    """Lost while it answers, and again while nothing runs: the same text as undisturbed, in the same chat."""
+    page = open_page(fresh_chromium, site)
+    begin(page)
+    undisturbed = finished(page)
+    assert undisturbed
+
+    begin(page)
+    expect(page.locator(".message.answer .text")).not_to_be_empty(timeout=PATIENCE_MS)
+    crash_gpu(fresh_chromium)
+    notice = page.locator("#notice-title")
+    expect(notice).to_contain_text("The GPU was lost", timeout=PATIENCE_MS)
+    assert finished(page) == undisturbed
+    expect(notice).to_have_text("The GPU was lost and is back")
+    expect(page.locator("#notice-text")).to_have_text("The chat is as it was. The answer goes on.")
+
+    page.click("#notice [data-do=dismiss]")
+    crash_gpu(fresh_chromium)
+    told = page.locator("#notice-text")
+    expect(told).to_have_text("The chat is as it was.", timeout=PATIENCE_MS)
+    expect(page.locator("#notice")).to_be_visible()
+    assert page.locator(".message.answer .text").last.inner_text() == undisturbed
+    begin(page)
+    assert finished(page) == undisturbed
+
+
+LIMITED = [flag for flag in WEBGPU_FLAGS if flag not in CRASH_FLAGS]
+
+
+@pytest.mark.parametrize("fresh_chromium", [LIMITED], indirect=True, ids=["chromium"])
+def test_no_gpu_after_a_loss(fresh_chromium: Browser, site: PageServer) -> None:
+    """Chromium gives none after the second crash: the page says so and what to do, and the chat is still there."""
+    page = open_page(fresh_chromium, site)
+    begin(page)
+    text = finished(page)
+    for _ in range(2):
+        crash_gpu(fresh_chromium)
+        expect(page.locator("#notice-title")).to_contain_text("The GPU", timeout=PATIENCE_MS)
+    expect(page.locator("#notice-title")).to_have_text("The GPU is gone", timeout=PATIENCE_MS)
+    expect(page.locator("#notice-text")).to_contain_text("Restart the browser")
+    assert page.locator(".message.answer .text").last.inner_text() == text
+    page.reload()
+    page.wait_for_selector("body[data-ui=ready]")
+    page.click("#chats .open")
+    assert page.locator(".message.answer .text").last.inner_text() == text
