@@ -10,7 +10,7 @@
 
 const FOLDER = 'jerboa'; // of the origin's private file system, and the start of our CacheStorage names
 const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit was seen to fail above 64 MB
-const HANDLES = 16; // kept open at a time
+const HANDLES = 4; // kept open at a time
 
 const absent = name => new DOMException(`${name} is not in the store`, 'NotFoundError');
 const full = name => new DOMException(`no room for ${name}`, 'QuotaExceededError');
@@ -28,7 +28,13 @@ class Opfs {
   static async open(root) {
     let top = await navigator.storage.getDirectory();
     for (const part of [FOLDER, root]) top = await top.getDirectoryHandle(part, { create: true });
-    const name = `probe-${crypto.randomUUID()}`; // what is missing differs by browser: only a write tells
+    await Opfs.#probe(top).catch(error => { if (error.name !== 'QuotaExceededError') throw error; });
+    return new Opfs(top);
+  }
+
+  /** What is missing differs by browser: only a write tells. A store that is full is not missing. */
+  static async #probe(top) {
+    const name = `probe-${crypto.randomUUID()}`;
     const file = await top.getFileHandle(name, { create: true });
     try {
       const handle = await file.createSyncAccessHandle();
@@ -40,7 +46,6 @@ class Opfs {
     } finally {
       await top.removeEntry(name).catch(() => {});
     }
-    return new Opfs(top);
   }
 
   async #folder(parts, create) {
@@ -117,7 +122,21 @@ class Opfs {
     return data.subarray(0, handle.read(data, { at: start }));
   }
 
-  async write(name, offset, data) {
+  /** Chromium sets a MiB and more aside for each file that is open: when there is no room, again with all closed. */
+  async #roomy(work) {
+    try {
+      await work();
+    } catch (error) {
+      if (error.name !== 'QuotaExceededError') throw error;
+      await this.close();
+      await work();
+    }
+  }
+
+  write(name, offset, data) { return this.#roomy(() => this.#put(name, offset, data)); }
+  replace(name, data) { return this.#roomy(() => this.#replace(name, data)); }
+
+  async #put(name, offset, data) {
     const handle = await this.#handle(name, true);
     if (handle.write(data, { at: offset }) < data.byteLength) throw full(name);
   }
@@ -127,7 +146,7 @@ class Opfs {
   }
 
   /** Written beside it and then moved over it. */
-  async replace(name, data) {
+  async #replace(name, data) {
     const beside = `${name}.new`;
     const handle = await this.#handle(beside, true);
     try {

@@ -212,6 +212,25 @@ def blind_chromium(playwright: Any) -> Iterator[Browser]:
     browser.close()
 
 
+@pytest.fixture(scope="module")
+def kept_profile(
+    playwright: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    """Chromium with a profile on disk: a private window's file system lies in memory and has no quota of its own."""
+    context: BrowserContext = playwright.chromium.launch_persistent_context(
+        tmp_path_factory.mktemp("profile"), executable_path=chromium_path(), args=WEBGPU_FLAGS
+    )
+    yield context
+    context.close()
+
+
+def set_quota(page: Page, site: PageServer, nbytes: int) -> None:
+    """What Chromium lets the origin keep, until the page's context is closed."""
+    session = page.context.new_cdp_session(page)
+    origin = site.url.rstrip("/")
+    session.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": nbytes})
+
+
 def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[BrowserContext, list[str]]:
     """A fresh profile (`options` of new_context) and the list of requests that left the origin. Without service
     workers, which would fetch the whole shell for each: test_offline.py has those."""

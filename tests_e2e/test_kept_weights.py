@@ -20,6 +20,7 @@ from tests_e2e.conftest import (
     Probe,
     TestHandler,
     blank_page,
+    set_quota,
     watched,
 )
 
@@ -60,8 +61,8 @@ def open_probe(context: BrowserContext, site: PageServer) -> Probe:
     return Probe(blank_page(context, site), "py314")
 
 
-def keep(probe: Probe, site: PageServer, revision: str = "") -> dict[str, Any]:
-    loaded: dict[str, Any] = probe("keep", site.url + "models", f"{ORGANISATION}/{MODEL}{revision}")
+def keep(probe: Probe, site: PageServer, revision: str = "", name: str = MODEL) -> dict[str, Any]:
+    loaded: dict[str, Any] = probe("keep", site.url + "models", f"{ORGANISATION}/{name}{revision}")
     return loaded
 
 
@@ -189,6 +190,28 @@ def test_two_tabs_fetch_once(
     loaded = [end(tab) for tab in tabs]
     assert loaded[0]["sums"] == loaded[1]["sums"]
     assert weights_asked(asked) <= 1.05 * SIZE
+
+
+def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
+    kept_profile: BrowserContext, site: PageServer
+) -> None:
+    """Chromium sets a MiB or more aside for each open file, so the numbers are coarse."""
+    large, used = "lfm2-conv-bias-untied-f32", {}
+    probe = Probe(blank_page(kept_profile, site), "py314")
+    for name in ("qwen2-f32", "gemma3-text-bf16", MODEL):
+        used[name] = keep(probe, site, name=name)
+    set_quota(probe.worker.page, site, 2_700_000)
+    loaded = keep(probe, site, name=large)
+    assert loaded["kept"] is True and loaded["notes"] == []
+    there = " ".join(probe("stored_files", "/blobs/"))
+    assert large in there and MODEL in there and "qwen2-f32" not in there, "the oldest one is gone"
+    set_quota(probe.worker.page, site, 300_000)
+    again = keep(probe, site, name="qwen2-f32")
+    assert again["sums"] == used["qwen2-f32"]["sums"]
+    assert again["kept"] is False and "not kept on this device" in again["notes"][0]
+    set_quota(probe.worker.page, site, 10**9)
+    assert keep(probe, site, name="qwen2-f32") == used["qwen2-f32"]
+    probe.worker.page.close()
 
 
 def test_the_page_lists_what_is_kept_and_deletes_it(

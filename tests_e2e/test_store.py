@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import CHROMIUM_FLAGS, Probe, blank_page
+from tests_e2e.conftest import Probe, blank_page, set_quota
 from tests_e2e.native import native
 
 KINDS = ("Opfs", "Pieces", "Memory")
@@ -24,20 +20,6 @@ def test_store_equals_files(probe: Probe, kind: str, tmp_path: Path) -> None:
     assert probe("store", kind, name) == native("store", kind, str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def kept_profile(
-    playwright: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BrowserContext]:
-    """Chromium with a profile on disk: a private window's file system lies in memory and has no quota of its own."""
-    path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
-    folder = str(tmp_path_factory.mktemp("profile"))
-    context = playwright.chromium.launch_persistent_context(
-        folder, executable_path=path, args=CHROMIUM_FLAGS
-    )
-    yield context
-    context.close()
-
-
 @pytest.mark.parametrize("kind", ["Opfs", "Pieces"])
 def test_a_used_up_quota_is_said_and_loses_nothing(
     kept_profile: BrowserContext, site: PageServer, kind: str
@@ -45,10 +27,7 @@ def test_a_used_up_quota_is_said_and_loses_nothing(
     page = blank_page(kept_profile, site)
     probe = Probe(page, "py314")
     probe("random_number")  # Python is there before the quota is
-    session = kept_profile.new_cdp_session(page)
-    session.send(
-        "Storage.overrideQuotaForOrigin", {"origin": site.url.rstrip("/"), "quotaSize": 60 << 20}
-    )
+    set_quota(page, site, 60 << 20)
     seen = probe("fill_store", kind, f"full-{kind}", 100)
     page.close()
     assert 0 < seen["count"] < 100

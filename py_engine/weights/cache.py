@@ -530,18 +530,14 @@ class KeptRepository(Repository):
         self._unmarked = 0
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
-        """Do something in the store; when there is no room make some and try once more; when that fails go on without
-        the store. Whether it was done."""
+        """Do something in the store; when there is no room make some and try again; when that fails go on without the
+        store. Whether it was done."""
         assert self._library is not None
         try:
             try:
                 await work()
             except StorageFullError:
-                if not await self._library.make_room(
-                    max(self._missing(), ROOM_BYTES), self._manifest
-                ):
-                    raise
-                await work()
+                await self._make_room(work)
             return True
         except StorageFullError as error:
             self._note(f"The model is not kept on this device: {error}")
@@ -556,6 +552,18 @@ class KeptRepository(Repository):
                 stored.spans = Spans()
         self._pending.clear()
         return False
+
+    async def _make_room(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Delete other models for what this load still writes, then one by one (stores set more aside than is
+        written), until the work succeeds. Raises StorageFullError when none is left."""
+        assert self._library is not None
+        wanted = max(self._missing(), ROOM_BYTES)
+        while await self._library.make_room(wanted, self._manifest):
+            try:
+                return await work()
+            except StorageFullError:
+                wanted = 1
+        raise StorageFullError("there is no room, and no older model to delete.")
 
     def _missing(self) -> int:
         """Bytes that this load will still write."""
