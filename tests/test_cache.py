@@ -155,6 +155,30 @@ def test_a_hub_in_trouble_does_not_hold_up_what_is_here(
     assert warm == tensors and len(notes) == (fault != 404)  # 404: a mirror without listings
 
 
+def test_a_mirror_without_listings_is_kept_too(
+    server: HubServer,
+    tensors: dict[str, bytes],
+    hub: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "listing", False)
+    assert once()[0] == tensors
+    server.requests.clear()
+    assert once(address=f"{NAME}@{COMMIT}")[0] == tensors
+    assert server.requests == [], "not for files either that the repository does not have"
+    blob = blob_of(hub)
+    body = bytearray(blob.read_bytes())
+    body[-3] ^= 1
+    blob.write_bytes(body)
+    warm, _, notes = once()
+    assert warm == tensors and "t11 was damaged" in notes[0]
+    found = stored(FaultIo())
+    assert found is not None and found.files[FILE].sum == hub_module._sha256(root / NAME / FILE)
+    server.close()
+    assert once()[0] == tensors
+
+
 def test_huggingface_hub_reads_what_was_stored(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +316,7 @@ def test_a_large_tensor_goes_on_at_the_missing_range(
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
-def blob_of(hub: Path, root: Path, name: str = FILE) -> Path:
+def blob_of(hub: Path, name: str = FILE) -> Path:
     return (hub / FOLDER / "snapshots" / COMMIT / name).resolve()
 
 
@@ -301,7 +325,7 @@ def test_one_flipped_bit_is_found_fetched_again_and_named(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, tensor: str
 ) -> None:
     once()
-    blob, whole = blob_of(hub, root), (root / NAME / FILE).read_bytes()
+    blob, whole = blob_of(hub), (root / NAME / FILE).read_bytes()
     at = whole.index(tensors[tensor]) + len(tensors[tensor]) // 2
     damaged = bytearray(whole)
     damaged[at] ^= 1 << (at % 8)
@@ -320,13 +344,13 @@ def test_a_damaged_small_file_is_fetched_again(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, name: str
 ) -> None:
     once()
-    blob = blob_of(hub, root, name)
+    blob = blob_of(hub, name)
     body = bytearray(blob.read_bytes())
     body[3] ^= 4
     blob.write_bytes(body)
     warm, _, notes = once()
     assert warm == tensors and len(notes) == 1 and name in notes[0]
-    assert blob_of(hub, root, name).read_bytes() == (root / NAME / name).read_bytes()
+    assert blob_of(hub, name).read_bytes() == (root / NAME / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -336,7 +360,7 @@ def test_somebody_took_files_away(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, how: str
 ) -> None:
     once()
-    blob, index = blob_of(hub, root), hub / FOLDER / "jerboa" / f"{COMMIT}.json"
+    blob, index = blob_of(hub), hub / FOLDER / "jerboa" / f"{COMMIT}.json"
     if how == "removed":
         blob.unlink()
     elif how == "cut":
@@ -356,7 +380,7 @@ def test_damage_that_cannot_be_repaired_offline_is_said(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path
 ) -> None:
     once()
-    blob = blob_of(hub, root)
+    blob = blob_of(hub)
     body = bytearray(blob.read_bytes())
     body[-1] ^= 1
     blob.write_bytes(body)

@@ -348,7 +348,7 @@ class KeptRepository(Repository):
 
     async def _hash(self, name: str, stored: Stored, start: int, data: Bytes) -> None:
         """Add bytes to the file's sha256 when they follow on those before."""
-        if stored.sum is None or stored.checked or self._complete:
+        if stored.checked or self._complete:
             return
         if start == 0 and name not in self._hashers:
             self._hashers[name] = (self.io.sha256(), 0)
@@ -446,10 +446,11 @@ class KeptRepository(Repository):
         return again
 
     async def _verified(self, name: str, stored: Stored) -> bool:
-        """Compare a file's sha256 with the hub's, if it is here whole or nearly; False: it is to be read again."""
-        if stored.sum is None or stored.checked or self._complete and name not in self._fresh:
+        """Compare a file's sha256 with the hub's, if it is here whole or nearly; False: it is to be read again. Where
+        the hub gives none, it is noted for `cache verify`."""
+        if stored.checked or self._complete and name not in self._fresh:
             return True
-        if self.kept and (stored.size - stored.spans.nbytes) * REST <= stored.size:
+        if self.kept and stored.sum and (stored.size - stored.spans.nbytes) * REST <= stored.size:
             for a, b, here in list(stored.spans.cut(0, stored.size)):
                 for start in range(a, b, CATCH_UP_BYTES) if not here else ():
                     await self._gather(name, stored, start, min(b, start + CATCH_UP_BYTES), None)
@@ -465,9 +466,11 @@ class KeptRepository(Repository):
                     return True  # not all of it is here
                 await hasher.update(part)
                 seen = end
-            stored.checked = await hasher.hexdigest() == stored.sum
+            sum_ = await hasher.hexdigest()
         finally:
             hasher.close()
+        stored.sum = stored.sum or sum_
+        stored.checked = stored.sum == sum_
         if not stored.checked:
             await self._refuse(name, stored)
         return stored.checked
