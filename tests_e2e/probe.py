@@ -658,6 +658,13 @@ async def keep(endpoint: str, repo: str) -> dict[str, Any]:
         gpu.close()
 
 
+async def store_kind() -> str:
+    """Which kind of store this browser gives."""
+    from py_engine.host import open_io
+
+    return (await open_io().open_store("models")).kind
+
+
 async def stored_files(part: str) -> dict[str, int]:
     """Sizes of the files in the store of models whose name contains `part`."""
     from py_engine.host import open_io

@@ -22,6 +22,8 @@ import pytest
 
 from devtools.page_server import PageServer
 from devtools.site import Site
+from tests_e2e.conftest import TestHandler, TestSite
+from tests_e2e.native import native
 from tests_e2e.published import PARTS, Published, published  # noqa: F401  (a fixture)
 
 WINDOW = Path(__file__).with_name("webkitgtk_window.py")
@@ -38,6 +40,9 @@ HELPERS = """const h = await import('./device_storage.mjs');
 START = """window.heard = [];
   window.worker = new Worker('worker.mjs', {type: 'module'});
   worker.onmessage = ({data}) => heard.push(data); return true;"""
+PROBE = """window.heard = [];
+  window.probe = new Worker('probe.mjs', {type: 'module', name: 'py314'});
+  probe.onmessage = ({data}) => heard.push(data); return true;"""
 BOOTED = "return heard.find(m => m.status === 'booted' || m.status === 'error')"
 STORED = "return heard.find(m => m.status === 'log' && m.message.includes('snapshot'))"
 ASK = "worker.postMessage({type: 'load', id: 1, repo: 'tiny/x'}); return true;"
@@ -163,6 +168,25 @@ def test_all_but_the_gpu_works_with_and_without_the_server(display: str, tmp_pat
         print(
             f"boot in WebKitGTK: {booted['boot_ms']} ms cold, {again['boot_ms']} from the snapshot"
         )
+
+
+def test_the_store_is_cut_into_entries_of_a_cache(display: str, tmp_path: Path) -> None:
+    """It has a private file system and no synchronous handles for it."""
+    server = PageServer(TestSite())
+    server.RequestHandlerClass = TestHandler
+    with server, browser(display, tmp_path / "profile") as web:
+        web.open(server.url + "probe.html")
+        web.run(PROBE)
+
+        def probe(name: str, *arguments: str) -> Any:
+            call = {"id": name, "name": name, "args": arguments}
+            web.run(f"probe.postMessage({json.dumps(call)}); return true;")
+            answer = web.until(f"return heard.find(m => m.id === {json.dumps(name)})")
+            assert "value" in answer, answer
+            return answer["value"]
+
+        assert probe("store_kind") == "cache-storage"
+        assert probe("store", "Pieces", "test") == native("store", "", str(tmp_path / "files"))
 
 
 def test_an_open_tab_keeps_its_version(
