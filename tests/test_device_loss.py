@@ -6,12 +6,15 @@ The device is really destroyed, behind the engine's back.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from py_engine.errors import DeviceLostError, NoAdapterError, OutOfMemoryError
+from py_engine.graph.submit import GroupedSubmit
 from py_engine.host import open_gpu
 from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_native import NativeGpu
@@ -21,6 +24,7 @@ from py_engine.serve.engine import Engine
 from py_engine.serve.recovery import MOST_LOSSES, DeviceEvent
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
+from tests.hub_server import hub_server
 
 MODELS = ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64")  # a KV cache; a recurrent state as well
 PROMPT = [40 + i % 150 for i in range(70)]
@@ -78,9 +82,11 @@ class Rig:
         self.engine: Engine
 
     def load(self, model: str = MODELS[0], **options: Any) -> Rig:
+        return self.load_address(str(reference.folder(model)), **options)
+
+    def load_address(self, address: str, **options: Any) -> Rig:
         options = {"host": "wgpu", "dtype": "f32", "context": 128, **options}
-        folder = str(reference.folder(model))
-        self.engine = self.run(Engine.load(folder, on_device=self.events.append, **options))
+        self.engine = self.run(Engine.load(address, on_device=self.events.append, **options))
         return self
 
     async def answer(self, lose_at: tuple[int, ...] = (), **options: Any) -> Any:
@@ -189,6 +195,43 @@ def test_lost_in_decode_in_prefill_and_while_idle(
     turn = rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True))
     rig.run(rig.engine.logits([1]))
     assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
+
+
+def test_what_else_is_kept(rig: Rig) -> None:
+    """How commands are submitted; and a session saved after a loss is that of before: its tokens are run again."""
+    rig.load(MODELS[1], strategy=GroupedSubmit(4, 2))
+    greedy = rig.run(rig.answer())
+    seen = list(rig.engine._loaded.decoder.prefix.ids)
+    rig.engine._loaded.decoder.strategy = proven = GroupedSubmit(16, 2)
+    rig.devices.lose()
+    rig.run(rig.engine.save_session("s"))
+    assert rig.engine._loaded.decoder.strategy == proven
+    assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+    rig.run(rig.engine.logits([1]))
+    rig.devices.lose()
+    rig.run(rig.engine.restore_session("s"))
+    assert rig.engine._loaded.decoder.prefix.ids == seen
+    follow = [*PROMPT, *greedy.tokens, 5]
+    turn = rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True))
+    rig.run(rig.engine.logits([1]))
+    assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
+
+
+def test_the_model_comes_from_what_is_kept_here(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its commit, wherever the branch is now: the hub is not asked for anything, and need not be there."""
+    shutil.copytree(reference.folder(MODELS[0]), tmp_path / "root" / "org" / "tiny")
+    with hub_server(tmp_path / "root") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        rig.load_address("org/tiny")
+        asked = len(hub.requests)
+        greedy = rig.run(rig.answer())
+        assert rig.run(rig.answer((4,))).tokens == greedy.tokens
+        assert len(hub.requests) == asked > 0
+    assert rig.run(rig.answer((4,))).tokens == greedy.tokens
+    assert rig.engine.info()["model"] == "org/tiny"
 
 
 def test_lost_while_loading(rig: Rig) -> None:

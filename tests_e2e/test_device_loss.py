@@ -18,7 +18,8 @@ from tests_e2e.conftest import (
     watched,
 )
 
-MODEL = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text
+MODEL = "qwen3-mlx4-g128"
+HYBRID = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text
 PATIENCE_MS = PATIENCE_S * 1000
 SETTINGS = (
     "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 60}))"
@@ -32,11 +33,11 @@ def crash_gpu(browser: Browser) -> None:
     session.detach()
 
 
-def open_page(browser: Browser, site: PageServer) -> Page:
-    """The page with MODEL loaded."""
+def open_page(browser: Browser, site: PageServer, model: str) -> Page:
+    """The page with the model loaded."""
     site.site.offered = [
         {
-            "id": f"{ORGANISATION}/{MODEL}",
+            "id": f"{ORGANISATION}/{model}",
             "label": "Tiny",
             "kind": "base",
             "note": "Random weights.",
@@ -78,7 +79,7 @@ def finished(page: Page) -> str:
 @pytest.mark.parametrize("fresh_chromium", [WEBGPU_FLAGS], indirect=True, ids=["chromium"])
 def test_an_answer_outlives_the_gpu_process(fresh_chromium: Browser, site: PageServer) -> None:
     """Lost while it answers, and again while nothing runs: the same text as undisturbed, in the same chat."""
-    page = open_page(fresh_chromium, site)
+    page = open_page(fresh_chromium, site, HYBRID)
     begin(page)
     undisturbed = finished(page)
     assert undisturbed
@@ -108,7 +109,7 @@ LIMITED = [flag for flag in WEBGPU_FLAGS if flag not in CRASH_FLAGS]
 @pytest.mark.parametrize("fresh_chromium", [LIMITED], indirect=True, ids=["chromium"])
 def test_no_gpu_after_a_loss(fresh_chromium: Browser, site: PageServer) -> None:
     """Chromium gives none after the second crash: the page says so and what to do, and the chat is still there."""
-    page = open_page(fresh_chromium, site)
+    page = open_page(fresh_chromium, site, MODEL)
     begin(page)
     text = finished(page)
     for _ in range(2):

@@ -115,5 +115,5 @@ class Recovery:
             await asyncio.sleep(_PAUSE_S)
         raise NoAdapterError(
             "the GPU was lost, and there is none any more. Restart the browser or the program (a browser that lost its "
-            f"GPU twice may refuse it until then); nothing else is lost. ({failure})"
+            f"GPU twice may refuse it until then); nothing else is lost. ({str(failure).split('. ')[0]}.)"
         ) from failure
