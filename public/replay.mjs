@@ -15,7 +15,8 @@ export class Device {
     this.queue = device.queue;
     this.lost = null;        // once lost: "reason: message"
     this.uncaptured = null;  // the first error outside any scope
-    this.scopes = [];        // [what, promise of validation error, promise of out-of-memory error]
+    this.open = new Set();   // promises of the scopes whose errors are not known yet
+    this.failed = null;      // the first error that a scope told of: [what, kind, message]
     this.loop = Promise.resolve(); // ends when the newest decode loop has given its slots back
     this.clear();
     device.addEventListener('uncapturederror', event => {
@@ -42,22 +43,22 @@ export class Device {
       return make();
     } finally {
       const none = () => null; // a lost device: `lost` tells of it
-      this.scopes.push([what, this.device.popErrorScope().catch(none), this.device.popErrorScope().catch(none)]);
+      const errors = [this.device.popErrorScope().catch(none), this.device.popErrorScope().catch(none)];
+      const closed = Promise.all(errors).then(([validation, memory]) => {
+        this.open.delete(closed);
+        if (memory) this.failed ??= [what, 'out-of-memory', memory.message];
+        if (validation) this.failed ??= [what, 'validation', validation.message];
+      });
+      this.open.add(closed);
     }
   }
 
-  /** The first error of the scopes closed since the last call, as [what, kind, message], or null. */
+  /** The first error since the last call, as [what, kind, message], or null. */
   async firstError() {
-    const scopes = this.scopes;
-    this.scopes = [];
-    let first = null;
-    for (const [what, validation, memory] of scopes) {
-      const [v, m] = [await validation, await memory];
-      if (m) first ??= [what, 'out-of-memory', m.message];
-      if (v) first ??= [what, 'validation', v.message];
-    }
-    if (!first && this.uncaptured) first = ['a command', 'validation', this.uncaptured];
-    this.uncaptured = null;
+    await Promise.all(this.open);
+    const outside = this.uncaptured && ['a command', 'validation', this.uncaptured];
+    const first = this.failed ?? outside ?? null;
+    this.failed = this.uncaptured = null;
     return first;
   }
 
