@@ -20,7 +20,8 @@ class Crash:
     """`smaller`: {"context", "group"} to go on with, either None; `model`: the id of what was in use."""
 
     def __init__(self, message):
-        phase, context = message["phase"], message["context"]
+        phase = message["phase"]
+        context = message.get("context")  # None is undefined in JavaScript, and gone on the way
         self.model = message["model"]
         name = self.model.split(":")[-1].split("/")[-1] or "a model"
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
@@ -40,12 +41,12 @@ class Crash:
         if fewer:
             self.smaller["context"] = fewer[0]
             words.append(f"a context of {fewer[0]} tokens")
-        if phase == "generate" and (message["group"] or 1) > 1:
+        if phase == "generate" and (message.get("group") or 1) > 1:
             self.smaller["group"] = 1
             words.append("the slowest and safest way to submit")
         if words:
             self.button = "Load with " + " and ".join(words)
-            self.text += " The settings keep it; Reset there undoes it."
+            self.text += " The smaller setting is kept; Reset in the settings undoes it."
 
     def show(self):
         """Tell it above the message box."""

@@ -68,10 +68,10 @@ class TestSite(Site):
     stall_s = 0.0
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe.* and tokenizers/NAME.json lie beside the page's files."""
+        """tests_e2e/probe.*, webkit_shim.mjs and tokenizers/NAME.json lie beside the page's files."""
         if path.startswith("/tokenizers/"):
             return tokenizer_json(path.removeprefix("/tokenizers/").removesuffix(".json"))
-        if path.startswith("/probe."):
+        if path.startswith("/probe.") or path == "/webkit_shim.mjs":
             return HERE / path.lstrip("/")
         return super().find(path)
 
