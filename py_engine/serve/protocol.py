@@ -329,7 +329,8 @@ class Ready:
 class Device:
     """The GPU device was lost; a load or generate that it interrupted goes on by itself, or ends with its own error.
 
-    `state`, `during`, `losses` and `message` are those of DeviceEvent in serve/recovery.py.
+    `state`, `during`, `losses` and `message` are those of DeviceEvent in serve/recovery.py. Between "lost" and
+    "recovered" the model is loaded again: loading, progress and note come once more, with the id of its load.
     """
 
     status: ClassVar[str] = "device"

@@ -78,7 +78,7 @@ class Recovery:
             raise
         if self.losses:
             name = placed[0].info.description or placed[0].info.device or "the GPU"
-            self._tell(DeviceEvent("recovered", during, self.losses, f"going on on {name}"))
+            self._tell(DeviceEvent("recovered", during, self.losses, f"the model is on {name}"))
         return placed
 
     async def _load(self, abort: Abort) -> tuple[Gpu, Loaded]:
