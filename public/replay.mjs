@@ -243,7 +243,7 @@ export class DecodeLoop {
   async next() {
     if (!this.#results.length && !this.#ended) await this.#arrival();
     const wait = this.#handed + CROSSING_MS - performance.now();
-    if (wait > 0 && !this.#ended) await Promise.race([sleep(wait), this.finished]);
+    if (wait > 0 && !this.#ended) await Promise.race([sleep(Math.ceil(wait)), this.finished]); // timers drop fractions
     if (!this.#results.length && this.#failure) throw this.#failure;
     this.#handed = performance.now();
     const words = this.#results.splice(0);

@@ -71,7 +71,7 @@ class Library:
 
     async def touch(self, manifest: Manifest) -> None:
         """Note that it is used now."""
-        await self.store.replace(manifest.name("used"), f"{self._io.time():.0f}".encode())
+        await self.store.replace(manifest.name("used"), f"{self._io.time():.3f}".encode())
 
     async def settle(self, manifest: Manifest) -> None:
         """Find where the bytes lie, and forget those that are not there (somebody cut or removed the file)."""
