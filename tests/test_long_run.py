@@ -1,0 +1,80 @@
+"""Loads and generations again and again: no buffer stays, and Python's heap is flat."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from py_engine.host.gpu import Gpu
+from py_engine.serve.engine import Engine
+from tests.conftest import Runner
+
+pytestmark = pytest.mark.slow
+
+MODEL = str(Path(__file__).parent / "goldens" / "qwen3.5-mlx4-g64")
+# What Python itself keeps now and then (interned strings, caches of asyncio and re) is far below a leak of even one
+# small object a round: 100 bytes each.
+LEAK_BYTES = 100
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """wgpu only: what is counted belongs to the engine, not to the host."""
+    return open_software_gpu("wgpu")
+
+
+def growth(run: Runner, once: Callable[[], Awaitable[None]], rounds: int) -> float:
+    """Bytes of Python's heap that a round leaves behind, after as many rounds that nobody counts."""
+
+    async def all_of_them() -> float:
+        for _ in range(rounds // 2):
+            await once()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for _ in range(3):  # tracemalloc itself settles
+                await once()
+            gc.collect()
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(rounds // 2):
+                await once()
+            gc.collect()
+            return (tracemalloc.get_traced_memory()[0] - before) / (rounds // 2)
+        finally:
+            tracemalloc.stop()
+
+    return float(run(all_of_them()))
+
+
+def test_loads_and_disposes(gpu: Gpu, run: Runner) -> None:
+    counts = []
+
+    async def once() -> None:
+        async with await Engine.load(MODEL, gpu=gpu, context=64) as engine:
+            await engine.generate([1, 2, 3], max_tokens=2, temperature=0.0, ignore_eos=True)
+        counts.append((gpu.counters.live_buffers, gpu.counters.live_bytes))
+
+    left = growth(run, once, 100)
+    assert len(set(counts)) == 1 and counts[-1][1] <= 1024, "only the host's ring of results stays"
+    assert left < 200 * LEAK_BYTES, f"{left:.0f} bytes a load"
+
+
+def test_short_generations(gpu: Gpu, run: Runner) -> None:
+    engine = run(Engine.load(MODEL, gpu=gpu, context=64))
+    ids, answers = [1, 2, 3], set()
+
+    async def once() -> None:
+        answers.add(tuple(await engine.generate_ids(ids, max_tokens=2, ignore_eos=True)))
+
+    try:
+        run(once())
+        made = (gpu.counters.buffers_created, gpu.counters.bind_groups_created)
+        assert growth(run, once, 2000) < LEAK_BYTES
+        assert (gpu.counters.buffers_created, gpu.counters.bind_groups_created) == made
+        assert len(answers) == 1
+    finally:
+        run(engine.close())
