@@ -350,6 +350,9 @@ class Host:
         self._send(Result(message.id, value))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
+        if message.load:
+            await self._bench_load(message)
+            return
         from py_engine.diagnostics.bench import BenchOptions, bench
 
         options = BenchOptions(
@@ -364,6 +367,20 @@ class Host:
             abort.check()
             engine = await self._open(message.id, message.model, message.options, abort)
             value = await bench(engine, options)
+        self._send(Result(message.id, value))
+
+    async def _bench_load(self, message: Bench) -> None:
+        from py_engine.diagnostics.load_bench import bench_load
+
+        def note(text: str) -> None:
+            self._send(Note(message.id, text))
+
+        async with self._turn:
+            gpu = await open_gpu()
+            try:
+                value = await bench_load(message.model, gpu, open_io(), message.runs, note)
+            finally:
+                gpu.close()
         self._send(Result(message.id, value))
 
     async def _diagnose(self, message: Diagnose) -> None:

@@ -182,6 +182,7 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
                 "runs": arguments.runs,
                 "probe": arguments.probe,
                 "profile": arguments.profile,
+                "load": arguments.load,
                 "sampling": {
                     k: getattr(arguments, k)
                     for k in ("temperature", "top_k", "top_p", "presence_penalty")
@@ -237,6 +238,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--probe", action="store_true", help="also the memory bandwidth")
     parser.add_argument("--profile", action="store_true", help="also the time of each kernel")
+    parser.add_argument(
+        "--load", action="store_true", help="instead: a warm load, beside its bytes alone"
+    )
     parser.add_argument("--temperature", type=float, help="this and the next three: default greedy")
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--top-p", type=float)

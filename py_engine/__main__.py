@@ -137,6 +137,9 @@ def _write_npy(path: Path, values: memoryview[float]) -> None:
 
 
 async def _bench(args: argparse.Namespace) -> None:
+    if args.load:
+        print(json.dumps(await _bench_load(args)))
+        return
     from py_engine.diagnostics.bench import BenchOptions, bench
     from py_engine.diagnostics.tables import profile_text
 
@@ -153,6 +156,22 @@ async def _bench(args: argparse.Namespace) -> None:
     print(json.dumps(result, indent=2))
     if found:
         print(profile_text(found))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+async def _bench_load(args: argparse.Namespace) -> dict[str, Any]:
+    from py_engine.diagnostics.load_bench import bench_load
+    from py_engine.host import open_gpu, open_io
+
+    gpu, io = await open_gpu(args.host), open_io()
+    try:
+        return await bench_load(args.model, gpu, io, args.runs, _say)
+    finally:
+        io.close()
+        gpu.close()
 
 
 async def _estimate(args: argparse.Namespace) -> None:
@@ -361,6 +380,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--runs", type=int, default=3)
     p.add_argument("--probe", action="store_true", help="also the memory bandwidth and its use")
     p.add_argument("--profile", action="store_true", help="also the time of each kernel")
+    p.add_argument(
+        "--load",
+        action="store_true",
+        help="instead: how long its kept weights take to load, beside reading and uploading the bytes alone",
+    )
     for name, kind in SAMPLING.items():
         p.add_argument("--" + name.replace("_", "-"), type=kind, help="default: greedy")
     p.set_defaults(run=_bench)

@@ -68,7 +68,17 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
         result[key + "_all"] = [round(row[key], 4) for row in rows]
     result |= {
         k: info[k]
-        for k in ("dtype", "load_s", "plan", "memory", "traffic", "tuning", "adapter", "features")
+        for k in (
+            "dtype",
+            "load_s",
+            "plan",
+            "memory",
+            "traffic",
+            "tuning",
+            "self_check",
+            "adapter",
+            "features",
+        )
     }
     head = "greedy" if sampling["temperature"] == 0 else "sampled"
     if options.probe or options.profile:

@@ -207,6 +207,7 @@ class Bench:
     options: LoadOptions = field(default_factory=LoadOptions)
     probe: bool = False  # also the device's memory bandwidth
     profile: bool = False  # also the time of each kernel
+    load: bool = False  # instead: how long its kept weights take to load (py_engine/diagnostics/load_bench.py)
     sampling: GenerateOptions = field(default_factory=GenerateOptions)  # absent: greedy
 
 
