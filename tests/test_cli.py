@@ -99,6 +99,21 @@ def test_random_preset_of_true_shapes() -> None:
     assert got["memory"]["weights_bytes"] < 155e6  # 268 M weights of 4.5 bits
 
 
+def test_warm_loads_beside_their_bytes() -> None:
+    """`./dev bench --load`: the folder goes through a hub into a cache of its own, then is loaded from there."""
+    folder = reference.folder("qwen2-mlx4-g64")
+    with software_adapter("wgpu"):
+        done = subprocess.run(
+            [sys.executable, "-m", "devtools.load_bench", str(folder), "--host", "wgpu", "--runs", "2"],
+            cwd=ROOT, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    got = last_line(done)
+    size = (folder / "model.safetensors").stat().st_size
+    assert not got["kept_before"] and 0.9 * size < got["bytes"] <= size
+    assert len(got["bytes_s"]) == len(got["load_s"]) == 2 and got["ratio"] > 0
+
+
 def test_logits_file(tmp_path: Path) -> None:
     out = tmp_path / "logits.npy"
     folder = reference.folder("qwen3-bf16")
