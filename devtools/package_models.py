@@ -146,8 +146,9 @@ def prepare(model: PackagedModel, bits: int | None = None, models: Path = MODELS
         ).returncode
         if status or not is_ready(partial):
             raise PackageModelError(f"{model.name}: failed: {' '.join(command)}")
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        if not is_ready(out):  # another process may have been quicker, and may read it by now
+            shutil.rmtree(out, ignore_errors=True)
+            partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out

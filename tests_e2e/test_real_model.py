@@ -19,7 +19,6 @@ COUNT = len(ANSWER)
 CONTEXT = 64
 
 
-@pytest.mark.slow
 @pytest.mark.real_model
 def test_real_weights_answer_in_the_browser(browser: Browser) -> None:
     """From the prompt's text to the answer's: hub client, 8-bit weights, tokenizer, kernels, sampler."""

