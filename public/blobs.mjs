@@ -1,15 +1,18 @@
 // Files that the engine keeps on this device, for py_engine/host/store_browser.py: bytes go in and out as Uint8Arrays.
 //
-// openStore(root) gives the first that works here, each with the same methods:
-//   Opfs    the origin private file system below jerboa/ROOT, by synchronous handles (workers only)
-//   Pieces  CacheStorage: a file is cut at multiples of PIECE, one entry each; WebKit has no synchronous handles in
-//           some of its ports, and no private file system in private windows
-//   Memory  gone with the worker
+// openStore(root, records) gives the first that works here, each with the same methods:
+//   Opfs     the origin private file system below jerboa/ROOT, by synchronous handles (workers only)
+//   Pieces   CacheStorage: a file is cut at multiples of PIECE, one entry each; WebKit has no synchronous handles in
+//            some of its ports, and no private file system in private windows
+//   Records  IndexedDB with strict durability, in the place of Pieces where `records` are kept: small, and needed after
+//            a page that died
+//   Memory   gone with the worker
 // Every method may reject with an Error that has a DOMException's name; QuotaExceededError says that there is no room. The
 // caller awaits one call before it makes the next.
 
 const FOLDER = 'jerboa'; // of the origin's private file system, and the start of our CacheStorage names
 const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit was seen to fail above 64 MB
+const RECORD_PIECE = 64 << 10; // of an IndexedDB entry: records are a few hundred bytes
 const HANDLES = 4; // kept open at a time
 
 const absent = name => new DOMException(`${name} is not in the store`, 'NotFoundError');
@@ -191,9 +194,12 @@ class Opfs {
   }
 }
 
-/** Files cut at multiples of PIECE. A subclass says where a piece lies; the one being written waits for `flush`. */
+/** Files cut into pieces of one size. A subclass says where a piece lies; the one being written waits for `flush`. */
 class Cut {
-  #piece = null; // {name, index, data: PIECE bytes, end: bytes in use, changed}
+  #size;
+  #piece = null; // {name, index, data: #size bytes, end: bytes in use, changed}
+
+  constructor(size) { this.#size = size; }
 
   async list(folder) {
     const names = new Set(await this.names());
@@ -204,9 +210,9 @@ class Cut {
   async size(name) {
     const held = this.#piece?.name === name ? this.#piece : null;
     const last = Math.max(-1, ...await this.indices(name));
-    if (!held) return last < 0 ? null : last * PIECE + (await this.get(name, last)).length;
-    const end = held.index * PIECE + held.end;
-    return last <= held.index ? end : last * PIECE + (await this.get(name, last)).length;
+    if (!held) return last < 0 ? null : last * this.#size + (await this.get(name, last)).length;
+    const end = held.index * this.#size + held.end;
+    return last <= held.index ? end : last * this.#size + (await this.get(name, last)).length;
   }
 
   async read(name, start, end) {
@@ -214,9 +220,9 @@ class Cut {
     if (size === null) throw absent(name);
     const data = new Uint8Array(Math.max(0, Math.min(end ?? size, size) - start));
     for (let done = 0; done < data.length;) {
-      const index = Math.floor((start + done) / PIECE);
-      const from = start + done - index * PIECE;
-      const count = Math.min(PIECE - from, data.length - done);
+      const index = Math.floor((start + done) / this.#size);
+      const from = start + done - index * this.#size;
+      const count = Math.min(this.#size - from, data.length - done);
       const held = this.#piece?.name === name && this.#piece.index === index;
       const piece = held ? this.#piece.data : await this.get(name, index);
       if (piece) data.set(piece.subarray(from, from + count), done); // never written: zeros
@@ -227,9 +233,9 @@ class Cut {
 
   async write(name, offset, data) {
     for (let done = 0; done < data.length;) {
-      const index = Math.floor((offset + done) / PIECE);
-      const from = offset + done - index * PIECE;
-      const count = Math.min(PIECE - from, data.length - done);
+      const index = Math.floor((offset + done) / this.#size);
+      const from = offset + done - index * this.#size;
+      const count = Math.min(this.#size - from, data.length - done);
       const piece = await this.#hold(name, index);
       piece.data.set(data.subarray(done, done + count), from);
       piece.end = Math.max(piece.end, from + count);
@@ -242,7 +248,7 @@ class Cut {
     if (this.#piece?.name !== name || this.#piece.index !== index) {
       await this.#settle();
       const old = await this.get(name, index);
-      const data = new Uint8Array(PIECE);
+      const data = new Uint8Array(this.#size);
       if (old) data.set(old);
       this.#piece = { name, index, data, end: old?.length ?? 0, changed: false };
     }
@@ -266,7 +272,7 @@ class Cut {
   }
 
   async replace(name, data) {
-    if (data.length > PIECE) throw new DOMException(`${name} is too large to be replaced at once`, 'NotSupportedError');
+    if (data.length > this.#size) throw new DOMException(`${name} is too large to be replaced at once`, 'NotSupportedError');
     if (this.#piece?.name === name) this.#piece = null;
     await this.put(name, 0, data.slice()); // one entry: it is the old or the new one
   }
@@ -288,7 +294,7 @@ class Pieces extends Cut {
   persistent = true;
   #cache;
 
-  constructor(cache) { super(); this.#cache = cache; }
+  constructor(cache) { super(PIECE); this.#cache = cache; }
 
   static async open(root) {
     const cache = await caches.open(`${FOLDER}-${root}`);
@@ -326,10 +332,54 @@ class Pieces extends Cut {
   }
 }
 
+/** What an IndexedDB request comes to. */
+const settled = request => new Promise((done, failed) => {
+  request.onsuccess = () => done(request.result);
+  request.onerror = () => failed(request.error);
+});
+
+class Records extends Cut {
+  kind = 'indexed-db';
+  persistent = true;
+  #database;
+
+  constructor(database) { super(RECORD_PIECE); this.#database = database; }
+
+  static async open(root) {
+    const asked = indexedDB.open(`${FOLDER}-${root}`, 1);
+    asked.onupgradeneeded = () => asked.result.createObjectStore('pieces'); // [name, index] -> Uint8Array
+    const records = new Records(await settled(asked));
+    await records.names(); // some browsers open what they refuse to use
+    return records;
+  }
+
+  #read(method, ...given) { return settled(this.#database.transaction('pieces').objectStore('pieces')[method](...given)); }
+
+  /** Resolves when it is on the medium. */
+  #change(method, ...given) {
+    return new Promise((done, failed) => {
+      const transaction = this.#database.transaction('pieces', 'readwrite', { durability: 'strict' });
+      transaction.oncomplete = () => done();
+      transaction.onabort = () => failed(transaction.error ?? new DOMException('it was ended', 'UnknownError'));
+      transaction.objectStore('pieces')[method](...given);
+    });
+  }
+
+  #of(name) { return IDBKeyRange.bound([name], [name, []]); } // arrays come behind all numbers
+
+  async names() { return [...new Set((await this.#read('getAllKeys')).map(([name]) => name))]; }
+  async indices(name) { return (await this.#read('getAllKeys', this.#of(name))).map(([, index]) => index); }
+  async get(name, index) { return await this.#read('get', [name, index]) ?? null; }
+  async put(name, index, data) { await this.#change('put', data, [name, index]); }
+  async drop(name) { await this.#change('delete', this.#of(name)); }
+}
+
 class Memory extends Cut {
   kind = 'memory';
   persistent = false;
   #files = new Map(); // name -> Map of index -> bytes
+
+  constructor() { super(PIECE); }
 
   names() { return [...this.#files.keys()]; }
   indices(name) { return [...this.#files.get(name)?.keys() ?? []]; }
@@ -359,8 +409,8 @@ function guarded(store) {
   return { kind, persistent, ...Object.fromEntries(METHODS.map(method => [method, call(method)])) };
 }
 
-/** The store of this root: the first kind of `kinds` that works here. */
-export async function openStore(root, kinds = [Opfs, Pieces]) {
+/** The store of this root: the first kind of `kinds` that works here; by default those for `records` or for all else. */
+export async function openStore(root, records = false, kinds = [Opfs, records ? Records : Pieces]) {
   for (const kind of kinds) {
     try {
       return guarded(await kind.open(root));
@@ -371,7 +421,7 @@ export async function openStore(root, kinds = [Opfs, Pieces]) {
   return guarded(new Memory());
 }
 
-export const KINDS = { Opfs, Pieces };
+export const KINDS = { Opfs, Pieces, Records };
 
 /**
  * Ask for the Web Lock `name`. Resolves to a function that gives it back, and resolves when that is done; to null when

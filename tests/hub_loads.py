@@ -96,8 +96,9 @@ class FaultIo(NativeIo):
         self._before = before
         self.store: FaultStore | None = None
 
-    async def open_store(self, name: str) -> FileStore:
-        self.store = FaultStore((await super().open_store(name)).root, self._before)
+    async def open_store(self, name: str, *, records: bool = False) -> FileStore:
+        opened = await super().open_store(name, records=records)
+        self.store = FaultStore(opened.root, self._before)
         return self.store
 
     async def sleep(self, seconds: float) -> None:

@@ -93,7 +93,7 @@ def test_spoilt_crumbs_and_a_broken_store_are_no_error(
     assert run(told("run")) == []
     assert not list((stores / "crumbs").glob("*.json"))
 
-    async def refuse(self: Any, name: str) -> Any:
+    async def refuse(self: Any, name: str, **options: Any) -> Any:
         raise StorageError("no store")
 
     monkeypatch.setattr(NativeIo, "open_store", refuse)

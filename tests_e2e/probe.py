@@ -6,6 +6,7 @@ Also runs in CPython over the native host, so that both can be compared.
 from __future__ import annotations
 
 import json
+import random
 import struct
 import sys
 from typing import Any
@@ -520,7 +521,7 @@ async def open_store(kind: str, root: str) -> Any:
         from py_engine.host.store_browser import BrowserStore
 
         kinds = to_js([getattr(js.jerboa.blobs.KINDS, kind)] if kind != "Memory" else [])
-        return BrowserStore(root, await js.jerboa.blobs.openStore(root, kinds))
+        return BrowserStore(root, await js.jerboa.blobs.openStore(root, False, kinds))
     from pathlib import Path
 
     from py_engine.host.store_native import FileStore
@@ -591,7 +592,7 @@ async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     from py_engine.host import open_io
 
     io, files = open_io(), await open_store(kind, root)
-    piece, count = bytes(range(256)) * 4096, 0
+    piece, count = random.Random(5).randbytes(1 << 20), 0  # that no database makes smaller
     await files.replace("before", b"as it was")
     try:
         while count < most:
@@ -658,11 +659,27 @@ async def keep(endpoint: str, repo: str) -> dict[str, Any]:
         gpu.close()
 
 
-async def store_kind() -> str:
-    """Which kind of store this browser gives."""
+async def store_kinds() -> list[str]:
+    """Which kinds of store this browser gives, for weights and for records."""
     from py_engine.host import open_io
 
-    return (await open_io().open_store("models")).kind
+    return [(await open_io().open_store("test", records=records)).kind for records in (False, True)]
+
+
+async def write_record(kind: str, text: str) -> None:
+    """Write a record as breadcrumbs are, and one as the calibration is; they are on the medium then."""
+    files = await open_store(kind, f"records-{kind}")
+    await files.write("crumb", 0, text.encode())
+    await files.flush("crumb")
+    await files.replace("record", text.encode())
+
+
+async def read_records(kind: str) -> list[str]:
+    """Both."""
+    from py_engine.host import open_io
+
+    io, files = open_io(), await open_store(kind, f"records-{kind}")
+    return [io.to_bytes(await files.read(name)).decode() for name in ("crumb", "record")]
 
 
 async def stored_files(part: str) -> dict[str, int]:

@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import Probe, blank_page, set_quota
+from tests_e2e.conftest import Probe, blank_page, kill, set_quota
 from tests_e2e.native import native
 
-KINDS = ("Opfs", "Pieces", "Memory")
+KINDS = ("Opfs", "Pieces", "Records", "Memory")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -20,7 +20,7 @@ def test_store_equals_files(probe: Probe, kind: str, tmp_path: Path) -> None:
     assert probe("store", kind, name) == native("store", kind, str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["Opfs", "Pieces"])
+@pytest.mark.parametrize("kind", ["Opfs", "Pieces", "Records"])
 def test_a_used_up_quota_is_said_and_loses_nothing(
     kept_profile: BrowserContext, site: PageServer, kind: str
 ) -> None:
@@ -32,3 +32,15 @@ def test_a_used_up_quota_is_said_and_loses_nothing(
     page.close()
     assert 0 < seen["count"] < 100
     assert "no more room" in seen["full"] and seen["good"] and seen["left"] == []
+
+
+@pytest.mark.parametrize("kind", ["Opfs", "Records"])
+def test_a_record_outlives_a_renderer_that_dies_behind_it(
+    kept_profile: BrowserContext, site: PageServer, kind: str
+) -> None:
+    page = blank_page(kept_profile, site)
+    Probe(page, "py314")("write_record", kind, "before it was tried")
+    kill(page)
+    page = blank_page(kept_profile, site)
+    assert Probe(page, "py314")("read_records", kind) == ["before it was tried"] * 2
+    page.close()

@@ -3,14 +3,13 @@ calibration, memory, and pages that break down. A page is killed by crashing its
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests_e2e.conftest import (
@@ -18,6 +17,7 @@ from tests_e2e.conftest import (
     WEBGPU_FLAGS,
     Worker,
     blank_page,
+    kill,
     launch_chromium,
     watched,
 )
@@ -59,13 +59,6 @@ class Phone:
         values = {"HF_ENDPOINT": self.site.url + "models", "JERBOA_RUN": run, "JERBOA_IOS": "1"}
         worker.ask({"type": "env", "id": "env", "values": values})
         return worker
-
-    def kill(self, page: Page) -> None:
-        """End its renderer at once."""
-        with page.expect_event("crash"), contextlib.suppress(Error):
-            page.goto("chrome://crash")
-        with contextlib.suppress(Error):
-            page.close()
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +106,7 @@ def test_groups_are_calibrated_and_a_death_is_not_repeated(phone: Phone) -> None
     heard = worker.wait(lambda m: m["status"] == "killed")
     assert [m["group"] for m in heard if m["status"] == "calibrated"] == [8]
     assert "16 passes" in heard[-1]["message"]
-    phone.kill(worker.page)
+    kill(worker.page)
 
     worker = phone.worker("second")
     crashed = worker.wait(lambda m: m["status"] == "crashed")[-1]
@@ -159,7 +152,7 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     page = visit()
     page.click("#hero-picker button[type=submit]")
     page.wait_for_function("window.killed", timeout=ENGINE_MS)
-    phone.kill(page)
+    kill(page)
 
     page = visit()
     notice = page.locator("#notice")

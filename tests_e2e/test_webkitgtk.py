@@ -185,8 +185,10 @@ def test_the_store_is_cut_into_entries_of_a_cache(display: str, tmp_path: Path) 
             assert "value" in answer, answer
             return answer["value"]
 
-        assert probe("store_kind") == "cache-storage"
-        assert probe("store", "Pieces", "test") == native("store", "", str(tmp_path / "files"))
+        assert probe("store_kinds") == ["cache-storage", "indexed-db"]
+        files = native("store", "", str(tmp_path / "files"))
+        assert probe("store", "Pieces", "test") == files
+        assert probe("store", "Records", "test-records") == files
 
 
 def test_an_open_tab_keeps_its_version(

@@ -92,9 +92,11 @@ class Io(abc.ABC):
         """Names of the files directly in a folder, sorted."""
 
     @abc.abstractmethod
-    async def open_store(self, name: str) -> BlobStore:
+    async def open_store(self, name: str, *, records: bool = False) -> BlobStore:
         """This device's store `name`: "models" (natively the hub cache that huggingface_hub shares), or any other
-        word for a folder of the engine's own. Raises StorageError where there is none at all."""
+        word for a folder of the engine's own. `records`: small files that must be there after a page or machine that
+        died; what is flushed or replaced is on the medium, or the store is not `persistent`.
+        Raises StorageError where there is none at all."""
 
     @abc.abstractmethod
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:

@@ -135,9 +135,9 @@ class BrowserIo(Io):
             raise FileNotFoundError(f"no folder {path} was picked")
         return sorted(name[len(prefix) :] for name in names if "/" not in name[len(prefix) :])
 
-    async def open_store(self, name: str) -> BrowserStore:
+    async def open_store(self, name: str, *, records: bool = False) -> BrowserStore:
         """See Io.open_store."""
-        return await open_browser_store(name)
+        return await open_browser_store(name, records)
 
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
         """See Io.slice."""

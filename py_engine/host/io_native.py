@@ -245,8 +245,8 @@ class NativeIo(Io):
         except (NotADirectoryError, PermissionError, ValueError) as error:
             raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
 
-    async def open_store(self, name: str) -> FileStore:
-        """See Io.open_store."""
+    async def open_store(self, name: str, *, records: bool = False) -> FileStore:  # noqa: ARG002
+        """See Io.open_store: files are as durable as records."""
         root, shared = default_root(name)
         return FileStore(root, shared=shared)
 

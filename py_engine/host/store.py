@@ -7,6 +7,7 @@ a browser stay JavaScript objects.
     files          plain files: CPython
     opfs           the origin private file system, through synchronous handles: browsers' workers
     cache-storage  CacheStorage, in pieces: where a browser has no such handles
+    indexed-db     IndexedDB, strictly durable: instead of cache-storage for records (host/io.py, open_store)
     memory         gone with the process: where there is neither (`persistent` is False)
 """
 

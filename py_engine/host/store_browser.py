@@ -97,9 +97,9 @@ class BrowserStore(BlobStore):
                 return await method(*arguments)
 
 
-async def open_browser_store(name: str) -> BrowserStore:
-    """The best store that works here."""
-    return BrowserStore(name, await js.jerboa.blobs.openStore(name))
+async def open_browser_store(name: str, records: bool) -> BrowserStore:
+    """The best store that works here; `records` as in Io.open_store."""
+    return BrowserStore(name, await js.jerboa.blobs.openStore(name, records))
 
 
 def _to_array(data: Bytes) -> Any:

@@ -37,7 +37,7 @@ class Breadcrumbs:
         """Begin as `run` (a word), and tell what earlier runs died at, which is then forgotten: {"phase", "model",
         "context", "group"} each. `left`: runs that are known to have ended in peace."""
         with contextlib.suppress(EngineError):
-            store = await self._io.open_store(STORE)
+            store = await self._io.open_store(STORE, records=True)
             if not store.persistent:
                 return []
             found = await self._collect(store, run, left)

@@ -74,7 +74,7 @@ class Calibrator:
         Without a store that outlives the process nothing is tried. One tab at a time calibrates a device.
         Raises HostError, also DeviceLostError, when a candidate broke the device; it is on record as failed then.
         """
-        store = await self._io.open_store(STORE)
+        store = await self._io.open_store(STORE, records=True)
         try:
             if not store.persistent:
                 return
@@ -131,7 +131,7 @@ class Calibrator:
     async def _look(self) -> Calibration:
         """The record as it stands; an empty one where it cannot be read."""
         try:
-            store = await self._io.open_store(STORE)
+            store = await self._io.open_store(STORE, records=True)
         except StorageError:
             return Calibration()
         try:
