@@ -55,6 +55,8 @@ export function install(py, [engine, worker]) {
   py.FS.writeFile(`${HOME}/app/worker.py`, worker);
 }
 
+/** What every Pyodide here is booted with. Messages hold null where a setting is absent: that is None, in both versions. */
+export const bootOptions = runtime => ({ indexURL: runtimeUrl(runtime), convertNullToNone: true });
 export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
 /** [engine.zip, app/worker.py]: all the Python that runs here. */
 export const fetchSources = () => Promise.all([fetchBytes('engine.zip'), fetchBytes('app/worker.py')]);
@@ -71,7 +73,7 @@ export async function boot(runtime) {
   let py = null;
   if (kept) {
     try {
-      py = await loadPyodide({ indexURL: base, _loadSnapshot: new Uint8Array(await kept.arrayBuffer()) });
+      py = await loadPyodide({ ...bootOptions(runtime), _loadSnapshot: new Uint8Array(await kept.arrayBuffer()) });
       py.runPython('import random; random.seed()'); // else every visit repeats the random numbers of the snapshot
     } catch (error) { // snapshots are no public interface of Pyodide: the plain boot is the way out
       py = null;
@@ -80,7 +82,7 @@ export async function boot(runtime) {
     }
   }
   const snapshot = py !== null;
-  py ??= await loadPyodide({ indexURL: base });
+  py ??= await loadPyodide(bootOptions(runtime));
   install(py, sources);
   await tokenizersCome;
   jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;

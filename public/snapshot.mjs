@@ -3,7 +3,7 @@
 // The engine's own worker cannot do it: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules
 // that do not touch `js` may be imported here.
 
-import { fetchSources, fetchWheels, install, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
+import { bootOptions, fetchSources, fetchWheels, install, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
 
 try {
   const runtime = self.name;
@@ -11,7 +11,7 @@ try {
   const [{ loadPyodide, version }, sources, wheels] = await Promise.all([
     import(`${base}pyodide.mjs`), fetchSources(), fetchWheels()]);
   const place = await snapshotPlace(runtime, version, sources);
-  const py = await loadPyodide({ indexURL: base, _makeSnapshot: true });
+  const py = await loadPyodide({ ...bootOptions(runtime), _makeSnapshot: true });
   install(py, sources);
   for (const archive of wheels) unpack(py, archive);
   py.runPython('import random, app.worker, jinja2, jinja2.ext, jinja2.sandbox');

@@ -133,6 +133,20 @@ def test_a_wrong_message_is_answered_and_the_worker_goes_on(worker: Worker) -> N
     assert worker.ask({"type": "info", "id": 7})["status"] == "result"
 
 
+def test_null_is_what_is_absent(loaded: Worker) -> None:
+    """In a message and in its options."""
+    messages = [{"role": "user", "content": "hello"}]
+    answer = loaded.ask(
+        {
+            "type": "generate", "id": "nulls", "messages": messages, "prompt": None,
+            "options": {"max_tokens": 1, "temperature": None},
+        }
+    )  # fmt: skip
+    assert answer["status"] == "complete", answer
+    count = loaded.ask({"type": "count_tokens", "id": "null", "messages": messages, "text": None})
+    assert count["value"] > 0
+
+
 def test_nothing_answers_before_a_model_is_loaded(worker: Worker) -> None:
     worker.ask({"type": "unload", "id": "none"})
     answer = worker.ask(generate("too early"))
