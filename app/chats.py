@@ -3,6 +3,7 @@
 A chat is {"id", "title", "updated" (ISO 8601), "messages": [{"role", "content", ...}]}. Each lies
 under its own key, with its title and date under a second, small one, so that the list is quick and
 two tabs do not overwrite each other's.
+What was damaged in the store is mended when it is read (mending.py).
 An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought
 before it as "reasoning" and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in
 "unread_calls" how many of those stayed text.
@@ -12,7 +13,7 @@ import json
 
 import js
 
-from app import storage
+from app import mending, storage
 
 BODY = "chat."
 HEAD = "title."
@@ -32,28 +33,37 @@ def new():
 
 def listed():
     """[{"id", "title", "updated"}], newest first."""
-    found = []
-    for key in storage.keys(HEAD):
-        head = storage.read(key)
-        if isinstance(head, dict):
-            found.append(
-                {
-                    "id": key[len(HEAD) :],
-                    "title": head.get("title", ""),
-                    "updated": head.get("updated", ""),
-                }
-            )
+    names = {key[len(HEAD) :] for key in storage.keys(HEAD)}
+    names.update([key[len(BODY) :] for key in storage.keys(BODY)])
+    found = [dict(_head(name), id=name) for name in names]
     return sorted(found, key=lambda chat: chat["updated"], reverse=True)
 
 
+def _head(name):
+    """A chat's title and date; made anew from the chat where they are lost."""
+    head = storage.read(HEAD + name)
+    if isinstance(head, dict):
+        head = {key: head.get(key, "") for key in ("title", "updated")}
+        if isinstance(head["title"], str) and isinstance(head["updated"], str):
+            return head
+    chat = load(name) or new()
+    updated = chat.get("updated")
+    head = {"title": title(chat), "updated": updated if isinstance(updated, str) else ""}
+    try:
+        storage.write(HEAD + name, head)
+    except storage.StoreFull:
+        pass  # it is made again next time
+    return head
+
+
 def load(name):
-    """The chat of this id, None when it is gone or cannot be read."""
-    chat = storage.read(BODY + name)
-    if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
+    """The chat of this id, None when it is gone. Of a damaged one, what can be read."""
+    raw = storage.read_text(BODY + name)
+    if raw is None:
         return None
-    chat["messages"] = [
-        m for m in chat["messages"] if isinstance(m, dict) and isinstance(m.get("content"), str)
-    ]
+    chat = mending.chat(
+        storage.read(BODY + name), raw, lambda text: storage.entries(text) is not None
+    )
     for message in chat["messages"]:
         _take_thinking_apart(message)
     chat["id"] = name
@@ -89,7 +99,7 @@ def delete(name):
 def title(chat):
     """The first thing that was said, cut to a line."""
     for message in chat["messages"]:
-        text = " ".join(message["content"].split())
+        text = " ".join(message["content"][:1000].split())
         if text:
             return text if len(text) <= TITLE_LENGTH else text[:TITLE_LENGTH].rstrip() + "\u2026"
     return "New chat"

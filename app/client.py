@@ -43,7 +43,7 @@ class Client:
             self._run = js.crypto.randomUUID()
             values = {name: "1" if fact else "" for name, fact in self._facts.items()}
             values["JERBOA_RUN"] = self._run
-            values["JERBOA_LEFT"] = ",".join(storage.read(RUNS, []))
+            values["JERBOA_LEFT"] = ",".join(ended_runs())
             self.ask("env", values=values)
 
     def restart(self):
@@ -66,7 +66,7 @@ class Client:
         self._keep([])
 
     def _keep(self, ended):
-        runs = [name for name in storage.read(RUNS, []) if name != self._run] + ended
+        runs = [name for name in ended_runs() if name != self._run] + ended
         try:
             storage.write(RUNS, runs[-MAX_RUNS:])
         except storage.StoreFull:
@@ -128,3 +128,9 @@ class Client:
         self._on_failed(reason)
         for name, handler in handlers.items():
             handler({"status": "error", "id": name, "error_type": "EngineError", "error": reason})
+
+
+def ended_runs():
+    """The names that are kept."""
+    kept = storage.read(RUNS, [])
+    return [name for name in kept if isinstance(name, str)] if isinstance(kept, list) else []

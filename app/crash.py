@@ -70,4 +70,16 @@ def keep_proven(message):
 def proven():
     """{key: {"group", "passes"}}"""
     kept = storage.read(PROVEN, {})
-    return kept if isinstance(kept, dict) else {}
+    return (
+        {key: found for key, found in kept.items() if _fits(found)}
+        if isinstance(kept, dict)
+        else {}
+    )
+
+
+def _fits(found):
+    return (
+        isinstance(found, dict)
+        and sorted(found) == ["group", "passes"]
+        and all(isinstance(number, int) and number >= 1 for number in found.values())
+    )

@@ -61,16 +61,6 @@ def numbers(thing, *names):
     return json.loads(js.JSON.stringify(thing, to_js(list(names))))
 
 
-def entries(text):
-    """[(key, JSON text of its value)] of a JSON object, in the object's order, which MicroPython's dicts
-    do not keep."""
-    found = []
-    for entry in js.Object.entries(js.JSON.parse(text)):
-        key = js.JSON.stringify(entry[0])
-        found.append((entry[0], js.JSON.stringify(entry)[len(key) + 2 : -1]))
-    return found
-
-
 _announced = find("announce")
 
 

@@ -8,6 +8,7 @@ MAX_DEPTH = (
     7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
 )
 MAX_LINK = 2000  # characters
+MAX_BRACKETS = 16  # pairs in the text of a link
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 MARKS = ("\\", "`", "*", "_", "~~", "[", "http", "&", "\n")
 ENTITIES = (
@@ -131,7 +132,9 @@ def _is_web(url):
 
 def _link(text, at, depth, hopeless):
     close = at
-    while "](" not in hopeless:
+    for _ in range(MAX_BRACKETS + 1):
+        if "](" in hopeless:
+            break
         close = text.find("]", close + 1)
         if close < 0:
             hopeless.add("](")

@@ -11,7 +11,7 @@ LARGE_MB = 100
 DONE = "install-advice"  # kept once the person has decided
 
 KEPT_ON_IOS = (
-    "From the Home Screen it keeps its models; in Safari they may be removed after seven days without a visit. "
+    "From the Home Screen it keeps its models; in a browser they may be removed after seven days without a visit. "
     "The app loads models for itself: install it first."
 )
 KEPT_ELSEWHERE = "As an app it keeps its models more safely, and opens without a network."

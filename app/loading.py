@@ -38,6 +38,11 @@ class Loading:
         self.model = None
         self.info = {}
 
+    @property
+    def name(self):
+        """The id of the model that is loaded or loading, None without one."""
+        return None if self.state == "none" else self.model["id"]
+
     def start(self, model):
         """Load it, in place of what is loaded or loading."""
         if self._request:

@@ -357,7 +357,7 @@ def delete_all(button):
 
 def open_settings(button):
     """The settings dialog, with what is kept on this device."""
-    stored_models.refresh()
+    stored_models.opened()
     settings.show(loading.info)
 
 
@@ -538,7 +538,7 @@ FACTS = {
 client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed, engine_told)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
-stored_models = StoredModels(client, confirm)
+stored_models = StoredModels(client, confirm, lambda: loading.name)
 loading = Loading(client, load_options, lambda: refresh())
 picker = Picker(choose, take_folder)
 conversation = Conversation(client, loading, settings, lambda: refresh(), problem)

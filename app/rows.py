@@ -2,8 +2,12 @@
 
 import json
 
-from app.dom import button, clear, entries, make, show, stamp
+from app.dom import button, clear, make, show, stamp
 from app.markdown import Markdown
+from app.mending import DAMAGED, UNREADABLE
+from app.storage import entries
+
+LONG = 200_000  # characters from which an answer is shown as it is: reading its markdown would take too long
 
 
 class UserRow:
@@ -73,7 +77,10 @@ class AnswerRow:
         self._draw_forgot()
         self._draw_thinking(last)
         answer = self.message["content"]
-        if len(answer) != self._shown or last:
+        if len(answer) > LONG or self.message.get("error", {}).get("type") == UNREADABLE:
+            self._text.classList.add("as-it-is")
+            self._text.textContent = answer
+        elif len(answer) != self._shown or last:
             self._markdown.feed(answer[self._shown :])
             self._shown = len(answer)
             self._markdown.render(last)
@@ -160,6 +167,8 @@ def remedies(kind):
         return (("Load the model again", "reload-model"), ("Choose another model", "open-models"))
     if kind == "ContextError":
         return (("New chat", "new-chat"), ("Settings", "open-settings"), ("Try again", "again"))
+    if kind == UNREADABLE:
+        return ()
     if kind == "NoModel":
         return (("Choose a model", "open-models"), ("Try again", "again"))
     return (("Try again", "again"),)
@@ -167,9 +176,7 @@ def remedies(kind):
 
 def stats_text(message):
     """Speed and length of a finished answer, in words."""
-    stats = message.get("stats")
-    if not stats:
-        return ""
+    stats = message.get("stats") or {}
     parts = []
     if stats.get("tps"):
         parts.append(speed_text(stats["tps"]))
@@ -184,6 +191,8 @@ def stats_text(message):
     ends = {"length": "cut at the limit", "abort": "stopped", "tool_calls": "asks for a tool"}
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])
+    if message.get(DAMAGED):
+        parts.append("a part that cannot be read is kept")
     return " \u00b7 ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from app import storage
 from app.dom import find
+from app.mending import is_number
 
 KEY = "settings"
 NUMBERS = (
@@ -21,9 +22,10 @@ class Settings:
     """What the person chose; absent: the model's own choice."""
 
     def __init__(self, on_problem):
-        self._values = storage.read(KEY, {})
-        if not isinstance(self._values, dict):
-            self._values = {}
+        kept = storage.read(KEY, {})
+        self._values = kept if isinstance(kept, dict) else {}
+        for name in [name for name in self._values if not _fits(name, self._values[name])]:
+            del self._values[name]
         self._on_problem = on_problem
         self._form = find("settings-form")
         self._form.addEventListener("change", self._changed)
@@ -115,6 +117,15 @@ class Settings:
             self._on_problem(
                 "The setting holds until this page is closed: the browser's store is full."
             )
+
+
+def _fits(name, value):
+    """Whether a kept value is one that the form could have given."""
+    if name in ("context", "group"):
+        return is_number(value) and value >= 1
+    if name in NUMBERS:
+        return is_number(value)
+    return name != "system" or isinstance(value, str)
 
 
 def can_switch_thinking(info):

@@ -19,15 +19,23 @@ class StoreFull(Exception):
     """The browser keeps no more for this site."""
 
 
+def read_text(key):
+    """What lies under `key`, as it lies there; None where there is nothing."""
+    return store.read(PREFIX + key) if persistent else _memory.get(key)
+
+
 def read(key, default=None):
     """The value under `key`; `default` where there is none, or none that can be read."""
-    text = store.read(PREFIX + key) if persistent else _memory.get(key)
-    if text is None:
-        return default
-    try:
-        return json.loads(text)
-    except ValueError:
-        return default
+    text = read_text(key)
+    plain = store.plain(text) if text else ""
+    return json.loads(plain) if plain else default
+
+
+def entries(text):
+    """[[key, JSON text of its value]] of a JSON object, in the object's order, which MicroPython's dicts do not keep;
+    None where the text is none."""
+    found = store.entries(text)
+    return json.loads(found) if found else None
 
 
 def write(key, value):
@@ -66,7 +74,16 @@ async def get_storage_status():
 
 
 async def can_cache_model(size_mb):
-    """{fits, availableMB, recommendInstall}, by the browser's estimate: a hint, nothing is refused on it."""
+    """{fits, availableMB, recommendInstall}, by the browser's estimate: a hint, nothing is refused on it. Raises
+    ValueError when `size_mb` is no size."""
+    if (
+        isinstance(size_mb, bool)
+        or not isinstance(size_mb, (int, float))
+        or not 0 <= size_mb < 1e300
+    ):
+        raise ValueError(  # here: a JavaScript error passes Python's `except` by
+            f"can_cache_model: {size_mb!r} is no size. Give the model's megabytes (10^6 bytes) as a number from 0 up."
+        )
     return _plain(await device_storage.canCacheModel(size_mb))
 
 

@@ -1,74 +1,124 @@
 """The models that are kept on this device: a list in the settings, each deleted alone or all at once."""
 
+import asyncio
+
+from app import storage
 from app.device import size_text
-from app.dom import announce, clear, find, show, stamp
+from app.dom import announce, clear, find, make, show, stamp
 
 
 class StoredModels:
-    """Asks the engine's worker; `confirm(text, act)` asks the person."""
+    """Asks the engine's worker, which needs no GPU for it. `confirm(text, act)` asks the person; `in_use()`: the id of
+    the model that is loaded or loading, None without one."""
 
-    def __init__(self, client, confirm):
+    def __init__(self, client, confirm, in_use):
         self._client = client
         self._confirm = confirm
+        self._in_use = in_use
         self._list = find("stored")
+        self._said = ""  # what a deletion left
+        self._names = []  # "org/name@commit" of each row
+        self._row = None  # number of the row whose button had the focus
 
     def refresh(self):
         """Draw the list anew."""
-        if self._client.booted is None:
-            self._say("The engine has to run before this is known.")
-            return
+        if not self._list.childElementCount:
+            self._say("Looking what is there.")
         self._client.ask("cache_list", self._draw)
 
     def delete(self, button):
         """The model of the button's row."""
-        name = button.closest("li").getAttribute("data-model")
-        self._ask(name.split("@")[0], name)
+        row = button.closest("li")
+        name = row.getAttribute("data-model")
+        self._row = self._names.index(name)
+        text = f"Delete {name.split('@')[0]} from this device? "
+        if row.querySelector(".used"):
+            text += "It is in use and goes on answering. "
+        self._ask(text + "Loading fetches it again.", name)
 
     def delete_all(self, button):
         """Every one."""
-        self._ask("all models", None)
+        self._row = 0
+        self._ask("Delete all models from this device? Loading fetches them again.", None)
 
-    def _ask(self, what, model):
+    def _ask(self, text, model):
         def act():
+            self._say("Deleting.")
             self._client.ask("cache_delete", self._deleted, model=model)
 
-        self._confirm("Delete " + what + " from this device? Loading fetches them again.", act)
+        self._confirm(text, act)
 
     def _deleted(self, message):
+        self._said = ""
         if message["status"] == "error":
-            self._say(message["error"])
-            return
-        busy = message["value"]["busy"]
-        if busy:
-            self._say(", ".join(busy) + " is being loaded and was left.")
-        announce(size_text(message["value"]["nbytes"]) + " given back")
+            self._said = message["error"] + " "
+        else:
+            gone = message["value"]
+            told = size_text(gone["nbytes"]) + " given back"
+            if gone["busy"]:
+                names = ", ".join([name.split("@")[0] for name in gone["busy"]])
+                self._said = names + " stays: it is being loaded, here or in another tab. "
+                told += "; " + self._said
+            announce(told)
         self.refresh()
 
     def _draw(self, message):
         clear(self._list)
         if message["status"] == "error":
-            self._say(message["error"])
+            show(find("delete-models"), False)
+            self._say(self._said + message["error"])
             return
         found = message["value"]
         models = found["models"]
         show(find("delete-models"), bool(models))
+        self._names = [model["model"] + "@" + model["commit"] for model in models]
         for model in models:
-            row = stamp("t-stored")
-            row.setAttribute("data-model", model["model"] + "@" + model["commit"])
-            name = model["model"]
-            if not model["complete"]:
-                name += " (not complete)"
-            row.children[0].textContent = name
-            row.children[0].title = model["commit"]
-            row.children[1].textContent = size_text(model["nbytes"])
-            row.children[2].setAttribute("aria-label", "Delete model: " + model["model"])
-            self._list.append(row)
+            self._list.append(self._draw_model(model))
         if found["kind"] == "memory":
-            self._say("This browser keeps nothing for this page: models are fetched each time.")
+            text = "This browser keeps nothing for this page: models are fetched each time."
         elif models:
-            self._say(size_text(found["nbytes"]) + " in all.")
+            text = size_text(found["nbytes"]) + " in all."
+            asyncio.create_task(self._tell_if_safe(text))
         else:
-            self._say("None yet. A model that was loaded from the hub is kept here.")
+            text = "None yet. A model that was loaded from the hub is kept here."
+        self._say(self._said + text)
+        self._give_focus_back()
+
+    def _draw_model(self, model):
+        row = stamp("t-stored")
+        row.setAttribute("data-model", model["model"] + "@" + model["commit"])
+        name = row.querySelector(".name")
+        name.textContent = model["model"]
+        name.title = model["commit"]
+        if not model["complete"]:
+            name.append(make("small", "not complete: the next load goes on"))
+        if (self._in_use() or "").split("@")[0] == model["model"]:
+            name.append(make("small", "in use", "used"))
+        row.querySelector(".size").textContent = size_text(model["nbytes"])
+        row.querySelector("button").setAttribute("aria-label", "Delete model: " + model["model"])
+        return row
+
+    async def _tell_if_safe(self, text):
+        status = await storage.get_storage_status()
+        if not status["persisted"] and find("stored-note").textContent == self._said + text:
+            self._say(self._said + text + " The browser may remove them when it needs the room.")
+
+    def _give_focus_back(self):
+        """To the row that took the place of the deleted one; without any, to what tells so."""
+        row, self._row = self._row, None
+        if row is None or not find("settings").open:
+            return
+        if self._names:
+            kept = self._list.children[min(row, len(self._names) - 1)]
+            kept.querySelector("button").focus()
+        else:
+            find("stored-note").focus()
+
+    def opened(self):
+        """The settings are shown: what was said of earlier deletions is old."""
+        self._said = ""
+        self._row = None
+        self.refresh()
 
     def _say(self, text):
         find("stored-note").textContent = text

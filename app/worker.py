@@ -313,9 +313,10 @@ class Host:
         engine = await self._loaded()
         if message.messages is not None:
             await self._ready_to_chat()
-            value = engine.count_tokens(message.messages)
-        else:
-            value = engine.count_tokens(message.text or "")
+        content = message.text or "" if message.messages is None else message.messages
+        value = engine.count_tokens(
+            content, tools=message.tools, enable_thinking=message.enable_thinking
+        )
         self._send(Result(message.id, value))
 
     async def _info(self, id: MessageId) -> None:

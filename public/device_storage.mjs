@@ -1,20 +1,24 @@
 // Storage helpers of the page: how much may be kept on this device, whether the browser may throw it away, and how the
 // page is installed. For any script of the page (import { getStorageStatus } from './device_storage.mjs'), for app/storage.py
-// and, in the worker, for py_engine/host/device_storage_browser.py. Nothing throws; MB are 10^6 bytes.
+// and, in the worker, for py_engine/host/device_storage_browser.py. MB are 10^6 bytes. Whatever a browser lacks or refuses
+// (no navigator.storage, an insecure address, a private window), nothing throws, but canCacheModel when its size is none.
 //
 // A worker sees neither screen nor display mode: there the page's answers stand in jerboa.env (app/client.py).
 // What browsers estimate is a hint, not a promise: loaders write and handle the error.
 
 const MB = 1e6;
-const INSTALLED = ['standalone', 'fullscreen', 'minimal-ui', 'window-controls-overlay'];
+const PATIENCE_MS = 3000; // for an estimate: some take long over a large store, and nobody waits for them
+const INSTALLED = ['standalone', 'minimal-ui', 'window-controls-overlay']; // fullscreen may be a tab's, too
 const ON_A_PAGE = typeof document !== 'undefined';
 const told = name => Boolean(globalThis.jerboa?.env.get(name));
 const agent = navigator.userAgent;
 
-/** An iPhone, iPod or iPad, also one that asks for desktop pages: then it says Macintosh, but has a touch screen. */
+/** An iPhone, iPod or iPad, also one that asks for desktop pages: then it says Macintosh, but has a screen for several
+    fingers and WebKit's name without that of a browser that brings another engine. */
 export function isIOS() {
-  if (!ON_A_PAGE) return told('JERBOA_IOS');
-  return /iPhone|iPad|iPod/.test(agent) || (/Macintosh/.test(agent) && navigator.maxTouchPoints > 0);
+  if (/iPhone|iPad|iPod/.test(agent)) return true;
+  if (!ON_A_PAGE) return told('JERBOA_IOS'); // workers have no maxTouchPoints
+  return /Macintosh.*AppleWebKit/.test(agent) && !/Chrome|Chromium|Firefox/.test(agent) && navigator.maxTouchPoints > 1;
 }
 
 /** True when the page runs as an app of its own, from the Home Screen or a desktop's launcher. */
@@ -30,23 +34,26 @@ export function isHandheld() {
     || (navigator.maxTouchPoints > 0 && matchMedia('(pointer: coarse)').matches);
 }
 
-const asked = async (name, otherwise) => { // of navigator.storage: absent at insecure addresses and in some browsers
+const asked = async name => { // of navigator.storage: absent at insecure addresses and in some browsers
   try {
     return await navigator.storage[name]();
   } catch {
-    return otherwise;
+    return undefined;
   }
 };
+const soon = answer => Promise.race([answer, new Promise(done => setTimeout(done, PATIENCE_MS))]);
+const isSize = number => typeof number === 'number' && Number.isFinite(number) && number >= 0;
+const inMB = bytes => isSize(bytes) ? Math.round(bytes / MB) : null;
 
 /** {quotaMB, usageMB, availableMB, persisted, installed, ios}; the numbers are null where the browser gives none. */
 export async function getStorageStatus() {
-  const { quota, usage } = await asked('estimate', {});
-  const inMB = bytes => bytes === undefined ? null : Math.round(bytes / MB);
+  const [estimate, persisted] = await Promise.all([soon(asked('estimate')), soon(asked('persisted'))]);
+  const { quota, usage } = estimate ?? {};
   return {
     quotaMB: inMB(quota),
     usageMB: inMB(usage),
-    availableMB: quota === undefined ? null : inMB(Math.max(0, quota - (usage ?? 0))),
-    persisted: await asked('persisted', false),
+    availableMB: isSize(quota) ? inMB(Math.max(0, quota - (isSize(usage) ? usage : 0))) : null,
+    persisted: persisted === true,
     installed: isStandalone(),
     ios: isIOS(),
   };
@@ -54,14 +61,19 @@ export async function getStorageStatus() {
 
 /** {fits, availableMB, recommendInstall} for a model of sizeMB. Unknown space counts as enough. */
 export async function canCacheModel(sizeMB) {
+  if (!isSize(sizeMB)) {
+    const got = typeof sizeMB === 'string' ? JSON.stringify(sizeMB) : String(sizeMB);
+    throw new RangeError(`canCacheModel: ${got} is no size. Give the model's megabytes (10^6 bytes) as a number from 0 up.`);
+  }
   const { availableMB, installed, ios } = await getStorageStatus();
   const fits = availableMB === null || sizeMB <= availableMB;
   return { fits, availableMB, recommendInstall: !installed && (ios || isHandheld() || !fits) };
 }
 
-/** Ask the browser never to throw away by itself what is kept here; whether it agreed. A worker can only look. */
+/** Ask the browser never to throw away by itself what is kept here; whether it agreed. Some browsers ask the person, and
+    this waits for them. A worker can only look. */
 export async function requestPersistentStorage() {
-  return await asked('persisted', false) || await asked('persist', false);
+  return await soon(asked('persisted')) === true || await asked('persist') === true;
 }
 
 // ---- installing
@@ -76,7 +88,8 @@ if (ON_A_PAGE) {
   addEventListener('appinstalled', () => { offer = null; });
 }
 
-/** {installed, manual, steps}: manual is false where promptInstall() opens the browser's own prompt. */
+/** {installed, manual, steps}: manual is false where promptInstall() opens the browser's own prompt; no steps: this
+    browser installs no pages. */
 export function getInstallGuidance() {
   if (isStandalone()) return { installed: true, manual: false, steps: [] };
   if (offer) return { installed: false, manual: false, steps: ['Choose Install.'] };
@@ -85,20 +98,29 @@ export function getInstallGuidance() {
 
 function manualSteps() {
   if (isIOS()) {
-    return [
-      'Open the Share menu: the square with an arrow up, on some iPhones behind the three dots.',
-      'Choose "Add to Home Screen".',
-      'Open Jerboa from the Home Screen.',
-    ];
+    return [...shareMenu(), 'Choose "Add to Home Screen".', 'Open Jerboa from the Home Screen.'];
   }
   if (/Android/.test(agent)) {
-    return ['Open the browser\'s menu.', 'Choose "Install app" or "Add to Home screen".', 'Open Jerboa from there.'];
+    const first = /; wv\)/.test(agent) ? [`Open this page in Chrome or Firefox: ${OUTSIDE}`] : [];
+    return [...first, 'Open the browser\'s menu.', 'Choose "Install app" or "Add to Home screen".', 'Open Jerboa from there.'];
   }
   if (/Macintosh/.test(agent) && /Safari/.test(agent) && !/Chrome|Chromium/.test(agent)) {
     return ['Open the File menu.', 'Choose "Add to Dock".'];
   }
   if (/Chrome|Chromium/.test(agent)) return ['Click the install symbol at the end of the address bar.'];
   return []; // this browser installs no pages
+}
+
+const OUTSIDE = 'this is the inside of another app, whose menu can do that.';
+
+/** How it is opened in the browsers of iOS: all have WebKit inside, and name themselves beside it. */
+function shareMenu() {
+  const square = 'Open the Share menu: the square with an arrow up';
+  if (/CriOS/.test(agent)) return [`${square}, in the address bar.`];
+  if (/FxiOS|EdgiOS|OPiOS|OPT\//.test(agent)) return ['Open the browser\'s menu.', 'Choose "Share".'];
+  const inAnApp = !/Safari\//.test(agent) || /GSA\/|FBA[NV]|Instagram|Line\/|MicroMessenger/.test(agent);
+  if (inAnApp) return [`Open this page in Safari: ${OUTSIDE}`, `${square}.`];
+  return [`${square}, on some iPhones behind the three dots.`];
 }
 
 /** Open the browser's own prompt; whether the person accepted. False where there is none. */

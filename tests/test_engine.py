@@ -483,6 +483,21 @@ def test_thinking_comes_apart_from_the_answer(thinker: Engine, run: Runner) -> N
     assert info["tool_format"] == "tags"
 
 
+def test_tokens_are_counted_with_tools_and_thinking(thinker: Engine, run: Runner) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    counts = set()
+
+    async def chat(**options: Any) -> Any:
+        return await thinker.chat(messages, max_tokens=1, **options)
+
+    given: list[dict[str, Any]] = [{}, {"enable_thinking": True}, {"tools": [{"name": "f"}]}]
+    for options in given:
+        counted = thinker.count_tokens(messages, **options)
+        counts.add(counted)
+        assert run(chat(**options)).prompt_tokens == counted
+    assert len(counts) == 3
+
+
 def test_tools_and_thinking_are_checked_at_once(thinker: Engine, engine: Engine) -> None:
     messages = [{"role": "user", "content": "hi"}]
     with pytest.raises(InputError, match=r"tools\[0\]"):
@@ -491,4 +506,10 @@ def test_tools_and_thinking_are_checked_at_once(thinker: Engine, engine: Engine)
         thinker.chat(messages, enable_thinking="yes")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="takes no tools"):
         engine.chat(messages, tools=[{"name": "f"}])
+    with pytest.raises(InputError, match=r"tools\[0\]"):
+        thinker.count_tokens(messages, tools=[{"type": "function"}])
+    with pytest.raises(InputError, match="enable_thinking"):
+        thinker.count_tokens(messages, enable_thinking="yes")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="belong to a conversation"):
+        thinker.count_tokens("hi", tools=[{"name": "f"}])
     assert engine.info()["thinking"] == {"marks": False, "switch": False}

@@ -474,13 +474,68 @@ def test_a_full_store_is_said_and_the_page_goes_on(visit: Visit) -> None:
     expect(page.locator("#notice")).to_be_hidden()
 
 
-def test_a_chat_that_cannot_be_read_does_no_harm(visit: Visit) -> None:
-    visit.keep(
-        {"jerboa.chat.bad": "{", "jerboa.title.bad": '{"title": "bad"}', "jerboa.settings": "[1"}
-    )
+BROKEN = {  # chat bodies; each has the word "kept" somewhere
+    "cut": '{"id": "cut", "messages": [{"role": "user", "content": "kept',
+    "list": '["kept", 3, null]',
+    "deep": "[" * 5000 + '"kept"' + "]" * 5000,
+    "number": '{"messages": [{"role": 1e999, "content": 5, "reasoning": "kept"}]}',
+    "content": '{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "kept"}]}]}',
+    "calls": """{"messages": [{"role": "assistant", "content": "kept", "tool_calls": [3, {"function": {}},
+      {"function": {"name": "f", "arguments": "{broken"}}, {"function": {"name": "g", "arguments": "{}"}}]}]}""",
+    "fields": """{"version": 9, "messages": [{"role": "assistant", "content": "kept", "stats": {"tps": "fast",
+      "tokens": 7}, "thought_s": [], "reasoning": {}, "forgot": "all", "error": "why", "model": 1, "new": [1]}]}""",
+    "huge": '{"messages": [{"role": "assistant", "content": "kept ' + "*" * 400_000 + '"}]}',
+    "half": r'{"messages": [{"role": "assistant", "content": "kept \ud83d \ud83d\udc00 \u0000."}]}',
+}
+DAMAGED_STATE = {
+    "jerboa.title.cut": '{"title": ["a"], "updated": 3}',
+    "jerboa.title.list": "{",
+    "jerboa.settings": '{"temperature": "hot", "context": [], "system": 3, "top_k": 1e999, "seed": 7}',
+    "jerboa.ended-runs": '{"a": 1}',
+    "jerboa.proven-groups": '{"key": {"group": "many"}}',
+    "jerboa.model": "{}",
+}
+
+
+def test_damaged_chats_draw_what_they_can_and_lose_nothing(visit: Visit) -> None:
+    visit.keep({f"jerboa.chat.{name}": body for name, body in BROKEN.items()})
+    visit.keep(DAMAGED_STATE)
     page = visit.open()
-    page.click("#chats .open")
-    expect(page.locator("#hero")).to_be_visible()
+    assert page.evaluate("document.body.dataset.engine") == "booting", "the rest works"
+    expect(page.locator("#chats li")).to_have_count(len(BROKEN))
+    for name, body in BROKEN.items():
+        page.click(f"#chats li[data-id={name}] .open")
+        expect(page.locator("#messages")).to_contain_text("kept")
+        assert page.evaluate("key => localStorage.getItem(key)", f"jerboa.chat.{name}") == body
+    assert page.locator(".answer .text").inner_text().startswith("kept \ufffd \U0001f400")
+    page.click("#chats li[data-id=calls] .open")
+    expect(page.locator(".call strong")).to_have_text(["g"])
+    page.click("#chats li[data-id=fields] .open")
+    expect(page.locator(".answer .stats")).to_have_text(
+        "7 tokens \u00b7 a part that cannot be read is kept"
+    )
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-json]")
+    saved = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))
+    (message,) = saved["messages"]
+    assert (saved["version"], message["new"]) == (9, [1])
+    aside = {
+        "stats": {"tps": "fast"},
+        "thought_s": [],
+        "reasoning": {},
+        "forgot": "all",
+        "error": "why",
+        "model": 1,
+    }
+    assert message["damaged"] == aside
+    page.click("#chat-menu summary")
+    with page.expect_download() as made:
+        page.click("[data-do=export-markdown]")
+    page.click("[data-do=open-settings]")
+    assert [
+        page.input_value(f"[name={n}]") for n in ("temperature", "context", "system", "seed")
+    ] == ["", "", "", "7"]
 
 
 def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:

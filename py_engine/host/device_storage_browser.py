@@ -13,8 +13,8 @@ async def get_storage_status() -> dict[str, Any]:
     return _plain(await js.jerboa.storage.getStorageStatus())
 
 
-async def can_cache_model(size_mb: float) -> dict[str, Any]:
-    """See device_storage_native.py."""
+async def fits(size_mb: float) -> dict[str, Any]:
+    """`can_cache_model` of device_storage.py, for a size that was checked."""
     return _plain(await js.jerboa.storage.canCacheModel(size_mb))
 
 

@@ -30,8 +30,8 @@ async def get_storage_status() -> dict[str, Any]:
     }
 
 
-async def can_cache_model(size_mb: float) -> dict[str, Any]:
-    """{fits, availableMB, recommendInstall} for a model of `size_mb` (10^6 bytes). Unknown space counts as enough."""
+async def fits(size_mb: float) -> dict[str, Any]:
+    """`can_cache_model` of device_storage.py, for a size that was checked."""
     available = (await get_storage_status())["availableMB"]
     return {"fits": size_mb <= available, "availableMB": available, "recommendInstall": False}
 

@@ -48,6 +48,11 @@ def _length(max_tokens: object) -> int | None:
     return max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
 
 
+def _check_thinking(value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"enable_thinking={value!r}: give True, False or None")
+
+
 async def _or_abort(loading: Awaitable[T], abort: Abort) -> T:
     """The load's result; a stop, or a cancelled caller, ends it wherever it waits. Raises AbortError."""
     load = asyncio.ensure_future(loading)
@@ -212,8 +217,7 @@ class Engine:
         out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
         Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
         """
-        if enable_thinking is not None and not isinstance(enable_thinking, bool):
-            raise InputError(f"enable_thinking={enable_thinking!r}: give True, False or None")
+        _check_thinking(enable_thinking)
         offered = check_tools(tools)
         template = self._loaded.template
 
@@ -249,11 +253,25 @@ class Engine:
             raise InputError("the prompt is empty: give some text")
         return self._start(self._tokenizer().encode(prompt, add_special_tokens=True), options)
 
-    def count_tokens(self, content: str | Messages) -> int:
-        """Tokens of a text, or of a conversation with its template and generation prompt."""
-        if isinstance(content, str):
-            return self._tokenizer().count_tokens(content)
-        return self._loaded.template.count_tokens(content)
+    def count_tokens(
+        self,
+        content: str | Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> int:
+        """Tokens of a text, or of a conversation with its template and generation prompt, as `chat` would lay it out
+        with the same `tools` and `enable_thinking`. Raises InputError, also for either of those beside a text."""
+        _check_thinking(enable_thinking)
+        offered = check_tools(tools)
+        if not isinstance(content, str):
+            template = self._loaded.template
+            return template.count_tokens(content, offered, enable_thinking=enable_thinking)
+        if offered or enable_thinking is not None:
+            raise InputError(
+                "tools and enable_thinking belong to a conversation: give messages, not a text"
+            )
+        return self._tokenizer().count_tokens(content)
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 

@@ -105,12 +105,15 @@ class Unload:
 
 @dataclass(frozen=True)
 class CountTokens:
-    """Tokens of a chat as its template lays it out, or of a text; result: a number."""
+    """Tokens of a chat as its template lays it out, or of a text; result: a number. `tools` and `enable_thinking` as in
+    the options of generate."""
 
     type: ClassVar[str] = "count_tokens"
     id: MessageId
     messages: list[dict[str, Any]] | None = None
     text: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    enable_thinking: bool | None = None
 
 
 @dataclass(frozen=True)

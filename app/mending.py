@@ -1,0 +1,128 @@
+"""Chats as they lie in the store, made fit to be drawn: an older or newer page wrote them, or they were damaged.
+
+A field that is not what it should be is set aside, under "damaged" of its message, and kept there; whatever is no
+message at all becomes the text of one. So what can be read is shown, and saving the chat again loses nothing.
+"""
+
+import json
+
+ROLES = ("user", "assistant", "system", "tool")
+DAMAGED = "damaged"
+UNREADABLE = (
+    "Damaged"  # type of the error of a message that holds a whole chat as it lies in the store
+)
+MOST = 1e12  # of a number that means anything here
+
+
+def chat(found, raw, is_object):
+    """A chat from the JSON value `found`, or, None, from the text `raw` that cannot be read as JSON. `is_object(text)`
+    tells whether a text is a JSON object."""
+    if found is None:
+        error = {
+            "type": UNREADABLE,
+            "text": "This chat is damaged. Above is all that is kept of it.",
+        }
+        return {"messages": [{"role": "assistant", "content": raw, "error": error}]}
+    if not isinstance(found, dict):
+        found = {"messages": found}
+    whole = dict(found)
+    messages = whole.get("messages")
+    if not isinstance(messages, list):
+        messages = [whole] if messages is None else [messages]
+        whole = {}
+    whole["messages"] = [message(each, is_object) for each in messages]
+    return whole
+
+
+def message(found, is_object):
+    """A message that can be drawn: role and content are there, each further field is what rows.py takes it for."""
+    if not isinstance(found, dict):
+        return {"role": "assistant", "content": text_of(found)}
+    kept, aside = _sorted(found, FIELDS)
+    before = kept.pop(DAMAGED, {})
+    before = dict(before) if isinstance(before, dict) else {DAMAGED: before}
+    for name, fields in (("stats", STATS), ("error", ERROR)):
+        if name in kept:
+            kept[name], wrong = _sorted(kept[name], fields)
+            if wrong:
+                aside[name] = wrong
+    if "error" in kept and len([k for k in ERROR if k in kept["error"]]) < len(ERROR):
+        aside["error"] = found["error"]
+        del kept["error"]
+    if "tool_calls" in kept:
+        calls = kept["tool_calls"]
+        kept["tool_calls"] = [call for call in calls if is_call(call, is_object)]
+        if len(kept["tool_calls"]) < len(calls):
+            aside["tool_calls"] = [call for call in calls if not is_call(call, is_object)]
+    if "content" not in kept:
+        kept["content"] = text_of(aside.get("content"))
+    kept["role"] = kept.get("role", "assistant")
+    if aside or before:
+        before.update(aside)
+        kept[DAMAGED] = before
+    return kept
+
+
+def is_call(call, is_object):
+    """Whether this is a tool call as OpenAI's API has it."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not _is_text(function.get("name")):
+        return False
+    return _is_text(function.get("arguments")) and is_object(function["arguments"])
+
+
+def text_of(thing):
+    """The words in a content that is no text: those of its parts, else its JSON."""
+    if thing is None or _is_text(thing):
+        return thing or ""
+    parts = thing if isinstance(thing, list) else [thing]
+    words = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    if words and not [word for word in words if not _is_text(word)]:
+        return "\n".join(words)
+    return json.dumps(thing)
+
+
+def _sorted(found, fields):
+    """(fields that fit or are not known here, those that are not what they should be)"""
+    kept, aside = {}, {}
+    for name, value in found.items():
+        fits = fields.get(name)
+        if fits is None or fits(value):
+            kept[name] = value
+        else:
+            aside[name] = value
+    return kept, aside
+
+
+def _is_text(value):
+    return isinstance(value, str)
+
+
+def is_number(value):
+    """A number that can be shown; bools and infinity are none."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and -MOST < value < MOST
+
+
+def _is_dict(value):
+    return isinstance(value, dict)
+
+
+FIELDS = {
+    "role": lambda value: value in ROLES,
+    "content": _is_text,
+    "reasoning": _is_text,
+    "model": _is_text,
+    "thought_s": is_number,
+    "forgot": is_number,
+    "unread_calls": is_number,
+    "tool_calls": lambda value: isinstance(value, list),
+    "stats": _is_dict,
+    "error": _is_dict,
+}
+STATS = {
+    "tps": is_number,
+    "ttft_s": lambda value: value is None or is_number(value),
+    "tokens": is_number,
+    "finish": _is_text,
+}
+ERROR = {"type": _is_text, "text": _is_text}

@@ -1,0 +1,256 @@
+"""./dev screenshots [--out FOLDER] [NAME ...]: pictures of the page as it is, in headless Chromium; without a folder,
+those of docs/.
+
+Real models answer, are kept and crash: the ones that come inside packages (./dev models), on whatever GPU Chromium has.
+With --out each view is taken on a desktop and on a phone's screen, light and dark, to be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import BrowserContext, Error, Page, Playwright, sync_playwright
+
+from devtools.page_server import PageServer
+from devtools.page_timing import FLAGS
+from devtools.run_page import offered_models
+from devtools.site import ROOT, Site
+
+DOCS = ROOT / "docs"
+PATIENCE_MS = 600_000
+DESKTOP, PHONE = (1280, 800), (390, 844)
+BLIND = [flag for flag in FLAGS if "webgpu" not in flag]  # no adapter without a GPU
+TABLE = """# Three ways to sort
+
+A list of *n* numbers can be sorted **in place** or not; `sorted()` copies.
+
+| way | time | extra memory |
+|:--|:-:|--:|
+| insertion | n\u00b2 | 1 |
+| merge | n log n | n |
+| heap | n log n | 1 |
+
+```python
+def insertion_sort(numbers: list[int]) -> None:
+    for end in range(1, len(numbers)):
+        number, at = numbers[end], end
+        while at and numbers[at - 1] > number:  # a comment that makes this line too long for a phone's screen
+            numbers[at] = numbers[at - 1]
+            at -= 1
+        numbers[at] = number
+```
+
+1. Take the next number.
+2. Move the larger ones to its left by one place:
+   - while there is one,
+   - and it is larger.
+
+> The cost is $\\sum_{i=1}^{n} i = \\frac{n(n+1)}{2}$ moves at worst.
+
+$$T(n) = 2\\,T(n/2) + O(n) \\Rightarrow T(n) = O(n \\log n)$$
+"""
+
+
+class Studio:
+    """Opens pages and keeps pictures of them. `out`: where every variant goes; None: only docs/ gets its own."""
+
+    def __init__(self, playwright: Playwright, url: str, out: Path | None) -> None:
+        self.playwright = playwright
+        self.url = url
+        self.out = out
+
+    @contextmanager
+    def profile(self, flags: list[str] = FLAGS, **options: Any) -> Iterator[BrowserContext]:
+        """A Chromium with an empty profile on disk."""
+        path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
+        with tempfile.TemporaryDirectory(
+            prefix="jerboa-screenshots-", ignore_cleanup_errors=True
+        ) as folder:
+            context = self.playwright.chromium.launch_persistent_context(
+                folder, executable_path=path, args=flags, service_workers="block", **options
+            )
+            context.set_default_timeout(PATIENCE_MS)
+            yield context
+            context.close()
+
+    def open(self, context: BrowserContext, query: str = "") -> Page:
+        """The page, once its engine runs or it has said that there is no GPU."""
+        page = context.new_page()
+        page.goto(self.url + query)
+        page.wait_for_selector("body[data-config=ready]", timeout=PATIENCE_MS)
+        page.wait_for_selector(
+            "body[data-engine=ready], body[data-engine=none]", timeout=PATIENCE_MS
+        )
+        return page
+
+    def device(self, name: str) -> dict[str, Any]:
+        """Screen, touch and user agent of one of Playwright's devices."""
+        options = {**self.playwright.devices[name]}
+        options.pop("default_browser_type", None)
+        return options
+
+    def take(self, page: Page, view: str, docs: tuple[int, int] | None = None) -> None:
+        """Of what is shown now. `docs`: the size at which docs/ shows it; None: docs/ does not."""
+        if self.out is None:
+            if docs:
+                self._picture(page, DOCS / f"{view}.png", docs, "light")
+            return
+        for kind, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            for scheme in ("light", "dark"):
+                self._picture(page, self.out / f"{view}-{kind}-{scheme}.png", size, scheme)
+
+    def _picture(self, page: Page, file: Path, size: tuple[int, int], scheme: Any) -> None:
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(300)
+        page.screenshot(path=file)
+        print(file, file=sys.stderr)
+
+
+def first_visit(studio: Studio) -> None:
+    """The empty page, a long answer, and the advice to install on a desktop."""
+    with studio.profile() as context:
+        page = studio.open(context)
+        studio.take(page, "first-visit")
+        page.evaluate(KEEP, ["chat.long", {"messages": _long_chat()}])
+        page.evaluate(KEEP, ["title.long", {"title": "Sorting", "updated": "2026-01-01T00:00:00Z"}])
+        page = studio.open(context)
+        page.evaluate("document.querySelector('#chats .open').click()")
+        page.wait_for_selector(".answer .code")
+        studio.take(page, "long-answer")
+        page.evaluate("document.querySelector('.new').click()")
+        page.click("[data-do=open-settings]")
+        page.click("[data-do=install-advice]")
+        studio.take(page, "install-desktop", (900, 640))
+
+
+KEEP = "([key, value]) => localStorage.setItem('jerboa.' + key, JSON.stringify(value))"
+
+
+def _long_chat() -> list[dict[str, Any]]:
+    stats = {"tps": 41.2, "ttft_s": 0.31, "tokens": 412, "finish": "stop"}
+    call = {"name": "look_up", "arguments": json.dumps({"topic": "sorting", "depth": 2})}
+    return [
+        {"role": "user", "content": "How can I sort a list of numbers? With code and the cost."},
+        {
+            "role": "assistant",
+            "content": TABLE,
+            "model": "Qwen3 0.6B",
+            "reasoning": "They want an overview.",
+            "thought_s": 3.2,
+            "stats": stats,
+            "tool_calls": [{"id": "1", "type": "function", "function": call}],
+        },
+    ]
+
+
+def install(studio: Studio) -> None:
+    """Before a large download on an iPhone."""
+    phone = studio.device("iPhone 15")
+    phone["viewport"] = {"width": PHONE[0], "height": PHONE[1]}
+    with studio.profile(**phone) as context:
+        page = studio.open(context)
+        page.click("#hero-picker button[type=submit]")
+        page.wait_for_selector("#hint:not([hidden])")
+        studio.take(page, "install-iphone", PHONE)
+
+
+def loaded(studio: Studio) -> None:
+    """Loading, answering, what is kept, and what is said after a crash."""
+    with studio.profile() as context:
+        page = studio.open(context, "?context=512")
+        page.evaluate("document.querySelector('#hero-picker .choice:last-child input').click()")
+        page.click("#hero-picker button[type=submit]")
+        page.wait_for_function("document.querySelector('#load-bar').value > 0.3")
+        studio.take(page, "loading")
+        page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)
+        studio.take(page, "ready")
+        page.fill("#prompt", "Once upon a time in the desert, a small jerboa")
+        page.press("#prompt", "Enter")
+        page.wait_for_function(
+            "document.querySelector('.answer .text').textContent.length > 60", timeout=PATIENCE_MS
+        )
+        studio.take(page, "answering")
+        page.evaluate("document.querySelector('#stop').click()")
+        studio.take(page, "stopped")
+        page.click("#model")
+        page.evaluate("document.querySelector('#dialog-picker .choice input').click()")
+        page.click("#dialog-picker button[type=submit]")
+        page.wait_for_function(
+            "document.querySelector('#load-bar').value > 0.5", timeout=PATIENCE_MS
+        )
+        with page.expect_event("crash"), contextlib.suppress(Error):
+            page.goto("chrome://crash")
+        page.close()
+        page = studio.open(context)
+        page.wait_for_selector("#notice:not([hidden])", timeout=PATIENCE_MS)
+        studio.take(page, "recovery", (900, 640))
+        page.click("#notice [data-do=dismiss]")
+        page.click("[data-do=open-settings]")
+        page.wait_for_selector("#stored li", timeout=PATIENCE_MS)
+        studio.take(page, "settings")
+        page.evaluate("document.querySelector('#stored').closest('fieldset').scrollIntoView()")
+        studio.take(page, "storage-panel", (900, 640))
+        page.click("#stored [data-do=delete-model]")
+        page.wait_for_selector("#confirm[open]")
+        studio.take(page, "storage-confirm")
+
+
+def no_gpu(studio: Studio) -> None:
+    """A browser that has WebGPU and no adapter, and one without."""
+    with studio.profile(BLIND) as context:
+        studio.take(studio.open(context), "no-adapter")
+        context.add_init_script("delete Navigator.prototype.gpu")
+        studio.take(studio.open(context), "no-webgpu")
+
+
+def diagnostics(studio: Studio) -> None:
+    """The page /diagnostics after a run of some tests."""
+    with studio.profile() as context:
+        page = context.new_page()
+        page.goto(studio.url + "diagnostics?tests=same-pipeline,bind-groups,bisect&most=2&run")
+        page.wait_for_function(
+            "/^(Done|It ended)/.test(document.querySelector('#state').textContent)",
+            timeout=PATIENCE_MS,
+        )
+        studio.take(page, "diagnostics", (1000, 1150))
+
+
+VIEWS: dict[str, Callable[[Studio], None]] = {
+    "first-visit": first_visit,
+    "install": install,
+    "loaded": loaded,
+    "no-gpu": no_gpu,
+    "diagnostics": diagnostics,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; the exit status."""
+    parser = argparse.ArgumentParser(prog="./dev screenshots", description=__doc__)
+    parser.add_argument("--out", type=Path, help="every view in four variants, into this folder")
+    parser.add_argument("views", nargs="*", metavar="NAME", help=f"of {', '.join(VIEWS)}")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.views) - set(VIEWS):
+        parser.error(f"no view {', '.join(unknown)}: there are {', '.join(VIEWS)}")
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+    models = offered_models("http://127.0.0.1:9")  # the packaged ones: there is no such hub
+    with PageServer(Site(offered=models)) as server, sync_playwright() as playwright:
+        for name in asked.views or VIEWS:
+            VIEWS[name](Studio(playwright, server.url, asked.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
