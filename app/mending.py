@@ -9,7 +9,7 @@ import json
 ROLES = ("user", "assistant", "system", "tool")
 DAMAGED = "damaged"
 UNREADABLE = (
-    "Damaged"  # type of the error of a message that holds a whole chat as it lies in the store
+    "Damaged"  # type of the error of a message that is a whole chat, as it lies in the store
 )
 MOST = 1e12  # of a number that means anything here
 

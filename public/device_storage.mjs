@@ -7,18 +7,18 @@
 // What browsers estimate is a hint, not a promise: loaders write and handle the error.
 
 const MB = 1e6;
-const PATIENCE_MS = 3000; // for an estimate: some take long over a large store, and nobody waits for them
+const PATIENCE_MS = 2000; // for an estimate: some take long over a large store, and nobody waits for them
 const INSTALLED = ['standalone', 'minimal-ui', 'window-controls-overlay']; // fullscreen may be a tab's, too
 const ON_A_PAGE = typeof document !== 'undefined';
 const told = name => Boolean(globalThis.jerboa?.env.get(name));
 const agent = navigator.userAgent;
 
-/** An iPhone, iPod or iPad, also one that asks for desktop pages: then it says Macintosh, but has a screen for several
-    fingers and WebKit's name without that of a browser that brings another engine. */
+/** An iPhone, iPod or iPad, also one that asks for desktop pages: then it says Macintosh, but has a touch screen, and
+    WebKit's name without that of a browser that brings another engine. */
 export function isIOS() {
   if (/iPhone|iPad|iPod/.test(agent)) return true;
   if (!ON_A_PAGE) return told('JERBOA_IOS'); // workers have no maxTouchPoints
-  return /Macintosh.*AppleWebKit/.test(agent) && !/Chrome|Chromium|Firefox/.test(agent) && navigator.maxTouchPoints > 1;
+  return /Macintosh.*AppleWebKit/.test(agent) && !/Chrome|Chromium|Firefox/.test(agent) && navigator.maxTouchPoints > 0;
 }
 
 /** True when the page runs as an app of its own, from the Home Screen or a desktop's launcher. */

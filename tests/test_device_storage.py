@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import py_engine
+from py_engine.errors import InputError
 from tests.conftest import Runner
 
 
@@ -23,6 +24,9 @@ def test_of_the_cache_folders_disk(
         found = run(py_engine.can_cache_model(size))
         assert set(found) == {"fits", "availableMB", "recommendInstall"}
         assert (found["fits"], found["recommendInstall"]) == (fits, False)
+    for size in (-1, float("nan"), float("inf"), "400", None, True, [1]):
+        with pytest.raises(InputError, match="is no size. Give .* a number from 0 up"):
+            run(py_engine.can_cache_model(size))  # type: ignore[arg-type]
     assert run(py_engine.request_persistent_storage()) is True
     assert py_engine.get_install_guidance() == {"installed": True, "manual": False, "steps": []}
     assert py_engine.is_standalone() and not py_engine.is_ios()

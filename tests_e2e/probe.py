@@ -352,8 +352,15 @@ async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:
 async def storage_helpers() -> dict[str, Any]:
     """What each gives, under its name."""
     import py_engine
+    from py_engine.errors import InputError
 
+    refused = ""
+    try:
+        await py_engine.can_cache_model("400")  # type: ignore[arg-type]
+    except InputError as error:
+        refused = str(error)
     return {
+        "refused": refused,
         "get_storage_status": await py_engine.get_storage_status(),
         "can_cache_model": await py_engine.can_cache_model(1),
         "request_persistent_storage": await py_engine.request_persistent_storage(),

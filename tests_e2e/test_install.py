@@ -16,8 +16,8 @@ DESKTOP_IPAD = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) "
     "Version/26.0 Safari/605.1.15"
 )
-HELPERS = """async () => {
-  const h = await import('./device_storage.mjs');
+HELPERS = """async again => { // what the browser is, the module reads once: `again`, a word, makes another one of it
+  const h = await import('./device_storage.mjs' + (again ? '?' + again : ''));
   return {status: await h.getStorageStatus(), small: await h.canCacheModel(1), huge: await h.canCacheModel(1e9),
     persistent: await h.requestPersistentStorage(), guidance: h.getInstallGuidance(), standalone: h.isStandalone(),
     ios: h.isIOS()};
@@ -143,14 +143,87 @@ def test_an_installed_page_and_a_desktop_are_left_alone(
         visit.close()
 
 
-def test_without_navigator_storage_nothing_is_refused(browser: Browser, site: PageServer) -> None:
-    visit = Visit(browser, site)
-    visit.page.add_init_script("delete Navigator.prototype.storage")
-    found = visit.open().evaluate(HELPERS)
+ESTIMATE = "StorageManager.prototype.estimate = async () => "
+UNKNOWN = {"quotaMB": None, "usageMB": None, "availableMB": None}
+
+
+def test_whatever_navigator_storage_does_nothing_is_refused(
+    browser: Browser, site: PageServer
+) -> None:
+    """Throwing, silent, lying, missing: the numbers are null, or what can be true."""
+    visit, most = Visit(browser, site), 9_000_000_000_000
+    page = visit.page
+    page.goto(site.url + "probe.html")
+    for script, numbers, fits in (
+        ("for (const name of ['estimate', 'persisted']) "
+         "StorageManager.prototype[name] = () => new Promise(() => {})", UNKNOWN, True),
+        ("for (const name of ['estimate', 'persisted', 'persist']) StorageManager.prototype[name] = "
+         "() => { throw new DOMException('denied', 'SecurityError'); }", UNKNOWN, True),
+        (ESTIMATE + "undefined", UNKNOWN, True),
+        (ESTIMATE + "({quota: NaN, usage: -5})", UNKNOWN, True),
+        (ESTIMATE + "({quota: '10', usage: Infinity})", UNKNOWN, True),
+        (ESTIMATE + "({usage: 3e6})", {**UNKNOWN, "usageMB": 3}, True),
+        (ESTIMATE + "({quota: 5e6})", {**UNKNOWN, "quotaMB": 5, "availableMB": 5}, False),
+        (ESTIMATE + "({quota: 5e6, usage: 9e6})",
+         {"quotaMB": 5, "usageMB": 9, "availableMB": 0}, False),
+        (ESTIMATE + f"({{quota: {most}, usage: 0}})",
+         {"quotaMB": 9_000_000, "usageMB": 0, "availableMB": 9_000_000}, False),
+        ("delete Navigator.prototype.storage", UNKNOWN, True),
+    ):  # fmt: skip
+        page.evaluate(f"() => {{ {script} }}")
+        found = page.evaluate(HELPERS)
+        assert {name: found["status"][name] for name in UNKNOWN} == numbers, script
+        assert found["huge"]["fits"] is fits, script
+        assert found["huge"]["recommendInstall"] is not fits, "a desktop"
+        assert isinstance(found["persistent"], bool) and found["status"]["persisted"] is False
+    for size in ("-1", "NaN", "Infinity", "'400'", "null", "undefined", "[1]", "true"):
+        told = page.evaluate(f"""import('./device_storage.mjs').then(h => h.canCacheModel({size}))
+          .then(() => '', error => error.name + ': ' + error.message)""")
+        assert told.startswith("RangeError") and "number from 0 up" in told, size
     visit.close()
-    assert found["status"]["quotaMB"] is found["status"]["availableMB"] is None
-    assert found["huge"]["fits"] is True
-    assert found["persistent"] is False
+
+
+MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) "
+SAFARI_MAC = MAC + "AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Safari/605.1.15"
+CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36"
+IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
+AGENTS = (  # user agent, touch points, iOS?, a word of the steps
+    (IPHONE + "Version/26.0 Mobile/15E148 Safari/604.1", 5, True, "three dots"),
+    (IPHONE + "CriOS/150.0 Mobile/15E148 Safari/604.1", 5, True, "address bar"),
+    (IPHONE + "FxiOS/150.0 Mobile/15E148 Safari/605.1.15", 5, True, 'Choose "Share"'),
+    (IPHONE + "EdgiOS/150.0 Version/26.0 Mobile/15E148 Safari/604.1", 5, True, 'Choose "Share"'),
+    (IPHONE + "Mobile/15E148 [FBAN/FBIOS;FBAV/500]", 5, True, "Open this page in Safari"),
+    (IPHONE + "GSA/300.0 Mobile/15E148 Safari/604.1", 5, True, "Open this page in Safari"),
+    (SAFARI_MAC, 5, True, "Add to Home Screen"),
+    (SAFARI_MAC.replace("Version/26.0", "CriOS/150"), 5, True, "address bar"),
+    (SAFARI_MAC, 0, False, "Add to Dock"),
+    (MAC + CHROME, 10, False, "install symbol"),  # a Mac with a touch screen beside it
+    (MAC + "Gecko/20100101 Firefox/150.0", 10, False, ""),
+    ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) " + CHROME, 10, False, "install symbol"),
+    ("Mozilla/5.0 (Linux; Android 16; K) " + CHROME, 5, False, "Install app"),
+    ("Mozilla/5.0 (Linux; Android 16; K; wv) " + CHROME, 5, False, "Open this page in Chrome"),
+)
+
+
+def test_ios_is_known_by_any_of_its_browsers_and_each_has_its_steps(
+    browser: Browser, site: PageServer
+) -> None:
+    visit = Visit(browser, site)
+    page = visit.page
+    page.goto(site.url + "probe.html")
+    become = """([agent, points]) => {
+      Object.defineProperty(navigator, 'userAgent', {value: agent, configurable: true});
+      Object.defineProperty(navigator, 'maxTouchPoints', {value: points, configurable: true}); }"""
+    for number, (agent, points, ios, word) in enumerate(AGENTS):
+        page.evaluate(become, [agent, points])
+        found = page.evaluate(HELPERS, str(number))
+        assert found["ios"] is found["status"]["ios"] is ios, agent
+        steps = found["guidance"]["steps"]
+        assert found["guidance"]["manual"] is True
+        assert word in " ".join(steps) if word else steps == [], (agent, steps)
+        if ios:
+            assert found["small"]["recommendInstall"] is True, agent
+    visit.close()
 
 
 def test_python_has_the_same_helpers(probe: Probe) -> None:
@@ -158,6 +231,7 @@ def test_python_has_the_same_helpers(probe: Probe) -> None:
     for found in (mine, other):
         assert set(found["get_storage_status"]) == STATUS
         assert found["can_cache_model"]["fits"] is True
+        assert "'400' is no size" in found["refused"]
         status = found["get_storage_status"]
         assert status["availableMB"] == pytest.approx(status["quotaMB"] - status["usageMB"], abs=2)
     assert {k: type(v) for k, v in mine.items()} == {k: type(v) for k, v in other.items()}

@@ -3,13 +3,13 @@ here but the kernels of loading."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from devtools import page_server
 from devtools.page_server import PageServer
@@ -24,6 +24,10 @@ from tests_e2e.conftest import (
     watched,
 )
 
+HOLD = """name => new Promise(held => navigator.locks.request(name, () => {
+  held();
+  return new Promise(done => { window.giveBack = done; });
+}))"""
 MODEL = "qwen3-mlx-mixed-untied"
 WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
@@ -215,22 +219,50 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
 
 
 def test_the_page_lists_what_is_kept_and_deletes_it(
-    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], tmp_path: Path
+    context: BrowserContext, site: PageServer
 ) -> None:
+    """One by one and all, by keyboard; not the one that another tab is loading; and the list is there without a GPU."""
     probe = open_probe(context, site)
-    keep(probe, site)
+    for name in ("qwen2-f32", "gemma3-text-bf16", MODEL):
+        keep(probe, site, name=name)
     page = context.new_page()
+    page.add_init_script("delete Navigator.prototype.gpu")
     page.goto(site.url)
-    page.wait_for_selector("[data-engine=ready]", timeout=1000 * PATIENCE_S)
     page.click("[data-do=open-settings]")
-    row = page.locator("#stored li")
-    row.wait_for(timeout=60_000)
-    assert row.count() == 1 and f"{ORGANISATION}/{MODEL}" in row.inner_text()
-    assert "in all" in page.inner_text("#stored-note")
-    row.scroll_into_view_if_needed()
-    page.screenshot(path=tmp_path / "stored.png")
-    page.click("#stored [data-do=delete-model]")
-    page.click("#confirm [value=yes]")
-    page.wait_for_function("!document.querySelector('#stored li')", timeout=60_000)
+    rows, note = page.locator("#stored li"), page.locator("#stored-note")
+    expect(rows).to_have_count(3, timeout=1000 * PATIENCE_S)
+    assert f"{ORGANISATION}/{MODEL}" in rows.first.inner_text(), "the last used one first"
+    expect(note).to_contain_text(re.compile(r"^\d+ kB in all. The browser may remove them"))
+    expect(rows.first.locator("button")).to_have_accessible_name(
+        f"Delete model: {ORGANISATION}/{MODEL}"
+    )
+
+    def press_delete(answer: str) -> None:
+        page.keyboard.press("Enter")
+        expect(page.locator("#confirm")).to_contain_text("Delete")
+        page.focus(f"#confirm [value={answer}]")
+        page.keyboard.press("Enter")
+
+    rows.first.locator("button").focus()
+    press_delete("no")
+    expect(rows).to_have_count(3)
+    expect(rows.first.locator("button")).to_be_focused()
+    press_delete("yes")
+    expect(rows).to_have_count(2)
+    expect(rows.first.locator("button")).to_be_focused()
+    expect(page.locator("#announce")).to_contain_text("given back")
+
+    name = f"jerboa:models:models--{ORGANISATION}--qwen2-f32"
+    probe.worker.page.evaluate(HOLD, name)
+    page.focus("#delete-models")
+    press_delete("yes")
+    expect(rows).to_have_count(1)
+    expect(note).to_contain_text(f"{ORGANISATION}/qwen2-f32 stays: it is being loaded")
+    probe.worker.page.evaluate("giveBack()")
+    page.focus("#delete-models")
+    press_delete("yes")
+    expect(rows).to_have_count(0)
+    expect(note).to_have_text("None yet. A model that was loaded from the hub is kept here.")
+    expect(note).to_be_focused()
     assert page.is_hidden("#delete-models")
     assert probe("stored_files", "models--") == {}
