@@ -63,7 +63,14 @@ TO_WORKER: list[ToWorker] = [
     Files(7, "folder", []),
     Env(8, {"HF_ENDPOINT": "http://localhost"}),
     Bench(
-        9, "random:x", 64, 8, 1, LoadOptions(context=128), False, True, GenerateOptions(top_k=20)
+        9,
+        "random:x",
+        64,
+        8,
+        1,
+        LoadOptions(context=128),
+        profile=True,
+        sampling=GenerateOptions(top_k=20),
     ),
     CacheList(10),
     Diagnose(16, ["sweep"], 2),
