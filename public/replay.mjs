@@ -10,8 +10,10 @@ const sleep = ms => new Promise(done => setTimeout(done, ms));
 
 /** A device, its counters, and the errors that it reports late. */
 export class Device {
-  constructor(device) {
+  /** `oneInFlight`: a command buffer is submitted when the one before it is done (WebKit); those of plans say so themselves. */
+  constructor(device, oneInFlight) {
     this.device = device;
+    this.oneInFlight = oneInFlight;
     this.queue = device.queue;
     this.lost = null;        // once lost: "reason: message"
     this.uncaptured = null;  // the first error outside any scope
@@ -71,7 +73,7 @@ export class Device {
   }
 
   /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
-  copy(sources, targets, ranges) {
+  async copy(sources, targets, ranges) {
     this.scoped(`${sources.length} copies`, () => {
       const encoder = this.device.createCommandEncoder();
       sources.forEach((source, i) => {
@@ -81,6 +83,7 @@ export class Device {
       this.queue.submit([encoder.finish()]);
     });
     this.submits += 1;
+    if (this.oneInFlight) await this.idle();
   }
 
   /** A copy of a range of a buffer, through a mapped buffer made for it. */
@@ -193,6 +196,7 @@ export class Recording {
       const encoder = device.createCommandEncoder();
       encoder.resolveQuerySet(querySet, 0, count, ticks, 0);
       queue.submit([encoder.finish()]);
+      if (this.awaitEach) await this.gpu.idle();
       return await this.gpu.read(ticks, 0, 8 * count);
     } finally {
       ticks.destroy();

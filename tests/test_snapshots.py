@@ -30,15 +30,15 @@ def test_save_and_restore(gpu: Gpu, run: Runner) -> None:
             gpu.write(buffer, 0, bytes([value]) * 1024)
 
     fill(1)
-    snapshots.save(5)
+    run(snapshots.save(5))
     fill(2)
-    snapshots.save(0)
+    run(snapshots.save(0))
     fill(3)
-    snapshots.restore(5)
+    run(snapshots.restore(5))
     after = [run(gpu.read(buffer)) for buffer in buffers]
     for data, n in zip(after, (3, 65), strict=True):
         assert data == b"\3" * 512 + b"\1" * 4 * n + b"\3" * (512 - 4 * n)
-    snapshots.restore(0)
+    run(snapshots.restore(0))
     assert run(gpu.read(buffers[1], 512, 4)) == b"\2" * 4
     snapshots.release()
     for buffer in buffers:

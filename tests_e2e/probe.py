@@ -82,7 +82,9 @@ async def round_trip(n: int) -> dict[str, Any]:
         await gpu.replay(plan)
         out = struct.unpack(f"<{n}f", await gpu.read(y))
         part = struct.unpack("<2f", await gpu.read(y, 8, 8))
-        gpu.copy([Copy(y, x, 8, 16, 4), Copy(y, x, 4)])  # over x, behind the kernel that read it
+        await gpu.copy(
+            [Copy(y, x, 8, 16, 4), Copy(y, x, 4)]
+        )  # over x, behind the kernel that read it
         await gpu.check()
         copied = struct.unpack("<4f", await gpu.read(x, 0, 16))
         gpu.destroy_buffer(x)

@@ -97,7 +97,7 @@ def answer(worker: Worker, id: str) -> str:
 @pytest.mark.parametrize("phone", ["iPhone 15"], indirect=True)
 def test_groups_are_calibrated_and_a_death_is_not_repeated(phone: Phone) -> None:
     """Reads go stale after 12 changes of pipelines, and 16 passes kill: 8 in one pass are found, through one death."""
-    phone.limits = "stale=12&passes=8&queue=8"
+    phone.limits = "stale=12&passes=8&queue=1"
     worker = phone.worker("first")
     info = worker.ask(load("load"))["info"]
     assert info["submit"] == {"dispatches": 1, "passes": 1}

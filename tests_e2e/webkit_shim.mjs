@@ -6,6 +6,7 @@
 //   queue=N     so do more than N unfinished command buffers
 //   bytes=N     so do buffers of more than N bytes in all
 //   lose=N      buffers of more than N bytes in all lose the device instead
+//   opfs=0      no private file system, as in a private window
 // The end: the page hears 'killed' and the worker never does anything again, as far as a script can do that.
 
 const LIMITS = Object.fromEntries([...new URL(import.meta.url).searchParams].map(([k, v]) => [k, Number(v)]));
@@ -15,6 +16,8 @@ function die(why) {
   self.postMessage({ status: 'killed', id: null, message: why });
   for (;;);
 }
+
+if (limit('opfs') === 0) delete StorageManager.prototype.getDirectory;
 
 // ---- buffers
 

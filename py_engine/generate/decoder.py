@@ -284,7 +284,7 @@ class Decoder:
         """Run the ids that the state has not seen; the last one goes through the head. `count`: tokens that were
         sampled already, of at most `limit`."""
         prefix = self.prefix
-        start = prefix.resume(ids)
+        start = await prefix.resume(ids)
         await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
@@ -307,7 +307,7 @@ class Decoder:
                 await self.gpu.idle()
             prefix.reached(ids[:start])
             if start == cut:
-                prefix.mark()
+                await prefix.mark()
 
     async def _resize(self, tokens: int, rows: int, room: int = 0) -> None:
         """The smallest KV cache for `tokens` and, if it can be had, `room` more. One that holds nothing (`rows` 0) may

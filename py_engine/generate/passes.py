@@ -122,11 +122,11 @@ class Passes:
             self._planner.reserve(traces.values())
             await self._planner.allocate()
             plans = await self._lower(self._traces | traces)
+            await new.copy_rows(old, rows)
         except BaseException:
             self._state.cache = old
             new.release()
             raise
-        new.copy_rows(old, rows)
         old.release()
         self._traces |= traces
         self._plans |= plans

@@ -35,7 +35,7 @@ class Prefix:
         """Whether there is a state that cannot go back."""
         return self._snapshots.count > 0
 
-    def resume(self, ids: Sequence[int]) -> int:
+    async def resume(self, ids: Sequence[int]) -> int:
         """Make the state that of the longest beginning of `ids` that can be had, short of its last token (which must
         run, for its logits); the number of tokens in it. Rows behind are given up."""
         start = shared(self.ids, ids[:-1])
@@ -44,9 +44,10 @@ class Prefix:
             start = max([n for n in self._marks if n <= start], default=0)
             if lives and len(self.ids) > start:
                 start = len(self.ids)
-                self.mark()  # the end of a turn: a changed next question goes back to it
+                await self.mark()  # the end of a turn: a changed next question goes back to it
             elif start:
-                self._snapshots.restore(self._use(start))
+                self.leave()
+                await self._snapshots.restore(self._use(start))
         self._cut(self.ids[:start], start)
         return start
 
@@ -62,7 +63,7 @@ class Prefix:
         """After a decode: `ids` stay of the `seen` tokens that the state has seen."""
         self._cut(list(ids), seen)
 
-    def mark(self) -> None:
+    async def mark(self) -> None:
         """Take a snapshot of the state, which has just seen `ids`."""
         n = len(self.ids)
         if not self.recurrent or n == 0 or not self.lives:
@@ -74,7 +75,7 @@ class Prefix:
             slot = next(i for i in range(self._snapshots.count) if i not in self._marks.values())
         else:
             slot = self._marks.pop(next(iter(self._marks)))
-        self._snapshots.save(slot)
+        await self._snapshots.save(slot)
         self._marks[n] = slot
 
     @property

@@ -60,7 +60,7 @@ class Transfer:
     async def read(self, start: int, end: int) -> Bytes:
         """The bytes of a slice."""
         assert self._staging is not None
-        self._gpu.copy(
+        await self._gpu.copy(
             [
                 Copy(span.buffer, self._staging, n, span.offset + at, to)
                 for span, at, to, n in self._within(start, end)
@@ -72,7 +72,7 @@ class Transfer:
         """Put the bytes of a slice where they belong; returns when the GPU has them."""
         assert self._staging is not None
         self._gpu.write(self._staging, 0, data)
-        self._gpu.copy(
+        await self._gpu.copy(
             [
                 Copy(self._staging, span.buffer, n, to, span.offset + at)
                 for span, at, to, n in self._within(start, end)

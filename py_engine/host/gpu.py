@@ -165,6 +165,8 @@ class Gpu(abc.ABC):
     # Called once with the reason when the device is lost, at whatever time, but not for a deliberate close. Only a
     # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
+    # Of decode loops, by depth; kept until the end of the device.
+    _rings: dict[int, list[Buffer]] = field(default_factory=dict, init=False)
 
     @property
     @abc.abstractmethod
@@ -185,23 +187,39 @@ class Gpu(abc.ABC):
             )
         return size
 
-    @abc.abstractmethod
     def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
         """A zeroed buffer of `nbytes` rounded up to 4. Raises OutOfMemoryError or HostError with the label,
         at once or, where the host reports errors late, from the next `check()`."""
+        size = self.buffer_size(label, nbytes)
+        handle = self._make_buffer(label, size, kind)
+        counters = self.counters
+        counters.live_buffers += 1
+        counters.live_bytes += size
+        counters.buffers_created += 1
+        return Buffer(label, size, kind, handle)
 
     @abc.abstractmethod
+    def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
+        """The host's own buffer, for `create_buffer`, and raising as that says."""
+
     def destroy_buffer(self, buffer: Buffer) -> None:
         """Free it now. A second call does nothing."""
+        if buffer.handle is None:
+            return
+        buffer.handle.destroy()
+        buffer.handle = None
+        counters = self.counters
+        counters.live_buffers -= 1
+        counters.live_bytes -= buffer.nbytes
 
     @abc.abstractmethod
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """Queue an upload. `data` is bytes-like or what this host's io calls Bytes; offset and size multiples of 4."""
 
     @abc.abstractmethod
-    def copy(self, copies: Sequence[Copy]) -> None:
-        """Queue copies between buffers, in this order and behind everything submitted before; one submit for all.
-        Raises HostError (or `check()` does)."""
+    async def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy between buffers, in this order and behind everything submitted before; one submit for all. Returns when
+        submitted (on WebKit: when done). Raises HostError (or `check()` does)."""
 
     @abc.abstractmethod
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
@@ -247,6 +265,19 @@ class Gpu(abc.ABC):
     ) -> DecodeLoop:
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
         RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host."""
+
+    def _ring(self, depth: int) -> list[Buffer]:
+        """The mapped buffers of decode loops of this depth, made once."""
+        if depth not in self._rings:
+            self._rings[depth] = [
+                self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)
+            ]
+        return self._rings[depth]
+
+    def _free_rings(self) -> None:
+        for buffer in (buffer for ring in self._rings.values() for buffer in ring):
+            self.destroy_buffer(buffer)
+        self._rings.clear()
 
     def timed_passes(self, recording: Recording) -> int:
         """How many passes `recording` has. Raises HostError when this device cannot time them."""

@@ -38,6 +38,7 @@ from py_engine.host.gpu import (
     Pipeline,
     Recording,
 )
+from py_engine.host.webkit import on_webkit
 
 _FEATURES = ("shader-f16", "subgroups", "timestamp-query", "subgroup-matrix")
 _NAMES = {"subgroup-matrix": MATRIX_FEATURE}  # the browser's own, where it is not ours
@@ -87,7 +88,7 @@ async def open_gpu(
         return int(getattr(info, name, 0) or 0)
 
     gpu = BrowserGpu(
-        js.jerboa.replay.Device.new(device),
+        js.jerboa.replay.Device.new(device, on_webkit()),
         AdapterInfo(
             vendor=text("vendor"),
             architecture=text("architecture"),
@@ -191,7 +192,6 @@ class BrowserGpu(Gpu):
             "readback": usage.MAP_READ | usage.COPY_DST,
         }
         self._closed = False
-        self._rings: dict[int, list[Buffer]] = {}
         self._watch = asyncio.ensure_future(self._wait_for_loss())
 
     async def _wait_for_loss(self) -> None:
@@ -238,27 +238,13 @@ class BrowserGpu(Gpu):
         """See Gpu.enable_lines; found by trial when the device was opened."""
         return "\n".join(line for feature, line in self._enable.items() if feature in features)
 
-    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
-        """See Gpu.create_buffer; the driver's own refusals come from `check()`."""
-        size = self.buffer_size(label, nbytes)
+    def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
+        """The driver's own refusals come from `check()`."""
         self._alive(f"cannot create buffer {label!r} of {size:,} bytes")
         try:
-            handle = self._js.createBuffer(label, size, self._usage[kind])
+            return self._js.createBuffer(label, size, self._usage[kind])
         except JsException as error:
             raise self._error(f"cannot create buffer {label!r} of {size:,} bytes", error) from error
-        self._counters.live_buffers += 1
-        self._counters.live_bytes += size
-        self._counters.buffers_created += 1
-        return Buffer(label, size, kind, handle)
-
-    def destroy_buffer(self, buffer: Buffer) -> None:
-        """See Gpu.destroy_buffer."""
-        if buffer.handle is None:
-            return
-        buffer.handle.destroy()
-        buffer.handle = None
-        self._counters.live_buffers -= 1
-        self._counters.live_bytes -= buffer.nbytes
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """See Gpu.write. A JS Uint8Array goes to the queue as it is; bytes are copied out of Python's heap first."""
@@ -273,17 +259,18 @@ class BrowserGpu(Gpu):
             ) from error
         self._counters.upload_bytes += nbytes
 
-    def copy(self, copies: Sequence[Copy]) -> None:
+    async def copy(self, copies: Sequence[Copy]) -> None:
         """See Gpu.copy; validation errors come from `check()`."""
         ranges = [n for c in copies for n in (c.source_offset, c.target_offset, c.nbytes)]
         try:
-            self._js.copy(
+            await self._js.copy(
                 to_js([c.source.handle for c in copies]),
                 to_js([c.target.handle for c in copies]),
                 to_js(ranges),
             )
         except JsException as error:
-            raise self._error(f"the device refused {len(copies)} copies", error) from error
+            failure = await self._settled_error(f"the device refused {len(copies)} copies", error)
+            raise failure from error
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         """See Gpu.read."""
@@ -369,15 +356,8 @@ class BrowserGpu(Gpu):
         self._alive("cannot decode")
         if recording.await_each:
             depth = 1
-        ring = self._rings.get(depth)
-        if ring is None:
-            ring = [
-                self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)
-            ]
-            self._rings[depth] = ring
-        loop = js.jerboa.replay.DecodeLoop.new(
-            recording.handle, result.handle, to_js([b.handle for b in ring]), max_steps
-        )
+        ring = to_js([buffer.handle for buffer in self._ring(depth)])
+        loop = js.jerboa.replay.DecodeLoop.new(recording.handle, result.handle, ring, max_steps)
         return BrowserDecodeLoop(self, loop)
 
     async def idle(self) -> None:
@@ -406,10 +386,7 @@ class BrowserGpu(Gpu):
         if self._closed:
             return
         self._closed = True
-        for ring in self._rings.values():
-            for buffer in ring:
-                self.destroy_buffer(buffer)
-        self._rings.clear()
+        self._free_rings()
         self._js.device.destroy()
 
     def _alive(self, what: str) -> None:

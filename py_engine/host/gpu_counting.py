@@ -21,6 +21,13 @@ from py_engine.host.gpu import (
 )
 
 
+class _Nothing:
+    """Stands where a real GPU has a buffer."""
+
+    def destroy(self) -> None:
+        """Nothing to free."""
+
+
 class CountingGpu(Gpu):
     """Buffers have a size and no bytes; pipelines and bind groups are names; nothing ever runs.
 
@@ -51,27 +58,14 @@ class CountingGpu(Gpu):
         """Nothing compiles here."""
         return ""
 
-    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
-        """Count it. Raises OutOfMemoryError above the limit for one buffer, as the device would."""
-        size = self.buffer_size(label, nbytes)
-        self.counters.live_buffers += 1
-        self.counters.buffers_created += 1
-        self.counters.live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.counters.live_bytes)
-        return Buffer(label, size, kind, self)
-
-    def destroy_buffer(self, buffer: Buffer) -> None:
-        """Take it off the count."""
-        if buffer.handle is None:
-            return
-        buffer.handle = None
-        self.counters.live_buffers -= 1
-        self.counters.live_bytes -= buffer.nbytes
+    def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
+        self.peak_bytes = max(self.peak_bytes, self.counters.live_bytes + size)
+        return _Nothing()
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """Nothing holds bytes here."""
 
-    def copy(self, copies: Sequence[Copy]) -> None:
+    async def copy(self, copies: Sequence[Copy]) -> None:
         """Nothing holds bytes here."""
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:

@@ -198,7 +198,6 @@ class NativeGpu(Gpu):
         self._fences: list[Any] = []
         self._word = device.create_buffer(label="word", size=4, usage=self._usage["storage"])
         self._closed = False
-        self._rings: dict[int, list[Buffer]] = {}
 
     @property
     def lost(self) -> str | None:
@@ -223,24 +222,11 @@ class NativeGpu(Gpu):
             lines.append(MATRIX_LINES)
         return "\n".join(lines)
 
-    def create_buffer(self, label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
-        size = self.buffer_size(label, nbytes)
+    def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
         try:
-            handle = self._device.create_buffer(label=label, size=size, usage=self._usage[kind])
+            return self._device.create_buffer(label=label, size=size, usage=self._usage[kind])
         except Exception as error:
             raise self._error(f"cannot create buffer {label!r} of {size:,} bytes", error) from error
-        self.counters.live_buffers += 1
-        self.counters.live_bytes += size
-        self.counters.buffers_created += 1
-        return Buffer(label, size, kind, handle)
-
-    def destroy_buffer(self, buffer: Buffer) -> None:
-        if buffer.handle is None:
-            return
-        buffer.handle.destroy()
-        buffer.handle = None
-        self.counters.live_buffers -= 1
-        self.counters.live_bytes -= buffer.nbytes
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         nbytes = memoryview(data).nbytes
@@ -252,7 +238,7 @@ class NativeGpu(Gpu):
             ) from error
         self.counters.upload_bytes += nbytes
 
-    def copy(self, copies: Sequence[Copy]) -> None:
+    async def copy(self, copies: Sequence[Copy]) -> None:
         try:
             encoder = self._device.create_command_encoder()
             for c in copies:
@@ -401,13 +387,7 @@ class NativeGpu(Gpu):
     ) -> DecodeLoop:
         if recording.await_each:
             depth = 1
-        ring = self._rings.get(depth)
-        if ring is None:
-            ring = [
-                self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)
-            ]
-            self._rings[depth] = ring
-        return NativeDecodeLoop(self, recording, result, max_steps, ring)
+        return NativeDecodeLoop(self, recording, result, max_steps, self._ring(depth))
 
     async def idle(self) -> None:
         try:
@@ -431,10 +411,7 @@ class NativeGpu(Gpu):
         if self._closed:
             return
         self._closed = True
-        for ring in self._rings.values():
-            for buffer in ring:
-                self.destroy_buffer(buffer)
-        self._rings.clear()
+        self._free_rings()
         self._device.destroy()
 
     def _error(self, what: str, error: Exception) -> HostError:

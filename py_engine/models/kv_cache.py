@@ -84,11 +84,11 @@ class KvCache:
             ]
         return found
 
-    def copy_rows(self, source: KvCache, rows: int) -> None:
-        """Queue the copy of the first `rows` tokens from a cache of the same layers."""
+    async def copy_rows(self, source: KvCache, rows: int) -> None:
+        """Copy the first `rows` tokens from a cache of the same layers."""
         if rows:
             pairs = zip(source.spans(rows), self.spans(rows), strict=True)
-            self._gpu.copy(
+            await self._gpu.copy(
                 [Copy(a.buffer, b.buffer, a.nbytes, a.offset, b.offset) for a, b in pairs]
             )
 

@@ -41,13 +41,13 @@ class Snapshots:
         """GPU bytes of all of them, taken or not."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
-    def save(self, slot: int) -> None:
+    async def save(self, slot: int) -> None:
         """Copy the state as it is behind everything submitted so far."""
-        self._copy(slot, restore=False)
+        await self._copy(slot, restore=False)
 
-    def restore(self, slot: int) -> None:
+    async def restore(self, slot: int) -> None:
         """Bring the state back."""
-        self._copy(slot, restore=True)
+        await self._copy(slot, restore=True)
 
     def live_spans(self) -> list[Span]:
         """Where the state itself stands."""
@@ -67,7 +67,7 @@ class Snapshots:
             self._gpu.destroy_buffer(buffer)
         self._buffers.clear()
 
-    def _copy(self, slot: int, *, restore: bool) -> None:
+    async def _copy(self, slot: int, *, restore: bool) -> None:
         stored, at = self._buffers[slot], 0
         copies = []
         for live in self.live_spans():
@@ -75,4 +75,4 @@ class Snapshots:
             (source, of), (target, to) = reversed(sides) if restore else sides
             copies.append(Copy(source, target, live.nbytes, of, to))
             at += live.nbytes
-        self._gpu.copy(copies)
+        await self._gpu.copy(copies)

@@ -144,7 +144,7 @@ async def load_model(
             )  # fmt: skip
             wanted = not gpu.info.fallback if self_check is None else self_check
             check = decoder.self_check() if wanted else None
-            peak = await source.fill(store, gpu, kernels, tell, abort)
+            peak = await source.fill(store, gpu, kernels, strategy, tell, abort)
             tell(Progress("kernels", message="Compiling kernels"))
             checked = await check.run() if check else None
             for wrong in checked.wrong if checked else ():
@@ -240,6 +240,7 @@ class _Source:
         store: WeightStore,
         gpu: Gpu,
         kernels: Kernels,
+        strategy: SubmitStrategy | None,
         tell: Callable[[Progress], None],
         abort: Abort,
     ) -> int:
@@ -275,11 +276,12 @@ class _RandomSource(_Source):
         store: WeightStore,
         gpu: Gpu,
         kernels: Kernels,
+        strategy: SubmitStrategy | None,
         tell: Callable[[Progress], None],
         abort: Abort,
     ) -> int:
         assert isinstance(store, RandomStore)
-        await store.fill(kernels, abort)
+        await store.fill(kernels, abort, strategy)
         return 0
 
 
@@ -343,6 +345,7 @@ class _FileSource(_Source):
         store: WeightStore,
         gpu: Gpu,
         kernels: Kernels,
+        strategy: SubmitStrategy | None,
         tell: Callable[[Progress], None],
         abort: Abort,
     ) -> int:
@@ -358,7 +361,7 @@ class _FileSource(_Source):
             tell(Progress("weights", min(loaded, total), total, message))
 
         count(0)
-        loader = Loader(gpu, kernels, self._repository, count, abort)
+        loader = Loader(gpu, kernels, self._repository, count, abort, strategy)
         await loader.run(jobs)
         tell(Progress("weights", total, total, message))
         return loader.peak_bytes

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
-from py_engine.graph.submit import SingleSubmit
+from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Bytes
@@ -71,7 +71,10 @@ def staging_bytes(jobs: Sequence[Job]) -> int:
 
 
 class Loader:
-    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time."""
+    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time.
+
+    `strategy`: of the dispatches that convert and sum what was uploaded; None: the host's own.
+    """
 
     def __init__(
         self,
@@ -80,7 +83,9 @@ class Loader:
         repository: Repository,
         on_bytes: Callable[[int], None],
         abort: Abort,
+        strategy: SubmitStrategy | None = None,
     ) -> None:
+        self._strategy = strategy or default_strategy()
         self._gpu = gpu
         self._kernels = kernels
         self._repository = repository
@@ -172,7 +177,7 @@ class Loader:
         if sums is not None:
             sums.call(trace)
         if trace.calls:
-            planner = Planner(self._gpu, self._kernels, SingleSubmit())
+            planner = Planner(self._gpu, self._kernels, self._strategy)
             planner.reserve([trace])
             plan = await planner.lower([trace])
             await self._gpu.replay(plan.recording)

@@ -9,7 +9,7 @@ from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.matrix import Matrix
 from py_engine.graph.plan import Planner
-from py_engine.graph.submit import SingleSubmit
+from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
@@ -135,7 +135,9 @@ class RandomStore(WeightStore):
         """Whatever is asked for is there."""
         return True
 
-    async def fill(self, kernels: Kernels, abort: Abort) -> None:
+    async def fill(
+        self, kernels: Kernels, abort: Abort, strategy: SubmitStrategy | None = None
+    ) -> None:
         """Run the hash over every buffer."""
         for seed, (target, matrix) in enumerate(self._fills):
             abort.check()
@@ -143,7 +145,7 @@ class RandomStore(WeightStore):
                 1, target, target, target, self._gpu.features, self._gpu.limits.max_binding_bytes
             )
             layout.random(trace, target, matrix, seed)
-            planner = Planner(self._gpu, kernels, SingleSubmit())
+            planner = Planner(self._gpu, kernels, strategy or default_strategy())
             planner.reserve([trace])
             plan = await planner.lower([trace])
             await self._gpu.replay(plan.recording)
