@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, sync_playwright
 
+from devtools import page_server
 from devtools.page_server import Handler, PageServer
 from devtools.site import Site
 from tests.packaged_tokenizers import tokenizer_json
@@ -24,6 +25,8 @@ from tests.packaged_tokenizers import tokenizer_json
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
 ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
+# Modules for workers, to be imported before their own script.
+SHIMS = ("/webkit_shim.mjs", "/store_faults.mjs")
 CRASH_FLAGS = [  # or Chromium gives no GPU any more after its GPU process died twice
     "--disable-gpu-process-crash-limit",
     "--disable-domain-blocking-for-3d-apis",
@@ -68,10 +71,10 @@ class TestSite(Site):
     stall_s = 0.0
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe.*, webkit_shim.mjs and tokenizers/NAME.json lie beside the page's files."""
+        """tests_e2e/probe.*, the shims and tokenizers/NAME.json lie beside the page's files."""
         if path.startswith("/tokenizers/"):
             return tokenizer_json(path.removeprefix("/tokenizers/").removesuffix(".json"))
-        if path.startswith("/probe.") or path == "/webkit_shim.mjs":
+        if path.startswith("/probe.") or path in SHIMS:
             return HERE / path.lstrip("/")
         return super().find(path)
 
@@ -172,6 +175,35 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
         yield server
 
 
+class Asked(list[tuple[str, str]]):
+    """What the hub was asked for, in order: (file name or "" for the listing, the Range header)."""
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a file, all asked for by range."""
+        ranges = [r.removeprefix("bytes=").split("-") for file, r in self if file == name]
+        return sum(int(last) + 1 - int(first) for first, last in ranges)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Of the local hub, from now on."""
+    seen = Asked()
+    file, listing = TestHandler._hub_file, TestHandler._hub_listing
+
+    def hub_file(self: TestHandler, name: str, revision: str, file_name: str) -> None:
+        seen.append((file_name, self.headers.get("Range", "")))
+        file(self, name, revision, file_name)
+
+    def hub_listing(self: TestHandler, name: str, revision: str, blobs: bool) -> None:
+        seen.append(("", ""))
+        listing(self, name, revision, blobs)
+
+    monkeypatch.setattr(TestHandler, "_hub_file", hub_file)
+    monkeypatch.setattr(TestHandler, "_hub_listing", hub_listing)
+    monkeypatch.setattr(page_server, "LARGE_FILE", 1000)  # the listing gives a sha256 from here on
+    return seen
+
+
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Any]:
     """Playwright itself."""
@@ -243,8 +275,20 @@ def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[Browser
     return context, outside
 
 
+def shim(context: BrowserContext, script: str, address: Callable[[], str]) -> None:
+    """Workers of this script that start from now on import the module at `address()` before anything else."""
+
+    def answer(route: Route) -> None:
+        real = route.fetch()
+        headers = {k: v for k, v in real.headers.items() if k not in ("content-length", "etag")}
+        body = f"import './{address()}';\n{real.text()}"
+        route.fulfill(status=200, headers=headers, body=body)
+
+    context.route(f"**/{script}", answer)
+
+
 def kill(page: Page) -> None:
-    """End its renderer at once: no script hears of that."""
+    """End its renderer at once: no script of it, and of its workers, hears of that."""
     with page.expect_event("crash"), contextlib.suppress(Error):
         page.goto("chrome://crash")
     with contextlib.suppress(Error):
@@ -267,10 +311,8 @@ class Visited:
     early: dict[str, Any]  # the answer to a message that was sent before the boot was done
 
 
-@pytest.fixture(scope="session")
-def visited(browser: Browser, site: PageServer) -> Iterator[Visited]:
-    """One for all tests that do not need a fresh profile; their workers boot from the snapshot."""
-    context, outside = watched(browser, site)
+def visit_first(context: BrowserContext, site: PageServer) -> Visited:
+    """Make the profile one that has been here before."""
     page = blank_page(context, site)
     first = Worker(page, "worker.mjs")
     first.post({"type": "info", "id": "early"})
@@ -279,7 +321,14 @@ def visited(browser: Browser, site: PageServer) -> Iterator[Visited]:
     log = first.wait(lambda m: m["status"] == "log" and "snapshot" in m["message"])[-1]
     assert "stored" in log["message"], log
     page.close()
-    yield Visited(context, cold, early)
+    return Visited(context, cold, early)
+
+
+@pytest.fixture(scope="session")
+def visited(browser: Browser, site: PageServer) -> Iterator[Visited]:
+    """One for all tests that do not need a fresh profile; their workers boot from the snapshot."""
+    context, outside = watched(browser, site)
+    yield visit_first(context, site)
     context.close()
     assert not outside
 

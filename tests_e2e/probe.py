@@ -711,3 +711,28 @@ async def flip(name: str, offset: int) -> None:
     await models.write(name, offset, bytes([byte ^ 4]))
     await models.flush(name)
     await models.close()
+
+
+async def clear_store() -> None:
+    """Delete everything in the store of models."""
+    from py_engine.host import open_io
+
+    models = await open_io().open_store("models")
+    for name in await models.names():
+        await models.delete(name)
+    await models.close()
+
+
+async def arm_store(at: int, how: str) -> None:
+    """From now on the change number `at` of this worker's stores fails (store_faults.mjs)."""
+    import js
+
+    faults = js.storeFaults
+    faults.at, faults.how, faults.changes = at, how, 0
+
+
+async def store_changes() -> int:
+    """How often this worker's stores were changed since arm_store."""
+    import js
+
+    return int(js.storeFaults.changes)

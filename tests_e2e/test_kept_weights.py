@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
-from devtools import page_server
 from devtools.page_server import PageServer
 from tests_e2e.conftest import (
     GOLDENS,
     ORGANISATION,
     PATIENCE_S,
+    Asked,
     Probe,
     TestHandler,
     blank_page,
@@ -31,26 +31,6 @@ HOLD = """name => new Promise(held => navigator.locks.request(name, () => {
 MODEL = "qwen3-mlx-mixed-untied"
 WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What the hub was asked for: (file name or "", range)."""
-    seen: list[tuple[str, str]] = []
-    file, listing = TestHandler._hub_file, TestHandler._hub_listing
-
-    def hub_file(self: TestHandler, name: str, revision: str, file_name: str) -> None:
-        seen.append((file_name, self.headers.get("Range", "")))
-        file(self, name, revision, file_name)
-
-    def hub_listing(self: TestHandler, name: str, revision: str, blobs: bool) -> None:
-        seen.append(("", ""))
-        listing(self, name, revision, blobs)
-
-    monkeypatch.setattr(TestHandler, "_hub_file", hub_file)
-    monkeypatch.setattr(TestHandler, "_hub_listing", hub_listing)
-    monkeypatch.setattr(page_server, "LARGE_FILE", 1000)  # the listing gives a sha256 from here on
-    return seen
 
 
 @pytest.fixture
@@ -78,7 +58,7 @@ def blob(probe: Probe) -> str:
 
 @pytest.mark.parametrize("kind", ["opfs", "cache-storage"])
 def test_the_next_page_needs_no_request_and_repairs_what_is_damaged(
-    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], kind: str
+    context: BrowserContext, site: PageServer, asked: Asked, kind: str
 ) -> None:
     def fresh() -> Probe:
         probe = open_probe(context, site)
@@ -159,14 +139,8 @@ def until(reached: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def weights_asked(asked: list[tuple[str, str]]) -> int:
-    """Bytes of the weights that were asked for."""
-    ranges = [r.removeprefix("bytes=").split("-") for name, r in asked if name == WEIGHTS]
-    return sum(int(last) + 1 - int(first) for first, last in ranges)
-
-
 def test_a_second_tab_waits_and_takes_over_from_one_that_dies(
-    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]], held: list[bool]
+    context: BrowserContext, site: PageServer, asked: Asked, held: list[bool]
 ) -> None:
     """What the first one stored is not asked for again."""
     first, second = open_probe(context, site), open_probe(context, site)
@@ -181,19 +155,17 @@ def test_a_second_tab_waits_and_takes_over_from_one_that_dies(
     finished = end(second)
     assert finished["kept"] is True
     assert finished["notes"] == ["Another tab or process is loading this model: waiting for it."]
-    assert 0 < weights_asked(asked) < 0.75 * SIZE
+    assert 0 < asked.nbytes(WEIGHTS) < 0.75 * SIZE
     assert keep(second, site)["sums"] == finished["sums"]
 
 
-def test_two_tabs_fetch_once(
-    context: BrowserContext, site: PageServer, asked: list[tuple[str, str]]
-) -> None:
+def test_two_tabs_fetch_once(context: BrowserContext, site: PageServer, asked: Asked) -> None:
     tabs = [open_probe(context, site) for _ in range(2)]
     for tab in tabs:
         begin(tab, site)
     loaded = [end(tab) for tab in tabs]
     assert loaded[0]["sums"] == loaded[1]["sums"]
-    assert weights_asked(asked) <= 1.05 * SIZE
+    assert asked.nbytes(WEIGHTS) <= 1.05 * SIZE
 
 
 def test_an_older_model_makes_room_and_without_room_nothing_is_kept(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
 from tests_e2e.conftest import (
@@ -19,6 +19,7 @@ from tests_e2e.conftest import (
     blank_page,
     kill,
     launch_chromium,
+    shim,
     watched,
 )
 from tests_e2e.test_install import DESKTOP_IPAD, device
@@ -45,13 +46,7 @@ class Phone:
         self.limits = ""
         self.context, self.outside = watched(browser, site, **options)
         self.context.add_init_script(f"({HEAR_KILLS})()")
-        self.context.route("**/worker.mjs", self._shim)
-
-    def _shim(self, route: Route) -> None:
-        answer = route.fetch()
-        headers = {k: v for k, v in answer.headers.items() if k not in ("content-length", "etag")}
-        body = f"import './webkit_shim.mjs?{self.limits}';\n{answer.text()}"
-        route.fulfill(status=200, headers=headers, body=body)
+        shim(self.context, "worker.mjs", lambda: f"webkit_shim.mjs?{self.limits}")
 
     def worker(self, run: str) -> Worker:
         """The engine's worker in a page that does nothing else; the run's name is the page's to give."""

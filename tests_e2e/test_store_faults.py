@@ -1,0 +1,167 @@
+"""A store that fails (store_faults.mjs) at every change that a load makes of it: the page is killed there, its worker
+is ended there, or there is no room from there on. Nothing compiles here but the kernels of loading."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from devtools.page_server import PageServer
+from py_engine.weights.safetensors import FIRST_READ_BYTES
+from tests_e2e.conftest import (
+    GOLDENS,
+    ORGANISATION,
+    WEBGPU_FLAGS,
+    Asked,
+    Probe,
+    blank_page,
+    kill,
+    launch_chromium,
+    shim,
+    visit_first,
+    watched,
+)
+
+MODEL = "qwen2-f32"  # few tensors: each is several changes
+WEIGHTS = "model.safetensors"
+SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
+# Bytes that a kill may lose: a tensor that is written and not yet in the journal; the largest here has 61,680. Or the
+# file's head, which is read in one piece before the tensors are known.
+LOST = max(61_680, FIRST_READ_BYTES)
+KINDS = ("opfs", "cache-storage")
+# Where: among the small files, within the weights, and far behind the end of a load.
+QUICK = (9, 40, 10_000)
+
+
+@pytest.fixture(scope="module")
+def context(playwright: Any, site: PageServer) -> Iterator[BrowserContext]:
+    """A profile of a Chromium of its own: renderers are crashed. It has been here before, so boots are short."""
+    browser = launch_chromium(playwright, WEBGPU_FLAGS)
+    context, _ = watched(browser, site)
+    visit_first(context, site)
+    shim(context, "probe.mjs", lambda: "store_faults.mjs")
+    yield context
+    browser.close()
+
+
+class Device:
+    """Pages over one kind of store, one after the other."""
+
+    def __init__(self, context: BrowserContext, site: PageServer, kind: str) -> None:
+        self.context, self.site, self.kind = context, site, kind
+        self.commit = site.local_hub.commit(site.site.models / ORGANISATION / MODEL)
+        self.begin_anew()
+        self.probe("clear_store")
+
+    def begin_anew(self) -> None:
+        """A fresh page and worker."""
+        self.probe = Probe(blank_page(self.context, self.site), "py314")
+        if self.kind != "opfs":
+            self.probe("hide_opfs")
+
+    def load(self, revision: str = "") -> dict[str, Any]:
+        """Load the weights; see probe.keep."""
+        hub, repo = self.site.url + "models", f"{ORGANISATION}/{MODEL}{revision}"
+        loaded: dict[str, Any] = self.probe("keep", hub, repo)
+        return loaded
+
+    def load_and_die(self, at: int, how: str) -> bool:
+        """Begin a first load that hangs at a change; whether it came to that."""
+        self.probe("clear_store")
+        self.probe("arm_store", at, how)
+        arguments = [self.site.url + "models", f"{ORGANISATION}/{MODEL}"]
+        self.probe.worker.post({"id": "load", "name": "keep", "args": arguments})
+        ends = self.probe.worker.wait(
+            lambda m: m.get("id") == "load" or m.get("status") == "killed"
+        )
+        return "status" in ends[-1]
+
+    def written(self) -> int:
+        """Bytes of the weights that the store has."""
+        files: dict[str, int] = self.probe("stored_files", "/blobs/")
+        return max(files.values(), default=0)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.probe("arm_store", 0, "")
+        self.probe("clear_store")
+        self.probe.worker.page.close()
+
+
+@pytest.fixture
+def device(
+    request: pytest.FixtureRequest, context: BrowserContext, site: PageServer
+) -> Iterator[Device]:
+    """With an empty store of each kind."""
+    device = Device(context, site, request.param)
+    yield device
+    device.close()
+
+
+def places(at: tuple[int, ...] | None) -> Iterator[int]:
+    """The changes to fail at; None: each."""
+    return iter(at) if at else itertools.count(1)
+
+
+@pytest.mark.parametrize("device", KINDS, indirect=True)
+@pytest.mark.parametrize(
+    ("how", "at"),
+    [("kill", QUICK), ("half", QUICK), pytest.param("kill", None, marks=pytest.mark.slow)],
+    ids=["kill", "half", "kill-every"],
+)
+def test_killed_at_a_change_of_the_store(
+    device: Device, asked: Asked, at: tuple[int, ...] | None, how: str
+) -> None:
+    """The next load is right and finishes the store, and at most a tensor that was stored is fetched again. A page is
+    killed where the change did not happen; where half of it did, the page lives and its worker is ended."""
+    undisturbed = device.load()
+    assert undisturbed["kept"] is True and undisturbed["kind"] == device.kind
+    died = 0
+    for k in places(at):
+        if not device.load_and_die(k, how):
+            break
+        died += 1
+        if how == "kill":
+            kill(device.probe.worker.page)
+        else:
+            device.probe.worker.close()
+        device.begin_anew()
+        written = device.written()
+        asked.clear()
+        assert device.load() == undisturbed, f"killed at change {k}"
+        assert asked.nbytes(WEIGHTS) <= SIZE - written + LOST, f"killed at change {k}"
+        asked.clear()
+        assert device.load(f"@{device.commit}") == undisturbed, f"killed at change {k}"
+        assert asked == [], f"killed at change {k}"
+    assert died == len(QUICK) - 1 if at else died > 2 * 26, (
+        "each tensor, and its line in the journal"
+    )
+
+
+@pytest.mark.parametrize("device", KINDS, indirect=True)
+@pytest.mark.parametrize(
+    "at", [QUICK, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "every"]
+)
+def test_no_room_from_a_change_of_the_store_on(device: Device, at: tuple[int, ...] | None) -> None:
+    """The load is right; it says that nothing is kept, and then nothing is."""
+    undisturbed = device.load()
+    refused = 0
+    for k in places(at):
+        device.probe("clear_store")
+        device.probe("arm_store", k, "full")
+        loaded = device.load()
+        if device.probe("store_changes") < k:
+            break
+        refused += 1
+        assert loaded["sums"] == undisturbed["sums"], f"no room from change {k} on"
+        if loaded["kept"]:  # but for the time of its last use, on which nothing depends
+            assert loaded["notes"] == [] and device.written() == SIZE, f"no room from change {k} on"
+        else:
+            (note,) = loaded["notes"]
+            assert "not kept on this device" in note, f"no room from change {k} on"
+            assert device.probe("stored_files", "models--") == {}, f"no room from change {k} on"
+    assert refused >= (len(QUICK) - 1 if at else 50)
