@@ -48,8 +48,10 @@ def make_repository(root: Path, seed: int = 0, sizes: Sequence[int] = SIZES) -> 
 class FaultStore(FileStore):
     """A FileStore that calls `before(k, method, data)` before its k-th call that changes anything (from 1)."""
 
-    def __init__(self, root: Path, before: Callable[[int, str, str], None]) -> None:
-        super().__init__(root, shared=True)
+    def __init__(
+        self, root: Path, before: Callable[[int, str, str], None], shared: bool = True
+    ) -> None:
+        super().__init__(root, shared=shared)
         self.calls = 0
         self.read_bytes: dict[str, int] = {}
         self._before = before
@@ -89,16 +91,20 @@ class FaultStore(FileStore):
 
 
 class FaultIo(NativeIo):
-    """NativeIo over a FaultStore at the usual place, that does not wait between attempts."""
+    """NativeIo over a FaultStore at the usual place, that does not wait between attempts. `shared` False: the store is
+    the engine's alone, as a browser's is."""
 
-    def __init__(self, before: Callable[[int, str, str], None] = lambda *_: None) -> None:
+    def __init__(
+        self, before: Callable[[int, str, str], None] = lambda *_: None, *, shared: bool = True
+    ) -> None:
         super().__init__()
         self._before = before
+        self._shared = shared
         self.store: FaultStore | None = None
 
     async def open_store(self, name: str, *, records: bool = False) -> FileStore:
         opened = await super().open_store(name, records=records)
-        self.store = FaultStore(opened.root, self._before)
+        self.store = FaultStore(opened.root, self._before, self._shared)
         return self.store
 
     async def sleep(self, seconds: float) -> None:
@@ -118,17 +124,17 @@ async def load(
             await repository.bytes("chat_template.jinja")
         infos = await read_tensors(repository)
         left = [info for name, info in infos.items() if not only or name in only]
-        repository.expect(left)
         got: dict[str, bytearray] = {t.name: bytearray(t.nbytes) for t in left}
+        target = Tensor("target", (1,))
+        await repository.expect([Job(info, 0, info.nbytes, "copy", target, 0) for info in left])
         while left:
-            target = Tensor("target", (1,))
             jobs = [Job(info, 0, info.nbytes, "copy", target, 0) for info in left]
             for piece in cut(jobs, SLICE_BYTES):
                 data = io.to_bytes(await repository.read(piece.file, piece.start, piece.end))
                 for job, start, end in piece.pieces:
                     at = job.tensor.start + start - piece.start
                     got[job.tensor.name][start:end] = data[at : at + end - start]
-            sums = {info.name: Sum(0, info.nbytes, _sum(bytes(got[info.name]))) for info in left}
+            sums = {info: Sum(0, info.nbytes, _sum(bytes(got[info.name]))) for info in left}
             wrong = await repository.check(sums)
             left = [info for info in left if info.name in wrong]
         await repository.commit()

@@ -19,7 +19,7 @@ import huggingface_hub
 import pytest
 
 from py_engine.errors import HubError, StorageFullError
-from py_engine.weights import cache
+from py_engine.weights import cache, keeping
 from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest
 from py_engine.weights.spans import Spans
@@ -298,7 +298,7 @@ def test_a_large_tensor_goes_on_at_the_missing_range(
     hub: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cache, "JOURNAL_BYTES", 10_000)
+    monkeypatch.setattr(keeping, "JOURNAL_BYTES", 10_000)
     monkeypatch.setattr("py_engine.host.io_native.PIECE_BYTES", 4096)
     size = (root / NAME / FILE).stat().st_size
     k, inside = 10, 0

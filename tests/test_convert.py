@@ -21,8 +21,9 @@ from py_engine.weights.gguf import TYPES as READ_TYPES
 from py_engine.weights.gguf import GgufTensor, parse_gguf
 from py_engine.weights.gguf_blocks import affine, dequantise, group_fields
 from py_engine.weights.hub import open_repository
+from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.safetensors import TensorInfo, read_tensors
+from py_engine.weights.safetensors import read_tensors
 from tests.gguf_writer import TYPES, float_tensor, write_gguf
 from tests.test_gguf import byte_level_metadata, sentencepiece_metadata
 

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from py_engine.abort import Abort
-from py_engine.graph.kernels import Kernels
-from py_engine.host.gpu import Buffer, Gpu
-from py_engine.models import build_model
+from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from py_engine.serve.loading import Progress
-from py_engine.weights.cache import open_kept
-from py_engine.weights.config import quantization, read_config
-from py_engine.weights.hub import open_repository
-from py_engine.weights.loader import Loader
-from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.safetensors import TensorInfo, read_tensors
-from py_engine.weights.store import WeightStore
 from tests import reference
 from tests.conftest import Runner
-from tests.hub_loads import FaultIo
 from tests.hub_server import COMMIT, HubServer, hub_server
 from tests.ops.test_checksum import reference as sum_of
+from tests.weight_loads import fill
 
 FILE = "model.safetensors"
 # Between them: copies, conversions, pairs of scale and bias, repacked fields, a tied head, parts that nobody reads.
@@ -44,53 +33,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield running
-
-
-class Filled:
-    """A model's weights as they came to lie on the GPU."""
-
-    def __init__(self) -> None:
-        self.contents: list[bytes] = []
-        self.tensors: dict[str, TensorInfo] = {}
-        self.job_bytes = 0
-        self.uploaded = 0
-        self.notes: list[str] = []
-        self.io = FaultIo()
-
-
-async def fill(gpu: Gpu, address: str) -> Filled:
-    """Load weights without compiling the model."""
-    made = Filled()
-    io = made.io
-    repository = await open_repository(address, io, partial(open_kept, note=made.notes.append))
-    try:
-        config = await read_config(repository)
-        made.tensors = await read_tensors(repository)
-        quantised = quantization_of(made.tensors, quantization(config))
-        store = WeightStore(gpu, made.tensors, quantised, form="stored", family="test")
-        kernels = Kernels(gpu)
-        try:
-            build_model(config, store)
-            made.job_bytes = sum(job.end - job.start for job in store.jobs)
-            before = gpu.counters.upload_bytes
-            loader = Loader(gpu, kernels, repository, lambda _: None, Abort())
-            await loader.run(store.jobs)
-            made.uploaded = gpu.counters.upload_bytes - before
-            await repository.commit()
-            made.contents = [await gpu.read(buffer) for buffer in buffers(store)]
-        finally:
-            await kernels.settle()
-            store.release()
-        return made
-    finally:
-        await repository.close()
-        io.close()
-
-
-def buffers(store: WeightStore) -> list[Buffer]:
-    """Of everything that a load fills."""
-    found = {job.target.binding.buffer: None for job in store.jobs if job.target.binding}
-    return list(found)
 
 
 def blob(stores: Path, name: str) -> Path:

@@ -7,9 +7,8 @@ import random
 import pytest
 
 from py_engine.graph.trace import Tensor
-from py_engine.weights.jobs import Job
+from py_engine.weights.jobs import Job, TensorInfo
 from py_engine.weights.loader import Slice, cut
-from py_engine.weights.safetensors import TensorInfo
 
 TARGET = Tensor("target", (1,))
 

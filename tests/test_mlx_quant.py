@@ -8,8 +8,8 @@ import pytest
 
 from py_engine.errors import ModelError
 from py_engine.weights.config import quantization
+from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.mlx_quant import packed_nbytes, packed_words, quantization_of
-from py_engine.weights.safetensors import TensorInfo
 from py_engine.weights.store import Quantization
 
 

@@ -16,7 +16,8 @@ from py_engine.errors import EngineError, FormatError, ModelError
 from py_engine.host.io_native import NativeIo
 from py_engine.weights import safetensors
 from py_engine.weights.hub import open_repository
-from py_engine.weights.safetensors import TensorInfo, read_tensors
+from py_engine.weights.jobs import TensorInfo
+from py_engine.weights.safetensors import read_tensors
 
 
 def load(folder: Path) -> dict[str, TensorInfo]:

@@ -16,10 +16,11 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.models import build_model
 from py_engine.version import VERSION
-from py_engine.weights.cache import Note, open_kept
+from py_engine.weights.cache import open_kept
 from py_engine.weights.config import quantization, read_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.jobs import Job
+from py_engine.weights.keeping import Note
 from py_engine.weights.loader import SLICE_BYTES, Loader, cut
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.safetensors import read_tensors

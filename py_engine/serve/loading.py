@@ -25,13 +25,15 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import Estimate, Setting, estimate, require_room
-from py_engine.weights.cache import Note, open_kept
+from py_engine.weights.cache import open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
+from py_engine.weights.jobs import TensorInfo
+from py_engine.weights.keeping import Note
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
-from py_engine.weights.safetensors import TensorInfo, read_tensors
+from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import StorageForm, WeightStore
 
 # dtype -> how plain matrices are kept, dtype of the KV cache
@@ -349,8 +351,6 @@ class _FileSource(_Source):
         tell: Callable[[Progress], None],
         abort: Abort,
     ) -> int:
-        jobs = store.jobs
-        total = sum(job.end - job.start for job in jobs)
         loaded = 0
         here = self._repository.local and self._repository.kept
         message = "Reading weights kept on this device" if here else ""
@@ -358,10 +358,9 @@ class _FileSource(_Source):
         def count(n: int) -> None:
             nonlocal loaded
             loaded += n
-            tell(Progress("weights", min(loaded, total), total, message))
+            tell(Progress("weights", min(loaded, loader.total), loader.total, message))
 
-        count(0)
         loader = Loader(gpu, kernels, self._repository, count, abort, strategy)
-        await loader.run(jobs)
-        tell(Progress("weights", total, total, message))
+        await loader.run(store.jobs)
+        tell(Progress("weights", loader.total, loader.total, message))
         return loader.peak_bytes

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.checksum import PART_BYTES, Part, checksum, pack, unpack
-from py_engine.weights.hub import Extent, Sum
+from py_engine.weights.hub import Sum
+from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.spans import Spans
 
 _ALIGN = 256  # bytes: where a storage binding may start
@@ -16,27 +17,27 @@ _ALIGN = 256  # bytes: where a storage binding may start
 class Checksums:
     """Sums of the tensors of one load. `pieces`: the most `add` calls between two `call`s."""
 
-    def __init__(self, gpu: Gpu, tensors: Sequence[str], pieces: int) -> None:
+    def __init__(self, gpu: Gpu, tensors: Sequence[TensorInfo], pieces: int) -> None:
         self._gpu = gpu
-        self._slots = {name: slot for slot, name in enumerate(dict.fromkeys(tensors))}
-        self._seen = {name: Spans() for name in self._slots}
-        self._odd: set[str] = set()  # cut where no word ends
+        self._slots = {tensor: slot for slot, tensor in enumerate(dict.fromkeys(tensors))}
+        self._seen = {tensor: Spans() for tensor in self._slots}
+        self._odd: set[TensorInfo] = set()  # cut where no word ends
         self._parts: dict[Buffer, list[Part]] = {}
         self._sums = gpu.create_buffer("checksums", 8 * max(len(self._slots), 2))
         self._table = gpu.create_buffer("checksum parts", max(_ALIGN * pieces, _ALIGN))
 
-    def add(self, tensor: Extent, start: int, end: int, buffer: Buffer, offset: int) -> None:
+    def add(self, tensor: TensorInfo, start: int, end: int, buffer: Buffer, offset: int) -> None:
         """Bytes start..end of a tensor lie in a buffer from byte `offset` on (filled up to whole words with zeros).
         Bytes that were added before do not count twice."""
-        seen = self._seen[tensor.name]
+        seen = self._seen[tensor]
         for a, b, here in list(seen.cut(start, end)):
             if here:
                 continue
             first = offset + a - start
             if a % 4 or first % 4:
-                self._odd.add(tensor.name)
+                self._odd.add(tensor)
                 continue
-            part = Part(first // 4, (b - a + 3) // 4, a // 4, self._slots[tensor.name])
+            part = Part(first // 4, (b - a + 3) // 4, a // 4, self._slots[tensor])
             self._parts.setdefault(buffer, []).append(part)
             seen.add(a, b)
 
@@ -58,14 +59,14 @@ class Checksums:
             at += -(-len(table) // _ALIGN) * _ALIGN
         self._parts.clear()
 
-    async def read(self) -> dict[str, Sum]:
-        """The sums of all tensors of which one range was added, by name."""
+    async def read(self) -> dict[TensorInfo, Sum]:
+        """The sums of all tensors of which one range was added, so far."""
         values = unpack(await self._gpu.read(self._sums))
         found = {}
-        for name, slot in self._slots.items():
-            ranges = self._seen[name].ranges
-            if len(ranges) == 1 and name not in self._odd:
-                found[name] = Sum(*ranges[0], values[slot])
+        for tensor, slot in self._slots.items():
+            ranges = self._seen[tensor].ranges
+            if len(ranges) == 1 and tensor not in self._odd:
+                found[tensor] = Sum(*ranges[0], values[slot])
         return found
 
     def release(self) -> None:

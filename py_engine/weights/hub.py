@@ -1,6 +1,6 @@
 """Repositories: a hub repo `org/name[@revision]`, a local folder, or files picked in the page (`files:NAME`).
 
-All three are one interface, `Repository`; everything else is built on its `read`. weights/cache.py wraps the hub's in
+All three are one interface, `Repository`; everything else is built on its `read`. weights/kept.py wraps the hub's in
 one that keeps what was read on this device.
 
 The hub's protocol is that of huggingface.co: `/api/models/ID/revision/REV?blobs=true` lists files with sizes,
@@ -17,10 +17,14 @@ import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io import Bytes, Io, Response, Sink
+from py_engine.weights.jobs import Job, TensorInfo
+
+if TYPE_CHECKING:
+    from py_engine.weights.keeping import DerivedFile
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5
@@ -45,7 +49,6 @@ class Repository(abc.ABC):
 
     local = False  # small reads are cheap: nothing is far away
     wants_sums = False  # `check` compares checksums of what was uploaded
-    kept: bool | None = None  # whether what is read stays on this device; None: it was here before
 
     def __init__(self, address: str, io: Io) -> None:
         self.address = address
@@ -56,6 +59,11 @@ class Repository(abc.ABC):
     def revision(self) -> str | None:
         """The commit of a hub repo; None where there is no such thing."""
 
+    @property
+    def kept(self) -> bool | None:
+        """Whether what is read stays on this device; None: it was here before."""
+        return None
+
     @abc.abstractmethod
     def files(self) -> list[str]:
         """Names of all files, sorted; of a mirror that gives no listing, those that were asked for and exist."""
@@ -64,9 +72,15 @@ class Repository(abc.ABC):
     async def size(self, name: str) -> int:
         """A file's bytes. Raises HubError (status 404) when there is no such file."""
 
-    @abc.abstractmethod
     async def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file. Raises HubError when that cannot be found out."""
+        try:
+            await self.size(name)
+        except HubError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     @abc.abstractmethod
     async def read(
@@ -87,10 +101,11 @@ class Repository(abc.ABC):
         """The sha256 that the hub gives for a large file, else None."""
         return None
 
-    def expect(self, tensors: Sequence[Extent]) -> None:  # noqa: B027
-        """These tensors will be read and uploaded, and `check` called then."""
+    async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:  # noqa: ARG002
+        """These jobs will be done, and `check` called then. Where what they quantise is kept: the file for it."""
+        return None
 
-    async def check(self, sums: Mapping[str, Sum]) -> set[str]:  # noqa: ARG002
+    async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:  # noqa: ARG002
         """Compare what was uploaded, by tensor; the names of those to read and upload again, whose bytes here were
         wrong. Raises HubError when the hub's own bytes are."""
         return set()
@@ -201,10 +216,6 @@ class FolderRepository(Repository):
             raise HubError(f"{self.address}: there is no file {name} in this folder.", 404)
         return size
 
-    async def exists(self, name: str) -> bool:
-        """See Repository.exists."""
-        return await self.io.file_size(self._place(name)) is not None
-
     async def read(
         self,
         name: str,
@@ -228,19 +239,6 @@ class FolderRepository(Repository):
         if on_bytes is not None and got:
             on_bytes(got)
         return body
-
-
-class Extent(Protocol):
-    """A tensor in a file: bytes `start` to `end` (exclusive)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -358,16 +356,6 @@ class HubRepository(Repository):
         check_name(self.address, name)
         revision = urllib.parse.quote(self._revision, safe="")
         return f"{self.endpoint}/{self.name}/resolve/{revision}/{urllib.parse.quote(name)}"
-
-    async def exists(self, name: str) -> bool:
-        """See Repository.exists."""
-        try:
-            await self.size(name)
-        except HubError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
 
     async def size(self, name: str) -> int:
         """See Repository.size. From the listing; without one from the Content-Range of the file's first byte."""

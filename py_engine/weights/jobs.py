@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from py_engine.graph.trace import Tensor
 
 FLOAT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-class TensorInfo(Protocol):
-    """A tensor in a file: where its bytes are."""
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor in a file. `start` and `end` (exclusive) are bytes from the beginning of the file."""
+
+    name: str
+    dtype: str  # as safetensors writes it: "F32", "BF16", "U32", ...
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
 
     @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def file(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
+    def nbytes(self) -> int:
+        """Its size in bytes: the product of `shape` times the size of `dtype`."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True, eq=False)

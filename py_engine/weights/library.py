@@ -8,8 +8,17 @@ from contextlib import suppress
 from py_engine.errors import StorageError
 from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
+from py_engine.weights.derived import sums_of
 from py_engine.weights.hub import COMMIT
-from py_engine.weights.manifest import INCOMPLETE, OURS, Manifest, folder, ref, repository_of
+from py_engine.weights.manifest import (
+    DERIVED,
+    INCOMPLETE,
+    OURS,
+    Manifest,
+    folder,
+    ref,
+    repository_of,
+)
 
 
 class Library:
@@ -42,6 +51,7 @@ class Library:
                 if kept.blob == stored.blob:
                     for start, end in stored.spans.ranges:
                         kept.spans.add(start, end)
+            found.sums.update(begun.sums)
         return found, True
 
     async def manifests(self, repository: str | None = None) -> list[tuple[Manifest, bool]]:
@@ -94,15 +104,19 @@ class Library:
         known = {}
         for other, _ in await self.manifests(manifest.repository):
             if other.commit != manifest.commit:
-                known.update({s.blob: s for s in other.files.values() if s.spans.ranges})
+                known.update({s.blob: (s, other) for s in other.files.values() if s.spans.ranges})
         for stored in manifest.files.values():
             if stored.spans.ranges:
                 continue
-            if same := known.get(stored.blob):
+            if stored.blob in known:
+                same, other = known[stored.blob]
                 stored.spans.ranges = list(same.spans.ranges)
                 stored.sum, stored.checked, stored.ours = same.sum, same.checked, same.ours
+                for name in sums_of(other.sums, stored.form) if stored.form else ():
+                    manifest.sums.setdefault(name, other.sums[name])
             elif (
                 self.store.shared
+                and not stored.form
                 and await self.store.size(manifest.blob(stored, True)) == stored.size
             ):
                 stored.spans.add(0, stored.size)
@@ -142,7 +156,7 @@ class Library:
 
     async def sweep(self) -> int:
         """Remove bytes of ours that no namespace knows: a process ended between their first byte and its note. In a
-        store that other programs read these are incomplete files only. The bytes that they were."""
+        store that other programs read these are incomplete and derived files only. The bytes that they were."""
         known = {
             name
             for manifest, _ in await self.manifests()
@@ -151,7 +165,8 @@ class Library:
         }
         freed = 0
         for name in await self.store.names():
-            ours = name.endswith(INCOMPLETE) or "/blobs/" in name and not self.store.shared
+            ours = name.endswith(INCOMPLETE) or f"/{DERIVED}/" in name
+            ours = ours or "/blobs/" in name and not self.store.shared
             if not ours or name in known or not (repository := repository_of(name)):
                 continue
             async with self.store.lock(folder(repository), wait=False) as held:

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from py_engine.abort import Abort
+from py_engine.errors import StorageError
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
-from py_engine.host.gpu import Binding, Buffer, Gpu
+from py_engine.host.gpu import Binding, Buffer, Copy, Gpu
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
 from py_engine.weights.checksums import Checksums
-from py_engine.weights.hub import Repository, Sum
-from py_engine.weights.jobs import FLOAT_BYTES, Job
+from py_engine.weights.derived import Made, made_of
+from py_engine.weights.hub import Repository
+from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
+from py_engine.weights.keeping import DerivedFile
 
 SLICE_BYTES = (
     16 << 20
@@ -71,7 +74,8 @@ def staging_bytes(jobs: Sequence[Job]) -> int:
 
 
 class Loader:
-    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time.
+    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time; `total`: bytes to read,
+    known before the first of them is, and changed when some must be read in another form.
 
     `strategy`: of the dispatches that convert and sum what was uploaded; None: the host's own.
     """
@@ -91,31 +95,52 @@ class Loader:
         self._repository = repository
         self._on_bytes = on_bytes
         self._abort = abort
+        self._derived: DerivedFile | None = None
         self._held = 0
         self.peak_bytes = 0
+        self.total = 0
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Fill the buffers; what the repository finds damaged is read and uploaded again.
-        Raises HubError, HostError, AbortError."""
-        self._repository.expect([job.tensor for job in jobs])
-        staging = self._gpu.create_buffer("staging", staging_bytes(jobs))
-        try:
-            left = list(jobs)
-            while left:
-                wrong = await self._repository.check(await self._fill(left, staging))
-                left = [job for job in left if job.tensor.name in wrong]
-                self._on_bytes(-sum(job.end - job.start for job in left))
-        finally:
-            self._gpu.destroy_buffer(staging)
+        Raises HubError, HostError, StorageError, AbortError."""
+        self._derived = await self._repository.expect(jobs)
+        left = list(jobs)
+        while left:
+            plan = [(job, self._steps(job)) for job in left]
+            self.total += sum(step.end - step.start for _, steps in plan for step in steps)
+            self._on_bytes(0)
+            wrong = await self._fill([step for _, steps in plan for step in steps])
+            plan = [(job, steps) for job, steps in plan if wrong.intersection(self._names(job))]
+            again = sum(step.end - step.start for _, steps in plan for step in steps)
+            self.total -= again
+            self._on_bytes(-again)
+            left = [job for job, _ in plan]
 
-    async def _fill(self, jobs: Sequence[Job], staging: Buffer) -> dict[str, Sum]:
-        """Read ahead by one slice while the last one goes up. The checksums of what went up, where they are wanted."""
+    def _steps(self, job: Job) -> list[Job]:
+        """What is done for a job: itself, or, if the derived file has what it would make, that is uploaded."""
+        if self._derived is None or not self._derived.has(self._derived.table.here(job.tensor)):
+            return [job]
+        return self._derived.table.jobs(job)
+
+    def _names(self, job: Job) -> list[str]:
+        """Names of the tensors that a job may come from."""
+        here = [self._derived.table.here(job.tensor).name] if self._derived else []
+        return [job.tensor.name, *here]
+
+    async def _fill(self, jobs: Sequence[Job]) -> set[str]:
+        """Read ahead by one slice while the last one goes up. Names of the tensors that must be read again."""
         slices = list(cut(jobs))
+        staging = self._gpu.create_buffer("staging", staging_bytes(jobs))
         sums = None
         if self._repository.wants_sums:
             most = max((len(piece.pieces) for piece in slices), default=0)
-            sums = Checksums(self._gpu, [job.tensor.name for job in jobs], most)
-        ahead: asyncio.Task[Bytes] | None = None
+            tensors = [job.tensor for job in jobs]
+            if self._derived is not None:  # fields and pairs are summed too
+                most *= 3
+                tensors += [here for _, here in self._derived.table.pairs]
+            sums = Checksums(self._gpu, tensors, most)
+        gone: set[TensorInfo] = set()
+        ahead: asyncio.Task[Bytes | None] | None = None
         try:
             for i, piece in enumerate(slices):
                 if ahead is None:
@@ -129,23 +154,40 @@ class Loader:
                     if i + 1 < len(slices)
                     else None
                 )
-                await self._upload(piece, data, staging, sums)
+                if data is None:
+                    gone |= {job.tensor for job, _, _ in piece.pieces}
+                else:
+                    await self._upload(piece, data, staging, sums)
+                    await self._keep(piece, data, staging, sums)
                 self._held -= piece.end - piece.start
                 del data
             await self._gpu.idle()
             await self._gpu.check()
-            return await sums.read() if sums else {}
+            found = await sums.read() if sums else {}
+            wrong = await self._repository.check({t: s for t, s in found.items() if t not in gone})
+            return wrong | {tensor.name for tensor in gone}
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
             if sums is not None:
                 sums.release()
+            self._gpu.destroy_buffer(staging)
 
-    async def _read(self, piece: Slice) -> Bytes:
-        self._held += piece.end - piece.start
+    async def _read(self, piece: Slice) -> Bytes | None:
+        """Its bytes; None when they are of the derived file, and no longer there."""
+        self._hold(piece.end - piece.start)
+        try:
+            return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
+        except StorageError:
+            if self._derived is None or piece.file != self._derived.table.name:
+                raise
+            self._on_bytes(piece.end - piece.start)
+            return None
+
+    def _hold(self, nbytes: int) -> None:
+        self._held += nbytes
         self.peak_bytes = max(self.peak_bytes, self._held)
-        return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
 
     async def _upload(
         self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
@@ -158,13 +200,8 @@ class Loader:
         for job, start, end in piece.pieces:
             offset = job.tensor.start + start - piece.start
             part = io.slice(data, offset, offset + end - start)
-            target = job.target.binding
-            assert target is not None
             if job.kind == "copy":
-                buffer, place = (
-                    target.buffer,
-                    target.offset + job.target_element + start - job.start,
-                )
+                buffer, place = _place(job.target, job.target_element + start - job.start)
             else:
                 buffer, place = staging, at
                 bound = Binding(staging, at, _align4(end - start))
@@ -174,6 +211,10 @@ class Loader:
             self._write(buffer, place, part)
             if sums is not None:
                 sums.add(job.tensor, start, end, buffer, place)
+            if sums is not None and job.kind == "quantise" and self._derived is not None:
+                here = self._derived.table.here(job.tensor)
+                for made in made_of(job, start, end):
+                    sums.add(here, made.start, made.end, *_place(made.target, made.offset))
         if sums is not None:
             sums.call(trace)
         if trace.calls:
@@ -181,6 +222,44 @@ class Loader:
             planner.reserve([trace])
             plan = await planner.lower([trace])
             await self._gpu.replay(plan.recording)
+
+    async def _keep(
+        self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
+    ) -> None:
+        """Put into the derived file what a slice of the checkpoint became. Read back through `staging`, of which the
+        kernels are done by then and which is larger than what they made."""
+        derived = self._derived
+        if derived is None or not derived.wanted or piece.file == derived.table.name or not sums:
+            return
+        io = self._repository.io
+        copies: list[Copy] = []
+        places: list[tuple[TensorInfo, Made, int]] = []
+        at = 0
+        for job, start, end in piece.pieces:
+            here = derived.table.here(job.tensor)
+            if job.kind != "quantise":
+                offset = job.tensor.start + start - piece.start
+                await derived.put(here, start, io.slice(data, offset, offset + end - start))
+                continue
+            for made in made_of(job, start, end):
+                buffer, place = _place(made.target, made.offset)
+                copies.append(Copy(buffer, staging, made.end - made.start, place, at))
+                places.append((here, made, at))
+                at += made.end - made.start
+        if copies:
+            self._hold(at)
+            await self._gpu.copy(copies)
+            back = await self._gpu.download(staging, 0, at)
+            for here, made, at_ in places:
+                part = io.slice(back, at_, at_ + made.end - made.start)
+                await derived.put(here, made.start, part)
+            self._held -= at
+        found = await sums.read()
+        for source in dict.fromkeys(job.tensor for job, _, _ in piece.pieces):
+            here = derived.table.here(source)
+            sum_ = found.get(here if here.name != source.name else source)
+            if sum_ is not None and (sum_.start, sum_.end) == (0, here.nbytes):
+                await derived.finish(source, here, found.get(source), sum_)
 
     def _write(self, buffer: Buffer, offset: int, part: Bytes) -> None:
         """Upload; a size that is no multiple of 4 is padded (the target has room to the next word)."""
@@ -216,6 +295,12 @@ def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> No
         layout.convert(trace, source, dtype, job.target, job.kind, n, element)
     elif job.kind == "scale" or job.kind == "bias":
         layout.interleave(trace, source, dtype, job.target, job.kind, n, element)
+
+
+def _place(target: Tensor, offset: int) -> tuple[Buffer, int]:
+    """The buffer of a persistent tensor, and where byte `offset` of it lies there."""
+    assert target.binding is not None
+    return target.binding.buffer, target.binding.offset + offset
 
 
 def _align(n: int) -> int:

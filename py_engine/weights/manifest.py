@@ -4,9 +4,11 @@ Names in the store, below the folder that huggingface_hub uses for a repository 
 
     blobs/HASH                   a file's bytes. HASH: its sha256, else git's object id, else one of its name
     blobs/HASH.jerboa.incomplete while ranges are missing, in a store that other programs read
+    jerboa/derived/HASH          weights in the form of a load that quantises (weights/derived.py)
     jerboa/COMMIT.json           the index: written last, whole or not at all; it makes the rest valid
-    jerboa/COMMIT.journal        until then: a line of JSON for the files, then one for each range that was written, and
-                                 one whenever all of them are on the medium
+    jerboa/COMMIT.journal        until then: a line of JSON for the files, then one for each range that was written
+                                 (of a derived file: for each tensor, with its sum), and one whenever all of them are
+                                 on the medium
     jerboa/COMMIT.used           seconds since 1970 of the last load
     snapshots/COMMIT/FILE        link to the blob, of whole files, in a store that other programs read
     refs/REVISION                the commit that a branch or tag meant when it was loaded
@@ -26,6 +28,7 @@ from py_engine.weights.spans import Spans
 
 LAYOUT = 1  # of the index; another number is another namespace and starts anew
 OURS = "jerboa"
+DERIVED = f"{OURS}/derived"
 INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
 
 
@@ -48,9 +51,9 @@ def ref(repository: str, revision: str) -> str:
 
 @dataclass
 class Stored:
-    """One file of the repository. `sum`: sha256 of its content, the hub's or, for small files, that of what came.
-    `checked`: the bytes here were seen to have it. `ours`: this engine wrote them. `final`: the bytes lie under the
-    blob's own name, not that of an incomplete one."""
+    """One file of the repository, or made from it. `sum`: sha256 of its content, the hub's or, for small files, that of
+    what came. `checked`: the bytes here were seen to have it. `ours`: this engine wrote them. `form`: of a derived file
+    "q4" or "q8". `final`: the bytes lie under the blob's own name, not that of an incomplete one."""
 
     size: int
     blob: str
@@ -58,6 +61,7 @@ class Stored:
     spans: Spans = field(default_factory=Spans)
     checked: bool = False
     ours: bool = True
+    form: str = ""
     final: bool = True  # not written down: the store knows
 
     @property
@@ -97,6 +101,8 @@ class Manifest:
 
     def blob(self, stored: Stored, final: bool | None = None) -> str:
         """Of a file's bytes: where they lie, or where they would if `final`."""
+        if stored.form:
+            return f"{folder(self.repository)}/{DERIVED}/{stored.blob}"
         final = stored.final if final is None else final
         return f"{folder(self.repository)}/blobs/{stored.blob}{'' if final else INCOMPLETE}"
 
@@ -113,40 +119,46 @@ class Manifest:
 
     # -- as text -----------------------------------------------------------------------------------------------------
 
-    def _head(self) -> dict[str, Any]:
-        return {
+    def journal(self) -> bytes:
+        """The journal's first line."""
+        files: dict[str, Any] = {}
+        derived: dict[str, Any] = {}
+        for name, stored in sorted(self.files.items()):
+            (derived if stored.form else files)[name] = {
+                "size": stored.size, "blob": stored.blob, "sum": stored.sum, "ranges": stored.spans.ranges,
+                "checked": stored.checked, "ours": stored.ours, "form": stored.form,
+            }  # fmt: skip
+        head = {
             "layout": LAYOUT,
             "repository": self.repository,
             "commit": self.commit,
             "refs": sorted(self.refs),
             "listed": self.listed,
             "absent": sorted(self.absent),
-            "files": {
-                name: {
-                    "size": s.size, "blob": s.blob, "sum": s.sum, "ranges": s.spans.ranges,
-                    "checked": s.checked, "ours": s.ours,
-                }
-                for name, s in sorted(self.files.items())
+            "files": files,
+            "derived": derived,
+            "sums": {
+                name: [s.start, s.end, f"{s.value:016x}"] for name, s in sorted(self.sums.items())
             },
-        }  # fmt: skip
+        }
+        return json.dumps(head).encode() + b"\n"
 
     def index(self) -> bytes:
         """The index file: one line of JSON, and its sha256."""
-        sums = {name: [s.start, s.end, f"{s.value:016x}"] for name, s in sorted(self.sums.items())}
-        body = json.dumps({**self._head(), "sums": sums}).encode()
-        return body + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n"
-
-    def journal(self) -> bytes:
-        """The journal's first line."""
-        return json.dumps(self._head()).encode() + b"\n"
+        line = self.journal()
+        return line + hashlib.sha256(line[:-1]).hexdigest().encode() + b"\n"
 
     MARK = b'{"flushed": true}\n'
 
     @staticmethod
-    def journal_line(file: str, stored: Stored, start: int, end: int) -> bytes:
-        """A line that says: bytes start..end of the file are written."""
+    def journal_line(
+        file: str, stored: Stored, start: int, end: int, tensor: str = "", value: int = 0
+    ) -> bytes:
+        """A line that says: bytes start..end of the file are written. Of a derived file they are those of `tensor`,
+        whose checksum is `value`."""
         line = {"file": file, "size": stored.size, "blob": stored.blob, "sum": stored.sum}
-        return json.dumps({**line, "range": [start, end]}).encode() + b"\n"
+        made = {"form": stored.form, "tensor": tensor, "value": f"{value:016x}"} if tensor else {}
+        return json.dumps({**line, **made, "range": [start, end]}).encode() + b"\n"
 
     @classmethod
     def from_index(cls, text: bytes) -> Manifest | None:
@@ -155,17 +167,14 @@ class Manifest:
         if sum_.strip().decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
             return None
         try:
-            data = json.loads(body)
-            made = cls._from(data)
-            made.sums = {k: Sum(a, b, int(v, 16)) for k, (a, b, v) in data["sums"].items()}
+            return cls._from(json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        return made
 
     @classmethod
     def from_journal(cls, text: bytes) -> Manifest | None:
         """What was written before the process ended; a last line that was cut does not count. A machine that failed may
-        have kept a line and lost its bytes: files that no hash will tell about count up to the last mark only."""
+        have kept a line and lost its bytes: files that no sum will tell about count up to the last mark only."""
         head, *lines = text.split(b"\n")[:-1] or [b""]
         try:
             made = cls._from(json.loads(head))
@@ -177,11 +186,12 @@ class Manifest:
                         stored.spans.add(start, end)
                     waiting.clear()
                     continue
-                stored = made.files.setdefault(
-                    data["file"], Stored(data["size"], data["blob"], data["sum"])
-                )
+                fresh = Stored(data["size"], data["blob"], data["sum"], form=data.get("form", ""))
+                stored = made.files.setdefault(data["file"], fresh)
                 start, end = data["range"]
-                if stored.sum:
+                if stored.form:
+                    made.sums[data["tensor"]] = Sum(0, end - start, int(data["value"], 16))
+                if stored.sum or stored.form:
                     stored.spans.add(start, end)
                 else:
                     waiting.append((stored, (start, end)))
@@ -195,11 +205,12 @@ class Manifest:
             raise ValueError("another layout")
         files = {
             name: Stored(
-                f["size"], f["blob"], f["sum"], Spans(f["ranges"]), f["checked"], f["ours"]
+                f["size"], f["blob"], f["sum"], Spans(f["ranges"]), f["checked"], f["ours"], f.get("form", "")
             )
-            for name, f in data["files"].items()
-        }
+            for name, f in (data["files"] | data.get("derived", {})).items()
+        }  # fmt: skip
+        sums = {name: Sum(a, b, int(v, 16)) for name, (a, b, v) in data.get("sums", {}).items()}
         return cls(
             data["repository"], data["commit"], files, set(data["absent"]), data["listed"],
-            set(data["refs"]),
+            set(data["refs"]), sums,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from py_engine.errors import ModelError
 from py_engine.weights.config import QuantizationConfig
-from py_engine.weights.safetensors import TensorInfo
+from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.store import Quantization
 
 FLOATS = ("F16", "BF16", "F32")

@@ -11,11 +11,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
 from py_engine.weights.hub import Repository
+from py_engine.weights.jobs import TensorInfo
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
 MAX_RANK = 8
@@ -48,23 +48,6 @@ INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model[\w.-]*\.safetensors", re.ASCII)
 
 ADVICE = "The file is damaged or was made wrongly: fetch or convert it again."
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor in a file. `start` and `end` (exclusive) are bytes from the beginning of the file."""
-
-    name: str
-    dtype: str  # as safetensors writes it: "F32", "BF16", "U32", ...
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    end: int
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes: the product of `shape` times the size of `dtype`."""
-        return self.end - self.start
 
 
 async def read_tensors(repo: Repository) -> dict[str, TensorInfo]:

@@ -1,0 +1,440 @@
+"""What a load writes to this device's store: bytes while they come, a line in the journal for what is there, and at the
+end the index. A store that is full loses older models first; if that does not help, the load goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+
+from py_engine.errors import StorageError, StorageFullError
+from py_engine.host.io import Bytes, Io
+from py_engine.host.store import BlobStore
+from py_engine.weights.derived import Derived, is_current, sums_of
+from py_engine.weights.hub import Sum
+from py_engine.weights.jobs import Job, TensorInfo
+from py_engine.weights.library import Library
+from py_engine.weights.manifest import Manifest, Stored
+from py_engine.weights.spans import Spans
+
+Note = Callable[[str], None]
+JOURNAL_BYTES = 4 << 20  # of a large tensor are noted at a time
+FLUSH_BYTES = 32 << 20  # written between two waits for the medium
+ROOM_BYTES = 64 << 10  # made at least: the index needs some
+_PIECE_BYTES = 4 << 20
+
+
+class RepositoryLock:
+    """The repository's lock, taken for the length of a load."""
+
+    def __init__(self, store: BlobStore, name: str, note: Note) -> None:
+        self._store = store
+        self._name = name
+        self._note = note
+        self._stack = AsyncExitStack()
+        self.exclusive = False
+
+    async def take(self, *, shared: bool) -> None:
+        """Hold it; another way than before, if need be."""
+        await self._stack.aclose()
+        now = self._store.lock(self._name, shared=shared, wait=False)
+        if not await self._stack.enter_async_context(now):
+            await self._stack.aclose()
+            self._note("Another tab or process is loading this model: waiting for it.")
+            await self._stack.enter_async_context(self._store.lock(self._name, shared=shared))
+        self.exclusive = not shared
+
+    async def free(self) -> None:
+        """Give it back."""
+        await self._stack.aclose()
+        self.exclusive = False
+
+
+class Keeper:
+    """One load's writing. Without a library, or once `kept` is False, nothing is written."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        library: Library | None,
+        io: Io,
+        note: Note,
+        lock: RepositoryLock | None = None,
+        asked: str = "",
+        index: bytes = b"",
+    ) -> None:
+        """`asked`: the revision, as the user said it. `index`: what an earlier load that was finished has left."""
+        self.kept = library is not None
+        self.complete = bool(index)
+        self.cuts: dict[str, list[int]] = {}  # file -> ends of its tensors
+        self.fresh: dict[str, Spans] = {}  # what this load brought
+        self.derived: DerivedFile | None = None
+        # Files of which nothing is kept from this byte on: the derived file has what the model needs of them.
+        self.passing: dict[str, int] = {}
+        self._manifest = manifest
+        self._library = library
+        self._io = io
+        self._note = note
+        self._lock = lock
+        self._asked = asked
+        self._index = index
+        self._pending: dict[str, tuple[int, int]] = {}  # written, not yet in the journal
+        self._unflushed: set[str] = set()
+        self._unmarked = 0
+        self._journal_end: int | None = None
+        self._closed = False
+        self._turn = asyncio.Lock()  # whoever writes to the store
+        self._taking = asyncio.Lock()
+
+    @property
+    def _store(self) -> BlobStore:
+        assert self._library is not None
+        return self._library.store
+
+    def _writes(self) -> bool:
+        return self.kept and self._library is not None and not self._closed
+
+    async def take_over(self) -> None:
+        """Hold the lock for writing."""
+        async with self._taking:
+            if self._lock is not None and not self._lock.exclusive:
+                await self._lock.take(shared=False)
+
+    # -- files of the hub --------------------------------------------------------------------------------------------
+
+    async def keep(self, name: str, stored: Stored, place: int, piece: Bytes) -> None:
+        """Write a piece of a file, and note it in the journal at a tensor's end."""
+        end = place + self._io.nbytes(piece)
+        async with self._turn:
+            if not self._writes() or stored.spans.cover(place, end):
+                return
+            if place >= self.passing.get(name, end):
+                return
+            blob = self._manifest.blob(stored)
+            if not await self._attempt(lambda: self._store.write(blob, place, piece)):
+                return
+            begun, reached = self._pending.get(name, (place, place))
+            if reached != place:
+                await self._note_written(name, stored)
+                begun = place
+            self._pending[name] = (begun, end)
+            if end - begun >= JOURNAL_BYTES or end in self.cuts.get(name, ()):
+                await self._note_written(name, stored)
+
+    async def note_written(self, name: str, stored: Stored) -> None:
+        """Journal what was written of a file since the last time."""
+        async with self._turn:
+            await self._note_written(name, stored)
+
+    async def _note_written(self, name: str, stored: Stored) -> None:
+        pending = self._pending.pop(name, None)
+        if pending is not None and self._writes():
+            line = self._manifest.journal_line(name, stored, *pending)
+            if await self._attempt(lambda: self._journal(line)):
+                await self._count(name, stored, *pending)
+
+    async def _journal(self, line: bytes) -> None:
+        if self._journal_end is None:
+            head = self._manifest.journal()
+            await self._store.replace(self._manifest.name("journal"), head)
+            self._journal_end = len(head)
+        await self._store.write(self._manifest.name("journal"), self._journal_end, line)
+        self._journal_end += len(line)
+
+    async def _count(self, name: str, stored: Stored, start: int, end: int) -> None:
+        """Bytes of a file are written and noted."""
+        stored.spans.add(start, end)
+        self._unflushed.add(name)
+        self._unmarked += end - start
+        if self._unmarked >= FLUSH_BYTES:
+            await self._attempt(self._flush)
+
+    async def _flush(self) -> None:
+        """Wait until everything written is on the medium, and say so in the journal."""
+        for name in sorted(self._unflushed):
+            await self._store.flush(self._manifest.blob(self._manifest.files[name]))
+        if self._journal_end is not None:
+            await self._journal(self._manifest.MARK)
+        self._unflushed.clear()
+        self._unmarked = 0
+
+    async def forget(self, name: str, stored: Stored) -> None:
+        """A file's bytes are wrong: neither they nor what was made from them count any more."""
+        stored.spans, stored.checked = Spans(), False
+        self._pending.pop(name, None)
+        if self.derived is not None:
+            for here in self.derived.table.from_file(name):
+                self.derived.remove(here)
+        if not self._writes():
+            return
+        await self.take_over()
+
+        async def write() -> None:
+            manifest = self._manifest
+            await self._store.delete(manifest.blob(stored))
+            stored.final = not self._store.shared
+            # Before anything is written anew: what is missing must not be taken for stored.
+            if self.complete:
+                await self._store.replace(manifest.name("json"), manifest.index())
+            head = manifest.journal()
+            await self._store.replace(manifest.name("journal"), head)
+            self._journal_end = len(head)
+
+        async with self._turn:
+            await self._attempt(write)
+
+    def good(self, tensor: TensorInfo, sum_: Sum | None) -> bool:
+        """Whether bytes that were uploaded are those of the load before, by their checksum; those that came from the
+        hub now, and those that were never summed, are good."""
+        old = self._manifest.sums.get(tensor.name)
+        if old is None or sum_ is None or (old.start, old.end) != (sum_.start, sum_.end):
+            return True
+        fresh = self.fresh.get(tensor.file, Spans())
+        return old == sum_ or fresh.cover(tensor.start + sum_.start, tensor.start + sum_.end)
+
+    # -- the derived file --------------------------------------------------------------------------------------------
+
+    async def derive(self, jobs: Sequence[Job]) -> DerivedFile | None:
+        """The file for what these jobs quantise, with what is there of it; None when there is nothing to keep."""
+        table = Derived.of(jobs, lambda file: self._manifest.files[file].blob)
+        if table is None or not self._writes():
+            return None
+        library, manifest = self._library, self._manifest
+        assert library is not None
+
+        async def find() -> Stored:
+            stored = manifest.files.setdefault(
+                table.name, Stored(table.size, table.blob, form=table.form)
+            )
+            await library.adopt(manifest)
+            await library.settle(manifest)
+            return stored
+
+        stored = await find()
+        if not stored.whole and self._lock is not None and not self._lock.exclusive:
+            await self.take_over()
+            # Another may have made it meanwhile.
+            other, _ = await library.load(manifest.repository, manifest.commit)
+            if other is not None and table.name in other.files:
+                manifest.files[table.name] = other.files[table.name]
+                manifest.sums.update(other.sums)
+                stored = await find()
+        self.derived = DerivedFile(table, stored, self)
+        self.cuts[table.name] = []
+        if not self._store.shared:
+            for source, _ in table.pairs:
+                first = self.passing.get(source.file, source.start)
+                self.passing[source.file] = min(first, source.start)
+        return self.derived
+
+    async def put(self, file: DerivedFile, place: int, data: Bytes) -> None:
+        """Write bytes of the derived file."""
+        if not self._writes() or file.given_up:
+            return
+        await self.take_over()
+        blob = self._manifest.blob(file.stored)
+        async with self._turn:
+            if self._writes():
+                await self._attempt(lambda: self._store.write(blob, place, data), file)
+
+    async def finish(self, file: DerivedFile, here: TensorInfo, sum_: Sum) -> None:
+        """All bytes of a tensor of the derived file were written; they have this checksum."""
+        async with self._turn:
+            if not self._writes() or file.given_up:
+                return
+            name, stored = file.table.name, file.stored
+            span = (here.start, here.end)
+            line = self._manifest.journal_line(name, stored, *span, here.name, sum_.value)
+            if await self._attempt(lambda: self._journal(line), file):
+                stored.sum, stored.checked = None, False
+                self._manifest.sums[here.name] = sum_
+                self.fresh.setdefault(name, Spans()).add(*span)
+                await self._count(name, stored, *span)
+
+    async def _drop(self, name: str) -> None:
+        """Delete a derived file."""
+        stored = self._manifest.files.pop(name)
+        self._unflushed.discard(name)
+        if self.derived is not None and self.derived.stored is stored:
+            self.derived.given_up = True
+        if all(other.form != stored.form for other in self._manifest.files.values()):
+            for tensor in sums_of(self._manifest.sums, stored.form):
+                del self._manifest.sums[tensor]
+        await self._store.delete(self._manifest.blob(stored))
+
+    def _superseded(self) -> list[str]:
+        """Derived files that no load will use again: of another layout, or of other tensors in this load's form."""
+        used = self.derived.table if self.derived is not None else None
+        return [
+            name
+            for name, stored in self._manifest.files.items()
+            if stored.form
+            and (not is_current(name) or used and used.form == stored.form and used.name != name)
+        ]
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    async def _attempt(
+        self, work: Callable[[], Awaitable[None]], derived: DerivedFile | None = None
+    ) -> bool:
+        """Do something in the store; when there is no room make some and try again; when that fails go on without the
+        store. Whether it was done. `derived`: it is for this file; beside whole files it can be done without."""
+        assert self._library is not None
+        try:
+            try:
+                await work()
+            except StorageFullError:
+                await self._make_room(work)
+            return True
+        except (StorageError, FileNotFoundError) as error:
+            full = isinstance(error, StorageFullError)
+            if derived is not None and self._store.shared:
+                self._note(f"The quantised weights are not kept, the files are: {error}")
+                with suppress(StorageError):
+                    await self._drop(derived.table.name)
+                return False
+            self._note(f"The model is not kept on this device: {error}")
+        if full and not self.complete:
+            with suppress(StorageError):
+                await self._library.delete(self._manifest)
+        elif full and self.derived is not None and not self.derived.stored.whole:
+            with suppress(StorageError):
+                await self._drop(self.derived.table.name)
+        self.kept = False
+        for stored in self._manifest.files.values():
+            if not self.complete:
+                stored.spans = Spans()
+        self._pending.clear()
+        return False
+
+    async def _make_room(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Delete what this model has in other forms, then other models for what this load still writes, then one by one
+        (stores set more aside than is written), until the work succeeds. Raises StorageFullError when none is left."""
+        assert self._library is not None
+        for name in [name for name in self._manifest.files if self._spare(name)]:
+            await self._drop(name)
+            with suppress(StorageFullError):
+                return await work()
+        wanted = max(self._missing(), ROOM_BYTES)
+        while await self._library.make_room(wanted, self._manifest):
+            try:
+                return await work()
+            except StorageFullError:
+                wanted = 1
+        raise StorageFullError("there is no room, and no older model to delete.")
+
+    def _spare(self, name: str) -> bool:
+        """Whether a file is a derived one, and not of this load."""
+        used = self.derived.table.name if self.derived is not None else ""
+        return bool(self._manifest.files[name].form) and name != used
+
+    def _missing(self) -> int:
+        """Bytes that this load will still write."""
+        files = [self._manifest.files.get(name) for name in self.cuts if name not in self.passing]
+        return sum(stored.size - stored.spans.nbytes for stored in files if stored is not None)
+
+    # -- ending ------------------------------------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Names for whole files, then the index, then what it replaces goes."""
+        if self._library is None or not self.kept:
+            return
+        library, store, manifest = self._library, self._store, self._manifest
+        superseded = self._superseded()
+        changed = bool(
+            superseded or manifest.index() != self._index or self._journal_end is not None
+        )
+        if changed:
+            await self.take_over()
+        async with self._turn:
+
+            async def publish() -> None:
+                await self._flush()
+                for name in superseded:
+                    if name in manifest.files:
+                        await self._drop(name)
+                for name, stored in manifest.files.items() if store.shared else ():
+                    if stored.form:
+                        await self._sum(stored)
+                    elif stored.whole and (stored.checked or stored.sum is None):
+                        if not stored.final:
+                            await store.rename(manifest.blob(stored), manifest.blob(stored, True))
+                            stored.final = True
+                        await store.link(manifest.snapshot(name), manifest.blob(stored))
+
+            async def write() -> None:
+                if changed:
+                    await store.replace(manifest.name("json"), manifest.index())
+                    await store.delete(manifest.name("journal"))
+                if self._asked != manifest.commit:
+                    if await library.commit_of(manifest.repository, self._asked) != manifest.commit:
+                        await store.replace(manifest.ref(self._asked), manifest.commit.encode())
+
+            done = not changed or await self._attempt(publish)
+            if not done or not await self._attempt(write):
+                return
+            self.complete = True
+            with suppress(StorageError, FileNotFoundError):  # another may be writing it too
+                await library.touch(manifest)
+        if self._lock is not None and self._lock.exclusive and self._asked != manifest.commit:
+            for commit in await library.supersede(manifest, self._asked):
+                self._note(f"{manifest.repository}@{commit[:12]} was replaced and is deleted here.")
+
+    async def _sum(self, stored: Stored) -> None:
+        """The sha256 of a new derived file, for `cache verify`: browsers have no such command, and no need of it."""
+        if stored.sum is not None or not stored.whole:
+            return
+        hasher = self._io.sha256()
+        try:
+            for start in range(0, stored.size, _PIECE_BYTES):
+                end = min(start + _PIECE_BYTES, stored.size)
+                await hasher.update(await self._store.read(self._manifest.blob(stored), start, end))
+            stored.sum, stored.checked = await hasher.hexdigest(), True
+        finally:
+            hasher.close()
+
+    async def close(self) -> None:
+        """Write nothing more, and give the lock back."""
+        async with self._turn:
+            self._closed = True
+            if self._lock is not None:
+                await self._lock.free()
+            if self._library is not None:
+                await self._store.close()
+
+
+class DerivedFile:
+    """The derived file of a load, in the store: what is there, and what is written."""
+
+    def __init__(self, table: Derived, stored: Stored, keeper: Keeper) -> None:
+        self.table = table
+        self.stored = stored
+        self.given_up = False  # there was no room for it
+        self._keeper = keeper
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is still being kept."""
+        return self._keeper.kept and not self.given_up
+
+    def has(self, here: TensorInfo) -> bool:
+        """Whether a tensor's bytes are there."""
+        return self.wanted and self.stored.spans.cover(here.start, here.end)
+
+    def remove(self, here: TensorInfo) -> None:
+        """A tensor's bytes are not what they should be."""
+        self.stored.spans.remove(here.start, here.end)
+
+    async def put(self, here: TensorInfo, start: int, data: Bytes) -> None:
+        """Write bytes of a tensor from its byte `start` on."""
+        if not self.has(here):
+            await self._keeper.put(self, here.start + start, data)
+
+    async def finish(
+        self, source: TensorInfo, here: TensorInfo, source_sum: Sum | None, sum_: Sum
+    ) -> None:
+        """A tensor is there whole; `sum_`: of its bytes, `source_sum`: of those that it was made from. They count only
+        if what it was made from was good."""
+        if not self.has(here) and self._keeper.good(source, source_sum):
+            await self._keeper.finish(self, here, sum_)

@@ -1,0 +1,89 @@
+"""Weights of a hub's model through the store onto a GPU, without compiling the model."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from py_engine.abort import Abort
+from py_engine.graph.kernels import Kernels
+from py_engine.host.gpu import Buffer, Gpu
+from py_engine.models import build_model
+from py_engine.weights.cache import open_kept
+from py_engine.weights.config import quantization, read_config
+from py_engine.weights.hub import open_repository
+from py_engine.weights.jobs import TensorInfo
+from py_engine.weights.loader import Loader
+from py_engine.weights.mlx_quant import quantization_of
+from py_engine.weights.safetensors import read_tensors
+from py_engine.weights.store import StorageForm, WeightStore
+from tests.hub_loads import FaultIo
+
+
+class Filled:
+    """A model's weights as they came to lie on the GPU. `read`: bytes that the loader read; `kept`: as the repository
+    says at the end."""
+
+    def __init__(self, io: FaultIo) -> None:
+        self.contents: list[bytes] = []
+        self.tensors: dict[str, TensorInfo] = {}
+        self.job_bytes = 0
+        self.read = 0
+        self.total = 0
+        self.uploaded = 0
+        self.peak_bytes = 0
+        self.kept: bool | None = None
+        self.notes: list[str] = []
+        self.io = io
+
+
+async def fill(
+    gpu: Gpu,
+    address: str,
+    form: StorageForm = "stored",
+    io: FaultIo | None = None,
+    notes: list[str] | None = None,
+    kernels: Kernels | None = None,
+) -> Filled:
+    """One load. `notes`: a list to put into what is told, also when it fails; `kernels`: to be used again."""
+    made = Filled(io or FaultIo())
+    made.notes = made.notes if notes is None else notes
+    io = made.io
+
+    def count(n: int) -> None:
+        made.read += n
+
+    repository = await open_repository(address, io, partial(open_kept, note=made.notes.append))
+    try:
+        config = await read_config(repository)
+        made.tensors = await read_tensors(repository)
+        quantised = quantization_of(made.tensors, quantization(config))
+        store = WeightStore(gpu, made.tensors, quantised, form=form, family="test")
+        used = kernels or Kernels(gpu)
+        try:
+            build_model(config, store)
+            made.job_bytes = sum(job.end - job.start for job in store.jobs)
+            before = gpu.counters.upload_bytes
+            loader = Loader(gpu, used, repository, count, Abort())
+            await loader.run(store.jobs)
+            made.total, made.peak_bytes = loader.total, loader.peak_bytes
+            made.uploaded = gpu.counters.upload_bytes - before
+            await repository.commit()
+            made.kept = repository.kept
+            made.contents = [await gpu.read(buffer) for buffer in buffers(store)]
+        finally:
+            await used.settle()
+            store.release()
+        return made
+    finally:
+        await repository.close()
+        io.close()
+
+
+def buffers(store: WeightStore) -> list[Buffer]:
+    """Of everything that a load fills."""
+    found: dict[Buffer, None] = {}
+    for job in store.jobs:
+        for target in (job.target, job.scales):
+            if target is not None and target.binding is not None:
+                found[target.binding.buffer] = None
+    return list(found)
