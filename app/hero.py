@@ -14,13 +14,18 @@ CONTINUATIONS = (
 )
 
 
-def draw(state, name, base, gpu):
-    """`state` and `name` are those of the model; a `base` model continues texts."""
+def draw(state, name, base, gpu, at_hand):
+    """`state` and `name` are those of the model; a `base` model continues texts. `at_hand`: what loads by itself."""
     title = "A language model on your own GPU"
     if gpu.title:
         text = "This page cannot answer on this device. Your chats can still be read."
     elif state == "loading":
         text = "You can write your first message while it loads."
+    elif state == "none" and at_hand:
+        text = (
+            at_hand
+            + " is kept on this device and loads when you begin to write. Or choose another."
+        )
     elif state == "none":
         text = "Choose a model. It loads only when you ask for it, and then answers on this device."
     else:

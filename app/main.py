@@ -24,6 +24,7 @@ from app.stored import StoredModels
 prompt = find("prompt")
 gpu = device.Gpu()
 crashed = None  # what an earlier page broke down at
+unasked = True  # a model that is kept here may load when the person begins to write: once, and not after a cancel
 query = js.URLSearchParams.new(window.location.search)
 
 
@@ -65,7 +66,8 @@ def refresh():
     show(find("chat-menu"), not empty)
     if empty:
         name = label(loading.model) if loading.model else ""
-        hero.draw(state, name, conversation.continues(), gpu)
+        kept = at_hand()
+        hero.draw(state, name, conversation.continues(), gpu, label(kept) if kept else "")
     if not find("models").open:
         place_picker()
     prompt.placeholder = "Begin a text" if conversation.continues() else "Write a message"
@@ -109,7 +111,19 @@ def typed(event=None):
     rows = min(10, prompt.value.count("\n") + 1)
     if prompt.rows != rows:
         prompt.rows = rows
-    find("send").disabled = not prompt.value.strip() or bool(gpu.title)
+    begun = prompt.value.strip()
+    find("send").disabled = not begun or bool(gpu.title)
+    kept = at_hand()
+    if begun and kept:
+        load(kept)
+
+
+def at_hand():
+    """The model of the last visit, if beginning to write loads it: kept here as a whole, so nothing is fetched."""
+    if not unasked or loading.state != "none" or crashed or gpu.title:
+        return None
+    model = picker.last()
+    return model if model and model["id"] in stored_models.whole else None
 
 
 # ---- what the person does
@@ -177,6 +191,8 @@ def download(model):
 
 def load(model):
     """Load it in place of what is loaded."""
+    global unasked
+    unasked = False
     conversation.stop()
     conversation.used = None
     loading.start(model)
@@ -386,6 +402,7 @@ def engine_booted(message):
     """Python runs in the worker."""
     document.body.setAttribute("data-engine", "ready")
     js.performance.mark("engine")
+    stored_models.refresh()
     updates.watch()  # from here on, so that the shell's files do not hold up the engine's
     js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
 
@@ -477,6 +494,7 @@ async def fetch_config():
     except Exception:
         config = None
     picker.offer(config)
+    refresh()
     document.body.setAttribute("data-config", "ready")
 
 
@@ -538,7 +556,7 @@ FACTS = {
 client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed, engine_told)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
-stored_models = StoredModels(client, confirm, lambda: loading.name)
+stored_models = StoredModels(client, confirm, lambda: loading.name, lambda: refresh())
 loading = Loading(client, load_options, lambda: refresh())
 picker = Picker(choose, take_folder)
 conversation = Conversation(client, loading, settings, lambda: refresh(), problem)

@@ -11,7 +11,7 @@ class Picker:
 
     def __init__(self, on_chosen, on_folder):
         self.models = []
-        self.hub = ""
+        self.hub = None  # its address, once /config.json has told or failed to
         self._on_chosen = on_chosen
         self._on_folder = on_folder
         self.form = stamp("t-picker")
@@ -104,7 +104,7 @@ class Picker:
         event.preventDefault()
         named = self.form.elements.namedItem("hub").value.strip()
         if self.form.querySelector(".other").open and named:
-            self._on_chosen(self._hub_model(named))
+            self._choose(self._hub_model(named))
             return
         box = self.form.querySelector("input[name=model]:checked")
         if box is None:
@@ -113,15 +113,20 @@ class Picker:
             return
         for model in self.models:
             if model["id"] == box.value:
-                if "files" not in model:
-                    self._remember(model["id"])
-                self._on_chosen(model)
+                self._choose(model)
 
-    def _remember(self, name):
-        try:
-            storage.write(LAST, name)
-        except storage.StoreFull:
-            pass  # only a convenience
+    def _choose(self, model):
+        if "files" not in model:
+            try:
+                storage.write(LAST, model["id"])
+            except storage.StoreFull:
+                pass  # only a convenience
+        self._on_chosen(model)
+
+    def last(self):
+        """The model that was chosen last, in this visit or an earlier one; None when that is not known (yet)."""
+        name = storage.read(LAST)
+        return self.find(name) if isinstance(name, str) and self.hub is not None else None
 
     def _hub_model(self, name):
         for start in ("https://huggingface.co/", "http://huggingface.co/", "huggingface.co/"):

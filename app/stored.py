@@ -9,12 +9,14 @@ from app.dom import announce, clear, find, make, show, stamp
 
 class StoredModels:
     """Asks the engine's worker, which needs no GPU for it. `confirm(text, act)` asks the person; `in_use()`: the id of
-    the model that is loaded or loading, None without one."""
+    the model that is loaded or loading, None without one; `on_listed()` hears that `whole` is known."""
 
-    def __init__(self, client, confirm, in_use):
+    def __init__(self, client, confirm, in_use, on_listed):
         self._client = client
         self._confirm = confirm
         self._in_use = in_use
+        self._on_listed = on_listed
+        self.whole = []  # ids of the models that load without fetching anything
         self._list = find("stored")
         self._said = ""  # what a deletion left
         self._names = []  # "org/name@commit" of each row
@@ -72,6 +74,8 @@ class StoredModels:
         models = found["models"]
         show(find("delete-models"), bool(models))
         self._names = [model["model"] + "@" + model["commit"] for model in models]
+        self.whole = [model["model"] for model in models if model["complete"]]
+        self._on_listed()
         for model in models:
             self._list.append(self._draw_model(model))
         if found["kind"] == "memory":

@@ -328,6 +328,8 @@ class Host:
         self._send(Result(id, None))
 
     async def _cache_list(self, id: MessageId) -> None:
+        if self._begun is not None:
+            await self._begun  # who hears what is kept has heard what an earlier run died at
         self._send(Result(id, (await stored.inventory(open_io())).to_dict()))
 
     async def _cache_delete(self, message: CacheDelete) -> None:

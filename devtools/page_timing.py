@@ -1,11 +1,14 @@
-"""./dev bench --page: how long after navigation the page can be used, and the engine behind it, in headless Chromium.
+"""`./dev bench --page [FOLDER]`: how long after navigation the page and its engine can be used; headless Chromium.
 
     cold   a profile that was never here: nothing cached, Pyodide boots from its files
-    warm   the same profile again, once the first visit has left the page's files and a memory snapshot
+    files  the same profile again without the memory snapshot: Pyodide boots from files that are kept
+    warm   the same profile again, once an earlier visit has left the page's files and a memory snapshot
 
 Times are milliseconds from the start of the navigation to the page's own marks: `usable` (every button answers, set at
-the end of app/main.py) and `engine` (Python runs in the worker). Prints one JSON object on one line: medians, and all
-runs behind them. The machine must be quiet: a busy core doubles everything.
+the end of app/main.py) and `engine` (Python runs in the worker). With FOLDER (a checkpoint with a tokenizer,
+ORGANISATION/NAME at the end of its path) a question is sent as soon as the page is usable: `answer` is when the first
+word of the answer stands there; in a cold visit the model is chosen first, and fetched. Prints one JSON object on one
+line: medians, and all runs behind them. The machine must be quiet: a busy core doubles everything.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ import shutil
 import statistics
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, BrowserType, sync_playwright
+from playwright.sync_api import BrowserContext, BrowserType, Page, sync_playwright
 
+from devtools.browser_bench import PRESETS
 from devtools.page_server import PageServer
 from devtools.site import Site
 
@@ -31,56 +36,98 @@ FLAGS = [
     "--disable-background-networking",
     "--enable-unsafe-webgpu",
 ]
-MARKS = ("usable", "engine")
-PATIENCE_MS = 120_000
+MARKS = ["usable", "engine"]
+PATIENCE_MS = 300_000
 WAIT = "name => performance.getEntriesByName(name).length > 0"
 READ = "names => names.map(name => performance.getEntriesByName(name)[0].startTime)"
+ANSWERED = """() => {
+  const text = document.querySelector('.message.answer:last-child .text');
+  const thought = document.querySelector('.message.answer:last-child .thinking:not([hidden])');
+  if (!text?.textContent && !thought) return false;
+  performance.mark('answer');
+  return true;
+}"""
+FORGET_SNAPSHOTS = """async () => {
+  for (const name of await caches.keys()) if (name.startsWith('snapshot-')) await caches.delete(name);
+}"""
 
 
-def visit(context: BrowserContext, url: str, first: bool) -> dict[str, float]:
-    """One visit, in a tab of its own; a first one stays until the files and the snapshot are kept."""
+def ask(page: Page, *, first: bool) -> None:
+    """Send a question, once the page is usable; the model of a first visit is chosen before that."""
+    if first:
+        page.click("#hero-picker button[type=submit]")
+    page.fill("#prompt", "Why is the sky blue?")
+    page.wait_for_function("document.body.dataset.model !== 'none'", timeout=PATIENCE_MS)
+    page.press("#prompt", "Enter")
+    page.wait_for_function(ANSWERED, timeout=PATIENCE_MS)
+    page.press("#prompt", "Escape")
+
+
+def visit(context: BrowserContext, url: str, kind: str, *, answer: bool) -> dict[str, float]:
+    """One visit of a kind, in a tab of its own, which lasts until what it leaves for the next one is kept."""
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text))
     page.goto(url)
-    for name in MARKS:
-        page.wait_for_function(WAIT, arg=name, timeout=PATIENCE_MS)
-    times = dict(zip(MARKS, page.evaluate(READ, list(MARKS)), strict=True))
-    if first:
-        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    while first and not any("memory snapshot" in text for text in heard):
+    marks = MARKS + ["answer"] * answer
+    page.wait_for_function(WAIT, arg=MARKS[0], timeout=PATIENCE_MS)
+    if answer:
+        page.wait_for_selector("body[data-config=ready]")
+        ask(page, first=kind == "cold")
+    page.wait_for_function(WAIT, arg=MARKS[1], timeout=PATIENCE_MS)
+    times = dict(zip(marks, page.evaluate(READ, marks), strict=True))
+    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    while kind != "warm" and not any("memory snapshot" in text for text in heard):
         page.wait_for_timeout(100)
+    if kind == "cold":
+        page.evaluate(FORGET_SNAPSHOTS)
     page.close()
     return times
 
 
-def measure(chromium: BrowserType, url: str, runs: int, warm: int) -> dict[str, Any]:
-    """`runs` fresh profiles, each visited once cold and `warm` times again: medians and all visits of each kind."""
-    path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
-    found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
-    for _ in range(runs):
+def measure(
+    chromium: BrowserType, url: str, options: argparse.Namespace, answer: bool
+) -> dict[str, Any]:
+    """Fresh profiles, each visited once cold, once without its snapshot and then again with: medians and all visits."""
+    path = options.chromium or os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
+    flags = [*FLAGS, *PRESETS[options.preset]]
+    found: dict[str, list[dict[str, float]]] = {"cold": [], "files": [], "warm": []}
+    for _ in range(options.runs):
         with tempfile.TemporaryDirectory(prefix="jerboa-timing-") as profile:
-            context = chromium.launch_persistent_context(profile, executable_path=path, args=FLAGS)
-            found["cold"].append(visit(context, url, True))
-            found["warm"] += [visit(context, url, False) for _ in range(warm)]
+            context = chromium.launch_persistent_context(profile, executable_path=path, args=flags)
+            for kind in ["cold", "files"] + ["warm"] * options.warm:
+                found[kind].append(visit(context, url, kind, answer=answer))
             context.close()
     return {kind: summary(visits) for kind, visits in found.items()}
 
 
 def summary(visits: list[dict[str, float]]) -> dict[str, Any]:
-    """{"usable_ms", "engine_ms": medians, "all": every visit's two times}."""
-    medians = {f"{m}_ms": round(statistics.median(v[m] for v in visits)) for m in MARKS}
-    return {**medians, "all": [[round(v[m]) for m in MARKS] for v in visits]}
+    """{"usable_ms", "engine_ms", "answer_ms": medians, "all": every visit's times}."""
+    marks = list(visits[0]) if visits else []
+    medians = {f"{m}_ms": round(statistics.median(v[m] for v in visits)) for m in marks}
+    return {**medians, "all": [[round(v[m]) for m in marks] for v in visits]}
+
+
+def site_of(folder: str) -> Site:
+    """The page, offering this checkpoint alone; none: nothing."""
+    if not folder:
+        return Site()
+    path = Path(folder).resolve()
+    model = {"id": f"{path.parent.name}/{path.name}", "kind": "chat", "endpoint": "local"}
+    return Site(models=path.parent.parent, offered=[{**model, "label": path.name, "default": True}])
 
 
 def main(arguments: list[str]) -> int:
     """The command line; the exit status."""
     parser = argparse.ArgumentParser(prog="dev bench --page", description=__doc__)
+    parser.add_argument("folder", nargs="?", default="", help="a checkpoint to answer with")
     parser.add_argument("--runs", type=int, default=5, help="fresh profiles (default 5)")
     parser.add_argument("--warm", type=int, default=3, help="further visits of each (default 3)")
+    parser.add_argument("--chromium", default="", help="its path")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="plain", help="sets of flags")
     asked = parser.parse_args(arguments)
-    with PageServer(Site()) as server, sync_playwright() as playwright:
-        found = measure(playwright.chromium, server.url, asked.runs, asked.warm)
+    with PageServer(site_of(asked.folder)) as server, sync_playwright() as playwright:
+        found = measure(playwright.chromium, server.url, asked, bool(asked.folder))
     print(json.dumps({"load_average": round(os.getloadavg()[0], 2), **found}))
     return 0
 

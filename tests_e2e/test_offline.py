@@ -107,7 +107,6 @@ def test_page_and_model_work_without_their_server(
         return context
 
     def answer(page: Page) -> str:
-        load(page)
         ask(page, "hello")
         content: str = kept_messages(page)[1]["content"]
         return content
@@ -130,6 +129,7 @@ def test_page_and_model_work_without_their_server(
         debugger = context.new_cdp_session(page)
         assert debugger.send("Page.getInstallabilityErrors")["installabilityErrors"] == []
         assert debugger.send("Page.getAppManifest")["errors"] == []
+        load(page)
         first = answer(page)
         context.close()
 
@@ -139,5 +139,8 @@ def test_page_and_model_work_without_their_server(
     page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
     expect(page.locator("#hero-picker .choice")).to_have_count(2)
     page.wait_for_selector("body[data-engine=ready]", timeout=PATIENCE_MS)
+    # The model is not asked for: it is kept whole, and loads when the person begins to write.
+    expect(page.locator("#hero-text")).to_contain_text("loads when you begin to write")
+    assert page.evaluate("document.body.dataset.model") == "none"
     assert answer(page) == first != ""
     context.close()
