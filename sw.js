@@ -24,45 +24,54 @@ const EVENTS = {
 };
 for (const [type, act] of Object.entries(EVENTS)) self.addEventListener(type, act);
 
+const LABEL = 'X-Shell-File';  // header of a kept file: its sum, and the policy it is to have
+
+const policyOf = path => SHELL.policies[path === INDEX || path.endsWith('.html') ? 'document' : 'other'];
+const labelOf = path => `${SHELL.files[path]} ${policyOf(path)}`;
 const addressOf = path => new URL(path, SCOPE).href;
 const kept = (path, name) => caches.match(addressOf(path), { cacheName: name, ignoreVary: true });
 
 // ---- a version comes
 
-/** Fetch every file; those that an older version has, by the same sum, are copied. Fails as a whole. */
+/** Fetch every file; those that an older version has as they are to be are copied. Fails as a whole; what has come by
+    then is there for the next try, unless there was no room for all. */
 async function precache() {
-  const cache = await caches.open(NAME);
   const names = (await ownCaches()).reverse();
   const keep = async path => {
-    const integrity = SHELL.files[path];
-    const file = await copyOf(path, integrity, names) ?? await fetched(path, integrity);
-    await cache.put(addressOf(path), dressed(file, path, integrity));
+    const file = await copyOf(path, names) ?? dressed(path, await fetched(path));
+    const cache = await caches.open(NAME);
+    await cache.put(addressOf(path), file);
   };
-  await keep(INDEX); // first, since it tells whose cache this is
-  await Promise.all(Object.keys(SHELL.files).map(path => path === INDEX || keep(path)));
+  try {
+    await keep(INDEX); // first, since it tells whose cache this is
+    const all = await Promise.allSettled(Object.keys(SHELL.files).map(path => path === INDEX || keep(path)));
+    for (const { reason } of all) if (reason) throw reason;
+  } catch (error) {
+    if (error.name === 'QuotaExceededError' && !await kept(PINS, NAME)) await caches.delete(NAME);
+    throw error;
+  }
   await freshElseKept(addressOf(CONFIG)); // what the first visit saw; without it the page still opens
 }
 
-async function copyOf(path, integrity, names) {
+async function copyOf(path, names) {
   for (const name of names) {
     const file = await kept(path, name);
-    if (file?.headers.get('X-Integrity') === integrity) return file;
+    if (file?.headers.get(LABEL) === labelOf(path)) return file;
   }
 }
 
 /** The browser compares the sum, so no file of another version can come in between. */
-async function fetched(path, integrity) {
-  const file = await fetch(addressOf(path), { integrity, cache: 'no-cache' });
+async function fetched(path) {
+  const file = await fetch(addressOf(path), { integrity: SHELL.files[path], cache: 'no-cache' });
   if (!file.ok) throw new Error(`${path}: status ${file.status}`);
   return file;
 }
 
-/** With its sum, and with the content security policy where the host sends none. */
-function dressed(file, path, integrity) {
+/** With a label, and with the content security policy where the host sends none. */
+function dressed(path, file) {
   const headers = new Headers(file.headers);
-  const policy = path === INDEX || path.endsWith('.html') ? SHELL.policies.document : SHELL.policies.other;
-  if (!headers.has('Content-Security-Policy')) headers.set('Content-Security-Policy', policy);
-  headers.set('X-Integrity', integrity);
+  if (!headers.has('Content-Security-Policy')) headers.set('Content-Security-Policy', policyOf(path));
+  headers.set(LABEL, labelOf(path));
   for (const name of ['Content-Encoding', 'Content-Length']) headers.delete(name); // the body lies here decoded
   return new Response(file.body, { headers });
 }
@@ -75,12 +84,23 @@ async function takeCharge() {
   const pins = before ? await pinsOfOpenTabs(before) : {};
   await (await caches.open(NAME)).put(addressOf(PINS), Response.json(pins));
   if (before) await (await caches.open(before)).delete(addressOf(PINS));
-  const wanted = new Set(Object.values(pins).map(version => PREFIX + version));
-  const older = names.slice(0, names.indexOf(NAME)); // one that was made later is a version on its way
-  await Promise.all(older.filter(name => !wanted.has(name)).map(name => caches.delete(name)));
+  await dropUnused();
   await dropOldSnapshots();
   await self.clients.claim(); // a first visit's page too
 }
+
+/** Delete the versions that no open tab came with. Their pins stay: a worker that starts is not among the clients yet. */
+async function dropUnused() {
+  const names = await ownCaches();
+  const older = names.slice(0, names.indexOf(NAME)); // one that was made later is a version on its way
+  if (!older.length) return;
+  const known = await pinsOf(NAME);
+  const open = await self.clients.matchAll({ type: 'all' });
+  const wanted = new Set(open.map(({ id }) => PREFIX + known[id]));
+  await Promise.all(older.filter(name => !wanted.has(name)).map(name => caches.delete(name)));
+}
+
+const pinsOf = async name => await (await kept(PINS, name))?.json() ?? {};
 
 async function lastInCharge(names) {
   for (const name of names.toReversed()) if (name !== NAME && await kept(PINS, name)) return name;
@@ -88,7 +108,7 @@ async function lastInCharge(names) {
 
 /** Every tab and worker that the version before had in charge, with the version that it came with. */
 async function pinsOfOpenTabs(before) {
-  const older = await (await kept(PINS, before)).json();
+  const older = await pinsOf(before);
   const open = await self.clients.matchAll({ type: 'all' });
   return Object.fromEntries(open.map(({ id }) => [id, older[id] ?? before.slice(PREFIX.length)]));
 }
@@ -120,13 +140,16 @@ function answer(event) {
   const { request } = event;
   const [url] = request.url.split(/[?#]/);
   if (request.method !== 'GET' || request.headers.has('Range') || !url.startsWith(SCOPE)) return;
-  const path = url.slice(SCOPE.length).replace(/^(index\.html)?$/, INDEX);
+  const asked = url.slice(SCOPE.length).replace(/^(index\.html)?$/, INDEX);
+  const path = `${asked}.html` in SHELL.files ? `${asked}.html` : asked; // diagnostics, as some hosts call it
   if (path === CONFIG) event.respondWith(freshElseKept(request));
   else if (path in SHELL.files || path.startsWith('vendor/')) event.respondWith(fromShell(event, path));
 }
 
 async function fromShell(event, path) {
-  const version = event.request.mode === 'navigate' ? SHELL.version : await versionFor(event);
+  const navigates = event.request.mode === 'navigate';
+  const version = navigates ? SHELL.version : await versionFor(event);
+  if (navigates) event.waitUntil(dropUnused());
   return await kept(path, PREFIX + version) ?? fetch(event.request);
 }
 
@@ -134,7 +157,7 @@ let pins = null;
 
 /** The version that this client came with. A worker that an older tab starts is as old as its tab. */
 async function versionFor({ clientId, resultingClientId }) {
-  pins ??= kept(PINS, NAME).then(file => file?.json() ?? {});
+  pins ??= pinsOf(NAME);
   const known = await pins;
   const version = known[clientId];
   if (version && resultingClientId && !known[resultingClientId]) {
@@ -145,11 +168,11 @@ async function versionFor({ clientId, resultingClientId }) {
 }
 
 async function freshElseKept(request) {
-  const cache = await caches.open(NAME);
   try {
     const file = await fetch(request, { signal: AbortSignal.timeout(CONFIG_PATIENCE_MS) });
     if (!file.ok) throw new Error(`status ${file.status}`);
-    await cache.put(addressOf(CONFIG), file.clone());
+    const cache = await caches.open(NAME);
+    await cache.put(addressOf(CONFIG), file.clone()).catch(() => {}); // no room: then an older one stays
     return file;
   } catch {
     return await caches.match(addressOf(CONFIG), { ignoreVary: true }) ?? Response.error();

@@ -26,9 +26,11 @@ ECHO = "import { word } from './word.mjs'; const own = '{0}';\n" + (
 
 
 class Published:
-    """A changing site on a plain static host, which sends no policy: three files and the title tell its word."""
+    """A changing site on a plain static host, which sends no policy: three files and the title tell its word. `faults`:
+    what is wrong with the host's answers, "cut", "wrong" or "500" by file name."""
 
     def __init__(self, folder: Path) -> None:
+        self.faults: dict[str, str] = {}
         self.site = Site(root=folder / "site")
         self.out = folder / "host" / "some" / "app"
         for name in ("public", "app"):
@@ -50,7 +52,24 @@ class Published:
 
 
 class StaticHandler(http.server.SimpleHTTPRequestHandler):
-    """A silent one."""
+    """A silent one, with faults."""
+
+    def __init__(self, faults: dict[str, str], *args: Any, **options: Any) -> None:
+        self.faults = faults
+        super().__init__(*args, **options)
+
+    def do_GET(self) -> None:
+        """A file, or what is wrong with it."""
+        file = Path(self.translate_path(self.path))
+        fault = self.faults.get(file.name)
+        if not fault:
+            return super().do_GET()
+        body = file.read_bytes()
+        self.send_response(500 if fault == "500" else 200)
+        self.send_header("Content-Type", self.guess_type(self.path))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[::-1] if fault == "wrong" else body[: len(body) // 2])
 
     def log_message(self, format: str, *args: Any) -> None:
         """The terminal belongs to pytest."""
@@ -61,7 +80,7 @@ def published(tmp_path: Path) -> Iterator[tuple[Published, str]]:
     """The site in a folder of a host, and its address."""
     site = Published(tmp_path)
     site.publish("one")
-    handler = functools.partial(StaticHandler, directory=str(tmp_path / "host"))
+    handler = functools.partial(StaticHandler, site.faults, directory=str(tmp_path / "host"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

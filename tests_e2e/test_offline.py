@@ -94,6 +94,68 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     context.close()
 
 
+FAILED_UPDATE = """async () => {
+  const registration = await navigator.serviceWorker.getRegistration();
+  const ended = new Promise(done => registration.addEventListener('updatefound', () =>
+    registration.installing.addEventListener('statechange', event => done(event.target.state))));
+  await registration.update();
+  return await ended;
+}"""
+
+
+def test_an_update_that_fails_changes_nothing(
+    blind_chromium: Browser,
+    published: tuple[Published, str],  # noqa: F811
+) -> None:
+    """Cut, changed, refused, no room: the old version goes on, and the next try takes over what came."""
+    site, url = published
+    context = blind_chromium.new_context()
+    page = opened(context, url)
+    session = context.new_cdp_session(page)
+    quota = {"origin": page.evaluate("location.origin")}
+    (one,) = shells(page)
+    site.publish("two")
+    for fault in ("cut", "wrong", "500", "no room"):
+        if fault == "no room":
+            used = page.evaluate("navigator.storage.estimate().then(e => e.usage)")
+            session.send("Storage.overrideQuotaForOrigin", {**quota, "quotaSize": used + 100_000})
+        else:
+            site.faults["word.txt"] = fault
+        assert page.evaluate(FAILED_UPDATE) == "redundant", fault
+        site.faults.clear()
+        expect(page.locator("#hint")).to_be_hidden()
+        assert page.evaluate(PARTS) == ["one"] * 3
+        page.reload()
+        assert page.title() == "one"
+        assert len(shells(page)) == (1 if fault == "no room" else 2), "no room is kept from others"
+    session.send("Storage.overrideQuotaForOrigin", quota)
+    page.evaluate(UPDATE)
+    expect(page.locator("#hint")).to_contain_text("A new version is ready", timeout=PATIENCE_MS)
+
+    # A tab of two versions ago, and a policy that changed while files did not.
+    other = opened(context, url)
+    other.click("#hint [data-do=update]")
+    other.wait_for_function("document.title === 'two'", timeout=PATIENCE_MS)
+    site.site.hub = "http://hub.example"
+    site.publish("three")
+    other.evaluate(UPDATE)
+    other.wait_for_selector("#hint [data-do=update]", timeout=PATIENCE_MS)
+    other.click("#hint [data-do=update]")
+    other.wait_for_function("document.title === 'three'", timeout=PATIENCE_MS)
+    policy = "fetch('boot.mjs').then(file => file.headers.get('Content-Security-Policy'))"
+    assert "connect-src 'self' http://hub.example;" in other.evaluate(policy)
+    assert page.evaluate(PARTS) == ["one"] * 3
+    assert one in shells(page)
+    context.set_offline(True)
+    page.reload()
+    assert page.title() == "three" and page.evaluate(PARTS) == ["three"] * 3
+    page.goto(url + "diagnostics")  # as ./dev run calls it
+    assert "Diagnostics" in page.inner_text("h1")
+    gone = "caches.keys().then(all => all.filter(name => name.startsWith('shell-')).length === 1)"
+    page.wait_for_function(gone, timeout=PATIENCE_MS)
+    context.close()
+
+
 def test_page_and_model_work_without_their_server(
     site: PageServer, playwright: Any, tmp_path: Path
 ) -> None:
