@@ -180,6 +180,17 @@ class Host:
             abort.check()
             engine = await self._open(id, repo, options, abort)
             self._send(Ready(id, engine.info()))
+        self._start(self._warm_up(engine))
+
+    async def _warm_up(self, engine: Engine) -> None:
+        """What the first chat needs beside the model, before somebody waits for it: Jinja2, the template compiled."""
+        try:
+            await self._ready_to_chat()
+            engine.count_tokens([{"role": "user", "content": "Hello"}])
+        except (
+            Exception
+        ) as error:  # a base model has no template; of all else the first chat will tell
+            self._send(Log(f"the chat template was not prepared: {error}"))
 
     async def _open(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> Engine:
         """Replace the engine. The caller holds the turn."""

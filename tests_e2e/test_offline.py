@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,27 @@ def test_an_update_that_fails_changes_nothing(
     context.close()
 
 
+def requests(log: Path) -> list[str]:
+    """The address of every request that a page or its workers made, from a log of Chromium's network (--log-net-log).
+    Those of the browser itself have no origin behind them."""
+    found = json.loads(log.read_text())
+    kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    started = [event.get("params", {}) for event in found["events"] if event["type"] == kind]
+    return [p["url"] for p in started if p.get("initiator", "not an origin") != "not an origin"]
+
+
 def test_page_and_model_work_without_their_server(
     site: PageServer, playwright: Any, tmp_path: Path
 ) -> None:
     """A kept profile: a first visit with a question, then the server stopped, a new browser process, and the same
-    question."""
+    question. Neither visit asks another host, the service worker and the workers included: Chromium's own log tells."""
+    logs = [tmp_path / "first.json", tmp_path / "second.json"]
 
-    def launch() -> BrowserContext:
+    def launch(log: Path) -> BrowserContext:
         context: BrowserContext = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=chromium_path(), args=WEBGPU_FLAGS
+            tmp_path / "profile",
+            executable_path=chromium_path(),
+            args=[*WEBGPU_FLAGS, f"--log-net-log={log}"],
         )
         return context
 
@@ -175,7 +188,7 @@ def test_page_and_model_work_without_their_server(
 
     offer(site)
     with PageServer(Site(models=site.site.models, offered=site.site.offered)) as server:
-        context = launch()
+        context = launch(logs[0])
         page = context.new_page()
         heard: list[str] = []
         page.on("console", lambda message: heard.append(message.text))
@@ -195,7 +208,7 @@ def test_page_and_model_work_without_their_server(
         first = answer(page)
         context.close()
 
-    context = launch()
+    context = launch(logs[1])
     page = context.new_page()
     page.goto(server.url + "?group=")
     page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
@@ -206,3 +219,7 @@ def test_page_and_model_work_without_their_server(
     assert page.evaluate("document.body.dataset.model") == "none"
     assert answer(page) == first != ""
     context.close()
+    first_visit, second_visit = map(requests, logs)
+    for path in ("sw.js", "engine.zip", "worker.mjs", "models/api/models/"):
+        assert any(path in url for url in first_visit)
+    assert [u for u in first_visit + second_visit if not u.startswith(server.url)] == []
