@@ -1,4 +1,5 @@
-"""Markdown inside a block: emphasis, code, links, into the trees of public/nodes.mjs.
+"""Markdown inside a block: emphasis, code, links, into the trees of public/nodes.mjs. Formulas in TeX's marks are shown
+as they are written, as code is: nothing in them is emphasis or an escape.
 
 MicroPython takes some 20 us for a step of a loop, so nothing loops over characters: it jumps from
 one special mark to the next with str.find.
@@ -10,7 +11,7 @@ MAX_DEPTH = (
 MAX_LINK = 2000  # characters
 MAX_BRACKETS = 16  # pairs in the text of a link
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-MARKS = ("\\", "`", "*", "_", "~~", "[", "http", "&", "\n")
+MARKS = ("\\", "`", "$", "*", "_", "~~", "[", "http", "&", "\n")
 ENTITIES = (
     ("&lt;", "<"),
     ("&gt;", ">"),
@@ -54,6 +55,12 @@ def inline(text, depth=0):
 
 def _escape(text, at, depth, hopeless):
     escaped = text[at + 1 : at + 2]
+    if escaped in ("(", "["):
+        close = "\\)" if escaped == "(" else "\\]"
+        end = -1 if close in hopeless else text.find(close, at + 2)
+        if end >= 0:
+            return _formula(text[at + 2 : end]), at, end + 2
+        hopeless.add(close)
     if escaped and escaped in PUNCTUATION:
         return escaped, at, at + 2
     return None, at, at + 1
@@ -84,6 +91,26 @@ def _code(text, at, depth, hopeless):
             return ["code", body], at, j + size
         j += length
     return None, at, at + size
+
+
+def _formula(text):
+    return ["code", text.replace("\n", " ").strip()]
+
+
+def _dollar(text, at, depth, hopeless):
+    """Between two of them, if they lie close around it: prices do not."""
+    size = min(2, _run(text, at))
+    key = "$" * size
+    start = at + size
+    end = -1 if key in hopeless else text.find(key, start)
+    if end < 0:
+        hopeless.add(key)
+        return None, at, start
+    body, after = text[start:end], text[end + size : end + size + 1]
+    loose = body != body.strip() or "\n" in body or body.endswith("\\") or after.isdigit()
+    if not body.strip() or size == 1 and loose:
+        return None, at, start
+    return _formula(body), at, end + size
 
 
 def _is_word(character):
@@ -195,6 +222,7 @@ def _break(text, at, depth, hopeless):
 READERS = {
     "\\": _escape,
     "`": _code,
+    "$": _dollar,
     "*": _emphasis,
     "_": _emphasis,
     "~~": _emphasis,

@@ -474,7 +474,7 @@ async def look_for_gpu(button=None):
     clear(place)
     if gpu.ok:
         picker.show_gpu(gpu)
-        document.body.setAttribute("data-engine", "booting")
+        document.body.setAttribute("data-engine", "ready" if client.booted else "booting")
         client.start()
     else:
         card = problem_card(gpu.title, gpu.text)

@@ -56,6 +56,7 @@ SAMPLE = """# Title
 
 A *word*, a **strong one**, `code`, ~~gone~~ and ***both***; snake_case_name, 2 * 3 * 4.
 Second line with https://good.example/a_b. [named](https://good.example "t")
+Formulas $a_i * b_i$, \\(x\\,_1\\) and $$\\frac{1}{2}$$, not $5 and $10, $5-$10 or \\$.
 
 - one
 - two
@@ -85,7 +86,9 @@ SAMPLE_HTML = (
     "<h1>Title</h1><p>A <em>word</em>, a <strong>strong one</strong>, <code>code</code>, "
     "<del>gone</del> and <strong><em>both</em></strong>; snake_case_name, 2 * 3 * 4.<br>"
     'Second line with <a href="https://good.example/a_b">https://good.example/a_b</a>. '
-    '<a href="https://good.example/">named</a></p>'
+    '<a href="https://good.example/">named</a><br>'
+    r"Formulas <code>a_i * b_i</code>, <code>x\,_1</code> and <code>\frac{1}{2}</code>, "
+    "not $5 and $10, $5-$10 or $.</p>"
     "<ul><li>one</li><li>two<ul><li>inner <em>x</em></li></ul></li><li>☑ done</li></ul>"
     '<ol start="3"><li><p>three</p></li><li><p>four</p><p>with a paragraph</p></li></ol>'
     "<blockquote><p>quoted<br>twice</p></blockquote>"
