@@ -281,16 +281,28 @@ def set_endpoint(endpoint: str) -> None:
 
 
 async def greedy(
-    endpoint: str, repo: str, prompts: list[list[int]], count: int, context: int = 1024
+    endpoint: str,
+    repo: str,
+    prompts: list[list[int]],
+    count: int,
+    context: int = 1024,
+    phone: bool = False,
 ) -> dict[str, Any]:
-    """Load a model in f32 from a hub, continue each prompt greedily, close; what stayed on the device."""
+    """Load a model in f32 (or, as the page has it on a `phone`, by itself quantised) from a hub, continue each prompt
+    greedily, close; what stayed on the device."""
     from py_engine.host import open_gpu, open_io
     from py_engine.serve.engine import Engine
 
     set_endpoint(endpoint)
     gpu, io = await open_gpu(), open_io()
     try:
-        engine = await Engine.load(repo, gpu=gpu, io=io, dtype="f32", context=context)
+        dtype = "f32"
+        if phone:
+            import js
+
+            js.jerboa.env.set("JERBOA_HANDHELD", "1")
+            dtype = "auto"
+        engine = await Engine.load(repo, gpu=gpu, io=io, dtype=dtype, context=context)
         tokens = [
             await engine.generate_ids(ids, max_tokens=count, ignore_eos=True) for ids in prompts
         ]

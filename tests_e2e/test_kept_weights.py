@@ -1,5 +1,5 @@
 """Weights in the browser's own store: found again by the next page, repaired, finished after a kill. Nothing compiles
-here but the kernels of loading."""
+here but the kernels of loading, and of one small model on a phone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from devtools.page_server import PageServer
+from py_engine.weights.safetensors import FIRST_READ_BYTES
+from tests.checkpoints import Checkpoint, Stored, dequantise
 from tests_e2e.conftest import (
     GOLDENS,
     ORGANISATION,
@@ -188,6 +191,44 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
     set_quota(probe.worker.page, site, 10**9)
     assert keep(probe, site, name="qwen2-f32") == used["qwen2-f32"]
     probe.worker.page.close()
+
+
+def test_a_phone_keeps_what_it_quantised(
+    context: BrowserContext, site: PageServer, asked: Asked
+) -> None:
+    """Of a plain checkpoint, by itself, and counts it so; the next page needs no request for the same tokens."""
+    plain = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
+    plain.config["num_hidden_layers"] = 1
+    plain.tensors = {k: v for k, v in plain.tensors.items() if ".layers.1." not in k}
+    embedding = plain.find("embed_tokens.weight")
+    rng = np.random.default_rng(5)
+    plain.tensors[embedding] = Stored.of(0.3 * rng.standard_normal((6000, 64)), "BF16")
+    plain.config["vocab_size"] = 6000
+    name = "plain-for-phones"
+    folder = site.site.models / ORGANISATION / name
+    plain.write(folder)
+
+    def run(revision: str = "") -> Any:
+        arguments = [site.url + "models", f"{ORGANISATION}/{name}{revision}", [[1, 2, 3]], 8]
+        probe = open_probe(context, site)
+        try:
+            return probe("greedy", *arguments, 64, True), probe("stored_files", "models--")
+        finally:
+            probe.worker.page.close()
+
+    cold, files = run()
+    assert cold["info"]["kept"] is True and cold["info"]["weights_as"] == "q4"
+    raw = (folder / WEIGHTS).stat().st_size
+    assert asked.nbytes(WEIGHTS) == raw
+    (derived,) = (size for path, size in files.items() if "/derived/" in path)
+    assert 0.28 * raw < derived < 0.29 * raw
+    small = sum(p.stat().st_size for p in folder.iterdir()) - raw
+    # Of the checkpoint's own weights the first read is there; and the index.
+    assert sum(files.values()) < derived + FIRST_READ_BYTES + small + 8000
+    asked.clear()
+    warm, again = run(f"@{site.local_hub.commit(folder)}")
+    assert asked == [] and warm["tokens"] == cold["tokens"]
+    assert again.keys() == files.keys() and warm["info"]["kept"] is True
 
 
 def test_the_page_lists_what_is_kept_and_deletes_it(

@@ -84,6 +84,7 @@ class Keeper:
         self._unmarked = 0
         self._journal_end: int | None = None
         self._closed = False
+        self._expecting = False  # it is known which files of weights this load wants
         self._turn = asyncio.Lock()  # whoever writes to the store
         self._taking = asyncio.Lock()
 
@@ -196,30 +197,16 @@ class Keeper:
     # -- the derived file --------------------------------------------------------------------------------------------
 
     async def derive(self, jobs: Sequence[Job]) -> DerivedFile | None:
-        """The file for what these jobs quantise, with what is there of it; None when there is nothing to keep."""
+        """The file for what these jobs quantise, with what is there of it; None if they do not, or without a store."""
+        self._expecting = True
         table = Derived.of(jobs, lambda file: self._manifest.files[file].blob)
-        if table is None or not self._writes():
+        if table is None or self._library is None:
             return None
-        library, manifest = self._library, self._manifest
-        assert library is not None
-
-        async def find() -> Stored:
-            stored = manifest.files.setdefault(
-                table.name, Stored(table.size, table.blob, form=table.form)
-            )
-            await library.adopt(manifest)
-            await library.settle(manifest)
-            return stored
-
-        stored = await find()
-        if not stored.whole and self._lock is not None and not self._lock.exclusive:
-            await self.take_over()
-            # Another may have made it meanwhile.
-            other, _ = await library.load(manifest.repository, manifest.commit)
-            if other is not None and table.name in other.files:
-                manifest.files[table.name] = other.files[table.name]
-                manifest.sums.update(other.sums)
-                stored = await find()
+        try:
+            stored = await self._find(table, self._library)
+        except StorageError as error:
+            self._note(f"The quantised weights are not kept: {error}")
+            return None
         self.derived = DerivedFile(table, stored, self)
         self.cuts[table.name] = []
         if not self._store.shared:
@@ -227,6 +214,23 @@ class Keeper:
                 first = self.passing.get(source.file, source.start)
                 self.passing[source.file] = min(first, source.start)
         return self.derived
+
+    async def _find(self, table: Derived, library: Library) -> Stored:
+        """What is there of a derived file; unless that is all, the lock is held for writing."""
+        manifest = self._manifest
+        while True:
+            fresh = Stored(table.size, table.blob, form=table.form)
+            stored = manifest.files.setdefault(table.name, fresh)
+            await library.adopt(manifest)
+            await library.settle(manifest)
+            if stored.whole or not self.kept or self._lock is None or self._lock.exclusive:
+                return stored
+            await self.take_over()
+            # Another may have made it, or other forms, meanwhile.
+            other, _ = await library.load(manifest.repository, manifest.commit)
+            if other is not None:
+                manifest.files |= {n: s for n, s in other.files.items() if s.form}
+                manifest.sums |= other.sums
 
     async def put(self, file: DerivedFile, place: int, data: Bytes) -> None:
         """Write bytes of the derived file."""
@@ -312,10 +316,10 @@ class Keeper:
         """Delete what this model has in other forms, then other models for what this load still writes, then one by one
         (stores set more aside than is written), until the work succeeds. Raises StorageFullError when none is left."""
         assert self._library is not None
-        for name in [name for name in self._manifest.files if self._spare(name)]:
-            await self._drop(name)
-            with suppress(StorageFullError):
-                return await work()
+        for name in list(self._manifest.files) if self._expecting else ():
+            if await self._spare(name):
+                with suppress(StorageFullError):
+                    return await work()
         wanted = max(self._missing(), ROOM_BYTES)
         while await self._library.make_room(wanted, self._manifest):
             try:
@@ -324,10 +328,26 @@ class Keeper:
                 wanted = 1
         raise StorageFullError("there is no room, and no older model to delete.")
 
-    def _spare(self, name: str) -> bool:
-        """Whether a file is a derived one, and not of this load."""
-        used = self.derived.table.name if self.derived is not None else ""
-        return bool(self._manifest.files[name].form) and name != used
+    async def _spare(self, name: str) -> bool:
+        """Delete a file's bytes if this load does without them: another form's; those that the quantised form stands
+        for. Whether any were."""
+        stored = self._manifest.files[name]
+        if stored.form:
+            used = self.derived is not None and self.derived.stored is stored
+            if not used:
+                await self._drop(name)
+            return not used
+        header = self.passing.get(name)
+        if header is None or not any(end > header for _, end in stored.spans.ranges):
+            return False
+        blob = self._manifest.blob(stored)
+        head = await self._store.read(blob, 0, header) if stored.spans.cover(0, header) else b""
+        await self._store.delete(blob)
+        stored.spans, stored.checked = Spans(), False
+        if nbytes := self._io.nbytes(head):
+            await self._store.write(blob, 0, head)
+            stored.spans.add(0, nbytes)
+        return True
 
     def _missing(self) -> int:
         """Bytes that this load will still write."""
@@ -420,7 +440,7 @@ class DerivedFile:
 
     def has(self, here: TensorInfo) -> bool:
         """Whether a tensor's bytes are there."""
-        return self.wanted and self.stored.spans.cover(here.start, here.end)
+        return not self.given_up and self.stored.spans.cover(here.start, here.end)
 
     def remove(self, here: TensorInfo) -> None:
         """A tensor's bytes are not what they should be."""
