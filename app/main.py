@@ -493,7 +493,7 @@ async def fetch_config():
         config = json.loads(text) if text else None
     except Exception:
         config = None
-    picker.offer(config)
+    picker.offer(config if isinstance(config, dict) else None)
     refresh()
     document.body.setAttribute("data-config", "ready")
 

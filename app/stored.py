@@ -95,7 +95,7 @@ class StoredModels:
         name.textContent = model["model"]
         name.title = model["commit"]
         if not model["complete"]:
-            name.append(make("small", "not complete: the next load goes on"))
+            name.append(make("small", "not complete: the next load goes on from here"))
         if (self._in_use() or "").split("@")[0] == model["model"]:
             name.append(make("small", "in use", "used"))
         row.querySelector(".size").textContent = size_text(model["nbytes"])
