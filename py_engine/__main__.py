@@ -337,7 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--self-check",
         action=argparse.BooleanOptionalAction,
-        help="compare kernels with stored numbers first (default: on all but software adapters)",
+        help="compare kernels with known numbers first (default: on all but software adapters)",
     )
     host = argparse.ArgumentParser(add_help=False)
     host.add_argument(

@@ -14,21 +14,28 @@ from typing import Any
 
 from py_engine.diagnostics.chains import SENTINEL, Chain, ChainSetting
 from py_engine.errors import DeviceLostError, HostError, InputError, OutOfMemoryError
+from py_engine.generate.build import build_decoder
+from py_engine.generate.checks import chains, distinct, make_check
+from py_engine.generate.checks.bench import Bench
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.self_check import attention_check, checks_of
+from py_engine.generate.self_check import run_checks
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.step import pack_step
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Call, Tensor, Trace, kernel
 from py_engine.host.gpu import Binding, Dispatch, Gpu
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.engine import Engine
+from py_engine.weights.random import PRESETS, RandomStore
 
 Row = dict[str, Any]
 Tell = Callable[[Row], Awaitable[None]]
 
 MODEL = "random:tiny-4bit"
+KV_DTYPES: tuple[KvDtype, ...] = ("f32", "f16")
 _CONTEXT = 64
 _TOKENS = 20  # in the tiny model's cache before the token that is probed
 _SAME = 300  # dispatches of one pipeline in one pass
@@ -182,23 +189,16 @@ async def different_pipelines(session: Session) -> None:
 
 
 async def model_kernels(session: Session) -> None:
-    """Real norm, matvec, matmul, attention and DeltaNet kernels against stored numbers."""
+    """Every kernel of the tiny model on known inputs: norms, matrices, attention, DeltaNet, the sampler."""
     async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
-        calls = [call for plan in decoder.plans.values() for call in plan.calls]
-        checks = checks_of(calls, session.gpu, decoder.features, decoder.state.cache.dtype, {})
-        for check in session.some(checks):
+        for chain in session.some(distinct(decoder.calls).values()):
 
-            async def work(check: Any = check) -> str:
-                bench, result = check.bench(session.gpu, decoder.features)
-                used = frozenset[str]().union(*(c.kernel.features for c in bench.trace.calls))
-                try:
-                    [got] = await bench.run(session.kernels, _PASS, result)
-                finally:
-                    bench.release()
-                told: str = check.difference(got, used)
-                return told
+            async def work(chain: list[Call] = chain) -> str:
+                found = await run_checks(session.gpu, session.kernels, _PASS, [chain])
+                return "".join(reason for _, reason in found)
 
-            await session.point("kernels", {"kernel": check.name, "mode": "batched"}, work)
+            label = f"{chain[0].kernel.stem} ({chain[0].label})"
+            await session.point("kernels", {"kernel": label, "mode": "batched"}, work)
 
 
 # ---- a forward pass
@@ -307,35 +307,31 @@ async def sweep(session: Session) -> None:
 
 
 async def determinism(session: Session) -> None:
-    """Attention 200 times on the same inputs: every run must leave the same bits."""
+    """Attention of a token and of a chunk 200 times on the same inputs: every run must leave the same bits."""
     loops = _LOOPS if session.most is None else min(_LOOPS, 10 * session.most)
+    for chain in await _attention(session.gpu, "f16"):
 
-    async def work() -> str:
-        check = attention_check("f16")
-        bench, result = check.bench(session.gpu, session.gpu.features)
-        try:
-            got = await bench.run(session.kernels, _PASS, result, loops)
-        finally:
-            bench.release()
-        different = len({numbers.tobytes() for numbers in got})
-        return f"{different} different results" if different > 1 else ""
+        async def work(chain: list[Call] = chain) -> str:
+            bench = Bench(session.gpu)
+            try:
+                make_check(bench, chain)
+                different = len(set(await bench.run(session.kernels, _PASS, loops)))
+            finally:
+                bench.release()
+            return f"{different} different results" if different > 1 else ""
 
-    await session.point("determinism", {"loops": loops, "mode": "batched"}, work)
+        setting = {"kernel": chain[0].kernel.stem, "loops": loops, "mode": "batched"}
+        await session.point("determinism", setting, work)
 
 
 async def kv_dtypes(session: Session) -> None:
-    """The same attention over a KV cache in f32 and in packed f16."""
-    for dtype in ("f32", "f16"):
-        check = attention_check(dtype)
+    """The same attention over a KV cache in f32 and in packed f16, each against what must come out."""
+    for dtype in KV_DTYPES:
+        calls = await _attention(session.gpu, dtype)
 
-        async def work(check: Any = check) -> str:
-            bench, result = check.bench(session.gpu, session.gpu.features)
-            try:
-                [got] = await bench.run(session.kernels, _PASS, result)
-            finally:
-                bench.release()
-            told: str = check.difference(got, frozenset())
-            return told
+        async def work(calls: list[list[Call]] = calls) -> str:
+            found = await run_checks(session.gpu, session.kernels, _PASS, calls)
+            return "; ".join(f"{check.name} {reason}" for check, reason in found)
 
         await session.point("kv-dtype", {"dtype": dtype, "mode": "batched"}, work)
 
@@ -356,6 +352,25 @@ TESTS: dict[str, Callable[[Session], Awaitable[None]]] = {
 async def _tiny(gpu: Gpu) -> Engine:
     """The tiny model, on this device."""
     return await Engine.load(MODEL, gpu=gpu, context=_CONTEXT, tune=False, self_check=False)
+
+
+async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
+    """The tiny model's attention of a token and of a chunk, over a cache of this dtype; nothing is made for it."""
+    paper = CountingGpu.like(gpu)
+    kernels = Kernels(paper)
+    config = PRESETS[MODEL.removeprefix("random:")]
+    decoder = build_decoder(
+        config,
+        RandomStore(paper, config, "stored"),
+        paper,
+        kernels,
+        context=_CONTEXT,
+        kv_dtype=dtype,
+    )
+    await kernels.settle()
+    stems = ("attention_decode", "attention_prefill")
+    found = {chain[0].kernel.stem: chain for chain in chains(decoder.calls)}
+    return [found[stem] for stem in stems]
 
 
 async def _replay(session: Session, calls: Sequence[tuple[str, Any, list[Tensor]]]) -> None:

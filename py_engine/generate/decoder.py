@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
 from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SubmitStrategy, default_strategy
-from py_engine.graph.trace import Tensor
+from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.models.layers import Model
 from py_engine.models.snapshots import Snapshots
@@ -77,9 +77,8 @@ class Decoder:
             self.snapshots.release()
             raise
         self._kernels = kernels
-        self._forms = forms or {}
         self._passes = Passes(
-            gpu, kernels, model, state, self.sampler, strategy or default_strategy(), self._forms
+            gpu, kernels, model, state, self.sampler, strategy or default_strategy(), forms or {}
         )
 
     @property
@@ -120,21 +119,23 @@ class Decoder:
         return self._passes.decode_dispatches
 
     @property
+    def calls(self) -> Iterator[Call]:
+        """The calls of every pass that was traced."""
+        return self._passes.calls
+
+    @property
     def features(self) -> frozenset[str]:
         """Of the device, those that kernels use here."""
         return self._passes.features
 
     def trace(self, without: frozenset[str] = frozenset()) -> None:
-        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done once
-        more, with kernels that are `without` these features from then on."""
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
+        with kernels that are `without` these features (or passes.F16_KV) from then on. Raises OutOfMemoryError."""
         self._passes.trace(without)
 
     def self_check(self) -> SelfCheck:
-        """The check of the kinds of kernels that were traced, on this device."""
-        return SelfCheck(
-            self.gpu, self._kernels, self.strategy, self._passes.calls, self.features,
-            self.state.cache.dtype, self._forms,
-        )  # fmt: skip
+        """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
+        return SelfCheck(self.gpu, self._kernels, self.strategy, lambda: self.calls, self.trace)
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""

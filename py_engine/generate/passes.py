@@ -15,6 +15,7 @@ from py_engine.models.layers import Model
 from py_engine.models.state import State
 
 PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
+F16_KV = "f16-kv"  # packed pairs in the KV cache: no feature of a device, but one that a model can do without
 HEADS = ("logits", "greedy", "sampled")
 
 
@@ -88,9 +89,13 @@ class Passes:
         return (call for trace in self._traces.values() for call in trace.calls)
 
     def trace(self, without: frozenset[str] = frozenset()) -> None:
-        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done once
-        more, with kernels that are `without` these features from then on."""
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
+        with kernels that are `without` these features (or F16_KV) from then on. Raises OutOfMemoryError."""
         self.features -= without
+        cache = self._state.cache
+        if F16_KV in without and cache.dtype == "f16":
+            self._state.cache = cache.resized(cache.capacity, "f32")
+            cache.release()
         self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
         self._planner = Planner(self._gpu, self._kernels, self._strategy)
         self._traces = self._bodies()

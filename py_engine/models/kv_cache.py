@@ -60,9 +60,10 @@ class KvCache:
         self._layers.append(_Layer(name, heads, head_dim))
         return len(self._layers) - 1
 
-    def resized(self, capacity: int) -> KvCache:
-        """An empty cache of the same layers. Raises OutOfMemoryError with nothing left behind."""
-        made = KvCache(self._gpu, self.dtype, capacity)
+    def resized(self, capacity: int, dtype: KvDtype | None = None) -> KvCache:
+        """An empty cache of the same layers, in another dtype if one is given. Raises OutOfMemoryError with
+        nothing left behind."""
+        made = KvCache(self._gpu, dtype or self.dtype, capacity)
         try:
             for layer in self._layers:
                 made.add(layer.name, layer.heads, layer.head_dim)

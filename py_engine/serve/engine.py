@@ -126,8 +126,8 @@ class Engine:
         this device (`calibrator` finds out; `proven` is what it told of earlier, {key: {"group", "passes"}}).
         `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software
         adapters are left out) and keep what was found; None: use what was found before; False: do not.
-        `self_check`: whether the kinds of kernels that the model uses are compared with stored numbers first (docs/
-        self-check.md); None: on every GPU but software adapters, which take seconds to compile them.
+        `self_check`: whether the model's kernels are run on known inputs and compared first (docs/self-check.md); None:
+        on every GPU but software adapters.
         When the GPU device is lost, in a load, an answer or between them, another one is opened, the model loaded onto
         it again, and what was interrupted goes on; `on_device` is told. Not with a `gpu` of the caller's: then calls
         raise DeviceLostError.

@@ -145,14 +145,11 @@ async def load_model(
                 forms=forms,
             )  # fmt: skip
             wanted = not gpu.info.fallback if self_check is None else self_check
-            check = decoder.self_check() if wanted else None
             peak = await source.fill(store, gpu, kernels, strategy, tell, abort)
             tell(Progress("kernels", message="Compiling kernels"))
-            checked = await check.run() if check else None
+            checked = await decoder.self_check().run() if wanted else None
             for wrong in checked.wrong if checked else ():
                 note(f"self-check: {wrong}")
-            if checked and checked.wrong:
-                decoder.trace(without=checked.dropped)
             await decoder.plan()
             tokens, template = await tokenizer
             await gpu.idle()

@@ -79,6 +79,16 @@ def loaded(request: pytest.FixtureRequest, run: Runner) -> Iterator[Loaded]:
     run(model.engine.close())
 
 
+def test_the_self_check_finds_it_right(loaded: Loaded, run: Runner) -> None:
+    """All of its pipelines, and no other; nothing stays."""
+    decoder, gpu = loaded.engine._loaded.decoder, loaded.engine._gpu
+    before = gpu.counters.live_buffers, gpu.counters.pipelines_created
+    outcome = run(decoder.self_check().run())
+    assert outcome.wrong == []
+    assert outcome.pipelines == len({call.kernel for call in decoder.calls}) >= 15
+    assert (gpu.counters.live_buffers, gpu.counters.pipelines_created) == before
+
+
 def test_it_takes_what_was_estimated(loaded: Loaded, run: Runner) -> None:
     folder, gpu = str(reference.folder(loaded.name)), loaded.engine._gpu
     told = run(Engine.estimate(folder, dtype=loaded.dtype, gpu=gpu, context=1024))

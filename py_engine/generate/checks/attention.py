@@ -1,0 +1,240 @@
+"""Checks of attention: heads normed and rotated, for a token and for a chunk."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+
+from py_engine.generate.checks.bench import (
+    TOLERANCE,
+    TOLERANCE_F16,
+    Bench,
+    Check,
+    constants,
+    difference,
+    first_of,
+    normed,
+    sigmoid,
+    whole,
+)
+from py_engine.generate.checks.inputs import Pattern, Types, dot, pack
+from py_engine.graph.buffers import Dtype
+from py_engine.graph.trace import Call, Tensor
+from py_engine.models.state import Rope
+from py_engine.ops.rope import exact
+
+_QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
+_CONTEXT = 128
+_POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
+_THETA = 1e4
+
+
+class _Heads:
+    """Heads of stacked projections, known ones, and what lib/rotary.wgsl makes of them."""
+
+    def __init__(self, bench: Bench, c: Mapping[str, float], heads: int, rows: int) -> None:
+        self._c = c
+        [self.d, self.kv, self._width, gated] = whole(c, "D", "HKV", "R", "GATED")
+        self.heads = heads
+        self._apart = 1 + gated
+        self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
+        self._qkv = Pattern(_QKV)
+        pairs = self._width // 2
+        self._frequencies = tuple(_THETA ** (-i / pairs) for i in range(pairs))
+        table = Rope(self._width, _THETA, self._frequencies).table(_CONTEXT)
+        self._norms = {"Q": Pattern(_Q_NORM, 1.5), "K": Pattern(_K_NORM, 1.5)}
+        norms = (
+            bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
+            for letter, pattern in self._norms.items()
+        )
+        kept = bench.keep(("rope", self._width), lambda: bench.put("rope", table, len(table) // 4))
+        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(kept), *norms]
+
+    def q(self, token: int, head: int) -> list[float]:
+        """A query head of a row at `_POSITION` + token."""
+        values = self._turned(token, self._apart * head, "Q")
+        return [v * self._c["SCALE"] for v in values]
+
+    def k(self, token: int, head: int) -> list[float]:
+        """A key head."""
+        return self._turned(token, self._apart * self.heads + head, "K")
+
+    def v(self, token: int, head: int) -> list[float]:
+        """A value head."""
+        return self._raw(token, self._apart * self.heads + self.kv + head)
+
+    def gate(self, head: int) -> list[float]:
+        """What the only row's head is multiplied by."""
+        return list(map(sigmoid, self._raw(0, 2 * head + 1)))
+
+    def _raw(self, token: int, place: int) -> list[float]:
+        return self._qkv.part(token * self.row + place * self.d, self.d)
+
+    def _turned(self, token: int, place: int, letter: str) -> list[float]:
+        values = self._raw(token, place)
+        if self._c.get(f"NORM_{letter}"):
+            weight = self._norms[letter].part(0, self.d)
+            eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
+            values = normed(values, weight, eps, offset)
+        pairs = self._width // 2
+        for i, frequency in enumerate(self._frequencies):
+            angle = (_POSITION + token) * frequency
+            a, b = values[i], values[i + pairs]
+            cosine, sine = math.cos(angle), math.sin(angle)
+            values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
+        return values
+
+
+def _dtype(call: Call) -> Dtype:
+    """Of the KV cache."""
+    return "f16" if "kv_f16" in call.kernel.uses else "f32"
+
+
+def _sample(count: int) -> list[int]:
+    """First, middle and last."""
+    return sorted({0, count // 2, count - 1})
+
+
+def rope(bench: Bench, calls: Sequence[Call]) -> Check:
+    """rope.wgsl: of five tokens the first and the last, of their heads a sample."""
+    [call] = calls
+    c = constants(call)
+    [h] = whole(c, "H")
+    rows, dtype = 5, _dtype(call)
+    heads = _Heads(bench, c, h, rows)
+    d, kv = heads.d, heads.kv
+    q = bench.make("q", rows, h, d)
+    cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
+    step = bench.step(_POSITION, rows)
+    bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
+    tokens = (0, rows - 1)
+    got = {(t, i): bench.read(q, (t * h + i) * d, d) for t in tokens for i in _sample(h)}
+    kept = {
+        (t, i): [bench.read(x, (i * _CONTEXT + _POSITION + t) * d, d) for x in cache]
+        for t in tokens
+        for i in _sample(kv)
+    }
+
+    def verify() -> str:
+        reasons = [difference(read.floats(), heads.q(t, i)) for (t, i), read in got.items()]
+        tolerance = TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+        for (t, i), (k, v) in kept.items():
+            reasons.append(difference(k.floats(dtype), heads.k(t, i), tolerance))
+            reasons.append(difference(v.floats(dtype), heads.v(t, i), tolerance))
+        return first_of(reasons)
+
+    return Check(calls, verify)
+
+
+class _Cache:
+    """Keys and values [kv heads, context, d] of few kinds."""
+
+    def __init__(self, bench: Bench, kv: int, d: int, dtype: Dtype) -> None:
+        self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
+        self.dtype = dtype
+        self.tensors = [
+            exact(bench.put(name, types.pack(kv, _CONTEXT, dtype), kv, _CONTEXT, d, dtype=dtype))
+            for name, types in (("k", self.keys), ("v", self.values))
+        ]
+
+    def attend(
+        self,
+        q: Sequence[float],
+        head: int,
+        keys: range,
+        own: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> list[float]:
+        """softmax(q k) v over these rows, and over a key and value of the token's own."""
+        dots = self.keys.dots(q)
+        scores = [dots[self.keys.of(head, j)] for j in keys]
+        rows, shares = list(self.values.rows), [0.0] * Types.COUNT
+        kinds = [self.values.of(head, j) for j in keys]
+        if own is not None:
+            scores.append(dot(q, own[0]))
+            kinds.append(len(rows))
+            rows.append(list(own[1]))
+            shares.append(0.0)
+        most = max(scores)
+        weights = [math.exp(s - most) for s in scores]
+        for kind, weight in zip(kinds, weights, strict=True):
+            shares[kind] += weight / sum(weights)
+        return [dot(shares, column) for column in zip(*rows, strict=True)]
+
+
+def _first_key(c: Mapping[str, float], position: int) -> int:
+    """The first that a query sees."""
+    [window] = whole(c, "WINDOW")
+    return max(0, position + 1 - window) if window else 0
+
+
+def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
+    """attention_decode.wgsl with attention_reduce.wgsl: a token behind 110 others, in four splits."""
+    decode, reduce = calls
+    c, ending = constants(decode), constants(reduce)
+    h, splits = int(ending["H"]), 4
+    heads = _Heads(bench, c, h, 1)
+    d, kv = heads.d, heads.kv
+    cache = _Cache(bench, kv, d, _dtype(decode))
+    step = bench.step(_POSITION, 1)
+    partial, y = bench.make("partial", h, splits, d + 4), bench.make("y", h, d)
+    # The grid of the partial results tells how many splits there are.
+    tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]
+    bench.call(decode, tensors, (splits, decode.groups[1], 1))
+    gates = heads.tensors[0] if ending.get("GATE") else bench.zeros
+    bench.call(reduce, [exact(partial), step, cache.tensors[0], y, gates])
+    got = {i: bench.read(y, i * d, d) for i in _sample(h)}
+    appended = {
+        i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
+        for i in _sample(kv)
+    }
+    tolerance = TOLERANCE_F16 if cache.dtype == "f16" else TOLERANCE
+
+    def rounded(values: Sequence[float]) -> Sequence[float]:
+        form = f"<{d}{'e' if cache.dtype == 'f16' else 'f'}"
+        return struct.unpack(form, pack(values, cache.dtype))
+
+    def of_head(i: int) -> str:
+        group = i * kv // h
+        own = rounded(heads.k(0, group)), rounded(heads.v(0, group))
+        keys = range(_first_key(c, _POSITION), _POSITION)
+        wanted = cache.attend(heads.q(0, i), group, keys, own)
+        if ending.get("GATE"):
+            wanted = [v * g for v, g in zip(wanted, heads.gate(i), strict=True)]
+        return difference(got[i].floats(), wanted, tolerance)
+
+    def verify() -> str:
+        reasons = [of_head(i) for i in got]
+        for i, (k, v) in appended.items():
+            reasons.append(difference(k.floats(cache.dtype), heads.k(0, i), tolerance))
+            reasons.append(difference(v.floats(cache.dtype), heads.v(0, i), tolerance))
+        return first_of(reasons)
+
+    return Check(calls, verify)
+
+
+def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
+    """attention_prefill.wgsl: a block of rows and three more behind 40 others, in at least two tiles of keys."""
+    [call] = calls
+    c = constants(call)
+    [d, h, per_kv, block, gate_heads] = whole(c, "D", "H", "HEADS_PER_KV", "BQ", "GATE")
+    position, rows = 40, block + 3
+    cache = _Cache(bench, h // per_kv, d, _dtype(call))
+    # Scores of a few units, so that many keys have a share.
+    queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
+    q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)
+    gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
+    step = bench.step(position, rows)
+    bench.call(call, [q, *cache.tensors, step, y, gating], (2, h, 1))
+    sample = [(t, i) for t in (0, block - 1, block, rows - 1) for i in _sample(h)]
+    got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
+
+    def of_head(t: int, i: int) -> str:
+        keys = range(_first_key(c, position + t), position + t + 1)
+        wanted = cache.attend(queries.part((t * h + i) * d, d), i // per_kv, keys)
+        if gate_heads:
+            own = gates.part((t * gate_heads + 2 * i + 1) * d, d)
+            wanted = [v * sigmoid(g) for v, g in zip(wanted, own, strict=True)]
+        return difference(got[t, i].floats(), wanted)
+
+    return Check(calls, lambda: first_of([of_head(t, i) for t, i in sample]))

@@ -1,0 +1,239 @@
+"""Where checks run: buffers with known inputs, the calls over them, and one reading of all results at the end."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from py_engine.generate.checks.inputs import Pattern
+from py_engine.graph.buffers import Buffers, Dtype
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.plan import Planner
+from py_engine.graph.step import pack_step
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.graph.trace import ITEMSIZE, Call, Tensor, Trace
+from py_engine.host.gpu import Buffer, Copy, Gpu
+
+# Of the largest number of a result: sums of a thousand f32 in another order, WGSL's exp, log and inverseSqrt and
+# chains of them differ by some 1e-5 of it; a lane or a row left out by 1e-2 and more.
+TOLERANCE = 2e-4
+# Where numbers are rounded to f16's 11 bits on the way; which way is the device's choice.
+TOLERANCE_F16 = 2e-3
+
+T = TypeVar("T")
+
+
+class Read:
+    """Bytes of a buffer after all calls ran."""
+
+    def __init__(self, buffer: Buffer, offset: int, nbytes: int) -> None:
+        # Copies go by words.
+        self._skip = offset % 4
+        self.buffer, self.offset, self.nbytes = (
+            buffer,
+            offset - self._skip,
+            (self._skip + nbytes + 3) & ~3,
+        )
+        self._end = self._skip + nbytes
+        self._data = b""
+
+    def fill(self, data: bytes) -> None:
+        """What was read, from `offset` on."""
+        self._data = data[self._skip : self._end]
+
+    @property
+    def bytes(self) -> bytes:
+        """As they lie in memory."""
+        return self._data
+
+    def floats(self, dtype: str = "f32") -> Sequence[float]:
+        """As f32 or f16."""
+        if dtype == "f16":
+            return struct.unpack(f"<{len(self._data) // 2}e", self._data)
+        return memoryview(self._data).cast("f")
+
+    def words(self) -> list[int]:
+        """As u32."""
+        return memoryview(self._data).cast("I").tolist()
+
+
+@dataclass(frozen=True)
+class Check:
+    """`verify` says after a run what is wrong with these calls' results, "" if nothing."""
+
+    calls: Sequence[Call]
+    verify: Callable[[], str]
+
+    @property
+    def name(self) -> str:
+        """The kernel, and what it does in the model."""
+        return f"{self.calls[0].kernel.stem} ({self.calls[0].label})"
+
+
+class Bench:
+    """Collects checks; `run` runs all of their calls and reads what they asked for."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._buffers = Buffers(gpu)
+        self._kept: dict[Hashable, Any] = {}
+        self._reads: dict[tuple[Buffer, int, int], Read] = {}
+        self.zeros = self.make("zeros", 64)
+        self._trace = Trace(1, self.zeros, self.zeros, self.zeros)
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes of its buffers."""
+        return self._buffers.nbytes
+
+    def make(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
+        """A zeroed tensor. Raises OutOfMemoryError."""
+        return self._buffers.make(f"check {name}", *shape, dtype=dtype)
+
+    def put(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:
+        """A tensor that begins with `data`, zeros behind it."""
+        tensor = self.make(name, *shape, dtype=dtype)
+        if data:
+            self.write(tensor, 0, data)
+        return tensor
+
+    def keep(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What several checks share and none changes; `key` says what it is."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: T = self._kept[key]
+        return kept
+
+    def known(self, pattern: Pattern, *shape: int) -> Tensor:
+        """f32 of this shape that begin as the pattern does, for reading."""
+        key = ("known", pattern.key, shape)
+        return self.keep(key, lambda: self.put("input", pattern.pack(math.prod(shape)), *shape))
+
+    def step(self, pos: int, rows: int) -> Tensor:
+        """A step that no kernel writes."""
+        data = pack_step(pos=pos, rows=rows)
+        return self.keep(("step", data), lambda: self.put("step", data, 8, dtype="u32"))
+
+    def write(self, tensor: Tensor, offset: int, data: bytes) -> None:
+        """Upload words from byte `offset` on."""
+        assert tensor.binding is not None
+        self._gpu.write(tensor.binding.buffer, tensor.binding.offset + offset, data)
+
+    def call(
+        self, call: Call, tensors: Sequence[Tensor], groups: tuple[int, int, int] | None = None
+    ) -> None:
+        """Append the call with other tensors, in binding order, and workgroup counts."""
+        assert len(tensors) == len(call.tensors)
+        self._trace.calls.append(replace(call, tensors=tensors, groups=groups or call.groups))
+
+    def read(self, tensor: Tensor, first: int = 0, count: int | None = None) -> Read:
+        """Ask for elements of a tensor, by default all behind `first`."""
+        size = ITEMSIZE[tensor.dtype]
+        n = math.prod(tensor.shape) - first if count is None else count
+        return self.read_bytes(tensor, first * size, n * size)
+
+    def read_bytes(self, tensor: Tensor, offset: int, nbytes: int) -> Read:
+        """Ask for bytes of a tensor."""
+        assert tensor.binding is not None
+        key = (tensor.binding.buffer, tensor.binding.offset + offset, nbytes)
+        if key not in self._reads:
+            self._reads[key] = Read(*key)
+        return self._reads[key]
+
+    async def run(self, kernels: Kernels, strategy: SubmitStrategy, times: int = 1) -> list[bytes]:
+        """Run every call once, in order, so many times over; all that was read each time. Checks see the last.
+
+        Raises HostError.
+        """
+        planner = Planner(self._gpu, kernels, strategy)
+        planner.reserve([self._trace])
+        plan = await planner.lower([self._trace])
+        reads = list(self._reads.values())
+        results = self._buffers.make("check results", sum(read.nbytes for read in reads) // 4)
+        assert results.binding is not None
+        target, end = results.binding.buffer, 0
+        copies = []
+        for read in reads:
+            copies.append(Copy(read.buffer, target, read.nbytes, read.offset, end))
+            end += read.nbytes
+        found = []
+        for _ in range(times):
+            await self._gpu.replay(plan.recording)
+            await self._gpu.copy(copies)
+            found.append(await self._gpu.read(target, 0, end))
+        for read, copy in zip(reads, copies, strict=True):
+            at = copy.target_offset
+            read.fill(found[-1][at : at + read.nbytes])
+        return found
+
+    def release(self) -> None:
+        """Free its buffers."""
+        self._buffers.release()
+
+
+def constants(call: Call) -> dict[str, float]:
+    """A call's override constants."""
+    return dict(call.kernel.constants)
+
+
+def whole(values: Mapping[str, float], *names: str) -> list[int]:
+    """Constants that are whole numbers; 0 where one is not set."""
+    return [int(values.get(name, 0)) for name in names]
+
+
+def difference(
+    got: Sequence[float],
+    wanted: Sequence[float],
+    tolerance: float = TOLERANCE,
+    size: float | None = None,
+) -> str:
+    """The worst that is off by more than `tolerance` of `size` (None: of the largest wanted), "" if none is."""
+    allowed = tolerance * (max(map(abs, wanted)) if size is None else size) + 1e-30
+    errors = [abs(a - b) for a, b in zip(got, wanted, strict=True)]
+    if math.isfinite(sum(errors)):
+        worst = max(range(len(errors)), key=errors.__getitem__)
+        if errors[worst] <= allowed:
+            return ""
+    else:
+        worst = next(i for i, e in enumerate(errors) if not math.isfinite(e))
+    return f"gives {got[worst]:.6g} where {wanted[worst]:.6g} is right"
+
+
+def exact_difference(got: Sequence[int], wanted: Sequence[int], what: str) -> str:
+    """For whole numbers."""
+    return (
+        ""
+        if list(got) == list(wanted)
+        else f"leaves {what} {list(got)} where {list(wanted)} is right"
+    )
+
+
+def first_of(reasons: Iterable[str]) -> str:
+    """The first that is not ""."""
+    return next(filter(None, reasons), "")
+
+
+def silu(v: float) -> float:
+    """v sigmoid(v)."""
+    return v * sigmoid(v)
+
+
+def sigmoid(v: float) -> float:
+    """1 / (1 + e^-v)."""
+    return 0.5 * (1.0 + math.tanh(0.5 * v))
+
+
+def gelu_tanh(v: float) -> float:
+    """The tanh form of GELU."""
+    return 0.5 * v * (1.0 + math.tanh(0.7978845608028654 * (v + 0.044715 * v**3)))
+
+
+def normed(
+    values: Sequence[float], weights: Sequence[float], eps: float, offset: float
+) -> list[float]:
+    """RMSNorm of a row."""
+    factor = (sum(v * v for v in values) / len(values) + eps) ** -0.5
+    return [v * factor * (w + offset) for v, w in zip(values, weights, strict=True)]
