@@ -392,7 +392,8 @@ class Host:
         async with self._turn:
             gpu = await open_gpu()
             try:
-                value = await bench_load(message.model, gpu, open_io(), message.runs, note)
+                dtype = message.options.dtype or "auto"
+                value = await bench_load(message.model, gpu, open_io(), message.runs, note, dtype)
             finally:
                 gpu.close()
         self._send(Result(message.id, value))

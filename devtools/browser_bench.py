@@ -245,7 +245,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--top-k", type=int)
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--presence-penalty", type=float)
-    parser.add_argument("--dtype", choices=("auto", "f16", "f32"))
+    parser.add_argument("--dtype", choices=("auto", "f16", "f32", "q8", "q4"))
     parser.add_argument("--context", type=int)
     parser.add_argument("--group", type=int)
     parser.add_argument("--passes", type=int)

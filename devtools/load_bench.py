@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     """The exit status of the bench. What stands after FOLDER goes to it."""
     if not arguments or not (Path(arguments[0]) / "config.json").is_file():
         sys.exit(
-            "./dev bench --load FOLDER [--runs N] [--host dawn|wgpu]: give a checkpoint's folder first"
+            "./dev bench --load FOLDER [--runs N] [--host dawn|wgpu] [--dtype q4]: give a checkpoint's folder first"
         )
     folder = Path(arguments[0]).resolve()
     command = [

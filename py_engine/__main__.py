@@ -168,7 +168,7 @@ async def _bench_load(args: argparse.Namespace) -> dict[str, Any]:
 
     gpu, io = await open_gpu(args.host), open_io()
     try:
-        return await bench_load(args.model, gpu, io, args.runs, _say)
+        return await bench_load(args.model, gpu, io, args.runs, _say, args.dtype)
     finally:
         io.close()
         gpu.close()

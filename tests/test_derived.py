@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from py_engine.__main__ import main
+from py_engine.diagnostics.load_bench import bench_load
 from py_engine.errors import HubError, StorageFullError
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
@@ -572,7 +573,8 @@ def completed(load: Fill, name: str, k: int, *, alone: bool, half: bool = False)
     [
         ("small", True, False),
         ("small", True, True),
-        ("f32", False, False),
+        ("small", False, False),
+        ("f32", True, False),
         ("sharded", True, False),
     ],
 )
@@ -587,12 +589,12 @@ def test_killed_at_every_write_boundary(
     half: bool,
 ) -> None:
     """The next load completes bit for bit; of what was not yet kept whole at most a tensor, and the slices that were on
-    their way, are fetched again. (Of larger models, and within writes, every seventh.)"""
+    their way, are fetched again. (Of larger models every seventh boundary, within writes every third.)"""
     size, k, kills = raw_bytes(server, name), 0, 0
     whole: set[bytes] = set()
     largest = max(t.nbytes for t in load(str(server.root / "org" / name)).tensors.values())
     while True:
-        k += 1 if name == "small" and not half else 7
+        k += 7 if name != "small" else 3 if half else 1
         shutil.rmtree(stores / "hub", ignore_errors=True)
         server.requests.clear()
         if completed(load, name, k, alone=alone, half=half):
@@ -881,3 +883,13 @@ def test_it_is_listed_verified_and_cleaned(
     command("clean")
     left = [p for p in (stores / "hub").rglob("*") if p.is_file() and ".locks" not in p.parts]
     assert left == []
+
+
+def test_its_loads_are_timed(gpu: Gpu, run: Runner, server: HubServer) -> None:
+    io = FaultIo()
+    notes: list[str] = []
+    got = run(bench_load(f"org/bf16@{COMMIT}", gpu, io, 2, notes.append, "q4"))
+    io.close()
+    model = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
+    assert got["bytes"] == quantised_bytes(model, 4) < 0.3 * got["first_bytes"]
+    assert len(got["load_s"]) == len(got["bytes_s"]) == 2 and notes == []

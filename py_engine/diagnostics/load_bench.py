@@ -15,29 +15,38 @@ from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.models import build_model
+from py_engine.serve.loading import setting_of
 from py_engine.version import VERSION
 from py_engine.weights.cache import open_kept
 from py_engine.weights.config import quantization, read_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.jobs import Job
-from py_engine.weights.keeping import Note
 from py_engine.weights.loader import SLICE_BYTES, Loader, cut
 from py_engine.weights.mlx_quant import quantization_of
+from py_engine.weights.repository_lock import Note
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore
 
 
-async def bench_load(address: str, gpu: Gpu, io: Io, runs: int, note: Note) -> dict[str, Any]:
-    """Of `address` (a hub's id or a folder), after a load that fetches what is not kept: seconds of `runs` pairs,
-    `ratio` of their best ones. Raises what a load raises."""
+async def bench_load(
+    address: str, gpu: Gpu, io: Io, runs: int, note: Note, dtype: str = "auto"
+) -> dict[str, Any]:
+    """Of `address` (a hub's id or a folder) as `dtype`, after a load that fetches what is not kept: seconds of `runs`
+    pairs, `ratio` of their best ones, the bytes that each then reads. Raises what a load raises."""
     kernels = Kernels(gpu)
-    load = partial(_once, address, gpu, kernels, io, note)
-    first_s, nbytes, local = await load(alone=False)
-    pairs = [[(await load(alone=alone))[0] for alone in (True, False)] for _ in range(runs)]
+    load = partial(_once, address, gpu, kernels, io, note, dtype)
+    first_s, first_bytes, local = await load(alone=False)
+    nbytes, pairs = first_bytes, []
+    for _ in range(runs):
+        alone_s, _, _ = await load(alone=True)
+        load_s, nbytes, _ = await load(alone=False)
+        pairs.append((alone_s, load_s))
     alone, loads = ([round(pair[i], 4) for pair in pairs] for i in (0, 1))
     return {
         "version": VERSION,
         "model": address,
+        "dtype": dtype,
+        "first_bytes": first_bytes,
         "bytes": nbytes,
         "kept_before": local,
         "first_s": round(first_s, 4),
@@ -49,28 +58,29 @@ async def bench_load(address: str, gpu: Gpu, io: Io, runs: int, note: Note) -> d
 
 
 async def _once(
-    address: str, gpu: Gpu, kernels: Kernels, io: Io, note: Note, *, alone: bool
+    address: str, gpu: Gpu, kernels: Kernels, io: Io, note: Note, dtype: str, *, alone: bool
 ) -> tuple[float, int, bool]:
-    """(seconds, bytes of the jobs, whether they were kept already)."""
+    """(seconds, bytes read, whether they were kept already)."""
     repository = await open_repository(address, io, partial(open_kept, note=note))
     try:
         config = await read_config(repository)
         tensors = await read_tensors(repository)
         quantised = quantization_of(tensors, quantization(config))
         family = str(config["model_type"])
-        store = WeightStore(gpu, tensors, quantised, form="stored", family=family)
+        form = setting_of(dtype, None, config, io).form
+        store = WeightStore(gpu, tensors, quantised, form=form, family=family)
         try:
             build_model(config, store)
             await gpu.idle()
             began = io.now()
             if alone:
-                await _bytes_alone(gpu, repository, store.jobs)
-            else:
-                await Loader(gpu, kernels, repository, lambda _: None, Abort()).run(store.jobs)
+                nbytes = await _bytes_alone(gpu, repository, store.jobs)
+                return io.now() - began, nbytes, repository.local
+            loader = Loader(gpu, kernels, repository, lambda _: None, Abort())
+            await loader.run(store.jobs)
             took = io.now() - began
-            if not alone:
-                await repository.commit()
-            return took, sum(job.end - job.start for job in store.jobs), repository.local
+            await repository.commit()
+            return took, loader.total, repository.local
         finally:
             await kernels.settle()
             store.release()
@@ -78,8 +88,10 @@ async def _once(
         await repository.close()
 
 
-async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> None:
-    """Read the slices of a load and upload them into two buffers that take turns."""
+async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> int:
+    """Read the slices of a load and upload them into two buffers that take turns. Bytes of the jobs."""
+    if derived := await repository.expect(jobs):
+        jobs = [step for job in jobs for step in derived.steps(job)]
     scratch = [gpu.create_buffer(f"scratch {i}", SLICE_BYTES) for i in range(2)]
     for i, piece in enumerate(cut(jobs)):
         data = await repository.read(piece.file, piece.start, piece.end)
@@ -89,3 +101,4 @@ async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> Non
     await gpu.idle()
     for buffer in scratch:
         gpu.destroy_buffer(buffer)
+    return sum(job.end - job.start for job in jobs)

@@ -29,10 +29,10 @@ from py_engine.weights.cache import open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import Repository, open_repository
 from py_engine.weights.jobs import TensorInfo
-from py_engine.weights.keeping import Note
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
+from py_engine.weights.repository_lock import Note
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import StorageForm, WeightStore
 
@@ -120,7 +120,7 @@ async def load_model(
 
     async with _open(address, io, note) as source:
         abort.check()
-        setting = _setting(dtype, context, source.config, io)
+        setting = setting_of(dtype, context, source.config, io)
         room = await require_room(
             address, source.config, source.make_store, gpu, setting, memory_budget
         )
@@ -177,7 +177,7 @@ async def estimate_model(
     """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
     _check(dtype, None)
     async with _open(address, io, lambda _: None, look=True) as source:
-        setting = _setting(dtype, context, source.config, io)
+        setting = setting_of(dtype, context, source.config, io)
         return await estimate(source.config, source.make_store, gpu, setting)
 
 
@@ -201,7 +201,8 @@ def _check(dtype: str, budget: int | None) -> None:
         raise InputError(f"memory_budget={budget!r}: give a whole number of bytes, or None")
 
 
-def _setting(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
+def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
+    """What loading a model of this config as `dtype` means on this device."""
     if dtype == "auto" and io.handheld:
         dtype = "q4"
     form, kv_dtype = _STORAGE[dtype]

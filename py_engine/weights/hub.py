@@ -24,7 +24,7 @@ from py_engine.host.io import Bytes, Io, Response, Sink
 from py_engine.weights.jobs import Job, TensorInfo
 
 if TYPE_CHECKING:
-    from py_engine.weights.keeping import DerivedFile
+    from py_engine.weights.derived_file import DerivedFile
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5

@@ -5,50 +5,25 @@ end the index. A store that is full loses older models first; if that does not h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from py_engine.errors import StorageError, StorageFullError
 from py_engine.host.io import Bytes, Io
 from py_engine.host.store import BlobStore
 from py_engine.weights.derived import Derived, is_current, sums_of
+from py_engine.weights.derived_file import DerivedFile
 from py_engine.weights.hub import Sum
 from py_engine.weights.jobs import Job, TensorInfo
 from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest, Stored
+from py_engine.weights.repository_lock import Note, RepositoryLock
 from py_engine.weights.spans import Spans
 
-Note = Callable[[str], None]
 JOURNAL_BYTES = 4 << 20  # of a large tensor are noted at a time
 FLUSH_BYTES = 32 << 20  # written between two waits for the medium
 ROOM_BYTES = 64 << 10  # made at least: the index needs some
 _PIECE_BYTES = 4 << 20
-
-
-class RepositoryLock:
-    """The repository's lock, taken for the length of a load."""
-
-    def __init__(self, store: BlobStore, name: str, note: Note) -> None:
-        self._store = store
-        self._name = name
-        self._note = note
-        self._stack = AsyncExitStack()
-        self.exclusive = False
-
-    async def take(self, *, shared: bool) -> None:
-        """Hold it; another way than before, if need be."""
-        await self._stack.aclose()
-        now = self._store.lock(self._name, shared=shared, wait=False)
-        if not await self._stack.enter_async_context(now):
-            await self._stack.aclose()
-            self._note("Another tab or process is loading this model: waiting for it.")
-            await self._stack.enter_async_context(self._store.lock(self._name, shared=shared))
-        self.exclusive = not shared
-
-    async def free(self) -> None:
-        """Give it back."""
-        await self._stack.aclose()
-        self.exclusive = False
 
 
 class Keeper:
@@ -242,19 +217,25 @@ class Keeper:
             if self._writes():
                 await self._attempt(lambda: self._store.write(blob, place, data), file)
 
-    async def finish(self, file: DerivedFile, here: TensorInfo, sum_: Sum) -> None:
-        """All bytes of a tensor of the derived file were written; they have this checksum."""
+    async def finish(self, file: DerivedFile, done: Mapping[TensorInfo, Sum]) -> None:
+        """All bytes of these tensors of the derived file were written; they have these checksums."""
+        name, stored = file.table.name, file.stored
         async with self._turn:
-            if not self._writes() or file.given_up:
+            if not done or not self._writes() or file.given_up:
                 return
-            name, stored = file.table.name, file.stored
-            span = (here.start, here.end)
-            line = self._manifest.journal_line(name, stored, *span, here.name, sum_.value)
-            if await self._attempt(lambda: self._journal(line), file):
-                stored.sum, stored.checked = None, False
+            lines = [
+                self._manifest.journal_line(
+                    name, stored, here.start, here.end, here.name, sum_.value
+                )
+                for here, sum_ in done.items()
+            ]
+            if not await self._attempt(lambda: self._journal(b"".join(lines)), file):
+                return
+            stored.sum, stored.checked = None, False
+            for here, sum_ in done.items():
                 self._manifest.sums[here.name] = sum_
-                self.fresh.setdefault(name, Spans()).add(*span)
-                await self._count(name, stored, *span)
+                self.fresh.setdefault(name, Spans()).add(here.start, here.end)
+                await self._count(name, stored, here.start, here.end)
 
     async def _drop(self, name: str) -> None:
         """Delete a derived file."""
@@ -422,39 +403,3 @@ class Keeper:
                 await self._lock.free()
             if self._library is not None:
                 await self._store.close()
-
-
-class DerivedFile:
-    """The derived file of a load, in the store: what is there, and what is written."""
-
-    def __init__(self, table: Derived, stored: Stored, keeper: Keeper) -> None:
-        self.table = table
-        self.stored = stored
-        self.given_up = False  # there was no room for it
-        self._keeper = keeper
-
-    @property
-    def wanted(self) -> bool:
-        """Whether it is still being kept."""
-        return self._keeper.kept and not self.given_up
-
-    def has(self, here: TensorInfo) -> bool:
-        """Whether a tensor's bytes are there."""
-        return not self.given_up and self.stored.spans.cover(here.start, here.end)
-
-    def remove(self, here: TensorInfo) -> None:
-        """A tensor's bytes are not what they should be."""
-        self.stored.spans.remove(here.start, here.end)
-
-    async def put(self, here: TensorInfo, start: int, data: Bytes) -> None:
-        """Write bytes of a tensor from its byte `start` on."""
-        if not self.has(here):
-            await self._keeper.put(self, here.start + start, data)
-
-    async def finish(
-        self, source: TensorInfo, here: TensorInfo, source_sum: Sum | None, sum_: Sum
-    ) -> None:
-        """A tensor is there whole; `sum_`: of its bytes, `source_sum`: of those that it was made from. They count only
-        if what it was made from was good."""
-        if not self.has(here) and self._keeper.good(source, source_sum):
-            await self._keeper.finish(self, here, sum_)

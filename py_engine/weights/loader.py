@@ -16,10 +16,10 @@ from py_engine.host.gpu import Binding, Buffer, Copy, Gpu
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
 from py_engine.weights.checksums import Checksums
-from py_engine.weights.derived import Made, made_of
+from py_engine.weights.derived import made_of
+from py_engine.weights.derived_file import DerivedFile
 from py_engine.weights.hub import Repository
 from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
-from py_engine.weights.keeping import DerivedFile
 
 SLICE_BYTES = (
     16 << 20
@@ -106,7 +106,8 @@ class Loader:
         self._derived = await self._repository.expect(jobs)
         left = list(jobs)
         while left:
-            plan = [(job, self._steps(job)) for job in left]
+            steps = self._derived.steps if self._derived is not None else lambda job: [job]
+            plan = [(job, steps(job)) for job in left]
             self.total += sum(step.end - step.start for _, steps in plan for step in steps)
             self._on_bytes(0)
             wrong = await self._fill([step for _, steps in plan for step in steps])
@@ -115,12 +116,6 @@ class Loader:
             self.total -= again
             self._on_bytes(-again)
             left = [job for job, _ in plan]
-
-    def _steps(self, job: Job) -> list[Job]:
-        """What is done for a job: itself, or, if the derived file has what it would make, that is uploaded."""
-        if self._derived is None or not self._derived.has(self._derived.table.here(job.tensor)):
-            return [job]
-        return self._derived.table.jobs(job)
 
     def _names(self, job: Job) -> list[str]:
         """Names of the tensors that a job may come from."""
@@ -233,33 +228,33 @@ class Loader:
             return
         io = self._repository.io
         copies: list[Copy] = []
-        places: list[tuple[TensorInfo, Made, int]] = []
+        parts: list[tuple[TensorInfo, int, Bytes]] = []
+        made: list[
+            tuple[TensorInfo, int, int, int]
+        ] = []  # where it goes, and where it is read back
         at = 0
         for job, start, end in piece.pieces:
             here = derived.table.here(job.tensor)
             if job.kind != "quantise":
                 offset = job.tensor.start + start - piece.start
-                await derived.put(here, start, io.slice(data, offset, offset + end - start))
+                parts.append((here, start, io.slice(data, offset, offset + end - start)))
                 continue
-            for made in made_of(job, start, end):
-                buffer, place = _place(made.target, made.offset)
-                copies.append(Copy(buffer, staging, made.end - made.start, place, at))
-                places.append((here, made, at))
-                at += made.end - made.start
+            for m in made_of(job, start, end):
+                buffer, place = _place(m.target, m.offset)
+                copies.append(Copy(buffer, staging, m.end - m.start, place, at))
+                made.append((here, m.start, at, at + m.end - m.start))
+                at += m.end - m.start
+        self._hold(at)
         if copies:
-            self._hold(at)
             await self._gpu.copy(copies)
             back = await self._gpu.download(staging, 0, at)
-            for here, made, at_ in places:
-                part = io.slice(back, at_, at_ + made.end - made.start)
-                await derived.put(here, made.start, part)
-            self._held -= at
-        found = await sums.read()
-        for source in dict.fromkeys(job.tensor for job, _, _ in piece.pieces):
-            here = derived.table.here(source)
-            sum_ = found.get(here if here.name != source.name else source)
-            if sum_ is not None and (sum_.start, sum_.end) == (0, here.nbytes):
-                await derived.finish(source, here, found.get(source), sum_)
+            parts += [(here, start, io.slice(back, a, b)) for here, start, a, b in made]
+        # In the file's order: stores that keep pieces of files hold one at a time.
+        for here, start, part in sorted(parts, key=lambda part: part[0].start + part[1]):
+            await derived.put(here, start, part)
+        self._held -= at
+        sources = dict.fromkeys(job.tensor for job, _, _ in piece.pieces)
+        await derived.finish(sources, await sums.read())
 
     def _write(self, buffer: Buffer, offset: int, part: Bytes) -> None:
         """Upload; a size that is no multiple of 4 is padded (the target has room to the next word)."""

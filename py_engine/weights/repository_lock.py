@@ -1,0 +1,36 @@
+"""The lock of a repository in a store: one load writes, several read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from py_engine.host.store import BlobStore
+
+Note = Callable[[str], None]
+
+
+class RepositoryLock:
+    """The repository's lock, taken for the length of a load."""
+
+    def __init__(self, store: BlobStore, name: str, note: Note) -> None:
+        self._store = store
+        self._name = name
+        self._note = note
+        self._stack = AsyncExitStack()
+        self.exclusive = False
+
+    async def take(self, *, shared: bool) -> None:
+        """Hold it; another way than before, if need be."""
+        await self._stack.aclose()
+        now = self._store.lock(self._name, shared=shared, wait=False)
+        if not await self._stack.enter_async_context(now):
+            await self._stack.aclose()
+            self._note("Another tab or process is loading this model: waiting for it.")
+            await self._stack.enter_async_context(self._store.lock(self._name, shared=shared))
+        self.exclusive = not shared
+
+    async def free(self) -> None:
+        """Give it back."""
+        await self._stack.aclose()
+        self.exclusive = False
