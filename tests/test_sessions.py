@@ -70,7 +70,11 @@ def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: A
 
 @pytest.mark.parametrize(
     "host, name",
-    [("wgpu", HYBRID), ("wgpu", "gemma3-mlx4-g64"), ("dawn", "lfm2-mlx4-g64")],
+    [
+        ("wgpu", HYBRID),
+        ("wgpu", "gemma3-mlx4-g64"),
+        pytest.param("dawn", "lfm2-mlx4-g64", marks=pytest.mark.slow),
+    ],
 )
 def test_bitwise_as_if_it_had_never_ended(
     open_software_gpu: Callable[..., Gpu], run: Runner, host: str, name: str, home: Path

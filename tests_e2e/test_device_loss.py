@@ -77,9 +77,12 @@ def finished(page: Page) -> str:
 
 
 @pytest.mark.parametrize("fresh_chromium", [WEBGPU_FLAGS], indirect=True, ids=["chromium"])
-def test_an_answer_outlives_the_gpu_process(fresh_chromium: Browser, site: PageServer) -> None:
+@pytest.mark.parametrize("model", [MODEL, pytest.param(HYBRID, marks=pytest.mark.slow)])
+def test_an_answer_outlives_the_gpu_process(
+    fresh_chromium: Browser, site: PageServer, model: str
+) -> None:
     """Lost while it answers, and again while nothing runs: the same text as undisturbed, in the same chat."""
-    page = open_page(fresh_chromium, site, HYBRID)
+    page = open_page(fresh_chromium, site, model)
     begin(page)
     undisturbed = finished(page)
     assert undisturbed

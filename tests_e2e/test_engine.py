@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,10 +259,13 @@ def test_after_a_missing_model_a_picked_folder_loads(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("name", [MODEL, "gemma3-text-bf16"])
-def test_greedy_tokens_are_native_ones(probe: Probe, site: PageServer, name: str) -> None:
-    """In each Pyodide: 16 tokens after prompts of 7 and 65, against transformers and against CPython on Dawn."""
-    if probe.runtime != "py314" and name != MODEL:
-        pytest.skip("the second runtime runs one model")
+def test_greedy_tokens_are_native_ones(
+    probe: Probe, site: PageServer, name: str, skip_unless_slow: Callable[[], None]
+) -> None:
+    """A model in each Pyodide, both with --slow: 16 tokens after prompts of 7 and 65, against transformers and against
+    CPython on Dawn."""
+    if (probe.runtime == "py314") == (name == MODEL):
+        skip_unless_slow()
     goldens = [reference.prompt(name, n) for n in (7, 65)]
     arguments = (site.url + "models", f"{ORGANISATION}/{name}", [g.ids for g in goldens], 16)
     mine = probe("greedy", *arguments)

@@ -1,6 +1,7 @@
 """Every family against transformers in float32, on tiny random checkpoints, through the public surface.
 
-All checkpoints run in f32 on wgpu-native (lavapipe); f16 storage and Dawn (SwiftShader) see some.
+All checkpoints run in f32 on wgpu-native (lavapipe); f16 storage and Dawn (SwiftShader) see some, and more of them, and
+of Dawn's prompts, with --slow.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +21,27 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# A driver compiles every size of every kernel anew, which is most of these tests' time; so f16 and
-# Dawn see a few checkpoints: each family, bf16, f16, q4, q8 and repacked matrices, biases, windows.
-F16 = (
-    "gemma3-text-bf16",
-    "lfm2-bf16",
-    "qwen2-mlx8-g32-untied",
-    "qwen3-mlx-mixed-untied",
-    "qwen3.5-mlx4-g64",
-)
-DAWN = (
-    "gemma3-multimodal-mlx4-mixed",
-    "lfm2-mlx4-g64",
-    "qwen2-yarn-untied-f16",
-    "qwen3-mlx4-g32-untied-f32",
-    "qwen3.5-mlx4-g64",
-)
+# A driver compiles every kernel anew for each load, which is most of these tests' time; so f16 and
+# Dawn see a few checkpoints; with --slow each family, bf16, f16, q4, q8 and repacked matrices, biases, windows.
+F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
+F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
+DAWN = ("gemma3-multimodal-mlx4-mixed", "qwen3.5-mlx4-g64")
+DAWN_SLOW = ("lfm2-mlx4-g64", "qwen2-yarn-untied-f16", "qwen3-mlx4-g32-untied-f32")
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
 LONG = ("gemma3-text-bf16", "lfm2-bf16", "qwen2-f32", "qwen3-mlx4-g32-untied-f32", "qwen3.5-bf16")
+DAWN_LENGTHS = (7, 65)  # the shortest that is run both ways, and one behind the border of a chunk
 
-GRID = (
-    [(name, "wgpu", "f32") for name in reference.checkpoints()]
-    + [(name, "wgpu", "f16") for name in F16]
-    + [(name, "dawn", "f32") for name in DAWN]
-)
+GRID = [
+    pytest.param((name, host, dtype), id=f"{name}-{host}-{dtype}", marks=marks)
+    for names, host, dtype, marks in (
+        (reference.checkpoints(), "wgpu", "f32", ()),
+        (F16, "wgpu", "f16", ()),
+        (F16_SLOW, "wgpu", "f16", pytest.mark.slow),
+        (DAWN, "dawn", "f32", ()),
+        (DAWN_SLOW, "dawn", "f32", pytest.mark.slow),
+    )
+    for name in names
+]
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,7 +49,7 @@ class Loaded:
     """A loaded checkpoint, called without await."""
 
     def __init__(self, run: Runner, name: str, host: str, dtype: str) -> None:
-        self.run, self.name, self.dtype = run, name, dtype
+        self.run, self.name, self.host, self.dtype = run, name, host, dtype
         with software_adapter(host):
             self.engine: Engine = run(
                 Engine.load(str(reference.folder(name)), dtype=dtype, host=host, context=1024)
@@ -71,7 +69,7 @@ class Loaded:
         return self.run(start())
 
 
-@pytest.fixture(scope="module", params=GRID, ids="-".join)
+@pytest.fixture(scope="module", params=GRID)
 def loaded(request: pytest.FixtureRequest, run: Runner) -> Iterator[Loaded]:
     """One checkpoint on one host at a time."""
     model = Loaded(run, *request.param)
@@ -99,13 +97,15 @@ def test_it_takes_what_was_estimated(loaded: Loaded, run: Runner) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 7, 63, 64, 65, 300, 600])
-def test_last_row(loaded: Loaded, length: int) -> None:
+def test_last_row(loaded: Loaded, length: int, skip_unless_slow: Callable[[], None]) -> None:
     if length not in reference.lengths(loaded.name):
         pytest.skip(
             "the hybrids have other lengths: about 64, where chunked recurrences have borders"
         )
     if length > 512 and loaded.name not in LONG:
         pytest.skip("two prefill chunks: covered by one checkpoint of each family")
+    if loaded.host == "dawn" and length not in DAWN_LENGTHS:
+        skip_unless_slow()
     golden = reference.prompt(loaded.name, length)
     bound = reference.NMSE_F32 if loaded.dtype == "f32" else reference.NMSE_F16
     error = reference.nmse(loaded.logits(golden.ids), golden.logits)

@@ -25,10 +25,10 @@ IDS = [(7 * i) % 250 for i in range(21)]
 # some layers are quantised: widths of 96 by groups of 32, those of 60 and 90 not at all.
 CASES = [
     ("qwen3.5-bf16", "BF16", "q4"),
-    ("qwen3.5-mlx4-g64", "BF16", "q4"),
-    ("lfm2-mlx4-g64", "F16", "q4"),
-    ("qwen3-mlx4-g32-untied-f32", "F32", "q4"),
     ("gemma3-mlx4-g64", "BF16", "q8"),
+    pytest.param("qwen3.5-mlx4-g64", "BF16", "q4", marks=pytest.mark.slow),
+    pytest.param("lfm2-mlx4-g64", "F16", "q4", marks=pytest.mark.slow),
+    pytest.param("qwen3-mlx4-g32-untied-f32", "F32", "q4", marks=pytest.mark.slow),
 ]
 
 
