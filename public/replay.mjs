@@ -72,6 +72,14 @@ export class Device {
     this.scoped(`upload of ${data.byteLength} bytes to '${label}'`, () => this.queue.writeBuffer(buffer, offset, data));
   }
 
+  /** Uploads of parts of `data`; `ranges`: start and end in it and offset in buffers[i], one after the other. */
+  writeParts(data, buffers, ranges) {
+    this.scoped(`uploads to ${buffers.length} places`, () => buffers.forEach((buffer, i) => {
+      const [start, end, offset] = ranges.slice(3 * i, 3 * i + 3);
+      this.queue.writeBuffer(buffer, offset, data, start, end - start);
+    }));
+  }
+
   /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
   async copy(sources, targets, ranges) {
     this.scoped(`${sources.length} copies`, () => {

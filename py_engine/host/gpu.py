@@ -90,6 +90,16 @@ class Copy:
     target_offset: int = 0
 
 
+@dataclass(frozen=True)
+class Upload:
+    """Bytes [start, end) of an array, to byte `offset` of a buffer; offset and size are multiples of 4."""
+
+    start: int
+    end: int
+    buffer: Buffer
+    offset: int
+
+
 @dataclass(frozen=True, eq=False)
 class Pipeline:
     """A compiled compute pipeline; entry point `main`, layout `auto`, bindings in group 0."""
@@ -215,6 +225,10 @@ class Gpu(abc.ABC):
     @abc.abstractmethod
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """Queue an upload. `data` is bytes-like or what this host's io calls Bytes; offset and size multiples of 4."""
+
+    @abc.abstractmethod
+    def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
+        """As `write` for each of these parts of what this host's io calls Bytes; in a browser they cross at once."""
 
     @abc.abstractmethod
     async def copy(self, copies: Sequence[Copy]) -> None:

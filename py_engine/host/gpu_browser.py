@@ -13,7 +13,6 @@ from typing import Any
 import js  # type: ignore[import-not-found,unused-ignore]
 from pyodide.ffi import (  # type: ignore[import-not-found,unused-ignore]
     JsException,
-    JsProxy,
     to_js,
 )
 
@@ -37,6 +36,7 @@ from py_engine.host.gpu import (
     Limits,
     Pipeline,
     Recording,
+    Upload,
 )
 from py_engine.host.webkit import on_webkit
 
@@ -248,7 +248,7 @@ class BrowserGpu(Gpu):
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """See Gpu.write. A JS Uint8Array goes to the queue as it is; bytes are copied out of Python's heap first."""
-        if not isinstance(data, JsProxy):
+        if isinstance(data, (bytes, bytearray, memoryview)):
             data = to_js(memoryview(data).cast("B"))
         nbytes = int(data.byteLength)
         try:
@@ -257,6 +257,18 @@ class BrowserGpu(Gpu):
             raise self._error(
                 f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
             ) from error
+        self._counters.upload_bytes += nbytes
+
+    def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
+        """See Gpu.write_parts: two arrays cross once."""
+        ranges = [n for part in uploads for n in (part.start, part.end, part.offset)]
+        nbytes = sum(part.end - part.start for part in uploads)
+        try:
+            self._js.writeParts(
+                data, to_js([part.buffer.handle for part in uploads]), to_js(ranges)
+            )
+        except JsException as error:
+            raise self._error(f"cannot upload {nbytes:,} bytes", error) from error
         self._counters.upload_bytes += nbytes
 
     async def copy(self, copies: Sequence[Copy]) -> None:

@@ -18,6 +18,7 @@ from py_engine.host.gpu import (
     Limits,
     Pipeline,
     Recording,
+    Upload,
 )
 
 
@@ -63,6 +64,9 @@ class CountingGpu(Gpu):
         return _Nothing()
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
+        """Nothing holds bytes here."""
+
+    def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
         """Nothing holds bytes here."""
 
     async def copy(self, copies: Sequence[Copy]) -> None:

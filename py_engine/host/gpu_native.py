@@ -30,6 +30,7 @@ from py_engine.host.gpu import (
     Limits,
     Pipeline,
     Recording,
+    Upload,
 )
 
 _PACKAGES = {"dawn": "wgpudawn", "wgpu": "wgpu"}
@@ -237,6 +238,11 @@ class NativeGpu(Gpu):
                 f"cannot upload {nbytes:,} bytes to {buffer.label!r}", error
             ) from error
         self.counters.upload_bytes += nbytes
+
+    def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
+        view = memoryview(data)
+        for part in uploads:
+            self.write(part.buffer, part.offset, view[part.start : part.end])
 
     async def copy(self, copies: Sequence[Copy]) -> None:
         try:

@@ -14,7 +14,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.models.kv_cache import KvDtype
 from py_engine.weights.config import Config, quantization
-from py_engine.weights.loader import staging_bytes
+from py_engine.weights.loader import cut, staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
 
 MakeStore = Callable[[Gpu, StorageForm], WeightStore]
@@ -79,7 +79,7 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
             config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype
         )
         # The order of a load: the weights stream in through staging, then the activations are made.
-        paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(store.jobs)))
+        paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(store.jobs))))
         await decoder.plan()
         loaded = paper.counters.live_bytes
         for capacity in decoder.classes:

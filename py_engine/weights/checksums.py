@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
@@ -14,32 +15,39 @@ from py_engine.weights.spans import Spans
 _ALIGN = 256  # bytes: where a storage binding may start
 
 
+@dataclass(eq=False)
+class _Tally:
+    """Of one tensor: its place among the sums, the bytes added, and whether they were cut where no word ends."""
+
+    slot: int
+    seen: Spans = field(default_factory=Spans)
+    odd: bool = False
+
+
 class Checksums:
     """Sums of the tensors of one load. `pieces`: the most `add` calls between two `call`s."""
 
     def __init__(self, gpu: Gpu, tensors: Sequence[TensorInfo], pieces: int) -> None:
         self._gpu = gpu
-        self._slots = {tensor: slot for slot, tensor in enumerate(dict.fromkeys(tensors))}
-        self._seen = {tensor: Spans() for tensor in self._slots}
-        self._odd: set[TensorInfo] = set()  # cut where no word ends
+        self._tallies = {tensor: _Tally(slot) for slot, tensor in enumerate(dict.fromkeys(tensors))}
         self._parts: dict[Buffer, list[Part]] = {}
-        self._sums = gpu.create_buffer("checksums", 8 * max(len(self._slots), 2))
+        self._sums = gpu.create_buffer("checksums", 8 * max(len(self._tallies), 2))
         self._table = gpu.create_buffer("checksum parts", max(_ALIGN * pieces, _ALIGN))
 
     def add(self, tensor: TensorInfo, start: int, end: int, buffer: Buffer, offset: int) -> None:
         """Bytes start..end of a tensor lie in a buffer from byte `offset` on (filled up to whole words with zeros).
         Bytes that were added before do not count twice."""
-        seen = self._seen[tensor]
-        for a, b, here in list(seen.cut(start, end)):
+        tally = self._tallies[tensor]
+        for a, b, here in list(tally.seen.cut(start, end)):
             if here:
                 continue
             first = offset + a - start
             if a % 4 or first % 4:
-                self._odd.add(tensor)
+                tally.odd = True
                 continue
-            part = Part(first // 4, (b - a + 3) // 4, a // 4, self._slots[tensor])
+            part = Part(first // 4, (b - a + 3) // 4, a // 4, tally.slot)
             self._parts.setdefault(buffer, []).append(part)
-            seen.add(a, b)
+            tally.seen.add(a, b)
 
     def call(self, trace: Trace) -> None:
         """Append the dispatches that sum what was added since the last call, and upload their table."""
@@ -53,7 +61,7 @@ class Checksums:
                 trace,
                 words,
                 Tensor("checksum parts", (4 * len(parts),), "u32", region),
-                Tensor("checksums", (2 * len(self._slots),), "u32", Binding(self._sums)),
+                Tensor("checksums", (2 * len(self._tallies),), "u32", Binding(self._sums)),
                 parts,
             )
             at += -(-len(table) // _ALIGN) * _ALIGN
@@ -63,10 +71,10 @@ class Checksums:
         """The sums of all tensors of which one range was added, so far."""
         values = unpack(await self._gpu.read(self._sums))
         found = {}
-        for tensor, slot in self._slots.items():
-            ranges = self._seen[tensor].ranges
-            if len(ranges) == 1 and tensor not in self._odd:
-                found[tensor] = Sum(*ranges[0], values[slot])
+        for tensor, tally in self._tallies.items():
+            ranges = tally.seen.ranges
+            if len(ranges) == 1 and not tally.odd:
+                found[tensor] = Sum(*ranges[0], values[tally.slot])
         return found
 
     def release(self) -> None:

@@ -21,6 +21,9 @@ class TensorInfo:
     start: int
     end: int
 
+    def __hash__(self) -> int:  # of tens of thousands of look-ups in a load
+        return hash((self.name, self.start))
+
     @property
     def nbytes(self) -> int:
         """Its size in bytes: the product of `shape` times the size of `dtype`."""

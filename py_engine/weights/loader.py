@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from py_engine.abort import Abort
@@ -12,7 +13,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
-from py_engine.host.gpu import Binding, Buffer, Copy, Gpu
+from py_engine.host.gpu import Binding, Buffer, Copy, Gpu, Upload
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
 from py_engine.weights.checksums import Checksums
@@ -24,6 +25,7 @@ from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
 SLICE_BYTES = (
     16 << 20
 )  # one read; at most two exist at a time, so the host holds at most 32 MiB of weights
+IN_FLIGHT = 2  # slices that the GPU has not taken yet
 _GAP_BYTES = 64 << 10  # bytes that nobody asked for are read along when that saves a request
 _STAGING_ALIGN = 256  # storage bindings start at multiples of this
 
@@ -64,11 +66,11 @@ def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
         yield current
 
 
-def staging_bytes(jobs: Sequence[Job]) -> int:
+def staging_bytes(slices: Iterable[Slice]) -> int:
     """Room for the pieces to convert of the fullest slice, each at an aligned offset; on the GPU while loading."""
     sizes = (
         sum(_align(end - start) for job, start, end in piece.pieces if job.kind != "copy")
-        for piece in cut(jobs)
+        for piece in slices
     )
     return max(sizes, default=0) or _STAGING_ALIGN
 
@@ -125,7 +127,7 @@ class Loader:
     async def _fill(self, jobs: Sequence[Job]) -> set[str]:
         """Read ahead by one slice while the last one goes up. Names of the tensors that must be read again."""
         slices = list(cut(jobs))
-        staging = self._gpu.create_buffer("staging", staging_bytes(jobs))
+        staging = self._gpu.create_buffer("staging", staging_bytes(slices))
         sums = None
         if self._repository.wants_sums:
             most = max((len(piece.pieces) for piece in slices), default=0)
@@ -136,14 +138,15 @@ class Loader:
             sums = Checksums(self._gpu, tensors, most)
         gone: set[TensorInfo] = set()
         ahead: asyncio.Task[Bytes | None] | None = None
+        taken: deque[asyncio.Task[None]] = deque()  # each ends when the GPU has taken a slice
         try:
             for i, piece in enumerate(slices):
                 if ahead is None:
                     ahead = asyncio.ensure_future(self._read(piece))
                 data = await ahead
                 self._abort.check()
-                # Everything uploaded before is done, so this slice and the next are the only two in flight.
-                await self._gpu.idle()
+                if len(taken) == IN_FLIGHT:
+                    await taken.popleft()
                 ahead = (
                     asyncio.ensure_future(self._read(slices[i + 1]))
                     if i + 1 < len(slices)
@@ -154,17 +157,19 @@ class Loader:
                 else:
                     await self._upload(piece, data, staging, sums)
                     await self._keep(piece, data, staging, sums)
+                    taken.append(asyncio.ensure_future(self._gpu.idle()))
                 self._held -= piece.end - piece.start
                 del data
-            await self._gpu.idle()
+            await asyncio.gather(*taken)
             await self._gpu.check()
             found = await sums.read() if sums else {}
             wrong = await self._repository.check({t: s for t, s in found.items() if t not in gone})
             return wrong | {tensor.name for tensor in gone}
         finally:
-            if ahead is not None:
-                ahead.cancel()
-                await asyncio.gather(ahead, return_exceptions=True)
+            left = [*taken, *([ahead] if ahead else [])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
             if sums is not None:
                 sums.release()
             self._gpu.destroy_buffer(staging)
@@ -187,14 +192,12 @@ class Loader:
     async def _upload(
         self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
     ) -> None:
-        io = self._repository.io
         nothing = piece.pieces[0][0].target  # the kernels here read neither step, ids nor zeros
         limits = self._gpu.limits
         trace = Trace(1, nothing, nothing, nothing, self._gpu.features, limits.max_binding_bytes)
+        uploads: list[Upload] = []
         at = 0
         for job, start, end in piece.pieces:
-            offset = job.tensor.start + start - piece.start
-            part = io.slice(data, offset, offset + end - start)
             if job.kind == "copy":
                 buffer, place = _place(job.target, job.target_element + start - job.start)
             else:
@@ -203,19 +206,22 @@ class Loader:
                 source = Tensor("staging", ((end - start + 3) // 4,), "u32", bound)
                 _convert(trace, job, source, start, end)
                 at += _align(end - start)
-            self._write(buffer, place, part)
+            uploads += self._parts(
+                piece, data, job.tensor.start + start, end - start, buffer, place
+            )
             if sums is not None:
                 sums.add(job.tensor, start, end, buffer, place)
             if sums is not None and job.kind == "quantise" and self._derived is not None:
                 here = self._derived.table.here(job.tensor)
                 for made in made_of(job, start, end):
                     sums.add(here, made.start, made.end, *_place(made.target, made.offset))
+        self._gpu.write_parts(data, uploads)
         if sums is not None:
             sums.call(trace)
         if trace.calls:
             planner = Planner(self._gpu, self._kernels, self._strategy)
             planner.reserve([trace])
-            plan = await planner.lower([trace])
+            plan = await planner.lower([trace], check=False)  # at the end, of all slices
             await self._gpu.replay(plan.recording)
 
     async def _keep(
@@ -256,16 +262,17 @@ class Loader:
         sources = dict.fromkeys(job.tensor for job, _, _ in piece.pieces)
         await derived.finish(sources, await sums.read())
 
-    def _write(self, buffer: Buffer, offset: int, part: Bytes) -> None:
-        """Upload; a size that is no multiple of 4 is padded (the target has room to the next word)."""
-        io = self._repository.io
-        n = io.nbytes(part)
-        whole = n & ~3
-        if whole:
-            self._gpu.write(buffer, offset, io.slice(part, 0, whole) if whole < n else part)
-        if whole < n:
-            tail = io.to_bytes(io.slice(part, whole, n))
+    def _parts(
+        self, piece: Slice, data: Bytes, place: int, nbytes: int, buffer: Buffer, offset: int
+    ) -> list[Upload]:
+        """What uploads `nbytes` bytes from byte `place` of the file on. A size that is no multiple of 4 is padded, the
+        last word by itself (the target has room for it)."""
+        start, whole = place - piece.start, nbytes & ~3
+        if whole < nbytes:
+            io = self._repository.io
+            tail = io.to_bytes(io.slice(data, start + whole, start + nbytes))
             self._gpu.write(buffer, offset + whole, tail + bytes(4 - len(tail)))
+        return [Upload(start, start + whole, buffer, offset)] if whole else []
 
 
 def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> None:

@@ -17,6 +17,9 @@ class Spans:
         """Put start..end in."""
         if start >= end:
             return
+        if not self.ranges:
+            self.ranges = [(start, end)]
+            return
         apart = []
         for a, b in self.ranges:
             if b < start or a > end:
