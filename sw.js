@@ -91,6 +91,8 @@ async function takeCharge() {
 
 /** Delete the versions that no open tab came with. Their pins stay: a worker that starts is not among the clients yet. */
 async function dropUnused() {
+  const { installing, waiting } = self.registration;
+  if (installing || waiting) return; // a host that goes back to an older version has it among these: next time
   const names = await ownCaches();
   const older = names.slice(0, names.indexOf(NAME)); // one that was made later is a version on its way
   if (!older.length) return;

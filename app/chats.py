@@ -33,8 +33,8 @@ def new():
 
 def listed():
     """[{"id", "title", "updated"}], newest first."""
-    names = {key[len(HEAD) :] for key in storage.keys(HEAD)}
-    names.update([key[len(BODY) :] for key in storage.keys(BODY)])
+    keys = storage.keys("")
+    names = {key[len(start) :] for start in (HEAD, BODY) for key in keys if key.startswith(start)}
     found = [dict(_head(name), id=name) for name in names]
     return sorted(found, key=lambda chat: chat["updated"], reverse=True)
 

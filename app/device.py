@@ -92,7 +92,7 @@ def fit(model):
     memory = field(js.navigator, "deviceMemory")
     if is_handheld():
         most = min(HANDHELD_BUDGET, 0.5 * memory * GB) if memory else HANDHELD_BUDGET
-        told = f", on phones and tablets this page takes at most {HANDHELD_BUDGET / GB:.1f}"
+        told = f", on phones and tablets this page takes at most {HANDHELD_BUDGET / GB:.1f} GB"
         return _judge(need, 0.7 * most, most, needs + told)
     if memory:
         more = " or more" if memory >= 8 else ""

@@ -16,7 +16,7 @@ WITHOUT = (
 )
 PHASES = {
     "config": "Reading the model's description",
-    "weights": "Fetching weights",
+    "weights": "Loading weights",
     "kernels": "Preparing the GPU's programs",
     "ready": "Almost there",
 }

@@ -729,6 +729,14 @@ def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:
     assert new_chat.locator("#chats .open").first.inner_text() == "hello"
     ask(new_chat, "and again")
     assert len(kept_messages(new_chat)) == 4
+    new_chat.click("[data-do=open-settings]")
+    used = new_chat.locator("#stored li:has(.used)")
+    expect(used).to_contain_text(re.compile(f"{ORGANISATION}/{MODEL}\\s*in use"))
+    used.locator("button").click()
+    expect(new_chat.locator("#confirm")).to_contain_text("It is in use and goes on answering.")
+    new_chat.click("#confirm [value=no]")
+    new_chat.keyboard.press("Escape")
+    expect(new_chat.locator("#settings")).to_be_hidden()
 
 
 def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None:
