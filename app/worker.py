@@ -6,6 +6,7 @@ Imports nothing of the browser: public/worker.mjs hands in how to answer, so the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 import traceback
@@ -36,6 +37,7 @@ from py_engine.serve.protocol import (
     Diagnose,
     Dropped,
     Error,
+    Filed,
     FromWorker,
     Generate,
     Info,
@@ -63,7 +65,7 @@ from py_engine.serve.protocol import (
 )
 from py_engine.serve.recovery import DeviceEvent
 
-FILED_S = 0.03  # for the page to file a row before what it announces is tried
+FILED_S = 1.0  # that the page may take to keep a row before what it announces is tried
 QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
 
 
@@ -83,6 +85,7 @@ class Host:
         self._chat_ready = False
         self._engine: Engine | None = None
         self._turn = asyncio.Lock()  # held by whoever changes self._engine
+        self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
         self._stops: dict[MessageId, Callable[[], None]] = {}  # what an interrupt calls
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
@@ -123,6 +126,9 @@ class Host:
             stop = self._stops.get(message.id)
             if stop:
                 stop()
+            return
+        if isinstance(message, Filed):
+            self._filed.set()
             return
         self._asked = time.monotonic()
         if isinstance(message, (Load, Generate, Bench)):
@@ -402,9 +408,11 @@ class Host:
         from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
 
         async def tell(row: dict[str, Any]) -> None:
+            self._filed.clear()
             self._send(Row(message.id, row))
             if row["phase"] == "begin":
-                await asyncio.sleep(FILED_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._filed.wait(), FILED_S)
 
         async with self._turn:
             gpu = await open_gpu()

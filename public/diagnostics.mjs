@@ -1,12 +1,15 @@
 // The page /diagnostics: facts about this device, and tests of its dispatches (dispatch_tests of py_engine/diagnostics)
-// through the engine's worker. Rows are shown, kept in localStorage as they come, so that the next visit has those of a run
-// that ended the tab, and posted to the server where it takes them (./dev run).
+// through the engine's worker. Rows are shown, posted to the server where it takes them (./dev run), and kept in IndexedDB,
+// strictly: what is to be tried is on the medium before the worker is let try it, so that the next visit has all rows of a
+// run that ended the tab. They can be saved at any time, in a run and after one.
 //
 // ?tests=sweep,forward  only these    ?most=2  points of each test    ?run  begin at once    ?runtime=py27
 
-import { getStorageStatus } from './device_storage.mjs';
+import { KINDS, openStore } from './blobs.mjs';
+import { getStorageStatus, isIOS } from './device_storage.mjs';
 
-const KEPT = 'jerboa.diagnostics'; // the rows of the last run, a JSON object a line
+const KEPT = 'rows.jsonl'; // those of the last run, a JSON object a line
+const kept = openStore('diagnostics', true, [KINDS.Records]);
 const CALIBRATION = 'jerboa.proven-groups'; // what submits were proven on this device
 const find = id => document.getElementById(id);
 const asked = new URLSearchParams(location.search);
@@ -15,21 +18,36 @@ const boxes = [...document.querySelectorAll('#form input')];
 let worker = null;
 let lines = [];
 let taken = true; // whether the server takes rows
+let filing = Promise.resolve(); // of all rows so far
+let bytes = 0; // of them, in the store
 let limits = null;
+let system = ''; // and its version
 let run = '';
 
 // ---- rows
 
-/** Keep and post a row, with what tells where it comes from. */
+async function keep(line) {
+  const store = await kept;
+  const data = new TextEncoder().encode(`${line}\n`);
+  await store.write(KEPT, bytes, data);
+  await store.flush(KEPT);
+  bytes += data.length;
+}
+
+/** Keep and post a row, with what tells where it comes from. Resolves when it would outlive the tab, or cannot be kept. */
 function file(row) {
-  const whole = { ...row, run, at: new Date().toISOString(), page: location.href, agent: navigator.userAgent, limits };
-  lines.push(JSON.stringify(whole));
+  const whole = { ...row, run, at: new Date().toISOString(), page: location.href, agent: navigator.userAgent, system, limits };
+  const line = JSON.stringify(whole);
+  lines.push(line);
   find('save').disabled = false;
-  try {
-    localStorage.setItem(KEPT, lines.join('\n'));
-  } catch { /* no storage, or no room: they are still here and on the server */ }
+  filing = filing.then(() => keep(line)).catch(error => console.info(`a row is not kept: ${error}`));
+  post(line);
+  return filing;
+}
+
+function post(line) {
   if (!taken) return;
-  fetch('diagnostics/rows', { method: 'POST', body: lines.at(-1), keepalive: true })
+  fetch('diagnostics/rows', { method: 'POST', body: line, keepalive: true })
     .then(answer => { taken = answer.ok; }, () => { /* no network for a moment */ });
 }
 
@@ -71,8 +89,11 @@ function heard({ data }) {
   if (data.status === 'row') {
     const { row } = data;
     if (row.phase === 'device') limits = row.limits;
-    file(row);
-    if (row.phase === 'begin') find('state').textContent = `${row.test}: ${settingText(row.setting)}`;
+    const filed = file(row);
+    if (row.phase === 'begin') {
+      find('state').textContent = `${row.test}: ${settingText(row.setting)}`;
+      filed.then(() => worker?.postMessage({ type: 'filed', id: run }));
+    }
     if (row.phase === 'end') show(row);
   } else if (data.status === 'result') {
     file({ phase: 'done', ...data.value });
@@ -92,6 +113,10 @@ async function start() {
   find('state').textContent = 'Starting Python';
   lines = [];
   run = crypto.randomUUID();
+  filing = filing.then(async () => {
+    bytes = 0;
+    await (await kept).remove(KEPT);
+  }).catch(error => console.info(`the rows before are still kept: ${error}`));
   file({ phase: 'page', ...await facts() });
   worker = new Worker('worker.mjs', { type: 'module', name: asked.get('runtime') ?? '' });
   worker.onmessage = heard;
@@ -118,6 +143,8 @@ function save() {
 const LIMITS = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxComputeWorkgroupStorageSize', 'maxComputeInvocationsPerWorkgroup',
   'maxStorageBuffersPerShaderStage', 'maxComputeWorkgroupsPerDimension'];
 
+const limitsOf = ({ limits: all }) => Object.fromEntries(LIMITS.map(name => [name, all[name]]));
+
 /** null where there is none after two seconds of asking: a fresh browser may answer null at first. */
 async function adapterOf() {
   for (let i = 0; navigator.gpu && i < 10; i++) {
@@ -136,17 +163,30 @@ function calibration() {
   }
 }
 
-/** What the page knows: adapter, storage, calibration of submits, the system's version where the browser tells it. */
+/** The system and its version: from the browser where it tells (Chromium), else as the user agent names it. */
+async function systemOf(agent) {
+  const hints = await navigator.userAgentData?.getHighEntropyValues(['platformVersion', 'model']).catch(() => null);
+  if (hints) return [hints.platform, hints.platformVersion, hints.model].filter(Boolean).join(' ');
+  const [, version] = / OS (\d[\d_]*) like Mac/.exec(agent) ?? [];
+  if (version) return `iOS ${version.replaceAll('_', '.')}`;
+  // An iPad that asks for desktop pages names a Mac that never changes; its Safari has the system's number.
+  const [, safari] = /Version\/([\d.]+)/.exec(agent) ?? [];
+  if (isIOS()) return `iPadOS ${safari ?? ''}`.trim();
+  const [named] = /(Mac OS X|Android|Windows NT) [\d._]+/.exec(agent) ?? [];
+  return (named ?? navigator.platform).replaceAll('_', '.');
+}
+
+/** What the page knows: adapter, storage, calibration of submits, the system. */
 async function facts() {
   const adapter = await adapterOf();
   const info = adapter?.info;
-  const hints = await navigator.userAgentData?.getHighEntropyValues(['platformVersion', 'model']).catch(() => null);
+  system = await systemOf(navigator.userAgent);
+  limits ??= adapter && limitsOf(adapter);
   return {
     adapter: adapter && { vendor: info?.vendor, architecture: info?.architecture, device: info?.device, description: info?.description,
-      features: [...adapter.features].sort(), limits: Object.fromEntries(LIMITS.map(name => [name, adapter.limits[name]])) },
+      features: [...adapter.features].sort(), limits: limitsOf(adapter) },
     storage: await getStorageStatus(),
     calibration: calibration(),
-    system: hints ?? null,
   };
 }
 
@@ -158,9 +198,9 @@ function fact(name, text) {
 }
 
 async function showFacts() {
-  const { adapter, storage, calibration: kept, system } = await facts();
+  const { adapter, storage, calibration: proven } = await facts();
   fact('Browser', navigator.userAgent);
-  if (system) fact('System', `${system.platform} ${system.platformVersion} ${system.model}`);
+  fact('System', system);
   if (adapter) {
     fact('GPU', [adapter.vendor, adapter.architecture, adapter.device, adapter.description].filter(Boolean).join(', '));
     fact('Features', adapter.features.join(', '));
@@ -171,18 +211,16 @@ async function showFacts() {
   }
   fact('Storage', `${storage.usageMB ?? '?'} of ${storage.quotaMB ?? '?'} MB used; kept for good: ${storage.persisted ? 'yes' : 'no'}; `
     + `installed: ${storage.installed ? 'yes' : 'no'}`);
-  fact('Submits', kept ? JSON.stringify(kept) : 'nothing was calibrated on this device');
+  fact('Submits', proven ? JSON.stringify(proven) : 'nothing was calibrated on this device');
   return adapter !== null;
 }
 
 /** Rows of a run that was cut off, from an earlier visit. */
-function recall() {
-  let text = null;
-  try {
-    text = localStorage.getItem(KEPT);
-  } catch { /* no storage */ }
-  if (!text) return;
-  lines = text.split('\n');
+async function recall() {
+  const store = await kept;
+  const size = await store.size(KEPT).catch(() => null);
+  if (!size) return;
+  lines = new TextDecoder().decode(await store.read(KEPT, 0, size)).trimEnd().split('\n');
   find('save').disabled = false;
   const last = JSON.parse(lines.at(-1));
   if (last.phase !== 'begin') return;
@@ -196,5 +234,5 @@ find('stop').onclick = stop;
 find('save').onclick = save;
 const only = asked.get('tests')?.split(',');
 if (only) for (const box of boxes) box.checked = only.includes(box.name);
-recall();
+await recall();
 if (await showFacts() && asked.has('run')) start();

@@ -1,4 +1,4 @@
-"""The page /diagnostics: facts, rows of two tests through the worker, filed on the server and saved; a run cut off."""
+"""The page /diagnostics: facts, rows through the worker, filed on the server and saved; a GPU that fails, and kills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import PATIENCE_S, watched
+from tests_e2e.conftest import PATIENCE_S, kill, shim, watched
+from tests_e2e.test_install import DESKTOP_IPAD, device
 
 
 @pytest.fixture
@@ -59,19 +60,74 @@ def test_rows_are_shown_filed_and_saved(page: Page, site: PageServer, rows: Path
     for row in told[2:]:
         assert row["page"].endswith("most=1") and "Chrome" in row["agent"]
         assert row["limits"]["max_storage_buffers"] >= 8
+        assert row["system"].startswith("Linux")
     filed = filed_rows(page, rows, len(told))
     assert sorted(map(json.dumps, filed)) == sorted(map(json.dumps, told))
 
-    # A run whose last row announces what never ended.
-    page.evaluate(
-        "localStorage.setItem('jerboa.diagnostics', localStorage.getItem('jerboa.diagnostics')"
-        ".split('\\n').slice(0, 3).join('\\n'))"
-    )
-    page.reload()
-    expect(page.locator("#broken")).to_contain_text("while it tried bind-groups")
-    with page.expect_download() as saved:
+
+def test_a_gpu_that_reads_stale_words(
+    page: Page, site: PageServer, rows: Path, browser: Browser
+) -> None:
+    """Over a WebKit that fails on purpose, from the 13th change of pipelines in a command buffer on: that is what is
+    found, and said; one by one all is right. Then it ends the tab: what it was at is kept, and can be saved."""
+    limits = "stale=12"
+    shim(page.context, "worker.mjs", lambda: f"webkit_shim.mjs?{limits}")
+    page.goto(site.url + "diagnostics?tests=same-pipeline,different-pipelines,bisect&most=3&run")
+    expect(page.locator("#state")).to_contain_text("Done", timeout=PATIENCE_S * 1000)
+    ends = [r for r in map(json.loads, rows.read_text().splitlines()) if r["phase"] == "end"]
+    one_by_one = [r for r in ends if r["setting"]["mode"] == "one by one"]
+    assert one_by_one and all(r["ok"] for r in one_by_one)
+    batched = [r for r in ends if r["setting"]["mode"] == "batched"]
+    assert batched[0]["test"] == "same-pipeline" and batched[0]["ok"]
+    told = next(r for r in batched if r["test"] == "different-pipelines")["detail"]
+    assert told.endswith("1024 made by link 64 of a word untouched (7777.0)"), told
+    lengths = {r["setting"]["length"]: r["ok"] for r in batched if r["test"] == "bisect length"}
+    assert lengths[12] and not lengths[13]
+    told = next(r for r in batched if r["setting"].get("length") == 27)["detail"]
+    assert told.endswith("1024 made by link 27 of a word stale by 26 links"), told
+    expect(page.locator("#rows .wrong").first).to_contain_text("made by link 64")
+
+    limits = "passes=8"
+    page.goto(site.url + "diagnostics?tests=bind-groups,sweep&most=3&run")
+    at = "sweep: nbytes 65536, pipelines 32, length 441, group=32 passes=32"
+    expect(page.locator("#state")).to_have_text(at, timeout=PATIENCE_S * 1000)
+    page.wait_for_timeout(2000)  # nothing more comes
+    filed = [
+        json.loads(line) for line in rows.read_text().splitlines()
+    ]  # posts may overtake each other
+    ended = [r["setting"] for r in filed if r["phase"] == "end"]
+    left = [r for r in filed if r["phase"] == "begin" and r["setting"] not in ended]
+    assert [r["setting"]["mode"] for r in left] == ["group=32 passes=32"]
+    with page.expect_download() as saved:  # in a run
         page.click("#save")
-    assert len(saved.value.path().read_text().splitlines()) == 3
+    told = saved.value.path().read_text()
+    context = page.context
+    kill(page)
+    page = context.new_page()
+    page.goto(site.url + "diagnostics")
+    expect(page.locator("#broken")).to_contain_text("while it tried sweep")
+    expect(page.locator("#broken")).to_contain_text("group=32 passes=32")
+    with page.expect_download() as saved:  # after it
+        page.click("#save")
+    assert saved.value.path().read_text() == told
+
+
+@pytest.mark.parametrize(
+    ("name", "system"), [("iPhone 15", "iOS 17.5"), ("iPad Pro 11", "iPadOS 26.0")]
+)
+def test_the_system_of_who_gives_no_hints(
+    browser: Browser, site: PageServer, playwright: Any, name: str, system: str
+) -> None:
+    """As on iPhones, and iPads that ask for desktop pages, which name a Mac."""
+    options = device(playwright, name)
+    if "iPad" in name:
+        options["user_agent"] = DESKTOP_IPAD
+    context, _ = watched(browser, site, **options)
+    context.add_init_script("Object.defineProperty(navigator, 'userAgentData', {value: undefined})")
+    page = context.new_page()
+    page.goto(site.url + "diagnostics")
+    expect(page.locator("#facts")).to_contain_text(system)
+    context.close()
 
 
 def test_a_foreign_page_files_nothing(page: Page, site: PageServer, rows: Path) -> None:

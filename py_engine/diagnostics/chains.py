@@ -20,6 +20,8 @@ from py_engine.host.gpu import Dispatch, Gpu
 PLACES = 1024  # words that a link works on, spread over the buffer
 SENTINEL = 0x45F30800  # the bits of 7777.0 as f32: stands where nothing was written
 _FACTOR = 1664525
+_INVERSE = pow(_FACTOR, -1, 1 << 32)
+_WALK = 4  # links from the end on, of which the inputs are looked at
 _FIRST, _APART = (
     0x2545F491,
     0x9E3779B1,
@@ -132,16 +134,32 @@ class Chain:
         values = self._values()
         if list(got) == values[-1]:
             return ""
-        kinds: Counter[str] = Counter()
-        for at, value in enumerate(got):
-            if value == values[-1][at]:
-                continue
-            if value in (0, SENTINEL):
-                kinds["zero" if value == 0 else "untouched (7777.0)"] += 1
-                continue
-            # Two links earlier the same buffer was written: what is older than that was never overwritten.
-            behind = (n for n in range(1, len(values)) if values[-1 - n][at] == value)
-            stale = next(behind, None)
-            kinds["other" if stale is None else f"stale by {stale} links"] += 1
+        kinds = Counter(
+            self._kind(values, at, value) for at, value in enumerate(got) if value != values[-1][at]
+        )
         told = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4))
         return f"{kinds.total()} of {PLACES} words are wrong: {told}"
+
+    def _kind(self, values: Sequence[Sequence[int]], at: int, value: int) -> str:
+        """What a wrong word is; or what the link read that made it, since links can be undone."""
+        s = self._setting
+        told = _known(values, s.length, at, value)
+        for link in range(s.length - 1, max(-1, s.length - 1 - _WALK), -1):
+            if told:
+                break
+            value = (value - self._salt(link) - _MORE * (s.bindings - 2)) * _INVERSE & 0xFFFFFFFF
+            at ^= s.shared
+            if value == values[link][at]:
+                return "other"  # it read the right word
+            told = _known(values, link, at, value)
+            told = told and f"made by link {link + 1} of a word {told}"
+        return told or "other"
+
+
+def _known(values: Sequence[Sequence[int]], link: int, at: int, value: int) -> str:
+    """What stands at a place after so many links if it is not the right word; "" if that is not known."""
+    if value in (0, SENTINEL):
+        return "zero" if value == 0 else "untouched (7777.0)"
+    # Two links earlier the same buffer was written: what is older than that was never overwritten.
+    stale = next((n for n in range(1, link + 1) if values[link - n][at] == value), None)
+    return "" if stale is None else f"stale by {stale} links"

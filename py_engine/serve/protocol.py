@@ -225,6 +225,14 @@ class Diagnose:
     most: int | None = None  # points of each test; absent: all
 
 
+@dataclass(frozen=True)
+class Filed:
+    """The last "begin" row of this diagnose is kept where it outlives the tab: what it announces may be tried."""
+
+    type: ClassVar[str] = "filed"
+    id: MessageId
+
+
 ToWorker = (
     Load
     | Generate
@@ -236,6 +244,7 @@ ToWorker = (
     | Env
     | Bench
     | Diagnose
+    | Filed
     | CacheList
     | CacheDelete
     | SessionList
@@ -397,7 +406,7 @@ class Complete:
 @dataclass(frozen=True)
 class Row:
     """What `diagnose` has come to: {"phase": "device", "begin" or "end", ...}. A "begin" comes before what may end the
-    tab is tried."""
+    tab is tried, which waits for `filed`, a second at most."""
 
     status: ClassVar[str] = "row"
     id: MessageId
