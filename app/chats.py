@@ -14,6 +14,7 @@ import json
 import js
 
 from app import mending, storage
+from app.dom import unique_name
 
 BODY = "chat."
 HEAD = "title."
@@ -27,8 +28,7 @@ def now():
 
 def new():
     """An empty chat, not kept until `save`."""
-    name = js.crypto.randomUUID() if js.isSecureContext else now()
-    return {"id": name, "title": "", "updated": now(), "messages": []}
+    return {"id": unique_name(), "title": "", "updated": now(), "messages": []}
 
 
 def listed():

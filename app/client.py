@@ -12,6 +12,7 @@ import js
 from pyscript.ffi import to_js
 
 from app import storage
+from app.dom import unique_name
 
 RUNS = "ended-runs"
 MAX_RUNS = 16
@@ -40,7 +41,7 @@ class Client:
             self._worker = js.Worker.new("worker.mjs", options)
             self._worker.onmessage = self._receive
             self._worker.onerror = self._broke
-            self._run = js.crypto.randomUUID()
+            self._run = unique_name()
             values = {name: "1" if fact else "" for name, fact in self._facts.items()}
             values["JERBOA_RUN"] = self._run
             values["JERBOA_LEFT"] = ",".join(ended_runs())

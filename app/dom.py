@@ -61,6 +61,13 @@ def numbers(thing, *names):
     return json.loads(js.JSON.stringify(thing, to_js(list(names))))
 
 
+def unique_name():
+    """Of a chat, of a run. The browser's own are for secure addresses only."""
+    if js.isSecureContext:
+        return js.crypto.randomUUID()
+    return js.Date.new().toISOString() + str(js.Math.random())[1:]
+
+
 _announced = find("announce")
 
 

@@ -14,7 +14,15 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests import chat_formats
-from tests_e2e.conftest import GOLDENS, ORGANISATION, PATIENCE_S, Visited, watched
+from tests_e2e.conftest import (
+    GOLDENS,
+    ORGANISATION,
+    PATIENCE_S,
+    WEBGPU_FLAGS,
+    Visited,
+    launch_chromium,
+    watched,
+)
 
 MODEL = "qwen3-mlx4-g128"
 OTHER = "gemma3-text-bf16"
@@ -645,6 +653,30 @@ def test_without_webgpu_the_page_explains_itself(
     expect(page.locator("#notice")).to_contain_text(title)
     assert "worker.mjs" not in visit.asked
     visit.close()
+
+
+def test_an_address_that_is_not_secure_says_so_and_the_rest_works(
+    playwright: Any, site: PageServer
+) -> None:
+    """There browsers offer neither WebGPU nor what keeps data for good nor service workers."""
+    offer(site)
+    browser = launch_chromium(
+        playwright, [*WEBGPU_FLAGS, "--host-resolver-rules=MAP insecure.test 127.0.0.1"]
+    )
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if "Traceback" in m.text else None)
+    page.goto(site.url.replace("localhost", "insecure.test"))
+    card = page.locator("#hero-picker .problem")
+    expect(card).to_contain_text("This address is not secure", timeout=UI_MS)
+    status = page.evaluate("import('./device_storage.mjs').then(h => h.getStorageStatus())")
+    assert status["quotaMB"] is None and status["persisted"] is False
+    page.click("[data-do=open-settings]")
+    expect(page.locator("#settings")).to_be_visible()
+    told = re.compile("^This browser keeps nothing for this page")
+    expect(page.locator("#stored-note")).to_have_text(told, timeout=ENGINE_MS)
+    browser.close()
+    assert not errors
 
 
 # ---- with the engine and a tiny model of random weights
