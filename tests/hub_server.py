@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import email.utils
+import gzip
 import hashlib
 import json
 import re
@@ -49,7 +50,7 @@ class Request:
 @dataclass
 class HubServer:
     """The running pair of servers. Faults: an HTTP status (int), "html", "stall", "short", "drop", "no-range",
-    "wrong-range", "redirect-loop"."""
+    "wrong-range", "redirect-loop", "gzip" and "gzip-whole" (the range, or the whole file, in fewer bytes)."""
 
     root: Path
     token: str | None = None
@@ -208,11 +209,14 @@ class _Handler(BaseHTTPRequestHandler):
         size = file.stat().st_size
         start, end, status = 0, size, 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if asked and fault != "no-range":
+        if asked and fault not in ("no-range", "gzip-whole"):
             start, status = int(asked[1]), 206
             end = min(size, int(asked[2]) + 1) if asked[2] else size
             if start >= size:
                 return self._send(416, b"", {"Content-Range": f"bytes */{size}"})
+        packed = None
+        if fault in ("gzip", "gzip-whole"):
+            packed = gzip.compress(file.read_bytes()[start:end])
         shown = start + 1 if fault == "wrong-range" else start
         self.send_response(status)
         self._cors()
@@ -222,11 +226,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{_sha256(file)}"')
         self.send_header("Last-Modified", email.utils.formatdate(file.stat().st_mtime, usegmt=True))
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(end - start))
+        self.send_header("Content-Length", str(end - start if packed is None else len(packed)))
+        if packed is not None:
+            self.send_header("Content-Encoding", "gzip")
         if status == 206:
             self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{size}")
         self.end_headers()
         if self.command == "HEAD":
+            return
+        if packed is not None:
+            self.wfile.write(packed)
             return
         stop = start + (end - start) // 2 if fault in ("short", "stall") else end
         with file.open("rb") as source:

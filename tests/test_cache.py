@@ -19,6 +19,7 @@ import huggingface_hub
 import pytest
 
 from py_engine.errors import HubError, StorageFullError
+from py_engine.host.io_native import NativeIo
 from py_engine.weights import cache, keeping
 from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest
@@ -414,6 +415,40 @@ def test_no_room_at_every_write(server: HubServer, tensors: dict[str, bytes], hu
             assert not [p for p in hub.rglob("*") if p.is_file() and ".locks" not in p.parts], k
 
 
+def test_no_room_once_at_every_write(
+    root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path, tmp_path: Path
+) -> None:
+    """For every k: the k-th change is refused, an older model goes, and the same change then works."""
+    other = "org/older"
+    shutil.copytree(root / NAME, root / other)
+    count = changes_of_a_cold_load()
+    shutil.rmtree(hub)
+    once(address=other)
+    full = hub.rename(tmp_path / "with the older one")
+    freed = 0
+    for k in range(1, count):
+        shutil.rmtree(hub, ignore_errors=True)
+        shutil.copytree(full, hub, symlinks=True)
+        refused = []
+
+        def refuse(
+            n: int, method: str, name: str, k: int = k, refused: list[str] = refused
+        ) -> None:
+            if n == k and method != "delete":
+                refused.append(name)
+                raise StorageFullError(f"{name}: there is no room left on this disk.")
+
+        got, io, notes = once(refuse)
+        assert got == tensors and notes == [], k
+        done = stored(io)
+        assert done is not None and done.files[FILE].whole, k
+        # Its last change is the time of its use, on which nothing depends.
+        gone = not (hub / "models--org--older").exists()
+        assert gone == bool(refused), (k, refused)
+        freed += gone
+    assert freed > 30
+
+
 def test_older_models_make_room_by_last_use(
     root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path
 ) -> None:
@@ -491,11 +526,21 @@ def test_a_read_only_home(server: HubServer, tensors: dict[str, bytes], hub: Pat
 
 
 @pytest.mark.parametrize(
-    "fault", [404, 416, "html", "short", "drop", "redirect-loop", "wrong-range"]
+    "fault",
+    [404, 416, "html", "short", "stall", "drop", "redirect-loop", "wrong-range"]
+    + ["gzip", "gzip-whole"],
 )
 def test_faults_of_the_server_leave_the_store_as_it_was(
-    server: HubServer, tensors: dict[str, bytes], hub: Path, fault: int | str
+    server: HubServer,
+    tensors: dict[str, bytes],
+    hub: Path,
+    fault: int | str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def hurried(self: FaultIo, *given: Any, **options: Any) -> Any:
+        return await NativeIo.fetch(self, *given, **{**options, "timeout_s": 0.4})
+
+    monkeypatch.setattr(FaultIo, "fetch", hurried)
     server.fail(FILE, None, *[fault] * 100)  # type: ignore[arg-type]
     with pytest.raises(HubError):
         once()

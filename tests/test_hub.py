@@ -124,7 +124,9 @@ def test_absent_repository_and_token(
     assert io.waits == []  # none of these is tried again
 
 
-@pytest.mark.parametrize("fault", [500, 503, 429, "short", "stall", "drop", "wrong-range"])
+@pytest.mark.parametrize(
+    "fault", [500, 503, 429, "short", "stall", "drop", "wrong-range", "gzip", "gzip-whole"]
+)
 def test_faults_that_pass_are_survived(server: HubServer, io: QuickIo, fault: int | str) -> None:
     async def go() -> None:
         repo = await open_repository("org/tiny", io)
@@ -146,6 +148,8 @@ def test_faults_that_pass_are_survived(server: HubServer, io: QuickIo, fault: in
         ("short", "bytes short"),
         ("drop", "no answer"),
         ("wrong-range", "was given"),
+        ("gzip", "compressed a range"),
+        ("gzip-whole", "compressed its answer"),
     ],
 )
 def test_faults_that_stay_end_in_a_clear_error(

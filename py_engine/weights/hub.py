@@ -371,7 +371,8 @@ class HubRepository(Repository):
             _refuse_html(response, self.io, f"{self.address}: {name}", name)
             total = response.headers.get("content-range", "").rpartition("/")[2]
             if response.status != 206:  # no ranges here: the length of the whole body
-                total = response.headers.get("content-length", "")
+                packed = response.headers.get("content-encoding", "identity") != "identity"
+                total = "" if packed else response.headers.get("content-length", "")
             if response.status == 416 and not total:
                 total = "0"
             if not total.isdigit():
