@@ -634,9 +634,9 @@ async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     return {"count": count, "full": full, "good": good, "left": await files.names()}
 
 
-async def keep(endpoint: str, repo: str) -> dict[str, Any]:
-    """Load a model's weights through the store, without compiling the model; what was told, and a sum of what lies on
-    the GPU."""
+async def keep(endpoint: str, repo: str, form: Any = "stored") -> dict[str, Any]:
+    """Load a model's weights through the store, in a form of weights/store.py, without compiling the model; what was
+    told, and a sum of what lies on the GPU."""
     import hashlib
     from functools import partial
 
@@ -662,16 +662,17 @@ async def keep(endpoint: str, repo: str) -> dict[str, Any]:
         config = await read_config(repository)
         tensors = await read_tensors(repository)
         quantised = quantization_of(tensors, quantization(config))
-        weights = WeightStore(gpu, tensors, quantised, form="stored", family="test")
+        weights = WeightStore(gpu, tensors, quantised, form=form, family="test")
         kernels = Kernels(gpu)
         build_model(config, weights)
         await Loader(gpu, kernels, repository, lambda _: None, Abort()).run(weights.jobs)
         await repository.commit()
         await kernels.settle()
         sums = [
-            hashlib.sha256(await gpu.read(job.target.binding.buffer)).hexdigest()
+            hashlib.sha256(await gpu.read(tensor.binding.buffer)).hexdigest()
             for job in weights.jobs
-            if job.target.binding
+            for tensor in (job.target, job.scales)
+            if tensor and tensor.binding
         ]
         kind = (await io.open_store("models")).kind
         return {"notes": notes, "kept": repository.kept, "kind": kind, "sums": sums}

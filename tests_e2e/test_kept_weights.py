@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,21 +49,39 @@ def open_probe(context: BrowserContext, site: PageServer) -> Probe:
     return Probe(blank_page(context, site), "py314")
 
 
-def keep(probe: Probe, site: PageServer, revision: str = "", name: str = MODEL) -> dict[str, Any]:
-    loaded: dict[str, Any] = probe("keep", site.url + "models", f"{ORGANISATION}/{name}{revision}")
+def keep(
+    probe: Probe, site: PageServer, revision: str = "", name: str = MODEL, form: str = "stored"
+) -> dict[str, Any]:
+    arguments = [site.url + "models", f"{ORGANISATION}/{name}{revision}", form]
+    loaded: dict[str, Any] = probe("keep", *arguments)
     return loaded
 
 
-def blob(probe: Probe) -> str:
+def blob(probe: Probe, folder: str = "/blobs/") -> str:
     """The weights' file in the store."""
-    files: dict[str, int] = probe("stored_files", "/blobs/")
+    files: dict[str, int] = probe("stored_files", folder)
     return max(files, key=files.__getitem__)
 
 
-@pytest.mark.parametrize("kind", ["opfs", "cache-storage"])
+@pytest.fixture(scope="module")
+def plain(site: PageServer) -> Path:
+    """The folder of a model in bf16: one layer, and an embedding of more than a first read."""
+    model = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
+    model.config |= {"num_hidden_layers": 1, "vocab_size": 6000}
+    model.tensors = {k: v for k, v in model.tensors.items() if ".layers.1." not in k}
+    values = 0.3 * np.random.default_rng(5).standard_normal((6000, 64))
+    model.tensors[model.find("embed_tokens.weight")] = Stored.of(values, "BF16")
+    return Path(model.write(site.site.models / ORGANISATION / "plain"))
+
+
+@pytest.mark.parametrize(
+    "kind, form", [("opfs", "stored"), ("cache-storage", "stored"), ("cache-storage", "q4")]
+)
 def test_the_next_page_needs_no_request_and_repairs_what_is_damaged(
-    context: BrowserContext, site: PageServer, asked: Asked, kind: str
+    context: BrowserContext, site: PageServer, plain: Path, asked: Asked, kind: str, form: str
 ) -> None:
+    model = MODEL if form == "stored" else plain.name
+
     def fresh() -> Probe:
         probe = open_probe(context, site)
         if kind != "opfs":
@@ -70,28 +89,35 @@ def test_the_next_page_needs_no_request_and_repairs_what_is_damaged(
         return probe
 
     probe = fresh()
-    cold = keep(probe, site)
+    cold = keep(probe, site, "", model, form)
     assert cold["kept"] is True and cold["notes"] == [] and cold["kind"] == kind
-    commit = site.local_hub.commit(site.site.models / ORGANISATION / MODEL)
+    commit = site.local_hub.commit(site.site.models / ORGANISATION / model)
     probe.worker.page.close()
 
     probe = fresh()
     asked.clear()
-    warm = keep(probe, site, f"@{commit}")
+    warm = keep(probe, site, f"@{commit}", model, form)
     assert warm == cold and asked == []
-    name = blob(probe)
-    assert probe("stored_files", name) == {name: SIZE}
+    name = blob(probe, "/blobs/" if form == "stored" else "/derived/")
+    (size,) = probe("stored_files", name).values()
+    if form == "stored":
+        assert size == SIZE
+    else:
+        raw = (plain / WEIGHTS).stat().st_size
+        assert 0.28 * raw < size < 0.29 * raw
+        largest = probe("stored_files", "/blobs/")[blob(probe)]
+        assert largest <= FIRST_READ_BYTES, "of the checkpoint's own weights"
 
-    probe("flip", name, SIZE // 2)
-    repaired = keep(probe, site)
+    probe("flip", name, size // 2)
+    repaired = keep(probe, site, "", model, form)
     assert repaired["sums"] == cold["sums"]
-    assert [note.split(" ", 1)[1] for note in repaired["notes"]] == [
-        "was damaged in this device's store: fetching it again."
+    assert [note.split(" was ")[1] for note in repaired["notes"]] == [
+        "damaged in this device's store: fetching it again."
     ]
     assert [name for name, _ in asked] == ["", WEIGHTS], "the listing, and one tensor"
 
     context.set_offline(True)
-    offline = keep(probe, site)
+    offline = keep(probe, site, "", model, form)
     assert offline["sums"] == cold["sums"] and "using the copy here" in offline["notes"][0]
 
 
@@ -194,22 +220,12 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
 
 
 def test_a_phone_keeps_what_it_quantised(
-    context: BrowserContext, site: PageServer, asked: Asked
+    context: BrowserContext, site: PageServer, plain: Path, asked: Asked
 ) -> None:
     """Of a plain checkpoint, by itself, and counts it so; the next page needs no request for the same tokens."""
-    plain = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
-    plain.config["num_hidden_layers"] = 1
-    plain.tensors = {k: v for k, v in plain.tensors.items() if ".layers.1." not in k}
-    embedding = plain.find("embed_tokens.weight")
-    rng = np.random.default_rng(5)
-    plain.tensors[embedding] = Stored.of(0.3 * rng.standard_normal((6000, 64)), "BF16")
-    plain.config["vocab_size"] = 6000
-    name = "plain-for-phones"
-    folder = site.site.models / ORGANISATION / name
-    plain.write(folder)
 
     def run(revision: str = "") -> Any:
-        arguments = [site.url + "models", f"{ORGANISATION}/{name}{revision}", [[1, 2, 3]], 8]
+        arguments = [site.url + "models", f"{ORGANISATION}/{plain.name}{revision}", [[1, 2, 3]], 8]
         probe = open_probe(context, site)
         try:
             return probe("greedy", *arguments, 64, True), probe("stored_files", "models--")
@@ -218,15 +234,15 @@ def test_a_phone_keeps_what_it_quantised(
 
     cold, files = run()
     assert cold["info"]["kept"] is True and cold["info"]["weights_as"] == "q4"
-    raw = (folder / WEIGHTS).stat().st_size
+    raw = (plain / WEIGHTS).stat().st_size
     assert asked.nbytes(WEIGHTS) == raw
     (derived,) = (size for path, size in files.items() if "/derived/" in path)
     assert 0.28 * raw < derived < 0.29 * raw
-    small = sum(p.stat().st_size for p in folder.iterdir()) - raw
+    small = sum(p.stat().st_size for p in plain.iterdir()) - raw
     # Of the checkpoint's own weights the first read is there; and the index.
     assert sum(files.values()) < derived + FIRST_READ_BYTES + small + 8000
     asked.clear()
-    warm, again = run(f"@{site.local_hub.commit(folder)}")
+    warm, again = run(f"@{site.local_hub.commit(plain)}")
     assert asked == [] and warm["tokens"] == cold["tokens"]
     assert again.keys() == files.keys() and warm["info"]["kept"] is True
 

@@ -210,7 +210,9 @@ class KeptRepository(Repository):
         if start == 0 and name not in self._hashers:
             self._hashers[name] = (self.io.sha256(), 0)
         elif name not in self._hashers and start == header and start <= CATCH_UP_BYTES:
-            await self._gather(name, stored, 0, start, None)
+            derived = self._keeper.derived
+            if derived is not None and not any(map(derived.has, derived.table.from_file(name))):
+                await self._gather(name, stored, 0, start, None)  # the header: all will pass by
         hasher, seen = self._hashers.get(name, (None, 0))
         end = start + self.io.nbytes(data)
         if hasher is not None and start <= seen < end:
