@@ -21,12 +21,13 @@ from py_engine.generate.checks.bench import (
 from py_engine.generate.checks.inputs import Pattern, Types, dot, pack
 from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
-from py_engine.models.state import Rope
+from py_engine.models.state import ROPE_BLOCK
 from py_engine.ops.rope import exact
 
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
 _POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
+_TOKENS = 5  # of a chunk that is rotated
 _THETA = 1e4
 
 
@@ -42,14 +43,13 @@ class _Heads:
         self._qkv = Pattern(_QKV)
         pairs = self._width // 2
         self._frequencies = tuple(_THETA ** (-i / pairs) for i in range(pairs))
-        table = Rope(self._width, _THETA, self._frequencies).table(_CONTEXT)
         self._norms = {"Q": Pattern(_Q_NORM, 1.5), "K": Pattern(_K_NORM, 1.5)}
         norms = (
             bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
             for letter, pattern in self._norms.items()
         )
-        kept = bench.keep(("rope", self._width), lambda: bench.put("rope", table, len(table) // 4))
-        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(kept), *norms]
+        table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
+        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
 
     def q(self, token: int, head: int) -> list[float]:
         """A query head of a row at `_POSITION` + token."""
@@ -86,6 +86,25 @@ class _Heads:
         return values
 
 
+def _rope_table(bench: Bench, frequencies: Sequence[float]) -> Tensor:
+    """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
+    empty = bytes(8 * len(frequencies))
+    tokens = range(_POSITION, _POSITION + _TOKENS)
+    blocks = {token // ROPE_BLOCK for token in tokens}
+    places = {token % ROPE_BLOCK for token in tokens}
+    rows = [(b * ROPE_BLOCK, b in blocks) for b in range(_CONTEXT // ROPE_BLOCK)]
+    rows += [(p, p in places) for p in range(ROPE_BLOCK)]
+    data = b"".join(
+        _angles(position, frequencies) if wanted else empty for position, wanted in rows
+    )
+    return bench.put("rope", data, len(data) // 4)
+
+
+def _angles(position: int, frequencies: Sequence[float]) -> bytes:
+    """(cos, sin) of one position."""
+    return pack([part(position * f) for f in frequencies for part in (math.cos, math.sin)], "f32")
+
+
 def _dtype(call: Call) -> Dtype:
     """Of the KV cache."""
     return "f16" if "kv_f16" in call.kernel.uses else "f32"
@@ -101,7 +120,7 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     [call] = calls
     c = constants(call)
     [h] = whole(c, "H")
-    rows, dtype = 5, _dtype(call)
+    rows, dtype = _TOKENS, _dtype(call)
     heads = _Heads(bench, c, h, rows)
     d, kv = heads.d, heads.kv
     q = bench.make("q", rows, h, d)

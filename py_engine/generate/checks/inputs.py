@@ -16,7 +16,7 @@ class Pattern:
 
     def __init__(self, seed: int, middle: float = 0.0, size: float = 1.0) -> None:
         self.key = (seed, middle, size)
-        self._values = [middle + size * (2 * n - 15) / 16 for n in steps(seed)]
+        self._values = _period(seed, middle, size)
 
     def __getitem__(self, index: int) -> float:
         return self._values[index % _PERIOD]
@@ -31,6 +31,11 @@ class Pattern:
         period = pack(self._values, dtype)
         size = len(period) // _PERIOD
         return (period * (count // _PERIOD + 1))[: count * size]
+
+
+@cache
+def _period(seed: int, middle: float, size: float) -> list[float]:
+    return [middle + size * (2 * n - 15) / 16 for n in steps(seed)]
 
 
 @cache
