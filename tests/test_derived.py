@@ -19,7 +19,7 @@ import pytest
 
 from py_engine.__main__ import main
 from py_engine.diagnostics.load_bench import bench_load
-from py_engine.errors import HubError, StorageFullError
+from py_engine.errors import HubError, StorageError, StorageFullError
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.ops import layout
@@ -537,7 +537,9 @@ class Killed(BaseException):
     """The process ended: nothing is written from here on."""
 
 
-def completed(load: Fill, name: str, k: int, *, alone: bool, half: bool = False) -> bool:
+def completed(
+    load: Fill, name: str, k: int, *, alone: bool, half: bool = False, form: StorageForm = "q4"
+) -> bool:
     """A load whose process ends at the k-th change of its store, or half way through it. Whether it came to its end."""
     io = FaultIo(shared=not alone)
     opened = io.open_store
@@ -562,20 +564,20 @@ def completed(load: Fill, name: str, k: int, *, alone: bool, half: bool = False)
 
     io.open_store = open_store  # type: ignore[method-assign]
     try:
-        load(name, "q4", alone, io=io)
+        load(name, form, alone, io=io)
     except Killed:
         return False
     return True
 
 
 @pytest.mark.parametrize(
-    "name, alone, half",
+    "name, form, alone, half",
     [
-        ("small", True, False),
-        ("small", True, True),
-        ("small", False, False),
-        ("f32", True, False),
-        ("sharded", True, False),
+        ("small", "q4", True, False),
+        ("small", "q4", True, True),
+        ("small", "q4", False, False),
+        ("f32", "q8", True, False),
+        ("sharded", "q4", True, False),
     ],
 )
 def test_killed_at_every_write_boundary(
@@ -585,6 +587,7 @@ def test_killed_at_every_write_boundary(
     stores: Path,
     run: Runner,
     name: str,
+    form: StorageForm,
     alone: bool,
     half: bool,
 ) -> None:
@@ -597,18 +600,18 @@ def test_killed_at_every_write_boundary(
         k += 7 if name != "small" else 1 if alone and not half else 3
         shutil.rmtree(stores / "hub", ignore_errors=True)
         server.requests.clear()
-        if completed(load, name, k, alone=alone, half=half):
+        if completed(load, name, k, alone=alone, half=half, form=form):
             break
         kills += 1
-        next_one = load(name, "q4", alone)
-        assert next_one.contents == undisturbed(name) and next_one.notes == [], k
+        next_one = load(name, form, alone)
+        assert next_one.contents == undisturbed(name, form) and next_one.notes == [], k
         assert asked(server) <= size + largest + 2 * SLICE, k
         (file,) = derived_files(stores, name)
         whole.add(file.read_bytes())
         if kills % 5 == 0:
             server.requests.clear()
-            again = load(name, "q4", alone)
-            assert again.contents == undisturbed(name) and server.requests == [], k
+            again = load(name, form, alone)
+            assert again.contents == undisturbed(name, form) and server.requests == [], k
     assert kills > 5 and len(whole) == 1
 
 
@@ -673,6 +676,24 @@ def test_without_room_for_both_the_whole_files_are_kept(
     server.requests.clear()
     assert load("bf16", "q4", False).contents == undisturbed("bf16") and server.requests == []
     assert len(derived_files(stores, "bf16")) == 1
+
+
+@KEPT
+def test_a_store_that_cannot_be_written(
+    load: Fill, undisturbed: Callable[..., list[bytes]], server: HubServer, alone: bool
+) -> None:
+    """What it has is read; the load says once that the rest is not kept."""
+    load("bf16", "stored", alone)
+    server.requests.clear()
+
+    def refuse(n: int, method: str, name: str) -> None:
+        raise StorageError(f"{name}: read-only file system.")
+
+    made = load("bf16", "q4", alone, refuse)
+    assert made.contents == undisturbed("bf16") and server.requests == []
+    assert len(made.notes) == 1 and "read-only" in made.notes[0] and made.kept is not alone
+    again = load("bf16", "q4", alone)
+    assert again.contents == undisturbed("bf16") and again.notes == [] and again.kept
 
 
 def test_another_form_of_the_model_makes_room_first(
