@@ -119,6 +119,23 @@ def test_the_entry_where_a_forward_pass_breaks(
     assert "512 untouched (7777.0)" in ends[13]["detail"]  # the head itself never ran
 
 
+def test_a_forward_pass_that_reads_what_was_there_before(
+    device: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind twelve dispatches of a command buffer runs before them: it reads an older token's words."""
+    record = device.record
+
+    def early(buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool) -> Recording:
+        turned = [[[*p[12:], *p[:12]] for p in passes] for passes in buffers]
+        return record(turned, await_each)
+
+    monkeypatch.setattr(device, "record", early)
+    ends = {r["setting"]["entry"]: r for r in rows_of(device, run, ["forward"])}
+    assert [n for n, r in sorted(ends.items()) if not r["ok"]] == [13]
+    assert ends[13]["setting"]["label"] == "lm_head"
+    assert ends[13]["detail"].startswith("512 of 512 logits differ")
+
+
 def test_no_room_is_not_a_wrong_result(device: Gpu, run: Runner) -> None:
     device.limits = replace(device.limits, max_buffer_bytes=1 << 20, max_binding_bytes=1 << 20)
     ends = rows_of(device, run, ["bisect"])

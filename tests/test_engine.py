@@ -219,6 +219,20 @@ def test_seeds(engine: Engine, run: Runner) -> None:
     assert any(other != a for other in others)
 
 
+def test_history_is_made_only_for_penalties_that_look_at_it(
+    engine: Engine, gpu: Gpu, run: Runner
+) -> None:
+    def dispatches(**options: float) -> int:
+        before = gpu.counters.dispatches
+        ids_of(engine, run, PROMPT, 1, **options)
+        return gpu.counters.dispatches - before
+
+    dispatches()  # what comes later finds the same prefix
+    none = dispatches()
+    assert dispatches(presence_penalty=1.0) == none + 1  # forget
+    assert dispatches(frequency_penalty=1.0, repetition_penalty=1.1) == none + 2  # and mark
+
+
 def test_repetition_penalty_forbids_repeats(engine: Engine, run: Runner) -> None:
     """Presence penalty of 100: no token of the answer comes twice."""
     tokens = ids_of(engine, run, PROMPT, 24, presence_penalty=100.0)

@@ -14,6 +14,7 @@ import pytest
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
+from tests.answers import answer, fresh
 from tests.conftest import Runner
 
 PROMPT = [(7 * i) % 250 for i in range(21)]
@@ -47,23 +48,6 @@ def engine(
     )
     yield loaded
     run(loaded.close())
-
-
-def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: Any) -> Any:
-    async def start() -> Any:
-        return await engine.generate(
-            ids, max_tokens=count, **{"ignore_eos": True, "temperature": 0.0, **options}
-        )
-
-    return run(start())
-
-
-def fresh(engine: Engine, run: Runner, ids: list[int], count: int) -> list[int]:
-    """The answer with nothing kept."""
-    run(engine.logits([1]))
-    got = answer(engine, run, ids, count)
-    assert got.cached_tokens == 0
-    return list(got.tokens)
 
 
 def chat(

@@ -18,6 +18,7 @@ from py_engine.host.store_native import FileStore
 from py_engine.serve.engine import Engine
 from py_engine.serve.sessions import _sealed
 from tests import reference
+from tests.answers import answer
 from tests.conftest import Runner
 
 PROMPT = [(11 * i + 5) % 250 for i in range(40)]
@@ -57,15 +58,6 @@ def load(gpu: Gpu, run: Runner, name: str = HYBRID, **options: Any) -> Engine:
     options = {"dtype": "f32", "context": 256, "context_classes": (32, 96)} | options
     loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **options))
     return loaded
-
-
-def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: Any) -> Any:
-    async def start() -> Any:
-        return await engine.generate(
-            ids, max_tokens=count, **{"temperature": 0.0, "ignore_eos": True, **options}
-        )
-
-    return run(start())
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ MODEL = "random:tiny-4bit"
 KV_DTYPES: tuple[KvDtype, ...] = ("f32", "f16")
 _CONTEXT = 64
 _TOKENS = 20  # in the tiny model's cache before the token that is probed
+_PROBED, _OTHER = 77, 78  # this token, and the one that ran before it
 _SAME = 300  # dispatches of one pipeline in one pass
 _GROUPS = 64  # bind groups of one shader
 _LOOPS = 200  # of attention
@@ -219,7 +220,8 @@ async def forward(session: Session) -> None:
 
 
 class _Forward:
-    """One token of a decoder, run again and again. `step.halt` is set, so that nothing lasting changes."""
+    """One token of a decoder, run again and again. `step.halt` is set, so that nothing lasting changes. Another token
+    runs before it each time: what is read too early is that one's, not the same words again."""
 
     def __init__(self, gpu: Gpu, decoder: Decoder) -> None:
         self._gpu, self._decoder = gpu, decoder
@@ -232,17 +234,13 @@ class _Forward:
         await decoder.logits(list(range(1, 1 + _TOKENS)))
         step = bytearray(pack_step(pos=_TOKENS, rows=1))
         struct.pack_into("<I", step, 4, 1)  # halt
-        for tensor, data in (
-            (decoder.state.step, step),
-            (decoder.state.ids, struct.pack("<I", 77)),
-        ):
-            assert tensor.binding is not None
-            self._gpu.write(tensor.binding.buffer, 0, bytes(data))
-        self._wanted = await self._logits([])
+        self._write(decoder.state.step, bytes(step))
+        self._wanted = await self._logits(_PROBED, [])
 
     async def batched(self, count: int) -> str:
         """The first `count` dispatches in one pass, the others one by one."""
-        got = await self._logits(self._dispatches[:count])
+        await self._logits(_OTHER, [])
+        got = await self._logits(_PROBED, self._dispatches[:count])
         if got == self._wanted:
             return ""
         pairs = list(
@@ -252,15 +250,21 @@ class _Forward:
         told = f"{len(wrong)} of {len(pairs)} logits differ"
         return f"{told}: {wrong.count(0)} zero, {wrong.count(SENTINEL)} untouched (7777.0)"
 
-    async def _logits(self, together: Sequence[Dispatch]) -> bytes:
+    async def _logits(self, token: int, together: Sequence[Dispatch]) -> bytes:
+        """The first dispatches `together` in one pass, the others one by one."""
         logits = self._decoder.sampler.logits
         assert logits.binding is not None
         size = 4 * self._decoder.model.vocab_size
-        self._gpu.write(logits.binding.buffer, 0, SENTINEL.to_bytes(4, "little") * (size // 4))
+        self._write(self._decoder.state.ids, struct.pack("<I", token))
+        self._write(logits, SENTINEL.to_bytes(4, "little") * (size // 4))
         rest = self._dispatches[len(together) :]
         buffers = ([[list(together)]] if together else []) + _ONE_BY_ONE.cut(rest)
         await self._gpu.replay(self._gpu.record(buffers, await_each=True))
         return await self._gpu.read(logits.binding.buffer, 0, size)
+
+    def _write(self, tensor: Tensor, data: bytes) -> None:
+        assert tensor.binding is not None
+        self._gpu.write(tensor.binding.buffer, 0, data)
 
 
 # ---- how far submits may go

@@ -267,6 +267,8 @@ class Decoder:
             self.sampler.remember(ids, answered)
             return
         await self.gpu.replay(self.plans["forget"].recording)
+        if sampling.repetition_penalty == 1.0:
+            return  # the others look at the answer alone
         for at in range(0, len(ids), self._passes.sizes[-1]):
             part = ids[at : at + self._passes.sizes[-1]]
             self._write(self.state.ids, array("I", part).tobytes())

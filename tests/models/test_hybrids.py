@@ -4,13 +4,13 @@ rolled back goes back to: tests/test_prefix.py."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
+from tests.answers import answer, fresh
 from tests.conftest import Runner
 
 PROMPT = [(7 * i) % 250 for i in range(21)]
@@ -29,22 +29,6 @@ def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[En
     )
     yield loaded
     run(loaded.close())
-
-
-def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: Any) -> Any:
-    async def start() -> Any:
-        options.setdefault("ignore_eos", True)
-        return await engine.generate(ids, max_tokens=count, temperature=0.0, **options)
-
-    return run(start())
-
-
-def fresh(engine: Engine, run: Runner, ids: list[int], count: int) -> list[int]:
-    """The answer with nothing kept."""
-    run(engine.logits([1]))
-    got = answer(engine, run, ids, count)
-    assert got.cached_tokens == 0
-    return list(got.tokens)
 
 
 def test_halt_keeps_the_state(engine: Engine, run: Runner) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
+from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Gpu
+from py_engine.models.state import Rope
 
 DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "bf16": np.uint16}
 
@@ -35,6 +37,18 @@ class Bench:
         self.gpu.write(buffer, 0, raw)
         self._buffers.append(buffer)
         return Tensor(tensor.name, tensor.shape, tensor.dtype, Binding(buffer))
+
+    def put_step(self, pos: int, rows: int, halted: bool = False) -> Tensor:
+        """The step as a pass finds it."""
+        words = np.frombuffer(pack_step(pos=pos, rows=rows), np.uint32).copy()
+        words[1] = halted
+        return self.put("step", words)
+
+    def put_rope(self, width: int, base: float, context: int) -> Tensor:
+        """The table of a plain rotary embedding."""
+        frequencies = tuple(base ** (-2 * i / width) for i in range(width // 2))
+        table = Rope(width, base, frequencies).table(context)
+        return self.put("table", np.frombuffer(table, np.float32))
 
     async def run(self, trace: Trace, strategy: SubmitStrategy | None = None) -> None:
         """Lower and replay the trace once. Activations are pooled: `get` only what `put` made."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.models.state import Rope
@@ -116,9 +115,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     before = [rng.standard_normal((c.kv_heads, c.context, c.d)).astype(dtype) for _ in range(2)]
     for array in before:  # what nobody may look at: rows that are not yet there
         array[:, c.pos :] = np.nan
-    words = np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32).copy()
-    words[1] = c.halted
-    s = bench.put("step", words)
+    s = bench.put_step(c.pos, c.valid, c.halted)
     y = bench.put("y", np.full((c.rows, c.heads * c.d), 7.0, np.float32))
     weights = {
         n: rng.uniform(0.5, 1.5, c.d).astype(np.float32) if n in c.normed else None for n in "qk"
@@ -126,14 +123,12 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     norms = {
         n: None if w is None else Norm(bench.put(n, w), 1e-6, c.offset) for n, w in weights.items()
     }
-    frequencies = tuple(1e4 ** (-2 * i / c.width) for i in range(c.width // 2))
-    table = np.frombuffer(Rope(c.width, 1e4, frequencies).table(c.context), np.float32)
     scale = c.sharp / math.sqrt(c.d)
     heads = Heads(
         c.heads,
         c.kv_heads,
         c.d,
-        bench.put("table", table),
+        bench.put_rope(c.width, 1e4, c.context),
         c.width,
         norms["q"],
         norms["k"],
@@ -178,7 +173,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
 def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
     """What f16 cannot hold is its largest value to the token itself, too."""
     bench = Bench(gpu)
-    s = bench.put("step", np.frombuffer(pack_step(pos=0, rows=1), np.uint32))
+    s = bench.put_step(0, 1)
     k, v = (bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv")
     table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
     y = bench.put("y", np.zeros((1, 4), np.float32))

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from py_engine.errors import ModelError
-from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
-from py_engine.models.state import Rope
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_append
 from tests.conftest import Runner
@@ -89,11 +87,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     cache = np.full(
         (c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype]
     )
-    frequencies = tuple(c.base ** (-2 * i / c.width) for i in range(c.width // 2))
-    table = np.frombuffer(Rope(c.width, c.base, frequencies).table(c.context), np.float32)
-    step = np.frombuffer(pack_step(pos=c.pos, rows=c.valid), np.uint32).copy()
-    step[1] = c.halted
-    s = bench.put("step", step)
+    s = bench.put_step(c.pos, c.valid, c.halted)
     trace = Trace(c.rows, s, s, s)
     q = bench.put("q", np.full((c.rows, c.heads, c.d), 7.0, np.float32))
     k, v = bench.put("k", cache), bench.put("v", cache)
@@ -102,7 +96,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         c.heads,
         c.kv_heads,
         c.d,
-        bench.put("table", table),
+        bench.put_rope(c.width, c.base, c.context),
         c.width,
         norms[0],
         norms[1],
@@ -136,12 +130,11 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
 
 def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
     bench = Bench(gpu)
-    s = bench.put("step", np.frombuffer(pack_step(pos=0, rows=1), np.uint32))
+    s = bench.put_step(0, 1)
     cache = [bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv"]
     trace = Trace(1, s, s, s)
-    table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
     q = bench.put("q", np.zeros((1, 1, 4), np.float32))
-    heads = Heads(1, 1, 4, bench.put("table", table), 4)
+    heads = Heads(1, 1, 4, bench.put_rope(4, 1e4, 64), 4)
     qkv = bench.put("qkv", np.full((1, 12), -1e6, np.float32))
     rope_append(trace, heads, qkv, q, (cache[0], cache[1]))
     run(bench.run(trace))
