@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.worker import Host
 from py_engine.abort import Abort
 from py_engine.errors import AbortError, ContextError, InputError, ModelError, OutOfMemoryError
 from py_engine.graph.submit import GroupedSubmit
@@ -510,6 +511,31 @@ def test_tokens_are_counted_with_tools_and_thinking(thinker: Engine, run: Runner
         counts.add(counted)
         assert run(chat(**options)).prompt_tokens == counted
     assert len(counts) == 3
+
+
+def test_the_worker_prepares_the_first_chat_before_it_is_asked(
+    thinker: Engine, run: Runner
+) -> None:
+    """The template of a model that has one; of one that has none, nothing is said but a line of the log."""
+
+    async def warm_up(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
+        fetched: list[str] = []
+        heard: list[dict[str, Any]] = []
+
+        async def fetch() -> None:
+            fetched.append("Jinja2")
+
+        await Host(heard.append, fetch)._warm_up(engine)
+        return fetched, heard
+
+    template = thinker._loaded.template
+    template._compiled.clear()
+    assert run(warm_up(thinker)) == (["Jinja2"], [])
+    assert template._compiled
+    kept, template._sources = template._sources, {}
+    (fetched, heard) = run(warm_up(thinker))
+    template._sources = kept
+    assert fetched == ["Jinja2"] and [m["status"] for m in heard] == ["log"]
 
 
 def test_tools_and_thinking_are_checked_at_once(thinker: Engine, engine: Engine) -> None:
