@@ -82,6 +82,7 @@ let offer = null; // the browser's own prompt, kept for the moment when the pers
 
 if (ON_A_PAGE) {
   addEventListener('beforeinstallprompt', event => {
+    if (isIOS()) return; // no browser of iOS has it: one that calls itself iOS to try a page out
     event.preventDefault();
     offer = event;
   });

@@ -58,6 +58,7 @@ def test_an_iphone_is_advised_once_and_before_the_download(
     large(site)
     visit = Visit(browser, site, **device(playwright, "iPhone 15"))
     page = visit.open()
+    assert page.evaluate(PROMPT) is False, "whatever the browser underneath could do"
     found = page.evaluate(HELPERS)
     assert set(found["status"]) == STATUS
     assert found["status"]["ios"] is found["ios"] is True
