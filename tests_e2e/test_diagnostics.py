@@ -52,6 +52,10 @@ def test_rows_are_shown_filed_and_saved(page: Page, site: PageServer, rows: Path
     expect(page.locator("#state")).to_have_text("Done: 11 points, 0 wrong, 0 not tried.")
     assert page.locator("#rows tr").count() == 11
     assert page.locator("#rows .wrong").count() == 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    last = page.locator("#rows tr").last
+    last.scroll_into_view_if_needed()
+    expect(last).to_be_in_viewport()
     with page.expect_download() as saved:
         page.click("#save")
     told = [json.loads(line) for line in saved.value.path().read_text().splitlines()]
