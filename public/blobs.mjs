@@ -148,30 +148,31 @@ class Opfs {
     this.#open.get(name)?.handle.flush();
   }
 
-  /** Written beside it and then moved over it. */
+  /** Written beside it and then moved over it; when that fails nothing is left beside it. */
   async #replace(name, data) {
     const beside = `${name}.new`;
-    const handle = await this.#handle(beside, true);
+    try {
+      await this.#writeWhole(beside, data);
+      this.#closeOne(name);
+      const file = await this.#file(beside, false);
+      if (file.move) return await file.move(name.split('/').pop());
+      await this.#writeWhole(name, data); // what is kept here says itself whether it is whole
+      await this.remove(beside);
+    } catch (error) {
+      await this.remove(beside).catch(() => {});
+      throw error;
+    }
+  }
+
+  async #writeWhole(name, data) {
+    const handle = await this.#handle(name, true);
     try {
       handle.truncate(0);
       if (handle.write(data, { at: 0 }) < data.byteLength) throw full(name);
       handle.flush();
     } finally {
-      this.#closeOne(beside);
+      this.#closeOne(name);
     }
-    this.#closeOne(name);
-    const file = await this.#file(beside, false);
-    if (file.move) await file.move(name.split('/').pop());
-    else await this.#overwrite(name, data); // what is kept here says itself whether it is whole
-  }
-
-  async #overwrite(name, data) {
-    const handle = await this.#handle(name, true);
-    handle.truncate(0);
-    handle.write(data, { at: 0 });
-    handle.flush();
-    this.#closeOne(name);
-    await this.remove(`${name}.new`);
   }
 
   async remove(name) {

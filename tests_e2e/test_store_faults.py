@@ -33,8 +33,10 @@ SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 # file's head, which is read in one piece before the tensors are known.
 LOST = max(61_680, FIRST_READ_BYTES)
 KINDS = ("opfs", "cache-storage")
-# Where: among the small files, within the weights, and far behind the end of a load.
-QUICK = (9, 40, 10_000)
+Places = tuple[tuple[int, str], ...]
+# Where and how: among the small files, within the weights, and far behind the end of a load. None: everywhere.
+QUICK = ((9, "kill"), (40, "half"), (10_000, "kill"))
+EVERY = pytest.param(None, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -102,26 +104,17 @@ def device(
     device.close()
 
 
-def places(at: tuple[int, ...] | None) -> Iterator[int]:
-    """The changes to fail at; None: each."""
-    return iter(at) if at else itertools.count(1)
-
-
 @pytest.mark.parametrize("device", KINDS, indirect=True)
-@pytest.mark.parametrize(
-    ("how", "at"),
-    [("kill", QUICK), ("half", QUICK), pytest.param("kill", None, marks=pytest.mark.slow)],
-    ids=["kill", "half", "kill-every"],
-)
+@pytest.mark.parametrize("places", [QUICK, EVERY], ids=["some", "every"])
 def test_killed_at_a_change_of_the_store(
-    device: Device, asked: Asked, at: tuple[int, ...] | None, how: str
+    device: Device, asked: Asked, places: Places | None
 ) -> None:
     """The next load is right and finishes the store, and at most a tensor that was stored is fetched again. A page is
     killed where the change did not happen; where half of it did, the page lives and its worker is ended."""
     undisturbed = device.load()
     assert undisturbed["kept"] is True and undisturbed["kind"] == device.kind
     died = 0
-    for k in places(at):
+    for k, how in places or ((k, "kill") for k in itertools.count(1)):
         if not device.load_and_die(k, how):
             break
         died += 1
@@ -137,20 +130,18 @@ def test_killed_at_a_change_of_the_store(
         asked.clear()
         assert device.load(f"@{device.commit}") == undisturbed, f"killed at change {k}"
         assert asked == [], f"killed at change {k}"
-    assert died == len(QUICK) - 1 if at else died > 2 * 26, (
+    assert died == len(QUICK) - 1 if places else died > 2 * 26, (
         "each tensor, and its line in the journal"
     )
 
 
 @pytest.mark.parametrize("device", KINDS, indirect=True)
-@pytest.mark.parametrize(
-    "at", [QUICK, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "every"]
-)
-def test_no_room_from_a_change_of_the_store_on(device: Device, at: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("places", [QUICK, EVERY], ids=["some", "every"])
+def test_no_room_from_a_change_of_the_store_on(device: Device, places: Places | None) -> None:
     """The load is right; it says that nothing is kept, and then nothing is."""
     undisturbed = device.load()
     refused = 0
-    for k in places(at):
+    for k in [k for k, _ in places] if places else itertools.count(1):
         device.probe("clear_store")
         device.probe("arm_store", k, "full")
         loaded = device.load()
@@ -164,4 +155,4 @@ def test_no_room_from_a_change_of_the_store_on(device: Device, at: tuple[int, ..
             (note,) = loaded["notes"]
             assert "not kept on this device" in note, f"no room from change {k} on"
             assert device.probe("stored_files", "models--") == {}, f"no room from change {k} on"
-    assert refused >= (len(QUICK) - 1 if at else 50)
+    assert refused >= (len(QUICK) - 1 if places else 50)
