@@ -16,9 +16,10 @@ from py_engine.host.io import Bytes
 from py_engine.host.io_native import NativeIo
 from py_engine.host.store_native import FileStore
 from py_engine.weights.cache import open_kept
-from py_engine.weights.hub import Sum, open_repository
+from py_engine.weights.hub import open_repository
 from py_engine.weights.jobs import Job
 from py_engine.weights.loader import cut
+from py_engine.weights.repository import Sum
 from py_engine.weights.safetensors import read_tensors
 
 SLICE_BYTES = 64 << 10

@@ -12,7 +12,8 @@ import pytest
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io_native import NativeIo
 from py_engine.weights import hub
-from py_engine.weights.hub import Repository, open_repository
+from py_engine.weights.hub import open_repository
+from py_engine.weights.repository import Repository
 from tests.hub_server import COMMIT, HubServer, hub_server
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))

@@ -19,10 +19,11 @@ from py_engine.serve.loading import setting_of
 from py_engine.version import VERSION
 from py_engine.weights.cache import open_kept
 from py_engine.weights.config import quantization, read_config
-from py_engine.weights.hub import Repository, open_repository
+from py_engine.weights.hub import open_repository
 from py_engine.weights.jobs import Job
 from py_engine.weights.loader import SLICE_BYTES, Loader, cut
 from py_engine.weights.mlx_quant import quantization_of
+from py_engine.weights.repository import Repository
 from py_engine.weights.repository_lock import Note
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore

@@ -27,11 +27,12 @@ from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import Estimate, Setting, estimate, require_room
 from py_engine.weights.cache import open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
-from py_engine.weights.hub import Repository, open_repository
+from py_engine.weights.hub import open_repository
 from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
+from py_engine.weights.repository import Repository
 from py_engine.weights.repository_lock import Note
 from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import StorageForm, WeightStore

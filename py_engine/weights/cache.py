@@ -5,11 +5,12 @@ from __future__ import annotations
 from py_engine.errors import HubError, StorageError
 from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
-from py_engine.weights.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository, Repository
+from py_engine.weights.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository
 from py_engine.weights.keeping import Keeper
 from py_engine.weights.kept import KeptRepository
 from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest, folder
+from py_engine.weights.repository import Repository
 from py_engine.weights.repository_lock import Note, RepositoryLock
 
 CHECK_ATTEMPTS = 1  # at asking which commit a branch is, when there is one to fall back to

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from py_engine.errors import ModelError
-from py_engine.weights.hub import Repository
+from py_engine.weights.repository import Repository
 
 Config = Mapping[str, Any]
 

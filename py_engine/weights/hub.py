@@ -1,7 +1,5 @@
-"""Repositories: a hub repo `org/name[@revision]`, a local folder, or files picked in the page (`files:NAME`).
-
-All three are one interface, `Repository`; everything else is built on its `read`. weights/kept.py wraps the hub's in
-one that keeps what was read on this device.
+"""Where a model's address leads: a folder, files picked in the page, or `org/name[@revision]` on the hub; and the hub's
+client, which keeps nothing (weights/kept.py does).
 
 The hub's protocol is that of huggingface.co: `/api/models/ID/revision/REV?blobs=true` lists files with sizes,
 `/ID/resolve/REV/NAME` gives (redirects to) a file and answers ranges. `HF_ENDPOINT` names another hub, `HF_TOKEN` is
@@ -10,21 +8,22 @@ sent to it.
 
 from __future__ import annotations
 
-import abc
-import json
 import random
 import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from py_engine.errors import FormatError, HubError
+from py_engine.errors import HubError
 from py_engine.host.io import Bytes, Io, Response, Sink
-from py_engine.weights.jobs import Job, TensorInfo
-
-if TYPE_CHECKING:
-    from py_engine.weights.derived_file import DerivedFile
+from py_engine.weights.repository import (
+    FolderRepository,
+    Repository,
+    check_name,
+    html_advice,
+    parse_json,
+)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5
@@ -32,119 +31,12 @@ TIMEOUT_S = 30.0
 FIRST_DELAY_S = 0.5  # doubles with each attempt, times a random factor in [0.5, 1.5)
 MAX_DELAY_S = 8.0
 MAX_RETRY_AFTER_S = 30.0
-MAX_WHOLE_BYTES = 256 << 20  # of a file read whole (tokenizer.json is the largest, tens of MB)
 MAX_IGNORED_RANGE_BYTES = 32 << 20  # a server without ranges is borne up to here
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@[\w./+-]+)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Repository(abc.ABC):
-    """Files of one model at one revision. Names are relative, with `/`.
-
-    Whoever opened it calls `close`; a load that went well calls `commit` before.
-    """
-
-    local = False  # small reads are cheap: nothing is far away
-    wants_sums = False  # `check` compares checksums of what was uploaded
-
-    def __init__(self, address: str, io: Io) -> None:
-        self.address = address
-        self.io = io
-
-    @property
-    @abc.abstractmethod
-    def revision(self) -> str | None:
-        """The commit of a hub repo; None where there is no such thing."""
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether what is read stays on this device; None: it was here before."""
-        return None
-
-    @abc.abstractmethod
-    def files(self) -> list[str]:
-        """Names of all files, sorted; of a mirror that gives no listing, those that were asked for and exist."""
-
-    @abc.abstractmethod
-    async def size(self, name: str) -> int:
-        """A file's bytes. Raises HubError (status 404) when there is no such file."""
-
-    async def exists(self, name: str) -> bool:
-        """Whether there is such a file. Raises HubError when that cannot be found out."""
-        try:
-            await self.size(name)
-        except HubError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
-
-    @abc.abstractmethod
-    async def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        on_bytes: Callable[[int], None] | None = None,
-    ) -> Bytes:
-        """Bytes start..end (exclusive; None: to the file's end) as the host's own buffer, exactly that many
-        (of an empty range: `b""`).
-
-        `on_bytes(n)` is told of each n bytes as they come, and of -n when a failed attempt's bytes are dropped.
-        Raises HubError.
-        """
-
-    def sha256(self, name: str) -> str | None:
-        """The sha256 that the hub gives for a large file, else None."""
-        return None
-
-    async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:  # noqa: ARG002
-        """These jobs will be done, and `check` called then. Where what they quantise is kept: the file for it."""
-        return None
-
-    async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:  # noqa: ARG002
-        """Compare what was uploaded, by tensor; the names of those to read and upload again, whose bytes here were
-        wrong. Raises HubError when the hub's own bytes are."""
-        return set()
-
-    async def commit(self) -> None:  # noqa: B027
-        """Everything was read and is good: keep it for the next time."""
-
-    async def close(self) -> None:  # noqa: B027
-        """Let go of what is held; what was read so far stays."""
-
-    async def bytes(self, name: str, limit: int = MAX_WHOLE_BYTES) -> bytes:
-        """A whole small file. Raises HubError; FormatError when it is larger than `limit` bytes."""
-        size = await self.size(name)
-        if size > limit:
-            raise FormatError(
-                f"{self.address}: {name} has {size} bytes, more than the {limit} that such a file may have."
-                " It is not what its name says; check the repository."
-            )
-        return self.io.to_bytes(await self.read(name, 0, size)) if size else b""
-
-    async def json(self, name: str) -> Any:
-        """A file parsed as JSON. Raises HubError, FormatError."""
-        body = await self.bytes(name)
-        where = f"{self.address}: {name}"
-        if body.lstrip()[:1] == b"<":
-            raise HubError(f"{where} is a web page, not JSON: {_html_advice()}")
-        return parse_json(body, where)
-
-
-def parse_json(body: bytes, where: str) -> Any:
-    """Parse JSON. Raises FormatError that names `where`, whatever the bytes are."""
-    try:
-        return json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{where} is not UTF-8 at byte {error.start}. Fetch it again.") from error
-    except RecursionError as error:
-        raise FormatError(f"{where} is nested too deeply to be what its name says.") from error
-    except ValueError as error:
-        raise FormatError(f"{where} is not valid JSON ({error}). Fetch it again.") from error
 
 
 OpenHub = Callable[[str, str, Io], Awaitable["Repository"]]  # (org/name, revision, io)
@@ -177,77 +69,6 @@ async def _is_folder(path: str, io: Io) -> bool:
         return bool(await io.list_files(path))
     except FileNotFoundError:
         return False
-
-
-def check_name(address: str, name: str) -> None:
-    """Refuse names that would leave the repository. Raises FormatError."""
-    parts = name.split("/")
-    if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise FormatError(f"{address}: {name!r} is not a file name inside a repository.")
-
-
-class FolderRepository(Repository):
-    """A local folder, or files picked in the page."""
-
-    local = True
-
-    def __init__(self, address: str, path: str, names: list[str], io: Io) -> None:
-        super().__init__(address, io)
-        self._path = path.rstrip("/") or "/"
-        self._names = names
-
-    @property
-    def revision(self) -> str | None:
-        """None: a folder has no commits."""
-        return None
-
-    def files(self) -> list[str]:
-        """See Repository.files (the folder's own files, not those of folders in it)."""
-        return list(self._names)
-
-    def _place(self, name: str) -> str:
-        check_name(self.address, name)
-        return f"{self._path}/{name}"
-
-    async def size(self, name: str) -> int:
-        """See Repository.size."""
-        size = await self.io.file_size(self._place(name))
-        if size is None:
-            raise HubError(f"{self.address}: there is no file {name} in this folder.", 404)
-        return size
-
-    async def read(
-        self,
-        name: str,
-        start: int = 0,
-        end: int | None = None,
-        on_bytes: Callable[[int], None] | None = None,
-    ) -> Bytes:
-        """See Repository.read."""
-        try:
-            body = await self.io.read_file(self._place(name), start, end)
-        except FileNotFoundError as error:
-            raise HubError(f"{self.address}: there is no file {name} ({error}).", 404) from error
-        except OSError as error:
-            raise HubError(f"{self.address}: {name} cannot be read ({error}).") from error
-        got = self.io.nbytes(body)
-        if end is not None and got != end - start:
-            raise HubError(
-                f"{self.address}: {name} ends at byte {start + got}, before byte {end} that was asked for."
-                " It was cut or changed; copy it again."
-            )
-        if on_bytes is not None and got:
-            on_bytes(got)
-        return body
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The GPU's checksum (ops/checksum.py) of bytes start..end of a tensor, counted from its first."""
-
-    start: int
-    end: int
-    value: int
 
 
 @dataclass(frozen=True)
@@ -331,7 +152,7 @@ class HubRepository(Repository):
         listing = parse_json(self.io.to_bytes(response.body), where)
         siblings = listing.get("siblings") if isinstance(listing, Mapping) else None
         if not isinstance(siblings, list):
-            raise HubError(f"{where} holds no list of files. {_html_advice()}")
+            raise HubError(f"{where} holds no list of files. {html_advice()}")
         for sibling in siblings:
             name = sibling.get("rfilename") if isinstance(sibling, Mapping) else None
             if not isinstance(name, str):
@@ -588,10 +409,6 @@ def _refuse_html(response: Response, io: Io, where: str, name: str = "") -> None
     if looks or (kind.startswith("text/html") and not name.endswith((".html", ".htm"))):
         raise HubError(
             f"{where}: {response.url} answered with a web page (HTTP {response.status}): "
-            + _html_advice(),
+            + html_advice(),
             response.status,
         )
-
-
-def _html_advice() -> str:
-    return "a login wall, a proxy, or an HF_ENDPOINT that is no hub. Check the address."

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from py_engine.errors import HubError, StorageError
 from py_engine.host.io import Bytes, Hasher
-from py_engine.weights.derived_file import DerivedFile
-from py_engine.weights.hub import HubRepository, Repository, Sum, check_name
+from py_engine.weights.hub import HubRepository
 from py_engine.weights.jobs import Job, TensorInfo
-from py_engine.weights.keeping import Keeper
+from py_engine.weights.keeping import DerivedFile, Keeper
 from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest, Stored
+from py_engine.weights.repository import Repository, Sum, check_name
 from py_engine.weights.repository_lock import Note
 from py_engine.weights.spans import Spans
 

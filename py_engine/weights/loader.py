@@ -18,9 +18,8 @@ from py_engine.host.io import Bytes
 from py_engine.ops import layout
 from py_engine.weights.checksums import Checksums
 from py_engine.weights.derived import made_of
-from py_engine.weights.derived_file import DerivedFile
-from py_engine.weights.hub import Repository
 from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
+from py_engine.weights.repository import DerivedTensors, Repository
 
 SLICE_BYTES = (
     16 << 20
@@ -97,7 +96,7 @@ class Loader:
         self._repository = repository
         self._on_bytes = on_bytes
         self._abort = abort
-        self._derived: DerivedFile | None = None
+        self._derived: DerivedTensors | None = None
         self._held = 0
         self.peak_bytes = 0
         self.total = 0

@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from py_engine.weights.hub import Listed, Sum
+from py_engine.weights.hub import Listed
+from py_engine.weights.repository import Sum
 from py_engine.weights.spans import Spans
 
 LAYOUT = 1  # of the index; another number is another namespace and starts anew

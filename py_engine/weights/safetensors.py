@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
-from py_engine.weights.hub import Repository
 from py_engine.weights.jobs import TensorInfo
+from py_engine.weights.repository import Repository
 
 MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
 MAX_RANK = 8
