@@ -55,10 +55,10 @@ def worker(visited: Visited, site: PageServer) -> Iterator[Worker]:
 
 @pytest.fixture
 def loaded(worker: Worker) -> Worker:
-    """With the small model in it."""
+    """With the small model in it, checked."""
     info = worker.ask({"type": "info", "id": "loaded?"})["value"]
     if not info or not info["model"].endswith(MODEL):
-        assert worker.ask(load("load"))["status"] == "ready"
+        assert worker.ask(load("load", self_check=True))["status"] == "ready"
     return worker
 
 
@@ -123,6 +123,12 @@ def test_scripts_come_with_a_policy_that_forbids_eval(page: Page, site: PageServ
 
 
 # ---- messages
+
+
+def test_the_self_check_finds_nothing_wrong(loaded: Worker) -> None:
+    checked = loaded.ask({"type": "info", "id": "checked"})["value"]["self_check"]
+    print("self-check:", checked)
+    assert checked["wrong"] == [] and checked["pipelines"] >= checked["checks"] >= 15
 
 
 def test_a_wrong_message_is_answered_and_the_worker_goes_on(worker: Worker) -> None:
