@@ -43,7 +43,7 @@ def load_options():
         options[name] = int(text) if text.isdigit() else None
     if settings.context:
         options["context"] = int(settings.context)
-    if settings.group and not asked("group"):
+    if settings.group and not asked("group") and not asked("passes"):
         options["group"] = int(settings.group)
     options["proven"] = crash.proven() or None
     return {name: value for name, value in options.items() if value is not None}

@@ -19,7 +19,7 @@ from py_engine.abort import Abort
 from py_engine.errors import EngineError, InputError
 from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.submit import GroupedSubmit
+from py_engine.graph.submit import GroupedSubmit, asked_group
 from py_engine.host import open_gpu, open_io
 from py_engine.serve import stored
 from py_engine.serve.breadcrumbs import Breadcrumbs
@@ -221,12 +221,9 @@ class Host:
         for name in ("dtype", "context", "memory_budget", "tune", "self_check", "proven"):
             if getattr(options, name) is not None:
                 settings[name] = getattr(options, name)
-        if options.group is not None:
-            settings["strategy"] = GroupedSubmit(options.group, options.passes or 1)
-        elif options.passes is not None:
-            raise InputError("passes is for use with group: give both, or neither")
+        settings["strategy"] = asked = asked_group(options.group, options.passes)
         self._send(Loading(id, f"Opening {repo}"))
-        async with self._at("load", repo, options.context, options.group):
+        async with self._at("load", repo, options.context, asked and asked.dispatches):
             engine = await Engine.load(
                 repo, on_progress=on_progress, on_device=on_device, abort=abort, **settings
             )

@@ -272,10 +272,10 @@ async def _probe(host: str | None, names: list[str]) -> None:
 
 
 async def _load(args: argparse.Namespace) -> Engine:
-    from py_engine.graph.submit import GroupedSubmit
+    from py_engine.graph.submit import asked_group
     from py_engine.serve.engine import Engine
 
-    strategy = GroupedSubmit(args.group, args.passes) if args.group else None
+    strategy = asked_group(args.group, args.passes)
     shown = ""
 
     def tell(progress: Progress) -> None:
@@ -324,10 +324,12 @@ def _parser() -> argparse.ArgumentParser:
         help="refuse to load what takes more GPU memory (1.2GB, 900MB, bytes)",
     )
     running.add_argument(
-        "--group", type=int, default=0, help="dispatches a command buffer, awaited one by one"
+        "--group", type=int, help="dispatches a command buffer, awaited one by one"
     )
     running.add_argument(
-        "--passes", type=int, default=1, help="compute passes a command buffer, with --group"
+        "--passes",
+        type=int,
+        help="compute passes a command buffer; default 1, without --group a dispatch each",
     )
     running.add_argument(
         "--tune",

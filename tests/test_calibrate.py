@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from py_engine.errors import StorageError
 from py_engine.generate.build import _context
 from py_engine.graph.calibrate import GROUPS, MAX_PLANS, Calibration
 from py_engine.graph.submit import FLOOR, GroupedSubmit, SingleSubmit, default_strategy
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import Dispatch, Gpu
 from py_engine.host.io_native import NativeIo
 from py_engine.host.webkit import is_webkit, on_webkit
 from py_engine.serve import calibration
@@ -77,12 +78,12 @@ class Device:
         record = Calibration.from_dict(json.loads(self.file))
         record.bury()
         while candidate := record.next(plan, most):
-            record.begin(candidate, "run")
+            record.begin(candidate, plan, "run")
             self.file = json.dumps(record.to_dict())
             self.tried.append(candidate)
             limit = self.right if candidate.passes == 1 else self.passes
             if candidate.dispatches <= limit:
-                record.confirm(plan)
+                record.confirm()
             elif self.dies:
                 return record.best(plan)
             else:
@@ -124,7 +125,7 @@ def test_what_died_is_never_tried_again(right: int, passes: int) -> None:
 
 def test_while_a_candidate_is_tried_nothing_of_its_axis_is_used() -> None:
     record = Calibration(proven={"a": GroupedSubmit(64), "b": GroupedSubmit(8)})
-    record.begin(GroupedSubmit(32), "run")
+    record.begin(GroupedSubmit(32), "c", "run")
     assert (record.best("a"), record.best("b"), record.best("c")) == (
         FLOOR,
         GroupedSubmit(8),
@@ -135,18 +136,33 @@ def test_while_a_candidate_is_tried_nothing_of_its_axis_is_used() -> None:
     assert record.bury() is None
 
 
+def test_plans_that_end_the_page_by_the_floor_are_left_alone() -> None:
+    """Nothing is to be compared with; what was proven with others holds, and they go on."""
+    record = Calibration(proven={"a": GroupedSubmit(8)})
+    record.begin(FLOOR, "large", "run")
+    assert record.best("a") == GroupedSubmit(8), "another tab meanwhile"
+    record = Calibration.from_dict(json.loads(json.dumps(record.to_dict())))
+    assert record.bury() == FLOOR
+    record = Calibration.from_dict(json.loads(json.dumps(record.to_dict())))
+    assert (record.next("large", 400), record.best("large")) == (None, FLOOR)
+    assert (record.next("a", 400), record.best("a")) == (GroupedSubmit(16), GroupedSubmit(8))
+
+
 def test_old_plans_are_forgotten() -> None:
     record = Calibration()
     for i in range(2 * MAX_PLANS):
-        record.begin(GroupedSubmit(8), "run")
-        record.confirm(str(i))
+        record.begin(GroupedSubmit(8), str(i), "run")
+        record.confirm()
     assert list(record.proven) == [str(i) for i in range(MAX_PLANS, 2 * MAX_PLANS)]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"layout": 2},
+        {"layout": 1},
+        {"left_alone": None},
+        {"proven": {"a": {"group": 10**9, "passes": 1}}},
+        {"proven": {"a": {"group": 64, "passes": 5}}},
         {"failed": {}},
         {"proven": {"a": {"group": 0, "passes": 1}}},
         {"proven": {"a": {"group": True, "passes": 1}}},
@@ -164,13 +180,16 @@ def test_a_spoilt_record_is_refused(change: dict[str, Any]) -> None:
 # ---- with a model
 
 
-def forgetful(gpu: Gpu, limit: int) -> Callable[..., Any]:
-    """`gpu.record` of a device on which nobody sees what a command buffer writes after its first `limit` dispatches."""
+def forgetful(
+    gpu: Gpu, limit: int, where: Callable[[Dispatch], bool] = lambda _: True
+) -> Callable[..., Any]:
+    """`gpu.record` of a device on which nobody sees what a command buffer writes after its first `limit` dispatches;
+    `where`: one of them must be such."""
     record = gpu.record
 
     def cut(command_buffers: Any, await_each: bool) -> Any:
         flat = [[d for part in passes for d in part] for passes in command_buffers]
-        return record([[dispatches[:limit]] for dispatches in flat], await_each)
+        return record([[d[:limit] if any(map(where, d)) else d] for d in flat], await_each)
 
     return cut
 
@@ -238,7 +257,8 @@ def test_a_model_is_calibrated_on_the_device(
     for file in (Path(run(webkit.open_store(calibration.STORE)).root)).glob("*.json"):
         file.unlink()
     kept = {key: {"group": s.dispatches, "passes": s.passes} for key, s in heard}
-    for proven, group in ((kept, 8), ({"another": {"group": 64, "passes": 1}}, 1), (None, 1)):
+    spoilt = dict.fromkeys(kept, {"group": 10**6, "passes": 1})
+    for proven, group in ((kept, 8), ({"another": {"group": 64, "passes": 1}}, 1), (spoilt, 1)):
         again = open_engine(run, gpu, webkit, proven=proven)
         assert again.info()["submit"] == {"dispatches": group, "passes": 1}
         run(again.close())
@@ -306,4 +326,62 @@ def test_a_death_while_trying_is_remembered(
     climb("fourth", ())
     assert len(tried) == (4 if peacefully else 3)
     assert engine.info()["submit"] == {"dispatches": 8, "passes": 1}
+    run(engine.close())
+
+
+def test_every_plan_of_generations_is_tried(
+    open_software_gpu: Callable[..., Gpu],
+    webkit: NativeIo,
+    run: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that errs in drawn tokens alone, or in the prefill of short texts alone; and what else keeps it from
+    trying."""
+    gpu = open_software_gpu("wgpu")
+    engine = open_engine(run, gpu, webkit)
+    calibrator = engine.calibrator
+    assert calibrator
+    store = run(webkit.open_store(calibration.STORE, records=True))
+
+    def climb() -> list[GroupedSubmit]:
+        found: list[GroupedSubmit] = []
+        engine._loaded.decoder.strategy = FLOOR
+        run(calibrator.climb(engine.exclusive, always, lambda _, group: found.append(group), "run"))
+        return found
+
+    def draws(dispatch: Dispatch) -> bool:
+        return dispatch.pipeline.label.startswith("sample_choose")
+
+    def short(dispatch: Dispatch) -> bool:
+        return dispatch.pipeline.label.startswith("attention_prefill") and dispatch.groups[0] == 1
+
+    for where, groups in ((draws, [8, 16]), (short, [8])):
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu, "record", forgetful(gpu, 12, where))
+            assert [group.dispatches for group in climb()] == groups
+        (name,) = run(store.names())
+        run(store.delete(name))
+
+    async def hold() -> list[GroupedSubmit]:
+        async with store.lock(calibration.LOCK):
+            found: list[GroupedSubmit] = []
+            await calibrator.climb(engine.exclusive, always, lambda _, group: found.append(group))
+            return found
+
+    assert run(hold()) == [], "another tab is at it"
+    assert run(store.names()) == []
+
+    async def refuse(*_: Any) -> None:
+        raise StorageError("refused")
+
+    record = b"what was seen so far"
+    run(store.replace(name, record))
+    for method in ("read", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(store), method, refuse)
+            with pytest.raises(StorageError):
+                climb()
+        assert bytes(run(store.read(name))) == record, "nothing is tried that is not on record"
+    monkeypatch.setattr(type(store), "persistent", False)
+    assert climb() == [] and engine.info()["submit"] == {"dispatches": 1, "passes": 1}
     run(engine.close())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from py_engine.errors import InputError
-from py_engine.graph.submit import GroupedSubmit, SingleSubmit
+from py_engine.graph.submit import GroupedSubmit, SingleSubmit, asked_group
 
 
 def flat(buffers: list[list[list[Any]]]) -> list[Any]:
@@ -36,3 +36,20 @@ def test_grouped_keeps_order_and_limits(n: int, group: int, passes: int) -> None
 def test_nonsense_is_refused(group: int, passes: int) -> None:
     with pytest.raises(InputError, match="at least 1"):
         GroupedSubmit(group, passes)
+
+
+@pytest.mark.parametrize(
+    ("group", "passes", "strategy"),
+    [
+        (None, None, None),
+        (64, None, GroupedSubmit(64, 1)),
+        (None, 16, GroupedSubmit(16, 16)),
+        (64, 4, GroupedSubmit(64, 4)),
+    ],
+)
+def test_groups_are_asked_for_by_either_number(
+    group: int | None, passes: int | None, strategy: GroupedSubmit | None
+) -> None:
+    assert asked_group(group, passes) == strategy
+    with pytest.raises(InputError, match="at least 1"):
+        asked_group(0, passes)

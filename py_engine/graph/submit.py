@@ -48,6 +48,14 @@ class GroupedSubmit:
         return buffers
 
 
+def asked_group(group: int | None, passes: int | None) -> GroupedSubmit | None:
+    """What somebody asks for by one of these numbers or both: a group is one pass unless said otherwise, and passes
+    alone hold a dispatch each. Raises InputError for numbers below 1."""
+    if group is None:
+        return None if passes is None else GroupedSubmit(passes, passes)
+    return GroupedSubmit(group, 1 if passes is None else passes)
+
+
 SubmitStrategy = SingleSubmit | GroupedSubmit
 
 # Proven right wherever WebKit was seen to run at all: every dispatch a command buffer of its own, each awaited.

@@ -2,9 +2,10 @@
 floor (graph/submit.py), that is on WebKit, and only when nobody said how to submit.
 
 A candidate (graph/calibrate.py) is written to the record, and that awaited, before it is tried: it may end the tab, and
-then the next start finds it there. It is tried on the loaded model itself: two prompts, each prefilled and continued by
-a few tokens, must give the same tokens and the same bits of logits as the floor gave. Two that take turns, so that
-what is stale is another prompt's, and wrong.
+then the next start finds it there. It is tried on the loaded model itself: prompts that are prefilled and continued by
+a few tokens must give the same tokens and the same bits of logits as the floor gave. Every plan that generations use
+runs with two prompts that take turns, so that what is stale is another prompt's, and wrong. A KV cache that grows
+changes the sizes of a plan's dispatches, neither their number nor their pipelines, so one size stands for all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import hashlib
 import json
 from array import array
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from py_engine.abort import Abort
@@ -31,8 +32,21 @@ from py_engine.host.store import BlobStore
 
 STORE = "submit"
 LOCK = "calibrate"
-PROMPT_TOKENS = 24  # more than the smaller prefill plan takes
 NEW_TOKENS = 3  # the first is the prefill's own; two decode steps
+# Tokens for the larger and for the smaller prefill plan, and how the next one is chosen: the best, or drawn with all
+# that the sampler can do.
+_LONG, _SHORT = 24, 13
+_BEST = Sampling()
+_DRAWN = Sampling(
+    temperature=1.0,
+    top_k=40,
+    top_p=0.95,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    frequency_penalty=0.1,
+    seed=7,
+)
+_RUNS = ((_LONG, _BEST), (_LONG, _DRAWN), (_SHORT, _DRAWN), (_SHORT, _BEST))
 
 Exclusive = Callable[[], contextlib.AbstractAsyncContextManager[Decoder]]
 
@@ -44,8 +58,11 @@ class Calibrator:
         self._gpu = gpu
         self._io = io
         self._most = max(len(plan.dispatches) for plan in decoder.plans.values())
-        labels = [call.label for call in decoder.plans["decode greedy"].calls]
-        told = json.dumps([record_name(gpu), model, decoder.state.context, labels])
+        plans = {
+            name: [f"{call.label} {call.kernel.label}" for call in plan.calls]
+            for name, plan in decoder.plans.items()
+        }
+        told = json.dumps([record_name(gpu), model, decoder.state.context, plans], sort_keys=True)
         self.key = hashlib.sha256(told.encode()).hexdigest()[:16]  # of device and plans
 
     async def start(self, decoder: Decoder, known: Mapping[str, Any] | None) -> None:
@@ -104,46 +121,54 @@ class Calibrator:
                 return
             async with exclusive() as decoder:
                 if right is None:
-                    right = await _numbers(decoder, FLOOR)
-                record.begin(candidate, run)
-                await self._write(store, record)
-                settled = decoder.strategy
-                try:
+                    async with self._tried(store, record, FLOOR, run):
+                        right = await _numbers(decoder, FLOOR)
+                        record.withdraw()
+                async with self._tried(store, record, candidate, run):
                     same = await _numbers(decoder, candidate) == right
-                except (asyncio.CancelledError, GeneratorExit):
-                    record.withdraw()
-                    raise
-                except EngineError as error:
-                    record.refuse(f"{error.type}: {error}")
-                    raise
-                else:
                     if same:
-                        record.confirm(self.key)
-                        settled = candidate
+                        record.confirm()
+                        decoder.strategy = candidate
                     else:
                         record.refuse("wrong numbers")
-                finally:
-                    decoder.strategy = settled
-                    await self._write(store, record)
             if same:
                 on_confirmed(self.key, candidate)
+
+    @contextlib.asynccontextmanager
+    async def _tried(
+        self, store: BlobStore, record: Calibration, candidate: GroupedSubmit, run: str
+    ) -> AsyncIterator[None]:
+        """On record for the length of a block, which says what came of it, unless it raises."""
+        record.begin(candidate, self.key, run)
+        await self._write(store, record)
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            record.withdraw()
+            raise
+        except EngineError as error:
+            record.refuse(f"{error.type}: {error}")
+            raise
+        finally:
+            await self._write(store, record)
 
     async def _look(self) -> Calibration:
         """The record as it stands; an empty one where it cannot be read."""
         try:
             store = await self._io.open_store(STORE, records=True)
+            try:
+                return await self._read(store)
+            finally:
+                await store.close()
         except StorageError:
             return Calibration()
-        try:
-            return await self._read(store)
-        finally:
-            await store.close()
 
     async def _read(self, store: BlobStore) -> Calibration:
+        """An empty record where there is none, or none that makes sense. Raises StorageError."""
         try:
             data = self._io.to_bytes(await store.read(record_name(self._gpu)))
             return Calibration.from_dict(parse_json(data, "calibration"))
-        except (FileNotFoundError, StorageError, FormatError, ValueError):
+        except (FileNotFoundError, FormatError, ValueError):
             return Calibration()
 
     async def _write(self, store: BlobStore, record: Calibration) -> None:
@@ -151,27 +176,23 @@ class Calibrator:
 
 
 async def _numbers(decoder: Decoder, strategy: GroupedSubmit) -> bytes:
-    """What the model makes of both prompts, submitted so: tokens and the logits behind the last of them."""
+    """What the model makes of every run, submitted so: tokens and the logits behind the last of them."""
     settled, decoder.strategy = decoder.strategy, strategy
+    vocab, most = decoder.model.vocab_size, decoder.state.context - NEW_TOKENS
+    found = []
     try:
-        return b"".join([await _numbers_of(decoder, ids) for ids in _prompts(decoder)])
+        for start, (length, sampling) in enumerate(_RUNS, 1):
+            ids = [(start * (1 + 7 * i)) % vocab for i in range(min(length, most))]
+            found.append(await _numbers_of(decoder, ids, sampling))
     finally:
         decoder.strategy = settled
+    return b"".join(found)
 
 
-def _prompts(decoder: Decoder) -> list[list[int]]:
-    vocab, length = decoder.model.vocab_size, min(PROMPT_TOKENS, decoder.state.context - NEW_TOKENS)
-    return [
-        [(start + step * i) % vocab for i in range(length)] for start, step in ((1, 7), (5, 13))
-    ]
-
-
-async def _numbers_of(decoder: Decoder, ids: list[int]) -> bytes:
+async def _numbers_of(decoder: Decoder, ids: list[int], sampling: Sampling) -> bytes:
     decoder.prefix.forget()
     tokens = array("I")
-    async with contextlib.aclosing(
-        decoder.generate(ids, Sampling(), NEW_TOKENS, Abort())
-    ) as batches:
+    async with contextlib.aclosing(decoder.generate(ids, sampling, NEW_TOKENS, Abort())) as batches:
         async for batch in batches:
             tokens.extend(sampled.token for sampled in batch)
     logits = decoder.sampler.logits

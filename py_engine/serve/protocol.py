@@ -41,7 +41,7 @@ class LoadOptions:
         None  # true: measure kernels' forms on this device; false: nor use what was measured
     )
     self_check: bool | None = None  # absent: on all but software adapters
-    passes: int | None = None  # compute passes a command buffer, with `group`
+    passes: int | None = None  # compute passes a command buffer; without `group` a dispatch each
     proven: dict[str, Any] | None = None  # of Calibrated messages: {key: {"group", "passes"}}
 
 
