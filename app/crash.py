@@ -1,5 +1,6 @@
-"""After a page that ended in the middle of something: what happened, and the smaller setting to go on with. Nothing is
-loaded before the person says so, so a page that breaks down does not do it again and again."""
+"""After a page that ended in the middle of something, or memory that ran out: what happened, and the smaller setting
+to go on with. Each offer is smaller than the one before, and after the smallest there is none. Nothing is loaded before
+the person says so, so a page that breaks down does not do it again and again."""
 
 from app import storage
 from app.loading import problem
@@ -16,42 +17,58 @@ _DOING = {
 }
 
 
-class Crash:
-    """`smaller`: {"context", "group"} to go on with, either None; `model`: the id of what was in use."""
+class Smaller:
+    """A smaller setting than `context` (tokens, None: the engine's own choice) and a `group` above 1, each None where
+    there is no smaller one. `button`: the words of the offer, "" when there is nothing left."""
+
+    def __init__(self, model, context=None, group=None):
+        context = context or (DEFAULT_ON_IOS if storage.is_ios() else DEFAULT)
+        self.model = model  # its id
+        self.context = next((n for n in CONTEXTS if n < context), None)
+        self.group = 1 if (group or 1) > 1 else None
+        words = []
+        if self.context:
+            words.append(f"a context of {self.context} tokens")
+        if self.group:
+            words.append("the slowest and safest way to submit")
+        self.button = "Load with " + " and ".join(words) if words else ""
+
+    def actions(self):
+        """As buttons of a notice."""
+        offer = ((self.button, "load-smaller"),) if self.button else ()
+        return offer + (("Choose another model", "open-models"),)
+
+
+class Crash(Smaller):
+    """What the worker said of an earlier run."""
 
     def __init__(self, message):
         phase = message["phase"]
-        context = message.get("context")  # None is undefined in JavaScript, and gone on the way
-        self.model = message["model"]
+        # None is undefined in JavaScript, and gone on the way.
+        group = message.get("group") if phase == "generate" else None
+        super().__init__(message["model"], message.get("context"), group)
         name = self.model.split(":")[-1].split("/")[-1] or "a model"
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
-        self.smaller = {"context": None, "group": None}
-        self.button = ""
         if phase == "calibrate":
+            self.context = self.group = None
             self.text = "That setting is not tried again. The model goes on with what is known to work on this device."
             self.button = "Load it again"
             return
-        self.text = (
-            "Browsers end a page that takes too much memory, above all on phones and tablets, and say nothing. "
-            "Close other tabs and apps, go on with less, or choose a smaller model."
-        )
-        context = context or (DEFAULT_ON_IOS if storage.is_ios() else DEFAULT)
-        fewer = [n for n in CONTEXTS if n < context]
-        words = []
-        if fewer:
-            self.smaller["context"] = fewer[0]
-            words.append(f"a context of {fewer[0]} tokens")
-        if phase == "generate" and (message.get("group") or 1) > 1:
-            self.smaller["group"] = 1
-            words.append("the slowest and safest way to submit")
-        if words:
-            self.button = "Load with " + " and ".join(words)
-            self.text += " The smaller setting is kept; Reset in the settings undoes it."
+        self.text = "Browsers end a page that takes too much memory, above all on phones and tablets, and say nothing. "
+        if self.button:
+            self.text += (
+                "Close other tabs and apps, go on with less, or choose a smaller model. "
+                "The smaller setting is kept; Reset in the settings undoes it."
+            )
+        else:
+            self.text += (
+                "This was the smallest setting already: the model is too large for this device, or for what other "
+                "tabs and apps leave of it. Choose a smaller model."
+            )
 
     def show(self):
         """Tell it above the message box."""
-        actions = ((self.button, "load-smaller"),) if self.button else ()
-        problem(self.title, self.text, actions + (("Choose another model", "open-models"),))
+        problem(self.title, self.text, self.actions())
 
 
 def keep_proven(message):

@@ -25,9 +25,10 @@ PHASES = {
 class Loading:
     """`state`: "none", "loading" or "ready"; `model`: which; `info`: of the ready engine."""
 
-    def __init__(self, client, options, on_change):
+    def __init__(self, client, options, on_change, actions):
         self._client = client
         self._options = options  # () -> dict of a load message's options
+        self._actions = actions  # (error_type) -> buttons to go on with after a load that failed
         self._on_change = on_change
         self._awake = Awake()
         self._request = None
@@ -104,7 +105,8 @@ class Loading:
         elif status == "error":
             self._finish("none")
             if message["error_type"] != "AbortError":
-                self._failed(message["error"])
+                text = label(self.model) + " did not load"
+                problem(text, message["error"], self._actions(message["error_type"]))
 
     def _finish(self, state):
         self._request = None
@@ -137,13 +139,6 @@ class Loading:
         if took >= FIRST_GUESS_MS and came > 0 and loaded < total:
             text += ", " + time_text((total - loaded) * took / came / 1000) + " left"
         find("load-bytes").textContent = text
-
-    def _failed(self, reason):
-        problem(
-            label(self.model) + " did not load",
-            reason,
-            (("Try again", "reload-model"), ("Choose another model", "open-models")),
-        )
 
 
 def label(model):

@@ -23,7 +23,7 @@ from app.stored import StoredModels
 
 prompt = find("prompt")
 gpu = device.Gpu()
-crashed = None  # what an earlier page broke down at
+smaller = None  # the setting that is offered after a page that broke down, or memory that ran out
 unasked = True  # a model that is kept here may load when the person begins to write: once, and not after a cancel
 query = js.URLSearchParams.new(window.location.search)
 
@@ -120,7 +120,7 @@ def typed(event=None):
 
 def at_hand():
     """The model of the last visit, if beginning to write loads it: kept here as a whole, so nothing is fetched."""
-    if not unasked or loading.state != "none" or crashed or gpu.title:
+    if not unasked or loading.state != "none" or smaller or gpu.title:
         return None
     model = picker.last()
     return model if model and model["id"] in stored_models.whole else None
@@ -409,23 +409,23 @@ def engine_booted(message):
 
 def engine_told(message):
     """Something that nobody asked for."""
-    global crashed
+    global smaller
     if message["status"] == "calibrated":
         crash.keep_proven(message)
         return
     if message["status"] == "device":
         gpu_lost(message)
         return
-    crashed = crash.Crash(message)
+    smaller = crash.Crash(message)
     if loading.state == "none":
-        crashed.show()
+        smaller.show()
 
 
 def load_smaller(button=None):
-    """After a crash: the same model, with less."""
+    """The same model, with less."""
     show(find("notice"), False)
-    settings.be_careful(crashed.smaller["context"], crashed.smaller["group"])
-    model = picker.find(crashed.model)
+    settings.be_careful(smaller.context, smaller.group)
+    model = picker.find(smaller.model)
     if model:
         choose(model)
     else:
@@ -455,8 +455,22 @@ def gpu_lost(message):
         actions = (("Try again", "reload-model"), ("Choose another model", "open-models"))
         loading.lost()
         problem("The GPU is gone", message["message"], actions)
+    elif during != "load" and message["losses"] > 1:
+        problem(
+            "The GPU was lost again and again", message["message"], with_less("DeviceLostError")
+        )
     else:
         show(find("notice"), False)  # the load or answer that it was lost in says why
+
+
+def with_less(error_type):
+    """What to go on with after a load or an answer that failed so: less, where memory ran out."""
+    global smaller
+    if error_type not in ("DeviceLostError", "OutOfMemoryError"):
+        return (("Try again", "reload-model"), ("Choose another model", "open-models"))
+    context = (loading.info.get("context") or {}).get("max") or load_options().get("context")
+    smaller = crash.Smaller(loading.model["id"], context)
+    return smaller.actions()
 
 
 def restart_engine(button=None):
@@ -557,7 +571,7 @@ client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed, eng
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
 stored_models = StoredModels(client, confirm, lambda: loading.name, lambda: refresh())
-loading = Loading(client, load_options, lambda: refresh())
+loading = Loading(client, load_options, lambda: refresh(), with_less)
 picker = Picker(choose, take_folder)
 conversation = Conversation(client, loading, settings, lambda: refresh(), problem)
 

@@ -343,6 +343,8 @@ class Host:
 
     async def _cache_list(self, id: MessageId) -> None:
         if self._begun is not None:
+            await self._begun  # the page may load unasked what is listed, but not after a crash
+        if self._begun is not None:
             await self._begun  # who hears what is kept has heard what an earlier run died at
         self._send(Result(id, (await stored.inventory(open_io())).to_dict()))
 

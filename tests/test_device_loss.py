@@ -18,10 +18,11 @@ from py_engine.graph.submit import GroupedSubmit
 from py_engine.host import open_gpu
 from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_native import NativeGpu
+from py_engine.host.io_native import NativeIo
 from py_engine.serve import engine as engine_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
-from py_engine.serve.recovery import MOST_LOSSES, DeviceEvent
+from py_engine.serve.recovery import MOST_LOSSES, MOST_LOSSES_HANDHELD, DeviceEvent
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
@@ -252,8 +253,12 @@ def test_lost_while_loading(rig: Rig) -> None:
     assert len(rig.run(rig.answer()).tokens) == NEW
 
 
-def test_lost_again_and_again(rig: Rig) -> None:
-    """A device that cannot bear the model is not tried for ever; the engine can be used once one can."""
+@pytest.mark.parametrize("handheld", [False, True])
+def test_lost_again_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch, handheld: bool) -> None:
+    """A device that cannot bear the model is not tried for ever, that of a phone once; the engine can be used once one
+    can."""
+    monkeypatch.setattr(NativeIo, "handheld", handheld)
+    most = MOST_LOSSES_HANDHELD if handheld else MOST_LOSSES
     bears = True
 
     def tell(progress: Any) -> None:
@@ -263,10 +268,10 @@ def test_lost_again_and_again(rig: Rig) -> None:
     rig.load(on_progress=tell)
     greedy = rig.run(rig.answer())
     bears = False
-    with pytest.raises(DeviceLostError, match=f"lost {MOST_LOSSES + 1} times in a row.*smaller"):
+    with pytest.raises(DeviceLostError, match=f"lost {most + 1} times in a row.*smaller"):
         rig.run(rig.answer((2,)))
-    assert len(rig.devices.opened) == 1 + MOST_LOSSES
-    assert rig.told()[-1] == ("failed", "decode", MOST_LOSSES + 1)
+    assert len(rig.devices.opened) == 1 + most
+    assert rig.told()[-1] == ("failed", "decode", most + 1)
     assert rig.engine.info()["status"] == "lost"
     assert rig.devices.live_buffers == 0
     bears = True

@@ -63,6 +63,19 @@ POST = "([box, message]) => boxes[box].worker.postMessage(message)"
 TERMINATE = "box => boxes[box].worker.terminate()"
 
 
+# What a page's own workers say: `heard` has it all, the test may empty it.
+HEAR = """(() => {
+  window.heard = [];
+  const Real = Worker;
+  window.Worker = class extends Real {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener('message', ({data}) => heard.push(data));
+    }
+  };
+})()"""
+
+
 class TestSite(Site):
     """The site plus the tests' own worker and page, and the tokenizer.json files of tests/packaged_tokenizers.py;
     the hub's weights wait `stall_s` before they come."""

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from devtools.page_server import PageServer
 from tests_e2e.conftest import (
     CRASH_FLAGS,
+    HEAR,
     ORGANISATION,
     PATIENCE_S,
     WEBGPU_FLAGS,
@@ -25,6 +26,8 @@ SETTINGS = (
     "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 60}))"
 )
 
+AT_WORK = "heard.some(m => m.status === 'loading' && m.message === 'Compiling kernels')"
+
 
 def crash_gpu(browser: Browser) -> None:
     """Kill Chromium's GPU process."""
@@ -34,7 +37,7 @@ def crash_gpu(browser: Browser) -> None:
 
 
 def open_page(browser: Browser, site: PageServer, model: str) -> Page:
-    """The page with the model loaded."""
+    """The page, about to load the model."""
     site.site.offered = [
         {
             "id": f"{ORGANISATION}/{model}",
@@ -48,11 +51,16 @@ def open_page(browser: Browser, site: PageServer, model: str) -> Page:
     ]
     context, _ = watched(browser, site)
     context.add_init_script(SETTINGS)
+    context.add_init_script(HEAR)
     page = context.new_page()
     page.goto(site.url + "?context=512&dtype=f32")
     page.click("#hero-picker button[type=submit]", timeout=PATIENCE_MS)
-    page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)
     return page
+
+
+def loaded(page: Page) -> None:
+    """Wait until it is."""
+    page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)
 
 
 @pytest.fixture
@@ -79,20 +87,36 @@ def finished(page: Page) -> str:
 @pytest.mark.parametrize("fresh_chromium", [WEBGPU_FLAGS], indirect=True, ids=["chromium"])
 @pytest.mark.parametrize("model", [MODEL, pytest.param(HYBRID, marks=pytest.mark.slow)])
 def test_an_answer_outlives_the_gpu_process(
-    fresh_chromium: Browser, site: PageServer, model: str
+    fresh_chromium: Browser, site: PageServer, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """Lost while it answers, and again while nothing runs: the same text as undisturbed, in the same chat."""
+    """Lost while the model loads, while it answers and again as it comes back, and while nothing runs: the same text
+    as undisturbed, in the same chat."""
+    monkeypatch.setattr(site.site, "stall_s", 3.0)  # long enough to be met
     page = open_page(fresh_chromium, site, model)
+    notice = page.locator("#notice-title")
+    page.wait_for_function("heard.some(m => m.status === 'progress')", timeout=PATIENCE_MS)
+    crash_gpu(fresh_chromium)
+    expect(notice).to_have_text("The GPU was lost", timeout=PATIENCE_MS)
+    loaded(page)
+    expect(notice).to_have_text("The GPU was lost and is back")
     begin(page)
     undisturbed = finished(page)
     assert undisturbed
 
     begin(page)
     expect(page.locator(".message.answer .text")).not_to_be_empty(timeout=PATIENCE_MS)
+    page.evaluate("heard.length = 0")
     crash_gpu(fresh_chromium)
-    notice = page.locator("#notice-title")
-    expect(notice).to_contain_text("The GPU was lost", timeout=PATIENCE_MS)
+    page.wait_for_function(AT_WORK, timeout=PATIENCE_MS)  # the next device
+    crash_gpu(fresh_chromium)
     assert finished(page) == undisturbed
+    told = page.evaluate("heard.filter(m => m.status === 'device').map(m => [m.state, m.losses])")
+    # The second one met the load, or the prefill right behind it.
+    assert [event for event in told if event != ["recovered", 1]] == [
+        ["lost", 1],
+        ["lost", 2],
+        ["recovered", 2],
+    ]
     expect(notice).to_have_text("The GPU was lost and is back")
     expect(page.locator("#notice-text")).to_have_text("The chat is as it was. The answer goes on.")
 
@@ -113,12 +137,12 @@ LIMITED = [flag for flag in WEBGPU_FLAGS if flag not in CRASH_FLAGS]
 def test_no_gpu_after_a_loss(fresh_chromium: Browser, site: PageServer) -> None:
     """Chromium gives none after the second crash: the page says so and what to do, and the chat is still there."""
     page = open_page(fresh_chromium, site, MODEL)
+    loaded(page)
     begin(page)
     text = finished(page)
-    for _ in range(2):
+    for told in ("The GPU was lost and is back", "The GPU is gone"):
         crash_gpu(fresh_chromium)
-        expect(page.locator("#notice-title")).to_contain_text("The GPU", timeout=PATIENCE_MS)
-    expect(page.locator("#notice-title")).to_have_text("The GPU is gone", timeout=PATIENCE_MS)
+        expect(page.locator("#notice-title")).to_have_text(told, timeout=PATIENCE_MS)
     expect(page.locator("#notice-text")).to_contain_text("Restart the browser")
     assert page.locator(".message.answer .text").last.inner_text() == text
     page.reload()

@@ -35,7 +35,13 @@ from py_engine.models.kv_cache import CLASSES
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
-from py_engine.serve.recovery import DeviceEvent, During, Recovery
+from py_engine.serve.recovery import (
+    MOST_LOSSES,
+    MOST_LOSSES_HANDHELD,
+    DeviceEvent,
+    During,
+    Recovery,
+)
 from py_engine.serve.sessions import SessionInfo, Sessions
 
 T = TypeVar("T")
@@ -151,7 +157,10 @@ class Engine:
         if gpu is not None:
             engine = cls(gpu, await _or_abort(load_on(gpu, abort), abort), None)
         else:
-            recovery = Recovery(lambda: open_gpu(host), load_on, on_device or (lambda _: None))
+            with closing(open_io()) if io is None else nullcontext(io) as access:
+                most = MOST_LOSSES_HANDHELD if access.handheld else MOST_LOSSES
+            tell = on_device or (lambda _: None)
+            recovery = Recovery(lambda: open_gpu(host), load_on, tell, most)
             engine = cls(*await _or_abort(recovery.load(abort), abort), recovery)
         if strategy is None and submit.await_each:
             loaded = engine._loaded

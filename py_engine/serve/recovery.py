@@ -14,9 +14,10 @@ from py_engine.serve.loading import Loaded
 
 During = Literal["load", "prefill", "decode", "idle"]
 
-MOST_LOSSES = (
-    5  # of one load or answer: a device that cannot bear the model is lost again and again
-)
+# Of one load or answer: a device that cannot bear the model is lost again and again. A phone or tablet loses it for
+# want of memory, and then a smaller setting helps, not patience.
+MOST_LOSSES = 5
+MOST_LOSSES_HANDHELD = 1
 _OPENINGS = 4  # of an adapter that does not answer; each asks for two seconds by itself
 _PAUSE_S = 0.5
 
@@ -37,17 +38,19 @@ class DeviceEvent:
 
 
 class Recovery:
-    """Opens devices and loads one model onto them. `losses`: since `begin`."""
+    """Opens devices and loads one model onto them. `losses`: since `begin`; `most_losses` are borne."""
 
     def __init__(
         self,
         open_device: Callable[[], Awaitable[Gpu]],
         load_on: Callable[[Gpu, Abort], Awaitable[Loaded]],
         tell: Callable[[DeviceEvent], object],
+        most_losses: int = MOST_LOSSES,
     ) -> None:
         self._open_device = open_device
         self._load_on = load_on
         self._tell = tell
+        self._most_losses = most_losses
         self.losses = 0
 
     def begin(self) -> None:
@@ -83,7 +86,7 @@ class Recovery:
 
     async def _load(self, abort: Abort) -> tuple[Gpu, Loaded]:
         while True:
-            if self.losses > MOST_LOSSES:
+            if self.losses > self._most_losses:
                 raise DeviceLostError(
                     f"the GPU was lost {self.losses} times in a row. Choose a smaller model, context or dtype, and "
                     "close other programs that use the GPU."
