@@ -26,6 +26,7 @@ from py_engine.generate.checks.bench import (
 )
 from py_engine.generate.checks.inputs import Pattern, dot, pack
 from py_engine.generate.checks.short_conv import ShortConvolution
+from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
 from py_engine.ops.gate import ACTIVATIONS
 from py_engine.ops.matvec import EPILOGUES
@@ -317,15 +318,8 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     valid, rows = tile + 3, tile + 16
     sections = 2 if epilogue == EPILOGUES["gated"] else 1
     outputs = Outputs.of(bench, call, n // sections, sections, base)
-    pattern, dtype = Pattern(_X), "f16" if units else "f32"
-    scaled = [pack([f * v for v in pattern.part(0, k)], dtype) for f in _FACTORS]
-    x = bench.keep(
-        ("chunk", rows, k, dtype),
-        lambda: bench.put(
-            "x", b"".join(scaled[t % 5] for t in range(rows)), rows, k,
-            dtype="f16" if units else "f32",
-        ),
-    )  # fmt: skip
+    dtype: Dtype = "f16" if units else "f32"
+    x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, k, dtype))
     before = Pattern(_Y)
     data = before.pack(rows * columns) if epilogue in _READING else b""
     y = bench.put("y", data, rows, columns)
@@ -345,7 +339,7 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
                 if t >= valid:
                     told = difference([value], [old])
                 else:
-                    told = _ending(c, i, parts, old, _FACTORS[t % 5], value, allowed)
+                    told = _ending(c, i, parts, old, _FACTORS[t % len(_FACTORS)], value, allowed)
                 if told:
                     return f"row {t}: {told}"
         return ""
@@ -403,6 +397,14 @@ def _convolved(
         [got], [c * total], 1.0, size
     )
     return told and f"channel {channel} {told}"
+
+
+def _chunk(bench: Bench, rows: int, k: int, dtype: Dtype) -> Tensor:
+    """One row of x times each of the factors in turn."""
+    row = Pattern(_X).part(0, k)
+    scaled = [pack([f * v for v in row], dtype) for f in _FACTORS]
+    data = b"".join(scaled[t % len(_FACTORS)] for t in range(rows))
+    return bench.put("x", data, rows, k, dtype=dtype)
 
 
 def _known_input(bench: Bench, k: int) -> Input:
