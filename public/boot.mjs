@@ -6,6 +6,7 @@
 // Python finds what only JavaScript can give at globalThis.jerboa.
 
 import * as blobs from './blobs.mjs';
+import * as body from './body.mjs';
 import * as storage from './device_storage.mjs';
 import * as replay from './replay.mjs';
 import * as sha256 from './sha256.mjs';
@@ -15,9 +16,9 @@ const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; sha256: all three read by py_engine/host/io_browser.py; blobs: store_browser.py;
+/** files: "FOLDER/NAME" -> File; env: settings from the page; body, sha256: all four read by py_engine/host/io_browser.py; blobs: store_browser.py;
     storage: device_storage_browser.py. */
-export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, replay, sha256, storage, Tokenizer: null };
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, replay, sha256, storage, Tokenizer: null };
 
 const fetchBytes = async path => {
   const answer = await fetch(HERE + path);

@@ -20,16 +20,21 @@ from py_engine.host.io import Bytes, Hasher, Io, Response, Sink
 from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
-FIRST_CAPACITY = 64 << 10  # of a body of unknown length
+PIECE_BYTES = 1 << 20  # of a body that comes fast are taken at a time
+PIECE_MS = 50.0  # of one that comes slowly
 
 
 class _Sha256(Hasher):
     def __init__(self) -> None:
         self._worker = js.jerboa.sha256.start()
+        self._last: Awaitable[Any] | None = None
 
     async def update(self, data: Bytes) -> None:
-        """See Hasher.update."""
-        await self._worker.update(data)
+        """See Hasher.update. The worker has copied them then, and adds them while others are read."""
+        last, self._last = self._last, None
+        if last is not None:
+            await last
+        self._last = self._worker.update(data)
 
     async def hexdigest(self) -> str:
         """See Hasher.hexdigest."""
@@ -200,36 +205,17 @@ async def _read_body(
     on_bytes: Callable[[int], None] | None,
     sink: Sink | None,
 ) -> Bytes:
-    """Read a ReadableStream into one Uint8Array, at most `limit` bytes; `timeout_s` is for each piece.
-
-    The default reader: BYOB readers are missing in WebKitGTK.
-    """
-    reader = stream.getReader()
-    body = js.Uint8Array.new(FIRST_CAPACITY if limit is None else limit)
+    """Read a ReadableStream into one Uint8Array, at most `limit` bytes; `timeout_s` is for each piece."""
+    body = js.jerboa.body.open(stream, limit)
     filled = 0
-    while True:
-        piece = await _within(reader.read(), timeout_s)
-        if piece.done:
-            break
-        chunk = piece.value
-        count = int(chunk.byteLength)
-        if limit is not None and filled + count > limit:
-            chunk = chunk.subarray(0, limit - filled)
-            count = limit - filled
-        capacity = int(body.byteLength)
-        if filled + count > capacity:
-            grown = js.Uint8Array.new(max(filled + count, 2 * capacity))
-            grown.set(body.subarray(0, filled))
-            body = grown
-        body.set(chunk, filled)
-        for start, end in _between(sink.cuts, filled, filled + count) if sink else ():
-            await sink.put(start, body.subarray(start, end))  # type: ignore[union-attr]
-        filled += count
-        if on_bytes is not None and count:
-            on_bytes(count)
-        if limit is not None and filled == limit:
-            break
-    return body.subarray(0, filled)
+    while not body.done:
+        end = int(await _within(body.more(PIECE_BYTES, PIECE_MS), timeout_s))
+        for first, last in _between(sink.cuts, filled, end) if sink else ():
+            await sink.put(first, body.part(first, last))  # type: ignore[union-attr]
+        if on_bytes is not None and end > filled:
+            on_bytes(end - filled)
+        filled = end
+    return body.part(0, filled)
 
 
 def _between(cuts: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
