@@ -20,13 +20,13 @@ class StoredModels:
         self._list = find("stored")
         self._said = ""  # what a deletion left
         self._names = []  # "org/name@commit" of each row
-        self._row = None  # number of the row whose button had the focus
+        self._row = 0  # number of the row that is being deleted
 
     def refresh(self):
         """Draw the list anew."""
         if not self._list.childElementCount:
             self._say("Looking what is there.")
-        self._client.ask("cache_list", self._draw)
+        self._client.ask("cache_list", self._redraw)
 
     def delete(self, button):
         """The model of the button's row."""
@@ -62,7 +62,20 @@ class StoredModels:
                 self._said = names + " stays: it is being loaded, here or in another tab. "
                 told += "; " + self._said
             announce(told)
-        self.refresh()
+        self._client.ask("cache_list", self._draw_shorter)
+
+    def _redraw(self, message):
+        """The focus stays on its row, should it be on one."""
+        rows = range(self._list.childElementCount)
+        focused = [i for i in rows if self._list.children[i].matches(":focus-within")]
+        self._draw(message)
+        if focused:
+            self._focus(focused[0])
+
+    def _draw_shorter(self, message):
+        """After a deletion."""
+        self._draw(message)
+        self._focus(self._row)
 
     def _draw(self, message):
         clear(self._list)
@@ -86,7 +99,6 @@ class StoredModels:
         else:
             text = "None yet. A model that was loaded from the hub is kept here."
         self._say(self._said + text)
-        self._give_focus_back()
 
     def _draw_model(self, model):
         row = stamp("t-stored")
@@ -107,13 +119,13 @@ class StoredModels:
         if not status["persisted"] and find("stored-note").textContent == self._said + text:
             self._say(self._said + text + " The browser may remove them when it needs the room.")
 
-    def _give_focus_back(self):
-        """To the row that took the place of the deleted one; without any, to what tells so."""
-        row, self._row = self._row, None
-        if row is None or not find("settings").open:
+    def _focus(self, number):
+        """On the row that took the place of this one; without any, on what tells so."""
+        if not find("settings").open:
             return
-        if self._names:
-            kept = self._list.children[min(row, len(self._names) - 1)]
+        count = self._list.childElementCount
+        if count:
+            kept = self._list.children[min(number, count - 1)]
             kept.querySelector("button").focus()
         else:
             find("stored-note").focus()
@@ -121,7 +133,6 @@ class StoredModels:
     def opened(self):
         """The settings are shown: what was said of earlier deletions is old."""
         self._said = ""
-        self._row = None
         self.refresh()
 
     def _say(self, text):

@@ -257,6 +257,7 @@ def test_the_page_lists_what_is_kept_and_deletes_it(
     page = context.new_page()
     page.add_init_script("delete Navigator.prototype.gpu")
     page.goto(site.url)
+    page.wait_for_selector("body[data-ui=ready]")
     page.click("[data-do=open-settings]")
     rows, note = page.locator("#stored li"), page.locator("#stored-note")
     expect(rows).to_have_count(3, timeout=1000 * PATIENCE_S)
