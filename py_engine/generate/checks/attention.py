@@ -153,7 +153,11 @@ class _Cache:
         self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
         self.dtype = dtype
         self.tensors = [
-            exact(bench.put(name, types.pack(kv, _CONTEXT, dtype), kv, _CONTEXT, d, dtype=dtype))
+            exact(
+                bench.put(
+                    name, types.pack(range(kv), _CONTEXT, dtype), kv, _CONTEXT, d, dtype=dtype
+                )
+            )
             for name, types in (("k", self.keys), ("v", self.values))
         ]
 

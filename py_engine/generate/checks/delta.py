@@ -118,13 +118,15 @@ class _Layer:
 
 
 class _State:
-    """States of all heads, their columns of few kinds."""
+    """States of all heads: those of the sample in columns of few kinds, zeros elsewhere, which cost no upload."""
 
     def __init__(self, bench: Bench, shape: _Shape) -> None:
         self._bench, self._shape = bench, shape
         self.types = Types(_STATE, shape.dk)
-        data = self.types.pack(shape.hv, shape.dv)
-        self.tensor = bench.put("state", data, shape.hv, shape.dv, shape.dk)
+        self.tensor = bench.make("state", shape.hv, shape.dv, shape.dk)
+        for head in shape.heads:
+            data = self.types.pack([head], shape.dv)
+            bench.write(self.tensor, head * len(data), data)
 
     def column(self, head: int, column: int) -> list[float]:
         """As it was before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from operator import mul
 
@@ -63,10 +63,10 @@ class Types:
         """Which of the five a row is."""
         return self._steps[(101 * group + index) % _PERIOD] % self.COUNT
 
-    def pack(self, groups: int, count: int, dtype: str = "f32") -> bytes:
-        """All rows as they lie in memory."""
+    def pack(self, groups: Iterable[int], count: int, dtype: str = "f32") -> bytes:
+        """All rows of these groups as they lie in memory."""
         packed = [pack(row, dtype) for row in self.rows]
-        return b"".join(packed[self.of(g, i)] for g in range(groups) for i in range(count))
+        return b"".join(packed[self.of(g, i)] for g in groups for i in range(count))
 
     def dots(self, values: Sequence[float]) -> list[float]:
         """values . row of each of the five."""

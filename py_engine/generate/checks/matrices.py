@@ -273,7 +273,8 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     pattern, weight = Pattern(_X), Pattern(_NORM, 1.5)
     x = bench.known(pattern, rows, k)
     norm_weight = bench.known(weight, k) if c["NORM"] else bench.zeros
-    y = bench.put("y", Pattern(_Y).pack(at + n // sections), at + n // sections)
+    before = Pattern(_Y).pack(at + n // sections) if c.get("EPILOGUE") in _READING else b""
+    y = bench.put("y", before, at + n // sections)
     values = pattern.part((rows - 1) * k, k)
     conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
     if conv:
