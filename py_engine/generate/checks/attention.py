@@ -152,14 +152,10 @@ class _Cache:
     def __init__(self, bench: Bench, kv: int, d: int, dtype: Dtype) -> None:
         self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
         self.dtype = dtype
-        self.tensors = [
-            exact(
-                bench.put(
-                    name, types.pack(range(kv), _CONTEXT, dtype), kv, _CONTEXT, d, dtype=dtype
-                )
-            )
-            for name, types in (("k", self.keys), ("v", self.values))
-        ]
+        self.tensors = []
+        for name, types in (("k", self.keys), ("v", self.values)):
+            data = types.pack(range(kv), _CONTEXT, dtype)
+            self.tensors.append(exact(bench.put(name, data, kv, _CONTEXT, d, dtype=dtype)))
 
     def attend(
         self,
