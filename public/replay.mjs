@@ -8,6 +8,14 @@ const CROSSING_MS = 16;  // at most one batch of results per this time goes to P
 
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 
+/** `size` bytes: those of `part`, over and over. */
+function repeated(part, size) {
+  const whole = new Uint8Array(size);
+  whole.set(part.subarray(0, size));
+  for (let done = part.length; done < size; done *= 2) whole.copyWithin(done, 0, Math.min(done, size - done));
+  return whole;
+}
+
 /** A device, its counters, and the errors that it reports late. */
 export class Device {
   /** `oneInFlight`: a command buffer is submitted when the one before it is done (WebKit); those of plans say so themselves. */
@@ -72,11 +80,13 @@ export class Device {
     this.scoped(`upload of ${data.byteLength} bytes to '${label}'`, () => this.queue.writeBuffer(buffer, offset, data));
   }
 
-  /** Uploads of parts of `data`; `ranges`: start and end in it and offset in buffers[i], one after the other. */
+  /** Uploads of parts of `data`; `ranges`: start and end in it, offset in buffers[i] and bytes to write there, one after
+      the other. What is shorter than that is repeated. */
   writeParts(data, buffers, ranges) {
     this.scoped(`uploads to ${buffers.length} places`, () => buffers.forEach((buffer, i) => {
-      const [start, end, offset] = ranges.slice(3 * i, 3 * i + 3);
-      this.queue.writeBuffer(buffer, offset, data, start, end - start);
+      const [start, end, offset, size] = ranges.slice(4 * i, 4 * i + 4);
+      if (size === end - start) this.queue.writeBuffer(buffer, offset, data, start, size);
+      else this.queue.writeBuffer(buffer, offset, repeated(data.subarray(start, end), size));
     }));
   }
 

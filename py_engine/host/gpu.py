@@ -92,12 +92,19 @@ class Copy:
 
 @dataclass(frozen=True)
 class Upload:
-    """Bytes [start, end) of an array, to byte `offset` of a buffer; offset and size are multiples of 4."""
+    """Bytes [start, end) of an array, to byte `offset` of a buffer: once, or over and over until `size` bytes are
+    written. Offset and size are multiples of 4."""
 
     start: int
     end: int
     buffer: Buffer
     offset: int
+    size: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes written."""
+        return self.size or self.end - self.start
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,12 +178,17 @@ class Gpu(abc.ABC):
     # Of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix"}, whatever the host calls them. The last one
     # means what MATRIX_SIZE and its neighbours say, and comes with the first two.
     features: frozenset[str]
-    counters: Counters = field(default_factory=Counters)
     # Called once with the reason when the device is lost, at whatever time, but not for a deliberate close. Only a
     # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
     # Of decode loops, by depth; kept until the end of the device.
     _rings: dict[int, list[Buffer]] = field(default_factory=dict, init=False)
+    _counters: Counters = field(default_factory=Counters, init=False)
+
+    @property
+    def counters(self) -> Counters:
+        """What was made and moved up to now."""
+        return self._counters
 
     @property
     @abc.abstractmethod
@@ -202,7 +214,7 @@ class Gpu(abc.ABC):
         at once or, where the host reports errors late, from the next `check()`."""
         size = self.buffer_size(label, nbytes)
         handle = self._make_buffer(label, size, kind)
-        counters = self.counters
+        counters = self._counters
         counters.live_buffers += 1
         counters.live_bytes += size
         counters.buffers_created += 1
@@ -218,7 +230,7 @@ class Gpu(abc.ABC):
             return
         buffer.handle.destroy()
         buffer.handle = None
-        counters = self.counters
+        counters = self._counters
         counters.live_buffers -= 1
         counters.live_bytes -= buffer.nbytes
 
@@ -228,7 +240,7 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
-        """As `write` for each of these parts of what this host's io calls Bytes; in a browser they cross at once."""
+        """As `write` for each of these parts of `data`; in a browser they cross at once."""
 
     @abc.abstractmethod
     async def copy(self, copies: Sequence[Copy]) -> None:

@@ -211,10 +211,6 @@ class BrowserGpu(Gpu):
         self.sync_counters()
         return self._counters
 
-    @counters.setter
-    def counters(self, value: Counters) -> None:
-        self._counters = value
-
     def sync_counters(self) -> None:
         """Bring in what replay.mjs has counted."""
         dispatches, submits, reads, in_flight = self._js.takeCounts().to_py()
@@ -248,8 +244,7 @@ class BrowserGpu(Gpu):
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
         """See Gpu.write. A JS Uint8Array goes to the queue as it is; bytes are copied out of Python's heap first."""
-        if isinstance(data, (bytes, bytearray, memoryview)):
-            data = to_js(memoryview(data).cast("B"))
+        data = _js_bytes(data)
         nbytes = int(data.byteLength)
         try:
             self._js.write(buffer.label, buffer.handle, offset, data)
@@ -261,11 +256,11 @@ class BrowserGpu(Gpu):
 
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
         """See Gpu.write_parts: two arrays cross once."""
-        ranges = [n for part in uploads for n in (part.start, part.end, part.offset)]
-        nbytes = sum(part.end - part.start for part in uploads)
+        ranges = [n for p in uploads for n in (p.start, p.end, p.offset, p.nbytes)]
+        nbytes = sum(part.nbytes for part in uploads)
         try:
             self._js.writeParts(
-                data, to_js([part.buffer.handle for part in uploads]), to_js(ranges)
+                _js_bytes(data), to_js([part.buffer.handle for part in uploads]), to_js(ranges)
             )
         except JsException as error:
             raise self._error(f"cannot upload {nbytes:,} bytes", error) from error
@@ -445,3 +440,10 @@ class BrowserDecodeLoop(DecodeLoop):
 
 def _object(value: Any) -> Any:
     return to_js(value, dict_converter=js.Object.fromEntries)
+
+
+def _js_bytes(data: Any) -> Any:
+    """A JS Uint8Array; bytes of Python's are copied out of its heap."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return to_js(memoryview(data).cast("B"))
+    return data

@@ -242,7 +242,10 @@ class NativeGpu(Gpu):
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
         view = memoryview(data)
         for part in uploads:
-            self.write(part.buffer, part.offset, view[part.start : part.end])
+            once = view[part.start : part.end]
+            if part.nbytes > len(once):
+                once = memoryview(bytes(once) * (part.nbytes // len(once) + 1))
+            self.write(part.buffer, part.offset, once[: part.nbytes])
 
     async def copy(self, copies: Sequence[Copy]) -> None:
         try:

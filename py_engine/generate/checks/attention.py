@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from functools import cache
+from operator import add, mul
 
 from py_engine.generate.checks.bench import (
     TOLERANCE,
@@ -50,6 +52,7 @@ class _Heads:
         )
         table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
         self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
+        self._turns = cache(self._turns_of)
 
     def q(self, token: int, head: int) -> list[float]:
         """A query head of a row at `_POSITION` + token."""
@@ -66,7 +69,7 @@ class _Heads:
 
     def gate(self, head: int) -> list[float]:
         """What the only row's head is multiplied by."""
-        return list(map(sigmoid, self._raw(0, 2 * head + 1)))
+        return self._qkv.map(sigmoid).part((2 * head + 1) * self.d, self.d)
 
     def _raw(self, token: int, place: int) -> list[float]:
         return self._qkv.part(token * self.row + place * self.d, self.d)
@@ -78,12 +81,15 @@ class _Heads:
             eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
             values = normed(values, weight, eps, offset)
         pairs = self._width // 2
-        for i, frequency in enumerate(self._frequencies):
-            angle = (_POSITION + token) * frequency
+        for i, (cosine, sine) in enumerate(self._turns(token)):
             a, b = values[i], values[i + pairs]
-            cosine, sine = math.cos(angle), math.sin(angle)
             values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
         return values
+
+    def _turns_of(self, token: int) -> list[tuple[float, float]]:
+        """(cos, sin) of each pair."""
+        angles = [(_POSITION + token) * frequency for frequency in self._frequencies]
+        return [(math.cos(angle), math.sin(angle)) for angle in angles]
 
 
 def _rope_table(bench: Bench, frequencies: Sequence[float]) -> Tensor:
@@ -165,20 +171,22 @@ class _Cache:
         own: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> list[float]:
         """softmax(q k) v over these rows, and over a key and value of the token's own."""
-        dots = self.keys.dots(q)
-        scores = [dots[self.keys.of(head, j)] for j in keys]
-        rows, shares = list(self.values.rows), [0.0] * Types.COUNT
-        kinds = [self.values.of(head, j) for j in keys]
+        dots, rows = self.keys.dots(q), list(self.values.rows)
+        scores = [dots[kind] for kind in self.keys.kinds(head, keys.stop)[keys.start :]]
+        kinds = self.values.kinds(head, keys.stop)[keys.start :]
         if own is not None:
             scores.append(dot(q, own[0]))
             kinds.append(len(rows))
             rows.append(list(own[1]))
-            shares.append(0.0)
         most = max(scores)
         weights = [math.exp(s - most) for s in scores]
+        shares, total = [0.0] * len(rows), sum(weights)
         for kind, weight in zip(kinds, weights, strict=True):
-            shares[kind] += weight / sum(weights)
-        return [dot(shares, column) for column in zip(*rows, strict=True)]
+            shares[kind] += weight / total
+        found = [0.0] * len(rows[0])
+        for share, row in zip(shares, rows, strict=True):
+            found = list(map(add, found, map(share.__mul__, row)))
+        return found
 
 
 def _first_key(c: Mapping[str, float], position: int) -> int:
@@ -219,7 +227,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         keys = range(_first_key(c, _POSITION), _POSITION)
         wanted = cache.attend(heads.q(0, i), group, keys, own)
         if ending.get("GATE"):
-            wanted = [v * g for v, g in zip(wanted, heads.gate(i), strict=True)]
+            wanted = list(map(mul, wanted, heads.gate(i)))
         return difference(got[i].floats(), wanted, tolerance)
 
     def verify() -> str:
@@ -241,6 +249,7 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     cache = _Cache(bench, h // per_kv, d, _dtype(call))
     # Scores of a few units, so that many keys have a share.
     queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
+    opened = gates.map(sigmoid)
     q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)
     gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
     step = bench.step(position, rows)
@@ -252,8 +261,7 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         keys = range(_first_key(c, position + t), position + t + 1)
         wanted = cache.attend(queries.part((t * h + i) * d, d), i // per_kv, keys)
         if gate_heads:
-            own = gates.part((t * gate_heads + 2 * i + 1) * d, d)
-            wanted = [v * sigmoid(g) for v, g in zip(wanted, own, strict=True)]
+            wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
         return difference(got[t, i].floats(), wanted)
 
     return Check(calls, lambda: first_of([of_head(t, i) for t, i in sample]))

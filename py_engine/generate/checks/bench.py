@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import le, sub
 from typing import Any, TypeVar
 
 from py_engine.generate.checks.inputs import Pattern
@@ -15,7 +16,7 @@ from py_engine.graph.plan import Planner
 from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import ITEMSIZE, Call, Tensor, Trace
-from py_engine.host.gpu import Buffer, Copy, Gpu
+from py_engine.host.gpu import Binding, Buffer, Copy, Gpu, Upload
 
 # Of the largest number of a result: sums of a thousand f32 in another order, WGSL's exp, log and inverseSqrt and
 # chains of them differ by some 1e-5 of it; a lane or a row left out by 1e-2 and more.
@@ -27,37 +28,24 @@ T = TypeVar("T")
 
 
 class Read:
-    """Bytes of a buffer after all calls ran."""
+    """Places of a buffer after all calls ran, one behind the other."""
 
-    def __init__(self, buffer: Buffer, offset: int, nbytes: int) -> None:
-        # Copies go by words.
-        self._skip = offset % 4
-        self.buffer, self.offset, self.nbytes = (
-            buffer,
-            offset - self._skip,
-            (self._skip + nbytes + 3) & ~3,
-        )
-        self._end = self._skip + nbytes
-        self._data = b""
-
-    def fill(self, data: bytes) -> None:
-        """What was read, from `offset` on."""
-        self._data = data[self._skip : self._end]
-
-    @property
-    def bytes(self) -> bytes:
-        """As they lie in memory."""
-        return self._data
+    def __init__(self, buffer: Buffer, places: Sequence[tuple[int, int]]) -> None:
+        """`places`: offset and size of each in bytes, whole words."""
+        assert not any(offset % 4 or nbytes % 4 for offset, nbytes in places)
+        self.buffer, self.places = buffer, places
+        self.nbytes = sum(nbytes for _, nbytes in places)
+        self.bytes = b""  # as they lie in memory
 
     def floats(self, dtype: str = "f32") -> Sequence[float]:
         """As f32 or f16."""
         if dtype == "f16":
-            return struct.unpack(f"<{len(self._data) // 2}e", self._data)
-        return memoryview(self._data).cast("f")
+            return struct.unpack(f"<{len(self.bytes) // 2}e", self.bytes)
+        return memoryview(self.bytes).cast("f")
 
     def words(self) -> list[int]:
         """As u32."""
-        return memoryview(self._data).cast("I").tolist()
+        return memoryview(self.bytes).cast("I").tolist()
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,8 @@ class Bench:
         self._gpu = gpu
         self._buffers = Buffers(gpu)
         self._kept: dict[Hashable, Any] = {}
-        self._reads: dict[tuple[Buffer, int, int], Read] = {}
+        self._reads: list[Read] = []
+        self._uploads: list[tuple[Binding, int, bytes, int]] = []
         self.zeros = self.make("zeros", 64)
         self._trace = Trace(1, self.zeros, self.zeros, self.zeros)
 
@@ -100,6 +89,12 @@ class Bench:
             self.write(tensor, 0, data)
         return tensor
 
+    def fill(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:
+        """A tensor that is `data` over and over."""
+        tensor = self.make(name, *shape, dtype=dtype)
+        self.write(tensor, 0, data, tensor.nbytes)
+        return tensor
+
     def keep(self, key: Hashable, make: Callable[[], T]) -> T:
         """What several checks share and none changes; `key` says what it is."""
         if key not in self._kept:
@@ -110,17 +105,17 @@ class Bench:
     def known(self, pattern: Pattern, *shape: int) -> Tensor:
         """f32 of this shape that begin as the pattern does, for reading."""
         key = ("known", pattern.key, shape)
-        return self.keep(key, lambda: self.put("input", pattern.pack(math.prod(shape)), *shape))
+        return self.keep(key, lambda: self.fill("input", pattern.period(), *shape))
 
     def step(self, pos: int, rows: int) -> Tensor:
         """A step that no kernel writes."""
         data = pack_step(pos=pos, rows=rows)
         return self.keep(("step", data), lambda: self.put("step", data, 8, dtype="u32"))
 
-    def write(self, tensor: Tensor, offset: int, data: bytes) -> None:
-        """Upload words from byte `offset` on."""
+    def write(self, tensor: Tensor, offset: int, data: bytes, size: int = 0) -> None:
+        """Words from byte `offset` on, before anything runs; over and over, if `size` bytes are to be written."""
         assert tensor.binding is not None
-        self._gpu.write(tensor.binding.buffer, tensor.binding.offset + offset, data)
+        self._uploads.append((tensor.binding, offset, data, size))
 
     def call(
         self, call: Call, tensors: Sequence[Tensor], groups: tuple[int, int, int] | None = None
@@ -131,43 +126,59 @@ class Bench:
 
     def read(self, tensor: Tensor, first: int = 0, count: int | None = None) -> Read:
         """Ask for elements of a tensor, by default all behind `first`."""
-        size = ITEMSIZE[tensor.dtype]
         n = math.prod(tensor.shape) - first if count is None else count
-        return self.read_bytes(tensor, first * size, n * size)
+        return self.read_runs(tensor, [(first, n)])
 
-    def read_bytes(self, tensor: Tensor, offset: int, nbytes: int) -> Read:
-        """Ask for bytes of a tensor."""
+    def read_runs(self, tensor: Tensor, runs: Iterable[tuple[int, int]]) -> Read:
+        """Ask for several runs of elements, each (first, count)."""
+        size = ITEMSIZE[tensor.dtype]
+        return self.read_bytes(tensor, [(first * size, count * size) for first, count in runs])
+
+    def read_bytes(self, tensor: Tensor, places: Iterable[tuple[int, int]]) -> Read:
+        """Ask for bytes of a tensor, each place (offset, size)."""
         assert tensor.binding is not None
-        key = (tensor.binding.buffer, tensor.binding.offset + offset, nbytes)
-        if key not in self._reads:
-            self._reads[key] = Read(*key)
-        return self._reads[key]
+        start = tensor.binding.offset
+        read = Read(tensor.binding.buffer, [(start + offset, size) for offset, size in places])
+        self._reads.append(read)
+        return read
 
     async def run(self, kernels: Kernels, strategy: SubmitStrategy, times: int = 1) -> list[bytes]:
         """Run every call once, in order, so many times over; all that was read each time. Checks see the last.
 
         Raises HostError.
         """
+        self._upload()
         planner = Planner(self._gpu, kernels, strategy)
         planner.reserve([self._trace])
         plan = await planner.lower([self._trace])
-        reads = list(self._reads.values())
-        results = self._buffers.make("check results", sum(read.nbytes for read in reads) // 4)
+        results = self._buffers.make("check results", sum(r.nbytes for r in self._reads) // 4)
         assert results.binding is not None
         target, end = results.binding.buffer, 0
         copies = []
-        for read in reads:
-            copies.append(Copy(read.buffer, target, read.nbytes, read.offset, end))
-            end += read.nbytes
+        for read in self._reads:
+            for offset, nbytes in read.places:
+                copies.append(Copy(read.buffer, target, nbytes, offset, end))
+                end += nbytes
         found = []
         for _ in range(times):
             await self._gpu.replay(plan.recording)
             await self._gpu.copy(copies)
             found.append(await self._gpu.read(target, 0, end))
-        for read, copy in zip(reads, copies, strict=True):
-            at = copy.target_offset
-            read.fill(found[-1][at : at + read.nbytes])
+        end = 0
+        for read in self._reads:
+            read.bytes = found[-1][end : end + read.nbytes]
+            end += read.nbytes
         return found
+
+    def _upload(self) -> None:
+        """All known inputs at once."""
+        parts, end = [], 0
+        for binding, offset, data, size in self._uploads:
+            at = binding.offset + offset
+            parts.append(Upload(end, end + len(data), binding.buffer, at, size))
+            end += len(data)
+        self._gpu.write_parts(b"".join(data for _, _, data, _ in self._uploads), parts)
+        self._uploads.clear()
 
     def release(self) -> None:
         """Free its buffers."""
@@ -191,21 +202,30 @@ def difference(
     size: float | None = None,
 ) -> str:
     """The worst that is off by more than `tolerance` of `size` (None: of the largest wanted), "" if none is."""
-    errors = [abs(a - b) for a, b in zip(got, wanted, strict=True)]
-    if math.isfinite(sum(errors)):
-        allowed = tolerance * (max(map(abs, wanted)) if size is None else size) + 1e-30
-        worst = max(range(len(errors)), key=errors.__getitem__)
-        if errors[worst] <= allowed:
-            return ""
-    else:
-        sound = [i for i, b in enumerate(wanted) if math.isfinite(b)]
-        if len(sound) < len(
-            errors
-        ):  # a checkpoint's own NaN and infinities are no fault of the GPU
-            some = [got[i] for i in sound], [wanted[i] for i in sound]
-            return difference(*some, tolerance, size) if sound else ""
-        worst = next(i for i, e in enumerate(errors) if not math.isfinite(e))
-    return f"gives {got[worst]:.6g} where {wanted[worst]:.6g} is right"
+    if size is None:
+        size = max(map(abs, wanted))
+        if not math.isfinite(size):
+            size = max(filter(math.isfinite, map(abs, wanted)), default=0.0)
+    return beyond(got, wanted, [tolerance * size + 1e-30] * len(wanted))
+
+
+def beyond(
+    got: Sequence[float],
+    wanted: Sequence[float],
+    allowed: Sequence[float],
+    name: Callable[[int], str] = lambda _: "",
+) -> str:
+    """The worst number that is off by more than it is allowed to, "" if none is; `name`: what a place is called."""
+    assert len(got) == len(wanted) == len(allowed)
+    errors = list(map(abs, map(sub, got, wanted)))
+    if all(map(le, errors, allowed)):  # which NaN never is
+        return ""
+    # A checkpoint's own NaN and infinities are no fault of the GPU.
+    off = [i for i, e in enumerate(errors) if not e <= allowed[i] and math.isfinite(wanted[i])]
+    if not off:
+        return ""
+    worst = max(off, key=lambda i: errors[i] if math.isfinite(errors[i]) else math.inf)
+    return f"{name(worst)}gives {got[worst]:.6g} where {wanted[worst]:.6g} is right"
 
 
 def exact_difference(got: Sequence[int], wanted: Sequence[int], what: str) -> str:
@@ -224,7 +244,7 @@ def first_of(reasons: Iterable[str]) -> str:
 
 def silu(v: float) -> float:
     """v sigmoid(v)."""
-    return v * sigmoid(v)
+    return 0.5 * v * (1.0 + math.tanh(0.5 * v))
 
 
 def sigmoid(v: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 from py_engine.generate.checks.bench import (
     Bench,
@@ -76,8 +77,8 @@ class _Layer:
         self.proj = bench.known(self._proj, rows, s.width)
         self.conv = bench.known(self._conv, s.channels, s.taps)
         self.decay = bench.known(self._decay, 2 * s.hv)
-        data = self._ring.history.pack(s.taps * s.channels)
-        self.history: Tensor = bench.put("history", data, s.taps, s.channels)
+        kept = self._ring.history.period()
+        self.history: Tensor = bench.fill("history", kept, s.taps, s.channels)
         # What is remembered of the last row: of the first channels and of the last.
         place = self._ring.place(_POSITION + rows - 1)
         self._runs = [(0, min(8, s.dk)), (s.channels - min(8, s.dv), min(8, s.dv))]
@@ -102,10 +103,10 @@ class _Layer:
         rate = math.exp(self._decay[head]) * math.log1p(math.exp(raw))
         return math.exp(-rate), sigmoid(self._proj[at])
 
-    def z(self, row: int, head: int) -> list[float]:
-        """What gates a value head's result."""
+    def opened(self, row: int, head: int) -> list[float]:
+        """What a value head's result is multiplied by: silu(z)."""
         s = self._shape
-        return self._proj.part(row * s.width + s.channels + head * s.dv, s.dv)
+        return self._proj.map(silu).part(row * s.width + s.channels + head * s.dv, s.dv)
 
     def history_difference(self) -> str:
         """What is wrong with the history."""
@@ -130,7 +131,7 @@ class _State:
 
     def column(self, head: int, column: int) -> list[float]:
         """As it was before."""
-        return self.types.rows[self.types.of(head, column)]
+        return self.types.rows[self.types.kinds(head, column + 1)[column]]
 
     def read(self, head: int, column: int) -> Read:
         """As it will be."""
@@ -162,12 +163,11 @@ def delta_step(bench: Bench, calls: Sequence[Call]) -> Check:
         v = layer.mixed(0, at_v, s.dv)
         alpha, beta = layer.gates(0, head)
         by_k, by_q, both = state.types.dots(k), state.types.dots(q), dot(k, q)
-        kinds = [state.types.of(head, c) for c in range(s.dv)]
+        kinds = state.types.kinds(head, s.dv)
         steps = [beta * (value - alpha * by_k[kind]) for value, kind in zip(v, kinds, strict=True)]
         raw = [alpha * by_q[kind] + both * d for d, kind in zip(steps, kinds, strict=True)]
         out = normed(raw, weight.part(0, s.dv), eps, 0.0)
-        wanted = [o * silu(z) for o, z in zip(out, layer.z(0, head), strict=True)]
-        reasons = [difference(got[head].floats(), wanted)]
+        reasons = [difference(got[head].floats(), list(map(mul, out, layer.opened(0, head))))]
         for c in s.columns:
             old = state.column(head, c)
             new = [alpha * a + steps[c] * b for a, b in zip(old, k, strict=True)]
@@ -256,7 +256,8 @@ def delta_norm(bench: Bench, calls: Sequence[Call]) -> Check:
     [hv, dv, channels] = whole(c, "HV", "DV", "C")
     rows, width = 2, channels + hv * (dv + 2)
     proj, weight, before = Pattern(_PROJ), Pattern(_NORM, 1.5), Pattern(_Y)
-    y = bench.put("y", before.pack(rows * hv * dv), rows, hv, dv)
+    opened = proj.map(silu)
+    y = bench.fill("y", before.period(), rows, hv, dv)
     tensors = [bench.known(proj, rows, width), bench.known(weight, dv), bench.step(_POSITION, rows)]
     bench.call(call, [*tensors, y], (hv, rows, 1))
     sample = [(t, head) for t in range(rows) for head in sorted({0, hv - 1})]
@@ -264,8 +265,7 @@ def delta_norm(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def of_head(t: int, head: int) -> str:
         values = normed(before.part((t * hv + head) * dv, dv), weight.part(0, dv), c["EPS"], 0.0)
-        gates = map(silu, proj.part(t * width + channels + head * dv, dv))
-        wanted = [v * g for v, g in zip(values, gates, strict=True)]
-        return difference(got[t, head].floats(), wanted)
+        gates = opened.part(t * width + channels + head * dv, dv)
+        return difference(got[t, head].floats(), list(map(mul, values, gates)))
 
     return Check(calls, lambda: first_of([of_head(t, head) for t, head in sample]))

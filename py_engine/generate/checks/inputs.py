@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from operator import mul
 
 _PERIOD = 251  # a prime: no row of a matrix begins as the one before
 
 
-class Pattern:
-    """Numbers from an integer hash that begin anew after 251: within `size` of `middle`, multiples of size / 16, so
-    that f16 and bf16 hold them exactly where size is a power of two and middle a small multiple of 1/2."""
+class Cycle:
+    """251 numbers, over and over."""
 
-    def __init__(self, seed: int, middle: float = 0.0, size: float = 1.0) -> None:
-        self.key = (seed, middle, size)
-        self._values = _period(seed, middle, size)
+    def __init__(self, values: list[float]) -> None:
+        self._values = values
 
     def __getitem__(self, index: int) -> float:
         return self._values[index % _PERIOD]
@@ -26,24 +24,48 @@ class Pattern:
         at = first % _PERIOD
         return (self._values * ((at + count) // _PERIOD + 1))[at : at + count]
 
+    def map(self, function: Callable[[float], float]) -> Cycle:
+        """The function's values, each computed once."""
+        return Cycle(list(map(function, self._values)))
+
+
+class Pattern(Cycle):
+    """Numbers from an integer hash: within `size` of `middle`, multiples of size / 16, so that f16 and bf16 hold them
+    exactly where size is a power of two and middle a small multiple of 1/2. Not `middle`; but where `thin`, four of
+    five are 0."""
+
+    def __init__(
+        self, seed: int, middle: float = 0.0, size: float = 1.0, *, thin: bool = False
+    ) -> None:
+        self.key = (seed, middle, size, thin)
+        super().__init__(_numbers(*self.key))
+
+    def period(self, dtype: str = "f32") -> bytes:
+        """The 251 numbers as they lie in memory."""
+        return pack(self._values, dtype)
+
     def pack(self, count: int, dtype: str = "f32") -> bytes:
         """The first `count` numbers as they lie in memory."""
-        period = pack(self._values, dtype)
-        size = len(period) // _PERIOD
-        return (period * (count // _PERIOD + 1))[: count * size]
+        return pack(self.part(0, count), dtype)
 
 
 @cache
-def _period(seed: int, middle: float, size: float) -> list[float]:
-    return [middle + size * (2 * n - 15) / 16 for n in steps(seed)]
+def _numbers(seed: int, middle: float, size: float, thin: bool) -> list[float]:
+    values = [middle + size * (2 * n - 15) / 16 for n in range(16)]
+    return [0.0 if thin and i % 5 else values[n] for i, n in enumerate(_steps(seed))]
+
+
+def _steps(seed: int) -> list[int]:
+    """251 whole numbers 0..15: a walk through the same ones, of another stride for each seed below 250."""
+    hashed, stride = _hashed(), seed + 1
+    return [hashed[(i * stride + seed) % _PERIOD] for i in range(_PERIOD)]
 
 
 @cache
-def steps(seed: int) -> Sequence[int]:
-    """251 whole numbers 0..15."""
+def _hashed() -> list[int]:
     found = []
     for i in range(_PERIOD):
-        word = (i + 1 + 1009 * seed) * 0x9E3779B1 & 0xFFFFFFFF
+        word = (i + 1) * 0x9E3779B1 & 0xFFFFFFFF
         word = (word ^ word >> 15) * 0x85EBCA77 & 0xFFFFFFFF
         found.append(word >> 13 & 15)
     return found
@@ -57,16 +79,17 @@ class Types:
     def __init__(self, seed: int, width: int) -> None:
         pattern = Pattern(seed)
         self.rows = [pattern.part(i * width, width) for i in range(self.COUNT)]
-        self._steps = steps(seed + 1)
+        self._kinds = [n % self.COUNT for n in _steps(seed + 1)]
 
-    def of(self, group: int, index: int) -> int:
-        """Which of the five a row is."""
-        return self._steps[(101 * group + index) % _PERIOD] % self.COUNT
+    def kinds(self, group: int, count: int) -> list[int]:
+        """Which of the five the first `count` rows of a group are."""
+        at = 101 * group % _PERIOD
+        return (self._kinds * ((at + count) // _PERIOD + 1))[at : at + count]
 
     def pack(self, groups: Iterable[int], count: int, dtype: str = "f32") -> bytes:
         """All rows of these groups as they lie in memory."""
         packed = [pack(row, dtype) for row in self.rows]
-        return b"".join(packed[self.of(g, i)] for g in groups for i in range(count))
+        return b"".join(packed[kind] for group in groups for kind in self.kinds(group, count))
 
     def dots(self, values: Sequence[float]) -> list[float]:
         """values . row of each of the five."""
@@ -78,7 +101,7 @@ def pack(values: Sequence[float], dtype: str) -> bytes:
     return struct.pack(f"<{len(values)}{'e' if dtype == 'f16' else 'f'}", *values)
 
 
-def dot(a: Sequence[float], b: Sequence[float]) -> float:
+def dot(a: Iterable[float], b: Iterable[float]) -> float:
     """Sum of products, in double precision."""
     total: float = sum(map(mul, a, b))
     return total

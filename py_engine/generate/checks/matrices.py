@@ -6,9 +6,10 @@ The matrix is the model's own, read back where results are compared; inputs, bia
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from operator import mul
+from operator import add, mul
 from typing import NamedTuple
 
 from py_engine.generate.checks.bench import (
@@ -16,6 +17,7 @@ from py_engine.generate.checks.bench import (
     Bench,
     Check,
     Read,
+    beyond,
     constants,
     difference,
     first_of,
@@ -24,7 +26,7 @@ from py_engine.generate.checks.bench import (
     silu,
     whole,
 )
-from py_engine.generate.checks.inputs import Pattern, dot, pack
+from py_engine.generate.checks.inputs import Pattern, dot
 from py_engine.generate.checks.short_conv import ShortConvolution
 from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
@@ -55,69 +57,90 @@ class Product(NamedTuple):
 
 
 class Input:
-    """x of products, with its sums over groups."""
+    """x of products. Most of it is 0, which products need not be made of."""
 
     def __init__(self, values: Sequence[float]) -> None:
-        self.values = values
-        self._groups: dict[int, list[tuple[Sequence[float], float, float]]] = {}
+        self._size = len(values)
+        self._places = [i for i, v in enumerate(values) if v]
+        self._values = [values[i] for i in self._places]
+        self._groups: dict[int, _Groups] = {}
 
-    def groups(self, size: int) -> list[tuple[Sequence[float], float, float]]:
-        """Of each group: its values, their sum, the sum of their magnitudes."""
+    def terms(self, row: Sequence[float]) -> list[float]:
+        """Of a row's product with it, those that are not 0."""
+        return list(map(mul, self._values, map(row.__getitem__, self._places)))
+
+    def groups(self, size: int) -> _Groups:
+        """Its groups of so many numbers."""
         if size not in self._groups:
-            parts = [self.values[i : i + size] for i in range(0, len(self.values), size)]
-            self._groups[size] = [(p, sum(p), sum(map(abs, p))) for p in parts]
+            edges = [bisect_left(self._places, i) for i in range(0, self._size + 1, size)]
+            cuts = list(map(slice, edges, edges[1:]))
+            parts = [self._values[cut] for cut in cuts]
+            magnitudes = [sum(map(abs, part)) for part in parts]
+            self._groups[size] = _Groups(cuts, list(map(sum, parts)), magnitudes)
         return self._groups[size]
 
 
-class MatrixRows:
-    """Rows first .. first + count - 1 of the matrix that a call reads."""
+class _Groups(NamedTuple):
+    """Groups of an input."""
 
-    def __init__(self, bench: Bench, call: Call, first: int, count: int) -> None:
+    cuts: list[slice]  # of its numbers that are not 0
+    sums: list[float]
+    magnitudes: list[float]  # sums of magnitudes
+
+
+class MatrixRows:
+    """Some rows of the matrix that a call reads, given as runs (first, count)."""
+
+    def __init__(self, bench: Bench, call: Call, runs: Sequence[tuple[int, int]]) -> None:
         c = constants(call)
         [self._cols, self._group, scale_format] = whole(c, "K", "GROUP", "SCALE_FORMAT")
         names = (use.removeprefix("weight_").removesuffix("_any") for use in call.kernel.uses)
         self.format = next(n for n in names if n in ("f32", "f16", "bf16", "q4", "q8"))
-        self.first, self.count = first, count
+        rows = [row for first, count in runs for row in range(first, first + count)]
+        self._places = {row: place for place, row in enumerate(rows)}
         bits = {"f32": 32, "f16": 16, "bf16": 16, "q8": 8, "q4": 4}[self.format]
         self._row_bytes = self._cols * bits // 8
-        weight, scales = call.tensors[1], call.tensors[2]
-        self._weight = bench.read_bytes(weight, first * self._row_bytes, count * self._row_bytes)
-        self._scales: Read | None = None
         self._scale_format = ("f16", "bf16", "f32")[scale_format]
+        self._scale_bytes = 0
         if self.format in ("q4", "q8"):
-            self._pairs = self._cols // self._group
-            size = self._pairs * (8 if self._scale_format == "f32" else 4)
-            self._scales = bench.read_bytes(scales, first * size, count * size)
+            pair = 8 if self._scale_format == "f32" else 4
+            self._scale_bytes = self._cols // self._group * pair
+
+        def read(tensor: Tensor, size: int) -> Read:
+            return bench.read_bytes(tensor, [(at * size, n * size) for at, n in runs if size])
+
+        self._weight = read(call.tensors[1], self._row_bytes)
+        self._scales = read(call.tensors[2], self._scale_bytes)
 
     def values(self, row: int) -> Sequence[float]:
-        """Row `row` of the matrix, one of these."""
-        raw = self._raw(row)
-        if self._scales is None:
+        """A row of the matrix."""
+        raw = self._part(self._weight, self._row_bytes, row)
+        if not self._scale_bytes:
             return _floats(raw, self.format)
-        fields = self._fields(raw)
-        pairs = (pair for pair in self._affine(row) for _ in range(self._group))
-        return [s * q + b for q, (s, b) in zip(fields, pairs, strict=True)]
+        fields, g, scales, biases = self._fields(raw), self._group, *self._affine(row)
+        return [
+            s * q + b
+            for i, (s, b) in enumerate(zip(scales, biases, strict=True))
+            for q in fields[i * g : (i + 1) * g]
+        ]
 
     def product(self, row: int, x: Input) -> Product:
         """Row . x."""
-        raw = self._raw(row)
-        if self._scales is None:
-            terms = list(map(mul, _floats(raw, self.format), x.values))
+        raw = self._part(self._weight, self._row_bytes, row)
+        if not self._scale_bytes:
+            terms = x.terms(_floats(raw, self.format))
             return Product(sum(terms), sum(map(abs, terms)))
-        fields, g = self._fields(raw), self._group
+        scales, biases = self._affine(row)
+        groups, terms = x.groups(self._group), x.terms(self._fields(raw))
+        sums = [sum(terms[cut]) for cut in groups.cuts]
         largest = 15 if self.format == "q4" else 255
-        value = size = 0.0
-        groups = x.groups(g)
-        for i, ((s, b), (part, total, magnitude)) in enumerate(
-            zip(self._affine(row), groups, strict=True)
-        ):
-            value += s * dot(fields[i * g : (i + 1) * g], part) + b * total
-            size += (abs(s) * largest + abs(b)) * magnitude
-        return Product(value, size)
+        most = [largest * abs(s) + abs(b) for s, b in zip(scales, biases, strict=True)]
+        value = dot(scales, sums) + dot(biases, groups.sums)
+        return Product(value, dot(most, groups.magnitudes))
 
-    def _raw(self, row: int) -> bytes:
-        at = (row - self.first) * self._row_bytes
-        return self._weight.bytes[at : at + self._row_bytes]
+    def _part(self, read: Read, size: int, row: int) -> bytes:
+        at = self._places[row] * size
+        return read.bytes[at : at + size]
 
     def _fields(self, raw: bytes) -> Sequence[int]:
         if self.format == "q8":
@@ -126,13 +149,10 @@ class MatrixRows:
         fields[0::2], fields[1::2] = raw.translate(_LOW), raw.translate(_HIGH)
         return fields
 
-    def _affine(self, row: int) -> list[tuple[float, float]]:
-        """(scale, bias) of each group of a row."""
-        assert self._scales is not None
-        size = self._pairs * (8 if self._scale_format == "f32" else 4)
-        at = (row - self.first) * size
-        numbers = _floats(self._scales.bytes[at : at + size], self._scale_format)
-        return list(zip(numbers[0::2], numbers[1::2], strict=True))
+    def _affine(self, row: int) -> tuple[Sequence[float], Sequence[float]]:
+        """Scales and biases of the groups of a row."""
+        numbers = _floats(self._part(self._scales, self._scale_bytes, row), self._scale_format)
+        return numbers[0::2], numbers[1::2]
 
 
 def _floats(raw: bytes, form: str) -> Sequence[float]:
@@ -158,11 +178,11 @@ class Outputs:
         middle = count // 2 // 8 * 8 + 3
         runs = {0: 3, middle: 2, max(0, count - 3): 3}
         self.runs = [(at, min(n, count - at)) for at, n in runs.items() if at < count]
-        self._parts = [
-            [MatrixRows(bench, call, base + s * count + at, n) for s in range(sections)]
-            for at, n in self.runs
-        ]
-        self._base, self._count = base, count
+        self.indices = [i for at, n in self.runs for i in range(at, at + n)]
+        starts = [base + s * count for s in range(sections)]
+        self._rows = [[start + i for start in starts] for i in self.indices]
+        runs_of_rows = [(start + at, n) for start in starts for at, n in self.runs]
+        self._matrix = MatrixRows(bench, call, runs_of_rows)
         self._products: dict[Input, list[list[Product]]] = {}
 
     @classmethod
@@ -174,17 +194,16 @@ class Outputs:
     def products(self, x: Input) -> list[list[Product]]:
         """For each output, one product for each section."""
         if x not in self._products:
-            self._products[x] = [
-                [p.product(self._base + s * self._count + i, x) for s, p in enumerate(parts)]
-                for (at, n), parts in zip(self.runs, self._parts, strict=True)
-                for i in range(at, at + n)
-            ]
+            self._products[x] = [[self._matrix.product(r, x) for r in rows] for rows in self._rows]
         return self._products[x]
 
-    @property
-    def indices(self) -> list[int]:
-        """The outputs, in order of the runs."""
-        return [i for at, n in self.runs for i in range(at, at + n)]
+    def at(self, start: int) -> list[tuple[int, int]]:
+        """Where they lie in a row that begins at `start`, in runs."""
+        return [(start + at, n) for at, n in self.runs]
+
+    def of_pattern(self, pattern: Pattern, start: int) -> list[float]:
+        """The pattern's numbers there."""
+        return [pattern[start + i] for i in self.indices]
 
 
 def norm(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -193,7 +212,7 @@ def norm(bench: Bench, calls: Sequence[Call]) -> Check:
     c = constants(call)
     [k, add] = whole(c, "K", "ADD")
     rows, x, weight, before = 2, Pattern(_X), Pattern(_NORM, 1.5), Pattern(_Y)
-    y = bench.put("y", before.pack(rows * k), rows, k)
+    y = bench.fill("y", before.period(), rows, k)
     bench.call(call, [bench.known(x, rows, k), bench.known(weight, k), y], (rows, 1, 1))
     got = bench.read(y)
 
@@ -214,18 +233,20 @@ def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
     c = constants(call)
     [k, norms] = whole(c, "K", "NORM")
     rows, x, weight = 2, Pattern(_X, size=1.0 if norms else 131072.0), Pattern(_NORM, 1.5)
+    held = x.map(lambda v: max(-65504.0, min(v, 65504.0)))
     y = bench.make("y", rows, k, dtype="f16")
     weights = bench.known(weight, k) if norms else bench.zeros
     bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
     got = bench.read(y)
 
     def verify() -> str:
-        wanted: list[float] = []
-        for t in range(rows):
-            row = x.part(t * k, k)
-            if norms:
-                row = normed(row, weight.part(0, k), c["EPS"], c.get("OFFSET", 0.0))
-            wanted += [max(-65504.0, min(v, 65504.0)) for v in row]
+        if norms:
+            offset = c.get("OFFSET", 0.0)
+            parts = [x.part(t * k, k) for t in range(rows)]
+            heavy = weight.part(0, k)
+            wanted = list(chain.from_iterable(normed(v, heavy, c["EPS"], offset) for v in parts))
+        else:
+            wanted = held.part(0, rows * k)
         return difference(got.floats("f16"), wanted, TOLERANCE_F16)
 
     return Check(calls, verify)
@@ -244,16 +265,13 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     tokens = bench.put("ids", struct.pack("<3I", *ids), len(ids), dtype="u32")
     bench.call(call, [tokens, *call.tensors[1:3], y], (call.groups[0], len(ids), 1))
     got = bench.read(y)
-    table = [MatrixRows(bench, call, row, 1) for row in rows]
+    table = MatrixRows(bench, call, [(row, 1) for row in rows])
 
     def verify() -> str:
-        values = got.floats()
-        wanted = [
-            [c["SCALE"] * w for w in part.values(row)]
-            for part, row in zip(table, rows, strict=True)
-        ]
+        values, scale = got.floats(), c["SCALE"]
+        wanted = [[scale * w for w in table.values(row)] for row in rows]
         return first_of(
-            [difference(values[t * k : (t + 1) * k], row) for t, row in enumerate(wanted)]
+            difference(values[t * k : (t + 1) * k], row) for t, row in enumerate(wanted)
         )
 
     return Check(calls, verify)
@@ -270,10 +288,10 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     # The row of x that is meant stands last where the kernel is to look for it.
     rows = 3 if c["LAST_ROW"] else 1
-    pattern, weight = Pattern(_X), Pattern(_NORM, 1.5)
+    pattern, weight = _input(), Pattern(_NORM, 1.5)
     x = bench.known(pattern, rows, k)
     norm_weight = bench.known(weight, k) if c["NORM"] else bench.zeros
-    y = bench.put("y", _held(c, at + n // sections), at + n // sections)
+    y = _result(bench, c, at + n // sections)
     values = pattern.part((rows - 1) * k, k)
     conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
     if conv:
@@ -281,8 +299,8 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     else:
         bias, step, more = _bias(bench, c, n), bench.step(6, rows), []
     bench.call(call, [x, *call.tensors[1:3], norm_weight, bias, step, y, *more])
-    got = [bench.read(y, at + first, count) for first, count in outputs.runs]
-    after = [conv.read(bench, 0, first, count) for first, count in outputs.runs] if conv else []
+    got = bench.read_runs(y, outputs.at(at))
+    kept = conv.read(bench, 0, outputs.runs) if conv else None
 
     def verify() -> str:
         row = _known_input(bench, k)
@@ -290,17 +308,13 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
             row = Input(normed(values, weight.part(0, k), c["EPS"], c["NORM_OFFSET"]))
         elif c["LAST_ROW"]:
             row = Input(values)
-        found = list(chain.from_iterable(read.floats() for read in got))
         products = outputs.products(row)
-        if conv:
-            kept = chain.from_iterable(read.floats() for read in after)
-            return first_of(
-                _convolved(conv, i, parts, value, old)
-                for i, parts, value, old in zip(outputs.indices, products, found, kept, strict=True)
-            )
-        return first_of(
-            _ending(c, i, parts, Pattern(_Y)[at + i], 1.0, value, _PRODUCT)
-            for i, parts, value in zip(outputs.indices, products, found, strict=True)
+        if conv and kept:
+            return _convolved(conv, outputs.indices, products, got.floats(), kept.floats())
+        made = _made(c, outputs, products, 1.0, _PRODUCT)
+        wanted = _put(c, made, outputs.of_pattern(Pattern(_Y), at))
+        return beyond(
+            got.floats(), wanted.values, wanted.errors, lambda i: f"output {outputs.indices[i]} "
         )
 
     return Check(calls, verify)
@@ -321,75 +335,123 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     dtype: Dtype = "f16" if units else "f32"
     x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, k, dtype))
     before = Pattern(_Y)
-    data = _held(c, rows * columns)
-    y = bench.put("y", data, rows, columns)
+    y = _result(bench, c, rows, columns)
     tensors = [x, *call.tensors[1:3], _bias(bench, c, n), bench.step(6, valid), y]
     bench.call(call, tensors, (call.groups[0], -(-rows // tile), 1))
     # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid.
     tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
-    got = [[bench.read(y, t * columns + at + f, m) for f, m in outputs.runs] for t in tokens]
+    got = bench.read_runs(y, chain.from_iterable(outputs.at(t * columns + at) for t in tokens))
     allowed = max(_UNITS / k**0.5, _PRODUCT) if units else _PRODUCT
+
+    def name(i: int) -> str:
+        row, output = divmod(i, len(outputs.indices))
+        return f"row {tokens[row]}: output {outputs.indices[output]} "
 
     def verify() -> str:
         products = outputs.products(_known_input(bench, k))
-        for t, reads in zip(tokens, got, strict=True):
-            found = chain.from_iterable(read.floats() for read in reads)
-            for i, parts, value in zip(outputs.indices, products, found, strict=True):
-                old = before[t * columns + at + i] if data else 0.0
-                if t >= valid:
-                    told = difference([value], [old])
-                else:
-                    told = _ending(c, i, parts, old, _FACTORS[t % len(_FACTORS)], value, allowed)
-                if told:
-                    return f"row {t}: {told}"
-        return ""
+        made = {f: _made(c, outputs, products, f, allowed) for f in _FACTORS}
+        zeros, wanted = [0.0] * len(products), []
+        for t in tokens:
+            old = (
+                outputs.of_pattern(before, t * columns + at) if c["EPILOGUE"] in _READING else zeros
+            )
+            untouched = Results(old, [0.0] * len(old))
+            factor = _FACTORS[t % len(_FACTORS)]
+            wanted.append(_put(c, made[factor], old) if t < valid else untouched)
+        return beyond(
+            got.floats(),
+            list(chain.from_iterable(row.values for row in wanted)),
+            list(chain.from_iterable(row.errors for row in wanted)),
+            name,
+        )
 
     return Check(calls, verify)
 
 
-def _held(c: Mapping[str, float], count: int) -> bytes:
-    """What y begins with: known numbers where the epilogue looks at them."""
-    return Pattern(_Y).pack(count) if c.get("EPILOGUE") in _READING else b""
+def _result(bench: Bench, c: Mapping[str, float], *shape: int) -> Tensor:
+    """y, with known numbers where the epilogue looks at them, else zeros."""
+    if c.get("EPILOGUE") in _READING:
+        return bench.fill("y", Pattern(_Y).period(), *shape)
+    return bench.make("y", *shape)
 
 
-def _ending(
+class Results(NamedTuple):
+    """What outputs must be, and what each may be off by."""
+
+    values: list[float]
+    errors: list[float]
+
+
+def _made(
     c: Mapping[str, float],
-    index: int,
-    parts: Sequence[Product],
-    old: float,
+    outputs: Outputs,
+    products: Sequence[Sequence[Product]],
     factor: float,
-    got: float,
     allowed: float,
-) -> str:
-    """What is wrong with output `index` made of these products, of x times `factor`; y held `old`."""
-    bias, offset = Pattern(_BIAS), int(c["BIAS_OFFSET"])
-    epilogue, half = c["EPILOGUE"], int(c["N"]) // 2
+) -> Results:
+    """Outputs made of these products, of x times `factor`, before what y held is looked at."""
+    bias, offset, half = Pattern(_BIAS), int(c["BIAS_OFFSET"]), int(c["N"]) // 2
     activate = _ACTIVATE[int(c["ACTIVATION"])]
-    values = []
-    for section, part in enumerate(parts):
-        add = bias[offset + index + section * half] if c["BIAS"] else 0.0
-        values.append(factor * part.value + add)
-    error = [allowed * abs(factor) * part.size + _ABSOLUTE for part in parts]
-    if epilogue == EPILOGUES["gated"]:
-        gate, up = values
-        wanted = activate(gate) * up
-        # Neither activation is steeper than 1.13; WGSL's tanh and exp are off by 1e-5 of what they are applied to.
-        size = (1.13 * error[0] + 2e-5 * abs(gate)) * (abs(up) + error[1])
-        size += abs(activate(gate)) * error[1]
-    elif epilogue == EPILOGUES["multiply"]:
-        wanted = activate(old) * values[0]
-        size = error[0] * abs(activate(old)) + 2e-5 * abs(old * values[0])
-    else:
-        wanted = values[0] + (old if epilogue == EPILOGUES["add"] else 0.0)
-        size = error[0]
-    told = difference([got], [wanted], 1.0, size)
-    return told and f"output {index} {told}"
+    found = Results([], [])
+    for index, parts in zip(outputs.indices, products, strict=True):
+        values, errors = [], []
+        for section, part in enumerate(parts):
+            add = bias[offset + index + section * half] if c["BIAS"] else 0.0
+            values.append(factor * part.value + add)
+            errors.append(allowed * abs(factor) * part.size + _ABSOLUTE)
+        if c["EPILOGUE"] == EPILOGUES["gated"]:
+            [gate, up], [gate_error, up_error] = values, errors
+            active = activate(gate)
+            # Neither activation is steeper than 1.13; WGSL's tanh and exp are off by 1e-5 of what they are applied to.
+            error = (1.13 * gate_error + 2e-5 * abs(gate)) * (abs(up) + up_error)
+            found.values.append(active * up)
+            found.errors.append(error + abs(active) * up_error)
+        else:
+            found.values.append(values[0])
+            found.errors.append(errors[0])
+    return found
+
+
+def _put(c: Mapping[str, float], made: Results, old: Sequence[float]) -> Results:
+    """What y holds afterwards, where it held `old`."""
+    if c["EPILOGUE"] == EPILOGUES["add"]:
+        return Results(list(map(add, made.values, old)), made.errors)
+    if c["EPILOGUE"] == EPILOGUES["multiply"]:
+        gates = list(map(_ACTIVATE[int(c["ACTIVATION"])], old))
+        values = list(map(mul, gates, made.values))
+        return Results(
+            values,
+            [
+                error * abs(gate) + 2e-5 * abs(before * value)
+                for error, gate, before, value in zip(
+                    made.errors, gates, old, made.values, strict=True
+                )
+            ],
+        )
+    return made
 
 
 def _convolved(
-    conv: ShortConvolution, channel: int, parts: Sequence[Product], got: float, kept: float
+    conv: ShortConvolution,
+    channels: Sequence[int],
+    products: Sequence[Sequence[Product]],
+    got: Sequence[float],
+    kept: Sequence[float],
 ) -> str:
-    """What is wrong with a channel of a short convolution made of these products, B, C and X."""
+    """What is wrong with channels of a short convolution made of these products, B, C and X."""
+    found = [_channel(conv, *of) for of in zip(channels, products, strict=True)]
+    inputs, input_errors, results, errors = map(list, zip(*found, strict=True))
+
+    def name(i: int) -> str:
+        return f"channel {channels[i]} "
+
+    return beyond(kept, inputs, input_errors, name) or beyond(got, results, errors, name)
+
+
+def _channel(
+    conv: ShortConvolution, channel: int, parts: Sequence[Product]
+) -> tuple[float, float, float, float]:
+    """The gated input that is remembered and what it may be off by, the result and what that may be off by."""
     values, errors = [], []
     for section, part in enumerate(parts):
         values.append(part.value + conv.in_bias(channel + section * conv.channels))
@@ -397,23 +459,23 @@ def _convolved(
     b, c, x = values
     own = abs(b) * errors[2] + (abs(x) + errors[2]) * errors[0]
     [total] = conv.convolved(0, channel, 1, lambda _: [b * x])
-    size = abs(c) * (own * abs(conv.last_tap(channel)) + 1e-5) + abs(total) * errors[1]
-    told = difference([kept], [b * x], 1.0, own + 1e-6 * abs(b * x)) or difference(
-        [got], [c * total], 1.0, size
-    )
-    return told and f"channel {channel} {told}"
+    error = abs(c) * (own * abs(conv.last_tap(channel)) + 1e-5) + abs(total) * errors[1]
+    return b * x, own + 1e-6 * abs(b * x), c * total, error
 
 
 def _chunk(bench: Bench, rows: int, k: int, dtype: Dtype) -> Tensor:
     """One row of x times each of the factors in turn."""
-    row = Pattern(_X).part(0, k)
-    scaled = [pack([f * v for v in row], dtype) for f in _FACTORS]
-    data = b"".join(scaled[t % len(_FACTORS)] for t in range(rows))
-    return bench.put("x", data, rows, k, dtype=dtype)
+    data = b"".join(_input(factor).pack(k, dtype) for factor in _FACTORS)
+    return bench.fill("x", data, rows, k, dtype=dtype)
+
+
+def _input(size: float = 1.0) -> Pattern:
+    """x of a product, `size` times over."""
+    return Pattern(_X, size=size, thin=True)
 
 
 def _known_input(bench: Bench, k: int) -> Input:
-    return bench.keep(("x", k), lambda: Input(Pattern(_X).part(0, k)))
+    return bench.keep(("x", k), lambda: Input(_input().part(0, k)))
 
 
 def _bias(bench: Bench, c: Mapping[str, float], n: int) -> Tensor:

@@ -15,15 +15,14 @@ from py_engine.generate.checks.bench import (
     exact_difference,
     first_of,
 )
-from py_engine.generate.checks.inputs import Pattern, pack
+from py_engine.generate.checks.inputs import pack
 from py_engine.graph.step import HALT_STOP, pack_step
 from py_engine.graph.trace import Call, Tensor
 from py_engine.ops.sample import HISTOGRAM_WORDS, IN_PROMPT, pack_sampling
 
-_LOGITS = 81  # seed
 _MASK = 0xFFFFFFFF
-# Five tokens stand out of a vocabulary at -100; with penalties on the first two the third is the best.
-_VALUES = (4.5, 4.25, 4.0, 3.75, 3.0)
+# Five tokens stand out of a vocabulary at 0; with penalties on the first two the third is the best.
+_VALUES = (104.5, 104.25, 104.0, 103.75, 103.0)
 _REPETITION, _PRESENCE, _FREQUENCY = 1.5, 0.5, 0.5
 
 
@@ -33,10 +32,10 @@ def _places(v: int) -> list[int]:
 
 
 def _logits(bench: Bench, v: int) -> Tensor:
-    """f32 [v]: the five, and all others far below."""
+    """f32 [v]: the five, and all others 0."""
 
     def make() -> Tensor:
-        tensor = bench.put("logits", Pattern(_LOGITS, -100.0).pack(v), v)
+        tensor = bench.make("logits", v)
         for token, value in zip(_places(v), _VALUES, strict=True):
             bench.write(tensor, 4 * token, pack([value], "f32"))
         return tensor

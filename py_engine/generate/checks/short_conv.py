@@ -11,7 +11,6 @@ from py_engine.generate.checks.bench import (
     Read,
     constants,
     difference,
-    first_of,
     whole,
 )
 from py_engine.generate.checks.inputs import Pattern
@@ -66,8 +65,8 @@ class ShortConvolution:
         self._ring = Ring(Pattern(_HISTORY), self.taps, channels, self.position)
         self._pattern = Pattern(_WEIGHTS)
         self.weights = bench.known(self._pattern, self._at + channels * (self.taps + self.biased))
-        data = self._ring.history.pack(self.taps * channels)
-        self.history: Tensor = bench.put("history", data, self.taps, channels)
+        kept = self._ring.history.period()
+        self.history: Tensor = bench.fill("history", kept, self.taps, channels)
 
     def in_bias(self, row: int) -> float:
         """Of a row of the projection before it."""
@@ -89,9 +88,10 @@ class ShortConvolution:
         biases = self._pattern.part(self._at + self.channels * self.taps + first, count)
         return [v + b for v, b in zip(found, biases, strict=True)]
 
-    def read(self, bench: Bench, row: int, first: int, count: int) -> Read:
-        """Channels of the history at row `row` of this pass, as it will be."""
-        return bench.read(self.history, self._ring.place(self.position + row) + first, count)
+    def read(self, bench: Bench, row: int, runs: Sequence[tuple[int, int]]) -> Read:
+        """Runs of channels of the history at row `row` of this pass, as they will be."""
+        place = self._ring.place(self.position + row)
+        return bench.read_runs(self.history, [(place + first, count) for first, count in runs])
 
 
 def short_conv(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -107,9 +107,9 @@ def short_conv(bench: Bench, calls: Sequence[Call]) -> Check:
     bench.call(call, tensors, (call.groups[0], 2, 1))
     runs = [(0, min(4, h)), (max(0, h - 4), min(4, h))]
     tokens = (0, 1, block - 1, block, rows - 1)
-    got = {(t, (at, n)): bench.read(y, t * h + at, n) for t in tokens for at, n in runs}
+    got = bench.read_runs(y, [(t * h + at, n) for t in tokens for at, n in runs])
     last = rows - conv.taps
-    after = {run: conv.read(bench, last, *run) for run in runs}
+    after = conv.read(bench, last, runs)
 
     def gated(row: int, at: int, n: int) -> list[float]:
         start = 3 * h * row + at
@@ -122,8 +122,8 @@ def short_conv(bench: Bench, calls: Sequence[Call]) -> Check:
         return [c * v for c, v in zip(proj.part((3 * row + 1) * h + at, n), own, strict=True)]
 
     def verify() -> str:
-        reasons = [difference(read.floats(), result(t, *run)) for (t, run), read in got.items()]
-        reasons += [difference(read.floats(), gated(last, *run)) for run, read in after.items()]
-        return first_of(reasons)
+        results = [v for t in tokens for run in runs for v in result(t, *run)]
+        kept = [v for run in runs for v in gated(last, *run)]
+        return difference(got.floats(), results) or difference(after.floats(), kept)
 
     return Check(calls, verify)
