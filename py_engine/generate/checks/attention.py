@@ -53,13 +53,14 @@ class _Heads:
         table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
         self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
         self._turns = cache(self._turns_of)
+        self.k = cache(self._k)
 
     def q(self, token: int, head: int) -> list[float]:
         """A query head of a row at `_POSITION` + token."""
         values = self._turned(token, self._apart * head, "Q")
         return [v * self._c["SCALE"] for v in values]
 
-    def k(self, token: int, head: int) -> list[float]:
+    def _k(self, token: int, head: int) -> list[float]:
         """A key head."""
         return self._turned(token, self._apart * self.heads + head, "K")
 
@@ -121,8 +122,15 @@ def _sample(count: int) -> list[int]:
     return sorted({0, count // 2, count - 1})
 
 
+def _pairs(tokens: Sequence[int], heads: int) -> list[tuple[int, int]]:
+    """Each of these tokens with one of a sample of heads, and each of those with a token."""
+    sample = _sample(heads)
+    count = max(len(tokens), len(sample))
+    return [(tokens[n % len(tokens)], sample[n % len(sample)]) for n in range(count)]
+
+
 def rope(bench: Bench, calls: Sequence[Call]) -> Check:
-    """rope.wgsl: of five tokens the first and the last, of their heads a sample."""
+    """rope.wgsl: heads of five tokens, the first, one in the middle and the last."""
     [call] = calls
     c = constants(call)
     [h] = whole(c, "H")
@@ -133,12 +141,11 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
     step = bench.step(_POSITION, rows)
     bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
-    tokens = (0, rows - 1)
-    got = {(t, i): bench.read(q, (t * h + i) * d, d) for t in tokens for i in _sample(h)}
+    tokens = (0, rows - 1, 2)
+    got = {(t, i): bench.read(q, (t * h + i) * d, d) for t, i in _pairs(tokens, h)}
     kept = {
         (t, i): [bench.read(x, (i * _CONTEXT + _POSITION + t) * d, d) for x in cache]
-        for t in tokens
-        for i in _sample(kv)
+        for t, i in _pairs(tokens, kv)
     }
 
     def verify() -> str:
@@ -241,7 +248,8 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_prefill.wgsl: a block of rows and three more behind 40 others, in at least two tiles of keys."""
+    """attention_prefill.wgsl: a block of rows and three more behind 40 others, in at least two tiles of keys; of some
+    rows a head each."""
     [call] = calls
     c = constants(call)
     [d, h, per_kv, block, gate_heads] = whole(c, "D", "H", "HEADS_PER_KV", "BQ", "GATE")
@@ -254,7 +262,8 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
     step = bench.step(position, rows)
     bench.call(call, [q, *cache.tensors, step, y, gating], (2, h, 1))
-    sample = [(t, i) for t in (0, block - 1, block, rows - 1) for i in _sample(h)]
+    tokens = sorted({0, 1, block // 2, block - 1, block, rows - 1})
+    sample = _pairs(tokens, h)
     got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
 
     def of_head(t: int, i: int) -> str:

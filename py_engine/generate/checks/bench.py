@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from operator import le, sub
 from typing import Any, TypeVar
 
-from py_engine.generate.checks.inputs import Pattern
+from py_engine.generate.checks.inputs import Pattern, dot
 from py_engine.graph.buffers import Buffers, Dtype
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
@@ -257,9 +257,14 @@ def gelu_tanh(v: float) -> float:
     return 0.5 * v * (1.0 + math.tanh(0.7978845608028654 * (v + 0.044715 * v**3)))
 
 
+def rms_factor(values: Sequence[float], eps: float) -> float:
+    """1 / sqrt(mean x^2 + eps)."""
+    return 1.0 / math.sqrt(dot(values, values) / len(values) + eps)
+
+
 def normed(
     values: Sequence[float], weights: Sequence[float], eps: float, offset: float
 ) -> list[float]:
     """RMSNorm of a row."""
-    factor = (sum(v * v for v in values) / len(values) + eps) ** -0.5
+    factor = rms_factor(values, eps)
     return [v * factor * (w + offset) for v, w in zip(values, weights, strict=True)]

@@ -28,6 +28,19 @@ class Cycle:
         """The function's values, each computed once."""
         return Cycle(list(map(function, self._values)))
 
+    def times(self, other: Cycle) -> Cycle:
+        """The products."""
+        return Cycle(list(map(mul, self._values, other._values)))
+
+    def period(self, dtype: str = "f32") -> bytes:
+        """The 251 numbers as they lie in memory."""
+        return pack(self._values, dtype)
+
+    def pack(self, count: int, dtype: str = "f32") -> bytes:
+        """The first `count` numbers as they lie in memory."""
+        period = self.period(dtype)
+        return (period * (count // _PERIOD + 1))[: count * (len(period) // _PERIOD)]
+
 
 class Pattern(Cycle):
     """Numbers from an integer hash: within `size` of `middle`, multiples of size / 16, so that f16 and bf16 hold them
@@ -39,14 +52,6 @@ class Pattern(Cycle):
     ) -> None:
         self.key = (seed, middle, size, thin)
         super().__init__(_numbers(*self.key))
-
-    def period(self, dtype: str = "f32") -> bytes:
-        """The 251 numbers as they lie in memory."""
-        return pack(self._values, dtype)
-
-    def pack(self, count: int, dtype: str = "f32") -> bytes:
-        """The first `count` numbers as they lie in memory."""
-        return pack(self.part(0, count), dtype)
 
 
 @cache

@@ -8,8 +8,10 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import chain
-from operator import add, mul
+from operator import add as plus
+from operator import mul
 from typing import NamedTuple
 
 from py_engine.generate.checks.bench import (
@@ -20,13 +22,13 @@ from py_engine.generate.checks.bench import (
     beyond,
     constants,
     difference,
-    first_of,
     gelu_tanh,
     normed,
+    rms_factor,
     silu,
     whole,
 )
-from py_engine.generate.checks.inputs import Pattern, dot
+from py_engine.generate.checks.inputs import Cycle, Pattern, dot
 from py_engine.generate.checks.short_conv import ShortConvolution
 from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
@@ -41,7 +43,8 @@ _PRODUCT = 1e-5
 _UNITS = 16 * 2.0**-11
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
-_FACTORS = (1.0, -0.5, 0.75, -1.25, 0.25)  # of the rows of a chunk
+_MIDDLE = 1.5  # of weights of norms
+_FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
 _ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
 _ACTIVATE = {ACTIVATIONS["silu"]: silu, ACTIVATIONS["gelu_tanh"]: gelu_tanh}
 _READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these look at what y holds
@@ -54,6 +57,10 @@ class Product(NamedTuple):
 
     value: float
     size: float
+
+    def times(self, factor: float) -> Product:
+        """Of x times `factor`."""
+        return Product(factor * self.value, abs(factor) * self.size)
 
 
 class Input:
@@ -207,49 +214,56 @@ class Outputs:
 
 
 def norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm.wgsl: two rows."""
+    """norm.wgsl: halves of two rows."""
     [call] = calls
     c = constants(call)
     [k, add] = whole(c, "K", "ADD")
     rows, x, weight, before = 2, Pattern(_X), Pattern(_NORM, 1.5), Pattern(_Y)
     y = bench.fill("y", before.period(), rows, k)
     bench.call(call, [bench.known(x, rows, k), bench.known(weight, k), y], (rows, 1, 1))
-    got = bench.read(y)
+    halves = _halves(k)
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
 
     def verify() -> str:
         wanted: list[float] = []
-        for t in range(rows):
-            row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])
-            old = before.part(t * k, k) if add else [0.0] * k
-            wanted += [a + b for a, b in zip(row, old, strict=True)]
+        for t, (at, n) in enumerate(halves):
+            row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])[at : at + n]
+            wanted += map(plus, row, before.part(t * k + at, n)) if add else row
         return difference(got.floats(), wanted)
 
     return Check(calls, verify)
 
 
 def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
-    """narrow.wgsl: two rows, and what f16 cannot hold."""
+    """narrow.wgsl: halves of two rows, and what f16 cannot hold."""
     [call] = calls
     c = constants(call)
     [k, norms] = whole(c, "K", "NORM")
     rows, x, weight = 2, Pattern(_X, size=1.0 if norms else 131072.0), Pattern(_NORM, 1.5)
-    held = x.map(lambda v: max(-65504.0, min(v, 65504.0)))
     y = bench.make("y", rows, k, dtype="f16")
     weights = bench.known(weight, k) if norms else bench.zeros
     bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
-    got = bench.read(y)
+    halves = _halves(k)
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
 
     def verify() -> str:
-        if norms:
+        if not norms:
+            held = bench.keep("held", lambda: x.map(lambda v: max(-65504.0, min(v, 65504.0))))
+            wanted = [v for t, (at, n) in enumerate(halves) for v in held.part(t * k + at, n)]
+            return difference(got.floats("f16"), wanted, TOLERANCE_F16)
+        wanted = []
+        for t, (at, n) in enumerate(halves):
             offset = c.get("OFFSET", 0.0)
-            parts = [x.part(t * k, k) for t in range(rows)]
-            heavy = weight.part(0, k)
-            wanted = list(chain.from_iterable(normed(v, heavy, c["EPS"], offset) for v in parts))
-        else:
-            wanted = held.part(0, rows * k)
+            wanted += normed(x.part(t * k, k), weight.part(0, k), c["EPS"], offset)[at : at + n]
         return difference(got.floats("f16"), wanted, TOLERANCE_F16)
 
     return Check(calls, verify)
+
+
+def _halves(k: int) -> list[tuple[int, int]]:
+    """The first half of one row and the second of another, as (first, count): all columns once."""
+    half = k // 4 * 2  # whole words of f16
+    return [(0, half), (half, k - half)]
 
 
 def embed(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -264,15 +278,16 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     y = bench.make("y", len(ids), k)
     tokens = bench.put("ids", struct.pack("<3I", *ids), len(ids), dtype="u32")
     bench.call(call, [tokens, *call.tensors[1:3], y], (call.groups[0], len(ids), 1))
-    got = bench.read(y)
+    # A third of each row: all columns once.
+    thirds = [(0, k // 3), (k // 3, k // 3), (k // 3 * 2, k - k // 3 * 2)]
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(thirds)])
     table = MatrixRows(bench, call, [(row, 1) for row in rows])
 
     def verify() -> str:
-        values, scale = got.floats(), c["SCALE"]
-        wanted = [[scale * w for w in table.values(row)] for row in rows]
-        return first_of(
-            difference(values[t * k : (t + 1) * k], row) for t, row in enumerate(wanted)
-        )
+        scale, wanted = c["SCALE"], []
+        for row, (at, n) in zip(rows, thirds, strict=True):
+            wanted += [scale * w for w in table.values(row)[at : at + n]]
+        return difference(got.floats(), wanted)
 
     return Check(calls, verify)
 
@@ -288,9 +303,12 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     # The row of x that is meant stands last where the kernel is to look for it.
     rows = 3 if c["LAST_ROW"] else 1
-    pattern, weight = _input(), Pattern(_NORM, 1.5)
-    x = bench.known(pattern, rows, k)
-    norm_weight = bench.known(weight, k) if c["NORM"] else bench.zeros
+    # What is left of x behind a norm but for a factor is the x of all others.
+    pattern, weight = (_thin(), _weight()) if c["NORM"] else (_input(), None)
+    x = bench.keep(("x", rows, k, c["NORM"]), lambda: bench.fill("x", pattern.period(), rows, k))
+    norm_weight = bench.zeros
+    if weight:
+        norm_weight = bench.known(Pattern(_NORM, _MIDDLE - c["NORM_OFFSET"]), k)
     y = _result(bench, c, at + n // sections)
     values = pattern.part((rows - 1) * k, k)
     conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
@@ -304,14 +322,13 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def verify() -> str:
         row = _known_input(bench, k)
-        if c["NORM"]:
-            row = Input(normed(values, weight.part(0, k), c["EPS"], c["NORM_OFFSET"]))
-        elif c["LAST_ROW"]:
-            row = Input(values)
-        products = outputs.products(row)
+        if c["LAST_ROW"]:
+            row = Input(list(map(mul, values, weight.part(0, k))) if weight else values)
+        factor = rms_factor(values, c["EPS"]) if weight else 1.0
+        products = [[part.times(factor) for part in of] for of in outputs.products(row)]
         if conv and kept:
             return _convolved(conv, outputs.indices, products, got.floats(), kept.floats())
-        made = _made(c, outputs, products, 1.0, _PRODUCT)
+        made = _made(c, outputs, products, _PRODUCT)
         wanted = _put(c, made, outputs.of_pattern(Pattern(_Y), at))
         return beyond(
             got.floats(), wanted.values, wanted.errors, lambda i: f"output {outputs.indices[i]} "
@@ -349,15 +366,18 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def verify() -> str:
         products = outputs.products(_known_input(bench, k))
-        made = {f: _made(c, outputs, products, f, allowed) for f in _FACTORS}
+        made = [
+            _made(c, outputs, [[part.times(f) for part in of] for of in products], allowed)
+            for f in _FACTORS
+        ]
         zeros, wanted = [0.0] * len(products), []
         for t in tokens:
             old = (
                 outputs.of_pattern(before, t * columns + at) if c["EPILOGUE"] in _READING else zeros
             )
             untouched = Results(old, [0.0] * len(old))
-            factor = _FACTORS[t % len(_FACTORS)]
-            wanted.append(_put(c, made[factor], old) if t < valid else untouched)
+            of_row = made[t % len(_FACTORS)]
+            wanted.append(_put(c, of_row, old) if t < valid else untouched)
         return beyond(
             got.floats(),
             list(chain.from_iterable(row.values for row in wanted)),
@@ -386,10 +406,9 @@ def _made(
     c: Mapping[str, float],
     outputs: Outputs,
     products: Sequence[Sequence[Product]],
-    factor: float,
     allowed: float,
 ) -> Results:
-    """Outputs made of these products, of x times `factor`, before what y held is looked at."""
+    """Outputs made of these products, before what y held is looked at."""
     bias, offset, half = Pattern(_BIAS), int(c["BIAS_OFFSET"]), int(c["N"]) // 2
     activate = _ACTIVATE[int(c["ACTIVATION"])]
     found = Results([], [])
@@ -397,8 +416,8 @@ def _made(
         values, errors = [], []
         for section, part in enumerate(parts):
             add = bias[offset + index + section * half] if c["BIAS"] else 0.0
-            values.append(factor * part.value + add)
-            errors.append(allowed * abs(factor) * part.size + _ABSOLUTE)
+            values.append(part.value + add)
+            errors.append(allowed * part.size + _ABSOLUTE)
         if c["EPILOGUE"] == EPILOGUES["gated"]:
             [gate, up], [gate_error, up_error] = values, errors
             active = activate(gate)
@@ -415,7 +434,7 @@ def _made(
 def _put(c: Mapping[str, float], made: Results, old: Sequence[float]) -> Results:
     """What y holds afterwards, where it held `old`."""
     if c["EPILOGUE"] == EPILOGUES["add"]:
-        return Results(list(map(add, made.values, old)), made.errors)
+        return Results(list(map(plus, made.values, old)), made.errors)
     if c["EPILOGUE"] == EPILOGUES["multiply"]:
         gates = list(map(_ACTIVATE[int(c["ACTIVATION"])], old))
         values = list(map(mul, gates, made.values))
@@ -465,13 +484,25 @@ def _channel(
 
 def _chunk(bench: Bench, rows: int, k: int, dtype: Dtype) -> Tensor:
     """One row of x times each of the factors in turn."""
-    data = b"".join(_input(factor).pack(k, dtype) for factor in _FACTORS)
+    x = _input()
+    data = b"".join(x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS)
     return bench.fill("x", data, rows, k, dtype=dtype)
 
 
-def _input(size: float = 1.0) -> Pattern:
-    """x of a product, `size` times over."""
-    return Pattern(_X, size=size, thin=True)
+def _thin() -> Pattern:
+    """x before a norm."""
+    return Pattern(_X, thin=True)
+
+
+def _weight() -> Pattern:
+    """What a norm multiplies by."""
+    return Pattern(_NORM, _MIDDLE)
+
+
+@cache
+def _input() -> Cycle:
+    """x of a product: ten bits, so that f16 holds it exactly, and times any of the factors."""
+    return _thin().times(_weight())
 
 
 def _known_input(bench: Bench, k: int) -> Input:

@@ -151,11 +151,11 @@ def _draw(
 def _seed(v: int, kept: int, first: int) -> tuple[int, int]:
     """From `first` on, a seed with which a token behind the best `kept` would win; and who wins without it: clearly,
     and not by its logit alone."""
-    places = _places(v)
+    places, drawn = _places(v), _pcg(3 + 0x9E3779B9)
+    hashed = list(map(_pcg, places))
     for seed in count(first):
-        scores = [
-            _gumbel(seed, 3, token) + value for token, value in zip(places, _VALUES, strict=True)
-        ]
+        key = _pcg(seed ^ drawn)
+        scores = [_gumbel(of ^ key) + value for of, value in zip(hashed, _VALUES, strict=True)]
         best = sorted(scores[:kept], reverse=True)
         if max(scores[kept:]) > best[0] and best[0] - best[1] > 0.25 and best[0] != scores[0]:
             return seed, places[scores.index(best[0])]
@@ -168,10 +168,9 @@ def _pcg(v: int) -> int:
     return word >> 22 ^ word
 
 
-def _gumbel(seed: int, drawn: int, token: int) -> float:
-    """The noise of a token, as lib/sample_noise.wgsl defines it."""
-    key = _pcg(seed ^ _pcg((drawn + 0x9E3779B9) & _MASK))
-    uniform = min((_pcg(_pcg(token) ^ key) + 0.5) / 2**32, 0.99999994)
+def _gumbel(word: int) -> float:
+    """The noise of a token, as lib/sample_noise.wgsl defines it; `word`: pcg(token) ^ pcg(seed ^ pcg(drawn + ..))."""
+    uniform = min((_pcg(word) + 0.5) / 2**32, 0.99999994)
     return -math.log(-math.log1p(-uniform))
 
 
