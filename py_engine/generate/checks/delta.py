@@ -70,11 +70,17 @@ class _Shape:
 class _Layer:
     """Projections and vectors of a layer, and what they come to before the recurrence."""
 
-    def __init__(self, bench: Bench, shape: _Shape, rows: int) -> None:
+    def __init__(
+        self, bench: Bench, shape: _Shape, rows: int, known: Sequence[tuple[int, int]] = ((0, 1),)
+    ) -> None:
+        """`known`: (first, count) of the rows that are looked at; others are 0, which costs no upload."""
         self._shape = s = shape
         self._proj, self._conv, self._decay = Pattern(_PROJ), Pattern(_CONV), Pattern(_DECAY, -1.0)
         self._ring = Ring(Pattern(_HISTORY), s.taps, s.channels, _POSITION)
-        self.proj = bench.known(self._proj, rows, s.width)
+        self.proj = bench.make("proj", rows, s.width)
+        for first, count in known:
+            at = first * s.width
+            bench.write(self.proj, 4 * at, self._proj.period(first=at), 4 * count * s.width)
         self.conv = bench.known(self._conv, s.channels, s.taps)
         self.decay = bench.known(self._decay, 2 * s.hv)
         kept = self._ring.history.period()
@@ -183,7 +189,8 @@ def delta_conv(bench: Bench, calls: Sequence[Call]) -> Check:
     s = _Shape.of(call)
     [block] = whole(constants(call), "ROWS")
     rows = block + 2
-    layer = _Layer(bench, s, rows)
+    first = max(0, block + 1 - s.taps)
+    layer = _Layer(bench, s, rows, [(0, 1), (first, rows - first)])
     mixed, gates = bench.make("mixed", rows, s.channels), bench.make("gates", rows, s.hv, 2)
     tensors = [layer.proj, layer.conv, layer.decay, bench.step(_POSITION, rows)]
     bench.call(call, [*tensors, layer.history, mixed, gates], (call.groups[0], 2, 1))

@@ -32,9 +32,9 @@ class Cycle:
         """The products."""
         return Cycle(list(map(mul, self._values, other._values)))
 
-    def period(self, dtype: str = "f32") -> bytes:
-        """The 251 numbers as they lie in memory."""
-        return pack(self._values, dtype)
+    def period(self, dtype: str = "f32", first: int = 0) -> bytes:
+        """The 251 numbers from number `first` on as they lie in memory."""
+        return pack(self.part(first, _PERIOD), dtype)
 
     def pack(self, count: int, dtype: str = "f32") -> bytes:
         """The first `count` numbers as they lie in memory."""

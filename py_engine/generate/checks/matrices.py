@@ -309,7 +309,8 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     norm_weight = bench.zeros
     if weight:
         norm_weight = bench.known(Pattern(_NORM, _MIDDLE - c["NORM_OFFSET"]), k)
-    y = _result(bench, c, at + n // sections)
+    reads, size = c.get("EPILOGUE") in _READING, at + n // sections
+    y = bench.fill("y", Pattern(_Y).period(), size) if reads else bench.make("y", size)
     values = pattern.part((rows - 1) * k, k)
     conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
     if conv:
@@ -350,13 +351,14 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     sections = 2 if epilogue == EPILOGUES["gated"] else 1
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     dtype: Dtype = "f16" if units else "f32"
-    x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, k, dtype))
-    before = Pattern(_Y)
-    y = _result(bench, c, rows, columns)
+    # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid. All others are 0.
+    tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
+    x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
+    y, reads = bench.make("y", rows, columns), epilogue in _READING
+    for t in tokens if reads else ():
+        bench.write(y, 4 * t * columns, Pattern(_Y).pack(columns))
     tensors = [x, *call.tensors[1:3], _bias(bench, c, n), bench.step(6, valid), y]
     bench.call(call, tensors, (call.groups[0], -(-rows // tile), 1))
-    # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid.
-    tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
     got = bench.read_runs(y, chain.from_iterable(outputs.at(t * columns + at) for t in tokens))
     allowed = max(_UNITS / k**0.5, _PRODUCT) if units else _PRODUCT
 
@@ -366,18 +368,12 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def verify() -> str:
         products = outputs.products(_known_input(bench, k))
-        made = [
-            _made(c, outputs, [[part.times(f) for part in of] for of in products], allowed)
-            for f in _FACTORS
-        ]
-        zeros, wanted = [0.0] * len(products), []
-        for t in tokens:
-            old = (
-                outputs.of_pattern(before, t * columns + at) if c["EPILOGUE"] in _READING else zeros
-            )
-            untouched = Results(old, [0.0] * len(old))
-            of_row = made[t % len(_FACTORS)]
-            wanted.append(_put(c, of_row, old) if t < valid else untouched)
+        old = outputs.of_pattern(Pattern(_Y), at) if reads else [0.0] * len(products)
+        untouched, made = Results(old, [0.0] * len(old)), []
+        for factor in _FACTORS:
+            scaled = [[part.times(factor) for part in of] for of in products]
+            made.append(_put(c, _made(c, outputs, scaled, allowed), old))
+        wanted = [made[t % len(made)] if t < valid else untouched for t in tokens]
         return beyond(
             got.floats(),
             list(chain.from_iterable(row.values for row in wanted)),
@@ -386,13 +382,6 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
         )
 
     return Check(calls, verify)
-
-
-def _result(bench: Bench, c: Mapping[str, float], *shape: int) -> Tensor:
-    """y, with known numbers where the epilogue looks at them, else zeros."""
-    if c.get("EPILOGUE") in _READING:
-        return bench.fill("y", Pattern(_Y).period(), *shape)
-    return bench.make("y", *shape)
 
 
 class Results(NamedTuple):
@@ -482,11 +471,14 @@ def _channel(
     return b * x, own + 1e-6 * abs(b * x), c * total, error
 
 
-def _chunk(bench: Bench, rows: int, k: int, dtype: Dtype) -> Tensor:
-    """One row of x times each of the factors in turn."""
+def _chunk(bench: Bench, rows: int, tokens: Sequence[int], k: int, dtype: Dtype) -> Tensor:
+    """A row of x times each of the factors in turn, for these tokens."""
     x = _input()
-    data = b"".join(x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS)
-    return bench.fill("x", data, rows, k, dtype=dtype)
+    scaled = [x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS]
+    tensor = bench.make("x", rows, k, dtype=dtype)
+    for t in tokens:
+        bench.write(tensor, t * len(scaled[0]), scaled[t % len(scaled)])
+    return tensor
 
 
 def _thin() -> Pattern:
