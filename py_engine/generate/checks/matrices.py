@@ -38,8 +38,8 @@ from py_engine.ops.matvec import EPILOGUES
 # Of the sum of all |w x| of a product, of quantised w of |scale| q and |bias|: f32 sums stay within 1e-6 of it. A chunk
 # of 32 left out of rows of 8192 is 1e-4 of it.
 _PRODUCT = 1e-5
-# Tensor units see w rounded to 11 bits: that is at most 2^-11 of the sum, and its square root of K-th part if the
-# errors are of either sign, as they are; this is 16 times that.
+# Tensor units see w rounded to 11 bits: that is at most 2^-11 of the sum, and that over the square root of the number
+# of terms if the errors are of either sign, as they are; this is 16 times that.
 _UNITS = 16 * 2.0**-11
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
@@ -71,6 +71,10 @@ class Input:
         self._places = [i for i, v in enumerate(values) if v]
         self._values = [values[i] for i in self._places]
         self._groups: dict[int, _Groups] = {}
+
+    def __len__(self) -> int:
+        """How many of its numbers are not 0."""
+        return len(self._values)
 
     def terms(self, row: Sequence[float]) -> list[float]:
         """Of a row's product with it, those that are not 0."""
@@ -309,8 +313,8 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     norm_weight = bench.zeros
     if weight:
         norm_weight = bench.known(Pattern(_NORM, _MIDDLE - c["NORM_OFFSET"]), k)
-    reads, size = c.get("EPILOGUE") in _READING, at + n // sections
-    y = bench.fill("y", Pattern(_Y).period(), size) if reads else bench.make("y", size)
+    adds, size = c.get("EPILOGUE") in _READING, at + n // sections
+    y = bench.fill("y", Pattern(_Y).period(), size) if adds else bench.make("y", size)
     values = pattern.part((rows - 1) * k, k)
     conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
     if conv:
@@ -354,13 +358,14 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid. All others are 0.
     tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
     x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
-    y, reads = bench.make("y", rows, columns), epilogue in _READING
-    for t in tokens if reads else ():
+    y, adds = bench.make("y", rows, columns), epilogue in _READING
+    for t in tokens if adds else ():
         bench.write(y, 4 * t * columns, Pattern(_Y).pack(columns))
     tensors = [x, *call.tensors[1:3], _bias(bench, c, n), bench.step(6, valid), y]
     bench.call(call, tensors, (call.groups[0], -(-rows // tile), 1))
     got = bench.read_runs(y, chain.from_iterable(outputs.at(t * columns + at) for t in tokens))
-    allowed = max(_UNITS / k**0.5, _PRODUCT) if units else _PRODUCT
+    terms = len(_known_input(bench, k))
+    allowed = max(_UNITS / terms**0.5, _PRODUCT) if units else _PRODUCT
 
     def name(i: int) -> str:
         row, output = divmod(i, len(outputs.indices))
@@ -368,7 +373,7 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def verify() -> str:
         products = outputs.products(_known_input(bench, k))
-        old = outputs.of_pattern(Pattern(_Y), at) if reads else [0.0] * len(products)
+        old = outputs.of_pattern(Pattern(_Y), at) if adds else [0.0] * len(products)
         untouched, made = Results(old, [0.0] * len(old)), []
         for factor in _FACTORS:
             scaled = [[part.times(factor) for part in of] for of in products]
