@@ -57,8 +57,9 @@ class HubServer:
     listing: bool = True
     port: int = 0
     stall_s: float = 20.0
+    cdn_host: str = "localhost"
     requests: list[Request] = field(default_factory=list)
-    _faults: dict[str, list[int | str]] = field(default_factory=dict)
+    _faults: dict[str, list[int | str | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -85,12 +86,17 @@ class HubServer:
     @property
     def cdn_url(self) -> str:
         """The file host: another port under another name."""
-        return f"http://localhost:{self._cdn.server_address[1]}"
+        return f"http://{self.cdn_host}:{self._cdn.server_address[1]}"
 
-    def fail(self, name: str, *faults: int | str) -> None:
-        """Queue faults for a file's base name, "listing" or "*"."""
+    def fail(self, name: str, *faults: int | str | None) -> None:
+        """Queue faults for a file's base name, "listing" or "*"; None: an answer without one."""
         with self._lock:
             self._faults.setdefault(name, []).extend(faults)
+
+    def clear_faults(self) -> None:
+        """Forget those that did not happen yet."""
+        with self._lock:
+            self._faults.clear()
 
     def take_fault(self, name: str) -> int | str | None:
         """The next fault for a file, which is then used up."""

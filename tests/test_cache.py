@@ -547,7 +547,7 @@ def test_faults_of_the_server_leave_the_store_as_it_was(
     found = stored(FaultIo())
     assert found is None or not found.files[FILE].whole
     assert not (hub / FOLDER / "jerboa" / f"{COMMIT}.json").exists()
-    server._faults.clear()
+    server.clear_faults()
     assert once()[0] == tensors
 
 

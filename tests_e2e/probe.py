@@ -634,9 +634,12 @@ async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     return {"count": count, "full": full, "good": good, "left": await files.names()}
 
 
-async def keep(endpoint: str, repo: str, form: Any = "stored") -> dict[str, Any]:
+async def keep(
+    endpoint: str, repo: str, form: Any = "stored", patience_s: float | None = None
+) -> dict[str, Any]:
     """Load a model's weights through the store, in a form of weights/store.py, without compiling the model; what was
-    told, and a sum of what lies on the GPU."""
+    told, and a sum of what lies on the GPU. `patience_s`: the hub may be silent for so long, and between two tries no
+    time passes."""
     import hashlib
     from functools import partial
 
@@ -657,6 +660,16 @@ async def keep(endpoint: str, repo: str, form: Any = "stored") -> dict[str, Any]
     js.jerboa.env.set("HF_ENDPOINT", endpoint)
     notes: list[str] = []
     gpu, io = await open_any(), open_io()
+    if patience_s is not None:
+        fetch = io.fetch
+
+        async def hurried(*given: Any, **options: Any) -> Any:
+            return await fetch(*given, **{**options, "timeout_s": patience_s})
+
+        async def sleep(seconds: float) -> None:
+            pass
+
+        io.fetch, io.sleep = hurried, sleep  # type: ignore[method-assign]
     repository = await open_repository(repo, io, partial(open_kept, note=notes.append))
     try:
         config = await read_config(repository)
