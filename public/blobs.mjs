@@ -20,6 +20,15 @@ const full = name => new DOMException(`no room for ${name}`, 'QuotaExceededError
 const isAbsent = error => error.name === 'NotFoundError' || error.name === 'TypeMismatchError';
 const busy = error => error.name === 'NoModificationAllowedError';
 
+/** A synchronous handle. WebKit knows no modes, and calls it InvalidStateError when another tab has one. */
+async function accessed(file, options) {
+  try {
+    return await file.createSyncAccessHandle(options);
+  } catch (error) {
+    throw error.name === 'InvalidStateError' ? new DOMException(error.message, 'NoModificationAllowedError') : error;
+  }
+}
+
 class Opfs {
   kind = 'opfs';
   persistent = true;
@@ -40,7 +49,7 @@ class Opfs {
     const name = `probe-${crypto.randomUUID()}`;
     const file = await top.getFileHandle(name, { create: true });
     try {
-      const handle = await file.createSyncAccessHandle();
+      const handle = await accessed(file);
       try {
         handle.write(new Uint8Array(1), { at: 0 });
       } finally {
@@ -73,7 +82,7 @@ class Opfs {
     }
     this.#closeOne(name);
     const file = await this.#file(name, writable);
-    const handle = await file.createSyncAccessHandle(writable ? {} : { mode: 'read-only' });
+    const handle = await accessed(file, writable ? {} : { mode: 'read-only' });
     this.#open.set(name, { handle, writable });
     if (this.#open.size > HANDLES) this.#closeOne(this.#open.keys().next().value);
     return handle;
@@ -154,14 +163,26 @@ class Opfs {
     try {
       await this.#writeWhole(beside, data);
       this.#closeOne(name);
-      const file = await this.#file(beside, false);
-      if (file.move) return await file.move(name.split('/').pop());
+      if (await this.#moved(beside, name)) return;
       await this.#writeWhole(name, data); // what is kept here says itself whether it is whole
       await this.remove(beside);
     } catch (error) {
       await this.remove(beside).catch(() => {});
       throw error;
     }
+  }
+
+  /** Whether it lies there now: not every browser moves files, and some versions of WebKit onto none that is there. */
+  async #moved(from, name) {
+    const parts = name.split('/');
+    const last = parts.pop();
+    const folder = await this.#folder(parts, false);
+    const file = await this.#file(from, false);
+    if (!file.move) return false;
+    return await file.move(folder, last).then(() => true, error => {
+      if (error.name === 'QuotaExceededError') throw error;
+      return false;
+    });
   }
 
   async #writeWhole(name, data) {

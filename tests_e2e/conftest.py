@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
 ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
 # Modules for workers, to be imported before their own script.
-SHIMS = ("/webkit_shim.mjs", "/store_faults.mjs", "/live_buffers.mjs")
+SHIMS = ("/webkit_shim.mjs", "/webkit_files.mjs", "/store_faults.mjs", "/live_buffers.mjs")
 CRASH_FLAGS = [  # or Chromium gives no GPU any more after its GPU process died twice
     "--disable-gpu-process-crash-limit",
     "--disable-domain-blocking-for-3d-apis",

@@ -607,6 +607,34 @@ async def store(kind: str, root: str) -> dict[str, Any]:
     return seen
 
 
+async def store_twice(kind: str, root: str) -> list[str]:
+    """What another tab's store reads of files that this one has open, for reading and for writing."""
+    from py_engine.host import open_io
+
+    io, mine, theirs = open_io(), await open_store(kind, root), await open_store(kind, root)
+    await mine.replace("read", b"read here")
+    await mine.read("read")
+    await mine.write("written", 0, b"written here")
+    await mine.flush("written")
+    seen = [io.to_bytes(await theirs.read(name)).decode() for name in ("read", "written")]
+    try:
+        await theirs.write("written", 0, b"no")
+    except EngineError as error:
+        seen.append(error.type + ": " + str(error))
+    for files in (theirs, mine):
+        await files.close()
+    for name in ("read", "written"):
+        await mine.delete(name)
+    return seen
+
+
+async def older_webkit(yes: bool) -> None:
+    """For webkit_files.mjs."""
+    import js
+
+    js.olderWebKit = yes
+
+
 async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     """Write until there is no room; what was kept is whole."""
     from py_engine.errors import StorageFullError

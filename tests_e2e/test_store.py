@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import Browser, BrowserContext
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import Probe, blank_page, kill, set_quota
+from tests_e2e.conftest import Probe, blank_page, kill, set_quota, shim
 from tests_e2e.native import native
 
 KINDS = ("Opfs", "Pieces", "Records", "Memory")
@@ -18,6 +18,27 @@ KINDS = ("Opfs", "Pieces", "Records", "Memory")
 def test_store_equals_files(probe: Probe, kind: str, tmp_path: Path) -> None:
     name = f"test-{kind}-{probe.runtime}"
     assert probe("store", kind, name) == native("store", kind, str(tmp_path))
+
+
+def test_a_file_that_another_tab_has_open(probe: Probe) -> None:
+    read, written, refused = probe("store_twice", "Opfs", f"twice-{probe.runtime}")
+    assert (read, written) == ("read here", "written here")
+    assert refused.startswith("StorageError") and "in use by another tab" in refused
+
+
+def test_the_private_file_system_as_webkit_has_it(
+    browser: Browser, site: PageServer, tmp_path: Path
+) -> None:
+    """No real one was at hand; webkit_files.mjs says where this is from."""
+    context = browser.new_context()
+    shim(context, "probe.mjs", lambda: "webkit_files.mjs")
+    probe = Probe(blank_page(context, site), "py314")
+    test_a_file_that_another_tab_has_open(probe)
+    for older in (True, False):
+        probe("older_webkit", older)
+        seen = probe("store", "Opfs", f"older-{older}")
+        assert seen == native("store", "Opfs", str(tmp_path / str(older)))
+    context.close()
 
 
 @pytest.mark.parametrize("kind", ["Opfs", "Pieces", "Records"])
