@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,27 @@ def test_lost_again_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch, handhel
     assert rig.run(rig.answer()).tokens == greedy.tokens
     assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
     assert rig.engine.info()["status"] == "ready"
+
+
+def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phone's browser takes the GPU back every few hours, and nothing is asked in between: each is made good. Twice
+    in a row is too often."""
+    monkeypatch.setattr(NativeIo, "handheld", True)
+    rig.load()
+    hours = 0.0
+    monkeypatch.setattr(recovery, "monotonic", lambda: time.monotonic() + 3600 * hours)
+
+    def lose() -> list[tuple[str, str, int]]:
+        rig.devices.lose()
+        # As a browser's device tells it; a native one does not.
+        rig.run(rig.engine._replace_when_idle(rig.devices.opened[-1]))
+        return rig.told()
+
+    for _ in range(3):
+        hours += 1
+        assert lose() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+    assert lose() == [("lost", "idle", 2), ("failed", "idle", 2)]
+    assert rig.engine.info()["status"] == "lost"
 
 
 def test_no_adapter_after_a_loss(rig: Rig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Literal
 
 from py_engine.abort import Abort
@@ -14,10 +15,11 @@ from py_engine.serve.loading import Loaded
 
 During = Literal["load", "prefill", "decode", "idle"]
 
-# Of one load or answer: a device that cannot bear the model is lost again and again. A phone or tablet loses it for
-# want of memory, and then a smaller setting helps, not patience.
+# Of one load or answer, or in a row while idle: a device that cannot bear the model is lost again and again. A phone or
+# tablet loses it for want of memory, and then a smaller setting helps, not patience.
 MOST_LOSSES = 5
 MOST_LOSSES_HANDHELD = 1
+CALM_S = 60.0  # a device that was idle for so long has borne the model: its loss begins a new row
 _OPENINGS = 4  # of an adapter that does not answer; each asks for two seconds by itself
 _PAUSE_S = 0.5
 
@@ -28,7 +30,7 @@ class DeviceEvent:
 
     state: "lost" (`message` is the host's reason): the model is being loaded onto another device; "recovered": it is
     there, and what was interrupted goes on; "failed": it could not be (`message`: why), and the next call tries again.
-    during: what was interrupted. losses: how many devices this load or answer has lost so far.
+    during: what was interrupted. losses: how many devices this load or answer, or an idle engine in a row, has lost.
     """
 
     state: Literal["lost", "recovered", "failed"]
@@ -52,6 +54,7 @@ class Recovery:
         self._tell = tell
         self._most_losses = most_losses
         self.losses = 0
+        self._placed_at = monotonic()  # when the model came onto its device
 
     def begin(self) -> None:
         """Something new is asked for: losses are counted anew."""
@@ -65,6 +68,8 @@ class Recovery:
         self, error: DeviceLostError, during: During, abort: Abort
     ) -> tuple[Gpu, Loaded]:
         """The model on another device. Raises DeviceLostError (too often lost), NoAdapterError and as Engine.load."""
+        if during == "idle" and monotonic() - self._placed_at > CALM_S:
+            self.begin()
         self._count(error, during)
         return await self._told(during, self._load(abort))
 
@@ -79,6 +84,7 @@ class Recovery:
             if self.losses:
                 self._tell(DeviceEvent("failed", during, self.losses, str(error)))
             raise
+        self._placed_at = monotonic()
         if self.losses:
             name = placed[0].info.description or placed[0].info.device or "the GPU"
             self._tell(DeviceEvent("recovered", during, self.losses, f"the model is on {name}"))
