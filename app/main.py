@@ -417,8 +417,9 @@ def engine_told(message):
         gpu_lost(message)
         return
     smaller = crash.Crash(message)
-    if loading.state == "none":
-        smaller.show()
+    if loading.name == smaller.model:  # chosen again before this was known
+        loading.cancel()
+    smaller.show()
 
 
 def load_smaller(button=None):

@@ -41,10 +41,13 @@ class Phone:
         self.context.add_init_script(HEAR)
         shim(self.context, "worker.mjs", lambda: f"webkit_shim.mjs?{self.limits}")
 
-    def visit(self) -> Page:
-        """The page, with the engine booted."""
+    def visit(self, *, load: bool = False) -> Page:
+        """The page, with the engine booted; `load`: the model is asked for before that."""
         page = self.context.new_page()
         page.goto(self.site.url)
+        if load:
+            page.click("#hero-picker button[type=submit]")
+            assert not page.evaluate("heard.length"), "the engine has not said anything yet"
         page.wait_for_selector("body[data-engine=ready]", timeout=ENGINE_MS)
         return page
 
@@ -162,10 +165,11 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     for context in (256, 128, None):
         page.wait_for_function(KILLED, timeout=ENGINE_MS)
         kill(page)
-        page = phone.visit()
+        page = phone.visit(load=context == 128)  # also asked for too early, it is not loaded
         notice, less = page.locator("#notice"), page.locator("[data-do=load-smaller]")
         expect(notice).to_contain_text(f"The page ended while {MODEL} was loading", timeout=UI_MS)
         expect(page.locator("body")).to_have_attribute("data-model", "none")
+        assert not page.evaluate(KILLED)
         if context:
             expect(less).to_have_text(f"Load with a context of {context} tokens")
             page.screenshot(path=str(tmp_path / f"crash-{context}.png"))
