@@ -40,6 +40,12 @@ def test_all_that_the_page_needs_at_once_is_announced() -> None:
     assert sorted(links["preload"]) == sorted(fetched)
 
 
+def test_clicks_are_noted_before_the_pages_python_is_fetched() -> None:
+    """Modules run in their order; PyScript's own takes long."""
+    text = PAGE.read_text()
+    assert -1 < text.find('src="early.mjs"') < text.find('src="vendor/pyscript/core.js"')
+
+
 def test_every_module_of_the_page_is_listed_for_micropython() -> None:
     listed = set(json.loads((ROOT / "public" / "ui.json").read_text())["files"])
     worker = {"app/worker.py"}

@@ -555,9 +555,17 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     visit.keep(
         chat("one", "a question " * 9, "word " * 300 + "\n\n```\n" + "long line " * 60 + "\n```")
     )
-    page = visit.open()
+    held: list[Route] = []
+    visit.context.route("**/app/main.py", lambda route: held.append(route))
+    page = visit.page
+    page.goto(site.url, wait_until="domcontentloaded")
     expect(page.locator("#sidebar")).to_be_hidden()
-    page.click("#open-sidebar")
+    expect(page.locator("#send")).to_be_disabled()
+    page.click("#open-sidebar")  # the page's Python hears of it as soon as it runs
+    visit.context.unroute("**/app/main.py")
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
     expect(page.locator(".new")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#sidebar")).to_be_hidden()
