@@ -85,6 +85,10 @@ class Client:
         self._worker.postMessage(to_js(message))
         return name
 
+    def awaits(self, name):
+        """Whether the request of this id is still to be answered."""
+        return name in self._handlers
+
     def end(self, name):
         """Stop a load or an answer and hear no more of it."""
         self._handlers.pop(name, None)

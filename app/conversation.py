@@ -210,7 +210,8 @@ class Conversation:
                 self.used = message["prompt_tokens"] + message["num_tokens"]
             self._finish(running, message["finish_reason"])
             names = [call["function"]["name"] for call in message["tool_calls"]]
-            announce(message["text"] or "The answer asks for a tool: " + ", ".join(names))
+            asks = "The answer asks for a tool: " + ", ".join(names) if names else ""
+            announce(message["text"] or asks or "The answer is empty")
         elif status == "error":
             kind = message["error_type"]
             if self._loading.state == "none":

@@ -61,6 +61,17 @@ def numbers(thing, *names):
     return json.loads(js.JSON.stringify(thing, to_js(list(names))))
 
 
+def is_enter(event):
+    """Whether a key is Enter, without Shift, and not an input method's: Safari ends the composition before it tells of
+    the key that confirmed it, which then has the code 229."""
+    return (
+        event.key == "Enter"
+        and not event.shiftKey
+        and not event.isComposing
+        and event.keyCode != 229
+    )
+
+
 def unique_name():
     """Of a chat, of a run. The browser's own are for secure addresses only."""
     if js.isSecureContext:

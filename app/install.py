@@ -32,6 +32,7 @@ async def _before_download(size_mb, go):
         advised = (await storage.can_cache_model(size_mb or LARGE_MB))["recommendInstall"]
     if advised:
         _then = go
+        withdraw(NAME)  # it may be open from the settings, with other buttons
         _show(
             ("Load anyway", "install-later", "plain"),
             ("Cancel", "install-cancel", "plain"),

@@ -12,7 +12,7 @@ from js import document, window
 from app import chats, crash, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
-from app.dom import announce, clear, find, show
+from app.dom import announce, clear, find, is_enter, show
 from app.dom import button as make_button
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
@@ -144,8 +144,8 @@ def send(event=None):
 
 
 def key_in_prompt(event):
-    """Enter sends; with Shift, or while an input method composes, it does not."""
-    if event.key == "Enter" and not event.shiftKey and not event.isComposing:
+    """Enter sends."""
+    if is_enter(event):
         send(event)
 
 

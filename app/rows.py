@@ -2,7 +2,7 @@
 
 import json
 
-from app.dom import button, clear, make, show, stamp
+from app.dom import button, clear, is_enter, make, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
@@ -34,7 +34,7 @@ class UserRow:
                 on_send(box.value.strip())
 
         def key(event):
-            if event.key == "Enter" and not event.shiftKey and not event.isComposing:
+            if is_enter(event):
                 submit(event)
             elif event.key == "Escape":
                 event.stopPropagation()
@@ -58,7 +58,7 @@ class UserRow:
 
 
 class AnswerRow:
-    """An answer, finished or growing. `draw` shows what `feed` brought."""
+    """An answer, finished or growing: `draw` shows what its message has by now."""
 
     def __init__(self, index, message):
         self.message = message
@@ -97,11 +97,10 @@ class AnswerRow:
         if yes:
             self.node.classList.add("streaming")
             self.node.setAttribute("aria-busy", "true")
+            self._stats.textContent = stats
         else:
             self.node.classList.remove("streaming")
             self.node.removeAttribute("aria-busy")
-        if yes:
-            self._stats.textContent = stats
 
     def _draw_forgot(self):
         count = self.message.get("forgot")

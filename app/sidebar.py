@@ -10,11 +10,19 @@ class Sidebar:
     def __init__(self):
         self._list = find("chats")
         self._panel = find("sidebar")
+        self._shown = []  # the id of the open chat, then (id, title) of each row
 
     def refresh(self, current):
-        """Draw the list anew, `current` being the id of the open chat."""
+        """Draw the list anew if it has changed, `current` being the id of the open chat. The focus stays on its row, or
+        goes on to the one in its place."""
+        listed = chats.listed()
+        shown = [current] + [(chat["id"], chat["title"]) for chat in listed]
+        if shown == self._shown:
+            return
+        focused = self._focused()
+        self._shown = shown
         clear(self._list)
-        for chat in chats.listed():
+        for chat in listed:
             row = stamp("t-chat")
             row.setAttribute("data-id", chat["id"])
             name, bin_button = row.children[0], row.children[1]
@@ -25,6 +33,27 @@ class Sidebar:
                 row.className = "current"
                 name.setAttribute("aria-current", "true")
             self._list.append(row)
+        if focused:
+            self._focus(*focused)
+
+    def _focused(self):
+        """Of the row with the focus: the class of the button that has it, the row's number and its chat's id."""
+        button = self._list.querySelector(":focus")
+        if button is None:
+            return None
+        name = button.parentElement.getAttribute("data-id")
+        return button.className, [row[0] for row in self._shown[1:]].index(name), name
+
+    def _focus(self, kind, number, name):
+        names = [row[0] for row in self._shown[1:]]
+        if name in names:
+            number = names.index(name)
+        elif names:
+            number = min(number, len(names) - 1)
+        else:
+            self._panel.querySelector(".new").focus()
+            return
+        self._list.children[number].querySelector("." + kind).focus()
 
     def open(self):
         """Only matters on narrow screens."""

@@ -18,15 +18,18 @@ class StoredModels:
         self._on_listed = on_listed
         self.whole = []  # ids of the models that load without fetching anything
         self._list = find("stored")
+        self._request = None  # of the list that is being drawn anew
         self._said = ""  # what a deletion left
         self._names = []  # "org/name@commit" of each row
         self._row = 0  # number of the row that is being deleted
 
     def refresh(self):
         """Draw the list anew."""
+        if self._client.awaits(self._request):
+            return
         if not self._list.childElementCount:
             self._say("Looking what is there.")
-        self._client.ask("cache_list", self._redraw)
+        self._request = self._client.ask("cache_list", self._redraw)
 
     def delete(self, button):
         """The model of the button's row."""

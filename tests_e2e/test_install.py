@@ -70,8 +70,12 @@ def test_an_iphone_is_advised_once_and_before_the_download(
     assert "Add to Home Screen" in " ".join(found["guidance"]["steps"])
     assert isinstance(found["persistent"], bool)
 
-    load_first(page)
     hint = page.locator("#hint")
+    page.click("[data-do=open-settings]")
+    page.click("[data-do=install-advice]")
+    expect(hint.locator("button")).to_have_text(["Close"])
+    load_first(page)  # with that open
+    expect(hint.locator("button").first).to_have_text("Load anyway")
     expect(hint).to_contain_text("Install Jerboa")
     expect(hint.locator("li")).to_have_count(3)
     expect(hint.locator("button").first).to_be_focused()

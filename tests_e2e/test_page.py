@@ -317,7 +317,12 @@ def test_markdown_is_the_same_whole_and_in_pieces(visit: Visit) -> None:
     assert page.locator("#whole").inner_text().count(">") > 2900
 
 
+COMPOSED = """() => document.getElementById('prompt').dispatchEvent(
+  new KeyboardEvent('keydown', {key: 'Enter', keyCode: 229, bubbles: true, cancelable: true}))"""
+
+
 def test_keyboard_alone(visit: Visit) -> None:
+    visit.keep(chat("a", "first", "yes") | chat("b", "second", "yes"))
     page = visit.open()
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
@@ -328,6 +333,8 @@ def test_keyboard_alone(visit: Visit) -> None:
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")
     assert page.input_value("#prompt") == "one\ntwo"
+    assert page.evaluate(COMPOSED), "Safari's Enter that ends a composition is the input method's"
+    expect(page.locator("#models")).to_be_hidden()
     page.keyboard.press("Enter")  # no model is loaded: choose one first, and keep the text
     expect(page.locator("#models")).to_be_visible()
     expect(page.locator("#dialog-picker .choice")).to_have_count(2)
@@ -335,6 +342,22 @@ def test_keyboard_alone(visit: Visit) -> None:
     expect(page.locator("#models")).to_be_hidden()
     assert page.input_value("#prompt") == "one\ntwo"
     expect(page.locator("#hero-picker .choice")).to_have_count(2)
+    # In the list of chats: what another tab keeps moves no focus, nor does a deletion beyond the row in its place.
+    bins = page.locator("#chats [data-do=delete-chat]")
+    bins.last.focus()
+    page.evaluate("window.dispatchEvent(new StorageEvent('storage'))")
+    expect(bins.last).to_be_focused()
+    visit.keep(chat("c", "third", "yes", updated="2026-11-23T00:00:00.000Z"))
+    expect(bins).to_have_count(3)
+    expect(bins.last).to_be_focused()
+    for left in (2, 1):
+        page.keyboard.press("Enter")
+        page.locator("#confirm [value=yes]").press("Enter")
+        expect(bins).to_have_count(left)
+        expect(bins.last).to_be_focused()
+    page.keyboard.press("Enter")
+    page.locator("#confirm [value=yes]").press("Enter")
+    expect(page.locator("#sidebar .new")).to_be_focused()
 
 
 def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
@@ -914,6 +937,7 @@ def test_a_folder_of_ones_own(engine_page: Page, tmp_path: Path) -> None:
     ask(engine_page, "think")
     answer = kept_messages(engine_page)[3]
     assert answer["reasoning"] and not answer["content"]  # cut off while it was thinking
+    expect(engine_page.locator("#announce")).to_have_text("The answer is empty")
     last = engine_page.locator(".message.answer").last
     expect(last.locator(".thinking summary")).to_have_text(re.compile(r"Thought for \d+ s"))
     expect(last.locator(".thinking div")).to_be_hidden()
