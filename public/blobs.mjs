@@ -89,8 +89,13 @@ class Opfs {
   }
 
   #closeOne(name) {
-    this.#open.get(name)?.handle.close();
+    const { handle, writable } = this.#open.get(name) ?? {};
     this.#open.delete(name);
+    try {
+      if (writable) handle.flush(); // whoever waits for the medium later has no handle to do it with
+    } finally {
+      handle?.close();
+    }
   }
 
   async list(folder) {
@@ -190,7 +195,6 @@ class Opfs {
     try {
       handle.truncate(0);
       if (handle.write(data, { at: 0 }) < data.byteLength) throw full(name);
-      handle.flush();
     } finally {
       this.#closeOne(name);
     }
@@ -280,12 +284,7 @@ class Cut {
   async #settle() {
     const piece = this.#piece;
     if (!piece?.changed) return;
-    try {
-      await this.put(piece.name, piece.index, piece.data.slice(0, piece.end));
-    } catch (error) {
-      this.#piece = null; // the store keeps the piece as it was
-      throw error;
-    }
+    await this.put(piece.name, piece.index, piece.data.slice(0, piece.end)); // it stays held when there is no room
     piece.changed = false;
   }
 
@@ -306,8 +305,11 @@ class Cut {
   }
 
   async close() {
-    await this.#settle();
-    this.#piece = null;
+    try {
+      await this.#settle();
+    } finally {
+      this.#piece = null; // if there is no room, the store keeps the piece as it was
+    }
   }
 }
 

@@ -12,6 +12,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,10 +21,13 @@ import huggingface_hub
 import pytest
 
 from py_engine.errors import HubError, StorageFullError
+from py_engine.host.io import Response
 from py_engine.host.io_native import NativeIo
 from py_engine.weights import cache, keeping
+from py_engine.weights.cache import open_kept
+from py_engine.weights.hub import open_repository
 from py_engine.weights.library import Library
-from py_engine.weights.manifest import Manifest
+from py_engine.weights.manifest import Manifest, Stored
 from py_engine.weights.spans import Spans
 from tests import hub_server as hub_module
 from tests.hub_loads import NAME, SIZES, FaultIo, die, load, make_repository
@@ -631,6 +636,66 @@ def test_a_file_that_changes_meanwhile_is_refused_or_compared(
     assert changed and not (hub / FOLDER / "jerboa" / f"{COMMIT}.json").exists()
 
 
+@pytest.mark.parametrize("size", [0, 1000], ids=["as long", "shorter"])
+def test_a_file_without_a_sha256_that_changed_between_two_loads(
+    server: HubServer,
+    root: Path,
+    tensors: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    """What came of the old one is not mixed with the new one: the load that finds out ends, the next begins anew."""
+    monkeypatch.setattr(keeping, "FLUSH_BYTES", 1)
+    server.listing = False
+
+    class Killed(BaseException):
+        pass
+
+    def kill(n: int, method: str, name: str) -> None:
+        if method == "write" and n > 16:
+            raise Killed
+
+    with pytest.raises(Killed):
+        once(kill)
+    now = make_repository(root, 1, (*SIZES[:-1], SIZES[-1] - size))
+    with pytest.raises(HubError):
+        once()
+    assert once()[0] == now
+    assert once()[::2] == (now, [])
+
+
+def test_a_portal_on_the_way_does_not_hold_up_what_is_here(
+    server: HubServer, tensors: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    fetch = NativeIo.fetch
+
+    async def portal(self: NativeIo, url: str, *given: Any, **options: Any) -> Response:
+        if "/api/" in url:
+            return Response(200, {"content-type": "text/plain"}, b"please log in", url)
+        return await fetch(self, url, *given, **options)
+
+    monkeypatch.setattr(NativeIo, "fetch", portal)
+    got, _, notes = once()
+    assert got == tensors and "using the copy here" in notes[0]
+
+
+def test_what_a_repair_brings_is_compared_too(
+    server: HubServer, tensors: dict[str, bytes], root: Path, hub: Path
+) -> None:
+    """A bit is wrong in the store, and another one in what the hub gives now."""
+    address = f"{NAME}@{COMMIT}"
+    once(address=address)
+    flip_in_weights(hub)
+    file = root / NAME / FILE
+    right = file.read_bytes()
+    file.write_bytes(right[:60_001] + bytes([right[60_001] ^ 1]) + right[60_002:])
+    with pytest.raises(HubError, match="changes files"):
+        once(address=address)
+    file.write_bytes(right)
+    assert once(address=address)[0] == tensors
+
+
 def test_a_new_commit_takes_the_place_of_the_old_one(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,6 +723,70 @@ def test_unchanged_files_of_a_new_commit_are_not_fetched_again(
     assert asked(server) == 0
 
 
+def test_a_new_commit_of_the_same_weights_hides_no_damage(
+    server: HubServer,
+    tensors: dict[str, bytes],
+    root: Path,
+    hub: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sums of the older commit's tensors hold for the newer one's."""
+    once()
+    flip_in_weights(hub)
+    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
+    (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
+    server.requests.clear()
+    got, _, notes = once()
+    assert got == tensors and asked(server) == len(tensors["t2"])
+    assert "t2 was damaged" in notes[0]
+    assert once()[::2] == (tensors, [])
+
+
+def test_a_new_commit_with_one_new_shard_hides_no_damage_in_the_other(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose sums are not known then: the whole file's sha256 is compared once more."""
+    other = root / NAME / "other.safetensors"
+    tensors = make_repository(root)
+    other.write_bytes(b"the first")
+    once()
+    flip_in_weights(hub)
+    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
+    other.write_bytes(b"the second")
+    got, _, notes = once()
+    assert got == tensors and f"{FILE} does not have the sha256" in notes[0]
+
+
+def test_an_old_commit_goes_even_if_a_load_ended_before_it_did(
+    server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once()
+    monkeypatch.setattr(hub_module, "COMMIT", "f" * 40)
+    tensors = make_repository(root, seed=2)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(n: int, method: str, name: str) -> None:
+        if method == "delete" and COMMIT in name:
+            raise Killed
+
+    with pytest.raises(Killed):
+        once(kill)
+    got, _, notes = once()
+    assert got == tensors and "was replaced and is deleted" in notes[0]
+    assert [p.name for p in (hub / FOLDER / "snapshots").iterdir()] == ["f" * 40]
+    assert once()[2] == []
+
+
+def flip_in_weights(hub: Path) -> None:
+    """A bit of t2, in the store."""
+    blob = max((hub / FOLDER / "blobs").iterdir(), key=lambda path: path.stat().st_size)
+    body = bytearray(blob.read_bytes())
+    body[60_000] ^= 1
+    blob.write_bytes(body)
+
+
 def test_a_pinned_commit_stays_beside_a_newer_branch(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -666,6 +795,23 @@ def test_a_pinned_commit_stays_beside_a_newer_branch(
     make_repository(root, seed=3)
     once()
     assert len(list((hub / FOLDER / "jerboa").glob("*.json"))) == 2
+
+
+def test_an_empty_file_is_no_obstacle(
+    server: HubServer, tensors: dict[str, bytes], root: Path, hub: Path
+) -> None:
+    (root / NAME / "__init__.py").write_bytes(b"")
+    assert once()[::2] == (tensors, [])
+    server.requests.clear()
+    assert once(address=f"{NAME}@{COMMIT}")[::2] == (tensors, []) and server.requests == []
+
+
+def test_a_damaged_line_of_the_journal_costs_what_follows_it_only() -> None:
+    manifest = Manifest(NAME, COMMIT, {"a": Stored(100, "b" * 64, "b" * 64)})
+    lines = [manifest.journal_line("a", manifest.files["a"], 10 * i, 10 * i + 10) for i in range(4)]
+    lines[2] = lines[2][:-9] + b"\n"
+    found = Manifest.from_journal(manifest.journal() + b"".join(lines))
+    assert found is not None and found.files["a"].spans.ranges == [(0, 20)]
 
 
 def test_some_tensors_only(
@@ -718,6 +864,42 @@ def test_two_processes_fetch_once(server: HubServer, tensors: dict[str, bytes], 
 
 
 # -- spans -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_loads_that_want_the_rest_fetch_it_once(
+    server: HubServer, tensors: dict[str, bytes], root: Path
+) -> None:
+    """Some tensors are here, and both loads hold the lock for reading until they see what is missing."""
+    once(only=("t2",))
+    before = asked(server)
+
+    async def both() -> list[dict[str, bytes]]:
+        ios = FaultIo(), FaultIo()
+        loaded = await asyncio.gather(*map(load, ios))
+        for io in ios:
+            io.close()
+        return loaded
+
+    assert run(both()) == [tensors, tensors]
+    assert asked(server) == (root / NAME / FILE).stat().st_size, before
+
+
+def test_many_readings_at_a_time_leave_threads_for_their_writes(
+    server: HubServer, root: Path
+) -> None:
+    size = 1 << 16
+    make_repository(root, sizes=[size] * 12)
+
+    async def go() -> None:
+        io = FaultIo()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        repository = await open_repository(NAME, io, partial(open_kept, note=print))
+        readings = [repository.read(FILE, i * size, (i + 1) * size) for i in range(12)]
+        await asyncio.wait_for(asyncio.gather(*readings), 60)
+        await repository.close()
+        io.close()
+
+    run(go())
 
 
 def test_spans_are_sets_of_bytes() -> None:

@@ -17,6 +17,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ MAX_REDIRECTS = 10
 PIECE_BYTES = 256 << 10  # bytes between two calls of on_bytes
 MAX_ERROR_BODY_BYTES = 64 << 10
 IDLE_CONNECTIONS = 4  # kept open for each host
+MAX_TRANSFERS = 16  # at a time; others wait
 
 Key = tuple[str, str]  # scheme, host:port
 
@@ -83,6 +85,8 @@ class NativeIo(Io):
         self._lock = threading.Lock()
         self._idle: dict[Key, list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
+        # A transfer waits for its sink, whose writes wait for a thread of asyncio's own pool: not for one of these.
+        self._transfers = ThreadPoolExecutor(MAX_TRANSFERS, "jerboa-fetch")
 
     async def fetch(
         self,
@@ -111,7 +115,7 @@ class NativeIo(Io):
             sent["Range"] = f"bytes={start or 0}-{last}"
         try:
             return await loop.run_in_executor(
-                None, self._follow, transfer, url, sent, end, timeout_s, method, report
+                self._transfers, self._follow, transfer, url, sent, end, timeout_s, method, report
             )
         except asyncio.CancelledError:
             transfer.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from py_engine.errors import HubError, StorageError
+from py_engine.errors import FormatError, HubError, StorageError
 from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
 from py_engine.weights.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository
@@ -40,11 +40,14 @@ async def _open_in(
     store: BlobStore, name: str, revision: str, io: Io, note: Note, look: bool
 ) -> Repository:
     library = Library(store, io)
-    hub, commit = await _resolve(name, revision, io, library, note)
+    try:
+        hub, commit = await _resolve(name, revision, io, library, note)
+        complete = COMMIT.fullmatch(commit) is not None and (await library.load(name, commit))[1]
+    finally:
+        await store.close()  # a file that is open here cannot be written by who has the lock
     if not COMMIT.fullmatch(commit):
         note(f"{hub.endpoint} names no commit of {name}: nothing of it is kept on this device.")
         return _kept_nowhere(hub, commit, note)
-    _, complete = await library.load(name, commit)
     if look and not complete:
         return hub
     held = RepositoryLock(store, folder(name), note)
@@ -64,8 +67,8 @@ async def _open_in(
         keeper = Keeper(manifest, library, io, note, held, revision, index)
         return KeptRepository(hub, manifest, library, keeper, note)
     except BaseException:
-        await held.free()
         await store.close()
+        await held.free()
         raise
 
 
@@ -97,7 +100,7 @@ async def _resolve(
     hub = HubRepository(name, revision, io, CHECK_ATTEMPTS, CHECK_TIMEOUT_S)
     try:
         await hub.resolve()
-    except HubError as error:
+    except (HubError, FormatError) as error:  # or a portal on the way gives something else
         note(f"The hub does not tell what {name}@{revision} is now ({error}); using the copy here.")
         return HubRepository(name, here, io), here
     hub.attempts, hub.timeout_s = ATTEMPTS, TIMEOUT_S

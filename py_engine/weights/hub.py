@@ -80,6 +80,10 @@ class Listed:
     git_oid: str | None = None
 
 
+class ChangedError(HubError):
+    """A file is not the one any more of which parts were read."""
+
+
 class HubRepository(Repository):
     """`name` on a hub, pinned to one commit when it was opened. `attempts` at a request, each given up after
     `timeout_s` of silence."""
@@ -274,6 +278,14 @@ class HubRepository(Repository):
         """Its next answer counts as the first: what came before is not used."""
         self._etags.pop(name, None)
 
+    def etag(self, name: str) -> str:
+        """Under which its bytes come; "" where the hub gives its sha256, and before the first answer."""
+        return "" if self.sha256(name) else self._etags.get(name, "")
+
+    def expect_etag(self, name: str, etag: str) -> None:
+        """Parts of it came under this one in an earlier load."""
+        self._etags.setdefault(name, etag)
+
     def _same_file(self, name: str, headers: Mapping[str, str]) -> bool:
         """Whether the ETag is that of the file's first answer. Where the hub gave a sha256 nothing depends on it."""
         etag = headers.get("etag")
@@ -288,8 +300,8 @@ class HubRepository(Repository):
                 f"{where}: the server compressed a range ({coding}), unasked. Try again."
             )
         if not self._same_file(name, response.headers):
-            raise HubError(
-                f"{where} changed on the hub while it was being read (another ETag). Load it again."
+            raise ChangedError(
+                f"{where} changed on the hub since parts of it were read (another ETag). Load it again."
             )
         if response.status == 206:
             given = response.headers.get("content-range", "")
@@ -363,7 +375,8 @@ class HubRepository(Repository):
                 delay = min(2 * delay, MAX_DELAY_S)
         if self.attempts == 1:
             raise failure
-        raise HubError(f"{failure} (Gave up after {self.attempts} attempts.)", failure.status)
+        text = f"{failure} (Gave up after {self.attempts} attempts.)"
+        raise type(failure)(text, failure.status)
 
     def _refusal(self, response: Response, name: str) -> HubError:
         """What a status other than success means, in words."""

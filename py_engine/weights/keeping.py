@@ -53,6 +53,8 @@ class Keeper:
         self._lock = lock
         self._asked = asked
         self._index = index
+        # Here when this load began: what another stores meanwhile is taken over, what was found damaged is not.
+        self._seen = {stored.blob: Spans(stored.spans.ranges) for stored in manifest.files.values()}
         self._pending: dict[str, tuple[int, int]] = {}  # written, not yet in the journal
         self._unflushed: set[str] = set()
         self._unmarked = 0
@@ -71,10 +73,32 @@ class Keeper:
         return self.kept and self._library is not None and not self._closed
 
     async def take_over(self) -> None:
-        """Hold the lock for writing."""
+        """Hold the lock for writing; what another load has stored meanwhile is here then."""
         async with self._taking:
-            if self._lock is not None and not self._lock.exclusive:
-                await self._lock.take(shared=False)
+            if self._lock is None or self._lock.exclusive:
+                return
+            await self._store.close()  # files that are open here cannot be written elsewhere
+            await self._lock.take(shared=False)
+            assert self._library is not None
+            manifest = self._manifest
+            other, complete = await self._library.load(manifest.repository, manifest.commit)
+            if other is None:
+                return
+            for name, theirs in other.files.items():
+                mine = manifest.files.setdefault(name, theirs)
+                if mine is theirs or mine.blob != theirs.blob:
+                    continue
+                seen = self._seen.get(mine.blob, Spans())
+                for start, end in theirs.spans.ranges:
+                    for a, b, old in list(seen.cut(start, end)):
+                        mine.spans.add(*((a, a) if old else (a, b)))
+                if mine.spans.ranges == theirs.spans.ranges:
+                    mine.sum, mine.checked = theirs.sum, theirs.checked
+            manifest.sums |= other.sums
+            manifest.refs |= other.refs
+            if complete:
+                self.complete, self._index = True, other.index()
+            await self._library.settle(manifest)
 
     # -- files of the hub --------------------------------------------------------------------------------------------
 
@@ -159,14 +183,18 @@ class Keeper:
         async with self._turn:
             await self._attempt(write)
 
-    def good(self, tensor: TensorInfo, sum_: Sum | None) -> bool:
-        """Whether bytes that were uploaded are those of the load before, by their checksum; those that came from the
-        hub now, and those that were never summed, are good."""
+    def differs(self, tensor: TensorInfo, sum_: Sum | None) -> bool:
+        """Whether bytes that were uploaded are not those of the load before, by their checksum."""
         old = self._manifest.sums.get(tensor.name)
-        if old is None or sum_ is None or (old.start, old.end) != (sum_.start, sum_.end):
-            return True
+        comparable = old and sum_ and (old.start, old.end) == (sum_.start, sum_.end)
+        return bool(comparable) and old != sum_
+
+    def good(self, tensor: TensorInfo, sum_: Sum | None) -> bool:
+        """Whether they are, or came from the hub now; those that were never summed are good."""
         fresh = self.fresh.get(tensor.file, Spans())
-        return old == sum_ or fresh.cover(tensor.start + sum_.start, tensor.start + sum_.end)
+        return not self.differs(tensor, sum_) or (
+            sum_ is not None and fresh.cover(tensor.start + sum_.start, tensor.start + sum_.end)
+        )
 
     # -- the derived file --------------------------------------------------------------------------------------------
 
@@ -199,12 +227,7 @@ class Keeper:
             await library.settle(manifest)
             if stored.whole or not self.kept or self._lock is None or self._lock.exclusive:
                 return stored
-            await self.take_over()
-            # Another may have made it, or other forms, meanwhile.
-            other, _ = await library.load(manifest.repository, manifest.commit)
-            if other is not None:
-                manifest.files |= {n: s for n, s in other.files.items() if s.form}
-                manifest.sums |= other.sums
+            await self.take_over()  # another may have made it, or other forms, meanwhile
 
     async def put(self, file: DerivedFile, place: int, data: Bytes) -> None:
         """Write bytes of the derived file."""
@@ -357,7 +380,7 @@ class Keeper:
                 for name, stored in manifest.files.items() if store.shared else ():
                     if stored.form:
                         await self._sum(stored)
-                    elif stored.whole and (stored.checked or stored.sum is None):
+                    elif stored.whole and stored.size and (stored.checked or stored.sum is None):
                         if not stored.final:
                             await store.rename(manifest.blob(stored), manifest.blob(stored, True))
                             stored.final = True
@@ -377,9 +400,14 @@ class Keeper:
             self.complete = True
             with suppress(StorageError, FileNotFoundError):  # another may be writing it too
                 await library.touch(manifest)
-        if self._lock is not None and self._lock.exclusive and self._asked != manifest.commit:
-            for commit in await library.supersede(manifest, self._asked):
-                self._note(f"{manifest.repository}@{commit[:12]} was replaced and is deleted here.")
+        if self._asked != manifest.commit and await library.superseded(manifest, self._asked):
+            await self.take_over()
+            for other in await library.superseded(manifest, self._asked):
+                with suppress(StorageError):
+                    await library.delete(other)
+                    self._note(
+                        f"{other.repository}@{other.commit[:12]} was replaced and is deleted here."
+                    )
 
     async def _sum(self, stored: Stored) -> None:
         """The sha256 of a new derived file, for `cache verify`: browsers have no such command, and no need of it."""
@@ -398,10 +426,15 @@ class Keeper:
         """Write nothing more, and give the lock back."""
         async with self._turn:
             self._closed = True
-            if self._lock is not None:
-                await self._lock.free()
-            if self._library is not None:
-                await self._store.close()
+            try:
+                if self._library is not None:
+                    with suppress(
+                        StorageError
+                    ):  # what could not be written is not in the journal either
+                        await self._store.close()
+            finally:
+                if self._lock is not None:
+                    await self._lock.free()
 
 
 class DerivedFile:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from py_engine.errors import HubError, StorageError
 from py_engine.host.io import Bytes, Hasher
-from py_engine.weights.hub import HubRepository
+from py_engine.weights.hub import ChangedError, HubRepository
 from py_engine.weights.jobs import Job, TensorInfo
 from py_engine.weights.keeping import DerivedFile, Keeper
 from py_engine.weights.library import Library
@@ -136,6 +136,8 @@ class KeptRepository(Repository):
         on_bytes: Callable[[int], None] | None,
     ) -> Bytes:
         parts = []
+        if self.kept and not stored.form and not stored.spans.cover(start, end):
+            await self._keeper.take_over()  # after which it may be here
         for a, b, here in list(stored.spans.cut(start, end)):
             part = await self._take(name, stored, a, b) if here else None
             if part is None:
@@ -182,12 +184,22 @@ class KeptRepository(Repository):
             await keeper.take_over()
 
         async def keep(place: int, piece: Bytes) -> None:
+            stored.etag = self._hub.etag(name)
             await keeper.keep(name, stored, place, piece)
 
+        if stored.etag and stored.spans.ranges:
+            self._hub.expect_etag(name, stored.etag)
         try:
             data = await self._hub.stream(
                 name, start, end, on_bytes, keep if keeper.kept else None, keeper.cuts.get(name, ())
             )
+        except HubError as error:
+            # Of a file without a sha256; a shorter one has nothing behind its end.
+            if isinstance(error, ChangedError) or error.status == 416 and stored.etag:
+                self._hub.begin_anew(name)
+                self._manifest.files.pop(name, None)  # its size is not known any more
+                await keeper.forget(name, stored)
+            raise
         finally:
             await keeper.note_written(name, stored)
         keeper.fresh.setdefault(name, Spans()).add(start, end)
@@ -268,10 +280,19 @@ class KeptRepository(Repository):
     async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:
         """See Repository.check."""
         again: set[str] = set()
+        known, derived = self._manifest.sums, self._keeper.derived
+        for tensor, new in sums.items():
+            stored = self._manifest.files.get(tensor.file)
+            repaired = self._keeper.differs(tensor, new) and self._keeper.good(tensor, new)
+            if repaired and stored and not stored.form:
+                stored.checked = (
+                    False  # whether with what is right only the whole file's sha256 tells
+                )
         for file in sorted({tensor.file for tensor in self._tensors}):
             if not await self._verified(file, self._manifest.files[file]):
                 again |= {tensor.name for tensor in self._tensors if tensor.file == file}
-        known, derived = self._manifest.sums, self._keeper.derived
+        for name in again:
+            known.pop(name, None)
         for tensor, new in sums.items():
             if tensor.name in again:
                 continue
@@ -283,8 +304,6 @@ class KeptRepository(Repository):
             self._note(f"{tensor.name} was damaged in this device's store: fetching it again.")
             self._manifest.files[tensor.file].spans.remove(tensor.start, tensor.end)
             again.add(tensor.name)
-        for name in again:
-            known.pop(name, None)
         return again
 
     async def _verified(self, name: str, stored: Stored) -> bool:
@@ -294,7 +313,8 @@ class KeptRepository(Repository):
             return await self._passed(name, stored)
         if stored.checked or self._keeper.complete and name not in self._keeper.fresh:
             return True
-        if self.kept and stored.sum and (stored.size - stored.spans.nbytes) * REST <= stored.size:
+        nearly = (stored.size - stored.spans.nbytes) * REST <= stored.size
+        if self.kept and stored.sum and (nearly or name in self._refused):
             for a, b, here in list(stored.spans.cut(0, stored.size)):
                 for start in range(a, b, CATCH_UP_BYTES) if not here else ():
                     await self._gather(name, stored, start, min(b, start + CATCH_UP_BYTES), None)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from py_engine.errors import StorageError
 from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
-from py_engine.weights.derived import sums_of
 from py_engine.weights.hub import COMMIT
 from py_engine.weights.manifest import (
     DERIVED,
@@ -111,9 +109,12 @@ class Library:
             if stored.blob in known:
                 same, other = known[stored.blob]
                 stored.spans.ranges = list(same.spans.ranges)
-                stored.sum, stored.checked, stored.ours = same.sum, same.checked, same.ours
-                for name in sums_of(other.sums, stored.form) if stored.form else ():
-                    manifest.sums.setdefault(name, other.sums[name])
+                stored.sum, stored.ours = same.sum, same.ours
+                # A derived file's name says that it was made of the same weights.
+                alike = bool(stored.form) or manifest.has_weights_of(other)
+                manifest.sums = {**(other.sums if alike else {}), **manifest.sums}
+                # Its tensors are not known by their sums then: the file's own is compared once more.
+                stored.checked = same.checked and alike
             elif (
                 self.store.shared
                 and not stored.form
@@ -193,16 +194,13 @@ class Library:
         async with self.store.lock(folder(manifest.repository), wait=False) as held:
             return await self.delete(manifest) if held else 0
 
-    async def supersede(self, manifest: Manifest, revision: str) -> list[str]:
-        """`revision` is this commit now: namespaces that were kept under that name only are deleted. Their commits."""
-        gone = []
-        for other, _ in await self.manifests(manifest.repository):
-            if other.commit == manifest.commit or other.refs - {revision}:
-                continue
-            with suppress(StorageError):
-                await self.delete(other)
-                gone.append(other.commit)
-        return gone
+    async def superseded(self, manifest: Manifest, revision: str) -> list[Manifest]:
+        """`revision` is this commit now: namespaces that are kept under that name only."""
+        return [
+            other
+            for other, _ in await self.manifests(manifest.repository)
+            if other.commit != manifest.commit and not other.refs - {revision}
+        ]
 
 
 def total(manifests: Iterable[Manifest]) -> int:

@@ -20,6 +20,7 @@ import hashlib
 import json
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,12 @@ from py_engine.weights.spans import Spans
 LAYOUT = 1  # of the index; another number is another namespace and starts anew
 OURS = "jerboa"
 DERIVED = f"{OURS}/derived"
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # what reading a damaged file of ours may raise
 INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
 
 
@@ -54,7 +61,8 @@ def ref(repository: str, revision: str) -> str:
 class Stored:
     """One file of the repository, or made from it. `sum`: sha256 of its content, the hub's or, for small files, that of
     what came. `checked`: the bytes here were seen to have it. `ours`: this engine wrote them. `form`: of a derived file
-    "q4" or "q8". `final`: the bytes lie under the blob's own name, not that of an incomplete one."""
+    "q4" or "q8". `etag`: under which the bytes came, where the hub gives no sha256. `final`: they lie under the blob's
+    own name, not that of an incomplete one."""
 
     size: int
     blob: str
@@ -63,6 +71,7 @@ class Stored:
     checked: bool = False
     ours: bool = True
     form: str = ""
+    etag: str = ""
     final: bool = True  # not written down: the store knows
 
     @property
@@ -107,6 +116,14 @@ class Manifest:
         final = stored.final if final is None else final
         return f"{folder(self.repository)}/blobs/{stored.blob}{'' if final else INCOMPLETE}"
 
+    def has_weights_of(self, other: Manifest) -> bool:
+        """Whether all files that the hub names by their sha256 are the same as that one's, so that its sums hold."""
+        return all(
+            name in self.files and self.files[name].blob == stored.blob
+            for name, stored in other.files.items()
+            if stored.sum == stored.blob
+        )
+
     def learn(self, listing: Mapping[str, Listed | None], complete: bool) -> None:
         """Take over what the hub says of its files."""
         for name, listed in listing.items():
@@ -128,6 +145,7 @@ class Manifest:
             (derived if stored.form else files)[name] = {
                 "size": stored.size, "blob": stored.blob, "sum": stored.sum, "ranges": stored.spans.ranges,
                 "checked": stored.checked, "ours": stored.ours, "form": stored.form,
+                **({"etag": stored.etag} if stored.etag else {}),
             }  # fmt: skip
         head = {
             "layout": LAYOUT,
@@ -158,6 +176,7 @@ class Manifest:
         """A line that says: bytes start..end of the file are written. Of a derived file they are those of `tensor`,
         whose checksum is `value`."""
         line = {"file": file, "size": stored.size, "blob": stored.blob, "sum": stored.sum}
+        line |= {"etag": stored.etag} if stored.etag else {}
         made = {"form": stored.form, "tensor": tensor, "value": f"{value:016x}"} if tensor else {}
         return json.dumps({**line, **made, "range": [start, end]}).encode() + b"\n"
 
@@ -169,17 +188,21 @@ class Manifest:
             return None
         try:
             return cls._from(json.loads(body))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except _DAMAGE:
             return None
 
     @classmethod
     def from_journal(cls, text: bytes) -> Manifest | None:
-        """What was written before the process ended; a last line that was cut does not count. A machine that failed may
-        have kept a line and lost its bytes: files that no sum will tell about count up to the last mark only."""
+        """What was written before the process ended, up to the first line that is damaged: a disk that was full may
+        have cut one. A machine that failed may have kept a line and lost its bytes: files that no sum will tell about
+        count up to the last mark only."""
         head, *lines = text.split(b"\n")[:-1] or [b""]
         try:
             made = cls._from(json.loads(head))
-            waiting: list[tuple[Stored, tuple[int, int]]] = []
+        except _DAMAGE:
+            return None
+        waiting: list[tuple[Stored, tuple[int, int]]] = []
+        with suppress(*_DAMAGE):
             for line in lines:
                 data = json.loads(line)
                 if "flushed" in data:
@@ -187,17 +210,16 @@ class Manifest:
                         stored.spans.add(start, end)
                     waiting.clear()
                     continue
+                start, end = data["range"]
                 fresh = Stored(data["size"], data["blob"], data["sum"], form=data.get("form", ""))
                 stored = made.files.setdefault(data["file"], fresh)
-                start, end = data["range"]
+                stored.etag = data.get("etag", "")
                 if stored.form:
                     made.sums[data["tensor"]] = Sum(0, end - start, int(data["value"], 16))
                 if stored.sum or stored.form:
                     stored.spans.add(start, end)
                 else:
                     waiting.append((stored, (start, end)))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
         return made
 
     @classmethod
@@ -206,7 +228,8 @@ class Manifest:
             raise ValueError("another layout")
         files = {
             name: Stored(
-                f["size"], f["blob"], f["sum"], Spans(f["ranges"]), f["checked"], f["ours"], f.get("form", "")
+                f["size"], f["blob"], f["sum"], Spans(f["ranges"]), f["checked"], f["ours"], f.get("form", ""),
+                f.get("etag", ""),
             )
             for name, f in (data["files"] | data.get("derived", {})).items()
         }  # fmt: skip
