@@ -88,11 +88,11 @@ class Opfs {
     return handle;
   }
 
-  #closeOne(name) {
+  #closeOne(name, wanted = true) {
     const { handle, writable } = this.#open.get(name) ?? {};
     this.#open.delete(name);
     try {
-      if (writable) handle.flush(); // whoever waits for the medium later has no handle to do it with
+      if (writable && wanted) handle.flush(); // who waits for the medium later has no handle to do it with
     } finally {
       handle?.close();
     }
@@ -201,7 +201,7 @@ class Opfs {
   }
 
   async remove(name) {
-    for (const open of [...this.#open.keys()]) if (open === name || open.startsWith(`${name}/`)) this.#closeOne(open);
+    for (const open of [...this.#open.keys()]) if (open === name || open.startsWith(`${name}/`)) this.#closeOne(open, false);
     const parts = name.split('/');
     try {
       while (parts.length) {

@@ -3,6 +3,7 @@
 //   kill   the page hears 'killed' and the worker never does anything again: it is for the test to end them
 //   half   the same, once a file got half of the bytes or a cache's entry was begun
 //   full   that call and all that follow find no room; deleting needs none
+//   once   that call alone does
 
 const faults = globalThis.storeFaults = { at: Infinity, how: '', changes: 0 };
 
@@ -11,8 +12,9 @@ function watch({ prototype }, name, { half, frees = false } = {}) {
   const method = prototype[name];
   prototype[name] = function (...given) {
     faults.changes += 1;
-    if (faults.how === 'full') {
-      if (faults.changes >= faults.at && !frees) throw new DOMException('no room, for a test', 'QuotaExceededError');
+    if (faults.how === 'full' || faults.how === 'once') {
+      const none = faults.how === 'full' ? faults.changes >= faults.at : faults.changes === faults.at;
+      if (none && !frees) throw new DOMException('no room, for a test', 'QuotaExceededError');
     } else if (faults.changes === faults.at) {
       if (faults.how === 'half') half?.(method.bind(this), ...given);
       self.postMessage({ status: 'killed', id: null, message: `change ${faults.at}: ${name}` });

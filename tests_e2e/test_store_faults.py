@@ -68,9 +68,9 @@ class Device:
         if self.kind != "opfs":
             self.probe("hide_opfs")
 
-    def load(self, revision: str = "") -> dict[str, Any]:
+    def load(self, revision: str = "", model: str = MODEL) -> dict[str, Any]:
         """Load the weights; see probe.keep."""
-        hub, repo = self.site.url + "models", f"{ORGANISATION}/{MODEL}{revision}"
+        hub, repo = self.site.url + "models", f"{ORGANISATION}/{model}{revision}"
         loaded: dict[str, Any] = self.probe("keep", hub, repo, self.form)
         if loaded["notes"][:1] == [
             WAITING
@@ -164,4 +164,28 @@ def test_no_room_from_a_change_of_the_store_on(device: Device, places: Places | 
             (note,) = loaded["notes"]
             assert "not kept on this device" in note, f"no room from change {k} on"
             assert device.probe("stored_files", "models--") == {}, f"no room from change {k} on"
+    assert refused >= (len(QUICK) - 1 if places else 50)
+
+
+@pytest.mark.parametrize("device", KINDS, indirect=True, ids="-".join)
+@pytest.mark.parametrize("places", [QUICK, EVERY], ids=["some", "every"])
+def test_no_room_at_one_change_of_the_store(
+    device: Device, asked: Asked, places: Places | None
+) -> None:
+    """An older model makes room, nothing is said, and what the journal says is there is there."""
+    undisturbed = device.load()
+    refused = 0
+    for k in [k for k, _ in places] if places else itertools.count(1):
+        device.probe("clear_store")
+        device.load(model="qwen2-mlx4-g64")
+        device.probe("arm_store", k, "once")
+        assert device.load() == undisturbed, f"no room at change {k}"
+        if device.probe("store_changes") < k:
+            break
+        refused += 1
+        device.probe("arm_store", 0, "")
+        device.begin_anew()
+        asked.clear()
+        assert device.load(f"@{device.commit}") == undisturbed, f"no room at change {k}"
+        assert asked == [], f"no room at change {k}"
     assert refused >= (len(QUICK) - 1 if places else 50)
