@@ -93,13 +93,19 @@ class Host:
         self._asked = time.monotonic()  # when something was last asked, or ended
         self._run, self._left = "", [""]
         self._begun: asyncio.Task[None] | None = None
+        self._back = asyncio.Event()  # an idle loss: the model is on another device, or on none
 
     def begin(self) -> None:
-        """Tell what an earlier run died at, and from now on write down what this one is at. Once, after the boot."""
-        # The page names this run, and those before it that it closed itself.
-        self._run = self._io.env("JERBOA_RUN") or os.urandom(8).hex()
+        """Tell what an earlier run died at, and from now on write down what this one is at. Once, after the boot.
+
+        Only for a page that has named this run (and those before it that it closed itself): what is told is forgotten,
+        so another page, which does not listen, must not hear it.
+        """
+        named = self._io.env("JERBOA_RUN")
+        self._run = named or os.urandom(8).hex()
         self._left = (self._io.env("JERBOA_LEFT") or "").split(",")
-        self._begun = asyncio.ensure_future(self._look_back())
+        if named:
+            self._begun = asyncio.ensure_future(self._look_back())
 
     async def _look_back(self) -> None:
         for found in await self._crumbs.open(self._run, self._left):
@@ -131,12 +137,10 @@ class Host:
             self._filed.set()
             return
         self._asked = time.monotonic()
+        abort = Abort()
         if isinstance(message, (Load, Generate, Bench)):
             # From now on, not from when its task first runs: an interrupt may follow at once.
-            abort = Abort()
             self._stops[message.id] = abort.set
-        else:
-            abort = Abort()
         self._start(self._answer(message, abort))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -216,6 +220,11 @@ class Host:
 
         def on_device(event: DeviceEvent) -> None:
             self._send(Device(event.state, event.during, event.losses, event.message))
+            if event.state != "lost":
+                self._back.set()
+            elif event.during == "idle":
+                self._back.clear()
+                self._start(self._wait_until_back(loading))
 
         settings: dict[str, Any] = {}
         for name in ("dtype", "context", "memory_budget", "tune", "self_check", "proven"):
@@ -223,7 +232,11 @@ class Host:
                 settings[name] = getattr(options, name)
         settings["strategy"] = asked = asked_group(options.group, options.passes)
         self._send(Loading(id, f"Opening {repo}"))
-        async with self._at("load", repo, options.context, asked and asked.dispatches):
+
+        def loading() -> AbstractAsyncContextManager[None]:
+            return self._at("load", repo, options.context, asked and asked.dispatches)
+
+        async with loading():
             engine = await Engine.load(
                 repo, on_progress=on_progress, on_device=on_device, abort=abort, **settings
             )
@@ -231,6 +244,13 @@ class Host:
         if engine.calibrator:
             self._start(self._calibrate(engine, engine.calibrator))
         return engine
+
+    async def _wait_until_back(
+        self, loading: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> None:
+        """A model that is loaded again while nobody asks for anything can end the page as any other load."""
+        async with loading():
+            await self._back.wait()
 
     async def _calibrate(self, engine: Engine, calibrator: Calibrator) -> None:
         """In the background, while nobody asks for anything."""
@@ -275,22 +295,24 @@ class Host:
         if self._engine is not None:
             engine, self._engine = self._engine, None
             await engine.close()
+            self._back.set()
 
     async def _generate(self, message: Generate, abort: Abort) -> None:
         engine = await self._loaded()
         options = given(message.options)
         if message.messages is not None:
             await self._ready_to_chat()
-            generation = engine.chat(message.messages, **options)
-        else:
-            generation = engine.complete(message.prompt or "", **options)
-        if generation.dropped:
-            dropped = generation.dropped
-            self._send(Dropped(message.id, [*dropped.messages], dropped.tokens))
-        self._stops[message.id] = generation.stop
-        if abort.is_set:
-            generation.stop()
         async with self._at_work("generate", engine):
+            if message.messages is not None:
+                generation = engine.chat(message.messages, **options)
+            else:
+                generation = engine.complete(message.prompt or "", **options)
+            if generation.dropped:
+                dropped = generation.dropped
+                self._send(Dropped(message.id, [*dropped.messages], dropped.tokens))
+            self._stops[message.id] = generation.stop
+            if abort.is_set:
+                generation.stop()
             await self._hear(message.id, generation)
 
     async def _hear(self, id: MessageId, generation: Generation) -> None:
@@ -344,8 +366,6 @@ class Host:
     async def _cache_list(self, id: MessageId) -> None:
         if self._begun is not None:
             await self._begun  # the page may load unasked what is listed, but not after a crash
-        if self._begun is not None:
-            await self._begun  # who hears what is kept has heard what an earlier run died at
         self._send(Result(id, (await stored.inventory(open_io())).to_dict()))
 
     async def _cache_delete(self, message: CacheDelete) -> None:

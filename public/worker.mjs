@@ -52,7 +52,7 @@ try {
   };
   const boot_ms = Math.round(performance.now() - started);
   self.postMessage({ status: 'booted', runtime: `Pyodide ${version}`, boot_ms, snapshot });
-  host.begin(); // what an earlier run died at comes by itself
+  host.begin(); // what an earlier run died at comes by itself, to a page that named this one
   for (const message of waiting.splice(0)) receive(message);
   if (!snapshot && place) setTimeout(makeSnapshot, SNAPSHOT_DELAY_MS);
 } catch (error) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,33 @@ def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> No
     assert run(told("last")) == []
 
 
+def test_of_blocks_that_overlap_the_first_that_goes_on_is_told(run: Runner, stores: Path) -> None:
+    """An answer that waits for a calibration is what the run is at once that is done."""
+
+    async def overlap() -> list[str | None]:
+        crumbs = Breadcrumbs(NativeIo())
+        await crumbs.open("run", ())
+
+        def told() -> str | None:
+            found = json.loads((stores / "crumbs" / "run.json").read_text()).get("phase")
+            return None if found is None else str(found)
+
+        calibrate, generate = (crumbs.at(p, "m", 512, 8) for p in ("calibrate", "generate"))
+        phases = []
+        for change in (
+            calibrate.__aenter__(),
+            generate.__aenter__(),
+            calibrate.__aexit__(None, None, None),
+            generate.__aexit__(None, None, None),
+        ):
+            await change
+            phases.append(told())
+        await crumbs.close()
+        return phases
+
+    assert run(overlap()) == ["calibrate", "calibrate", "generate", None]
+
+
 def test_spoilt_crumbs_and_a_broken_store_are_no_error(
     run: Runner, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +133,32 @@ def test_spoilt_crumbs_and_a_broken_store_are_no_error(
             return 1
 
     assert run(without()) == 1
+
+
+def test_a_page_that_does_not_listen_leaves_it_to_one_that_does(
+    run: Runner, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Diagnostics and benches name no run: what the chat's page died at waits for the chat's page."""
+    (stores / "crumbs").mkdir(parents=True)
+    (stores / "crumbs" / "dead.json").write_text(json.dumps(CRUMB))
+
+    async def begin(name: str) -> list[dict[str, Any]]:
+        monkeypatch.setenv("JERBOA_RUN", name)
+        heard: list[dict[str, Any]] = []
+
+        async def nothing() -> None:
+            pass
+
+        host = Host(heard.append, nothing)
+        host.begin()
+        host.receive({"type": "cache_list", "id": 1})  # answered once it has looked back
+        while not any(m["status"] == "result" for m in heard):
+            await asyncio.sleep(0)
+        await host._crumbs.close()
+        return [m for m in heard if m["status"] == "crashed"]
+
+    assert run(begin("")) == []
+    assert [m["phase"] for m in run(begin("chat"))] == ["load"]
 
 
 def test_the_worker_writes_it_down_and_tells(
@@ -145,8 +199,16 @@ def test_the_worker_writes_it_down_and_tells(
         host.begin()
         return host
 
+    completed = Engine.complete
+
+    def complete(*args: Any, **options: Any) -> Any:
+        crumb = json.loads((stores / "crumbs" / "first.json").read_text())
+        assert crumb["phase"] == "generate", "it is written before anything runs"
+        return completed(*args, **options)
+
     async def first() -> None:
         host = start("first")
+        monkeypatch.setattr(Engine, "complete", complete)
         options = {"context": 512, "dtype": "f32", "group": 16, "passes": 2}
         host.receive({"type": "load", "id": 1, "repo": folder, "options": options})
         await until("ready")

@@ -6,14 +6,17 @@ The device is really destroyed, behind the engine's back.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.worker import Host
 from py_engine.errors import DeviceLostError, NoAdapterError, OutOfMemoryError
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host import open_gpu
@@ -300,6 +303,60 @@ def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         assert lose() == [("lost", "idle", 1), ("recovered", "idle", 1)]
     assert lose() == [("lost", "idle", 2), ("failed", "idle", 2)]
     assert rig.engine.info()["status"] == "lost"
+
+
+def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
+    run: Runner, devices: Devices, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when nothing was asked for: the worker writes it down for the length of that load, and of a close."""
+    monkeypatch.setattr(Engine, "load", partial(Engine.load, host="wgpu", self_check=False))
+    monkeypatch.setenv("JERBOA_RUN", "run")
+    crumb = stores / "crumbs" / "run.json"
+    heard: list[dict[str, Any]] = []
+
+    async def nothing() -> None:
+        pass
+
+    async def until(status: str, state: str | None = None) -> None:
+        while not any((m["status"], m.get("state")) == (status, state) for m in heard):
+            assert not any(m["status"] == "error" for m in heard), heard
+            await asyncio.sleep(0.001)
+
+    def phase() -> str | None:
+        return str(json.loads(crumb.read_text()).get("phase"))
+
+    async def lose(engine: Engine) -> None:
+        heard.clear()
+        devices.lose()
+        engine._device_lost("as a browser's device tells it; a native one does not")
+        await until("device", "lost")
+        while phase() != "load":
+            assert ("device", "recovered") not in [(m["status"], m.get("state")) for m in heard]
+            await asyncio.sleep(0.001)
+
+    async def at_nothing(host: Host) -> None:
+        while any(not task.done() for task in host._tasks):
+            await asyncio.sleep(0.001)
+        assert phase() == "None"
+
+    async def work() -> None:
+        host = Host(heard.append, nothing)
+        host.begin()
+        folder = str(reference.folder(MODELS[0]))
+        host.receive({"type": "load", "id": 1, "repo": folder, "options": {"context": 128}})
+        await until("ready")
+        engine = host._engine
+        assert engine
+        await lose(engine)
+        await until("device", "recovered")
+        await at_nothing(host)
+        await lose(engine)
+        host.receive({"type": "unload", "id": 2})
+        await until("result")
+        await at_nothing(host)
+        await host._crumbs.close()
+
+    run(work())
 
 
 def test_no_adapter_after_a_loss(rig: Rig) -> None:

@@ -7,6 +7,7 @@ something in it and whose lock is free belongs to a run that died at its work. N
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Collection
@@ -31,7 +32,9 @@ class Breadcrumbs:
         self._store: BlobStore | None = None
         self._name = ""
         self._held = AsyncExitStack()
-        self._depth = 0
+        self._open: list[dict[str, Any]] = []  # of the blocks entered, in that order
+        self._written: dict[str, Any] = {}
+        self._writing = asyncio.Lock()
 
     async def open(self, run: str, left: Collection[str]) -> list[dict[str, Any]]:
         """Begin as `run` (a word), and tell what earlier runs died at, which is then forgotten: {"phase", "model",
@@ -68,17 +71,16 @@ class Breadcrumbs:
     async def at(
         self, phase: str, model: str, context: int | None, group: int | None
     ) -> AsyncIterator[None]:
-        """For the length of a block, which begins once it is written. Of blocks within others the first counts."""
-        self._depth += 1
+        """For the length of a block, which begins once it is written. Where blocks overlap, what was entered first and
+        goes on counts: the others wait for it, or are part of it."""
+        crumb = {"phase": phase, "model": model[:MAX_MODEL], "context": context, "group": group}
+        self._open.append(crumb)
         try:
-            if self._depth == 1:
-                crumb = {"phase": phase, "model": model[:MAX_MODEL], "context": context}
-                await self._write({**crumb, "group": group})
+            await self._write()
             yield
         finally:
-            self._depth -= 1
-            if not self._depth:
-                await self._write({})
+            self._open.remove(crumb)
+            await self._write()
 
     async def close(self) -> None:
         """End in peace."""
@@ -89,10 +91,14 @@ class Breadcrumbs:
                 await store.close()
         await self._held.aclose()
 
-    async def _write(self, crumb: dict[str, Any]) -> None:
-        if self._store is None:
-            return
-        with contextlib.suppress(EngineError):
-            data = json.dumps(crumb).encode().ljust(CRUMB_BYTES)
-            await self._store.write(self._name, 0, data)
-            await self._store.flush(self._name)
+    async def _write(self) -> None:
+        """Bring the file in step with the open blocks."""
+        async with self._writing:
+            crumb = self._open[0] if self._open else {}
+            if self._store is None or crumb == self._written:
+                return
+            self._written = crumb
+            with contextlib.suppress(EngineError):
+                data = json.dumps(crumb).encode().ljust(CRUMB_BYTES)
+                await self._store.write(self._name, 0, data)
+                await self._store.flush(self._name)

@@ -12,7 +12,8 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     session_restore, session_delete -> result | error
 
 Without being asked the worker says booted (or error with id null, when it cannot start), then crashed, if an earlier
-run ended in the middle of something; calibrated, device and log may come at any time.
+run ended in the middle of something, to a page that has named this one (`env`: JERBOA_RUN; JERBOA_LEFT: those that it
+closed itself, with commas between); calibrated, device and log may come at any time.
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
