@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.page_server import Handler, PageServer
+from devtools.process_memory import ProcessMemory
 from devtools.site import HUB, Site
 from py_engine.diagnostics.tables import profile_text
 
@@ -199,6 +200,7 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        memory = ProcessMemory(browser.pid)
         told: list[str] = []
         threading.Thread(
             target=_listen, args=(browser, told, arguments.verbose), daemon=True
@@ -207,7 +209,7 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             message = wait_for_result(arguments.timeout, browser)
             if "error" in message:
                 say("\n".join(["the browser's last words:", *told[-15:]]))
-            return message
+            return message | {"process_mb": memory.stop()}
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
             browser.wait()
@@ -265,7 +267,8 @@ def main(arguments: list[str]) -> int:
         told = {"type": message.get("error_type", "Error"), "message": message["error"]}
         print(json.dumps({"error": told}))
         return 1
-    value = message["value"] | {"runtime": browser_name(BenchHandler.browser)}
+    runtime = browser_name(BenchHandler.browser)
+    value = message["value"] | {"runtime": runtime, "process_mb": message["process_mb"]}
     found = None if parsed.json else value.pop("profile", None)
     print(json.dumps(value))
     if found:

@@ -6,6 +6,7 @@ FOLDER is a checkpoint, ORGANISATION/NAME at the end of its path. A local hub se
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from devtools.page_server import PageServer
+from devtools.process_memory import ProcessMemory
 from devtools.site import Site
 
 
@@ -36,7 +38,15 @@ def main(arguments: list[str]) -> int:
         tempfile.TemporaryDirectory() as stores,
     ):
         env = {**os.environ, "HF_ENDPOINT": server.url + "models", "HF_HUB_CACHE": stores}
-        return subprocess.run([*command, *arguments[1:]], env=env).returncode
+        bench = subprocess.Popen(
+            [*command, *arguments[1:]], env=env, start_new_session=True, stdout=subprocess.PIPE
+        )
+        memory = ProcessMemory(bench.pid)
+        told, _ = bench.communicate()
+        if bench.returncode == 0:
+            told = json.dumps(json.loads(told) | {"process_mb": memory.stop()}).encode() + b"\n"
+        sys.stdout.write(told.decode())
+        return bench.returncode
 
 
 if __name__ == "__main__":

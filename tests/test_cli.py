@@ -112,6 +112,7 @@ def test_warm_loads_beside_their_bytes() -> None:
     size = (folder / "model.safetensors").stat().st_size
     assert not got["kept_before"] and 0.9 * size < got["bytes"] <= size
     assert len(got["bytes_s"]) == len(got["load_s"]) == 2 and got["ratio"] > 0
+    assert sys.platform != "linux" or got["process_mb"]["main"] > 10
 
 
 def test_logits_file(tmp_path: Path) -> None:
