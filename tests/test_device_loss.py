@@ -222,6 +222,25 @@ def test_what_else_is_kept(rig: Rig) -> None:
     assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
 
 
+def test_a_session_is_what_was_seen_last(rig: Rig) -> None:
+    """Before a measurement of the plans, that is a calibration: not nothing, nor what was seen before an older loss."""
+    rig.load()
+
+    async def measure() -> None:
+        async with rig.engine.exclusive() as decoder:
+            await decoder.logits([9, 9])
+
+    for ids in ([5, 6, 7, 8], [3, 4]):
+        rig.run(rig.engine.logits(ids))
+        rig.run(measure())
+        rig.run(measure())
+        rig.run(rig.engine.save_session("s"))
+        assert rig.engine._loaded.decoder.prefix.ids == ids
+        rig.devices.lose()
+    rig.run(rig.engine.save_session("s"))
+    assert rig.engine._loaded.decoder.prefix.ids == [3, 4]
+
+
 def test_the_model_comes_from_what_is_kept_here(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,7 +466,10 @@ def test_the_callers_own_device_is_the_callers(
 ) -> None:
     """An engine on a device that it was given raises, and gives its buffers back."""
     gpu = open_software_gpu("wgpu")
+    told: list[str] = []
+    gpu.on_lost = tell = told.append
     engine: Engine = run(Engine.load(str(reference.folder(MODELS[0])), gpu=gpu, context=64))
+    assert gpu.on_lost == tell
     destroy(gpu)
     with pytest.raises(DeviceLostError, match="Load the model again"):
         run(engine.generate_ids(PROMPT[:4], 4))

@@ -38,7 +38,6 @@ class Passes:
     ) -> None:
         self._gpu = gpu
         self._kernels = kernels
-        self._strategy = strategy
         self._model = model
         self._state = state
         self._sampler = sampler
@@ -58,11 +57,13 @@ class Passes:
 
     @property
     def strategy(self) -> SubmitStrategy:
-        """How the plans are submitted. Setting it cuts them anew; nothing may be running."""
+        """How the plans are submitted. Setting another one cuts them anew; nothing may be running."""
         return self._planner.strategy
 
     @strategy.setter
     def strategy(self, strategy: SubmitStrategy) -> None:
+        if strategy == self._planner.strategy:
+            return
         self._planner.strategy = strategy
         self._plans = {name: self._planner.recut(plan) for name, plan in self._plans.items()}
 
@@ -97,7 +98,7 @@ class Passes:
             self._state.cache = cache.resized(cache.capacity, "f32")
             cache.release()
         self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
-        self._planner = Planner(self._gpu, self._kernels, self._strategy)
+        self._planner = Planner(self._gpu, self._kernels, self._planner.strategy)
         self._traces = self._bodies()
         for name in HEADS:
             self._traces[name] = self._head(name)

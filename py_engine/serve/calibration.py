@@ -72,9 +72,7 @@ class Calibrator:
         if self.key not in record.proven and known and self.key in known:
             with contextlib.suppress(ValueError):
                 record.proven[self.key] = parse_pair(known[self.key])
-        best = record.best(self.key)
-        if best != decoder.strategy:
-            decoder.strategy = best
+        decoder.strategy = record.best(self.key)
 
     async def climb(
         self,

@@ -87,8 +87,9 @@ class Engine:
         self._ending = Abort()
         self._revival: asyncio.Task[None] | None = None
         self._given_up: Gpu | None = None  # a lost device, once its replacement was tried
-        self._lost_ids: list[int] = []  # what the model had seen on it
-        gpu.on_lost = self._device_lost
+        self._gone_ids: list[int] = []  # what the model had seen, where its state has it no more
+        if recovery is not None:
+            gpu.on_lost = self._device_lost
         self._markup = Markup.of(loaded.tokenizer, loaded.template.source)
         loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
@@ -297,6 +298,7 @@ class Engine:
                     len(ids),
                     decoder.state.context,
                 )
+            self._gone_ids = []
             return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
 
         async with self._turn:
@@ -325,8 +327,8 @@ class Engine:
         the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
 
         async def work(decoder: Decoder) -> SessionInfo:
-            if not decoder.prefix.ids and self._lost_ids:
-                await decoder.logits(self._lost_ids)  # seen again, on this device
+            if not decoder.prefix.ids and self._gone_ids:
+                await decoder.logits(self._gone_ids)  # seen again
             return await self._open_sessions().save(name)
 
         async with self._busy("saving"):
@@ -341,7 +343,9 @@ class Engine:
         """
 
         async def work(_: Decoder) -> SessionInfo:
-            return await self._open_sessions().restore(name)
+            restored = await self._open_sessions().restore(name)
+            self._gone_ids = []
+            return restored
 
         async with self._busy("restoring"):
             return await self._survive(work, lambda: "idle")
@@ -409,11 +413,13 @@ class Engine:
     async def exclusive(self) -> AsyncIterator[Decoder]:
         """The decoder, with nobody else's generation in between: for measurements of its plans.
 
-        Whoever has run anything on it leaves a cache of unknown content: nothing of it is reused afterwards.
+        Whoever has run anything on it leaves a cache of unknown content: nothing of it is reused afterwards, and a
+        session that is saved then holds what the model had seen before.
         """
         async with self._turn:
             await self._revive()
             decoder = self._decoder()
+            self._gone_ids = decoder.prefix.ids or self._gone_ids
             try:
                 yield decoder
             finally:
@@ -426,9 +432,9 @@ class Engine:
         self._closed = True
         self._ending.set()
         async with self._busy("closed"):
-            self._gpu.on_lost = None
             self._loaded.release()
             if self._recovery is not None:
+                self._gpu.on_lost = None
                 self._gpu.close()
 
     unload = close
@@ -524,8 +530,13 @@ class Engine:
     async def _generate(self, request: Request, generation: Generation) -> None:
         loaded = self._loaded
         run = Run(request, generation, loaded.tokenizer, loaded.io.now, loaded.load_s)
+
+        async def work(decoder: Decoder) -> None:
+            self._gone_ids = []
+            await run.run(decoder)
+
         try:
-            await self._survive(run.run, lambda: run.phase)
+            await self._survive(work, lambda: run.phase)
         except AbortError:  # closed while the model was being loaded again
             run.finish()
 
@@ -561,7 +572,7 @@ class Engine:
             raise error
         gpu, old, status = self._gpu, self._loaded, self._status
         self._given_up, self._status, self._sessions = gpu, "recovering", None
-        self._lost_ids = old.decoder.prefix.ids or self._lost_ids
+        self._gone_ids = old.decoder.prefix.ids or self._gone_ids
         old.release()
         gpu.close()
         try:
@@ -569,16 +580,14 @@ class Engine:
             self._gpu, new = await _or_abort(reloading, self._ending)
         finally:
             self._status = status
-        if new.decoder.strategy != old.decoder.strategy:  # what was proven on this device meanwhile
-            new.decoder.strategy = old.decoder.strategy
+        new.decoder.strategy = old.decoder.strategy  # what was proven on this device meanwhile
         # Requests that wait were laid out by the old tokenizer and template, which are the same.
         self._loaded = replace(new, name=old.name, tokenizer=old.tokenizer, template=old.template)
         self._gpu.on_lost = self._device_lost
 
     def _device_lost(self, reason: str) -> None:  # noqa: ARG002
         """The host tells of a loss. Whoever has the turn notices it too; else nobody does."""
-        if self._recovery is not None:
-            self._revival = asyncio.ensure_future(self._replace_when_idle(self._gpu))
+        self._revival = asyncio.ensure_future(self._replace_when_idle(self._gpu))
 
     async def _replace_when_idle(self, lost: Gpu) -> None:
         async with self._busy("recovering"):
