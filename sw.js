@@ -8,7 +8,7 @@
 // answers pages opened from that moment on; tabs that are open go on with the files of the version they came with.
 
 const SCOPE = self.registration.scope;
-const PREFIX = 'shell-';
+const PREFIX = `shell-${new URL(SCOPE).pathname} `; // another copy, in another folder of the origin, has its own
 const NAME = PREFIX + SHELL.version;
 const INDEX = './';
 const CONFIG = 'config.json';  // what the server offers: fresh if it can be had
@@ -43,8 +43,7 @@ async function precache() {
     await cache.put(addressOf(path), file);
   };
   try {
-    await keep(INDEX); // first, since it tells whose cache this is
-    const all = await Promise.allSettled(Object.keys(SHELL.files).map(path => path === INDEX || keep(path)));
+    const all = await Promise.allSettled(Object.keys(SHELL.files).map(keep));
     for (const { reason } of all) if (reason) throw reason;
   } catch (error) {
     if (error.name === 'QuotaExceededError' && !await kept(PINS, NAME)) await caches.delete(NAME);
@@ -81,9 +80,9 @@ function dressed(path, file) {
 async function takeCharge() {
   const names = await ownCaches();
   const before = await lastInCharge(names);
-  const pins = before ? await pinsOfOpenTabs(before) : {};
-  await (await caches.open(NAME)).put(addressOf(PINS), Response.json(pins));
-  if (before) await (await caches.open(before)).delete(addressOf(PINS));
+  const found = await pinsOfOpenTabs(before ?? NAME); // a newer sw.js alone makes no new version
+  pins = Promise.resolve(found);
+  if (await keepPins(found) && before) await (await caches.open(before)).delete(addressOf(PINS));
   await dropUnused();
   await dropOldSnapshots();
   await self.clients.claim(); // a first visit's page too
@@ -96,13 +95,22 @@ async function dropUnused() {
   const names = await ownCaches();
   const older = names.slice(0, names.indexOf(NAME)); // one that was made later is a version on its way
   if (!older.length) return;
-  const known = await pinsOf(NAME);
+  const known = await knownPins();
   const open = await self.clients.matchAll({ type: 'all' });
   const wanted = new Set(open.map(({ id }) => PREFIX + known[id]));
   await Promise.all(older.filter(name => !wanted.has(name)).map(name => caches.delete(name)));
 }
 
+let pins = null; // a promise of this version's, from when they were read
+
+const knownPins = () => pins ??= pinsOf(NAME);
 const pinsOf = async name => await (await kept(PINS, name))?.json() ?? {};
+
+/** Whether there was room. */
+async function keepPins(known) {
+  const cache = await caches.open(NAME);
+  return cache.put(addressOf(PINS), Response.json(known)).then(() => true, () => false);
+}
 
 async function lastInCharge(names) {
   for (const name of names.toReversed()) if (name !== NAME && await kept(PINS, name)) return name;
@@ -115,12 +123,8 @@ async function pinsOfOpenTabs(before) {
   return Object.fromEntries(open.map(({ id }) => [id, older[id] ?? before.slice(PREFIX.length)]));
 }
 
-/** Names of this app's shell caches, oldest first. Another copy of it, in another folder of the origin, has its own. */
-async function ownCaches() {
-  const names = (await caches.keys()).filter(name => name.startsWith(PREFIX));
-  const own = await Promise.all(names.map(name => name === NAME || kept(INDEX, name)));
-  return names.filter((_, i) => own[i]);
-}
+/** Names of this app's shell caches, oldest first. */
+const ownCaches = async () => (await caches.keys()).filter(name => name.startsWith(PREFIX));
 
 /** Memory snapshots of other Pyodides, or with other sources in them (public/boot.mjs keeps them). A current cache is
     left even when it is empty: a snapshot may be on its way into it. */
@@ -129,7 +133,7 @@ async function dropOldSnapshots() {
     const cache = await caches.open(name);
     const current = SHELL.snapshots.caches.includes(name);
     for (const { url } of await cache.keys()) {
-      if (url.startsWith(SCOPE) && !(current && url.endsWith(SHELL.snapshots.sources))) await cache.delete(url);
+      if (url.startsWith(addressOf('snapshot/')) && !(current && url.endsWith(SHELL.snapshots.sources))) await cache.delete(url);
     }
     if (!current && !(await cache.keys()).length) await caches.delete(name);
   }
@@ -155,16 +159,13 @@ async function fromShell(event, path) {
   return await kept(path, PREFIX + version) ?? fetch(event.request);
 }
 
-let pins = null;
-
 /** The version that this client came with. A worker that an older tab starts is as old as its tab. */
 async function versionFor({ clientId, resultingClientId }) {
-  pins ??= pinsOf(NAME);
-  const known = await pins;
+  const known = await knownPins();
   const version = known[clientId];
   if (version && resultingClientId && !known[resultingClientId]) {
     known[resultingClientId] = version;
-    await (await caches.open(NAME)).put(addressOf(PINS), Response.json(known));
+    await keepPins(known);
   }
   return version ?? SHELL.version;
 }
@@ -177,6 +178,6 @@ async function freshElseKept(request) {
     await cache.put(addressOf(CONFIG), file.clone()).catch(() => {}); // no room: then an older one stays
     return file;
   } catch {
-    return await caches.match(addressOf(CONFIG), { ignoreVary: true }) ?? Response.error();
+    return await kept(CONFIG, NAME) ?? await caches.match(addressOf(CONFIG), { ignoreVary: true }) ?? Response.error();
   }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ def opened(context: BrowserContext, url: str) -> Page:
     return page
 
 
-def shells(page: Page) -> list[str]:
-    """Names of the shell's caches."""
-    return [name for name in page.evaluate(CACHED) if name.startswith("shell-")]
+def shells(page: Page, path: str = "/some/app/") -> dict[str, list[str]]:
+    """The caches of the copy of the page at this path: the addresses in each, by name."""
+    cached: dict[str, list[str]] = page.evaluate(CACHED)
+    return {name: urls for name, urls in cached.items() if name.startswith(f"shell-{path} ")}
 
 
 def test_a_new_version_waits_for_consent_in_each_tab(
@@ -51,6 +53,11 @@ def test_a_new_version_waits_for_consent_in_each_tab(
         first.evaluate(PUT, [name, path])
     second = opened(context, url + "?context=512")
     assert second.title() == "one"
+    shutil.copytree(site.out, site.out.with_name("other"))
+    other = opened(context, url.replace("/app/", "/other/"))
+    others = shells(other, "/some/other/")
+    assert len(others) == 1
+    other.close()
     assert len(shells(first)) == 1
 
     # The host sends no policy: the worker adds it.
@@ -78,6 +85,17 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     assert second.evaluate(PARTS) == ["one"] * 3
     expect(second.locator("#hint")).to_be_visible()
     assert len(shells(second)) == 2
+
+    # A newer sw.js of the same version keeps that so.
+    script = site.site.root / "sw.js"
+    script.write_text(script.read_text() + "// newer\n")
+    site.publish("two")
+    first.evaluate("window.mine = true")
+    first.evaluate(UPDATE)
+    first.click("#hint [data-do=update]", timeout=PATIENCE_MS)
+    first.wait_for_function("!window.mine && document.body.dataset.ui", timeout=PATIENCE_MS)
+    assert second.evaluate(PARTS) == ["one"] * 3
+    assert len(shells(second)) == 2
     cached = second.evaluate(CACHED)
     assert cached["weights"]
     assert "snapshot-0.0.1" not in cached
@@ -92,6 +110,7 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     first.wait_for_function("document.title === 'three'", timeout=PATIENCE_MS)
     assert len(shells(second)) == 2, "of two and three: nobody has one any more"
     assert second.evaluate(PARTS) == ["two"] * 3
+    assert shells(second, "/some/other/") == others, "a copy in another folder has its own"
     context.close()
 
 
