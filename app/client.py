@@ -1,7 +1,8 @@
 """The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py.
 
 Each worker is a run with a name of its own. The page keeps the names of those that it ended itself, by closing or by
-another worker: of a run that ended without that, the next one says what it was at (`crashed`).
+another worker: of a run that ended without that, the next one says what it was at (`crashed`). Of a run that ended
+while its tab was hidden, that says nothing against what was being tried on the device: phones end such tabs anyway.
 
 `handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
 """
@@ -14,7 +15,7 @@ from pyscript.ffi import to_js
 from app import storage
 from app.dom import unique_name
 
-RUNS = "ended-runs"
+ENDED, HIDDEN = "ended-runs", "hidden-runs"
 MAX_RUNS = 16
 LAST = ("ready", "complete", "result", "error")
 
@@ -44,8 +45,10 @@ class Client:
             self._run = unique_name()
             values = {name: "1" if fact else "" for name, fact in self._facts.items()}
             values["JERBOA_RUN"] = self._run
-            values["JERBOA_LEFT"] = ",".join(ended_runs())
+            values["JERBOA_LEFT"] = ",".join(kept_runs(ENDED))
+            values["JERBOA_UNSEEN"] = ",".join(kept_runs(HIDDEN))
             self.ask("env", values=values)
+            self.look()
 
     def restart(self):
         """End the worker (and with it whatever runs) and boot another."""
@@ -59,17 +62,26 @@ class Client:
 
     def leave(self):
         """The run ends in peace, or the page is about to be gone."""
-        if self._run:
-            self._keep([self._run])
+        self._keep(ENDED, True)
 
     def stay(self):
         """The page is back after all."""
-        self._keep([])
+        self._keep(ENDED, False)
 
-    def _keep(self, ended):
-        runs = [name for name in ended_runs() if name != self._run] + ended
+    def look(self):
+        """Whether the tab is hidden, from now on: the device is calibrated only in sight."""
+        hidden = js.document.visibilityState == "hidden"
+        self._keep(HIDDEN, hidden)
+        if self._worker is not None:
+            self.ask("env", values={"JERBOA_HIDDEN": "1" if hidden else ""})
+
+    def _keep(self, key, this):
+        """Have this run among those of `key`, or not."""
+        runs = [name for name in kept_runs(key) if name != self._run]
+        if this and self._run:
+            runs.append(self._run)
         try:
-            storage.write(RUNS, runs[-MAX_RUNS:])
+            storage.write(key, runs[-MAX_RUNS:])
         except storage.StoreFull:
             pass  # then the next start may take a closed page for one that broke down
 
@@ -135,7 +147,7 @@ class Client:
             handler({"status": "error", "id": name, "error_type": "EngineError", "error": reason})
 
 
-def ended_runs():
-    """The names that are kept."""
-    kept = storage.read(RUNS, [])
+def kept_runs(key):
+    """The names that are kept there."""
+    kept = storage.read(key, [])
     return [name for name in kept if isinstance(name, str)] if isinstance(kept, list) else []

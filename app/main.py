@@ -587,6 +587,7 @@ for kind in ("dragover", "dragleave"):
 window.addEventListener("drop", drop)
 window.addEventListener("pagehide", left)
 window.addEventListener("pageshow", lambda event: client.stay())
+document.addEventListener("visibilitychange", lambda event: client.look())
 window.addEventListener("storage", lambda event: sidebar.refresh(conversation.chat["id"]))
 if not storage.persistent:
     find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."

@@ -91,24 +91,23 @@ class Host:
         self._io = open_io()
         self._crumbs = Breadcrumbs(self._io)
         self._asked = time.monotonic()  # when something was last asked, or ended
-        self._run, self._left = "", [""]
+        self._run = ""
         self._begun: asyncio.Task[None] | None = None
         self._back = asyncio.Event()  # an idle loss: the model is on another device, or on none
 
     def begin(self) -> None:
         """Tell what an earlier run died at, and from now on write down what this one is at. Once, after the boot.
 
-        Only for a page that has named this run (and those before it that it closed itself): what is told is forgotten,
-        so another page, which does not listen, must not hear it.
+        Only for a page that has named this run: what is told is forgotten, so another page, which does not listen, must
+        not hear it.
         """
         named = self._io.env("JERBOA_RUN")
         self._run = named or os.urandom(8).hex()
-        self._left = (self._io.env("JERBOA_LEFT") or "").split(",")
         if named:
             self._begun = asyncio.ensure_future(self._look_back())
 
     async def _look_back(self) -> None:
-        for found in await self._crumbs.open(self._run, self._left):
+        for found in await self._crumbs.open(self._run, self._runs("JERBOA_LEFT")):
             context, group = (found.get(key) for key in ("context", "group"))
             self._send(
                 Crashed(
@@ -118,6 +117,10 @@ class Host:
                     group if isinstance(group, int) else None,
                 )
             )
+
+    def _runs(self, setting: str) -> list[str]:
+        """Names of earlier runs, as the page gave them."""
+        return (self._io.env(setting) or "").split(",")
 
     def receive(self, data: Any) -> None:
         """Take one message; answers come through `post`. Returns at once."""
@@ -253,11 +256,13 @@ class Host:
             await self._back.wait()
 
     async def _calibrate(self, engine: Engine, calibrator: Calibrator) -> None:
-        """In the background, while nobody asks for anything."""
+        """In the background, while nobody asks for anything and the page is in sight."""
+        excused = [*self._runs("JERBOA_LEFT"), *self._runs("JERBOA_UNSEEN")]
 
         async def quiet() -> bool:
             while engine is self._engine:
-                if not self._stops and time.monotonic() - self._asked >= QUIET_S:
+                idle = not self._stops and time.monotonic() - self._asked >= QUIET_S
+                if idle and not self._io.env("JERBOA_HIDDEN"):
                     return True
                 await asyncio.sleep(0.1)
             return False
@@ -271,7 +276,7 @@ class Host:
                 yield decoder
 
         try:
-            await calibrator.climb(exclusive, quiet, confirmed, self._run, self._left)
+            await calibrator.climb(exclusive, quiet, confirmed, self._run, excused)
             self._send(Log(f"calibrated: {engine.info()['submit']}"))
         except EngineError as error:  # also of a model that was unloaded meanwhile
             self._send(Log(f"calibration ended: {error}"))

@@ -16,8 +16,12 @@ import pytest
 
 from app.worker import Host
 from py_engine.errors import StorageError
+from py_engine.generate.tunings import record_name
+from py_engine.graph.calibrate import Calibration
+from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.host.io_native import NativeIo
+from py_engine.serve import calibration
 from py_engine.serve.breadcrumbs import CRUMB_BYTES, Breadcrumbs
 from py_engine.serve.engine import Engine
 from tests import reference
@@ -225,10 +229,18 @@ def test_the_worker_writes_it_down_and_tells(
         crashed = await until("crashed")
         assert crashed["phase"] == "generate" and crashed["model"] == folder[:120]
         assert (crashed["context"], crashed["group"]) == (512, 16)
+        store = await NativeIo().open_store(calibration.STORE, records=True)
+        unsaid = Calibration(trying=GroupedSubmit(8), by="first")
+        await store.replace(record_name(gpu), json.dumps(unsaid.to_dict()).encode())
+        monkeypatch.setenv("JERBOA_UNSEEN", "another,first")
+        monkeypatch.setenv("JERBOA_HIDDEN", "1")
         host.receive({"type": "load", "id": 1, "repo": folder, "options": {"context": 512}})
         info = (await until("ready"))["info"]
         assert info["submit"] == {"dispatches": 1, "passes": 1}, "nothing loads by itself, nor fast"
-        await until("calibrated")
+        await asyncio.sleep(0.3)
+        assert "calibrated" not in kinds(), "only in sight"
+        monkeypatch.setenv("JERBOA_HIDDEN", "")
+        assert (await until("calibrated"))["passes"] == 1, "what ended out of sight did not fail"
         while any(task for task in host._tasks if not task.done()):
             await asyncio.sleep(0.01)
         groups = [m["group"] for m in heard if m["status"] == "calibrated"]

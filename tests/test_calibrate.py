@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from py_engine.errors import StorageError
+from py_engine.errors import DeviceLostError, StorageError
 from py_engine.generate.build import _context
 from py_engine.graph.calibrate import GROUPS, MAX_PLANS, Calibration
 from py_engine.graph.submit import FLOOR, GroupedSubmit, SingleSubmit, default_strategy
@@ -361,6 +361,16 @@ def test_every_plan_of_generations_is_tried(
             assert [group.dispatches for group in climb()] == groups
         (name,) = run(store.names())
         run(store.delete(name))
+
+    async def lose(*_: Any) -> bytes:
+        raise DeviceLostError("for want of memory", "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "_numbers", lose)
+        with pytest.raises(DeviceLostError):
+            climb()
+    assert climb()[0] == GroupedSubmit(8), "answers go one by one, too: nothing is given up"
+    run(store.delete(name))
 
     async def hold() -> list[GroupedSubmit]:
         async with store.lock(calibration.LOCK):

@@ -29,6 +29,11 @@ from tests_e2e.test_page import ENGINE_MS, MODEL, UI_MS, offer
 PROMPT = "one two three"
 # The page's own worker ends with its page; the page's end is for the test to bring about.
 KILLED = "heard.some(m => m.status === 'killed')"
+SIGHT = """state => {
+  Object.defineProperty(document, 'visibilityState', { value: state, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+  return JSON.parse(localStorage.getItem('jerboa.hidden-runs'));
+}"""
 
 
 class Phone:
@@ -194,4 +199,7 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     kept = json.loads(page.evaluate("localStorage.getItem('jerboa.proven-groups')"))
     assert list(kept.values()) == [{"group": 8, "passes": 1}]
     assert json.loads(page.evaluate("localStorage.getItem('jerboa.settings')"))["context"] == 128
+    # The page knows which runs were out of sight when they ended.
+    hidden, seen = (page.evaluate(SIGHT, state) for state in ("hidden", "visible"))
+    assert hidden[:-1] == seen and hidden
     page.close()

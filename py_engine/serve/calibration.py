@@ -80,14 +80,16 @@ class Calibrator:
         quiet: Callable[[], Awaitable[bool]],
         on_confirmed: Callable[[str, GroupedSubmit], object],
         run: str = "",
-        left: Sequence[str] = (),
+        excused: Sequence[str] = (),
     ) -> None:
         """Climb until there is nothing left to try. `exclusive`: Engine.exclusive. `quiet` waits for a moment when
         nothing else runs; False: give up. `on_confirmed(key, strategy)` hears of each step up; from then on the
-        model is submitted by it. `run`: a name for this run of the page; `left`: of runs known to have ended in peace.
+        model is submitted by it. `run`: a name for this run of the page; `excused`: of runs whose end says nothing,
+        since the person closed them or they were out of sight.
 
         Without a store that outlives the process nothing is tried. One tab at a time calibrates a device.
-        Raises HostError, also DeviceLostError, when a candidate broke the device; it is on record as failed then.
+        Raises HostError, also DeviceLostError, when a candidate broke the device; it is on record as failed then,
+        unless it was the floor.
         """
         store = await self._io.open_store(STORE, records=True)
         try:
@@ -95,7 +97,7 @@ class Calibrator:
                 return
             async with store.lock(LOCK, wait=False) as held:
                 if held:
-                    await self._try_all(store, exclusive, quiet, on_confirmed, run, left)
+                    await self._try_all(store, exclusive, quiet, on_confirmed, run, excused)
         finally:
             await store.close()
 
@@ -106,11 +108,11 @@ class Calibrator:
         quiet: Callable[[], Awaitable[bool]],
         on_confirmed: Callable[[str, GroupedSubmit], object],
         run: str,
-        left: Sequence[str],
+        excused: Sequence[str],
     ) -> None:
         record = await self._read(store)
-        if record.trying and record.by in left:
-            record.withdraw()  # the page was closed while it tried: that says nothing
+        if record.trying and record.by in excused:
+            record.withdraw()
         if record.bury():
             await self._write(store, record)
         right: bytes | None = None
@@ -145,7 +147,10 @@ class Calibrator:
             record.withdraw()
             raise
         except EngineError as error:
-            record.refuse(f"{error.type}: {error}")
+            if candidate == FLOOR:
+                record.withdraw()  # answers are submitted so, too: it is no fault of grouping
+            else:
+                record.refuse(f"{error.type}: {error}")
             raise
         finally:
             await self._write(store, record)

@@ -12,8 +12,9 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     session_restore, session_delete -> result | error
 
 Without being asked the worker says booted (or error with id null, when it cannot start), then crashed, if an earlier
-run ended in the middle of something, to a page that has named this one (`env`: JERBOA_RUN; JERBOA_LEFT: those that it
-closed itself, with commas between); calibrated, device and log may come at any time.
+run ended in the middle of something, to a page that has named this one; calibrated, device and log may come at any
+time. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that it closed itself, with commas
+between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it is).
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
