@@ -22,7 +22,7 @@ let filing = Promise.resolve(); // of all rows so far
 let bytes = 0; // of them, in the store
 let limits = null;
 let system = ''; // and its version
-let run = '';
+let run = ''; // the name of the one under way
 
 // ---- rows
 
@@ -80,6 +80,7 @@ function show({ test, setting, ok, detail, ms }) {
 function finish(text) {
   worker?.terminate();
   worker = null;
+  run = '';
   find('run').disabled = false;
   find('stop').hidden = true;
   find('state').textContent = text;
@@ -112,12 +113,14 @@ async function start() {
   find('rows').replaceChildren();
   find('state').textContent = 'Starting Python';
   lines = [];
-  run = crypto.randomUUID();
+  const mine = run = crypto.randomUUID();
   filing = filing.then(async () => {
     bytes = 0;
     await (await kept).remove(KEPT);
   }).catch(error => console.info(`the rows before are still kept: ${error}`));
-  file({ phase: 'page', ...await facts() });
+  const known = await facts();
+  if (run !== mine) return; // stopped meanwhile
+  file({ phase: 'page', ...known });
   worker = new Worker('worker.mjs', { type: 'module', name: asked.get('runtime') ?? '' });
   worker.onmessage = heard;
   worker.onerror = event => heard({ data: { status: 'error', error: event.message || 'the engine did not start' } });
@@ -220,7 +223,8 @@ async function recall() {
   const store = await kept;
   const size = await store.size(KEPT).catch(() => null);
   if (!size) return;
-  lines = new TextDecoder().decode(await store.read(KEPT, 0, size)).trimEnd().split('\n');
+  lines = new TextDecoder().decode(await store.read(KEPT, 0, size)).split('\n').slice(0, -1); // one without its end was cut off
+  if (!lines.length) return;
   find('save').disabled = false;
   const last = JSON.parse(lines.at(-1));
   if (last.phase !== 'begin') return;
@@ -234,5 +238,5 @@ find('stop').onclick = stop;
 find('save').onclick = save;
 const only = asked.get('tests')?.split(',');
 if (only) for (const box of boxes) box.checked = only.includes(box.name);
-await recall();
+await recall().catch(error => console.info(`the rows of the last run cannot be read: ${error}`));
 if (await showFacts() && asked.has('run')) start();

@@ -23,7 +23,9 @@ export async function watch(found) {
   }
   if (!registration) return;
   const look = () => { if (registration.waiting && registration.active) found(); };
-  registration.addEventListener('updatefound', () => registration.installing?.addEventListener('statechange', look));
+  const follow = () => registration.installing?.addEventListener('statechange', look);
+  registration.addEventListener('updatefound', follow);
+  follow(); // one may be under way
   look();
   let checked = performance.now();
   document.addEventListener('visibilitychange', () => {
