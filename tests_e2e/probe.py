@@ -607,6 +607,9 @@ async def store(kind: str, root: str) -> dict[str, Any]:
     return seen
 
 
+_held: list[Any] = []
+
+
 async def store_twice(kind: str, root: str) -> list[str]:
     """What another tab's store reads of files that this one has open, for reading and for writing."""
     from py_engine.host import open_io
@@ -626,6 +629,16 @@ async def store_twice(kind: str, root: str) -> list[str]:
     for name in ("read", "written"):
         await mine.delete(name)
     return seen
+
+
+async def lock(name: str, wait: bool) -> float | None:
+    """Take a lock and keep it; the seconds that it took, None when another has it and `wait` is false."""
+    import time
+
+    started = time.monotonic()
+    held = (await open_store("Opfs", "locks")).lock(name, wait=wait)
+    _held.append(held)  # what is forgotten is given back
+    return time.monotonic() - started if await held.__aenter__() else None
 
 
 async def older_webkit(yes: bool) -> None:
