@@ -15,7 +15,7 @@ import pytest
 
 from py_engine.diagnostics.dispatch_tests import SWEEP, TESTS, run_dispatch_tests
 from py_engine.errors import DeviceLostError, InputError
-from py_engine.host.gpu import Dispatch, Gpu, Recording
+from py_engine.host.gpu import Buffer, BufferKind, Dispatch, Gpu, Recording
 from tests.conftest import Runner
 from tests.test_cli import ROOT, cli
 
@@ -72,10 +72,22 @@ def test_sound_device(gpu: Gpu, run: Runner) -> None:
     assert [r for r in ends if not r["ok"]] == []
 
 
-def test_sound_device_model_and_bisect(device: Gpu, run: Runner) -> None:
+def test_sound_device_model_and_bisect(
+    device: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["kernels", "forward", "bisect", "determinism"]
+    peak, create = 0, device.create_buffer
+
+    def watched(label: str, nbytes: int, kind: BufferKind = "storage") -> Buffer:
+        nonlocal peak
+        buffer = create(label, nbytes, kind)
+        peak = max(peak, device.counters.live_bytes)
+        return buffer
+
+    monkeypatch.setattr(device, "create_buffer", watched)
     ends = rows_of(device, run, names)
     assert [r for r in ends if not r["ok"]] == []
+    assert 2 * (64 << 20) < peak < 200e6  # as docs/mobile.md says
     axes = {r["test"]: r["setting"] for r in ends}
     assert axes["bisect length"]["length"] == 441 and axes["bisect nbytes"]["nbytes"] == 64 << 20
     labels = [r["setting"]["label"] for r in ends if r["test"] == "forward"]
