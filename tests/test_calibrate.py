@@ -15,7 +15,7 @@ from py_engine.graph.calibrate import GROUPS, MAX_PLANS, Calibration
 from py_engine.graph.submit import FLOOR, GroupedSubmit, SingleSubmit, default_strategy
 from py_engine.host.gpu import Dispatch, Gpu
 from py_engine.host.io_native import NativeIo
-from py_engine.host.webkit import is_webkit, on_webkit
+from py_engine.host.webkit import is_webkit, on_webkit, version_of, webkit_version
 from py_engine.serve import calibration
 from py_engine.serve.engine import Engine
 from tests import reference
@@ -50,9 +50,27 @@ def test_webkit_is_known_by_its_name(agent: str, ios: bool, webkit: bool) -> Non
     assert is_webkit(agent, ios) is webkit
 
 
+@pytest.mark.parametrize(
+    ("agent", "version"),
+    [
+        (APPLE.format(MAC, "Version/26.1 Safari/605.1.15"), "Version/26.1"),  # also an iPad's
+        (
+            APPLE.format("iPhone; CPU iPhone OS 18_7 like Mac OS X", "Version/26.1 Mobile/15E148"),
+            "OS 18_7 Version/26.1",
+        ),
+        (
+            APPLE.format("iPad; CPU OS 26_1_2 like Mac OS X", "CriOS/141.0 Mobile/15E148"),
+            "OS 26_1_2",
+        ),
+    ],
+)
+def test_an_update_of_webkit_is_seen(agent: str, version: str) -> None:
+    assert version_of(agent) == version
+
+
 def test_nothing_native_is_webkit() -> None:
     """Dawn on Apple's GPUs included: nobody asks for the vendor."""
-    assert not on_webkit()
+    assert (on_webkit(), webkit_version()) == (False, "")
     assert default_strategy() == SingleSubmit()
 
 
@@ -254,9 +272,14 @@ def test_a_model_is_calibrated_on_the_device(
     again = open_engine(run, gpu, webkit)
     assert again.info()["submit"] == {"dispatches": 8, "passes": 1}
     run(again.close())
+    kept = {key: {"group": s.dispatches, "passes": s.passes} for key, s in heard}
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "webkit_version", lambda: "Version/26.1")
+        updated = open_engine(run, gpu, webkit, proven=kept)
+        assert updated.info()["submit"] == {"dispatches": 1, "passes": 1}
+        run(updated.close())
     for file in (Path(run(webkit.open_store(calibration.STORE)).root)).glob("*.json"):
         file.unlink()
-    kept = {key: {"group": s.dispatches, "passes": s.passes} for key, s in heard}
     spoilt = dict.fromkeys(kept, {"group": 10**6, "passes": 1})
     for proven, group in ((kept, 8), ({"another": {"group": 64, "passes": 1}}, 1), (spoilt, 1)):
         again = open_engine(run, gpu, webkit, proven=proven)

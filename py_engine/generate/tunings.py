@@ -115,7 +115,8 @@ def _adapter(gpu: Gpu) -> dict[str, Any]:
     return {**asdict(gpu.info), "features": sorted(gpu.features)}
 
 
-def record_name(gpu: Gpu) -> str:
-    """The file for what was found out on this adapter, in any store of such records."""
-    key = json.dumps(_adapter(gpu), sort_keys=True)
+def record_name(gpu: Gpu, version: str = "") -> str:
+    """The file for what was found out on this adapter, in any store of such records; `version`: of whatever else may
+    change it by an update."""
+    key = json.dumps(_adapter(gpu), sort_keys=True) + version
     return hashlib.sha256(key.encode()).hexdigest()[:32] + ".json"

@@ -1,5 +1,6 @@
-"""Whether this runs in WebKit: the one question that a user agent answers here. It decides how command buffers are cut
-(graph/submit.py), nothing else. The GPU's vendor does not: Dawn runs on Apple's GPUs too, without WebKit's troubles.
+"""Whether this runs in WebKit, and in which: all that a user agent answers here. It decides how command buffers are cut
+(graph/submit.py), and for how long what was found out about that holds, nothing else. The GPU's vendor does not: Dawn
+runs on Apple's GPUs too, without WebKit's troubles.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from py_engine.host import IN_BROWSER
 
 _IOS = re.compile(r"\b(iPhone|iPad|iPod)\b")
 # Engines that call themselves AppleWebKit as well: Chromium under its names, Edge before it.
+_VERSION = re.compile(r"\bVersion/[\d.]+|\bOS \d+[\d_]*")
 _OTHERS = re.compile(r"\b(Chrome|Chromium|HeadlessChrome|Edg|Edge)/")
 
 
@@ -19,6 +21,21 @@ def is_webkit(agent: str, ios: bool) -> bool:
     if ios or _IOS.search(agent):
         return True
     return "AppleWebKit/" in agent and not _OTHERS.search(agent)
+
+
+def version_of(agent: str) -> str:
+    """What an update of WebKit changes in a user agent: the versions of Safari and of iOS, each where it is told. Other
+    browsers of iOS hide the former, an iPad that asks for desktop pages the latter, and some of these both."""
+    return " ".join(_VERSION.findall(agent))
+
+
+def webkit_version() -> str:
+    """Of this process's browser; "" in CPython."""
+    if not IN_BROWSER:
+        return ""
+    import js
+
+    return version_of(str(js.navigator.userAgent))
 
 
 def on_webkit() -> bool:

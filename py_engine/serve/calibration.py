@@ -29,6 +29,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.json_text import parse_json
 from py_engine.host.store import BlobStore
+from py_engine.host.webkit import webkit_version
 
 STORE = "submit"
 LOCK = "calibrate"
@@ -55,15 +56,16 @@ class Calibrator:
     """Of one loaded model, which `model` tells from others on this device."""
 
     def __init__(self, gpu: Gpu, io: Io, decoder: Decoder, model: str) -> None:
-        self._gpu = gpu
+        # An update of the browser may mend what failed, or break what was proven.
+        self._record = record_name(gpu, webkit_version())
         self._io = io
         self._most = max(len(plan.dispatches) for plan in decoder.plans.values())
         plans = {
             name: [f"{call.label} {call.kernel.label}" for call in plan.calls]
             for name, plan in decoder.plans.items()
         }
-        told = json.dumps([record_name(gpu), model, decoder.state.context, plans], sort_keys=True)
-        self.key = hashlib.sha256(told.encode()).hexdigest()[:16]  # of device and plans
+        told = json.dumps([self._record, model, decoder.state.context, plans], sort_keys=True)
+        self.key = hashlib.sha256(told.encode()).hexdigest()[:16]  # of device, browser and plans
 
     async def start(self, decoder: Decoder, known: Mapping[str, Any] | None) -> None:
         """Submit by what was proven for these plans on this device: the record says so, or `known`, which the page
@@ -169,13 +171,13 @@ class Calibrator:
     async def _read(self, store: BlobStore) -> Calibration:
         """An empty record where there is none, or none that makes sense. Raises StorageError."""
         try:
-            data = self._io.to_bytes(await store.read(record_name(self._gpu)))
+            data = self._io.to_bytes(await store.read(self._record))
             return Calibration.from_dict(parse_json(data, "calibration"))
         except (FileNotFoundError, FormatError, ValueError):
             return Calibration()
 
     async def _write(self, store: BlobStore, record: Calibration) -> None:
-        await store.replace(record_name(self._gpu), json.dumps(record.to_dict()).encode())
+        await store.replace(self._record, json.dumps(record.to_dict()).encode())
 
 
 async def _numbers(decoder: Decoder, strategy: GroupedSubmit) -> bytes:
