@@ -276,9 +276,20 @@ export class DecodeLoop {
 
   #arrival() { return new Promise(wake => { this.#wake = wake; }); }
 
+  /** To the end, or to a failure: the ring is free then, and the failure told, so that the next loop has neither. */
   async #run(gpu, recording, result, ring) {
-    const free = [...ring];
     const pending = []; // [slot, promise of its mapping], oldest first
+    try {
+      await this.#steps(gpu, recording, result, [...ring], pending);
+    } catch (error) {
+      await Promise.allSettled(pending.map(([slot, mapped]) => mapped.then(() => slot.unmap())));
+      const told = gpu.uncaptured;
+      gpu.uncaptured = null;
+      throw told ? new Error(told) : error;
+    }
+  }
+
+  async #steps(gpu, recording, result, free, pending) {
     let halted = false;
     while (true) {
       while (free.length && this.#left > 0) {

@@ -516,6 +516,29 @@ async def lose_while_decoding() -> None:
         pass
 
 
+async def fail_while_decoding() -> dict[str, Any]:
+    """A plan that the device refuses, in a full ring; then one that it takes."""
+    gpu = await open_any()
+    try:
+        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
+        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+        error = ""
+        for groups in (100_000, 1):  # a device takes at least 65,535, and few take more
+            call = Dispatch("count", pipeline, group, (groups, 1, 1))
+            loop = gpu.decode_loop(gpu.record([[[call]]], False), step, 9, 4)
+            tokens: list[int] = []
+            try:
+                while batch := await loop.next():
+                    tokens += [r[0] for r in batch]
+            except EngineError as failure:
+                error = str(failure)
+        return {"error": error, "tokens": tokens}
+    finally:
+        gpu.close()
+
+
 async def upload_js(n: int) -> dict[str, Any]:
     """A fetched Uint8Array goes to the GPU without entering Python."""
     from py_engine.host.io_browser import BrowserIo

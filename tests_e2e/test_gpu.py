@@ -102,6 +102,12 @@ def test_second_loop_waits_for_the_ring(probe: Probe) -> None:
     assert second[0] > first[-1]
 
 
+def test_a_loop_that_failed_leaves_the_next_one_alone(probe: Probe) -> None:
+    got = probe("fail_while_decoding")
+    assert "cannot read a token back" in got["error"] and "65535" in got["error"]
+    assert got["tokens"] == list(range(1, 10))
+
+
 @pytest.mark.parametrize(
     "name, kind, words",
     [

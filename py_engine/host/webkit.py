@@ -10,8 +10,8 @@ import re
 from py_engine.host import IN_BROWSER
 
 _IOS = re.compile(r"\b(iPhone|iPad|iPod)\b")
-# Engines that call themselves AppleWebKit as well: Chromium under its names, Edge before it.
 _VERSION = re.compile(r"\bVersion/[\d.]+|\bOS \d+[\d_]*")
+# Engines that call themselves AppleWebKit as well: Chromium under its names, Edge before it.
 _OTHERS = re.compile(r"\b(Chrome|Chromium|HeadlessChrome|Edg|Edge)/")
 
 
