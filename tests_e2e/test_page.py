@@ -613,11 +613,14 @@ def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
     visit.page.on("console", lambda message: heard.append(message.text))
     page = visit.open("?context=640&dtype=f16&group=7&passes=2&runtime=py27")
     page.wait_for_selector("body[data-engine=ready]", timeout=UI_MS)
+    page.click("[data-do=open-settings]")
+    page.keyboard.press("Escape")
     page.click("#hero-picker button[type=submit]")
     page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
     while not any('"load"' in text for text in heard):
         page.wait_for_timeout(50)
     assert any("py27" in text for text in heard)
+    assert sum('"cache_list"' in text for text in heard) == 1, "it was not answered yet"
     (sent,) = (json.loads(text.removeprefix("engine: ")) for text in heard if '"load"' in text)
     assert sent["repo"] == f"{ORGANISATION}/{MODEL}"
     assert sent["options"] == {"dtype": "f16", "context": 640, "group": 7, "passes": 2}
