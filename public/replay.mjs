@@ -18,7 +18,8 @@ function repeated(part, size) {
 
 /** A device, its counters, and the errors that it reports late. */
 export class Device {
-  /** `oneInFlight`: a command buffer is submitted when the one before it is done (WebKit); those of plans say so themselves. */
+  /** `oneInFlight`: copies and reads are submitted when all before them is done, and awaited (WebKit); plans say so
+      themselves. */
   constructor(device, oneInFlight) {
     this.device = device;
     this.oneInFlight = oneInFlight;
@@ -92,6 +93,7 @@ export class Device {
 
   /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
   async copy(sources, targets, ranges) {
+    if (this.oneInFlight) await this.idle();
     this.scoped(`${sources.length} copies`, () => {
       const encoder = this.device.createCommandEncoder();
       sources.forEach((source, i) => {
@@ -108,6 +110,7 @@ export class Device {
   async read(buffer, offset, size) {
     const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
     try {
+      if (this.oneInFlight) await this.idle();
       const encoder = this.device.createCommandEncoder();
       encoder.copyBufferToBuffer(buffer, offset, target, 0, size);
       this.queue.submit([encoder.finish()]);
