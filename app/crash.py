@@ -9,6 +9,7 @@ CONTEXTS = (4096, 2048, 1024, 512, 256, 128)  # tokens; the next smaller one is 
 DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's own choices
 PROVEN = "proven-groups"  # of `calibrated` messages
 MAX_PROVEN = 32
+COMMIT = 40  # letters of a commit's name, which a model that was loaded unasked has behind its id
 
 _DOING = {
     "load": "loading",
@@ -46,7 +47,9 @@ class Crash(Smaller):
         phase = message["phase"]
         # None is undefined in JavaScript, and gone on the way.
         group = message.get("group") if phase == "generate" else None
-        super().__init__(message["model"], message.get("context"), group)
+        name, _, commit = message["model"].partition("@")
+        model = name if len(commit) == COMMIT else message["model"]
+        super().__init__(model, message.get("context"), group)
         name = self.model.split(":")[-1].split("/")[-1] or "a model"
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
         if phase == "calibrate":

@@ -44,8 +44,8 @@ class Loading:
         """The id of the model that is loaded or loading, None without one."""
         return None if self.state == "none" else self.model["id"]
 
-    def start(self, model):
-        """Load it, in place of what is loaded or loading."""
+    def start(self, model, commit=""):
+        """Load it (or that commit of it), in place of what is loaded or loading."""
         if self._request:
             self._client.end(self._request)
         self.model = model
@@ -65,9 +65,8 @@ class Loading:
             self._client.ask("files", name=name, files=model["files"])
         elif model.get("endpoint"):
             self._client.ask("env", values={"HF_ENDPOINT": model["endpoint"]})
-        self._request = self._client.ask(
-            "load", self._heard, repo=model["id"], options=self._options()
-        )
+        repo = model["id"] + ("@" + commit if commit else "")
+        self._request = self._client.ask("load", self._heard, repo=repo, options=self._options())
         self._become("loading")
         announce("Loading " + label(model))
 

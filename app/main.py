@@ -115,11 +115,11 @@ def typed(event=None):
     find("send").disabled = not begun or bool(gpu.title)
     kept = at_hand()
     if begun and kept:
-        load(kept)
+        load(kept, stored_models.whole[kept["id"]])
 
 
 def at_hand():
-    """The model of the last visit, if beginning to write loads it: kept here as a whole, so nothing is fetched."""
+    """The model of the last visit, if beginning to write loads it: kept here as a whole, so nothing is asked for."""
     if not unasked or loading.state != "none" or smaller or gpu.title:
         return None
     model = picker.last()
@@ -189,13 +189,13 @@ def download(model):
     load(model)
 
 
-def load(model):
-    """Load it in place of what is loaded."""
+def load(model, commit=""):
+    """Load it in place of what is loaded: as it is on its hub now, or a commit that is kept here."""
     global unasked
     unasked = False
     conversation.stop()
     conversation.used = None
-    loading.start(model)
+    loading.start(model, commit)
 
 
 def take_folder(read):

@@ -16,7 +16,7 @@ class StoredModels:
         self._confirm = confirm
         self._in_use = in_use
         self._on_listed = on_listed
-        self.whole = []  # ids of the models that load without fetching anything
+        self.whole = {}  # id -> commit of the models that load without asking for anything
         self._list = find("stored")
         self._request = None  # of the list that is being drawn anew
         self._said = ""  # what a deletion left
@@ -90,7 +90,8 @@ class StoredModels:
         models = found["models"]
         show(find("delete-models"), bool(models))
         self._names = [model["model"] + "@" + model["commit"] for model in models]
-        self.whole = [model["model"] for model in models if model["complete"]]
+        by_use = sorted(models, key=lambda model: model["used"] or 0)
+        self.whole = {model["model"]: model["commit"] for model in by_use if model["complete"]}
         self._on_listed()
         for model in models:
             self._list.append(self._draw_model(model))

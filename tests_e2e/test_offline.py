@@ -242,4 +242,5 @@ def test_page_and_model_work_without_their_server(
     first_visit, second_visit = map(requests, logs)
     for path in ("sw.js", "engine.zip", "worker.mjs", "models/api/models/"):
         assert any(path in url for url in first_visit)
+    assert not any("models/" in url for url in second_visit), "what loads unasked asks for nothing"
     assert [u for u in first_visit + second_visit if not u.startswith(server.url)] == []
