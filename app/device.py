@@ -10,9 +10,7 @@ from app.storage import is_handheld
 GB = 1e9
 OVERHEAD = 1.15  # activations and repacking, as a share of the weights
 STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
-# GPU bytes that a model may take on a phone or tablet: iPadOS and iOS close a page between 1.5 and 2 GB, and Python's
-# heap, the page and the pieces that are on their way count too.
-HANDHELD_BUDGET = 1.2 * GB
+HANDHELD_BUDGET = 1.2 * GB  # the engine's own, from py_engine/serve/memory.py
 ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium first answers null
 
 

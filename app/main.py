@@ -34,10 +34,8 @@ def asked(name):
 
 
 def load_options():
-    """dtype, context, memory and submit grouping for a load message: the settings', else the address's."""
+    """dtype, context and submit grouping for a load message: the settings', else the address's."""
     options = {"dtype": asked("dtype")}
-    if storage.is_handheld():
-        options["memory_budget"] = device.HANDHELD_BUDGET
     for name in ("context", "group", "passes"):
         text = asked(name) or ""
         options[name] = int(text) if text.isdigit() else None

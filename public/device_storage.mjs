@@ -29,9 +29,9 @@ export function isStandalone() {
 
 /** A phone or tablet, found by what it has. */
 export function isHandheld() {
+  if (isIOS() || navigator.userAgentData?.mobile === true) return true; // an iPad with a trackpad has a fine pointer
   if (!ON_A_PAGE) return told('JERBOA_HANDHELD');
-  return isIOS() || navigator.userAgentData?.mobile === true // an iPad with a trackpad has a fine pointer
-    || (navigator.maxTouchPoints > 0 && matchMedia('(pointer: coarse)').matches);
+  return navigator.maxTouchPoints > 0 && matchMedia('(pointer: coarse)').matches;
 }
 
 const asked = async name => { // of navigator.storage: absent at insecure addresses and in some browsers

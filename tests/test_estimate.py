@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from py_engine.__main__ import _bytes
 from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMemoryError
 from py_engine.host.gpu import Buffer, Gpu, Limits
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.host.io_native import NativeIo
 from py_engine.serve.engine import Engine
-from py_engine.serve.memory import Estimate
+from py_engine.serve.memory import HANDHELD_BUDGET, Estimate
 from tests import reference
 from tests.conftest import Runner
 
@@ -101,6 +103,22 @@ def test_and_not_for_one_that_is_quantised(run: Runner) -> None:
     with pytest.raises(MemoryBudgetError, match="What would fit: context=256") as caught:
         run(Engine.load(model, gpu=CountingGpu(), context=512, memory_budget=budget))
     assert "q4" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"), [(None, 1_200_000_000), (1_300_000_000, 1_300_000_000)]
+)
+def test_a_phone_has_a_budget_whoever_loads(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, asked: int | None, budget: int
+) -> None:
+    """What the page says of it is the engine's own number."""
+    monkeypatch.setattr(NativeIo, "handheld", True)
+    with pytest.raises(MemoryBudgetError) as caught:
+        run(Engine.load("random:qwen3.5-0.8b", gpu=CountingGpu(), dtype="f16", memory_budget=asked))
+    assert caught.value.budget == budget
+    page = (Path(__file__).parent.parent / "app" / "device.py").read_text()
+    (gigabytes,) = re.findall(r"^HANDHELD_BUDGET = ([\d.]+) \* GB", page, re.MULTILINE)
+    assert float(gigabytes) * 1e9 == HANDHELD_BUDGET
 
 
 def test_nothing_fits(run: Runner) -> None:

@@ -51,8 +51,8 @@ class BrowserIo(Io):
 
     @property
     def handheld(self) -> bool:
-        """What the page found out and passed on as JERBOA_HANDHELD: a worker sees neither screen nor pointer."""
-        return self.env("JERBOA_HANDHELD") is not None
+        """See public/device_storage.mjs: a worker sees neither screen nor pointer, so the page may have to tell it."""
+        return bool(js.jerboa.storage.isHandheld())
 
     async def fetch(
         self,

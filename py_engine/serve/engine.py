@@ -128,7 +128,7 @@ class Engine:
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for the first of `context_classes` (tokens) and grows to the next one when a text needs
         it.
-        `memory_budget`: GPU bytes that the load may take at most; None: what the device has.
+        `memory_budget`: GPU bytes that the load may take at most; None: the device's, on phones and tablets 1.2 GB.
         `strategy`: how dispatches are put into command buffers; None: all in one, on WebKit as many as were proven on
         this device (`calibrator` finds out; `proven` is what it told of earlier, {key: {"group", "passes"}}).
         `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software

@@ -24,7 +24,7 @@ from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models.kv_cache import KvDtype
-from py_engine.serve.memory import Estimate, Setting, estimate, require_room
+from py_engine.serve.memory import HANDHELD_BUDGET, Estimate, Setting, estimate, require_room
 from py_engine.weights.cache import open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
 from py_engine.weights.hub import open_repository
@@ -114,6 +114,8 @@ async def load_model(
     started = io.now()
     tell = on_progress or (lambda _: None)
     _check(dtype, memory_budget)
+    if memory_budget is None and io.handheld:
+        memory_budget = HANDHELD_BUDGET
     tell(Progress("config", message=f"Reading {address}"))
 
     def note(message: str) -> None:

@@ -17,6 +17,10 @@ from py_engine.weights.config import Config, quantization
 from py_engine.weights.loader import cut, staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
 
+# On a phone or tablet, unless somebody says otherwise: iPadOS and iOS close a page between 1.5 and 2 GB, and Python's
+# heap, the page and the pieces that are on their way count too. The page's own is in app/device.py.
+HANDHELD_BUDGET = 1_200_000_000
+
 MakeStore = Callable[[Gpu, StorageForm], WeightStore]
 
 

@@ -37,7 +37,7 @@ class LoadOptions:
 
     dtype: str | None = None  # "auto", "f32", "f16", "q8" or "q4"
     context: int | None = None  # tokens
-    memory_budget: int | None = None  # GPU bytes; a load that would take more is refused
+    memory_budget: int | None = None  # GPU bytes at most; absent: on phones and tablets 1.2 GB
     group: int | None = None  # dispatches a command buffer; absent: everything in one
     tune: bool | None = (
         None  # true: measure kernels' forms on this device; false: nor use what was measured
