@@ -54,14 +54,11 @@ class Calibration:
         reached = self.best(plan).dispatches
         if plan in self.left_alone or reached >= most:
             return None  # in the latter case everything is in one command buffer already
-        for axis in ("one pass", "passes"):
-            group = next((n for n in GROUPS if n > reached), None)
-            if group is None:
-                return None
-            candidate = GroupedSubmit(group, 1 if axis == "one pass" else group)
-            if not self.ruled_out(candidate):
-                return candidate
-        return None
+        group = next((n for n in GROUPS if n > reached), None)
+        if group is None:
+            return None
+        both = GroupedSubmit(group), GroupedSubmit(group, passes=group)
+        return next((candidate for candidate in both if not self.ruled_out(candidate)), None)
 
     def begin(self, candidate: GroupedSubmit, plan: str, by: str) -> None:
         """It is going to be tried with these plans, by a run of this name."""
