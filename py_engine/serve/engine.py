@@ -591,6 +591,7 @@ class Engine:
 
     async def _replace_when_idle(self, lost: Gpu) -> None:
         async with self._busy("recovering"):
-            if self._gpu is lost and self._given_up is not lost:
+            if self._recovery and self._gpu is lost and self._given_up is not lost:
+                self._recovery.begin_if_calm()
                 with suppress(EngineError):  # on_device was told, and the next call tries again
                     await self._replace_lost()

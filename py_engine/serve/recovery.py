@@ -60,6 +60,11 @@ class Recovery:
         """Something new is asked for: losses are counted anew."""
         self.losses = 0
 
+    def begin_if_calm(self) -> None:
+        """Nothing is asked for: losses are counted anew if the model was borne for a while."""
+        if monotonic() - self._placed_at > CALM_S:
+            self.begin()
+
     async def load(self, abort: Abort) -> tuple[Gpu, Loaded]:
         """The model on a device, for the first time. Raises as Engine.load; then no device stays open."""
         return await self._told("load", self._load(abort))
@@ -68,8 +73,6 @@ class Recovery:
         self, error: DeviceLostError, during: During, abort: Abort
     ) -> tuple[Gpu, Loaded]:
         """The model on another device. Raises DeviceLostError (too often lost), NoAdapterError and as Engine.load."""
-        if during == "idle" and monotonic() - self._placed_at > CALM_S:
-            self.begin()
         self._count(error, during)
         return await self._told(during, self._load(abort))
 
