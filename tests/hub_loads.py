@@ -148,6 +148,10 @@ def _sum(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
 
+class Killed(BaseException):
+    """The process ended: nothing is written from here on."""
+
+
 def die(_: object = None) -> None:
     """As a kill would end the process: nothing is cleaned up."""
     os._exit(9)

@@ -30,7 +30,7 @@ from py_engine.weights.library import Library
 from py_engine.weights.manifest import Manifest, Stored
 from py_engine.weights.spans import Spans
 from tests import hub_server as hub_module
-from tests.hub_loads import NAME, SIZES, FaultIo, die, load, make_repository
+from tests.hub_loads import NAME, SIZES, FaultIo, Killed, die, load, make_repository
 from tests.hub_server import COMMIT, HubServer, hub_server
 
 FOLDER = "models--org--tiny"
@@ -648,9 +648,6 @@ def test_a_file_without_a_sha256_that_changed_between_two_loads(
     monkeypatch.setattr(keeping, "FLUSH_BYTES", 1)
     server.listing = False
 
-    class Killed(BaseException):
-        pass
-
     def kill(n: int, method: str, name: str) -> None:
         if method == "write" and n > 16:
             raise Killed
@@ -716,8 +713,7 @@ def test_unchanged_files_of_a_new_commit_are_not_fetched_again(
     server: HubServer, root: Path, tensors: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once()
-    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
-    (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
+    commit_other_config(root, monkeypatch)
     server.requests.clear()
     assert once()[0] == tensors
     assert asked(server) == 0
@@ -733,8 +729,7 @@ def test_a_new_commit_of_the_same_weights_hides_no_damage(
     """The sums of the older commit's tensors hold for the newer one's."""
     once()
     flip_in_weights(hub)
-    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
-    (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
+    commit_other_config(root, monkeypatch)
     server.requests.clear()
     got, _, notes = once()
     assert got == tensors and asked(server) == len(tensors["t2"])
@@ -764,9 +759,6 @@ def test_an_old_commit_goes_even_if_a_load_ended_before_it_did(
     monkeypatch.setattr(hub_module, "COMMIT", "f" * 40)
     tensors = make_repository(root, seed=2)
 
-    class Killed(BaseException):
-        pass
-
     def kill(n: int, method: str, name: str) -> None:
         if method == "delete" and COMMIT in name:
             raise Killed
@@ -777,6 +769,12 @@ def test_an_old_commit_goes_even_if_a_load_ended_before_it_did(
     assert got == tensors and "was replaced and is deleted" in notes[0]
     assert [p.name for p in (hub / FOLDER / "snapshots").iterdir()] == ["f" * 40]
     assert once()[2] == []
+
+
+def commit_other_config(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer commit, with the same weights."""
+    monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
+    (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
 
 
 def flip_in_weights(hub: Path) -> None:

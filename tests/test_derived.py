@@ -38,7 +38,7 @@ from tests.checkpoints import (
     write_tensors,
 )
 from tests.conftest import Runner
-from tests.hub_loads import FaultIo
+from tests.hub_loads import FaultIo, Killed
 from tests.hub_server import COMMIT, HubServer, hub_server
 from tests.weight_loads import Filled, fill
 
@@ -531,10 +531,6 @@ def test_nothing_is_made_of_damaged_bytes(
 
 
 # -- a kill ------------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The process ended: nothing is written from here on."""
 
 
 def completed(

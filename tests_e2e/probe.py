@@ -13,7 +13,7 @@ from typing import Any
 
 from py_engine.errors import EngineError
 from py_engine.graph.step import STEP_BYTES, pack_step
-from py_engine.host.gpu import Binding, Copy, Dispatch, Gpu
+from py_engine.host.gpu import Binding, Buffer, Copy, Dispatch, Gpu, Recording
 
 # Counts as a sampler would: a token a step, halted by the limit; `trail` shows that nothing runs beyond a halt.
 COUNT = """
@@ -437,15 +437,20 @@ async def random_number() -> float:
     return random.random()
 
 
+async def counting(gpu: Gpu, groups: int = 1) -> tuple[Buffer, Recording]:
+    """A step, and a plan that counts in it."""
+    step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
+    gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
+    pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
+    group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
+    return step, gpu.record([[[Dispatch("count", pipeline, group, (groups, 1, 1))]]], False)
+
+
 async def two_loops() -> list[list[int]]:
     """A second loop begun before the first was drained: both give their own results, sharing the ring."""
     gpu = await open_any()
     try:
-        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
-        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
-        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
-        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
-        plan = gpu.record([[[Dispatch("count", pipeline, group, (1, 1, 1))]]], False)
+        step, plan = await counting(gpu)
         first = gpu.decode_loop(plan, step, 20, 4)
         got = [[r[0] for r in await first.next()]]
         first.stop()
@@ -520,14 +525,10 @@ async def fail_while_decoding() -> dict[str, Any]:
     """A plan that the device refuses, in a full ring; then one that it takes."""
     gpu = await open_any()
     try:
-        step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
-        gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
-        pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
-        group = gpu.bind_group("count", pipeline, [Binding(step), Binding(trail)])
         error = ""
         for groups in (100_000, 1):  # a device takes at least 65,535, and few take more
-            call = Dispatch("count", pipeline, group, (groups, 1, 1))
-            loop = gpu.decode_loop(gpu.record([[[call]]], False), step, 9, 4)
+            step, plan = await counting(gpu, groups)
+            loop = gpu.decode_loop(plan, step, 9, 4)
             tokens: list[int] = []
             try:
                 while batch := await loop.next():
