@@ -2,7 +2,7 @@
 
 A check runs the very pipeline that the model runs, on small inputs of its own; only matrices are the model's. What must
 come out is computed in double precision from the same inputs, for a sample of the results. Reading order: inputs
-(numbers from a hash), bench (buffers), then a file for each family of kernels.
+(numbers from a hash), bench (buffers), products (of the model's matrices), then a file for each family of kernels.
 """
 
 from __future__ import annotations
