@@ -699,6 +699,9 @@ async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
     return {"count": count, "full": full, "good": good, "left": await files.names()}
 
 
+_uploaded: list[int] = []
+
+
 async def keep(
     endpoint: str, repo: str, form: Any = "stored", patience_s: float | None = None
 ) -> dict[str, Any]:
@@ -753,6 +756,7 @@ async def keep(
             if tensor and tensor.binding
         ]
         kind = (await io.open_store("models")).kind
+        _uploaded.append(gpu.counters.upload_bytes)
         return {"notes": notes, "kept": repository.kept, "kind": kind, "sums": sums}
     finally:
         await repository.close()
@@ -819,7 +823,14 @@ async def arm_store(at: int, how: str) -> None:
     import js
 
     faults = js.storeFaults
-    faults.at, faults.how, faults.changes = at, how, 0
+    faults.at, faults.how, faults.changes, faults.read = at, how, 0, 0
+
+
+async def traffic() -> list[int]:
+    """Bytes that this worker's stores read since arm_store, and those that the last `keep` uploaded."""
+    import js
+
+    return [int(js.storeFaults.read), _uploaded[-1]]
 
 
 async def store_changes() -> int:

@@ -5,7 +5,9 @@
 //   full   that call and all that follow find no room; deleting needs none
 //   once   that call alone does
 
-const faults = globalThis.storeFaults = { at: Infinity, how: '', changes: 0 };
+// Bytes that handles of the private file system read are counted, too.
+
+const faults = globalThis.storeFaults = { at: Infinity, how: '', changes: 0, read: 0 };
 
 /** Count the calls of a method; `half(method, ...arguments)` does a part of its work, `frees`: it needs no room. */
 function watch({ prototype }, name, { half, frees = false } = {}) {
@@ -23,6 +25,13 @@ function watch({ prototype }, name, { half, frees = false } = {}) {
     return method.apply(this, given);
   };
 }
+
+const { read } = FileSystemSyncAccessHandle.prototype;
+FileSystemSyncAccessHandle.prototype.read = function (...given) {
+  const count = read.apply(this, given);
+  faults.read += count;
+  return count;
+};
 
 watch(FileSystemSyncAccessHandle, 'write', { half: (write, data, at) => write(data.subarray(0, data.length >> 1), at) });
 watch(FileSystemSyncAccessHandle, 'truncate');

@@ -29,6 +29,7 @@ from tests_e2e.conftest import (
 MODEL = "qwen2-f32"  # few tensors: each is several changes
 WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
+TENSORS = 293_120
 # Bytes that a kill may lose: a tensor that is written and not yet in the journal; the largest here has 61,680. Or the
 # file's head, which is read in one piece before the tensors are known.
 LOST = max(61_680, FIRST_READ_BYTES)
@@ -142,6 +143,18 @@ def test_killed_at_a_change_of_the_store(
     assert died == len(QUICK) - 1 if places else died > 2 * 26, (
         "each tensor, and its line in the journal"
     )
+
+
+@pytest.mark.parametrize("device", KINDS[:1], indirect=True, ids="-".join)
+def test_a_warm_load_reads_and_uploads_every_byte_once(device: Device) -> None:
+    undisturbed = device.load()
+    device.begin_anew()
+    device.probe("arm_store", 0, "")
+    assert device.load(f"@{device.commit}") == undisturbed
+    read, uploaded = device.probe("traffic")
+    about = 40_000  # the index, the configuration; where the sums of what lie
+    assert TENSORS <= read <= SIZE + about
+    assert TENSORS <= uploaded <= TENSORS + about
 
 
 @pytest.mark.parametrize("device", KINDS, indirect=True, ids="-".join)
