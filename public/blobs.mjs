@@ -215,8 +215,17 @@ class Opfs {
     }
   }
 
+  /** All of them, also when there is no room for what one still holds. */
   async close() {
-    for (const name of [...this.#open.keys()]) this.#closeOne(name);
+    const failed = [];
+    for (const name of [...this.#open.keys()]) {
+      try {
+        this.#closeOne(name);
+      } catch (error) {
+        failed.push(error);
+      }
+    }
+    if (failed.length) throw failed[0];
   }
 }
 
