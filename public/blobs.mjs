@@ -66,10 +66,16 @@ class Opfs {
     return folder;
   }
 
-  async #file(name, create) {
+  /** [folder, name in it] */
+  async #place(name, create) {
     const parts = name.split('/');
     const last = parts.pop();
-    return (await this.#folder(parts, create)).getFileHandle(last, { create });
+    return [await this.#folder(parts, create), last];
+  }
+
+  async #file(name, create) {
+    const [folder, last] = await this.#place(name, create);
+    return folder.getFileHandle(last, { create });
   }
 
   /** An open handle; a file that another tab has open for writing rejects with NoModificationAllowedError. */
@@ -88,6 +94,7 @@ class Opfs {
     return handle;
   }
 
+  /** `wanted`: what was written shall be on the medium; else the file is about to go. */
   #closeOne(name, wanted = true) {
     const { handle, writable } = this.#open.get(name) ?? {};
     this.#open.delete(name);
@@ -179,12 +186,9 @@ class Opfs {
 
   /** Whether it lies there now: not every browser moves files, and some versions of WebKit onto none that is there. */
   async #moved(from, name) {
-    const parts = name.split('/');
-    const last = parts.pop();
-    const folder = await this.#folder(parts, false);
     const file = await this.#file(from, false);
     if (!file.move) return false;
-    return await file.move(folder, last).then(() => true, error => {
+    return await file.move(...await this.#place(name, false)).then(() => true, error => {
       if (error.name === 'QuotaExceededError') throw error;
       return false;
     });

@@ -84,21 +84,27 @@ class Keeper:
             other, complete = await self._library.load(manifest.repository, manifest.commit)
             if other is None:
                 return
-            for name, theirs in other.files.items():
-                mine = manifest.files.setdefault(name, theirs)
-                if mine is theirs or mine.blob != theirs.blob:
-                    continue
-                seen = self._seen.get(mine.blob, Spans())
-                for start, end in theirs.spans.ranges:
-                    for a, b, old in list(seen.cut(start, end)):
-                        mine.spans.add(*((a, a) if old else (a, b)))
-                if mine.spans.ranges == theirs.spans.ranges:
-                    mine.sum, mine.checked = theirs.sum, theirs.checked
-            manifest.sums |= other.sums
-            manifest.refs |= other.refs
+            self._take_in(other)
             if complete:
                 self.complete, self._index = True, other.index()
             await self._library.settle(manifest)
+
+    def _take_in(self, other: Manifest) -> None:
+        """What another load has stored since this one began."""
+        manifest = self._manifest
+        for name, theirs in other.files.items():
+            mine = manifest.files.setdefault(name, theirs)
+            if mine is theirs or mine.blob != theirs.blob:
+                continue
+            seen = self._seen.get(mine.blob, Spans())
+            for start, end in theirs.spans.ranges:
+                for a, b, old in seen.cut(start, end):
+                    if not old:
+                        mine.spans.add(a, b)
+            if mine.spans.ranges == theirs.spans.ranges:
+                mine.sum, mine.checked = theirs.sum, theirs.checked
+        manifest.sums |= other.sums
+        manifest.refs |= other.refs
 
     # -- files of the hub --------------------------------------------------------------------------------------------
 
@@ -401,7 +407,7 @@ class Keeper:
             with suppress(StorageError, FileNotFoundError):  # another may be writing it too
                 await library.touch(manifest)
         if self._asked != manifest.commit and await library.superseded(manifest, self._asked):
-            await self.take_over()
+            await self.take_over()  # meanwhile another may have gone, or got another name
             for other in await library.superseded(manifest, self._asked):
                 with suppress(StorageError):
                     await library.delete(other)
@@ -427,10 +433,9 @@ class Keeper:
         async with self._turn:
             self._closed = True
             try:
-                if self._library is not None:
-                    with suppress(
-                        StorageError
-                    ):  # what could not be written is not in the journal either
+                # What could not be written is not in the journal either.
+                with suppress(StorageError):
+                    if self._library is not None:
                         await self._store.close()
             finally:
                 if self._lock is not None:

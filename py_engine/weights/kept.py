@@ -285,9 +285,8 @@ class KeptRepository(Repository):
             stored = self._manifest.files.get(tensor.file)
             repaired = self._keeper.differs(tensor, new) and self._keeper.good(tensor, new)
             if repaired and stored and not stored.form:
-                stored.checked = (
-                    False  # whether with what is right only the whole file's sha256 tells
-                )
+                # Whether with what is right only the whole file's sha256 tells.
+                stored.checked = False
         for file in sorted({tensor.file for tensor in self._tensors}):
             if not await self._verified(file, self._manifest.files[file]):
                 again |= {tensor.name for tensor in self._tensors if tensor.file == file}

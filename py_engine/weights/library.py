@@ -112,8 +112,9 @@ class Library:
                 stored.sum, stored.ours = same.sum, same.ours
                 # A derived file's name says that it was made of the same weights.
                 alike = bool(stored.form) or manifest.has_weights_of(other)
-                manifest.sums = {**(other.sums if alike else {}), **manifest.sums}
-                # Its tensors are not known by their sums then: the file's own is compared once more.
+                if alike:
+                    manifest.sums = other.sums | manifest.sums
+                # Else its tensors are not known by their sums: the file's own is compared once more.
                 stored.checked = same.checked and alike
             elif (
                 self.store.shared

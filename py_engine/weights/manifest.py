@@ -31,13 +31,9 @@ from py_engine.weights.spans import Spans
 LAYOUT = 1  # of the index; another number is another namespace and starts anew
 OURS = "jerboa"
 DERIVED = f"{OURS}/derived"
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-)  # what reading a damaged file of ours may raise
 INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
+# What reading a damaged file of ours may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 def folder(repository: str) -> str:

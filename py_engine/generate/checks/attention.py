@@ -52,7 +52,6 @@ class _Heads:
         )
         table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
         self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
-        self._turns = cache(self._turns_of)
         self.k = cache(self._k)
 
     def q(self, token: int, head: int) -> list[float]:
@@ -70,7 +69,7 @@ class _Heads:
 
     def gate(self, head: int) -> list[float]:
         """What the only row's head is multiplied by."""
-        return self._qkv.map(sigmoid).part((2 * head + 1) * self.d, self.d)
+        return list(map(sigmoid, self._raw(0, 2 * head + 1)))
 
     def _raw(self, token: int, place: int) -> list[float]:
         return self._qkv.part(token * self.row + place * self.d, self.d)
@@ -82,18 +81,19 @@ class _Heads:
             eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
             values = normed(values, weight, eps, offset)
         pairs = self._width // 2
-        for i, (cosine, sine) in enumerate(self._turns(token)):
+        for i, (cosine, sine) in enumerate(_turns(_POSITION + token, self._frequencies)):
             a, b = values[i], values[i + pairs]
             values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
         return values
 
-    def _turns_of(self, token: int) -> list[tuple[float, float]]:
-        """(cos, sin) of each pair."""
-        angles = [(_POSITION + token) * frequency for frequency in self._frequencies]
-        return [(math.cos(angle), math.sin(angle)) for angle in angles]
+
+@cache
+def _turns(position: int, frequencies: tuple[float, ...]) -> list[tuple[float, float]]:
+    """(cos, sin) of each pair at a position."""
+    return [(math.cos(position * f), math.sin(position * f)) for f in frequencies]
 
 
-def _rope_table(bench: Bench, frequencies: Sequence[float]) -> Tensor:
+def _rope_table(bench: Bench, frequencies: tuple[float, ...]) -> Tensor:
     """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
     empty = bytes(8 * len(frequencies))
     tokens = range(_POSITION, _POSITION + _TOKENS)
@@ -107,9 +107,9 @@ def _rope_table(bench: Bench, frequencies: Sequence[float]) -> Tensor:
     return bench.put("rope", data, len(data) // 4)
 
 
-def _angles(position: int, frequencies: Sequence[float]) -> bytes:
-    """(cos, sin) of one position."""
-    return pack([part(position * f) for f in frequencies for part in (math.cos, math.sin)], "f32")
+def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
+    """A row of the table."""
+    return pack([part for turn in _turns(position, frequencies) for part in turn], "f32")
 
 
 def _dtype(call: Call) -> Dtype:

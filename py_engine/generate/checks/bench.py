@@ -85,8 +85,7 @@ class Bench:
     def put(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:
         """A tensor that begins with `data`, zeros behind it."""
         tensor = self.make(name, *shape, dtype=dtype)
-        if data:
-            self.write(tensor, 0, data)
+        self.write(tensor, 0, data)
         return tensor
 
     def fill(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:

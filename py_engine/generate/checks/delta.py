@@ -112,7 +112,7 @@ class _Layer:
     def opened(self, row: int, head: int) -> list[float]:
         """What a value head's result is multiplied by: silu(z)."""
         s = self._shape
-        return self._proj.map(silu).part(row * s.width + s.channels + head * s.dv, s.dv)
+        return list(map(silu, self._proj.part(row * s.width + s.channels + head * s.dv, s.dv)))
 
     def history_difference(self) -> str:
         """What is wrong with the history."""

@@ -6,8 +6,18 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from operator import mul
+from typing import TypeVar
 
 _PERIOD = 251  # a prime: no row of a matrix begins as the one before
+
+
+T = TypeVar("T")
+
+
+def _stretch(period: list[T], first: int, count: int) -> list[T]:
+    """Of 251 things that begin anew: number first .. first + count - 1."""
+    at = first % _PERIOD
+    return (period * ((at + count) // _PERIOD + 1))[at : at + count]
 
 
 class Cycle:
@@ -21,8 +31,7 @@ class Cycle:
 
     def part(self, first: int, count: int) -> list[float]:
         """Numbers first .. first + count - 1."""
-        at = first % _PERIOD
-        return (self._values * ((at + count) // _PERIOD + 1))[at : at + count]
+        return _stretch(self._values, first, count)
 
     def map(self, function: Callable[[float], float]) -> Cycle:
         """The function's values, each computed once."""
@@ -88,8 +97,7 @@ class Types:
 
     def kinds(self, group: int, count: int) -> list[int]:
         """Which of the five the first `count` rows of a group are."""
-        at = 101 * group % _PERIOD
-        return (self._kinds * ((at + count) // _PERIOD + 1))[at : at + count]
+        return _stretch(self._kinds, 101 * group, count)
 
     def pack(self, groups: Iterable[int], count: int, dtype: str = "f32") -> bytes:
         """All rows of these groups as they lie in memory."""
