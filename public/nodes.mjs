@@ -32,7 +32,9 @@ const build = tree => {
     return cell;
   }
   if (!PLAIN.has(tag)) throw new Error(`markdown has no ${tag}`);
-  return make(tag, tree.slice(1));
+  const node = make(tag, tree.slice(1));
+  if (tag === 'code') node.dir = 'ltr'; // so that it says nothing about the direction of the text around it
+  return node;
 };
 
 const make = (tag, children) => {
@@ -54,6 +56,7 @@ const link = (address, children) => {
   node.target = '_blank';
   node.rel = 'noopener noreferrer nofollow';
   node.title = url.href;
+  if (node.textContent === address) node.dir = 'ltr';
   return node;
 };
 

@@ -23,6 +23,10 @@ ANSWER = f"""# {HEBREW}
 
 > {HEBREW}
 
+`./run.sh` {HEBREW}
+
+https://good.example/a {HEBREW}
+
 English
 
 ```python
@@ -65,7 +69,7 @@ def test_each_text_runs_in_its_own_direction(visit: Visit) -> None:
     for kind in ("h1", "ul", "blockquote"):
         assert direction(page, f".answer .text > {kind}") == ["rtl"], kind
     assert set(direction(page, ".answer .text code")) == {"ltr"}
-    assert direction(page, ".answer .text > p") == ["rtl", "ltr", "ltr"]
+    assert direction(page, ".answer .text > p") == ["rtl", "rtl", "rtl", "ltr", "ltr"]
     page.fill("#prompt", HEBREW)
     assert direction(page, "#prompt") == ["rtl"]
     page.fill("#prompt", "English")
