@@ -68,7 +68,5 @@ def unread(store: WeightStore) -> list[str]:
     """Names of tensors that no module asked for, less those of other parts of a multimodal model and of buffers that
     are computed; sorted."""
     return [
-        name
-        for name in store.unused()
-        if not (_BUFFERS.search(name) or _OTHER_PARTS.match(name))
+        name for name in store.unused() if not (_BUFFERS.search(name) or _OTHER_PARTS.match(name))
     ]

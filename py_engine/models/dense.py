@@ -115,9 +115,7 @@ class Checkpoint:
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
-        self._prefix = next(
-            (p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0]
-        )
+        self._prefix = next((p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0])
 
     def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
         """Every layer holds the module (`modules`: kind -> name) that its kind in the config asks for.
@@ -165,8 +163,8 @@ class Checkpoint:
         out: str = "o_proj",
         norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k where
-        the family has them. `out`, `norm`: how the last projection and these norms are called."""
+        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k
+        where the family has them. `out`, `norm`: how the last projection and these norms are called."""
         s = self._sizes
         at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim

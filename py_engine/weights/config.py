@@ -26,7 +26,15 @@ FULL = "full_attention"
 # Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
 # text_config alone; mlx_lm writes vocab_size beside it.
 _TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
-_INHERITED = ("model_type", "architectures", "tie_word_embeddings", "vocab_size", "dtype", "torch_dtype", "vision_config")
+_INHERITED = (
+    "model_type",
+    "architectures",
+    "tie_word_embeddings",
+    "vocab_size",
+    "dtype",
+    "torch_dtype",
+    "vision_config",
+)
 # Where null says something else than a key that is left out: as many as there are query heads; no window.
 _NULLS = ("num_key_value_heads", "sliding_window")
 

@@ -86,7 +86,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
 
     `rope_scaling` (old style), where it says something, takes the place of `rope_parameters` (new style), as in
     transformers; `rope_theta` beside them holds where they name none. With a rope of its own for sliding layers
-    (`rope_local_base_freq`, or rope_parameters by layer type: Gemma 3), rope_scaling is laid over the full layers' alone.
+    (`rope_local_base_freq`, or rope_parameters by layer type: Gemma 3), rope_scaling is laid over the full layers'.
     Raises ModelError, also for kinds of scaling other than KINDS.
     """
     scaling = _object(config.get("rope_scaling") or {}, "rope_scaling")
@@ -131,6 +131,8 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     for source in (config, given):
         if not original and source.get(_ORIGINAL) is not None:
             original = require_int(source, _ORIGINAL, 1, 1 << 30)
+    if not original and "max_position_embeddings" not in config:
+        raise missing(_ORIGINAL)
     original = original or require_int(config, "max_position_embeddings", 1, 1 << 30)
     if kind == "yarn":
         return _yarn(given, base, partial, original, config)
