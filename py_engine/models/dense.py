@@ -221,10 +221,17 @@ class Checkpoint:
         return matrix, matrix
 
 
-def rope_of(config: Config, sizes: Sizes, kind: str = FULL, theta: float | None = None) -> Rope:
-    """The rotary embedding of layers of one kind."""
+def rope_of(
+    config: Config,
+    sizes: Sizes,
+    kind: str = FULL,
+    theta: float | None = None,
+    partial: bool = False,
+) -> Rope:
+    """The rotary embedding of layers of one kind. `partial`: the family reads partial_rotary_factor; others rotate
+    whole heads whatever it says, as in transformers."""
     r = rope(config, kind, theta)
-    width = int(sizes.head_dim * r.partial)
+    width = int(sizes.head_dim * (r.partial if partial else 1.0))
     if width < 2 or width % 2:
         raise ModelError(
             f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number"

@@ -29,10 +29,10 @@ def build(config: Config, store: WeightStore) -> Model:
 def windowed(config: Config) -> Config:
     """`config` with layer_types as use_sliding_window means them: layers from max_window_layers on slide. Without it
     none does, whatever sliding_window says (published configs hold one that is not in use)."""
-    if not require_bool(config, "use_sliding_window", False):
-        return {key: value for key, value in config.items() if key != "sliding_window"}
     config = {"sliding_window": 4096, **config}
-    if "layer_types" in config:
+    if not require_bool(config, "use_sliding_window", False):
+        config = {**config, "sliding_window": None}
+    if "layer_types" in config or config["sliding_window"] is None:
         return config
     count = require_int(config, "num_hidden_layers", 1, _MAX_LAYERS)
     first = require_int(config, "max_window_layers", 0, _MAX_LAYERS, 28)

@@ -62,7 +62,7 @@ def build(config: Config, store: WeightStore) -> Model:
     )
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
     weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
-    rope = rope_of(config, sizes)
+    rope = rope_of(config, sizes, partial=True)
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)
 

@@ -159,6 +159,11 @@ def layer_types(
 
 def sliding_window(config: Config) -> int:
     """How many keys a sliding layer sees, its own included. Raises ModelError."""
+    if config.get("sliding_window") is None:
+        raise ModelError(
+            "config.json: layer_types has sliding_attention, but there is no sliding_window in use"
+            " (sliding_window, use_sliding_window). The file is not complete: fetch it again."
+        )
     return require_int(config, "sliding_window", 1, 1 << 24)
 
 
