@@ -102,6 +102,7 @@ def test_index(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+ONE = "model.safetensors"
 X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -116,10 +117,14 @@ X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ({X: "ab", Y: "bc"}, {"a": X, "b": Y, "c": Y}, {"a": X, "b": Y, "c": Y}, None),
         ({X: "ab", Y: "bc"}, {"a": X, "c": Y}, {"a": X, "b": X, "c": Y}, "forgets .*: b"),
         # A shard that the index names is gone, but all it held is elsewhere.
-        ({X: "a", Y: "bc"}, {"a": X, "b": "model-9.safetensors", "c": Y}, {"a": X, "b": Y, "c": Y}, "another file .*b"),
+        ({X: "a", Y: "bc"}, {"a": X, "b": "model-9.safetensors", "c": Y}, {"a": X, "b": Y, "c": Y}, "another .*b"),
         # The index is of a model that was since written into one file.
-        ({"model.safetensors": "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", "model.safetensors"), "of other"),
-        ({"model.safetensors": "ab", X: "a"}, None, dict.fromkeys("ab", "model.safetensors"), None),
+        ({ONE: "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", ONE), "read instead"),
+        ({ONE: "ab", X: "a"}, None, dict.fromkeys("ab", ONE), None),
+        # Or into fewer shards than before.
+        ({X: "ab", Y: "c"}, dict.fromkeys("abc", "model-00003-of-00005.safetensors"), {"a": X, "b": X, "c": Y}, "another file"),
+        # It is whole, beside a file of something else.
+        ({ONE: "abq", X: "ab", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": X, "c": Y}, "not read"),
         # No index at all; a leftover of another series.
         ({X: "ab", Y: "c"}, None, {"a": X, "b": X, "c": Y}, "no model.safetensors.index.json: 2 files"),
         ({X: "a", Y: "c", "model-00003-of-00005.safetensors": "d"}, {"a": X, "c": Y}, {"a": X, "c": Y}, None),

@@ -37,6 +37,14 @@ SPLITS: Mapping[str, Split] = {
     ),
     "smollm": Split(digits=True),
 }
+# Other names of these rules: src/llama-vocab.cpp of llama.cpp gives them the same type, or the same expressions.
+ALIASES: Mapping[str, str] = {
+    "deepseek-r1-qwen": "qwen2",
+    "kormo": "qwen2",
+    "f2llmv2": "qwen2",
+    "megrez": "qwen2",
+    "starcoder": "smollm",
+}
 # Tokens that end a turn though GGUF's single eos id does not name them.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
 
@@ -110,9 +118,11 @@ def _byte_level(
     metadata: Mapping[str, Any], tokens: list[str], types: list[int], where: str
 ) -> dict[str, Any]:
     pre = metadata.get("tokenizer.ggml.pre")
-    if not isinstance(pre, str) or pre not in SPLITS:
+    split = SPLITS.get(ALIASES.get(pre, pre)) if isinstance(pre, str) else None
+    if split is None:
         raise ModelError(
-            f"{where}: the split rule {pre!r} is not supported; supported: {', '.join(SPLITS)}."
+            f"{where}: the split rule {pre!r} is not supported; supported: {', '.join((*SPLITS, *ALIASES))}."
+            " Take the model's safetensors."
         )
     merges = _list(metadata, "merges", str, where)
     pairs = [merge.split(" ") for merge in merges]
@@ -123,7 +133,6 @@ def _byte_level(
         t: i for i, (t, k) in enumerate(zip(tokens, types, strict=True)) if k in (NORMAL, BYTE)
     }
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    split = SPLITS[pre]
     steps: list[dict[str, Any]] = []
     if split.digits:
         steps.append({"type": "Digits", "individual_digits": True})

@@ -66,12 +66,17 @@ async def read_tensors(
         weight_map = _weight_map(await repo.json(INDEX), f"{repo.address}: {INDEX}")
     listed = sorted(set(weight_map.values()))
     absent = [shard for shard in listed if not await repo.exists(shard)]
-    if SINGLE not in listed and await repo.exists(SINGLE):  # it wins, as in transformers
-        if listed:
-            note(f"{INDEX} is of other files ({some(listed)}); {SINGLE} was read instead.")
-        return (await _read_headers(repo, [SINGLE]))[SINGLE]
     files = [shard for shard in listed if shard not in absent]
-    more = _forgotten(repo, listed)
+    if SINGLE not in listed and await repo.exists(SINGLE):
+        if listed and not absent:
+            note(f"{SINGLE} was not read: {INDEX} is of other files, which are all there.")
+        elif listed:
+            note(
+                f"{INDEX} is of files that are not there ({some(absent)}); {SINGLE} was read instead."
+            )
+        if not listed or absent:
+            return (await _read_headers(repo, [SINGLE]))[SINGLE]
+    more = _forgotten(repo, listed, whole=bool(listed) and not absent)
     if not files and not more:
         raise _no_weights(repo, absent, weight_map)
     found = await _read_headers(repo, [*files, *more])
@@ -92,28 +97,28 @@ async def read_tensors(
     return tensors
 
 
-def _forgotten(repo: Repository, listed: list[str]) -> list[str]:
-    """Shards of the same series as those listed (or of the only one there is) that are there all the same.
-    Raises FormatError when a series without an index is not whole."""
-    series: dict[str, list[str]] = {}
-    for file in {*repo.files(), *listed}:
+def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[str]:
+    """Shards that are there though the index does not list them: of a series that it lists a part of; and where it is
+    not `whole` (a listed file is missing, or there is no index), of another series that is.
+
+    Raises FormatError when there is no index, and the one series that there is has a gap.
+    """
+    series: dict[str, dict[int, str]] = {}
+    for file in repo.files():
         if part := SHARD_OF.fullmatch(file):
-            series.setdefault(part[2], []).append(file)
-    there = set(repo.files())
-    if not listed and len(series) == 1:
-        ((count, files),) = series.items()
-        for number in range(1, min(int(count), MAX_SHARDS) + 1):
-            wanted = f"model-{number:0{len(count)}d}-of-{count}.safetensors"
-            if wanted not in files:
-                raise FormatError(
-                    f"{repo.address}: {wanted} is not there, of which there are {len(files)} others."
-                    " The copy is not complete: fetch the missing file."
-                )
-        return sorted(files)
-    ours = {count for count, files in series.items() if set(files) & set(listed)}
-    return sorted(
-        file for count in ours for file in series[count] if file in there.difference(listed)
-    )
+            series.setdefault(part[2], {})[int(part[1])] = file
+    ours = {part[2] for file in listed if (part := SHARD_OF.fullmatch(file))}
+    found: list[str] = []
+    for count, shards in series.items():
+        gap = next((n for n in range(1, min(int(count), MAX_SHARDS) + 1) if n not in shards), None)
+        if not listed and len(series) == 1 and gap is not None:
+            raise FormatError(
+                f"{repo.address}: of {count} files of weights, model-{gap:0{len(count)}d}-of-{count}.safetensors"
+                " is not there. The copy is not complete: fetch the missing file."
+            )
+        if count in ours or (not whole and gap is None):
+            found += shards.values()
+    return sorted(set(found) - set(listed))
 
 
 def _no_weights(

@@ -49,16 +49,16 @@ class Made:
         }  # fmt: skip
         self.packed = Checkpoint({**config, "quantization": packing}, {}, origin)
         self.plain = Checkpoint(config, {}, origin)
-        self.float("model.embed_tokens.weight", 0.3 * self.rng.standard_normal((VOCAB, H)))
+        self.floats("model.embed_tokens.weight", 0.3 * self.rng.standard_normal((VOCAB, H)))
 
-    def float(self, name: str, values: np.ndarray) -> None:
+    def floats(self, name: str, values: np.ndarray) -> None:
         """A tensor that is float32 in both."""
         for side in (self.packed, self.plain):
             side.tensors[name] = Stored.of(values.astype(np.float32), "F32")
 
     def norm(self, name: str, n: int = H, about: float = 1.0) -> None:
         """A norm's weight."""
-        self.float(f"{name}.weight", about + 0.1 * self.rng.standard_normal(n))
+        self.floats(f"{name}.weight", about + 0.1 * self.rng.standard_normal(n))
 
     def linear(
         self, name: str, rows: int, cols: int, kind: int | str, group: int, sides: str = "F16"
@@ -108,7 +108,7 @@ def dense(which: int) -> Made:
         for name, rows, cols, kind, group in shapes:
             made.linear(at + name, rows, cols, kind, group, sides)
             if biased:
-                made.float(f"{at}{name}.bias", 0.2 * made.rng.standard_normal(rows))
+                made.floats(f"{at}{name}.bias", 0.2 * made.rng.standard_normal(rows))
         made.norm(at + "input_layernorm")
         made.norm(at + "post_attention_layernorm")
     made.norm("model.norm")
@@ -154,13 +154,13 @@ def hybrid(family: str) -> Made:
                 ("linear_attn.in_proj_b", 2, H), ("linear_attn.in_proj_a", 2, H),
             ]  # fmt: skip
             made.linear(at_linear + "out_proj", H, 32, 4, 32)
-            made.float(at_linear + "conv1d.weight", 0.5 * made.rng.standard_normal((96, 1, 4)))
-            made.float(at_linear + "A_log", -1 + 0.1 * made.rng.standard_normal(2))
-            made.float(at_linear + "dt_bias", 0.1 * made.rng.standard_normal(2))
+            made.floats(at_linear + "conv1d.weight", 0.5 * made.rng.standard_normal((96, 1, 4)))
+            made.floats(at_linear + "A_log", -1 + 0.1 * made.rng.standard_normal(2))
+            made.floats(at_linear + "dt_bias", 0.1 * made.rng.standard_normal(2))
             made.norm(at_linear + "norm", 16)
         elif kind == "conv":
             shapes = [("conv.in_proj", 3 * H, H), ("conv.out_proj", H, H)]
-            made.float(at + "conv.conv.weight", 0.5 * made.rng.standard_normal((H, 1, 3)))
+            made.floats(at + "conv.conv.weight", 0.5 * made.rng.standard_normal((H, 1, 3)))
         else:
             shapes = [
                 ("self_attn.q_proj", 2 * D * (1 + qwen), H), ("self_attn.k_proj", D, H),
