@@ -6,7 +6,6 @@ processor on).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -17,6 +16,9 @@ from py_engine.weights.config import Config, short
 
 # transformers' own, where the file leaves them out.
 _DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_k": 50}
+
+
+_HUGE = 1e30
 
 
 def _above(limit: float) -> Callable[[Any], bool]:
@@ -63,7 +65,7 @@ def sampling_advice(generation: Config) -> Sampling:
         known -= {"temperature", "top_k", "top_p", "min_p"}
     given = {key: value for key, value in generation.items() if key in known and value is not None}
     for key, value in given.items():
-        if not _number(value) or not math.isfinite(value):
+        if not _number(value) or not -_HUGE < value < _HUGE:  # nor NaN
             raise _wrong(key, value, "expected a number")
     options = {**(_DEFAULTS if sample else {}), **given}
     if options.get("top_k", 1) < 1:
