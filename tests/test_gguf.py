@@ -339,6 +339,34 @@ def test_byte_level_ids() -> None:
     assert "bos_token" not in made.config  # it is never added
 
 
+@pytest.mark.parametrize("name", ["deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"])
+def test_other_names_of_a_split_rule(name: str) -> None:
+    metadata = byte_level_metadata()
+    other = build_tokenizer(metadata | {"tokenizer.ggml.pre": name}, "f")
+    assert other.tokenizer == build_tokenizer(metadata, "f").tokenizer
+
+
+# What a published tokenizer of this kind (Digits, then ByteLevel, no normaliser) makes of these with `tokens` alone.
+SMOLLM = {
+    "hello hello": ["hello", "\u0120hello"],
+    "12": ["1", "2"],
+    "a 12b": ["a", "\u0120", "1", "2", "b"],
+    "I'll": ["I", "'", "ll"],
+    "e\u0301": ["e", "\u00cc", "\u0123"],  # stays two characters
+    "<|im_start|>he": ["<|im_start|>", "he"],
+}
+
+
+@pytest.mark.parametrize("name", ["smollm", "starcoder"])
+def test_smollm_ids(name: str) -> None:
+    metadata = byte_level_metadata() | {"tokenizer.ggml.pre": name}
+    tokenizer = Tokenizer.from_str(json.dumps(build_tokenizer(metadata, "f").tokenizer))
+    tokens = metadata["tokenizer.ggml.tokens"]
+    for text, pieces in SMOLLM.items():
+        assert [tokens[i] for i in tokenizer.encode(text).ids] == pieces, text
+        assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

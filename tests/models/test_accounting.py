@@ -1,0 +1,182 @@
+"""Every tensor of a checkpoint is read, named as another part's, told of, or refused; and what files and config say
+differently is told in notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from py_engine.errors import ModelError
+from py_engine.host.gpu import Gpu
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.engine import Engine
+from py_engine.serve.loading import Progress
+from tests import reference
+from tests.checkpoints import Checkpoint, Stored, write_tensors
+from tests.conftest import Runner
+
+QWEN2, QWEN3, LFM, QWEN35, MLX = (
+    "qwen2-f32",
+    "qwen3-bf16",
+    "lfm2-bf16",
+    "qwen3.5-bf16",
+    "lfm2-mlx4-g64",
+)
+IDS = [5, 9, 2, 77]
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """One host: nothing here depends on it."""
+    return open_software_gpu("wgpu")
+
+
+def some(*shape: int) -> Stored:
+    """A tensor that nobody knows."""
+    return Stored.of(np.ones(shape, np.float32), "F32")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "shape"),
+    [
+        (QWEN2, "model.layers.1.self_attn.o_proj.bias", (60,)),
+        (QWEN2, "model.layers.0.mlp.down_proj.bias", (60,)),
+        (QWEN2, "model.layers.0.input_layernorm.bias", (60,)),
+        (QWEN2, "model.layers.0.mlp.gate_proj.weight_scale_inv", (1,)),
+        (QWEN2, "model.layers.0.mlp.gate_proj.biases", (1,)),
+        (QWEN2, "model.norm.bias", (60,)),
+        (QWEN2, "model.embed_tokens.extra", (60,)),
+        (LFM, "model.layers.0.conv.conv.bias", (60,)),
+        (QWEN35, "model.layers.0.linear_attn.conv1d.bias", (132,)),
+        (QWEN35, "model.layers.0.linear_attn.D", (3,)),
+        (QWEN35, "model.layers.3.self_attn.q_norm.bias", (32,)),
+        (MLX, "model.layers.0.conv.in_proj.bias", (192,)),
+    ],
+)
+def test_beside_a_tensor_in_use_it_is_refused(
+    run: Runner, tmp_path: Path, name: str, tensor: str, shape: tuple[int, ...]
+) -> None:
+    made = Checkpoint.golden(name)
+    made.tensors[tensor] = some(*shape)
+    folder = made.write(tmp_path / "m")
+    for act in (Engine.load, Engine.estimate):
+        counting = CountingGpu()
+        with pytest.raises(ModelError, match=f"{tensor}, which config.json does not ask for"):
+            run(act(folder, gpu=counting, context=64))
+        assert counting.counters.live_buffers == 0
+
+
+class Told:
+    """One load: its notes and logits."""
+
+    def __init__(self, run: Runner, gpu: Gpu, folder: str) -> None:
+        self.notes: list[str] = []
+
+        def hear(progress: Progress) -> None:
+            if progress.phase == "note":
+                self.notes.append(progress.message)
+
+        engine = run(Engine.load(folder, gpu=gpu, dtype="f32", context=64, on_progress=hear))
+        self.logits = np.frombuffer(run(engine.logits(IDS)), np.float32).copy()
+        self.weights_bytes = engine.info()["memory"]["weights_bytes"]
+        run(engine.close())
+
+
+@pytest.fixture(scope="module")
+def usual(run: Runner, gpu: Gpu) -> Told:
+    """The checkpoint as it is."""
+    return Told(run, gpu, str(reference.folder(QWEN2)))
+
+
+def test_a_whole_checkpoint_has_nothing_to_tell(usual: Told) -> None:
+    assert usual.notes == []
+
+
+def test_what_is_left_is_told(run: Runner, gpu: Gpu, usual: Told, tmp_path: Path) -> None:
+    """With what the other files say that has no effect; parts of a multimodal model and buffers are no news."""
+    made = Checkpoint.golden(QWEN2)
+    made.tensors |= {
+        "model.layers.0.self_attn.q_norm.weight": some(20),
+        "model.layers.9.mlp.up_proj.weight": some(2, 2),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": some(10),
+        "visual.patch_embed.weight": some(3),
+        "mtp.fc.weight": some(3),
+    }
+    folder = Path(made.write(tmp_path / "m"))
+    index = {name: "model.safetensors" for name in made.tensors if "layers.1.mlp" not in name}
+    index["model.layers.0.self_attn.no_such"] = "model.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "generation_config.json").write_text('{"do_sample": true, "typical_p": 0.9}')
+    told = Told(run, gpu, str(folder))
+    assert (told.logits == usual.logits).all()
+    forgotten, invented, unapplied, left = sorted(
+        told.notes, key=lambda n: ("forgets" not in n, "names" not in n, "typical" not in n)
+    )
+    assert "forgets" in forgotten and "model.layers.1.mlp" in forgotten
+    assert "in no file: model.layers.0.self_attn.no_such" in invented
+    assert "typical_p" in unapplied
+    assert left.endswith(
+        "model.layers.0.self_attn.q_norm.weight, model.layers.9.mlp.up_proj.weight."
+    )
+
+
+def test_a_head_that_repeats_the_embedding_takes_no_memory(
+    run: Runner, gpu: Gpu, usual: Told, tmp_path: Path
+) -> None:
+    made = Checkpoint.golden(QWEN2)
+    made.tensors["lm_head.weight"] = made.tensors["model.embed_tokens.weight"]
+    for said in (True, None):
+        made.config["tie_word_embeddings"] = said
+        told = Told(run, gpu, made.write(tmp_path / str(said)))
+        assert told.notes == [] and told.weights_bytes == usual.weights_bytes
+        assert (told.logits == usual.logits).all()
+
+
+def test_a_head_that_differs_is_used_and_told(
+    run: Runner, gpu: Gpu, usual: Told, tmp_path: Path
+) -> None:
+    """In its last row alone: where tokens are that were added."""
+    made = Checkpoint.golden(QWEN2)
+    head = made.tensors["model.embed_tokens.weight"].array.copy()
+    head[-1] *= 2
+    made.tensors["lm_head.weight"] = Stored("F32", head)
+    made.config["tie_word_embeddings"] = True
+    told = Told(run, gpu, made.write(tmp_path / "m"))
+    assert told.logits[:-1] == pytest.approx(usual.logits[:-1], rel=1e-5, abs=1e-5)
+    assert told.logits[-1] == pytest.approx(2 * usual.logits[-1], rel=1e-5)
+    (note,) = told.notes
+    assert "tie_word_embeddings true, but lm_head.weight differs" in note
+    assert (
+        run(Engine.estimate(str(tmp_path / "m"), gpu=CountingGpu(), context=64)).by_kind[
+            "weights_bytes"
+        ]
+        == told.weights_bytes
+    )
+
+
+def test_no_head_though_the_config_wants_one_is_told(
+    run: Runner, gpu: Gpu, usual: Told, tmp_path: Path
+) -> None:
+    made = Checkpoint.golden(QWEN2)
+    made.config["tie_word_embeddings"] = False
+    told = Told(run, gpu, made.write(tmp_path / "m"))
+    assert (told.logits == usual.logits).all()
+    (note,) = told.notes
+    assert "tie_word_embeddings false, but the weights hold no lm_head.weight" in note
+
+
+def test_a_missing_shard_names_its_file(run: Runner, tmp_path: Path) -> None:
+    made = Checkpoint.golden(QWEN2)
+    folder = Path(made.write(tmp_path / "m"))
+    (folder / "model.safetensors").unlink()
+    first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    names = sorted(made.tensors)
+    write_tensors(folder / first, {name: made.tensors[name] for name in names[::2]})
+    index = dict.fromkeys(names[::2], first) | dict.fromkeys(names[1::2], second)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ModelError, match=second):
+        run(Engine.estimate(str(folder), gpu=CountingGpu(), context=64))

@@ -1,0 +1,574 @@
+"""Tiny checkpoints that differ in what config.json says, in which place, or not at all; the same files for transformers
+(tests/goldens/make_variants.py) and for us (tests/models/test_config_variants.py).
+
+Weights are not stored: they follow from their names by integer arithmetic, so that every machine makes the same.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+Shapes = dict[str, tuple[int, ...]]
+
+IDS = [(11 * i * i + 5 * i + 3) % 64 for i in range(40)]
+ABSENT = object()  # as a value of a change: without this key
+
+H, HEADS, KV, D, MLP, VOCAB, LAYERS = 32, 4, 2, 8, 48, 64, 2
+SLIDING, FULL, LINEAR, CONV = "sliding_attention", "full_attention", "linear_attention", "conv"
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LINEAR_2 = {"rope_type": "linear", "factor": 2.0}
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+COMMON: dict[str, Any] = {
+    "hidden_size": H,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV,
+    "intermediate_size": MLP,
+    "vocab_size": VOCAB,
+    "num_hidden_layers": LAYERS,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+BASES: dict[str, dict[str, Any]] = {
+    "llama": {**COMMON, "model_type": "llama", "rope_theta": 5e3},
+    "qwen2": {**COMMON, "model_type": "qwen2", "rope_theta": 5e3},
+    "qwen3": {**COMMON, "model_type": "qwen3", "head_dim": D, "rope_theta": 5e3},
+    "gemma3": {
+        **COMMON,
+        "model_type": "gemma3_text",
+        "head_dim": D,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 8,
+        "layer_types": [SLIDING, FULL],
+    },
+    "qwen3_5": {
+        **COMMON,
+        "model_type": "qwen3_5_text",
+        "head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": [LINEAR, FULL],
+    },
+    "lfm2": {
+        **{k: v for k, v in COMMON.items() if k not in ("rms_norm_eps", "intermediate_size")},
+        "model_type": "lfm2",
+        "block_ff_dim": MLP,
+        "block_auto_adjust_ff_dim": False,
+        "norm_eps": 1e-5,
+        "layer_types": [CONV, FULL],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """`change` of the family's base config (in text_config when `outer` is given, which is then the top level), and
+    what becomes of the tensors. `like`: another variant that means the same; else its logits must be others than the
+    base's. `refused`: words of our refusal, where transformers cannot load it or takes it for something else."""
+
+    name: str
+    family: str
+    change: Mapping[str, Any]
+    tensors: Callable[[Shapes], Shapes] | None = None
+    outer: Mapping[str, Any] | None = None
+    like: str | None = None
+    refused: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json."""
+        text = {**BASES[self.family], **self.change}
+        text = {key: value for key, value in text.items() if value is not ABSENT}
+        return text if self.outer is None else {**self.outer, "text_config": text}
+
+    def write(self, folder: Path) -> None:
+        """config.json and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config))
+        shapes = base_shapes(self.family)
+        if self.tensors is not None:
+            shapes = self.tensors(shapes)
+        if self.outer is not None:
+            shapes = {n.replace("model.", "model.language_model.", 1): s for n, s in shapes.items()}
+        values = {name: weights(name, shape, self.family) for name, shape in shapes.items()}
+        save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def base_shapes(family: str) -> Shapes:
+    """Tensors of the base config, a head of its own among them."""
+    d = 16 if family == "qwen3_5" else D
+    shapes: Shapes = {"model.embed_tokens.weight": (VOCAB, H), "lm_head.weight": (VOCAB, H)}
+    for i, kind in enumerate(BASES[family].get("layer_types", [FULL] * LAYERS)):
+        at = f"model.layers.{i}."
+        if kind == LINEAR:
+            linear = at + "linear_attn."
+            shapes |= {
+                linear + "in_proj_qkv.weight": (48, H), linear + "in_proj_z.weight": (16, H),
+                linear + "in_proj_b.weight": (2, H), linear + "in_proj_a.weight": (2, H),
+                linear + "conv1d.weight": (48, 1, 4), linear + "A_log": (2,), linear + "dt_bias": (2,),
+                linear + "norm.weight": (8,), linear + "out_proj.weight": (H, 16),
+            }  # fmt: skip
+        elif kind == CONV:
+            shapes |= {
+                at + "conv.in_proj.weight": (3 * H, H), at + "conv.conv.weight": (H, 1, 3),
+                at + "conv.out_proj.weight": (H, H),
+            }  # fmt: skip
+        else:
+            shapes |= attention_shapes(at, family, HEADS, KV, d)
+        if family == "lfm2":
+            shapes |= {
+                at + "feed_forward.w1.weight": (MLP, H), at + "feed_forward.w3.weight": (MLP, H),
+                at + "feed_forward.w2.weight": (H, MLP),
+                at + "operator_norm.weight": (H,), at + "ffn_norm.weight": (H,),
+            }  # fmt: skip
+            continue
+        shapes |= {
+            at + "mlp.gate_proj.weight": (MLP, H), at + "mlp.up_proj.weight": (MLP, H),
+            at + "mlp.down_proj.weight": (H, MLP),
+            at + "input_layernorm.weight": (H,), at + "post_attention_layernorm.weight": (H,),
+        }  # fmt: skip
+        if family == "gemma3":
+            shapes |= {
+                at + f"{which}_feedforward_layernorm.weight": (H,) for which in ("pre", "post")
+            }
+    shapes["model.embedding_norm.weight" if family == "lfm2" else "model.norm.weight"] = (H,)
+    return shapes
+
+
+def attention_shapes(at: str, family: str, heads: int, kv: int, d: int) -> Shapes:
+    """self_attn of a layer."""
+    at += "self_attn."
+    out, norm = ("out_proj", "layernorm") if family == "lfm2" else ("o_proj", "norm")
+    shapes: Shapes = {
+        at + "q_proj.weight": (heads * d * (2 if family == "qwen3_5" else 1), H),
+        at + "k_proj.weight": (kv * d, H),
+        at + "v_proj.weight": (kv * d, H),
+        f"{at}{out}.weight": (H, heads * d),
+    }
+    if family == "qwen2":
+        shapes |= {at + f"{p}_proj.bias": shapes[at + f"{p}_proj.weight"][:1] for p in "qkv"}
+    elif family != "llama":
+        shapes |= {f"{at}{p}_{norm}.weight": (d,) for p in "qk"}
+    return shapes
+
+
+def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
+    """float32 values of a tensor: spread evenly about 0 (or about 1, of norms), by its name alone."""
+    if name.endswith(".inv_freq"):
+        return np.ones(shape, np.float32)
+    key = name.replace("language_model.", "").removeprefix("model.")
+    n = int(np.prod(shape))
+    word = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(
+        zlib.crc32(key.encode())
+    )
+    for shift in (15, 13, 16):  # a hash of 32 bits
+        word = (word ^ (word >> np.uint64(shift))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
+    unit = (word / 2.0**31 - 1.0).reshape(shape)
+    if name.endswith("A_log"):
+        values = -2.0 + unit
+    elif name.endswith("norm.weight") or "layernorm" in name:
+        neutral = family == "gemma3" or (family == "qwen3_5" and "linear_attn" not in name)
+        values = (0.0 if neutral else 1.0) + 0.4 * unit
+        if "q_" in name or "k_" in name:
+            values = values + 0.7
+    elif len(shape) == 1:
+        values = 0.5 * unit
+    elif "embed_tokens" in key:
+        values = (0.15 if family == "gemma3" else 0.5) * unit
+    else:
+        values = 2.6 * unit / np.sqrt(shape[-1])
+    return values.astype(np.float32)
+
+
+# -- what becomes of the tensors ----------------------------------------------------------------
+
+
+def without_head(shapes: Shapes) -> Shapes:
+    """No lm_head."""
+    return {name: shape for name, shape in shapes.items() if name != "lm_head.weight"}
+
+
+def only_head(shapes: Shapes) -> Shapes:
+    """No embedding."""
+    return {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}
+
+
+def body_names(shapes: Shapes) -> Shapes:
+    """As the body alone is saved."""
+    return {name.removeprefix("model."): shape for name, shape in without_head(shapes).items()}
+
+
+def biases(*ends: str) -> Callable[[Shapes], Shapes]:
+    """A bias beside every weight of these modules."""
+
+    def add(shapes: Shapes) -> Shapes:
+        made = dict(shapes)
+        for name, shape in shapes.items():
+            stem = name.removesuffix(".weight")
+            if stem.endswith(ends):
+                made[f"{stem}.bias"] = shape[:1]
+        return made
+
+    return add
+
+
+QKVO = biases("q_proj", "k_proj", "v_proj", "o_proj")
+GATE_UP_DOWN = biases("gate_proj", "up_proj", "down_proj")
+
+
+def attention_of(family: str, heads: int, kv: int, d: int) -> Callable[[Shapes], Shapes]:
+    """Other heads."""
+
+    def change(shapes: Shapes) -> Shapes:
+        made = dict(shapes)
+        for i in range(LAYERS):
+            made |= attention_shapes(f"model.layers.{i}.", family, heads, kv, d)
+        return made
+
+    return change
+
+
+def with_buffers(shapes: Shapes) -> Shapes:
+    """Buffers that older versions of transformers wrote."""
+    return shapes | {
+        f"model.layers.{i}.self_attn.rotary_emb.inv_freq": (D // 2,) for i in range(LAYERS)
+    }
+
+
+def with_mtp(shapes: Shapes) -> Shapes:
+    """A draft head."""
+    return shapes | {"mtp.fc.weight": (H, 2 * H), "mtp.norm.weight": (H,)}
+
+
+def narrow(shapes: Shapes) -> Shapes:
+    """A conv layer's MLP of another width: 48 * 2 / 3 = 32, up to a multiple of 20."""
+    made = dict(shapes)
+    for i in range(LAYERS):
+        at = f"model.layers.{i}.feed_forward."
+        made |= {at + "w1.weight": (40, H), at + "w3.weight": (40, H), at + "w2.weight": (H, 40)}
+    return made
+
+
+VISION = {
+    "model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+GEMMA = {
+    "model_type": "gemma3", "vision_config": VISION, "image_token_index": 3, "boi_token_index": 4,
+    "eoi_token_index": 5, "mm_tokens_per_image": 4,
+}  # fmt: skip
+QWEN = {
+    "model_type": "qwen3_5",
+    "vision_config": {"model_type": "qwen3_5", "depth": 1, "hidden_size": 8},
+}
+# Of the text model, on the level where transformers does not look for it.
+ASTRAY = {
+    "rope_theta": 77.0, "rms_norm_eps": 0.5, "head_dim": 4, "attention_bias": True, "sliding_window": 2,
+    "rope_scaling": {"rope_type": "linear", "factor": 9.0}, "layer_types": [FULL, FULL], "hidden_size": 999,
+}  # fmt: skip
+
+VARIANTS = [
+    # -- llama: which head
+    Variant("llama", "llama", {}),
+    Variant("llama-tied", "llama", {"tie_word_embeddings": True}, without_head),
+    Variant("llama-tied-yet-a-head", "llama", {"tie_word_embeddings": True}, like="llama"),
+    Variant("llama-untied", "llama", {"tie_word_embeddings": False}, like="llama"),
+    Variant("llama-tied-only-head", "llama", {"tie_word_embeddings": True}, only_head),
+    Variant(
+        "llama-body-names", "llama", {"tie_word_embeddings": True}, body_names, like="llama-tied"
+    ),
+    # -- biases
+    Variant("llama-attention-bias", "llama", {"attention_bias": True}, QKVO),
+    Variant("llama-mlp-bias", "llama", {"mlp_bias": True}, GATE_UP_DOWN),
+    Variant("llama-bias-not-asked-for", "llama", {}, QKVO, refused=r"_proj\.bias.*attention_bias"),
+    Variant(
+        "llama-bias-not-there",
+        "llama",
+        {"attention_bias": True},
+        refused=r"q_proj\.bias' is missing",
+    ),
+    # -- numbers
+    Variant("llama-head-dim-null", "llama", {"head_dim": None}, like="llama"),
+    Variant("llama-head-dim-12", "llama", {"head_dim": 12}, attention_of("llama", HEADS, KV, 12)),
+    Variant(
+        "llama-kv-absent",
+        "llama",
+        {"num_key_value_heads": ABSENT},
+        attention_of("llama", HEADS, HEADS, D),
+    ),
+    Variant(
+        "llama-kv-null",
+        "llama",
+        {"num_key_value_heads": None},
+        attention_of("llama", HEADS, HEADS, D),
+        like="llama-kv-absent",
+    ),
+    Variant("llama-eps-absent", "llama", {"rms_norm_eps": ABSENT}, like="llama"),
+    Variant("llama-eps", "llama", {"rms_norm_eps": 0.05}),
+    Variant("llama-act-absent", "llama", {"hidden_act": ABSENT}, like="llama"),
+    Variant("llama-act-swish", "llama", {"hidden_act": "swish"}, like="llama"),
+    Variant("llama-act-gelu-tanh", "llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    Variant("llama-act-gelu", "llama", {"hidden_act": "gelu"}, refused=r"hidden_act is 'gelu'"),
+    Variant(
+        "llama-irrelevant",
+        "llama",
+        {"use_sliding_window": True, "sliding_window": 4, "pretraining_tp": 2, "x": [1]},
+        like="llama",
+    ),
+    Variant("llama-inv-freq", "llama", {}, with_buffers, like="llama"),
+    # -- positions
+    Variant("llama-theta-absent", "llama", {"rope_theta": ABSENT}),
+    Variant(
+        "llama-theta-within",
+        "llama",
+        {"rope_theta": 50.0, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}},
+        like="llama",
+    ),
+    Variant(
+        "llama-theta-outside", "llama", {"rope_parameters": {"rope_type": "default"}}, like="llama"
+    ),
+    Variant("llama-scaling-null", "llama", {"rope_scaling": None}, like="llama"),
+    Variant(
+        "llama-scaling-empty",
+        "llama",
+        {"rope_scaling": {}, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}},
+        like="llama",
+    ),
+    Variant("llama-linear", "llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    Variant(
+        "llama-linear-new",
+        "llama",
+        {"rope_theta": ABSENT, "rope_parameters": {**LINEAR_2, "rope_theta": 5e3}},
+        like="llama-linear",
+    ),
+    Variant(
+        "llama-scaling-and-parameters",
+        "llama",
+        {"rope_scaling": LINEAR_2, "rope_parameters": {"rope_type": "default", "rope_theta": 70.0}},
+        like="llama-linear",
+    ),
+    Variant(
+        "llama-llama3",
+        "llama",
+        {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}},
+    ),
+    Variant("llama-llama3-no-original", "llama", {"rope_scaling": LLAMA3}),
+    Variant(
+        "llama-original-outside",
+        "llama",
+        {"rope_scaling": LLAMA3, "original_max_position_embeddings": 32},
+        like="llama-llama3",
+    ),
+    Variant(
+        "llama-original-twice",
+        "llama",
+        {
+            "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64},
+            "original_max_position_embeddings": 32,
+        },
+        like="llama-llama3",
+    ),
+    Variant(
+        "llama-yarn", "llama", {"rope_scaling": {**YARN, "original_max_position_embeddings": 32}}
+    ),
+    Variant("llama-yarn-no-original", "llama", {"rope_scaling": YARN}),
+    Variant(
+        "llama-yarn-factor-null",
+        "llama",
+        {
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": None,
+                "original_max_position_embeddings": 32,
+            }
+        },
+        like="llama-yarn",
+    ),
+    Variant("llama-partial", "llama", {"partial_rotary_factor": 0.5}, like="llama"),
+    Variant(
+        "llama-dynamic",
+        "llama",
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        refused="'dynamic' is not supported",
+    ),
+    # -- qwen2
+    Variant("qwen2", "qwen2", {}),
+    Variant("qwen2-tied", "qwen2", {"tie_word_embeddings": True}, without_head),
+    Variant(
+        "qwen2-window-off",
+        "qwen2",
+        {"sliding_window": 8, "max_window_layers": 0, "use_sliding_window": False},
+        like="qwen2",
+    ),
+    Variant(
+        "qwen2-window",
+        "qwen2",
+        {"sliding_window": 8, "max_window_layers": 1, "use_sliding_window": True},
+    ),
+    Variant(
+        "qwen2-window-null",
+        "qwen2",
+        {"sliding_window": None, "max_window_layers": 0, "use_sliding_window": True},
+        like="qwen2",
+    ),
+    Variant(
+        "qwen2-window-layer-types",
+        "qwen2",
+        {"sliding_window": 8, "use_sliding_window": True, "layer_types": [FULL, SLIDING]},
+        like="qwen2-window",
+    ),
+    Variant(
+        "qwen2-window-contradicted",
+        "qwen2",
+        {"sliding_window": 8, "layer_types": [FULL, SLIDING]},
+        refused="sliding_window",
+    ),
+    Variant("qwen2-theta-absent", "qwen2", {"rope_theta": ABSENT}),
+    Variant(
+        "qwen2-kv-absent", "qwen2", {"num_key_value_heads": ABSENT}, refused="num_key_value_heads"
+    ),
+    # -- qwen3
+    Variant("qwen3", "qwen3", {}),
+    Variant("qwen3-attention-bias", "qwen3", {"attention_bias": True}, QKVO),
+    Variant(
+        "qwen3-head-dim-absent",
+        "qwen3",
+        {"head_dim": ABSENT, "num_attention_heads": 2, "num_key_value_heads": 1},
+        attention_of("qwen3", 2, 1, 128),
+    ),
+    Variant(
+        "qwen3-head-dim-else",
+        "qwen3",
+        {"head_dim": ABSENT},
+        refused=r"q_proj\.weight is \[32, 32\]",
+    ),
+    Variant(
+        "qwen3-window",
+        "qwen3",
+        {"sliding_window": 8, "max_window_layers": 1, "use_sliding_window": True},
+    ),
+    Variant("qwen3-yarn-no-original", "qwen3", {"rope_scaling": YARN}),
+    # -- gemma3
+    Variant("gemma3", "gemma3", {}),
+    Variant("gemma3-tied", "gemma3", {}, without_head),
+    Variant("gemma3-attention-bias", "gemma3", {"attention_bias": True}, QKVO),
+    Variant(
+        "gemma3-old-style",
+        "gemma3",
+        {"rope_theta": 5e3, "rope_local_base_freq": 70.0, "rope_scaling": LINEAR_2},
+    ),
+    Variant(
+        "gemma3-new-style",
+        "gemma3",
+        {
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 70.0},
+                FULL: {**LINEAR_2, "rope_theta": 5e3},
+            }
+        },
+        like="gemma3-old-style",
+    ),
+    Variant(
+        "gemma3-both-styles",
+        "gemma3",
+        {
+            "rope_scaling": LINEAR_2,
+            "rope_theta": 5e3,
+            "rope_local_base_freq": 70.0,
+            "rope_parameters": {SLIDING: {"rope_type": "default"}, FULL: {"rope_type": "default"}},
+        },
+        like="gemma3-old-style",
+    ),
+    Variant(
+        "gemma3-one-kind-left-out",
+        "gemma3",
+        {"rope_parameters": {SLIDING: {"rope_type": "default", "rope_theta": 70.0}}},
+    ),
+    Variant(
+        "gemma3-flat-parameters",
+        "gemma3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e3}},
+        refused="rope_parameters is one object",
+    ),
+    Variant(
+        "gemma3-pattern",
+        "gemma3",
+        {"layer_types": ABSENT, "sliding_window_pattern": 2},
+        like="gemma3",
+    ),
+    Variant("gemma3-pattern-absent", "gemma3", {"layer_types": ABSENT}),
+    Variant("gemma3-scalar-absent", "gemma3", {"query_pre_attn_scalar": ABSENT}),
+    Variant("gemma3-window-null", "gemma3", {"sliding_window": None}, refused="sliding_window"),
+    Variant(
+        "gemma3-softcap",
+        "gemma3",
+        {"final_logit_softcapping": 30.0},
+        refused="final_logit_softcapping",
+    ),
+    Variant(
+        "gemma3-nested", "gemma3", {}, without_head, outer={**GEMMA, **ASTRAY}, like="gemma3-tied"
+    ),
+    Variant(
+        "gemma3-nested-tied-outside",
+        "gemma3",
+        {"tie_word_embeddings": False},
+        without_head,
+        outer={**GEMMA, "tie_word_embeddings": True},
+        like="gemma3-tied",
+    ),
+    # -- qwen3_5
+    Variant("qwen3_5", "qwen3_5", {}),
+    Variant("qwen3_5-tied", "qwen3_5", {"tie_word_embeddings": True}, without_head),
+    Variant("qwen3_5-attention-bias", "qwen3_5", {"attention_bias": True}, QKVO),
+    Variant("qwen3_5-theta", "qwen3_5", {"rope_theta": 50.0}),
+    Variant(
+        "qwen3_5-partial",
+        "qwen3_5",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 50.0,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+    ),
+    Variant("qwen3_5-nested", "qwen3_5", {}, with_mtp, outer={**QWEN, **ASTRAY}, like="qwen3_5"),
+    # -- lfm2
+    Variant("lfm2", "lfm2", {}),
+    Variant("lfm2-tied", "lfm2", {}, without_head),
+    Variant(
+        "lfm2-tie-embedding",
+        "lfm2",
+        {"tie_embedding": True, "tie_word_embeddings": False},
+        without_head,
+        like="lfm2-tied",
+    ),
+    Variant(
+        "lfm2-conv-bias",
+        "lfm2",
+        {"conv_bias": True},
+        biases("conv.in_proj", "conv.conv", "conv.out_proj"),
+    ),
+    Variant(
+        "lfm2-conv-bias-not-asked-for", "lfm2", {}, biases("conv.conv"), refused=r"conv\.conv\.bias"
+    ),
+    Variant(
+        "lfm2-width", "lfm2", {"block_auto_adjust_ff_dim": ABSENT, "block_multiple_of": 20}, narrow
+    ),
+    Variant("lfm2-eps", "lfm2", {"norm_eps": ABSENT, "rms_norm_eps": 0.5}, like="lfm2"),
+    Variant("lfm2-theta", "lfm2", {"rope_theta": 50.0}),
+    Variant("lfm2-attn-idxs", "lfm2", {"layer_types": ABSENT, "full_attn_idxs": [1]}, like="lfm2"),
+]
