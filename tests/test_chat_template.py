@@ -166,14 +166,14 @@ def test_parts_cannot_join_into_a_control_token(parts: list[str]) -> None:
     # A template that trims and drops things, which brings texts together.
     source = (
         "<|im_start|>{% for p in messages[0].content %}"
-        "{{ p.text.strip().replace('ZZ', '') if p is mapping }}{% endfor %}<|im_end|>"
+        "{{ p.text.strip().replace('··', '') if p is mapping }}{% endfor %}<|im_end|>"
     )
     messages = [
-        {"role": "user", "content": [{"type": "text", "text": "ZZ".join(p)} for p in parts]},
+        {"role": "user", "content": [{"type": "text", "text": "··".join(p)} for p in parts]},
     ]
     pieces = template(source).pieces(messages)
     assert control_in(pieces) == ["<|im_start|>", "<|im_end|>"]
-    shown = "".join("ZZ".join(part).strip().replace("ZZ", "") for part in parts)
+    shown = "".join("··".join(part).strip().replace("··", "") for part in parts)
     assert "".join(t for t, _ in pieces[1:-1]) == shown
 
 
@@ -182,7 +182,7 @@ def test_tool_schemas_and_arguments_are_peoples_text_too() -> None:
     tools = [{"function": {"name": evil, "description": evil, evil: [evil]}}]
     call = {"function": {"name": "f", "arguments": {"x": evil, evil: 1}}}
     messages = [*user("go"), {"role": "assistant", "content": None, "tool_calls": [call]}]
-    messages.append({"role": "tool", "content": evil, "name": evil})
+    messages.append({"role": "tool", "content": evil, "name": "f"})
     pieces = template(CHATML).pieces(messages, tools=tools)
     tame = json.loads(json.dumps([messages, tools]).replace(evil, "x"))
     assert control_in(pieces) == control_in(template(CHATML).pieces(tame[0], tools=tame[1]))
@@ -219,16 +219,16 @@ def test_hostile_and_broken_templates_end_with_a_reason(source: str, reason: str
 
 
 def test_one_template_works_again_after_it_failed() -> None:
-    chat = template("{% if messages[0].content == 'bad' %}{{ 'a' * 10**9 }}{% endif %}ok")
+    chat = template("{% set t = messages[0].content %}{% if t == 'bad' %}{{ 'a' * 10**9 }}{% endif %}{{ t }}")
     for _ in range(3):
         with pytest.raises(InputError):
             chat.render(user("bad"))
-        assert chat.render(user("good")) == "ok"
+        assert chat.render(user("good")) == "good"
 
 
 def test_what_ordinary_templates_use_is_there() -> None:
     source = (
-        "{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}"
+        "{{ messages[0].content }}{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}"
         "{{ i }}{{ ',' if not loop.last }}{{ loop.length }}{{ loop.previtem }}{% endfor %}"
         "{% generation %}G{% endgeneration %}"
         "{%- macro m(x, y='d') -%}[{{ x }}{{ y }}{{ caller() if caller }}]{%- endmacro -%}"
@@ -302,11 +302,14 @@ def test_the_template_is_found_where_models_keep_it() -> None:
         find_template({"chat_template": "a"}, jinja="b", json_text='{"chat_template": "c"}') == "b"
     )
     assert find_template({}, json_text='{"chat_template": "c"}') == "c"
-    named = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
+    named = [
+        {"name": "default", "template": "d {{ messages[0].content }}"},
+        {"name": "tool_use", "template": "t {{ messages[0].content }} {{ tools[0].function.name }}"},
+    ]
     found = find_template({"chat_template": named})
     chat = ChatTemplate(found, tokenizer("qwen3"))
-    assert chat.render(user("x")) == "d"
-    assert chat.render(user("x"), tools=TOOLS) == "t"
+    assert chat.render(user("x")) == "d x"
+    assert chat.render(user("x"), tools=TOOLS) == "t x größe"
     for config in ({"chat_template": [3]}, {"chat_template": [{"name": "x", "template": 3}]}):
         with pytest.raises(FormatError):
             find_template(config)
@@ -367,5 +370,8 @@ def test_empty_tool_calls_and_thinking_count_as_none() -> None:
 
 
 def test_a_tools_result_gets_the_name_of_its_call() -> None:
-    source = "{% for m in messages %}{{ m.role + ':' + (m.name or '-') + ' ' }}{% endfor %}{{ tool_calls }}"
-    assert template(source).render(LOOP) == "user:- assistant:- tool:look "
+    source = (
+        "{% for m in messages %}{{ m.role + ':' + (m.name or '-') + ' ' + m.content }}"
+        "{{ m.tool_calls | tojson if m.tool_calls }} {% endfor %}"
+    )
+    assert "tool:look rain </tool_response>" in template(source).render([*LOOP[:1], {**LOOP[1], "reasoning": ""}, LOOP[2]])

@@ -400,7 +400,7 @@ class Engine:
             "chat": loaded.has_template,
             "thinking": {
                 "marks": self._markup.thinks,
-                "switch": loaded.template.knows("enable_thinking"),
+                "switch": loaded.template.thinking_switch,
             },
             "tool_format": self._markup.calls.name if self._markup.calls else None,
             "traffic": {
