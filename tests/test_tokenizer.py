@@ -160,10 +160,10 @@ def test_ordinary_added_tokens_are_found_in_peoples_text() -> None:
 def test_an_ordinary_token_beyond_the_vocabulary_keeps_its_id() -> None:
     spec = json.loads(json.dumps(raw("qwen3")))
     added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    spec["added_tokens"].append({"id": 151999, "content": "[[poem]]", **added, "special": False})
+    spec["added_tokens"].append({"id": 151999, "content": "poetry#x", **added, "special": False})
     mine = load(spec)
-    assert mine.encode("a [[poem]] b").count(151999) == 1
-    assert mine.decode(mine.encode("a [[poem]] b")) == "a [[poem]] b"
+    assert mine.encode("a poetry#x b").count(151999) == 1
+    assert mine.decode(mine.encode("a poetry#x b")) == "a poetry#x b"
     mine.close()
 
 

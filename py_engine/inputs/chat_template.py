@@ -18,7 +18,7 @@ from py_engine.host.json_text import parse_json
 from .coverage import Coverage
 from .dialect import Dialect
 from .messages import Message, all_texts, asked_last, check_messages, each_text
-from .shield import Shield
+from .shield import Marks, Shield
 from .tokenizer import Tokenizer, require_text
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._compiled: dict[str, Template] = {}
         self._dialects: dict[str, Dialect] = {}
+        self._marks = Marks(tokenizer)
         self._environment: Any = None
         self._ends: tuple[int, ...] = ()
 
@@ -160,7 +161,7 @@ class ChatTemplate:
         name, source = self._choose(tools)
         checked = check_messages(messages)
         given = {"messages": checked, "tools": tools, "variables": dict(variables or {})}
-        shield = Shield(self._tokenizer, [source, *all_texts(given)])
+        shield = Shield(self._marks, [source, *all_texts(given)])
         dialect = self._dialect(name)
         if tools and not dialect.tools:
             raise InputError(

@@ -26,15 +26,26 @@ _FROM_OUTSIDE = re.compile(r"response|result|output", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\u(d[b][89a-f][0-9a-f])\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
 
 
+class Marks:
+    """What of a tokenizer matters here; made once a model."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        control = tokenizer.control
+        # Thinking is looked for by its letters, also where its marks are no tokens.
+        self.starts = sorted({text[0] for text in control} | {"<"})
+        self.chars = {char for text in control for char in text}
+        self.longest = max(map(len, control), default=0)
+        self.foreign = {
+            text for text in control if not _OWN_MARK.search(text) or _FROM_OUTSIDE.search(text)
+        }
+
+
 class Shield:
     """Swaps characters of people's texts for private ones and back. `texts`: all that is given, whose
     private-use characters are left alone."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Iterable[str]) -> None:
-        control = tokenizer.control
-        self._foreign = {
-            text for text in control if not _OWN_MARK.search(text) or _FROM_OUTSIDE.search(text)
-        }
+    def __init__(self, marks: Marks, texts: Iterable[str]) -> None:
         first = _PRIVATE[0].start
         used = {
             char
@@ -42,21 +53,18 @@ class Shield:
             for char in (*text, *(_of_pair(pair) for pair in _ESCAPED.finditer(text)))
             if ord(char) >= first
         }
-        used |= {char for text in control for char in text}
+        used |= marks.chars
         self._free = (chr(n) for plane in _PRIVATE for n in plane if chr(n) not in used)
-        # Thinking is looked for by its letters, also where its marks are no tokens.
-        starts = sorted({text[0] for text in control} | {"<"})
         try:
-            self._private = {start: next(self._free) for start in starts}
+            self._private = {start: next(self._free) for start in marks.starts}
         except StopIteration:
             raise InputError("the messages use up all private-use characters") from None
         # A letter or a space is hidden only where a whole control token stands: templates trim and
         # compare.
-        loose = [start for start in starts if not (start.isalnum() or start.isspace())]
+        loose = [start for start in marks.starts if not (start.isalnum() or start.isspace())]
         self._hide = {ord(start): self._private[start] for start in loose}
         self._show = {ord(private): start for start, private in self._private.items()}
-        self._tokenizer = tokenizer
-        self._longest = max(map(len, control), default=0)
+        self._marks = marks
 
     @property
     def free(self) -> Iterator[str]:
@@ -69,7 +77,7 @@ class Shield:
             # Whole tokens matter only where some begin with a letter, which stays as it is
             # elsewhere.
             loose = len(self._hide) == len(self._private)
-            text = value if loose else self._whole(value, set(self._tokenizer.control))
+            text = value if loose else self._whole(value, set(self._marks.tokenizer.control))
             return text.translate(self._hide)
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
@@ -121,17 +129,17 @@ class Shield:
                 else self._own(item)
                 for item in value
             ]
-        return self._whole(value, self._foreign) if isinstance(value, str) else self.hide(value)
+        return self._whole(value, self._marks.foreign) if isinstance(value, str) else self.hide(value)
 
     def _whole(self, text: str, tokens: set[str]) -> str:
         """The first character of whole control tokens, and of a beginning of one at the text's end,
         swapped."""
         chars = list(text)
-        for start, stop in self._tokenizer.find_control(text):
+        for start, stop in self._marks.tokenizer.find_control(text):
             if text[start:stop] in tokens:
                 chars[start] = self._private[chars[start]]
         end = "".join(chars).rstrip()
-        for at in range(max(0, len(end) - self._longest), len(end)):
+        for at in range(max(0, len(end) - self._marks.longest), len(end)):
             loose = ord(end[at]) in self._hide
             if loose and any(token.startswith(end[at:]) for token in tokens):
                 chars[at] = self._private[end[at]]

@@ -25,6 +25,7 @@ from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.tools import check_tools
 from py_engine.graph.submit import SubmitStrategy, default_strategy
+from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
@@ -523,9 +524,15 @@ class Engine:
             raise InputError("stop: give non-empty strings")
         ignore_eos = options.pop("ignore_eos", False) or self._loaded.ignore_eos
         sampling = Sampling.make(
-            self._loaded.sampling_defaults, options, () if ignore_eos else self._loaded.stop_ids
+            self._loaded.sampling_defaults, options, () if ignore_eos else self._stop_ids()
         )
         return Request(ids, sampling, max_tokens, stop)
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        """What ends an answer: the eos tokens that the model's files name, and the end of a turn that its
+        template writes."""
+        named, written = self._loaded.stop_ids, self._loaded.template.turn_ends
+        return tuple(dict.fromkeys((*named, *written)))[:MAX_STOP_IDS]
 
     async def _generate(self, request: Request, generation: Generation) -> None:
         loaded = self._loaded
