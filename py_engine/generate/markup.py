@@ -83,8 +83,8 @@ def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
 class Splitter:
     """Cuts one answer's text into parts, as it comes: ("reasoning" | "content", text) or ("call", ToolCall).
 
-    Never half a mark. White space around thinking and after calls is left out; white space before a call is told as
-    content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
+    Never half a mark. White space around thinking and after calls is left out, but what indents the answer's first
+    line; white space before a call is told as content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
     `errors`: why calls could not be read.
     """
 
@@ -127,6 +127,15 @@ class Splitter:
     def thinking(self) -> bool:
         """Whether what comes now is thinking."""
         return self._state == "reasoning"
+
+    @property
+    def answering(self) -> bool:
+        """Whether what comes now is the answer itself."""
+        return self._state == "content"
+
+    def release(self) -> list[Part]:
+        """What was held back as the beginning of a mark, now that none comes of it."""
+        return list(self._release())
 
     @property
     def calls(self) -> bool:
@@ -196,7 +205,9 @@ class Splitter:
             self._body_chars += len(text)
             return self._end_call("", "it is too long") if self._body_chars > MAX_CALL_CHARS else []
         if self._skip_space:
-            text = text.lstrip()
+            # Templates write line feeds between thinking and answer; an indent is the answer's own.
+            answer = self._state == "content" and not self._begun
+            text = text.lstrip("\r\n" if answer else None)
         if not text:
             return []
         self._skip_space = False

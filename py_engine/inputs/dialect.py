@@ -68,7 +68,9 @@ class Dialect:
         """Whether offered tools are printed."""
         function = {"name": f"f{_A}", "description": _B, "parameters": {"type": "object"}}
         offered = [{"type": "function", "function": function}]
-        return any(f"f{_A}" in self._ask(first, tools=offered) for first in _OPENINGS)
+        asked = self._said("user", _C)
+        openings = ([asked], [self._said("system", _C), asked])
+        return any(f"f{_A}" in self._ask(opening, tools=offered) for opening in openings)
 
     @functools.cached_property
     def calls(self) -> CallForm | None:
@@ -76,35 +78,36 @@ class Dialect:
         for as_text in (False, True):
             for empty in ({}, {"content": None}, {"content": ""}):
                 form = CallForm(as_text, empty)
-                if any(_holds(self._ask(talk), f"f{_A}", _B, _C) for talk in _calling(form)):
+                if any(_holds(self._ask(talk), f"f{_A}", _B, _C) for talk in self._calling(form)):
                     return form
         return None
 
     @functools.cached_property
     def thinking_switch(self) -> bool:
         """Whether `enable_thinking` makes a difference."""
-        last = [_message("user", _A)]
+        last = [self._said("user", _A)]
         return any(
             self._ask(talk, add_generation_prompt=True, enable_thinking=True)
             != self._ask(talk, add_generation_prompt=True, enable_thinking=False)
-            for talk in (last, [_message("system", _B), *last])
+            for talk in (last, [self._said("system", _B), *last])
         )
 
     @functools.cached_property
     def drops_thinking(self) -> bool:
         """Whether thinking that stands in an earlier answer's content is left out."""
-        answer = _message("assistant", f"<think>\n{_A}\n</think>\n\n{_B}")
-        said = self._ask([_message("user", _C), answer, _message("user", _C)])
+        asked = self._said("user", _C)
+        answer = self._said("assistant", f"<think>\n{_A}\n</think>\n\n{_B}")
+        said = self._ask([asked, answer, asked])
         return _B in said and _A not in said
 
     @functools.cached_property
     def writes_thinking(self) -> bool:
         """Whether `reasoning` is printed, of a turn that called a tool and goes on or of any other."""
-        asked = _message("user", "1")
+        asked = self._said("user", "1")
         thought = dict.fromkeys(REASONING_KEYS, f"w{_A}")
         form = self.calls or CallForm(False, {"content": ""})
-        talks = [[asked, {**talk[1], **thought}, *talk[2:]] for talk in _calling(form)]
-        talks.append([asked, {**_message("assistant", _B), **thought}])
+        talks = [[asked, {**talk[1], **thought}, *talk[2:]] for talk in self._calling(form)]
+        talks.append([asked, {**self._said("assistant", _B), **thought}])
         return any(f"w{_A}" in self._ask(talk) for talk in talks)
 
     def _role(self, role: str) -> str:
@@ -130,8 +133,8 @@ class Dialect:
         """The control tokens that follow an answer: its turn's end, or where the template writes none,
         the next turn's beginning. `cut` gives the pieces of a text, (text, is a control token)."""
         ends = []
-        asked, answer = _message("user", _A), _message("assistant", _B)
-        for talk in ([asked, answer], [asked, answer, _message("user", _C)]):
+        asked, answer = self._said("user", _A), self._said("assistant", _B)
+        for talk in ([asked, answer], [asked, answer, asked]):
             _, found, rest = self._ask(talk).partition(_B)
             first = next((p for p in cut(rest) if p[1] or p[0].strip()), ("", False))
             if found and first[1]:
@@ -170,6 +173,17 @@ class Dialect:
     def _takes_text(self, role: str) -> bool:
         return _A in self._ask(_around(role, _A))
 
+    def _said(self, role: str, text: str) -> dict[str, Any]:
+        return self._message(_message(role, text))
+
+    def _calling(self, form: CallForm) -> list[list[dict[str, Any]]]:
+        """Conversations with a call: with its result, and before it."""
+        arguments = {f"k{_B}": _C}
+        call = _call(json.dumps(arguments) if form.as_text else arguments, form.empty)
+        asked = self._said("user", "1")
+        result = {"role": "tool", "name": f"f{_A}", "tool_call_id": _ID, "content": "2"}
+        return [[asked, call, result], [asked, call]]
+
     def _ask(self, messages: Sequence[Message], **more: Any) -> str:
         """The text, "" where there is none."""
         if self._left <= 0:
@@ -188,12 +202,6 @@ def _message(role: str, content: Any) -> dict[str, Any]:
     return {**message, "name": f"f{_A}", "tool_call_id": _ID} if role in RESULTS else message
 
 
-_OPENINGS = (
-    [_message("user", _C)],
-    [_message("system", _C), _message("user", _C)],
-)
-
-
 def _around(role: str, content: Any, like: str = "") -> list[Message]:
     """A conversation in which a message of its role (or of the role `like`) is in place."""
     asked, message = _message("user", _C), _message(role, content)
@@ -209,15 +217,6 @@ def _call(arguments: Any, empty: Mapping[str, str | None]) -> dict[str, Any]:
     function = {"name": f"f{_A}", "arguments": arguments}
     call = {"id": _ID, "type": "function", "function": function}
     return {"role": "assistant", **empty, "tool_calls": [call]}
-
-
-def _calling(form: CallForm) -> list[list[Message]]:
-    """Conversations with a call: with its result, and before it."""
-    arguments = {f"k{_B}": _C}
-    call = _call(json.dumps(arguments) if form.as_text else arguments, form.empty)
-    asked = _message("user", "1")
-    result = {"role": "tool", "name": f"f{_A}", "tool_call_id": _ID, "content": "2"}
-    return [[asked, call, result], [asked, call]]
 
 
 def _as_text(call: Message) -> dict[str, Any]:

@@ -23,7 +23,11 @@ _PRIVATE = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use p
 # Marks that an assistant's own text may hold; what comes from outside (results of tools) is none of them.
 _OWN_MARK = re.compile(r"think|thought|reason|channel|tool.?call|function|arg_", re.IGNORECASE)
 _FROM_OUTSIDE = re.compile(r"response|result|output", re.IGNORECASE)
-_ESCAPED = re.compile(r"\\u(d[b][89a-f][0-9a-f])\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
+# A private character as JSON's escapes and as Python prints it inside a list or a dict.
+_ESCAPED = re.compile(
+    r"\\u(?P<high>db[89a-f][0-9a-f])\\u(?P<low>d[c-f][0-9a-f]{2})|\\U(?P<whole>00(0f|10)[0-9a-f]{4})",
+    re.IGNORECASE,
+)
 
 
 class Marks:
@@ -50,7 +54,7 @@ class Shield:
         used = {
             char
             for text in texts
-            for char in (*text, *(_of_pair(pair) for pair in _ESCAPED.finditer(text)))
+            for char in (*text, *(_of_escape(found) for found in _ESCAPED.finditer(text)))
             if ord(char) >= first
         }
         used |= marks.chars
@@ -105,16 +109,16 @@ class Shield:
         return self.unescape(text).translate(self._show)
 
     def unescape(self, text: str) -> str:
-        """A rendered text with the private characters that JSON wrote as two escapes."""
-        return _ESCAPED.sub(self._unescaped, text) if "\\u" in text else text
+        """A rendered text with the private characters that were escaped in it."""
+        return _ESCAPED.sub(self._unescaped, text) if "\\" in text else text
 
     def stands_for(self, private: str, char: str) -> None:
         """Let another private character be shown as `char`, itself perhaps a hidden one."""
         self._show[ord(private)] = self._show.get(ord(char), char)
 
-    def _unescaped(self, pair: re.Match[str]) -> str:
-        char = _of_pair(pair)
-        return char if ord(char) in self._show else pair[0]
+    def _unescaped(self, escape: re.Match[str]) -> str:
+        char = _of_escape(escape)
+        return char if ord(char) in self._show else escape[0]
 
     def _part(self, value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -146,6 +150,8 @@ class Shield:
         return "".join(chars)
 
 
-def _of_pair(pair: re.Match[str]) -> str:
-    high, low = int(pair[1], 16), int(pair[2], 16)
+def _of_escape(escape: re.Match[str]) -> str:
+    if escape["whole"]:
+        return chr(int(escape["whole"], 16))
+    high, low = int(escape["high"], 16), int(escape["low"], 16)
     return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))

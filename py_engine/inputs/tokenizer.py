@@ -35,6 +35,7 @@ _HTML = re.compile(
     r"var|video)/?>"
 )
 
+_ENTRY = re.compile(rb"\s*:\s*(\d+)")  # of a vocabulary, behind its key
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -353,11 +354,14 @@ class _JsonParts:
 
     def _id_of(self, text: str) -> int | None:
         if self._model is None:
-            spellings = {json.dumps(text), json.dumps(text, ensure_ascii=False)}
-            pattern = b"|".join(re.escape(spelling.encode()) for spelling in spellings)
-            entry = re.compile(rb"(?<!\\)(?:" + pattern + rb")\s*:\s*(\d+)")
-            match = entry.search(self._data, self._vocab_at)
-            return int(match[1]) if match else None
+            for spelling in {json.dumps(text), json.dumps(text, ensure_ascii=False)}:
+                at = self._data.find(spelling.encode(), self._vocab_at)
+                while at >= 0:
+                    entry = _ENTRY.match(self._data, at + len(spelling.encode()))
+                    if entry and self._data[at - 1 : at] != b"\\":
+                        return int(entry[1])
+                    at = self._data.find(spelling.encode(), at + 1)
+            return None
         vocab = self._model.get("vocab")
         if isinstance(vocab, list):
             places = (n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry)
