@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Chat templates in the style of published ones, and their tokenizers' control tokens (shared facts: the model cards
 and templates of each family; long fixed texts are shortened, what they decide is not).
 
@@ -674,7 +675,9 @@ HERMES = (
 _CALL_MARKS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 _THINK = ["<think>", "</think>"]
 _LFM = ["<|startoftext|>", "<|im_start|>", "<|im_end|>"]
-_LFM += [f"<|tool_{name}_{end}|>" for name in ("list", "call", "response") for end in ("start", "end")]
+_LFM += [
+    f"<|tool_{name}_{end}|>" for name in ("list", "call", "response") for end in ("start", "end")
+]
 _DEEPSEEK = ["<｜User｜>", "<｜Assistant｜>", "<｜tool▁sep｜>", *_THINK]
 _DEEPSEEK += [
     f"<｜tool▁{name}▁{end}｜>"
@@ -686,9 +689,31 @@ _MISTRAL = [
     for name in ("SYSTEM_PROMPT", "INST", "AVAILABLE_TOOLS", "TOOL_RESULTS")
     for slash in ("", "/")
 ]
-_LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"]
-_PHI = ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|tool|>", "<|/tool|>"]
-_GLM = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+_LLAMA = [
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+]
+_PHI = [
+    "<|endoftext|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+    "<|tool|>",
+    "<|/tool|>",
+]
+_GLM = [
+    "<|endoftext|>",
+    "[gMASK]",
+    "<sop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+]
 _COHERE = ["<BOS_TOKEN>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"]
 _COHERE += ["<|SYSTEM_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"]
 

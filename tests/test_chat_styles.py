@@ -45,7 +45,10 @@ def references(style: str, case: str, switch: str, calls: str) -> dict[str, str 
 
 def calls_as_written(form: ChatFormat, talk: Any) -> str:
     for message in readings(talk).get("plain", talk):
-        calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", ())]
+        calls = [
+            (c["function"]["name"], c["function"]["arguments"])
+            for c in message.get("tool_calls", ())
+        ]
         if calls and form.markup.write_calls:
             return "".join(text for text, _ in form.markup.write_calls(calls))
     return ""
@@ -71,7 +74,9 @@ def test_conversations_are_laid_out_as_by_transformers_or_refused(style: str) ->
             assert lost == [] or (style == "deepseek-r1" and lost == ["I must look."]), where
             reading = next((name for name, text in judged.items() if text == mine), None)
             assert reading is not None, (where, mine, given)
-            if reading != "given" and given is not None:  # docs/conversations.md says how it is read
+            if (
+                reading != "given" and given is not None
+            ):  # docs/conversations.md says how it is read
                 told = missing(talk, given) or case in READ_OTHERWISE
                 assert told, (where, reading, given)
             seen[reading] += 1

@@ -498,6 +498,47 @@ def test_thinking_comes_apart_from_the_answer(thinker: Engine, run: Runner) -> N
     assert info["tool_format"] == "tags"
 
 
+def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
+    gpu: Gpu, run: Runner, tmp_path: Path
+) -> None:
+    """A fine-tune whose files call <|endoftext|> its end, and whose template ends turns with <|im_end|>."""
+    folder = tmp_path / NAME
+    shutil.copytree(FOLDER, folder)
+    chat_formats.write("qwen3", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["eos_token"] = "<|endoftext|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    noise = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": 5}  # so that any token comes
+
+    async def talk(engine: Engine, **options: Any) -> Any:
+        said = [{"role": "user", "content": "hi"}]
+        return await engine.chat(said, max_tokens=420, **noise, **options)
+
+    async def check() -> None:
+        async with await Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT) as engine:
+            tokenizer = engine._loaded.tokenizer
+            ends = [tokenizer.control[text] for text in ("<|endoftext|>", "<|im_end|>")]
+            assert tokenizer.stop_ids == (ends[0],)
+            whole = (await talk(engine, ignore_eos=True)).tokens
+            at = min(whole.index(end) for end in ends)
+            assert 0 < at < 419 and whole.index(ends[1]) != at - 1, "another seed shows more"
+            ended = await talk(engine)
+            assert (ended.finish_reason, ended.tokens) == ("stop", whole[:at])
+            for stop in ("<|im_end|>", ["never", "<|im_end|>"]):
+                cut = await talk(engine, ignore_eos=True, stop=stop)
+                assert cut.finish_reason == "stop"
+                assert cut.tokens == whole[: whole.index(ends[1]) + 1]
+            before = tokenizer.decode(whole[: whole.index(ends[1])])
+            assert cut.reasoning or cut.text == before
+            prompt = engine._loaded.template.encode([{"role": "user", "content": "hi"}])
+            cut = await engine.generate(
+                prompt, max_tokens=420, stop="<|im_end|>", ignore_eos=True, **noise
+            )
+            assert cut.tokens == whole[: whole.index(ends[1]) + 1]
+
+    run(check())
+
+
 def test_tokens_are_counted_with_tools_and_thinking(thinker: Engine, run: Runner) -> None:
     messages = [{"role": "user", "content": "hi"}]
     counts = set()

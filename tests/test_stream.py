@@ -240,7 +240,12 @@ def spelled() -> ChatFormat:
         ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
         ("<think>a</think>\n<think>b</think>c", False, "ab", "c"),
         ("a <th b </think> <think>x</think> `<think>`", True, "a <th bx", " `<think>`"),
-        ("<think>x</think>\n\n    def f():\n        pass", False, "x", "    def f():\n        pass"),
+        (
+            "<think>x</think>\n\n    def f():\n        pass",
+            False,
+            "x",
+            "    def f():\n        pass",
+        ),
         ("x\n</think>\n\n\tgo", True, "x", "\tgo"),
         ("x</think>\r\n\n  \n y", True, "x", "  \n y"),
         ("Say <think> and </think>.", False, "", "Say <think> and </think>."),

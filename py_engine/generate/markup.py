@@ -84,7 +84,8 @@ class Splitter:
     """Cuts one answer's text into parts, as it comes: ("reasoning" | "content", text) or ("call", ToolCall).
 
     Never half a mark. White space around thinking and after calls is left out, but what indents the answer's first
-    line; white space before a call is told as content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
+    line; white space before a call is told as content, since it is not known yet what follows it. `thinking` begins
+    as given (the prompt may have opened it).
     `errors`: why calls could not be read.
     """
 

@@ -1,9 +1,9 @@
 """Messages to a prompt, by the model's own chat template (Jinja2 source that came with it).
 
-    messages.py   what callers give, checked and in one shape
-    dialect.py    what the template takes, and messages in that form
-    shield.py     people's text kept apart from control tokens
-    coverage.py   whether every text that was given stands in the prompt
+messages.py   what callers give, checked and in one shape
+dialect.py    what the template takes, and messages in that form
+shield.py     people's text kept apart from control tokens
+coverage.py   whether every text that was given stands in the prompt
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from py_engine.host.json_text import parse_json
 
 from .coverage import Coverage
 from .dialect import Dialect
-from .messages import Message, all_texts, asked_last, check_messages, each_text
+from .messages import Message, all_texts, asked_last, check_messages, each_text, joined
 from .shield import Marks, Shield
 from .tokenizer import Tokenizer, require_text
 
@@ -201,11 +201,11 @@ class ChatTemplate:
             where = f"messages[{index}]"
             tag = functools.partial(coverage.tag, role=message["role"])
             plain = shield.hide_message(message)
-            to_write = "tool_calls" in message and dialect.calls is None
-            if to_write:
+            written = self._to_write(message, dialect)
+            if written:
                 del plain["tool_calls"]
             tags = each_text(plain, where, tag)
-            if to_write:
+            if written:
                 at = f"{where}.tool_calls"
                 tags = self._with_calls(tags, message, shield, functools.partial(tag, where=at))
                 plain = self._with_calls(plain, message, shield, str)
@@ -215,6 +215,14 @@ class ChatTemplate:
             hidden.append(plain)
             tagged.append(tags)
         return hidden, tagged, coverage
+
+    def _to_write(self, message: Message, dialect: Dialect) -> bool:
+        """Whether the calls of a message go into its content: where the template does not print them, or
+        prints nothing beside them."""
+        if "tool_calls" not in message or dialect.calls is None:
+            return "tool_calls" in message
+        alone = dialect.calls.beside or not joined(message.get("content")).strip()
+        return not alone and self.write_calls is not None
 
     def _with_calls(
         self,

@@ -69,7 +69,7 @@ class Coverage:
         them, None when the template failed on it."""
         shown = self._shield.show(rendered)
         plain = self._texts
-        if tagged is not None and self._shield.show(tagged) == shown:
+        if tagged is not None and self._shield.show(tagged).casefold() == shown.casefold():
             tagged = self._shield.unescape(tagged)
             lost = [tag.where for tag in self._tags if not self._stands(tag, tagged)]
         else:

@@ -24,6 +24,17 @@ Parts = Literal["joined", "as given", "always"]
 
 MAX_SECONDS = 1.0  # of asking; a template that takes longer is asked no more
 _A, _B, _C = "60218473", "95037164", "38146092"  # texts of the questions
+_TOOL = "51729340"
+_OFFERED = [
+    {
+        "type": "function",
+        "function": {
+            "name": f"f{_TOOL}",
+            "description": _TOOL,
+            "parameters": {"type": "object", "properties": {}},
+        },
+    }
+]
 _ID = "probe0001"  # of a call; Mistral's templates want nine letters and digits
 _NONSENSE = "qzvx"  # a role that no template knows
 _STANDS_FOR = {"developer": "system", "model": "assistant", "function": "tool"}
@@ -31,11 +42,12 @@ _STANDS_FOR = {"developer": "system", "model": "assistant", "function": "tool"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template takes tool calls: arguments as the JSON text of an object, or the object; and the
-    content of a message that only calls."""
+    """How a template takes tool calls: arguments as the JSON text of an object, or the object; the content
+    of a message that only calls; and whether a content is printed beside them."""
 
     as_text: bool
     empty: Mapping[str, str | None]
+    beside: bool = True
 
 
 class Dialect:
@@ -66,20 +78,19 @@ class Dialect:
     @functools.cached_property
     def tools(self) -> bool:
         """Whether offered tools are printed."""
-        function = {"name": f"f{_A}", "description": _B, "parameters": {"type": "object"}}
-        offered = [{"type": "function", "function": function}]
         asked = self._said("user", _C)
         openings = ([asked], [self._said("system", _C), asked])
-        return any(f"f{_A}" in self._ask(opening, tools=offered) for opening in openings)
+        return any(_TOOL in self._ask(opening, tools=_OFFERED) for opening in openings)
 
     @functools.cached_property
     def calls(self) -> CallForm | None:
         """How calls are printed, None where they are not."""
         for as_text in (False, True):
             for empty in ({}, {"content": None}, {"content": ""}):
-                form = CallForm(as_text, empty)
-                if any(_holds(self._ask(talk), f"f{_A}", _B, _C) for talk in self._calling(form)):
-                    return form
+                if self._prints(CallForm(as_text, empty)):
+                    text = f"w{_A}"
+                    beside = self._prints(CallForm(as_text, {"content": text}), text)
+                    return CallForm(as_text, empty, beside)
         return None
 
     @functools.cached_property
@@ -123,7 +134,7 @@ class Dialect:
         one = [{"type": "text", "text": _A}]
         two = [*one, {"type": "text", "text": _B}]
         text, single, double = (self._ask(_around(role, c)) for c in (_A, one, two))
-        if not _holds(double, _A, _B):
+        if _A not in double or _B not in double:
             return "joined"
         if _A not in text:
             return "always"
@@ -176,6 +187,16 @@ class Dialect:
     def _said(self, role: str, text: str) -> dict[str, Any]:
         return self._message(_message(role, text))
 
+    def _prints(self, form: CallForm, *more: str) -> bool:
+        """Whether calls in this form are printed, and more texts; some templates do it beside tools only."""
+        wanted = (f"f{_A}", _B, _C, *more)
+        said = (
+            self._ask(talk, tools=tools)
+            for tools in (None, _OFFERED)
+            for talk in self._calling(form)
+        )
+        return any(all(text in one for text in wanted) for one in said)
+
     def _calling(self, form: CallForm) -> list[list[dict[str, Any]]]:
         """Conversations with a call: with its result, and before it."""
         arguments = {f"k{_B}": _C}
@@ -223,7 +244,3 @@ def _as_text(call: Message) -> dict[str, Any]:
     function = call["function"]
     text = json.dumps(function["arguments"], ensure_ascii=False)
     return {**call, "function": {**function, "arguments": text}}
-
-
-def _holds(text: str, *wanted: str) -> bool:
-    return all(one in text for one in wanted)

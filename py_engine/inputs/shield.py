@@ -133,7 +133,9 @@ class Shield:
                 else self._own(item)
                 for item in value
             ]
-        return self._whole(value, self._marks.foreign) if isinstance(value, str) else self.hide(value)
+        return (
+            self._whole(value, self._marks.foreign) if isinstance(value, str) else self.hide(value)
+        )
 
     def _whole(self, text: str, tokens: set[str]) -> str:
         """The first character of whole control tokens, and of a beginning of one at the text's end,

@@ -151,7 +151,9 @@ class Tokenizer:
         prefix, suffix = _around(parts.head.get("post_processor"))
         unk_id = next((token.id for token in added if token.content == unk), None)
         first_mark = _take_first_mark(parts.head)
-        ends = {found.get("eos_token") for found in (names, _names(config), _names(special_tokens_map))}
+        ends = {
+            found.get("eos_token") for found in (names, _names(config), _names(special_tokens_map))
+        }
         stop_ids = [token.id for token in added if token.content in ends]
         stop_ids += _eos_ids(generation_config, model_config, model_config.get("text_config"))
 

@@ -25,7 +25,6 @@ from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.tools import check_tools
 from py_engine.graph.submit import SubmitStrategy, default_strategy
-from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
@@ -33,6 +32,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
+from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
