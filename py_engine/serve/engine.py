@@ -215,13 +215,14 @@ class Engine:
     ) -> Generation:
         """Answer a conversation by the model's chat template.
 
-        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered. An
-        assistant's may hold the `reasoning` and `tool_calls` of the Answer that it was; a tool's result goes into a
+        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
+        content may be a list of {"type": "text", "text": str}. Every text of them is in the prompt, finished thinking
+        apart, or the call is refused (docs/conversations.md). An assistant's may hold the `reasoning` and `tool_calls` of the Answer that it was; a tool's result goes into a
         message with role "tool" and the call's id as `tool_call_id`.
         tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
         Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
         enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
-        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it.
+        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
         frequency_penalty, seed, stop (str or list).
         When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
