@@ -263,6 +263,11 @@ def test_what_ordinary_templates_use_is_there() -> None:
         ([{"content": "x"}], "role None"),
         ([{"role": "user", "content": ["x"]}], r"content\[0\]"),
         ([{"role": "user", "content": [{"type": "text"}]}], "needs its text"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "x", "title": "y"}]}],
+            r"content\[0\]\.title",
+        ),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "text only, not 'image_url'"),
         (user("a\ud800"), r"U\+D800 at index 1"),
         ([{"role": "user", "content": "x", "name": "\udfff"}], r"messages\[0\].name"),
         ([{"role": "user", "content": "x", 3: "y"}], "key 3"),

@@ -71,7 +71,7 @@ class ChatTemplate:
         self._dialects: dict[str, Dialect] = {}
         self._marks = Marks(tokenizer)
         self._environment: Any = None
-        self._ends: tuple[int, ...] = ()
+        self._ends: tuple[int, ...] | None = None
 
     @property
     def available(self) -> bool:
@@ -99,13 +99,13 @@ class ChatTemplate:
     def turn_ends(self) -> tuple[int, ...]:
         """Ids of the control tokens that the template writes behind an answer. None before Jinja2 is
         there, and none of a template that cannot be used."""
-        if not self._ends and "default" in self._sources:
+        if self._ends is None and "default" in self._sources:
             try:
                 found = self._dialect("default").turn_ends(self._tokenizer.split)
             except (ImportError, InputError):
                 return ()
             self._ends = tuple(dict.fromkeys(self._tokenizer.control[text] for text in found))
-        return self._ends
+        return self._ends or ()
 
     def encode(
         self,

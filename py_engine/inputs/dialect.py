@@ -22,7 +22,8 @@ from .messages import OWN, REASONING_KEYS, RESULTS, Message, asked_last, joined
 Render = Callable[[Sequence[Message], Mapping[str, Any]], str]
 Parts = Literal["joined", "as given", "always"]
 
-MAX_SECONDS = 1.0  # of asking; a template that takes longer is asked no more
+MAX_SECONDS = 5.0  # of asking, and of a question that fails: such a template is asked no more
+MAX_FAILING_SECONDS = 0.3
 _A, _B, _C = "60218473", "95037164", "38146092"  # texts of the questions
 _TOOL = "51729340"
 _OFFERED = [
@@ -213,6 +214,8 @@ class Dialect:
         try:
             return self._render(messages, more)
         except InputError:
+            if time.monotonic() - start > MAX_FAILING_SECONDS:
+                self._left = 0.0
             return ""
         finally:
             self._left -= time.monotonic() - start

@@ -16,7 +16,8 @@ ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
 MAX_DEPTH = 64  # of nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
-_REFERENCES = ("tool_call_id", "id", "type")  # which message or call it is: nothing for the model
+# Which message or call it is, and what became of it: nothing for the model.
+_REFERENCES = ("tool_call_id", "id", "type", "index", "status")
 
 Message = Mapping[str, Any]
 Visit = Callable[[str, str], str]  # (text, where it stands) -> the text in its place
@@ -192,4 +193,9 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: models are given text only, not {part['type']!r}")
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a text part needs its text, a str")
+    for key, value in part.items():
+        if isinstance(value, str) and value and key not in ("text", *_REFERENCES):
+            raise InputError(
+                f"{where}.{key}: a text part has its text only, which alone is in the prompt"
+            )
     return {"type": "text", "text": part["text"]}

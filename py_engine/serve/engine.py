@@ -216,9 +216,10 @@ class Engine:
         """Answer a conversation by the model's chat template.
 
         messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
-        content may be a list of {"type": "text", "text": str}. Every text of them is in the prompt, finished thinking
-        apart, or the call is refused (docs/conversations.md). An assistant's may hold the `reasoning` and `tool_calls` of the Answer that it was; a tool's result goes into a
-        message with role "tool" and the call's id as `tool_call_id`.
+        content may be a list of {"type": "text", "text": str}. An assistant's may hold the `reasoning` and
+        `tool_calls` of the Answer that it was; a tool's result goes into a message with role "tool" and the call's id
+        as `tool_call_id`. Every text is in the prompt, finished thinking apart, or the call is refused
+        (docs/conversations.md).
         tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
         Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
         enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
