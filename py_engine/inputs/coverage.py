@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .messages import OWN, RESULTS
-from .shield import Shield
+from .shield import PRIVATE, Shield
 
 _WORDS = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 _THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
@@ -71,7 +71,10 @@ class Coverage:
         plain = self._texts
         if tagged is not None and self._shield.show(tagged).casefold() == shown.casefold():
             tagged = self._shield.unescape(tagged)
-            lost = [tag.where for tag in self._tags if not self._stands(tag, tagged)]
+            places: dict[str, list[int]] = {}
+            for found in PRIVATE.finditer(tagged):
+                places.setdefault(found[0], []).append(found.start())
+            lost = [tag.where for tag in self._tags if not self._stands(tag, tagged, places)]
         else:
             plain = [*plain, *((tag.where, tag.text) for tag in self._tags)]
             lost = []
@@ -84,16 +87,15 @@ class Coverage:
             self._shield.stands_for(private, char)
         return private
 
-    def _stands(self, tag: _Tag, rendered: str) -> bool:
-        at = rendered.find(tag.first)
-        while at >= 0:
-            end = rendered.find(tag.last, at)
-            if end < 0:
+    def _stands(self, tag: _Tag, rendered: str, places: Mapping[str, Sequence[int]]) -> bool:
+        ends = places.get(tag.last, ())
+        for start in places.get(tag.first, ()):
+            end = next((end for end in ends if end >= start), None)
+            if end is None:
                 return False
-            between = self._shield.show(rendered[at : end + 1])
-            if between in _written(tag.text) or _in_order(tag.text, between):
+            between = self._shield.show(rendered[start : end + 1])
+            if between == tag.text or _in_order(tag.text, between) or between in _json(tag.text):
                 return True
-            at = rendered.find(tag.first, at + 1)
         return False
 
 
@@ -104,14 +106,13 @@ def _ends(text: str) -> str:
 
 
 def _found(text: str, shown: str) -> bool:
-    if any(form in shown for form in _written(text)):
+    if text in shown or any(form in shown for form in _json(text)):
         return True
     return " ".join(text.split()) in " ".join(shown.split())
 
 
-def _written(text: str) -> Iterable[str]:
-    """The text as it is and as JSON writes it."""
-    return text, *(json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
+def _json(text: str) -> list[str]:
+    return [json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True)]
 
 
 def _in_order(text: str, between: str) -> bool:

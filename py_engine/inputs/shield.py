@@ -11,15 +11,16 @@ calls stay as they are: templates look for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from py_engine.errors import InputError
 
-from .messages import OWN, REASONING_KEYS
+from .messages import OWN
 from .tokenizer import Tokenizer
 
-_PRIVATE = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use planes A and B
+_PLANES = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use planes A and B
+PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 # Marks that an assistant's own text may hold; what comes from outside (results of tools) is none of them.
 _OWN_MARK = re.compile(r"think|thought|reason|channel|tool.?call|function|arg_", re.IGNORECASE)
 _FROM_OUTSIDE = re.compile(r"response|result|output", re.IGNORECASE)
@@ -49,16 +50,11 @@ class Shield:
     """Swaps characters of people's texts for private ones and back. `texts`: all that is given, whose
     private-use characters are left alone."""
 
-    def __init__(self, marks: Marks, texts: Iterable[str]) -> None:
-        first = _PRIVATE[0].start
-        used = {
-            char
-            for text in texts
-            for char in (*text, *(_of_escape(found) for found in _ESCAPED.finditer(text)))
-            if ord(char) >= first
-        }
+    def __init__(self, marks: Marks, texts: Sequence[str]) -> None:
+        used = {char for text in texts for char in PRIVATE.findall(text)}
+        used |= {_of_escape(found) for text in texts for found in _ESCAPED.finditer(text)}
         used |= marks.chars
-        self._free = (chr(n) for plane in _PRIVATE for n in plane if chr(n) not in used)
+        self._free = (chr(n) for plane in _PLANES for n in plane if chr(n) not in used)
         try:
             self._private = {start: next(self._free) for start in marks.starts}
         except StopIteration:
@@ -66,8 +62,8 @@ class Shield:
         # A letter or a space is hidden only where a whole control token stands: templates trim and
         # compare.
         loose = [start for start in marks.starts if not (start.isalnum() or start.isspace())]
-        self._hide = {ord(start): self._private[start] for start in loose}
-        self._show = {ord(private): start for start, private in self._private.items()}
+        self._hide = {start: self._private[start] for start in loose}
+        self._show = {private: start for start, private in self._private.items()}
         self._marks = marks
 
     @property
@@ -82,7 +78,9 @@ class Shield:
             # elsewhere.
             loose = len(self._hide) == len(self._private)
             text = value if loose else self._whole(value, set(self._marks.tokenizer.control))
-            return text.translate(self._hide)
+            for start, private in self._hide.items():
+                text = text.replace(start, private)
+            return text
         if isinstance(value, Mapping):
             return {self.hide(key): self.hide(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -96,7 +94,7 @@ class Shield:
         for key, value in message.items():
             if key == "role":
                 hidden[key] = value
-            elif own and (key == "content" or key in REASONING_KEYS):
+            elif own and key == "content":
                 hidden[key] = self._own(value)
             elif key in ("content", "tool_calls") and isinstance(value, list):
                 hidden[key] = [self._part(item) for item in value]
@@ -106,7 +104,10 @@ class Shield:
 
     def show(self, text: str) -> str:
         """Back to what people wrote."""
-        return self.unescape(text).translate(self._show)
+        text = self.unescape(text)
+        for start, private in self._private.items():  # few, often there
+            text = text.replace(private, start)
+        return PRIVATE.sub(lambda found: self._show.get(found[0], found[0]), text)
 
     def unescape(self, text: str) -> str:
         """A rendered text with the private characters that were escaped in it."""
@@ -114,11 +115,11 @@ class Shield:
 
     def stands_for(self, private: str, char: str) -> None:
         """Let another private character be shown as `char`, itself perhaps a hidden one."""
-        self._show[ord(private)] = self._show.get(ord(char), char)
+        self._show[private] = self._show.get(char, char)
 
     def _unescaped(self, escape: re.Match[str]) -> str:
         char = _of_escape(escape)
-        return char if ord(char) in self._show else escape[0]
+        return char if char in self._show else escape[0]
 
     def _part(self, value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -146,7 +147,7 @@ class Shield:
                 chars[start] = self._private[chars[start]]
         end = "".join(chars).rstrip()
         for at in range(max(0, len(end) - self._marks.longest), len(end)):
-            loose = ord(end[at]) in self._hide
+            loose = end[at] in self._hide
             if loose and any(token.startswith(end[at:]) for token in tokens):
                 chars[at] = self._private[end[at]]
         return "".join(chars)
