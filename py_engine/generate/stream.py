@@ -168,9 +168,11 @@ class TextStream:
             if self.finish_reason is not None:
                 break
             self.tokens += 1
-            self._search_token(token_id)
-            if token_id in self._stop_ids or self.finish_reason is not None:
-                self._cut("stop")
+            mark = self._stops.mark(token_id) if self._splitter.answering else ""
+            if token_id in self._stop_ids:
+                self._cut("stop", mark)
+                break
+            if mark and self._stops_at(token_id, mark):
                 break
             was_thinking = self._splitter.thinking
             self._take(self._splitter.feed(self._decoder.push([token_id]), token_id))
@@ -186,12 +188,16 @@ class TextStream:
         self._cut(reason)
         return self._delta(before)
 
-    def _cut(self, reason: FinishReason) -> None:
-        """Show what was held back, less a character that is not whole."""
+    def _cut(self, reason: FinishReason, mark: str = "") -> None:
+        """Show what was held back, less a character that is not whole. `mark`: of the token that ended it."""
         if self.finish_reason is not None:
             return
         self._take(self._splitter.feed(self._decoder.flush(cut=True)))
         self._take(self._splitter.end(stopped=reason == "stop"))
+        if mark and self.finish_reason is None:
+            self._search(mark)
+            if self.finish_reason is not None and self.tool_calls:
+                self.finish_reason = "tool_calls"
         if self.finish_reason is None:
             self._show(self._stops.flush())
             self._end("tool_calls" if reason == "stop" and self.tool_calls else reason)
@@ -223,16 +229,23 @@ class TextStream:
         if self.stop_string is not None:
             self._end("stop")
 
-    def _search_token(self, token_id: int) -> None:
-        """Through the stop strings that hold this token, where it is one that is not shown."""
-        mark = self._stops.mark(token_id)
-        unseen = token_id in self._splitter.ids or self._decoder.skips(token_id)
-        if mark and self._splitter.answering and (unseen or token_id in self._stop_ids):
-            self._take(self._splitter.release())
-            if self.finish_reason is None:
-                self._search(mark)
-            if self.finish_reason is not None and token_id in self._stop_ids and self.tool_calls:
-                self.finish_reason = "tool_calls"
+    def _stops_at(self, token_id: int, mark: str) -> bool:
+        """Whether a stop string ends with this token, where it is one that is not shown."""
+        if token_id not in self._splitter.ids and not self._decoder.skips(token_id):
+            return False
+        self._take(self._splitter.release())
+        if self.finish_reason is None:
+            self._search(mark)
+        if self.finish_reason is None:
+            return False
+        for part in self._splitter.end(stopped=True):  # what it still held came before
+            if part[0] == "call":
+                self.tool_calls.append(part[1])
+            elif part[0] == "content":
+                self._show(part[1])
+        if self.tool_calls:
+            self.finish_reason = "tool_calls"
+        return True
 
     def _show(self, text: str) -> None:
         self._certain += len(text)

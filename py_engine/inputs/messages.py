@@ -39,7 +39,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if not isinstance(message, Mapping):
             raise InputError(f"{where} must be a dict with role and content")
         role = message.get("role")
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
         kept = {key: value for key, value in message.items() if value is not None}
         if role in OWN:
