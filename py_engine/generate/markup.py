@@ -83,9 +83,8 @@ def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
 class Splitter:
     """Cuts one answer's text into parts, as it comes: ("reasoning" | "content", text) or ("call", ToolCall).
 
-    Never half a mark. White space around thinking and after calls is left out, but what indents the answer's first
-    line; white space before a call is told as content, since it is not known yet what follows it. `thinking` begins
-    as given (the prompt may have opened it).
+    Never half a mark. White space around thinking and after calls is left out; white space before a call is told as
+    content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
     `errors`: why calls could not be read.
     """
 
