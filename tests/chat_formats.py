@@ -229,9 +229,12 @@ def _config(special: list[str]) -> dict[str, str]:
     return {"bos_token": special[0], "eos_token": "<|im_end|>"}
 
 
-def make(template: str, special: list[str], ordinary: list[str]) -> ChatFormat:
-    """A tokenizer of bytes and these added tokens, with a template."""
-    tokenizer = asyncio.run(Tokenizer.load(_tokenizer_json(special, ordinary), _config(special)))
+def make(
+    template: str, special: list[str], ordinary: list[str], names: dict[str, str] | None = None
+) -> ChatFormat:
+    """A tokenizer of bytes and these added tokens, with a template. `names`: bos_token and eos_token."""
+    config = _config(special) if names is None else names
+    tokenizer = asyncio.run(Tokenizer.load(_tokenizer_json(special, ordinary), config))
     chat = ChatTemplate(template, tokenizer)
     markup = Markup.of(tokenizer, template)
     chat.write_calls = markup.write_calls

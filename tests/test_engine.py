@@ -498,6 +498,47 @@ def test_thinking_comes_apart_from_the_answer(thinker: Engine, run: Runner) -> N
     assert info["tool_format"] == "tags"
 
 
+def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
+    gpu: Gpu, run: Runner, tmp_path: Path
+) -> None:
+    """A fine-tune whose files call <|endoftext|> its end, and whose template ends turns with <|im_end|>."""
+    folder = tmp_path / NAME
+    shutil.copytree(FOLDER, folder)
+    chat_formats.write("qwen3", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["eos_token"] = "<|endoftext|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    said = [{"role": "user", "content": "hi"}]
+
+    async def talk(engine: Engine, seed: int, **options: Any) -> Any:
+        noise = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": seed}  # any token comes
+        return await engine.chat(said, max_tokens=400, **noise, **options)
+
+    async def check() -> None:
+        async with await Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT) as engine:
+            tokenizer = engine._loaded.tokenizer
+            end = tokenizer.control["<|im_end|>"]
+            assert tokenizer.stop_ids == (tokenizer.control["<|endoftext|>"],)
+            for seed in range(40):  # one that says <|im_end|> before any other mark
+                whole = (await talk(engine, seed, ignore_eos=True)).tokens
+                at = next((i for i, token in enumerate(whole) if token in tokenizer.added), 0)
+                if at > 3 and whole[at] == end:
+                    break
+            assert whole[at] == end and at > 3
+            text = tokenizer.decode(whole[:at])
+            ended = await talk(engine, seed)
+            assert (ended.finish_reason, ended.tokens, ended.text) == ("stop", whole[:at], text)
+            tail = tokenizer.decode([whole[at - 1]])
+            for stop in ("<|im_end|>", ["never", "<|im_end|>"], f"{tail}<|im_end|>"):
+                cut = await talk(engine, seed, ignore_eos=True, stop=stop)
+                assert (cut.finish_reason, cut.tokens) == ("stop", whole[: at + 1])
+                assert cut.text == (
+                    text.removesuffix(tail) if stop == f"{tail}<|im_end|>" else text
+                )
+
+    run(check())
+
+
 def test_tokens_are_counted_with_tools_and_thinking(thinker: Engine, run: Runner) -> None:
     messages = [{"role": "user", "content": "hi"}]
     counts = set()

@@ -152,6 +152,63 @@ def test_one_stop_string_may_come_alone() -> None:
     assert StopStrings("ab").push("xaby") == ("x", "ab")
 
 
+# ---- stop strings with control tokens
+
+
+@pytest.mark.parametrize("reason", ["stop", None])
+@pytest.mark.parametrize(
+    ("text", "stop", "shown", "found"),
+    [
+        ("Hi there<|im_end|>more", "<|im_end|>", "Hi there", "<|im_end|>"),
+        ("Hi there<|im_end|>more", "there<|im_end|>", "Hi ", "there<|im_end|>"),
+        ("a<|im_start|>b<|im_end|>c", "b<|im_end|>c", "a", "b<|im_end|>c"),
+        ("a<|endoftext|><|im_end|>", "<|endoftext|><|im_end|>", "a", "<|endoftext|><|im_end|>"),
+        ("a<|endoftext|>b", "im_end|>", "ab", None),
+        ("a<|im_start|>b", "a<|im_end|>", "ab", None),
+        ("a <tool_call>", "<tool_call>", "a ", "<tool_call>"),
+        ("a <tool_call>", "a <tool", "", "a <tool"),
+    ],
+)
+def test_stop_strings_match_control_tokens(
+    text: str, stop: str, shown: str, found: str | None, reason: str | None
+) -> None:
+    tok = chat_format("qwen3").tokenizer
+    ids = tok.encode(text, control=True)
+    stop_ids = tok.stop_ids if reason and stop != "b<|im_end|>c" else ()
+    for step in (1, 3, len(ids)):
+        stream = TextStream(tok.decoder(), [stop], stop_ids, control=tok.control)
+        deltas = [stream.push(ids[at : at + step]) for at in range(0, len(ids), step)]
+        deltas.append(stream.finish("abort"))
+        assert (stream.text, stream.stop_string) == (shown, found)
+        assert "".join(delta.text for delta in deltas) == shown
+        if found:
+            assert stream.finish_reason == "stop"
+            assert tok.decode(ids[: stream.kept_tokens]) == shown
+            last = tok.decode(ids[: stream.tokens], skip_special_tokens=False)
+            assert found in last and last.startswith(shown)
+
+
+def test_spelled_out_control_tokens_match_a_stop_string_too() -> None:
+    tok = chat_format("qwen3").tokenizer
+    stream = TextStream(tok.decoder(), ["<|im_end|>"], control=tok.control)
+    stream.push(tok.encode("say <|im_end|> again"))
+    assert (stream.text, stream.stop_string) == ("say ", "<|im_end|>")
+
+
+def test_a_call_before_a_stop_string_that_is_the_turns_end_counts_as_a_call() -> None:
+    form = chat_format("qwen3")
+    tok = form.tokenizer
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    splitter = Splitter(form.markup, tools)
+    stream = TextStream(
+        tok.decoder(keep=splitter.ids), ["<|im_end|>"], tok.stop_ids, None, splitter, tok.control
+    )
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call><|im_end|>'
+    stream.push(tok.encode(call, control=True))
+    assert (len(stream.tool_calls), stream.text) == (1, "")
+    assert (stream.finish_reason, stream.stop_string) == ("tool_calls", "<|im_end|>")
+
+
 # ---- thinking
 
 
@@ -182,7 +239,15 @@ def spelled() -> ChatFormat:
         ("\n <think>x</think>y", False, "x", "y"),
         ("<think>\n\n</think>\n\nYes.", False, "", "Yes."),
         ("<think>a</think>\n<think>b</think>c", False, "ab", "c"),
-        ("a <th b </think> <think>x</think> `<think>`", True, "a <th bx", "`<think>`"),
+        ("a <th b </think> <think>x</think> `<think>`", True, "a <th bx", " `<think>`"),
+        (
+            "<think>x</think>\n\n    def f():\n        pass",
+            False,
+            "x",
+            "    def f():\n        pass",
+        ),
+        ("x\n</think>\n\n\tgo", True, "x", "\tgo"),
+        ("x</think>\r\n\n  \n y", True, "x", "  \n y"),
         ("Say <think> and </think>.", False, "", "Say <think> and </think>."),
         ("</think>x", False, "", "</think>x"),
         ("  \nNo.", False, "", "  \nNo."),

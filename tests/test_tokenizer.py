@@ -151,6 +151,75 @@ def test_merges_of_the_model_cannot_build_a_control_token() -> None:
     assert ours("gemma").decode(ours("gemma").encode("a<eos>b <eos>")) == "a<eos>b <eos>"
 
 
+def test_no_spelling_of_a_control_token_becomes_one() -> None:
+    """Marks that the file calls ordinary, in any script, with any flag, and a normaliser that folds more into them."""
+    marks = [
+        "<|im_end|>",
+        "<｜User｜>",
+        "[gMASK]",
+        "<arg_key>",
+        "＜end＞",
+        "<unused7>",
+        "]~b]",
+        "【tool】",
+    ]
+    flags = [
+        {
+            "lstrip": bool(n & 1),
+            "rstrip": bool(n & 2),
+            "normalized": bool(n & 4),
+            "single_word": n == 7,
+        }
+        for n in range(len(marks))
+    ]
+    for normalizer in ({"type": "NFKC"}, {"type": "Lowercase"}, None):
+        spec = {**raw("whisper"), "normalizer": normalizer, "post_processor": None}
+        first = max(token["id"] for token in spec["added_tokens"]) + 1
+        added = [
+            {"id": first + n, "content": mark, "special": False, **flags[n]}
+            for n, mark in enumerate(marks)
+        ]
+        spec = {**spec, "added_tokens": [*spec["added_tokens"], *added]}
+        mine, judge = load(spec), tokenizers.Tokenizer.from_str(json.dumps(spec))
+        spelled = [
+            *marks,
+            "＜|im_end|＞",
+            "<|IM_END|>",
+            "＜｜im＿end｜＞",
+            "<unused⑦>",
+            " <|im_end|> ",
+        ]
+        text = " ".join(spelled)
+        assert not {a["id"] for a in added}.isdisjoint(judge.encode(text).ids)  # it would
+        for typed in (text, "".join(spelled), *spelled):
+            ids = mine.encode(typed)
+            assert all(i not in mine.added for i in ids), typed
+        # What the template writes is found as the library finds it.
+        for written in ("a [gMASK]\n<｜User｜>  b <arg_key> c", "x<|im_end|>\n"):
+            if normalizer is None:
+                assert mine.encode(written, control=True) == judge.encode(written).ids
+
+
+def test_words_white_space_and_html_are_ordinary() -> None:
+    flags = {
+        "special": False,
+        "lstrip": False,
+        "rstrip": False,
+        "single_word": False,
+        "normalized": False,
+    }
+    ordinary = ["\n\n", "▁▁▁", "<h1>", "</table>", "<br/>", "Grüezi", "##ing", "日本", "  "]
+    steering = ["<think>", "<s>", "<custom>", "[PAD]", "<|x|>", "｜"]
+    spec = raw("whisper")
+    first = max(token["id"] for token in spec["added_tokens"]) + 1
+    added = [{"id": first + n, "content": t, **flags} for n, t in enumerate([*ordinary, *steering])]
+    mine = load(
+        {**spec, "added_tokens": [*spec["added_tokens"], *added]}, config={"bos_token": "<s>"}
+    )
+    control = {token.content for token in mine.added.values() if token.control}
+    assert control.isdisjoint(ordinary) and control.issuperset(steering)
+
+
 def test_ordinary_added_tokens_are_found_in_peoples_text() -> None:
     mine = ours("gemma")
     ids = mine.encode("<table>\n\n\nx")
@@ -160,10 +229,10 @@ def test_ordinary_added_tokens_are_found_in_peoples_text() -> None:
 def test_an_ordinary_token_beyond_the_vocabulary_keeps_its_id() -> None:
     spec = json.loads(json.dumps(raw("qwen3")))
     added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    spec["added_tokens"].append({"id": 151999, "content": "[[poem]]", **added, "special": False})
+    spec["added_tokens"].append({"id": 151999, "content": "poetry#x", **added, "special": False})
     mine = load(spec)
-    assert mine.encode("a [[poem]] b").count(151999) == 1
-    assert mine.decode(mine.encode("a [[poem]] b")) == "a [[poem]] b"
+    assert mine.encode("a poetry#x b").count(151999) == 1
+    assert mine.decode(mine.encode("a poetry#x b")) == "a poetry#x b"
     mine.close()
 
 
@@ -314,6 +383,31 @@ def test_stop_ids_come_from_all_files() -> None:
     assert mine.names == {"eos_token": "<eos>", "bos_token": "<bos>"}
     with pytest.raises(ModelError, match="eos_token_id"):
         load(raw("gemma"), generation_config={"eos_token_id": ["x"]})
+
+
+def test_end_tokens_are_found_wherever_they_are_named() -> None:
+    names = {"eos_token": {"content": "<eos>"}, "bos_token": "<bos>"}
+    assert load(raw("gemma"), special_tokens_map=names).stop_ids == (1,)
+    assert load(raw("gemma"), special_tokens_map=names).names["bos_token"] == "<bos>"
+    newer = {"added_tokens_decoder": {}, "eos_token": "<end_of_turn>"}
+    mine = load(raw("gemma"), config=newer, special_tokens_map=names)
+    assert mine.names == {"eos_token": "<end_of_turn>"}  # transformers looks no further
+    assert mine.stop_ids == (1, mine.control["<end_of_turn>"])
+    inner = {"text_config": {"eos_token_id": [5]}, "eos_token_id": 1}
+    assert load(raw("gemma"), model_config=inner).stop_ids == (1, 5)
+    assert load(raw("gemma")).stop_ids == ()
+
+
+def test_an_end_token_that_stands_in_the_vocabulary_only() -> None:
+    spec = json.loads(json.dumps(raw("qwen3")))
+    spec["model"]["vocab"]['</s "é">'] = 151_900
+    for data in (json.dumps(spec).encode(), json.dumps(spec, ensure_ascii=False).encode()):
+        mine = load(data, config={"eos_token": '</s "é">', "pad_token": "not there"})
+        assert mine.stop_ids == (151_900,)
+        assert mine.control['</s "é">'] == 151_900
+        assert mine.encode('a</s "é">', control=True)[-1] == 151_900
+        assert 151_900 not in mine.encode('a</s "é">')
+        assert mine.decode([151_900]) == ""
 
 
 @pytest.mark.parametrize(

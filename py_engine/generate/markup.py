@@ -129,6 +129,15 @@ class Splitter:
         return self._state == "reasoning"
 
     @property
+    def answering(self) -> bool:
+        """Whether what comes now is the answer itself."""
+        return self._state == "content"
+
+    def release(self) -> list[Part]:
+        """What was held back as the beginning of a mark, now that none comes of it."""
+        return list(self._release())
+
+    @property
     def calls(self) -> bool:
         """Whether calls may come."""
         return self._markup.calls is not None
@@ -196,7 +205,9 @@ class Splitter:
             self._body_chars += len(text)
             return self._end_call("", "it is too long") if self._body_chars > MAX_CALL_CHARS else []
         if self._skip_space:
-            text = text.lstrip()
+            # Templates write line feeds between thinking and answer; an indent is the answer's own.
+            answer = self._state == "content" and not self._begun
+            text = text.lstrip("\r\n" if answer else None)
         if not text:
             return []
         self._skip_space = False

@@ -48,6 +48,7 @@ class Run:
             request.sampling.stop_ids,
             request.max_tokens,
             request.splitter,
+            tokenizer.control,
         )
         self._tokens: list[int] = []
         self._prefilled = 0  # tokens that ran before the first one came

@@ -2,13 +2,14 @@
 token borders, the token limit.
 
 What could still become a mark or a stop string is held back, nothing more. Stop strings are looked for
-in the answer itself, not in thinking or calls.
+in the answer itself, not in thinking or calls; also in the control tokens of the answer, which are not shown.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ from py_engine.inputs.tokenizer import require_text
 FinishReason = Literal["stop", "length", "tool_calls", "abort"]
 MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 4096
+_MAX_MARKS = 1024
+_MARK = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,13 @@ class Delta:
 
 class StopStrings:
     """Finds the stop string that ends first (of those that end together the longest), however the
-    text is cut."""
+    text is cut.
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    `control`: ids of control tokens by their text. One that a stop string holds counts as that token, which
+    the caller gives as its `mark` in the text, and as its letters.
+    """
+
+    def __init__(self, stop: Sequence[str] = (), control: Mapping[str, int] | None = None) -> None:
         if isinstance(stop, str):
             stop = [stop]
         if len(stop) > MAX_STOP_STRINGS:
@@ -47,8 +54,20 @@ class StopStrings:
         for index, text in enumerate(stop):
             if not require_text(text, f"stop[{index}]") or len(text) > MAX_STOP_CHARS:
                 raise InputError(f"stop[{index}] must have 1 to {MAX_STOP_CHARS} characters")
-        self._stops = sorted(set(stop), key=len, reverse=True)
+        named = [text for text in control or () if any(text in one for one in stop)]
+        named.sort(key=len, reverse=True)
+        # A lone surrogate stands for each: no text holds one.
+        marks = {text: chr(0xD800 + n) for n, text in enumerate(named[:_MAX_MARKS])}
+        self._marks = {(control or {})[text]: mark for text, mark in marks.items()}
+        tokens = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+        self._given = {tokens.sub(lambda found: marks[found[0]], one): one for one in stop}
+        self._given.update((one, one) for one in stop)
+        self._stops = sorted(self._given, key=len, reverse=True)
         self._held = ""
+
+    def mark(self, token_id: int) -> str:
+        """What stands for a control token in the text; "" where no stop string has it."""
+        return self._marks.get(token_id, "")
 
     def push(self, text: str) -> tuple[str, str | None]:
         """(text that is certain now, the stop string that was found)."""
@@ -61,7 +80,7 @@ class StopStrings:
         if found is not None:
             end, stop = found
             self._held = ""
-            return text[: end - len(stop)], stop
+            return text[: end - len(stop)], self._given[stop]
         keep = beginning_of(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], None
@@ -91,7 +110,7 @@ class TextStream:
     stop_string   the stop string that ended it
 
     `splitter` knows the model's marks; without one all is text. Its `ids` must not be among those that
-    the decoder skips.
+    the decoder skips. `control`: ids of control tokens by their text, for stop strings that hold some.
     """
 
     def __init__(
@@ -101,9 +120,10 @@ class TextStream:
         stop_ids: Collection[int] = (),
         max_tokens: int | None = None,
         splitter: Splitter | None = None,
+        control: Mapping[str, int] | None = None,
     ) -> None:
         self._decoder = decoder
-        self._stops = StopStrings(stop)
+        self._stops = StopStrings(stop, control)
         self._stop_ids = frozenset(stop_ids)
         self._max_tokens = max_tokens
         self._splitter = splitter or Splitter()
@@ -148,8 +168,11 @@ class TextStream:
             if self.finish_reason is not None:
                 break
             self.tokens += 1
+            mark = self._stops.mark(token_id) if self._splitter.answering else ""
             if token_id in self._stop_ids:
-                self._cut("stop")
+                self._cut("stop", mark)
+                break
+            if mark and self._stops_at(token_id, mark):
                 break
             was_thinking = self._splitter.thinking
             self._take(self._splitter.feed(self._decoder.push([token_id]), token_id))
@@ -165,12 +188,16 @@ class TextStream:
         self._cut(reason)
         return self._delta(before)
 
-    def _cut(self, reason: FinishReason) -> None:
-        """Show what was held back, less a character that is not whole."""
+    def _cut(self, reason: FinishReason, mark: str = "") -> None:
+        """Show what was held back, less a character that is not whole. `mark`: of the token that ended it."""
         if self.finish_reason is not None:
             return
         self._take(self._splitter.feed(self._decoder.flush(cut=True)))
         self._take(self._splitter.end(stopped=reason == "stop"))
+        if mark and self.finish_reason is None:
+            self._search(mark)
+            if self.finish_reason is not None and self.tool_calls:
+                self.finish_reason = "tool_calls"
         if self.finish_reason is None:
             self._show(self._stops.flush())
             self._end("tool_calls" if reason == "stop" and self.tool_calls else reason)
@@ -202,8 +229,27 @@ class TextStream:
         if self.stop_string is not None:
             self._end("stop")
 
+    def _stops_at(self, token_id: int, mark: str) -> bool:
+        """Whether a stop string ends with this token, where it is one that is not shown."""
+        if token_id not in self._splitter.ids and not self._decoder.skips(token_id):
+            return False
+        self._take(self._splitter.release())
+        if self.finish_reason is None:
+            self._search(mark)
+        if self.finish_reason is None:
+            return False
+        for part in self._splitter.end(stopped=True):  # what it still held came before
+            if part[0] == "call":
+                self.tool_calls.append(part[1])
+            elif part[0] == "content":
+                self._show(part[1])
+        if self.tool_calls:
+            self.finish_reason = "tool_calls"
+        return True
+
     def _show(self, text: str) -> None:
         self._certain += len(text)
+        text = _MARK.sub("", text)
         if not self._splitter.calls:
             shown = text
         else:

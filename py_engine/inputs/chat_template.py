@@ -1,46 +1,31 @@
 """Messages to a prompt, by the model's own chat template (Jinja2 source that came with it).
 
-People's text must not become control tokens. Before rendering, in every text that people wrote each
-character that could begin a control token is swapped for a private-use character that occurs
-nowhere else, one for one; after rendering the control tokens are cut out of the result, and only
-then the characters are swapped back. Lengths, strip(), split() and JSON stay as they were, and what
-joins up across parts or messages cannot form a control token either. In an assistant's messages,
-which the model wrote, only special tokens are hidden: templates look for `</think>` in them.
-
-Messages come as OpenAI's API has them and go to the template as Hugging Face's templates expect
-them: see `_assistant`.
+messages.py   what callers give, checked and in one shape
+dialect.py    what the template takes, and messages in that form
+shield.py     people's text kept apart from control tokens
+coverage.py   whether every text that was given stands in the prompt
 """
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import FormatError, InputError
 from py_engine.host.json_text import parse_json
 
+from .coverage import Coverage
+from .dialect import Dialect
+from .messages import Message, all_texts, asked_last, check_messages, each_text, joined
+from .shield import Marks, Shield
 from .tokenizer import Tokenizer, require_text
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-ROLES = (
-    "system",
-    "developer",
-    "user",
-    "assistant",
-    "model",
-    "tool",
-    "function",
-    "context",
-    "document",
-)
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
-# Calls to text pieces, (text, is a mark), for templates that do not know tool_calls.
+# Calls to text pieces, (text, is a mark), for templates that do not print tool_calls.
 CallWriter = Callable[[Sequence[tuple[str, Mapping[str, Any]]]], Sequence[tuple[str, bool]]]
-MAX_DEPTH = 64  # of nesting in tools, arguments and variables
-_PRIVATE_FIRST, _PRIVATE_LAST = 0xF0000, 0xFFFFD  # supplementary private use area A
 
 
 def find_template(
@@ -73,7 +58,7 @@ def find_template(
 class ChatTemplate:
     """`source` is what `find_template` gives; templates are compiled at their first use.
 
-    `write_calls` puts tool calls into an assistant's content where the template itself does not know
+    `write_calls` puts tool calls into an assistant's content where the template itself does not print
     `tool_calls`.
     """
 
@@ -83,7 +68,10 @@ class ChatTemplate:
         self._sources = {"default": source} if isinstance(source, str) else dict(source or {})
         self._tokenizer = tokenizer
         self._compiled: dict[str, Template] = {}
+        self._dialects: dict[str, Dialect] = {}
+        self._marks = Marks(tokenizer)
         self._environment: Any = None
+        self._ends: tuple[int, ...] | None = None
 
     @property
     def available(self) -> bool:
@@ -95,9 +83,29 @@ class ChatTemplate:
         """The Jinja2 source, of all templates where there are several; "" without one."""
         return "\n".join(self._sources.values())
 
-    def knows(self, word: str) -> bool:
-        """Whether a variable or key of this name occurs in the source."""
-        return re.search(rf"\b{word}\b", self.source) is not None
+    @property
+    def thinking_switch(self) -> bool:
+        """Whether `enable_thinking` changes what the template writes. Where Jinja2 is yet to come (a browser
+        fetches it after the model) a template that names it is believed."""
+        named = "enable_thinking" in self._sources.get("default", "")
+        try:
+            return named and self._dialect("default").thinking_switch
+        except ImportError:
+            return named
+        except InputError:  # of a template that cannot be used at all: the first chat tells
+            return False
+
+    @property
+    def turn_ends(self) -> tuple[int, ...]:
+        """Ids of the control tokens that the template writes behind an answer. None before Jinja2 is
+        there, and none of a template that cannot be used."""
+        if self._ends is None and "default" in self._sources:
+            try:
+                found = self._dialect("default").turn_ends(self._tokenizer.split)
+            except (ImportError, InputError):
+                return ()
+            self._ends = tuple(dict.fromkeys(self._tokenizer.control[text] for text in found))
+        return self._ends or ()
 
     def encode(
         self,
@@ -138,45 +146,93 @@ class ChatTemplate:
     ) -> list[tuple[str, bool]]:
         """The prompt as (text, is a control token) pieces.
 
-        messages  dicts with `role` (one of ROLES) and `content` (str, list of parts with `type`, or
-        None); further keys
-                  (`tool_calls`, `reasoning_content`, `name`) go to the template as they are
+        messages  dicts with `role` (one of messages.ROLES) and `content` (str, list of text parts, or
+                  None); an assistant's may hold `tool_calls` and `reasoning`; further keys go to the
+                  template as they are
         tools     JSON schemas, for the template
         enable_thinking   given to the template unless None, when the template's own default holds
         variables         more for the template
 
         Raises InputError for malformed messages, lone surrogates, a model without a template, tools
-        or calls that the template does not know, and a template that fails, refuses the messages,
-        reaches for attributes or exceeds the limits in sandbox.py.
+        or calls that the template does not print, a text that it leaves out (docs/conversations.md
+        says what it may), and a template that fails, refuses the messages, reaches for attributes or
+        exceeds the limits in sandbox.py.
         """
         name, source = self._choose(tools)
-        if tools and name != "tool_use" and not self.knows("tools"):
+        checked = check_messages(messages)
+        given = {"messages": checked, "tools": tools, "variables": dict(variables or {})}
+        shield = Shield(self._marks, [source, *all_texts(given)])
+        dialect = self._dialect(name)
+        if tools and not dialect.tools:
             raise InputError(
                 "this model's chat template takes no tools: describe them in the prompt instead"
             )
-        checked = _checked(messages, source)
-        given = {"messages": checked, "tools": tools, "variables": dict(variables or {})}
-        shield = _Shield(self._tokenizer, [source, *_texts(given)])
         values = {
-            **self._tokenizer.names,
             **shield.hide(given["variables"]),
-            "messages": [self._hidden(message, shield) for message in checked],
             "tools": shield.hide(list(tools)) if tools else None,
-            "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
         if enable_thinking is not None:
             values["enable_thinking"] = enable_thinking
-        template = self._compile(name, source)
-        rendered = self._environment.render_limited(template, values)
-        cut = self._tokenizer.split(require_text(rendered, "the chat template's result"))
+        hidden, tagged, coverage = self._hidden(dialect.lay_out(checked), dialect, shield)
+        rendered = require_text(self._render(name, hidden, values), "the chat template's result")
+        try:
+            missing = coverage.missing(rendered, self._render(name, tagged, values))
+        except InputError:  # it looks into the texts
+            missing = coverage.missing(rendered, None)
+        if missing is not None:
+            role = checked[int(missing[len("messages[") : missing.index("]")])]["role"]
+            raise InputError(
+                f"{missing} (role {role!r}) would not be in the prompt: this model's chat template leaves "
+                "it out. Leave it out, too, or put it where the template prints it"
+            )
+        cut = self._tokenizer.split(rendered)
         return [(text if control else shield.show(text), control) for text, control in cut]
 
-    def _hidden(self, message: Mapping[str, Any], shield: _Shield) -> dict[str, Any]:
-        """A message with people's text shielded, and its calls where the template looks for them."""
-        hidden = shield.hide_message(message)
-        if "tool_calls" not in message or self.knows("tool_calls"):
-            return hidden
+    def _hidden(
+        self, laid: Sequence[Message], dialect: Dialect, shield: Shield
+    ) -> tuple[list[Message], list[Message], Coverage]:
+        """The messages with people's text shielded; the same with every text tagged; and by whom."""
+        coverage = Coverage(shield)
+        hidden: list[Message] = []
+        tagged: list[Message] = []
+        last = asked_last(laid)
+        for index, message in enumerate(laid):
+            where = f"messages[{index}]"
+            tag = functools.partial(coverage.tag, role=message["role"])
+            plain = shield.hide_message(message)
+            written = self._to_write(message, dialect)
+            if written:
+                del plain["tool_calls"]
+            tags = each_text(plain, where, tag)
+            if written:
+                at = f"{where}.tool_calls"
+                tags = self._with_calls(tags, message, shield, functools.partial(tag, where=at))
+                plain = self._with_calls(plain, message, shield, str)
+            if "tool_calls" in message and "reasoning" in message and index > last:
+                if not dialect.drops_thinking:
+                    coverage.expect(message["reasoning"], f"{where}.reasoning")
+            hidden.append(plain)
+            tagged.append(tags)
+        return hidden, tagged, coverage
+
+    def _to_write(self, message: Message, dialect: Dialect) -> bool:
+        """Whether the calls of a message go into its content: where the template does not print them, or
+        prints nothing beside them."""
+        if "tool_calls" not in message or dialect.calls is None:
+            return "tool_calls" in message
+        alone = dialect.calls.beside or not joined(message.get("content")).strip()
+        return not alone and self.write_calls is not None
+
+    def _with_calls(
+        self,
+        hidden: Message,
+        message: Message,
+        shield: Shield,
+        change: Callable[[str], str],
+    ) -> dict[str, Any]:
+        """The hidden message with the calls of `message` written into its content; `change`: what of them is
+        no mark."""
         if self.write_calls is None:
             raise InputError(
                 "this model's chat template knows no tool calls: leave them out of the messages, or "
@@ -184,13 +240,30 @@ class ChatTemplate:
             )
         calls = [(c["function"]["name"], c["function"]["arguments"]) for c in message["tool_calls"]]
         pieces = self.write_calls(calls)
-        written = "".join(text if mark else shield.hide(text) for text, mark in pieces)
-        content = hidden["content"]
+        written = "".join(text if mark else change(shield.hide(text)) for text, mark in pieces)
+        content = hidden.get("content") or ""
         if isinstance(content, list):
             content = [*content, {"type": "text", "text": written}]
         else:
             content = f"{content}\n{written}" if content else written
         return {**hidden, "content": content}
+
+    def _render(self, name: str, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
+        """What the template of this name gives for messages that are in its dialect."""
+        template = self._compile(name)
+        given = {**self._tokenizer.names, "tools": None, "documents": None, **values}
+        text: str = self._environment.render_limited(template, {**given, "messages": messages})
+        return text
+
+    def _dialect(self, name: str) -> Dialect:
+        self._compile(name)  # one that cannot be used fails here, not at each question
+        if name not in self._dialects:
+
+            def ask(messages: Sequence[Message], more: Mapping[str, Any]) -> str:
+                return self._render(name, messages, {"add_generation_prompt": False, **more})
+
+            self._dialects[name] = Dialect(ask)
+        return self._dialects[name]
 
     def _choose(self, tools: Sequence[Any] | None) -> tuple[str, str]:
         for name in (["tool_use"] if tools else []) + ["default"]:
@@ -201,222 +274,11 @@ class ChatTemplate:
             "complete a prompt instead, or give a template"
         )
 
-    def _compile(self, name: str, source: str) -> Template:
+    def _compile(self, name: str) -> Template:
         if self._environment is None:
             from .sandbox import LimitedEnvironment  # Jinja2 takes 0.3 s to import in a browser
 
             self._environment = LimitedEnvironment()
         if name not in self._compiled:
-            self._compiled[name] = self._environment.compile_limited(source)
+            self._compiled[name] = self._environment.compile_limited(self._sources[name])
         return self._compiled[name]
-
-
-class _Shield:
-    """Swaps characters of people's texts for private ones and back."""
-
-    def __init__(self, tokenizer: Tokenizer, texts: list[str]) -> None:
-        control = tokenizer.control
-        self._special = {t for t, token_id in control.items() if tokenizer.added[token_id].special}
-        used = {
-            char for text in texts for char in text if _PRIVATE_FIRST <= ord(char) <= _PRIVATE_LAST
-        }
-        used |= {char for text in control for char in text}
-        free = (chr(n) for n in range(_PRIVATE_FIRST, _PRIVATE_LAST + 1) if chr(n) not in used)
-        starts = sorted({text[0] for text in control})
-        try:
-            self._private = {start: next(free) for start in starts}
-        except StopIteration:
-            raise InputError("the messages use up all private-use characters") from None
-        # A letter or a space is hidden only where a whole control token stands: templates trim and
-        # compare.
-        loose = [start for start in starts if not (start.isalnum() or start.isspace())]
-        self._hide = {ord(start): self._private[start] for start in loose}
-        self._show = {ord(private): start for start, private in self._private.items()}
-        self._tokenizer = tokenizer
-        self._longest = max(map(len, control), default=0)
-
-    def hide(self, value: Any) -> Any:
-        """People's values, in depth, keys too."""
-        if isinstance(value, str):
-            # Whole tokens matter only where some begin with a letter, which stays as it is
-            # elsewhere.
-            loose = len(self._hide) == len(self._private)
-            text = value if loose else self._whole(value, set(self._tokenizer.control))
-            return text.translate(self._hide)
-        if isinstance(value, Mapping):
-            return {self.hide(key): self.hide(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.hide(item) for item in value]
-        return value
-
-    def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message; its keys and role are words of the format."""
-        own = message["role"] in ("assistant", "model")
-        hidden: dict[str, Any] = {}
-        for key, value in message.items():
-            if key == "role":
-                hidden[key] = value
-            elif own and (key == "content" or key in REASONING_KEYS):
-                hidden[key] = self._own(value)
-            elif key in ("content", "tool_calls") and isinstance(value, list):
-                hidden[key] = [self._part(item) for item in value]
-            else:
-                hidden[key] = self.hide(value)
-        return hidden
-
-    def show(self, text: str) -> str:
-        """Back to what people wrote."""
-        return text.translate(self._show)
-
-    def _part(self, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return self.hide(value)
-        return {key: item if key == "type" else self.hide(item) for key, item in value.items()}
-
-    def _own(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [
-                {k: v if k == "type" else self._own(v) for k, v in item.items()}
-                if isinstance(item, Mapping)
-                else self._own(item)
-                for item in value
-            ]
-        return self._whole(value, self._special) if isinstance(value, str) else self.hide(value)
-
-    def _whole(self, text: str, tokens: set[str]) -> str:
-        """The first character of whole control tokens, and of a beginning of one at the text's end,
-        swapped."""
-        chars = list(text)
-        for start, stop in self._tokenizer.find_control(text):
-            if text[start:stop] in tokens:
-                chars[start] = self._private[chars[start]]
-        end = "".join(chars).rstrip()
-        for at in range(max(0, len(end) - self._longest), len(end)):
-            loose = ord(end[at]) in self._hide
-            if loose and any(token.startswith(end[at:]) for token in tokens):
-                chars[at] = self._private[end[at]]
-        return "".join(chars)
-
-
-def _checked(messages: Sequence[Mapping[str, Any]], source: str) -> list[dict[str, Any]]:
-    """Copies of the messages; parts of text are joined for templates that know text only."""
-    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
-        raise InputError("messages must be a list of {'role': ..., 'content': ...}")
-    if not messages:
-        raise InputError("messages is empty: give at least one")
-    # Templates written for parts ask what the content is.
-    knows_parts = re.search(r"is\s+(not\s+)?(string|iterable|sequence|mapping)", source) is not None
-    checked: list[dict[str, Any]] = []
-    called: dict[str, str] = {}  # names of functions by the ids of their calls
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            raise InputError(f"{where} must be a dict with role and content")
-        role = message.get("role")
-        if role not in ROLES:
-            raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
-        if role in ("assistant", "model"):
-            message = _assistant(message, where)
-            called.update({c["id"]: c["function"]["name"] for c in message.get("tool_calls", ())})
-        elif role == "tool" and "name" not in message:  # some templates print it
-            name = called.get(str(message.get("tool_call_id")))
-            message = {**message, "name": name} if name else message
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            content = _parts(content, where)
-            if not knows_parts:
-                content = _joined(content, where)
-        elif content is None:
-            own = role in ("assistant", "model")
-            if not own or not (message.get("tool_calls") or message.get("reasoning")):
-                raise InputError(f"{where}: content is missing")
-            content = ""
-        elif not isinstance(content, str):
-            raise InputError(
-                f"{where}: content must be a str or a list of parts, not {type(content).__name__}"
-            )
-        checked.append({**message, "content": content})
-    return checked
-
-
-def _assistant(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A message of the model's as templates expect it: thinking under each of REASONING_KEYS, or none
-    of them; `tool_calls` absent or a list of {id, type, function: {name, arguments}} whose arguments
-    are a dict (callers may give the JSON text of one, as OpenAI's API does)."""
-    kept = {k: v for k, v in message.items() if k not in (*REASONING_KEYS, "tool_calls")}
-    for key in REASONING_KEYS:
-        reasoning = message.get(key)
-        if reasoning is None or reasoning == "":
-            continue
-        if not isinstance(reasoning, str):
-            raise InputError(f"{where}.{key} must be a str, not {type(reasoning).__name__}")
-        kept.update(dict.fromkeys(REASONING_KEYS, reasoning))
-        break
-    calls = message.get("tool_calls")
-    if calls is not None and not isinstance(calls, (list, tuple)):
-        raise InputError(f"{where}.tool_calls must be a list, not {type(calls).__name__}")
-    if calls:
-        kept["tool_calls"] = [
-            _call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)
-        ]
-    return kept
-
-
-def _call(call: Any, where: str) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise InputError(f"{where} must be {{'function': {{'name': ..., 'arguments': ...}}}}")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = parse_json(arguments, "it") if arguments.strip() else {}
-        except FormatError as error:
-            raise InputError(f"{where}.function.arguments is not valid JSON") from error
-    if arguments is None:
-        arguments = {}
-    if not isinstance(arguments, Mapping):
-        raise InputError(f"{where}.function.arguments must be an object, or its JSON text")
-    identity = call.get("id")
-    return {
-        **{k: v for k, v in call.items() if k not in ("name", "arguments")},
-        "id": identity if isinstance(identity, str) else "",
-        "type": "function",
-        "function": {**function, "arguments": dict(arguments)},
-    }
-
-
-def _parts(content: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    parts = []
-    for number, part in enumerate(content):
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise InputError(f"{where}.content[{number}] must be a dict with a type, as 'text'")
-        if part["type"] == "text" and not isinstance(part.get("text"), str):
-            raise InputError(f"{where}.content[{number}]: a text part needs its text, a str")
-        parts.append(dict(part))
-    return parts
-
-
-def _joined(parts: list[dict[str, Any]], where: str) -> str:
-    other = next((part["type"] for part in parts if part["type"] != "text"), None)
-    if other is not None:
-        raise InputError(f"{where}: this model's chat template takes text only, not {other!r}")
-    return "".join(part["text"] for part in parts)
-
-
-def _texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
-    """All strings inside, checked. Raises InputError for lone surrogates and endless nesting."""
-    if depth > MAX_DEPTH:
-        raise InputError(f"{where} is nested more than {MAX_DEPTH} deep")
-    if isinstance(value, str):
-        return [require_text(value, where)]
-    if isinstance(value, Mapping):
-        found = []
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise InputError(f"{where}: key {key!r} must be a str")
-            name = f"{where}.{key}" if where else key
-            found += [require_text(key, f"a key of {where}"), *_texts(item, name, depth + 1)]
-        return found
-    if isinstance(value, (list, tuple)):
-        return [t for i, item in enumerate(value) for t in _texts(item, f"{where}[{i}]", depth + 1)]
-    return []

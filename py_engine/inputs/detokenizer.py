@@ -51,6 +51,10 @@ class StreamDecoder:
         self._piece_of = piece_of
         self._skip = skip
 
+    def skips(self, token_id: int) -> bool:
+        """Whether an id is passed over on purpose."""
+        return token_id in self._skip
+
     def push(self, ids: Iterable[int]) -> str:
         """Text that became certain with these ids; may be empty."""
         out: list[str] = []

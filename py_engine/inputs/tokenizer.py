@@ -24,11 +24,18 @@ from .detokenizer import StreamDecoder
 
 MAX_JSON_BYTES = 128 << 20  # a 262k vocabulary with its merges as pairs is 33 MB
 
-# Added tokens that files mark as ordinary (special: false) although they steer the model: Qwen's
-# <|fim_prefix|>, <think>, <tool_call>, ... Gemma's ordinary ones are white space and HTML names
-# without an underscore.
-_STEERING = re.compile(r"<\|.+\|>|</?think>|</?[a-z]+(_[a-z]+)+>", re.DOTALL)
+# Files mark many tokens that steer a model as ordinary (special: false): Qwen's <think>, DeepSeek's
+# <｜User｜>, GLM's [gMASK]. Ordinary ones are words, white space and names of HTML, which Gemma has.
+_WORDS = re.compile(r"[\w\s\u2581'#-]*")
+_HTML = re.compile(
+    r"</?(a|abbr|article|aside|audio|b|bbox|blockquote|body|br|button|caption|center|code|col|dd|del|"
+    r"details|div|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|"
+    r"input|ins|label|li|link|main|meta|nav|object|ol|option|p|pre|q|s|script|section|select|small|"
+    r"span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|"
+    r"var|video)/?>"
+)
 
+_ENTRY = re.compile(rb"\s*:\s*(\d+)")  # of a vocabulary, behind its key
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -120,29 +127,35 @@ class Tokenizer:
         config: Mapping[str, Any] | None = None,
         generation_config: Mapping[str, Any] | None = None,
         model_config: Mapping[str, Any] | None = None,
+        special_tokens_map: Mapping[str, Any] | None = None,
         *,
         load_library: Callable[[bytes], Awaitable[TokenizerLibrary]] = load_tokenizer_library,
     ) -> Tokenizer:
         """From the bytes of tokenizer.json and the parsed tokenizer_config.json,
-        generation_config.json and config.json (each may be missing). stop_ids are the eos ids that
-        any of the three names; config's vocab_size (also inside text_config) bounds the ids that
-        encoding may give. Raises FormatError for a file that is no tokenizer.json, ModelError for
-        one that is not supported."""
+        generation_config.json, config.json and special_tokens_map.json (each may be missing).
+        stop_ids are the eos tokens that any of the four names; config's vocab_size (also inside
+        text_config) bounds the ids that encoding may give. Raises FormatError for a file that is no
+        tokenizer.json, ModelError for one that is not supported."""
         config, model_config = config or {}, model_config or {}
         if len(data) > MAX_JSON_BYTES:
             raise ModelError(
                 f"tokenizer.json has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}"
             )
         parts = _JsonParts(bytes(data))
-        added = _added_tokens(parts.head.get("added_tokens"), config)
+        names = _names(config, special_tokens_map)
+        unk = parts.fields.get("unk_token")
+        added = _added_tokens(parts.head.get("added_tokens"), config, set(names.values()))
+        added += parts.named({*names.values()} - {unk} - {token.content for token in added})
         control = [token for token in added if token.control]
         kept = [token for token in added if not token.control]
         prefix, suffix = _around(parts.head.get("post_processor"))
-        unk = parts.fields.get("unk_token")
         unk_id = next((token.id for token in added if token.content == unk), None)
         first_mark = _take_first_mark(parts.head)
-        names = _names(config)
-        stop_ids = _stop_ids(names, added, generation_config, model_config)
+        ends = {
+            found.get("eos_token") for found in (names, _names(config), _names(special_tokens_map))
+        }
+        stop_ids = [token.id for token in added if token.content in ends]
+        stop_ids += _eos_ids(generation_config, model_config, model_config.get("text_config"))
 
         library = await load_library(parts.edited(kept))
         forbidden = {token.id for token in control} - {unk_id}
@@ -335,6 +348,29 @@ class _JsonParts:
             model.pop("dropout")
         return json.dumps({**head, "model": model}).encode()
 
+    def named(self, texts: set[str]) -> list[AddedToken]:
+        """Those of these texts that are entries of the vocabulary, as control tokens: a file's bos and eos
+        are, also where its added_tokens do not tell."""
+        ids = {text: self._id_of(text) for text in texts if text}
+        return [AddedToken(i, text, True, True) for text, i in ids.items() if i is not None]
+
+    def _id_of(self, text: str) -> int | None:
+        if self._model is None:
+            for spelling in {json.dumps(text), json.dumps(text, ensure_ascii=False)}:
+                at = self._data.find(spelling.encode(), self._vocab_at)
+                while at >= 0:
+                    entry = _ENTRY.match(self._data, at + len(spelling.encode()))
+                    if entry and self._data[at - 1 : at] != b"\\":
+                        return int(entry[1])
+                    at = self._data.find(spelling.encode(), at + 1)
+            return None
+        vocab = self._model.get("vocab")
+        if isinstance(vocab, list):
+            places = (n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry)
+            return next((n for n in places if vocab[n][0] == text), None)
+        found = vocab.get(text) if isinstance(vocab, Mapping) else None
+        return found if type(found) is int else None
+
     def _cut(self) -> bool:
         """Find the model without parsing it; False when the file does not look as the library
         writes it."""
@@ -376,9 +412,9 @@ def _inside_word(text: str, start: int, stop: int) -> bool:
     return bool(re.search(r"\w\Z", text[:start]) or re.match(r"\w", text[stop:]))
 
 
-def _added_tokens(entries: Any, config: Mapping[str, Any]) -> list[AddedToken]:
+def _added_tokens(entries: Any, config: Mapping[str, Any], named: set[str]) -> list[AddedToken]:
     """Of tokenizer.json, and those that only tokenizer_config.json's added_tokens_decoder has, as
-    transformers loads them."""
+    transformers loads them. `named`: which the files call bos, eos and so on."""
     merged: dict[str, dict[str, Any]] = {}
     try:
         for entry in entries or []:
@@ -394,7 +430,8 @@ def _added_tokens(entries: Any, config: Mapping[str, Any]) -> list[AddedToken]:
             if not content:
                 continue  # it would be found everywhere; the library passes over it too
             flags = {name: bool(entry.get(name)) for name in _FLAGS}
-            control = special or _STEERING.fullmatch(content) is not None
+            ordinary = _WORDS.fullmatch(content) or _HTML.fullmatch(content)
+            control = special or content in named or not ordinary
             tokens.append(AddedToken(token_id, content, special, control, **flags))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"tokenizer.json: its added_tokens are malformed: {error!r}") from error
@@ -442,10 +479,16 @@ def _take_first_mark(head: dict[str, Any]) -> str:
     return mark
 
 
-def _names(config: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token and its like of tokenizer_config.json, given there as a string or an object."""
+def _names(
+    config: Mapping[str, Any] | None, special_tokens_map: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """bos_token and its like of tokenizer_config.json, given there as a string or an object. Files of before
+    added_tokens_decoder have them in special_tokens_map.json, which counts then, as in transformers."""
+    given = dict(config or {})
+    if "added_tokens_decoder" not in given:
+        given.update(special_tokens_map or {})
     names = {}
-    for key, value in config.items():
+    for key, value in given.items():
         if key.endswith("_token"):
             text = value.get("content") if isinstance(value, Mapping) else value
             if isinstance(text, str):
@@ -453,15 +496,10 @@ def _names(config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _stop_ids(
-    names: Mapping[str, str],
-    added: Iterable[AddedToken],
-    *configs: Mapping[str, Any] | None,
-) -> list[int]:
-    eos = names.get("eos_token")
-    ids = [token.id for token in added if token.content == eos]
+def _eos_ids(*configs: Any) -> list[int]:
+    ids = []
     for config in configs:
-        given = (config or {}).get("eos_token_id")
+        given = config.get("eos_token_id") if isinstance(config, Mapping) else None
         for value in given if isinstance(given, list) else [given]:
             if value is None:
                 continue

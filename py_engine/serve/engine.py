@@ -32,6 +32,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
+from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
@@ -214,13 +215,15 @@ class Engine:
     ) -> Generation:
         """Answer a conversation by the model's chat template.
 
-        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered. An
-        assistant's may hold the `reasoning` and `tool_calls` of the Answer that it was; a tool's result goes into a
-        message with role "tool" and the call's id as `tool_call_id`.
+        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
+        content may be a list of {"type": "text", "text": str}. An assistant's may hold the `reasoning` and
+        `tool_calls` of the Answer that it was; a tool's result goes into a message with role "tool" and the call's id
+        as `tool_call_id`. Every text is in the prompt, finished thinking apart, or the call is refused
+        (docs/conversations.md).
         tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
         Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
         enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
-        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it.
+        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
         frequency_penalty, seed, stop (str or list).
         When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
@@ -400,7 +403,7 @@ class Engine:
             "chat": loaded.has_template,
             "thinking": {
                 "marks": self._markup.thinks,
-                "switch": loaded.template.knows("enable_thinking"),
+                "switch": loaded.template.thinking_switch,
             },
             "tool_format": self._markup.calls.name if self._markup.calls else None,
             "traffic": {
@@ -523,9 +526,15 @@ class Engine:
             raise InputError("stop: give non-empty strings")
         ignore_eos = options.pop("ignore_eos", False) or self._loaded.ignore_eos
         sampling = Sampling.make(
-            self._loaded.sampling_defaults, options, () if ignore_eos else self._loaded.stop_ids
+            self._loaded.sampling_defaults, options, () if ignore_eos else self._stop_ids()
         )
         return Request(ids, sampling, max_tokens, stop)
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        """What ends an answer: the eos tokens that the model's files name, and the end of a turn that its
+        template writes."""
+        named, written = self._loaded.stop_ids, self._loaded.template.turn_ends
+        return tuple(dict.fromkeys((*named, *written)))[:MAX_STOP_IDS]
 
     async def _generate(self, request: Request, generation: Generation) -> None:
         loaded = self._loaded

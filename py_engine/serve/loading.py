@@ -331,6 +331,7 @@ class _FileSource(_Source):
             config,
             self._generation_config,
             self.config,
+            await self._json("special_tokens_map.json"),
         )
         texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
         return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)

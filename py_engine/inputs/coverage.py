@@ -1,0 +1,121 @@
+"""Whether every text that was given stands in a rendered prompt.
+
+The same conversation is rendered once more with the first and the last character of each text swapped
+for private-use characters of its own. When that gives the same prompt, the characters show which texts
+are there, and what stands between them whether they are whole: a short text is not taken for another's.
+When the template looks into the texts and so gives another prompt, they are looked for by their letters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .messages import OWN, RESULTS
+from .shield import PRIVATE, Shield
+
+_WORDS = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
+_THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """A text from its first letter to its last, and the characters in the place of these."""
+
+    where: str
+    text: str
+    first: str
+    last: str
+
+
+class Coverage:
+    """Of one conversation, hidden by `shield`."""
+
+    def __init__(self, shield: Shield) -> None:
+        self._shield = shield
+        self._tags: list[_Tag] = []
+        self._texts: list[tuple[str, str]] = []  # (where, text): to be found by their letters
+
+    def tag(self, text: str, where: str, role: str) -> str:
+        """The text with its ends swapped; without those of an assistant's thinking, which a template may
+        drop. The name of a tool only says which call it answers: that stands at the call."""
+        if role in RESULTS and where.endswith("].name"):
+            self.expect(self._shield.show(text), where)
+            return text
+        thought = _THOUGHT.match(text) if role in OWN else None
+        start = thought.end() if thought else 0
+        core = _ends(text[start:])
+        if not core:
+            return text
+        shown = self._shield.show(core)
+        begin = text.index(core, start)
+        first = self._swap(core[0])
+        last = self._swap(core[-1]) if len(core) > 1 else first
+        if first is None or last is None:
+            self.expect(shown, where)
+            return text
+        self._tags.append(_Tag(where, shown, first, last))
+        tagged = first + core[1:-1] + last if len(core) > 1 else first
+        return text[:begin] + tagged + text[begin + len(core) :]
+
+    def expect(self, text: str, where: str) -> None:
+        """A text that is to stand somewhere in the prompt, wherever it came from."""
+        self._texts.append((where, text))
+
+    def missing(self, rendered: str, tagged: str | None) -> str | None:
+        """Where the first text stands that is not in the prompt. `rendered`: without tags; `tagged`: with
+        them, None when the template failed on it."""
+        shown = self._shield.show(rendered)
+        plain = self._texts
+        if tagged is not None and self._shield.show(tagged).casefold() == shown.casefold():
+            tagged = self._shield.unescape(tagged)
+            places: dict[str, list[int]] = {}
+            for found in PRIVATE.finditer(tagged):
+                places.setdefault(found[0], []).append(found.start())
+            lost = [tag.where for tag in self._tags if not self._stands(tag, tagged, places)]
+        else:
+            plain = [*plain, *((tag.where, tag.text) for tag in self._tags)]
+            lost = []
+        lost += [where for where, text in plain if not _found(text, shown)]
+        return lost[0] if lost else None
+
+    def _swap(self, char: str) -> str | None:
+        private = next(self._shield.free, None)
+        if private is not None:
+            self._shield.stands_for(private, char)
+        return private
+
+    def _stands(self, tag: _Tag, rendered: str, places: Mapping[str, Sequence[int]]) -> bool:
+        ends = places.get(tag.last, ())
+        for start in places.get(tag.first, ()):
+            end = next((end for end in ends if end >= start), None)
+            if end is None:
+                return False
+            between = self._shield.show(rendered[start : end + 1])
+            if between == tag.text or _in_order(tag.text, between) or between in _json(tag.text):
+                return True
+        return False
+
+
+def _ends(text: str) -> str:
+    """The text from its first to its last letter or digit, or where it has none, without white space."""
+    found = _WORDS.search(text)
+    return found[0] if found else text.strip()
+
+
+def _found(text: str, shown: str) -> bool:
+    if text in shown or any(form in shown for form in _json(text)):
+        return True
+    return " ".join(text.split()) in " ".join(shown.split())
+
+
+def _json(text: str) -> list[str]:
+    return [json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True)]
+
+
+def _in_order(text: str, between: str) -> bool:
+    """Whether the letters and digits of a text stand in another in their order, in whatever case."""
+    letters = iter(between.casefold())
+    return all(char in letters for char in text.casefold() if char.isalnum())

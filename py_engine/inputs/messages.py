@@ -1,0 +1,201 @@
+"""Messages as callers give them (OpenAI's API, Hugging Face's templates): checked, in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from py_engine.errors import FormatError, InputError
+from py_engine.host.json_text import parse_json
+
+from .tokenizer import require_text
+
+OWN = ("assistant", "model")  # whose text the model wrote
+RESULTS = ("tool", "function", "ipython", "observation")  # of calls, as templates name the role
+ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
+MAX_DEPTH = 64  # of nesting in tools, arguments and variables
+_TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
+# Which message or call it is, and what became of it: nothing for the model.
+_REFERENCES = ("tool_call_id", "id", "type", "index", "status")
+
+Message = Mapping[str, Any]
+Visit = Callable[[str, str], str]  # (text, where it stands) -> the text in its place
+
+
+def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Copies of the messages: keys without a value left out; `content` a str, a list of parts
+    {"type": "text", "text"}, or absent where an assistant only called or thought; thinking under each
+    of REASONING_KEYS, or none; `tool_calls` absent or a list of {id, type, function: {name, arguments}}
+    whose arguments are a dict. A tool's result has the `name` of its call. Raises InputError."""
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise InputError("messages must be a list of {'role': ..., 'content': ...}")
+    if not messages:
+        raise InputError("messages is empty: give at least one")
+    checked: list[dict[str, Any]] = []
+    called: dict[str, str] = {}  # names of functions by the ids of their calls
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise InputError(f"{where} must be a dict with role and content")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        kept = {key: value for key, value in message.items() if value is not None}
+        if role in OWN:
+            kept = _assistant(kept, where)
+            called.update({c["id"]: c["function"]["name"] for c in kept.get("tool_calls", ())})
+        elif role == "tool" and "name" not in kept:  # some templates print it
+            name = called.get(str(kept.get("tool_call_id")))
+            kept = {**kept, "name": name} if name else kept
+        content = kept.get("content")
+        if isinstance(content, (list, tuple)):
+            kept["content"] = [_part(p, f"{where}.content[{n}]") for n, p in enumerate(content)]
+        elif content is None:
+            if role not in OWN or not (kept.get("tool_calls") or kept.get("reasoning")):
+                raise InputError(f"{where}: content is missing")
+        elif not isinstance(content, str):
+            raise InputError(
+                f"{where}: content must be a str or a list of parts, not {type(content).__name__}"
+            )
+        checked.append(kept)
+    return checked
+
+
+def joined(content: Any) -> str:
+    """The text of a content: its parts one after the other, with nothing between them."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+
+
+def asked_last(messages: Sequence[Message]) -> int:
+    """Place of the last message of a person; -1 without one. Turns before it are finished."""
+    return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
+
+
+def each_text(message: Message, where: str, visit: Visit) -> dict[str, Any]:
+    """The message with every text that is for the model replaced by `visit`: of all keys but its role,
+    its thinking, and what only says which message or call it is."""
+    seen: dict[str, Any] = {}
+    for key, value in message.items():
+        at = f"{where}.{key}"
+        if key in ("role", *REASONING_KEYS, *_REFERENCES):
+            seen[key] = value
+        elif key == "content" and isinstance(value, list):
+            seen[key] = [
+                {**part, "text": visit(part["text"], f"{at}[{n}]")} for n, part in enumerate(value)
+            ]
+        elif key == "tool_calls":
+            seen[key] = [_each_of_call(call, f"{at}[{n}]", visit) for n, call in enumerate(value)]
+        else:
+            seen[key] = _each(value, at, visit)
+    return seen
+
+
+def all_texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
+    """All strings inside, checked. Raises InputError for lone surrogates and endless nesting."""
+    if depth > MAX_DEPTH:
+        raise InputError(f"{where} is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, str):
+        return [require_text(value, where)]
+    if isinstance(value, Mapping):
+        found = []
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"{where}: key {key!r} must be a str")
+            name = f"{where}.{key}" if where else key
+            found += [
+                require_text(key, f"a key of {where}"),
+                *all_texts(item, name, depth + 1),
+            ]
+        return found
+    if isinstance(value, (list, tuple)):
+        return [
+            text
+            for index, item in enumerate(value)
+            for text in all_texts(item, f"{where}[{index}]", depth + 1)
+        ]
+    return []
+
+
+def _each_of_call(call: Message, where: str, visit: Visit) -> dict[str, Any]:
+    function = call["function"]
+    at = f"{where}.function"
+    return {
+        **call,
+        "function": {
+            **function,
+            "name": visit(function["name"], f"{at}.name"),
+            "arguments": _each(function["arguments"], f"{at}.arguments", visit, keys=True),
+        },
+    }
+
+
+def _each(value: Any, where: str, visit: Visit, keys: bool = False) -> Any:
+    if isinstance(value, str):
+        return visit(value, where)
+    if isinstance(value, Mapping):
+        return {
+            visit(key, where) if keys else key: _each(item, f"{where}.{key}", visit, keys)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_each(item, f"{where}[{n}]", visit, keys) for n, item in enumerate(value)]
+    return value
+
+
+def _assistant(message: Message, where: str) -> dict[str, Any]:
+    kept = {k: v for k, v in message.items() if k not in (*REASONING_KEYS, "tool_calls")}
+    for key in REASONING_KEYS:
+        reasoning = message.get(key)
+        if reasoning is None or reasoning == "":
+            continue
+        if not isinstance(reasoning, str):
+            raise InputError(f"{where}.{key} must be a str, not {type(reasoning).__name__}")
+        kept.update(dict.fromkeys(REASONING_KEYS, reasoning))
+        break
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, (list, tuple)):
+        raise InputError(f"{where}.tool_calls must be a list, not {type(calls).__name__}")
+    if calls:
+        kept["tool_calls"] = [
+            _call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)
+        ]
+    return kept
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise InputError(f"{where} must be {{'function': {{'name': ..., 'arguments': ...}}}}")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = parse_json(arguments, "it") if arguments.strip() else {}
+        except FormatError as error:
+            raise InputError(f"{where}.function.arguments is not valid JSON") from error
+    if arguments is None:
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"{where}.function.arguments must be an object, or its JSON text")
+    identity = call.get("id")
+    return {
+        **{k: v for k, v in call.items() if k not in ("name", "arguments")},
+        "id": identity if isinstance(identity, str) else "",
+        "type": "function",
+        "function": {**function, "arguments": dict(arguments)},
+    }
+
+
+def _part(part: Any, where: str) -> dict[str, Any]:
+    if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+        raise InputError(f"{where} must be a dict with a type, as 'text'")
+    if part["type"] not in _TEXT_PARTS:
+        raise InputError(f"{where}: models are given text only, not {part['type']!r}")
+    if not isinstance(part.get("text"), str):
+        raise InputError(f"{where}: a text part needs its text, a str")
+    for key, value in part.items():
+        if isinstance(value, str) and value and key not in ("text", *_REFERENCES):
+            raise InputError(
+                f"{where}.{key}: a text part has its text only, which alone is in the prompt"
+            )
+    return {"type": "text", "text": part["text"]}

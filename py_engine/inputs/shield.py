@@ -1,0 +1,160 @@
+"""People's text kept apart from a template's own words.
+
+Before rendering, in every text that people wrote each character that could begin a control token is
+swapped for a private-use character that occurs nowhere else, one for one; after rendering the control
+tokens are cut out of the result, and only then the characters are swapped back. Lengths, strip(),
+split() and JSON stay as they were, and what joins up across parts or messages cannot form a control
+token either. In an assistant's messages, which the model wrote, the marks of its thinking and of its
+calls stay as they are: templates look for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from py_engine.errors import InputError
+
+from .messages import OWN
+from .tokenizer import Tokenizer
+
+_PLANES = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use planes A and B
+PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
+# Marks that an assistant's own text may hold; what comes from outside (results of tools) is none of them.
+_OWN_MARK = re.compile(r"think|thought|reason|channel|tool.?call|function|arg_", re.IGNORECASE)
+_FROM_OUTSIDE = re.compile(r"response|result|output", re.IGNORECASE)
+# A private character as JSON's escapes and as Python prints it inside a list or a dict.
+_ESCAPED = re.compile(
+    r"\\u(?P<high>db[89a-f][0-9a-f])\\u(?P<low>d[c-f][0-9a-f]{2})|\\U(?P<whole>00(0f|10)[0-9a-f]{4})",
+    re.IGNORECASE,
+)
+
+
+class Marks:
+    """What of a tokenizer matters here; made once a model."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        control = tokenizer.control
+        # Thinking is looked for by its letters, also where its marks are no tokens.
+        self.starts = sorted({text[0] for text in control} | {"<"})
+        self.chars = {char for text in control for char in text}
+        self.longest = max(map(len, control), default=0)
+        self.foreign = {
+            text for text in control if not _OWN_MARK.search(text) or _FROM_OUTSIDE.search(text)
+        }
+
+
+class Shield:
+    """Swaps characters of people's texts for private ones and back. `texts`: all that is given, whose
+    private-use characters are left alone."""
+
+    def __init__(self, marks: Marks, texts: Sequence[str]) -> None:
+        used = {char for text in texts for char in PRIVATE.findall(text)}
+        used |= {_of_escape(found) for text in texts for found in _ESCAPED.finditer(text)}
+        used |= marks.chars
+        self._free = (chr(n) for plane in _PLANES for n in plane if chr(n) not in used)
+        try:
+            self._private = {start: next(self._free) for start in marks.starts}
+        except StopIteration:
+            raise InputError("the messages use up all private-use characters") from None
+        # A letter or a space is hidden only where a whole control token stands: templates trim and
+        # compare.
+        loose = [start for start in marks.starts if not (start.isalnum() or start.isspace())]
+        self._hide = {start: self._private[start] for start in loose}
+        self._show = {private: start for start, private in self._private.items()}
+        self._marks = marks
+
+    @property
+    def free(self) -> Iterator[str]:
+        """Private-use characters that nobody uses yet."""
+        return self._free
+
+    def hide(self, value: Any) -> Any:
+        """People's values, in depth, keys too."""
+        if isinstance(value, str):
+            # Whole tokens matter only where some begin with a letter, which stays as it is
+            # elsewhere.
+            loose = len(self._hide) == len(self._private)
+            text = value if loose else self._whole(value, set(self._marks.tokenizer.control))
+            for start, private in self._hide.items():
+                text = text.replace(start, private)
+            return text
+        if isinstance(value, Mapping):
+            return {self.hide(key): self.hide(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.hide(item) for item in value]
+        return value
+
+    def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message; its keys and role are words of the format."""
+        own = message["role"] in OWN
+        hidden: dict[str, Any] = {}
+        for key, value in message.items():
+            if key == "role":
+                hidden[key] = value
+            elif own and key == "content":
+                hidden[key] = self._own(value)
+            elif key in ("content", "tool_calls") and isinstance(value, list):
+                hidden[key] = [self._part(item) for item in value]
+            else:
+                hidden[key] = self.hide(value)
+        return hidden
+
+    def show(self, text: str) -> str:
+        """Back to what people wrote."""
+        text = self.unescape(text)
+        for start, private in self._private.items():  # few, often there
+            text = text.replace(private, start)
+        return PRIVATE.sub(lambda found: self._show.get(found[0], found[0]), text)
+
+    def unescape(self, text: str) -> str:
+        """A rendered text with the private characters that were escaped in it."""
+        return _ESCAPED.sub(self._unescaped, text) if "\\" in text else text
+
+    def stands_for(self, private: str, char: str) -> None:
+        """Let another private character be shown as `char`, itself perhaps a hidden one."""
+        self._show[private] = self._show.get(char, char)
+
+    def _unescaped(self, escape: re.Match[str]) -> str:
+        char = _of_escape(escape)
+        return char if char in self._show else escape[0]
+
+    def _part(self, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return self.hide(value)
+        return {key: item if key == "type" else self.hide(item) for key, item in value.items()}
+
+    def _own(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [
+                {k: v if k == "type" else self._own(v) for k, v in item.items()}
+                if isinstance(item, Mapping)
+                else self._own(item)
+                for item in value
+            ]
+        return (
+            self._whole(value, self._marks.foreign) if isinstance(value, str) else self.hide(value)
+        )
+
+    def _whole(self, text: str, tokens: set[str]) -> str:
+        """The first character of whole control tokens, and of a beginning of one at the text's end,
+        swapped."""
+        chars = list(text)
+        for start, stop in self._marks.tokenizer.find_control(text):
+            if text[start:stop] in tokens:
+                chars[start] = self._private[chars[start]]
+        end = "".join(chars).rstrip()
+        for at in range(max(0, len(end) - self._marks.longest), len(end)):
+            loose = end[at] in self._hide
+            if loose and any(token.startswith(end[at:]) for token in tokens):
+                chars[at] = self._private[end[at]]
+        return "".join(chars)
+
+
+def _of_escape(escape: re.Match[str]) -> str:
+    if escape["whole"]:
+        return chr(int(escape["whole"], 16))
+    high, low = int(escape["high"], 16), int(escape["low"], 16)
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
