@@ -76,7 +76,7 @@ class BareCalls:
                 shown.append(self._shown(text[: len(text) - len(stripped)]))
                 text = stripped
                 begins = begins_call(text, self._schemas) if text else False
-                if begins and not self.whole and not re.match(r"<function|(\[\s*)?\{", text):
+                if begins and not self.whole and not re.match(r"<|\[|\{", text):
                     begins = False  # `f(x)` in the middle of an answer is rather talked about
                 if begins:
                     self._held, self._held_chars = [text], len(text)

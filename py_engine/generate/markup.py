@@ -33,6 +33,7 @@ THINK, THOUGHT = "<think>", "</think>"
 MAX_CALL_CHARS = 1 << 18
 MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
 MAX_TRIED_CHARS = 4 * MAX_CALL_CHARS  # of readings of one answer whose outcome is not known
+MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
 
 Reasoning = tuple[Literal["reasoning"], str]
 Content = tuple[Literal["content"], str]
@@ -129,6 +130,7 @@ class Splitter:
         self._inner: list[
             tuple[int, str]
         ] = []  # marks taken for a part of it: where in the body, which
+        self._looked = 0  # characters of looks at whether a mark stands in a string of it
         self._tried = 0  # characters of readings whose outcome was not known
         self._after_call = False  # nothing but white space since a call
         self._told = False  # that a call was left: further closing marks may be its own
@@ -199,7 +201,7 @@ class Splitter:
                 drafted = [*self._end_thought_draft()]
                 self._state, self._space, self._skip_space = "content", "", True
                 return drafted
-            if mark == THINK and self._skip_space:
+            if mark == THINK and self._skip_space and not self._draft:
                 return []  # the prompt had opened it already
             if calls and (mark == calls.open or (self._draft and mark == calls.close)):
                 self._draft.append(mark)
@@ -249,7 +251,7 @@ class Splitter:
     def _begin_call(self) -> None:
         assert self._calls is not None
         self._state, self._opening = "call", self._calls.open
-        self._body, self._body_chars, self._inner = [], 0, []
+        self._body, self._body_chars, self._inner, self._looked = [], 0, [], 0
         self._told = False
 
     def _mark_in_call(self, mark: str) -> list[Piece]:
@@ -261,7 +263,9 @@ class Splitter:
             self._opening += body + mark  # it came twice
             self._body, self._body_chars = [], 0
             return []
-        if len(self._inner) < MAX_INNER_MARKS and inside_value(body):
+        self._looked += len(body)
+        bounded = len(self._inner) < MAX_INNER_MARKS and self._looked <= MAX_LOOKED_CHARS
+        if bounded and inside_value(body):
             found = self._try(body) if body.rstrip().endswith(("}", "]", ")", ">")) else None
             if found is None:
                 self._inner.append((len(body), mark))

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from py_engine.generate.tool_literals import CallError, Literals, load_json
-from py_engine.generate.tool_schema import Schemas, parameters
+from py_engine.generate.tool_literals import MAX_CALLS, CallError, Literals, load_json
+from py_engine.generate.tool_schema import Schemas, parameters, violations
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
 
@@ -27,7 +27,8 @@ _TYPES = ("function", "function_call", "tool_call", "tool_use")
 
 _BETWEEN = re.compile(r"[\s,;]*")
 _CLOSERS = re.compile(r"[\s\]}]*\Z")  # more brackets than were open
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*+("|\Z)', re.DOTALL)
+_DOUBLE = re.compile(r'"(?:[^"\\]|\\.)*+("|\Z)', re.DOTALL)
+_EITHER = re.compile(r"([\"'])(?:(?!\1)[^\\]|\\.)*+(\1|\Z)", re.DOTALL)
 
 
 def read_json(body: str, schemas: Schemas, closed: bool) -> list[Call]:
@@ -37,15 +38,24 @@ def read_json(body: str, schemas: Schemas, closed: bool) -> list[Call]:
     except CallError:
         values, repaired = _values(body, schemas, closed)
     calls = [call for value in values for call in _calls(value, schemas)]
-    if repaired and not all(arguments for _, arguments in calls):
-        raise CallError("it does not end, and has no arguments yet")
+    if repaired and not all(_is_flat(arguments) for _, arguments in calls):
+        raise CallError("it does not end")
     return calls
+
+
+def _is_flat(arguments: Mapping[str, Any]) -> bool:
+    """Whether a bracket that is missing can only be missing at the end: there are values, and none has brackets."""
+    return bool(arguments) and not any(isinstance(v, (dict, list)) for v in arguments.values())
 
 
 def in_json_string(body: str) -> bool:
     """Whether the text ends inside a string."""
-    ends = [match[1] for match in _STRING.finditer(body)]
-    return bool(ends) and not ends[-1]
+    single, double = body.find("'"), body.find('"')
+    pattern = _EITHER if 0 <= single and (single < double or double < 0) else _DOUBLE
+    ended = True
+    for match in pattern.finditer(body):
+        ended = bool(match[match.lastindex or 0])
+    return not ended
 
 
 def _values(body: str, schemas: Schemas, closed: bool) -> tuple[list[Any], bool]:
@@ -70,6 +80,8 @@ def _read_all(reader: Literals) -> tuple[list[Any], bool]:
         if reader.at == len(reader.text):
             break
         values.append(reader.value(1))
+        if len(values) > MAX_CALLS:
+            raise CallError(f"it holds more than {MAX_CALLS} calls")
     return values, reader.repaired
 
 
@@ -98,7 +110,7 @@ def _call(value: Mapping[str, Any], schemas: Schemas) -> Call:
     name = value[name_key]
     names = parameters(schemas, name)
     rest = {key: item for key, item in value.items() if key != name_key}
-    # All ways to read it; the function's parameters decide between them.
+    # All ways to read it; the function's schema decides between them.
     ways = [
         found
         for key in ARGUMENT_KEYS
@@ -110,9 +122,9 @@ def _call(value: Mapping[str, Any], schemas: Schemas) -> Call:
         ways.append(rest)
     elif _only_meta(rest, ()):
         ways.append({})
-    known = [way for way in ways if all(key in names for key in way)]
-    if len(ways) > 1 and len(known) == 1:
-        return name, known[0]
+    if len(ways) > 1:
+        allowed = [way for way in ways if not violations(way, schemas.get(name))]
+        ways = allowed if len(allowed) == 1 else ways
     if len(ways) == 1:
         return name, ways[0]
     if ways:

@@ -63,6 +63,9 @@ def load_literal(text: str) -> Any:
         return value
 
 
+MAX_CALLS = 256  # of one block
+MAX_INNER_QUOTES = 10_000  # of one string in which they are not escaped
+
 SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(
     r"[-+]?(?:0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?)"
@@ -81,7 +84,6 @@ _OPENS_A_QUOTE = re.compile(r"[\s(\[{=,:]|\A")
 
 # What goes on after a string that ended, for the lenient reading.
 _AFTER_ITEM = re.compile(r"\s*(?:,\s*[\"'\d\[({tfnTFN.+-]|\]\s*(?:[,\]})]|\Z)|\)\s*(?:[,\]})]|\Z))")
-_AFTER_KEY = re.compile(r"\s*:")
 _AFTER_MEMBER = re.compile(r"\s*(?:,\s*([\"'])((?:(?!\1).)*)\1\s*:|\}\s*(?:[,;\]})]|\Z))")
 
 Follows = Callable[[int], bool]
@@ -159,7 +161,7 @@ class Literals:
         outer = self._objects < 2
         self._objects += 1
         while not self.take("}"):
-            key = self.value(depth + 1, lambda at: bool(_AFTER_KEY.match(self.text, at)))
+            key = self.value(depth + 1)
             if self._python and not found and not self._next(":"):
                 return self._set(key, depth)
             if not isinstance(key, str):
@@ -226,20 +228,26 @@ class Literals:
         """A string whose inner quotes are not escaped. Raises CallError where it would end in an inner quotation."""
         text = self.text
         quoted = False  # inside an inner quotation
+        lone = begin  # behind the last quote that neither opened nor closed one
+        count = 0
         for match in _QUOTE_OR_ESCAPE[quote].finditer(text, begin):
             at = match.start()
             if text[at] == "\\":
                 continue
+            count += 1
+            if count > MAX_INNER_QUOTES:
+                break
             if follows(at + 1):
-                if quoted:
+                if quoted or (lone > begin and not text[lone:at].strip()):
                     raise CallError("it cannot be told which quote ends a string")
                 self.at = at + 1
                 return self._unescape(text[begin:at])
             in_word = text[at - 1].isalnum() and text[at + 1 : at + 2].isalnum()
             if quoted:
                 quoted = in_word
-            else:
-                quoted = at == begin or bool(_OPENS_A_QUOTE.match(text, at - 1))
+                continue
+            quoted = at == begin or bool(_OPENS_A_QUOTE.match(text, at - 1))
+            lone = lone if quoted else at + 1
         raise CallError("a string does not end")
 
     def _unescape(self, text: str) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from py_engine.generate.tool_literals import CallError, Literals, put
+from py_engine.generate.tool_literals import MAX_CALLS, CallError, Literals, put
 from py_engine.generate.tool_schema import Schemas, kinds_of, parameters
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
@@ -67,6 +67,8 @@ class _PythonCalls(Literals):
         calls: list[Call] = []
         while not (listed and self.take("]")):
             calls.append(self._call())
+            if len(calls) > MAX_CALLS:
+                raise CallError(f"it holds more than {MAX_CALLS} calls")
             if listed:
                 if not self.take(","):
                     self.want("]")

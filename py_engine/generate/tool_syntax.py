@@ -21,7 +21,7 @@ from py_engine.generate.tool_json import (
     in_json_string,
     read_json,
 )
-from py_engine.generate.tool_literals import CallError
+from py_engine.generate.tool_literals import MAX_CALLS, CallError
 from py_engine.generate.tool_python import in_python_string, read_python
 from py_engine.generate.tool_schema import Schemas
 from py_engine.generate.tool_tags import Call, in_tag_value, read_tags
@@ -49,6 +49,8 @@ def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False)
         calls = read_python(body, schemas, closed)
     if not calls:
         raise CallError("it holds no call")
+    if len(calls) > MAX_CALLS:
+        raise CallError(f"it holds more than {MAX_CALLS} calls")
     return calls
 
 

@@ -34,6 +34,11 @@ _TAG = re.compile(
 )
 
 
+_PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)\b")
+# A closing tag as the templates write it, and so either the value's end or a text that only looks like it.
+_END_ON_OWN_LINE = re.compile(r"\n</parameter>[ \t]*(?=\n|\Z)")
+
+
 class _Final(CallError):
     """What no other reading can make good."""
 
@@ -110,6 +115,8 @@ class _Reading:
         root = self.schemas.get(self.name)
         while match := _PARAMETER.match(self.body, at):
             key = match[1]
+            if not match[0].endswith(">") and key not in self.names:
+                raise CallError(f"the tag of the parameter {key[:40]!r} does not end")
             end, at = self._end(self, key, match.end())
             text = self.body[match.end() : end].removeprefix("\n").removesuffix("\n")
             try:
@@ -180,11 +187,17 @@ def _not_doubled(reading: _Reading, key: str, at: int, end: int) -> int:
     """Where the value ends if its closing tag came twice. Raises CallError where the first may belong to the value."""
     body = reading.body
     first = body.rfind(_VALUE_END, at, end)
-    if first < 0 or body[first + len(_VALUE_END) : end].strip():
+    if first < 0:
         return end
-    on_own_lines = body.startswith("\n", at)
-    if on_own_lines and not body.endswith("\n", at, first) and body.endswith("\n", at, end):
-        return end  # the last one stands as the format has it, and the one before does not
+    doubled = not body[first + len(_VALUE_END) : end].strip()
+    if body.startswith("\n", at) and body.endswith("\n", at, end):
+        # The last one stands as the format has it; those before are the value's own unless they do so, too.
+        if not _END_ON_OWN_LINE.search(body, at, end - 1):
+            return end
+    elif not doubled:
+        return end
+    if not doubled:
+        raise _Final(str(reading.unclear(key)))
     kinds = kinds_of(reading.names.get(key), reading.schemas.get(reading.name))
     if not kinds or "string" in kinds:
         raise _Final(str(reading.unclear(key)))
@@ -198,8 +211,10 @@ def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
     tag = _TAG.search(body, at)
     if not reading.names:
         raise reading.unended(key)  # nobody knows what else may be a parameter
+    if _PART_OF_TAG.search(body, at, tag.start() if tag else len(body)):
+        raise reading.unended(key)
     if tag is None:
-        if not reading.final or "</" in body[at:]:
+        if not reading.final:
             raise reading.unended(key)
         return len(body), len(body)
     if tag["end"] == "parameter":
@@ -207,4 +222,7 @@ def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
     ends = tag["end"] == "function" or tag["parameter"]
     if not ends or not reading.goes_on(tag.start(), {*reading.given, key}):
         raise reading.unended(key)
-    return len(body[: tag.start()].rstrip(" \t")), tag.start()
+    end = len(body[: tag.start()].rstrip(" \t"))
+    if body.endswith("\n\n", at, end):
+        raise reading.unclear(key)  # which line feeds are the value's own
+    return end, tag.start()
