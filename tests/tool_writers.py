@@ -9,11 +9,51 @@ from typing import Any
 
 Call = tuple[str, dict[str, Any]]
 
-WORDS = ["", "a", "Zürich", "it's", 'say "hi" now', "dogs' bowl", "a, b=2", "x\ny", " two  spaces ", "3", "true", "None",
-         "null", "[1, 2]", "{", "}", ")", "\\n", "\\", "名前🍜", "\t", "f(x='y')", "C:\\new", "</", "<b>", "# {x}", "a=1",
-         '", "b": 1', "', b='", "'''", '"""', "<think>", "1e5", "\u2028"]  # fmt: skip
-MARKS = ["<tool_call>", "</tool_call>", "<|tool_call_start|>", "<|tool_call_end|>", "<function=f>", "</function>",
-         "<parameter=x>", "</parameter>", "\n</parameter>\n", "</parameter>\n</function>"]  # fmt: skip
+WORDS = [
+    *(
+        "",
+        "a",
+        "Zürich",
+        "it's",
+        'say "hi" now',
+        "dogs' bowl",
+        "a, b=2",
+        "x\ny",
+        " two  spaces ",
+        "3",
+        "true",
+        "None",
+    ),
+    *(
+        "null",
+        "[1, 2]",
+        "{",
+        "}",
+        ")",
+        "\\n",
+        "\\",
+        "名前🍜",
+        "\t",
+        "f(x='y')",
+        "C:\\new",
+        "</",
+        "<b>",
+        "# {x}",
+    ),
+    *("a=1", '", "b": 1', "', b='", "'''", '"""', "<think>", "1e5", "\u2028"),
+]
+PLAIN = ["a", "Zürich", "x y", "3", "true", "ab\ncd", "dogs"]  # no sign of any syntax
+MARKS = [
+    *(
+        "<tool_call>",
+        "</tool_call>",
+        "<|tool_call_start|>",
+        "<|tool_call_end|>",
+        "<function=f>",
+        "</function>",
+    ),
+    *("<parameter=x>", "</parameter>", "\n</parameter>\n", "</parameter>\n</function>"),
+]
 NAMES = ["x", "y", "from", "city", "max_results", "b", "class", "name", "args", "input", "größe"]
 KINDS = ["string", "integer", "number", "boolean", "array", "object", "null"]
 

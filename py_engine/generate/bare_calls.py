@@ -38,6 +38,10 @@ class BareCalls:
         """Whether something is held that begins as a call."""
         return bool(self._held)
 
+    def names_one(self, text: str) -> bool:
+        """Whether the name of a function that was offered stands in a text."""
+        return any(name in text for name in self._schemas)
+
     def feed(self, text: str) -> tuple[str, bool]:
         """(text that is certain now, whether a call without marks is in it)."""
         if not self._held:
@@ -76,7 +80,11 @@ class BareCalls:
                 shown.append(self._shown(text[: len(text) - len(stripped)]))
                 text = stripped
                 begins = begins_call(text, self._schemas) if text else False
-                if begins and not self.whole and not re.match(r"<|\[|\{", text):
+                if (
+                    begins
+                    and not self.whole
+                    and not (re.match(r"[<\[{]", text) and self.names_one(text))
+                ):
                     begins = False  # `f(x)` in the middle of an answer is rather talked about
                 if begins:
                     self._held, self._held_chars = [text], len(text)

@@ -398,9 +398,11 @@ class Splitter:
         """What was held back, now that it is no call."""
         if self._bare is None:
             return []
-        if self._bare.holds:
+        told = self._bare.holds
+        held = self._bare.take()
+        if told and self._bare.names_one(held):
             self._tell("it stands in the answer without its marks")
-        return self._text(self._bare.take())
+        return self._text(held)
 
     def _stray(self, mark: str) -> list[Part]:
         """A closing mark without an opening one."""
@@ -432,7 +434,8 @@ class Splitter:
         try:
             calls, told = tool_calls(held, self._schemas)
         except CallError as error:
-            self._tell(f"{error}; it has no marks")
+            if self._bare.names_one(held):
+                self._tell(f"{error}; it has no marks")
             return self._text(held)
         self.errors += told
         return [("call", call) for call in calls]

@@ -83,7 +83,7 @@ class TextStream:
     text          the answer so far: the deltas' texts joined
     reasoning     the thinking so far, without its marks
     tool_calls    those that came whole
-    errors        why others stayed text
+    errors        why others stayed text, and what of these their schemas do not allow
     tokens        ids consumed, a stop id and those of a stop string included
     reasoning_tokens   those of the thinking, with its marks
     kept_tokens   ids whose whole text came before the stop string: what the kept state may hold
@@ -131,7 +131,7 @@ class TextStream:
 
     @property
     def errors(self) -> list[str]:
-        """Why tool calls stayed text."""
+        """Why tool calls stayed text, and what of the others their schemas do not allow."""
         return self._splitter.errors
 
     @property
