@@ -27,7 +27,13 @@ def load_json(text: str) -> Any:
     if not nests_safely(text):
         raise CallError(f"its brackets do not close, or nest more than {MAX_NESTING} deep")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, strict=False)
+        return json.loads(
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_no_constant,
+            parse_float=_number,
+            strict=False,
+        )
     except CallError:
         raise
     except (ValueError, RecursionError) as error:
@@ -85,6 +91,7 @@ _OPENS_A_QUOTE = re.compile(r"[\s(\[{=,:]|\A")
 # What goes on after a string that ended, for the lenient reading.
 _AFTER_ITEM = re.compile(r"\s*(?:,\s*[\"'\d\[({tfnTFN.+-]|\]\s*(?:[,\]})]|\Z)|\)\s*(?:[,\]})]|\Z))")
 _AFTER_MEMBER = re.compile(r"\s*(?:,\s*([\"'])((?:(?!\1).)*)\1\s*:|\}\s*(?:[,;\]})]|\Z))")
+_MAY_END = re.compile(r"[\"']\s*,\s*[\"']?(\w*)")
 
 Follows = Callable[[int], bool]
 
@@ -112,13 +119,14 @@ class Literals:
         self._closed = closed
         self._objects = 0  # how many are open
 
-    def value(self, depth: int, follows: Follows | None = None) -> Any:
-        """The value that comes next. `follows`: whether a string of a lenient reading may end at a place."""
+    def value(self, depth: int, follows: Follows | None = None, names: Collection[str] = ()) -> Any:
+        """The value that comes next. `follows`: whether a string of a lenient reading may end at a place; `names`: of
+        what may come behind it, as far as they are known."""
         if depth > MAX_NESTING:
             raise CallError(f"it nests more than {MAX_NESTING} deep")
         self.skip()
         if self._at_string():
-            return self._string(follows)
+            return self._string(follows, names)
         if self.take("{"):
             return self._object(depth)
         if self.take("["):
@@ -167,7 +175,8 @@ class Literals:
             if not isinstance(key, str):
                 raise CallError("a key is no string")
             self.want(":", closing=False)
-            put(found, key, self.value(depth + 1, lambda at: self._after_member(at, outer)))
+            names = self._names if outer else ()
+            put(found, key, self.value(depth + 1, lambda at: self._after_member(at, outer), names))
             if not self.take(","):
                 self.want("}")
                 break
@@ -195,16 +204,16 @@ class Literals:
             self._python and begin[:1] in ("r", "R") and begin[1:] in ("'", '"')
         )
 
-    def _string(self, follows: Follows | None) -> str:
-        value = self._one_string(follows)
+    def _string(self, follows: Follows | None, names: Collection[str]) -> str:
+        value = self._one_string(follows, names)
         while self._python and not self._lenient:  # Python joins strings that stand side by side
             self.skip()
             if not self._at_string():
                 break
-            value += self._one_string(follows)
+            value += self._one_string(follows, names)
         return value
 
-    def _one_string(self, follows: Follows | None) -> str:
+    def _one_string(self, follows: Follows | None, names: Collection[str]) -> str:
         text = self.text
         raw = text[self.at] in "rR"
         begin = self.at + raw
@@ -217,15 +226,18 @@ class Literals:
             begin += 1
             after = 1
             if self._lenient and follows is not None:
-                return self._lenient_string(begin, quote, follows)
+                return self._lenient_string(begin, quote, follows, names)
             match = _STRING[quote].match(text, begin)
         if match is None:
             raise CallError("a string does not end")
         self.at = match.end() + after
         return match[0] if raw else self._unescape(match[0])
 
-    def _lenient_string(self, begin: int, quote: str, follows: Follows) -> str:
-        """A string whose inner quotes are not escaped. Raises CallError where it would end in an inner quotation."""
+    def _lenient_string(
+        self, begin: int, quote: str, follows: Follows, names: Collection[str]
+    ) -> str:
+        """A string whose inner quotes are not escaped. Raises CallError where it would end in an inner quotation, or
+        might have ended before."""
         text = self.text
         quoted = False  # inside an inner quotation
         lone = begin  # behind the last quote that neither opened nor closed one
@@ -240,6 +252,9 @@ class Literals:
             if follows(at + 1):
                 if quoted or (lone > begin and not text[lone:at].strip()):
                     raise CallError("it cannot be told which quote ends a string")
+                for end in _MAY_END.finditer(text, begin, at):
+                    if not names or end[1] in names:
+                        raise CallError("it cannot be told which quote ends a string")
                 self.at = at + 1
                 return self._unescape(text[begin:at])
             in_word = text[at - 1].isalnum() and text[at + 1 : at + 2].isalnum()

@@ -129,7 +129,7 @@ class _PythonCalls(Literals):
             if kinds_of(schema) == {"string"}:
                 self.at = padded.end()
                 return padded[1]
-        return self.value(1, self._ends_argument)
+        return self.value(1, self._ends_argument, self._parameters)
 
     def _ends_argument(self, at: int) -> bool:
         """Whether a string that is an argument may end here."""

@@ -88,7 +88,7 @@ def begins_call(text: str, functions: Collection[str]) -> bool | None:
         return _begins_json(text, functions)
     if text == "[":
         return None
-    return _begins_with(text.removeprefix("[").lstrip(), list(functions), "( ")
+    return _begins_with(text.removeprefix("[").lstrip(), list(functions), "(")
 
 
 def _begins_with(text: str, beginnings: list[str], then: str) -> bool | None:

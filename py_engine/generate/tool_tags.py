@@ -18,7 +18,7 @@ from collections.abc import Collection
 from typing import Any
 
 from py_engine.generate.tool_literals import SPACE, CallError, put
-from py_engine.generate.tool_schema import Schemas, kinds_of, parameters, typed
+from py_engine.generate.tool_schema import Schemas, kinds_of, parameters, typed, violations
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
 
@@ -34,9 +34,12 @@ _TAG = re.compile(
 )
 
 
-_PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)\b")
+_PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)")
 # A closing tag as the templates write it, and so either the value's end or a text that only looks like it.
 _END_ON_OWN_LINE = re.compile(r"\n</parameter>[ \t]*(?=\n|\Z)")
+
+
+MAX_ENDS = 16  # of one value that are tried
 
 
 class _Final(CallError):
@@ -47,13 +50,21 @@ def read_tags(body: str, schemas: Schemas, closed: bool, final: bool) -> list[Ca
     """The calls. `closed`: something else shows that the text ends here; `final`: and that no value goes on behind it.
     Raises CallError."""
     error: CallError | None = None
+    first: list[Call] | None = None
     for way in (_balanced_end, _plain_end, _repaired_end):
         try:
-            return _Reading(body, schemas, closed, final and way is _repaired_end, way).calls()
-        except _Final:
-            raise
+            calls = _Reading(body, schemas, closed, final and way is _repaired_end, way).calls()
         except CallError as found:
+            if isinstance(found, _Final):
+                error = found
+                break
             error = error or found
+            continue
+        if not any(violations(arguments, schemas.get(name)) for name, arguments in calls):
+            return calls
+        first = first or calls
+    if first is not None:
+        return first  # what the schema does not allow of it is no matter of how it is read
     assert error is not None
     raise error
 
@@ -144,6 +155,17 @@ class _Reading:
             following and (not self.schemas or following[1] in self.schemas)
         )
 
+    def fits(self, key: str, text: str) -> bool:
+        """Whether this text is of a type that the schema allows for the parameter."""
+        if not self.by_type(key):
+            return True
+        return not isinstance(typed(text, self.names.get(key), self.schemas.get(self.name)), str)
+
+    def by_type(self, key: str) -> bool:
+        """Whether the type of this parameter tells a value from other text."""
+        kinds = kinds_of(self.names.get(key), self.schemas.get(self.name))
+        return bool(kinds) and "string" not in kinds
+
     def unclear(self, key: str) -> CallError:
         return CallError(f"it cannot be told where the value of {key[:40]!r} ends")
 
@@ -170,11 +192,20 @@ def _balanced_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
 def _plain_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
     body = reading.body
     used = {*reading.given, key}
+    ends: list[int] = []  # the first one, and others while the value does not fit its type
     end = body.find(_VALUE_END, at)
-    while end >= 0 and not reading.goes_on(end + len(_VALUE_END), used):
+    while end >= 0 and len(ends) < MAX_ENDS:
+        if reading.goes_on(end + len(_VALUE_END), used):
+            ends.append(end)
+            if reading.fits(key, body[at:end]):
+                break
         end = body.find(_VALUE_END, end + 1)
+    else:
+        end = ends[0] if ends else -1
     if end < 0:
         raise reading.unended(key)
+    if reading.by_type(key) and reading.fits(key, body[at:end]):
+        return end, end + len(_VALUE_END)
     tags = list(_TAG.finditer(body, at, end))
     functions = sum(1 if tag["function"] else -(tag["end"] == "function") for tag in tags)
     known = any(tag["parameter"] and tag["parameter"].strip() in reading.names for tag in tags)
@@ -198,8 +229,7 @@ def _not_doubled(reading: _Reading, key: str, at: int, end: int) -> int:
         return end
     if not doubled:
         raise _Final(str(reading.unclear(key)))
-    kinds = kinds_of(reading.names.get(key), reading.schemas.get(reading.name))
-    if not kinds or "string" in kinds:
+    if not reading.by_type(key):
         raise _Final(str(reading.unclear(key)))
     while body.endswith(_VALUE_END, at, first) or _VALUE_END in body[at:first]:
         first = body.rfind(_VALUE_END, at, first)
