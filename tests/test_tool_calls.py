@@ -1,7 +1,7 @@
 """Tool calls as models really write them: what was meant is read, what is in doubt stays text and is told.
 
-Right values come from others: `json` and `ast.literal_eval` for literals, and what the parsers of vLLM, ollama and others
-make of a text, or were reported to get wrong. Their sources stand beside each case.
+Right values come from others: `json` and `ast.literal_eval` for literals, and what the parsers of vLLM, ollama and
+others make of a text, or were reported to get wrong (tool_call_cases.py).
 """
 
 from __future__ import annotations
@@ -21,30 +21,12 @@ from py_engine.generate.tool_syntax import begins_call, inside_value, read
 from py_engine.generate.tools import schemas_of
 from tests.chat_formats import QWEN3, QWEN35, ChatFormat, chat_format, make
 from tests.test_tools import plain, stream_of, written
+from tests.tool_call_cases import OURS, PUBLISHED, REFUSED, TOOLS
 from tests.tool_writers import MARKS, PLAIN, WAYS, WORDS, tool_and_call, value
 
 FORMS = {"json": "qwen3", "tags": "qwen3.5", "python": "lfm2.5"}
 
 
-def tool(name: str, required: tuple[str, ...] = (), /, **properties: Any) -> dict[str, Any]:
-    """An offered tool; properties by their type, or as a whole schema."""
-    given = {key: {"type": one} if isinstance(one, str) else one for key, one in properties.items()}
-    schema = {"type": "object", "properties": given, "required": list(required)}
-    return {"type": "function", "function": {"name": name, "parameters": schema}}
-
-
-TOOLS = [
-    tool("weather", ("city",), city="string", days="integer", metric="boolean", state="string"),
-    tool("area", shape="string", dimensions="object", precision="integer"),
-    tool("bash", command="string", timeout="integer"),
-    tool("write", path="string", content="string"),
-    tool("pick", items="array", tags="array", size="array"),
-    tool("user", name="string", age="integer", address="object", role={"type": ["string", "null"]}),
-    tool("run", args="array", input="object"),
-    tool("shop.order", list="array"),
-    tool("now"),
-    {"type": "function", "function": {"name": "anything"}},
-]
 SCHEMAS = schemas_of(TOOLS)
 
 
@@ -88,82 +70,7 @@ def exact(item: Any) -> Any:
     return type(item).__name__, item
 
 
-# ---- what others read
-
-TWO = "<parameter=city>\nDallas\n</parameter>\n<parameter=state>\nTX\n</parameter>\n"
-DALLAS = {"city": "Dallas", "state": "TX"}
-PUBLISHED: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
-    # as vLLM's hermes parser reads it
-    ("hermes: plain", "json", '\n{"name": "weather", "arguments": {"city": "NYC"}}\n', [("weather", {"city": "NYC"})]),
-    ("hermes: arguments already text (Granite 4)", "json",
-     '{"name": "weather", "arguments": "{\\"city\\": \\"max\\"}"}', [("weather", {"city": "max"})]),
-    ("hermes: its end mark in a string (vLLM#45167)", "json",
-     '{"name": "bash", "arguments": {"command": "echo </tool_call> done"}}',
-     [("bash", {"command": "echo </tool_call> done"})]),
-    ("localharness#104: parameters for arguments", "json",
-     '{"name": "write", "parameters": {"path": "a.txt", "content": "hello"}}',
-     [("write", {"path": "a.txt", "content": "hello"})]),
-    ("hermes-agent#83937: no arguments as empty text", "json", '{"name": "now", "arguments": ""}', [("now", {})]),
-    # as vLLM's llama3_json parser reads it
-    ("llama3: several, by semicolons", "json",
-     '{"name": "bash", "parameters": {"command": "a"}}; {"name": "now", "parameters": {}} ;\n'
-     '{"name": "bash", "arguments": {"command": "{b} [c]"}}',
-     [("bash", {"command": "a"}), ("now", {}), ("bash", {"command": "{b} [c]"})]),
-    ("llama3: deep", "json", '{"name": "area", "parameters": {"dimensions": {"a": {"b": {"c": {"d": "deep"}}}}}}',
-     [("area", {"dimensions": {"a": {"b": {"c": {"d": "deep"}}}}})]),
-    ("llama3: escaped quotes", "json", '{"name": "bash", "parameters": {"command": "He said \\"Hello {w}\\""}}',
-     [("bash", {"command": 'He said "Hello {w}"'})]),
-    # as vLLM's qwen3coder parser reads it
-    ("qwen3coder: two", "tags", f"\n<function=weather>\n{TWO}</function>\n", [("weather", DALLAS)]),
-    ("qwen3coder: object over lines", "tags",
-     '<function=area>\n<parameter=shape>\nrectangle\n</parameter>\n<parameter=dimensions>\n{"width": 10, \n "height": 20}'
-     "\n</parameter>\n<parameter=precision>\n2\n</parameter>\n</function>",
-     [("area", {"shape": "rectangle", "dimensions": {"width": 10, "height": 20}, "precision": 2})]),
-    ("qwen3coder: missing </parameter>", "tags",
-     f"<function=weather>\n{TWO.replace('</parameter>' + chr(10), '', 1)}<parameter=days>\n3\n</parameter>\n</function>",
-     [("weather", {**DALLAS, "days": 3})]),
-    ("ollama#17914: </parameter> missing at the end", "tags",
-     f"<function=weather>\n{TWO.removesuffix('</parameter>' + chr(10))}</function>", [("weather", DALLAS)]),
-    ("qwen3xml: array with JSON's true", "tags",
-     '<function=pick>\n<parameter=items>\n["a", "b", 1, true]\n</parameter>\n</function>',
-     [("pick", {"items": ["a", "b", 1, True]})]),
-    ("Rapid-MLX#1515: </tool_call> in a value", "tags",
-     "<function=write>\n<parameter=content>\nA block ends with </tool_call> on its own.\n</parameter>\n</function>",
-     [("write", {"content": "A block ends with </tool_call> on its own."})]),
-    ("Rapid-MLX#1515: </parameter> in a value", "tags",
-     "<function=write>\n<parameter=content>\nA block ends with </parameter> here.\n</parameter>\n</function>",
-     [("write", {"content": "A block ends with </parameter> here."})]),
-    ("AReaL#1458: a whole parameter in a value", "tags",
-     "<function=write>\n<parameter=content>\n<parameter=path>\nx\n</parameter>\n</parameter>\n</function>",
-     [("write", {"content": "<parameter=path>\nx\n</parameter>"})]),
-    ("mlx-lm#1881: a parameter's > is missing", "tags",
-     "<function=weather>\n<parameter=city\nDallas\n</parameter>\n</function>", [("weather", {"city": "Dallas"})]),
-    # as vLLM's pythonic and lfm2 parsers read it
-    ("pythonic: all types", "python",
-     "[user(name='John Doe', age=37, address={'city': 'San Francisco', 'state': 'CA'}, role=None)]",
-     [("user", {"name": "John Doe", "age": 37, "address": {"city": "San Francisco", "state": "CA"}, "role": None})]),
-    ("pythonic: escaped quotes", "python", r"[write(path='Martha\'s Vineyard', content='\"cool units\"')]",
-     [("write", {"path": "Martha's Vineyard", "content": '"cool units"'})]),
-    ("lfm2: several, none, empty ones", "python", " [now(), area(dimensions={}), pick(items=[])]",
-     [("now", {}), ("area", {"dimensions": {}}), ("pick", {"items": []})]),
-    ("lfm2: quotes nested", "python", "[bash(command='sed -n '360,450p' /testbed/common.py')]",
-     [("bash", {"command": "sed -n '360,450p' /testbed/common.py"})]),
-    ("lfm2: quotes nested twice", "python",
-     "[bash(command='cd /t && python3 -c \"from s import l\nprint(l(3*x, sym='\\,'))\"')]",
-     [("bash", {"command": "cd /t && python3 -c \"from s import l\nprint(l(3*x, sym='\\,'))\""})]),
-    ("lfm2: a bracket in a string", "python", "[bash(command='grep -F \"]\" log.txt')]",
-     [("bash", {"command": 'grep -F "]" log.txt'})]),
-    ("lfm2: line feeds", "python", "[bash(command='cat > f.py << EOF\nimport csv\nprint(1)\nEOF')]",
-     [("bash", {"command": "cat > f.py << EOF\nimport csv\nprint(1)\nEOF"})]),
-    ("lfm2: NUL", "python", "[bash(command='printf a\x00b')]", [("bash", {"command": "printf a\x00b"})]),
-    ("lfm2: a set, a tuple, leading zeros", "python", "[pick(tags={'urgent', 'bug'}, size=(800, 600)), weather(city='x', days=07)]",
-     [("pick", {"tags": ["urgent", "bug"], "size": [800, 600]}), ("weather", {"city": "x", "days": 7})]),
-    ("lfm2: a dotted name", "python", "[shop.order(list=[{'name': 'Lasagna', 'amount': -250.5}])]",
-     [("shop.order", {"list": [{"name": "Lasagna", "amount": -250.5}]})]),
-    ("mlx-lm#1785: a comma in single quotes", "python",
-     "[write(path='/tmp/hello.py', content='# Hello\\nprint(\"Hello, World!\")')]",
-     [("write", {"path": "/tmp/hello.py", "content": '# Hello\nprint("Hello, World!")'})]),
-]  # fmt: skip
+# ---- what stands inside a call
 
 
 @pytest.mark.parametrize(
@@ -179,107 +86,12 @@ def test_what_others_read_is_read(syntax: str, body: str, calls: list[Any]) -> N
     )  # with the marks as tokens
 
 
-OURS: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]] = [
-    ("keys beside the name", "json", '{"name": "weather", "city": "x", "days": 2}', [("weather", {"city": "x", "days": 2})]),
-    ("OpenAI's shape", "json",
-     '{"id": "call_9", "type": "function", "function": {"name": "weather", "arguments": {"city": "x"}}}',
-     [("weather", {"city": "x"})]),
-    ("a list in its message", "json", '{"tool_calls": [{"function": {"name": "now", "arguments": {}}}]}', [("now", {})]),
-    ("the name under another key", "json", '{"tool": "weather", "args": {"city": "x"}}', [("weather", {"city": "x"})]),
-    ("the name beside a parameter called name", "json", '{"tool_name": "user", "name": "Bo", "age": 3}',
-     [("user", {"name": "Bo", "age": 3})]),
-    ("args is a parameter: by its type", "json", '{"name": "run", "args": ["-l"]}', [("run", {"args": ["-l"]})]),
-    ("args is a parameter, and the arguments", "json", '{"name": "run", "args": {"args": ["-l"]}}',
-     [("run", {"args": ["-l"]})]),
-    ("Python's literals", "json", "{'name': 'user', 'arguments': {'name': 'it\\'s', 'role': None, 'age': 3,}}",
-     [("user", {"name": "it's", "role": None, "age": 3})]),
-    ("a quote not escaped", "json", '{"name": "write", "arguments": {"content": "say "hi" now", "path": "a"}}',
-     [("write", {"content": 'say "hi" now', "path": "a"})]),
-    ("what only looks like a key", "json", '{"name": "write", "arguments": {"content": "{"a": "b", "c": 1}", "path": "p"}}',
-     [("write", {"content": '{"a": "b", "c": 1}', "path": "p"})]),
-    ("an apostrophe not escaped", "json", "{'name': 'bash', 'arguments': {'command': 'it's me', 'timeout': 3}}",
-     [("bash", {"command": "it's me", "timeout": 3})]),
-    ("escapes that JSON has not", "json", r'{"name": "bash", "arguments": {"command": "grep \d+ it\'s"}}',
-     [("bash", {"command": r"grep \d+ it's"})]),
-    ("half a pair each", "json", "{'name': 'bash', \"arguments\": {\"command\": \"\\ud83c\\udf5c\"}}", [("bash", {"command": "🍜"})]),
-    ("a brace too many", "json", '{"name": "bash", "arguments": {"command": "a"}}}', [("bash", {"command": "a"})]),
-    ("a brace too few", "json", '{"name": "bash", "arguments": {"command": "a"}', [("bash", {"command": "a"})]),
-    ("in a fence", "json", '\n```json\n{"name": "now", "arguments": {}}\n```\n', [("now", {})]),
-    ("in another syntax", "json", f"\n<function=weather>\n{TWO}</function>\n", [("weather", DALLAS)]),
-    ("text stays text", "tags",
-     "<function=write>\n<parameter=path>\ntrue\n</parameter>\n<parameter=content>\n\n  [1]\n\n</parameter>\n</function>",
-     [("write", {"path": "true", "content": "\n  [1]\n"})]),
-    ("Python's literals in tags", "tags", "<function=pick>\n<parameter=items>\n['a', True, None]\n</parameter>\n</function>",
-     [("pick", {"items": ["a", True, None]})]),
-    ("a type decides that the end came twice", "tags",
-     "<function=weather>\n<parameter=city>\nx\n</parameter>\n<parameter=days>\n3\n</parameter>\n</parameter>\n</function>"
-     "\n</function>", [("weather", {"city": "x", "days": 3})]),
-    ("an example call in a value", "tags",
-     "<function=write>\n<parameter=path>\na\n</parameter>\n<parameter=content>\nSo:\n<tool_call>\n<function=write>\n"
-     "<parameter=content>\nx\n</parameter>\n<parameter=path>\nb\n</parameter>\n</function>\n</tool_call>\n</parameter>\n"
-     "</function>",
-     [("write", {"path": "a", "content": "So:\n<tool_call>\n<function=write>\n<parameter=content>\nx\n</parameter>\n"
-       "<parameter=path>\nb\n</parameter>\n</function>\n</tool_call>"})]),
-    ("marks talked about in a value", "tags",
-     "<function=write>\n<parameter=content>\nthe <tool_call> mark, <parameter=q> too\n</parameter>\n</function>",
-     [("write", {"content": "the <tool_call> mark, <parameter=q> too"})]),
-    ("</function> is missing", "tags", f"<function=weather>\n{TWO}", [("weather", DALLAS)]),
-    ("an example call in a string", "python", "[write(content=\"[write(path='a', content='b')]\", path='c')]",
-     [("write", {"content": "[write(path='a', content='b')]", "path": "c"})]),
-    ("an apostrophe", "python", "[write(content='it's a dog's day, path=3', path=\"a\")]",
-     [("write", {"content": "it's a dog's day, path=3", "path": "a"})]),
-    ("quotes in a list", "python", "[pick(items=['it's', 'say 'hi'', 3])]", [("pick", {"items": ["it's", "say 'hi'", 3]})]),
-    ("triple quotes", "python", "write(content='''it's \"x\"\n''', path=r'C:\\new' 'er')",
-     [("write", {"content": "it's \"x\"\n", "path": "C:\\newer"})]),
-    ("JSON's words, by lines", "python", "weather(city='a', metric=true)\nweather(city=\"b\", metric=False,)\n",
-     [("weather", {"city": "a", "metric": True}), ("weather", {"city": "b", "metric": False})]),
-    ("leading zeros of a text", "python", "bash(command=007)", [("bash", {"command": "007"})]),
-    ("brackets that are wrong at the end", "python", "[bash(command='a')]]", [("bash", {"command": "a"})]),
-    ("a bracket that is missing at the end", "python", "[bash(command='a')", [("bash", {"command": "a"})]),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("syntax", "body", "calls"), [c[1:] for c in OURS], ids=[c[0] for c in OURS]
 )
 def test_what_is_not_in_doubt_is_read(syntax: str, body: str, calls: list[Any]) -> None:
     found = cut(form_of(syntax), block(syntax, body), TOOLS, random.Random(2))
     assert (exact(found[0]), *found[1:]) == (exact(calls), "", "", [])
-
-
-REFUSED = [
-    ("not offered", "json", '{"name": "rm", "arguments": {"path": "/"}}', "'rm' was not offered"),
-    ("not offered", "tags", "<function=rm>\n</function>", "'rm' was not offered"),
-    ("not offered, beside one that is", "python", "[now(), rm(path='/')]", "'rm' was not offered"),
-    ("a key nobody knows", "json", '{"name": "weather", "argument": {"city": "x"}}', "'argument'"),
-    ("a key beside the arguments", "json", '{"name": "weather", "arguments": {"city": "x"}, "days": 3}', "'days'"),
-    ("arguments twice", "json", '{"name": "weather", "arguments": {}, "parameters": {"city": "x"}}', "given twice"),
-    ("arguments are a list", "json", '{"name": "weather", "arguments": ["x"]}', "no object"),
-    ("arguments are other text", "json", '{"name": "weather", "arguments": "x"}', "no object"),
-    ("two functions", "json", '{"name": "now", "tool": "weather", "arguments": {}}', "two functions"),
-    ("two readings", "json", '{"name": "run", "input": {}}', "2 ways"),
-    ("a brace too few, but where", "json", '{"name": "area", "arguments": {"dimensions": {"a": 1, "precision": 2}}', "end"),
-    ("ends with its name", "json", '{"name": "now"', "end"),
-    ("ends in a string", "json", '{"name": "bash", "arguments": {"command": "a', "end"),
-    ("a quote too many", "json", '{"name": "bash", "arguments": {"command": "a""}}', "JSON"),
-    ("a key in a quotation", "json", '{"name": "write", "arguments": {"content": "say "a", "path": b" ok"}}', "JSON"),
-    ("doubled or its own", "tags", "<function=write>\n<parameter=content>\na\n</parameter>\n</parameter>\n</function>",
-     "cannot be told"),
-    ("a parameter nobody knows swallows none (claude-code#44826)", "tags",
-     "<function=write>\n<parameter=content>\na\n</content>\n<parameter=path>\nb\n</parameter>\n</function>\n</function>x", ""),
-    ("a closing tag mangled (sglang#27337)", "tags",
-     "<function=write>\n<parameter=content>\na\n</parameter1>\n</function>", "does not end"),
-    ("twice the same", "tags", f"<function=weather>\n{TWO}{TWO}</function>", "given twice"),
-    ("no name", "python", "[weather('x')]", "no name"),
-    ("unpacked", "python", "[weather(**{'city': 'x'})]", "no name"),
-    ("no literal", "python", "[weather(city=x)]", "no value"),
-    ("bytes", "python", "[bash(command=b'x')]", "no value"),
-    ("a quotation cut", "python", "[write(content='print('a', path='b')', path='c')]", ""),
-    ("unrecoverable (vLLM's pythonic)", "python", "[write(path='x 'y' 'z), bash(command='p 'q' 'r)]", ""),
-    ("mismatched (vLLM's pythonic)", "python", "[weather(days=1])]", ""),
-    ("infinite (vLLM's pythonic)", "python", "[weather(days=1e999)]", "too large"),
-    ("none (vLLM's lfm2)", "python", "[]", "no call"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -339,26 +151,54 @@ REFERS = {
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"unit": "c", "place": None, "tree": {"kids": [{"kids": []}]}, "n": 1, "list": [1], "one": 1, "date": "x"}, []),
+        (
+            {
+                "unit": "c",
+                "place": None,
+                "tree": {"kids": [{"kids": []}]},
+                "n": 1,
+                "list": [1],
+                "one": 1,
+                "date": "x",
+            },
+            [],
+        ),
         ({"unit": "k"}, ['unit is "k", none of ["c", "f"]']),
         ({"place": {}}, ["place is {}, none of the choices of its schema (place.lat is missing)"]),
         ({"tree": {"kids": [{"kids": 3}]}}, ["tree.kids[0].kids is 3, not of type array"]),
         ({"n": -1}, ["n is -1, not at least 0"]),
         ({"n": 9}, ["n is 9, not less than 9"]),
-        ({"list": [1, "2", 3]}, ['list is [1, "2", 3], not of a length of at most 2', 'list[1] is "2", not of type integer']),
+        (
+            {"list": [1, "2", 3]},
+            [
+                'list is [1, "2", 3], not of a length of at most 2',
+                'list[1] is "2", not of type integer',
+            ],
+        ),
         ({"one": True}, ["one is true, none of [1]"]),
         ({"x": 1}, ["it has no parameter 'x'"]),
     ],
-)  # fmt: skip
+)
 def test_schemas_that_refer_and_choose(arguments: dict[str, Any], told: list[str]) -> None:
     assert violations(arguments, REFERS) == told
 
 
 def test_a_schema_that_means_nothing_or_itself_allows_all_in_time() -> None:
-    for odd in ({"$ref": "#"}, {"allOf": [{"$ref": "#"}] * 9, "anyOf": [{"$ref": "#"}] * 9}, {"type": 7, "items": 3},
-                {"properties": {"x": {"$ref": "#/properties/x"}}}, {"required": "x", "enum": 3}, True, None):  # fmt: skip
+    for odd in (
+        {"$ref": "#"},
+        {"allOf": [{"$ref": "#"}] * 9, "anyOf": [{"$ref": "#"}] * 9},
+        {"type": 7, "items": 3},
+        {"properties": {"x": {"$ref": "#/properties/x"}}},
+        {"required": "x", "enum": 3},
+        True,
+        None,
+    ):
         begun = time.perf_counter()
         assert violations({"x": [{}] * 50}, odd) == []
+        deep: Any = {}
+        for _ in range(60):
+            deep = {"x": [deep]}
+        assert violations(deep, odd) == []
         assert typed("3", odd, odd) in ("3", 3)
         assert time.perf_counter() - begun < 5
 
@@ -375,8 +215,16 @@ def test_marks_missing_or_doubled(syntax: str) -> None:
     body, want = body.strip(), [("bash", {"command": "a"})]
     whole = marks.open + body + marks.close
     chance = random.Random(5)
-    for text in (marks.open + body, marks.open + whole, marks.open + "\n" + whole, whole + marks.close,
-                 whole + "\n" + marks.close + "\n", body + marks.close, body, f"\n{body}\n{marks.close}\n"):  # fmt: skip
+    for text in (
+        marks.open + body,
+        marks.open + whole,
+        marks.open + "\n" + whole,
+        whole + marks.close,
+        whole + "\n" + marks.close + "\n",
+        body + marks.close,
+        body,
+        f"\n{body}\n{marks.close}\n",
+    ):
         calls, content, _, errors = cut(form, text, TOOLS, chance)
         assert (calls, content.strip(), errors) == (want, "", []), text
     two = f"{marks.open}{body}{whole}"
@@ -434,6 +282,27 @@ def test_an_answer_of_json_that_is_no_call_is_text() -> None:
     stream = stream_of(form, TOOLS)
     shown = [stream.push([i]).text for i in form.tokenizer.encode('{"name": "Bob", "age": 3}')]
     assert "".join(shown[:14]) == '{"name": "Bob"'  # it does not wait for the end
+
+
+def test_a_family_without_marks() -> None:
+    """Llama 3 writes nothing but the call; its template has no marks."""
+    form = chat_format("gemma")
+    assert form.markup.calls is None
+    text = '{"name": "weather", "parameters": {"city": "x", "days": 2}}'
+    chance = random.Random(11)
+    assert cut(form, text, TOOLS, chance) == ([("weather", {"city": "x", "days": 2})], "", "", [])
+    two = f"{text}; {text}\n"
+    assert cut(form, two, TOOLS, chance) == (
+        [("weather", {"city": "x", "days": 2})] * 2,
+        "",
+        "",
+        [],
+    )
+    calls, content, _, errors = cut(form, f"Here it is: {text} More?", TOOLS, chance)
+    assert (calls, content, errors) == ([], f"Here it is: {text} More?", [])
+    calls, content, _, errors = cut(form, f"{text} More?", TOOLS, chance)
+    assert (calls, content, len(errors)) == ([], f"{text} More?", 1)
+    assert cut(form, text, None, chance)[:2] == ([], text)
 
 
 @pytest.mark.parametrize(

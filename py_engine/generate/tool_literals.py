@@ -156,7 +156,7 @@ class Literals:
         items: list[Any] = []
         comma = False
         while not self.take(end):
-            items.append(self.value(depth + 1, lambda at: bool(_AFTER_ITEM.match(self.text, at))))
+            items.append(self.value(depth + 1, self._after_item))
             comma = self.take(",")
             if not comma:
                 self.want(end)
@@ -189,6 +189,9 @@ class Literals:
             self.want("}")
             return [first]
         return [first, *self._items("}", depth)[0]]
+
+    def _after_item(self, at: int) -> bool:
+        return bool(_AFTER_ITEM.match(self.text, at))
 
     def _after_member(self, at: int, outer: bool) -> bool:
         match = _AFTER_MEMBER.match(self.text, at)
@@ -276,9 +279,10 @@ class Literals:
 
     def skip(self) -> None:
         """Beyond white space."""
-        match = SPACE.match(self.text, self.at)
-        assert match is not None
-        self.at = match.end()
+        if self.text[self.at : self.at + 1].isspace():
+            match = SPACE.match(self.text, self.at)
+            assert match is not None
+            self.at = match.end()
 
     def _next(self, sign: str) -> bool:
         self.skip()

@@ -16,7 +16,8 @@ from py_engine.generate.tool_literals import CallError, load_literal
 Schemas = Mapping[str, Mapping[str, Any]]  # function -> JSON schema of the object of its arguments
 
 MAX_STEPS = 20_000  # of one check: what a schema that refers to itself may cost
-MAX_REFERENCES = 16
+MAX_PARTS = 256  # of one schema, with what it refers to
+MAX_DEPTH = 128  # of values and the schemas that they refer to
 MAX_TOLD = 5  # of what a call's schema does not allow
 
 _OTHER_NAMES = {
@@ -107,7 +108,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _parts(schema: Any, root: Any, choices: bool = False) -> Iterator[Mapping[str, Any]]:
     """A schema, what it refers to, and what it consists of (`allOf`; with `choices` also `anyOf` and `oneOf`)."""
     waiting, seen = [schema], 0
-    while waiting and seen < 16 * MAX_REFERENCES:
+    while waiting and seen < MAX_PARTS:
         part = waiting.pop()
         seen += 1
         if not isinstance(part, Mapping):
@@ -167,9 +168,9 @@ class _Check:
         self._root = root
         self._steps = 0
 
-    def value(self, value: Any, schema: Any, where: str, references: int = 0) -> Iterator[str]:
+    def value(self, value: Any, schema: Any, where: str, depth: int = 0) -> Iterator[str]:
         self._steps += 1
-        if self._steps > MAX_STEPS or references > MAX_REFERENCES:
+        if self._steps > MAX_STEPS or depth > MAX_DEPTH:
             return
         if schema is False:
             yield f"{where} is not allowed"
@@ -177,26 +178,20 @@ class _Check:
             return
         yield from self._own(value, schema, where)
         if isinstance(value, dict):
-            yield from self.object(value, schema, where, references)
+            yield from self.object(value, schema, where, depth)
         elif isinstance(value, list) and "items" in schema:
             for index, item in enumerate(value):
-                yield from self.value(item, schema["items"], f"{where}[{index}]")
+                yield from self.value(item, schema["items"], f"{where}[{index}]", depth + 1)
         if "$ref" in schema:
-            yield from self.value(
-                value, _referred(schema["$ref"], self._root), where, references + 1
-            )
-        yield from self._combined(value, schema, where, references)
+            yield from self.value(value, _referred(schema["$ref"], self._root), where, depth + 1)
+        yield from self._combined(value, schema, where, depth)
 
     def object(
-        self, value: Mapping[str, Any], schema: Any, where: str, references: int = 0
+        self, value: Mapping[str, Any], schema: Any, where: str, depth: int = 0
     ) -> Iterator[str]:
         """Names and values of an object; where it is the arguments themselves, also what their schema refers to."""
         self._steps += 1
-        if (
-            not isinstance(schema, Mapping)
-            or self._steps > MAX_STEPS
-            or references > MAX_REFERENCES
-        ):
+        if not isinstance(schema, Mapping) or self._steps > MAX_STEPS or depth > MAX_DEPTH:
             return
         inner = f"{where}." if where else ""
         required = schema.get("required")
@@ -209,16 +204,16 @@ class _Check:
             others = True
         for key, item in value.items():
             if key in properties:
-                yield from self.value(item, properties[key], f"{inner}{key}")
+                yield from self.value(item, properties[key], f"{inner}{key}", depth + 1)
             elif others is False:
                 yield f"it has no parameter {f'{inner}{key}'[:40]!r}"
             else:
-                yield from self.value(item, others, f"{inner}{key}")
+                yield from self.value(item, others, f"{inner}{key}", depth + 1)
         if not where:
             if "$ref" in schema:
                 referred = _referred(schema["$ref"], self._root)
-                yield from self.object(value, referred, where, references + 1)
-            yield from self._combined(value, schema, where, references)
+                yield from self.object(value, referred, where, depth + 1)
+            yield from self._combined(value, schema, where, depth)
 
     def _own(self, value: Any, schema: Mapping[str, Any], where: str) -> Iterator[str]:
         """What one value is by itself."""
@@ -239,12 +234,12 @@ class _Check:
                 yield f"{where} is {_shown(value)}, not {words} {limit}"
 
     def _combined(
-        self, value: Any, schema: Mapping[str, Any], where: str, references: int
+        self, value: Any, schema: Mapping[str, Any], where: str, depth: int
     ) -> Iterator[str]:
         def of(choice: Any) -> Iterator[str]:
             if not where and isinstance(value, Mapping):
-                return self.object(value, choice, where, references + 1)
-            return self.value(value, choice, where, references + 1)
+                return self.object(value, choice, where, depth + 1)
+            return self.value(value, choice, where, depth + 1)
 
         every = schema.get("allOf")
         for choice in every if isinstance(every, list) else ():
