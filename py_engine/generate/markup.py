@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from py_engine.generate.bare_calls import BareCalls
+from py_engine.generate.loose_calls import MAX_CALL_CHARS, LooseCalls, Part, Piece
 from py_engine.generate.tool_syntax import CallError, inside_value
 from py_engine.generate.tools import (
     JSON_CALLS,
@@ -30,19 +30,8 @@ from py_engine.inputs.chat_template import CallWriter
 from py_engine.inputs.tokenizer import Tokenizer
 
 THINK, THOUGHT = "<think>", "</think>"
-MAX_CALL_CHARS = 1 << 18
 MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
-MAX_TRIED_CHARS = 4 * MAX_CALL_CHARS  # of readings of one answer whose outcome is not known
 MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
-
-Reasoning = tuple[Literal["reasoning"], str]
-Content = tuple[Literal["content"], str]
-Called = tuple[Literal["call"], ToolCall]
-Part = Reasoning | Content | Called
-# Before calls without marks were looked for: text that is none for sure, and a closing mark without a call.
-Failed = tuple[Literal["failed"], str]
-Stray = tuple[Literal["stray"], str]
-Piece = Part | Failed | Stray
 
 
 @dataclass(frozen=True)
@@ -106,7 +95,6 @@ class Splitter:
         self._tools = tools
         self._schemas = schemas_of(tools)
         self._calls = markup.calls if tools else None
-        self._bare = BareCalls(self._schemas, MAX_CALL_CHARS) if tools else None
         self._state: Literal["reasoning", "content", "call"] = (
             "reasoning" if thinking else "content"
         )
@@ -131,10 +119,8 @@ class Splitter:
             tuple[int, str]
         ] = []  # marks taken for a part of it: where in the body, which
         self._looked = 0  # characters of looks at whether a mark stands in a string of it
-        self._tried = 0  # characters of readings whose outcome was not known
-        self._after_call = False  # nothing but white space since a call
-        self._told = False  # that a call was left: further closing marks may be its own
         self.errors: list[str] = []
+        self._loose = LooseCalls(self._schemas, self.errors)
 
     @property
     def ids(self) -> frozenset[int]:
@@ -149,15 +135,15 @@ class Splitter:
     @property
     def calls(self) -> bool:
         """Whether calls may come."""
-        return self._bare is not None
+        return bool(self._schemas)
 
     def feed(self, text: str, token_id: int | None = None) -> list[Part]:
         """The parts that the text of one more token made certain."""
         mark = self._markup.ids.get(token_id) if token_id is not None else None
         if mark is None or not text.endswith(mark):
-            return self._settle(self._scan(text))
+            return self._loose.parts(self._scan(text))
         pieces = [*self._scan(text.removesuffix(mark)), *self._release(), *self._mark(mark)]
-        return self._settle(pieces)
+        return self._loose.parts(pieces)
 
     def end(self, stopped: bool) -> list[Part]:
         """What was held back. `stopped`: the model itself ended here, so a call may lack its closing mark."""
@@ -169,7 +155,7 @@ class Splitter:
         if self._state == "content" and not self._begun and self._space:
             pieces.append(("content", self._space))
         self._space = ""
-        return [*self._settle(pieces), *self._end_bare(stopped)]
+        return [*self._loose.parts(pieces), *self._loose.end(stopped)]
 
     def _release(self) -> Iterable[Piece]:
         held, self._held = self._held, ""
@@ -252,7 +238,7 @@ class Splitter:
         assert self._calls is not None
         self._state, self._opening = "call", self._calls.open
         self._body, self._body_chars, self._inner, self._looked = [], 0, [], 0
-        self._told = False
+        self._loose.told = False
 
     def _mark_in_call(self, mark: str) -> list[Piece]:
         """A mark ends the call, or belongs to a string in it."""
@@ -266,7 +252,11 @@ class Splitter:
         self._looked += len(body)
         bounded = len(self._inner) < MAX_INNER_MARKS and self._looked <= MAX_LOOKED_CHARS
         if bounded and inside_value(body):
-            found = self._try(body) if body.rstrip().endswith(("}", "]", ")", ">")) else None
+            found = (
+                self._loose.try_to_read(body)
+                if body.rstrip().endswith(("}", "]", ")", ">"))
+                else None
+            )
             if found is None:
                 self._inner.append((len(body), mark))
                 return list(self._plain(mark))
@@ -274,16 +264,6 @@ class Splitter:
         if mark == calls.open:
             self._begin_call()
         return pieces
-
-    def _try(self, body: str, final: bool = False) -> tuple[list[ToolCall], list[str]] | None:
-        """The calls of a text that something ended; None when it cannot be read, or too much was tried already."""
-        self._tried += len(body)
-        if self._tried > MAX_TRIED_CHARS:
-            return None
-        try:
-            return tool_calls(body, self._schemas, closed=True, final=final)
-        except CallError:
-            return None
 
     def _end_call(self, close: str, closed: bool = True) -> list[Piece]:
         """The calls that were read, or what was written."""
@@ -302,12 +282,9 @@ class Splitter:
         """What was written, as text."""
         body = "".join(self._body)
         self._state, self._body, self._begun = "content", [], True
-        self._tell(reason)
-        self._told = True
+        self._loose.tell(reason)
+        self._loose.told = True
         return [("failed", self._opening + body + close)]
-
-    def _tell(self, reason: str) -> None:
-        self.errors.append(f"a tool call was left as text: {reason}")
 
     def _end_open_call(self, stopped: bool) -> list[Piece]:
         """At the end of the answer: a call that lacks its closing mark, or has it where a string seemed to be open."""
@@ -323,7 +300,7 @@ class Splitter:
         for at, mark in inner:
             rest = body[at + len(mark) :]
             final = not rest.strip() or rest.lstrip().startswith(self._calls.open)
-            if mark == self._calls.close and (found := self._try(body[:at], final)):
+            if mark == self._calls.close and (found := self._loose.try_to_read(body[:at], final)):
                 return [*self._called(*found), *self._scan(rest), *self._release()]
         if inner and inner[0][1] == self._calls.close:  # the text behind it may hold further calls
             at, mark = inner[0]
@@ -356,89 +333,6 @@ class Splitter:
                 return self._called(calls, inner.errors)
         self.errors.append("a tool call was left in thinking that did not end")
         return [*self._plain(text)]
-
-    # -- calls without their marks
-
-    def _settle(self, pieces: Iterable[Piece]) -> list[Part]:
-        """Parts of the answer: what begins as a call without a mark is held back, closing marks find theirs."""
-        parts: list[Part] = []
-        for piece in pieces:
-            if piece[0] == "reasoning":
-                parts.append(piece)
-            elif piece[0] == "call":
-                parts += self._left_bare()
-                parts.append(piece)
-                self._after_call = True
-            elif piece[0] == "stray":
-                parts += self._stray(piece[1])
-            elif piece[0] == "failed":
-                parts += [*self._left_bare(), *self._text(piece[1])]
-            else:
-                parts += self._look(piece[1])
-        return parts
-
-    def _text(self, text: str) -> list[Part]:
-        """Text that holds no call."""
-        if self._bare:
-            self._bare.passed(text)
-        self._after_call = self._after_call and not text.strip()
-        return [("content", text)] if text else []
-
-    def _look(self, text: str) -> list[Part]:
-        """Content, of which a part may be a call without a mark."""
-        if self._bare is None:
-            return [("content", text)] if text else []
-        shown, told = self._bare.feed(text)
-        if told:
-            self._tell("it stands in the answer without its marks")
-        self._after_call = self._after_call and not text.strip()
-        return [("content", shown)] if shown else []
-
-    def _left_bare(self) -> list[Part]:
-        """What was held back, now that it is no call."""
-        if self._bare is None:
-            return []
-        told = self._bare.holds
-        held = self._bare.take()
-        if told and self._bare.names_one(held):
-            self._tell("it stands in the answer without its marks")
-        return self._text(held)
-
-    def _stray(self, mark: str) -> list[Part]:
-        """A closing mark without an opening one."""
-        assert self._bare is not None
-        if self._bare.holds:
-            held = self._bare.take()
-            if found := self._try(held):
-                calls, told = found
-                self.errors += told
-                self._skip_space, self._after_call = True, True
-                return [("call", call) for call in calls]
-            self._tell("it has no opening mark, and cannot be read")
-            return self._text(held + mark)
-        left = self._left_bare()
-        if self._after_call:
-            return left  # it came twice
-        if not self._told:
-            self._tell("it has no opening mark")
-            self._told = True
-        return [*left, *self._text(mark)]
-
-    def _end_bare(self, stopped: bool) -> list[Part]:
-        """At the end of the answer: it is a call when nothing else is in it."""
-        if self._bare is None:
-            return []
-        if not self._bare.holds or not self._bare.whole or not stopped:
-            return self._left_bare()
-        held = self._bare.take()
-        try:
-            calls, told = tool_calls(held, self._schemas)
-        except CallError as error:
-            if self._bare.names_one(held):
-                self._tell(f"{error}; it has no marks")
-            return self._text(held)
-        self.errors += told
-        return [("call", call) for call in calls]
 
 
 def beginning_of(text: str, wanted: Sequence[str]) -> int:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from py_engine.errors import InputError
-from py_engine.generate.markup import Part, Splitter, beginning_of
+from py_engine.generate.loose_calls import Part
+from py_engine.generate.markup import Splitter, beginning_of
 from py_engine.generate.tools import ToolCall
 from py_engine.inputs.detokenizer import StreamDecoder
 from py_engine.inputs.tokenizer import require_text
