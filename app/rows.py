@@ -189,7 +189,7 @@ def stats_text(message):
     elif stats.get("finish") == "stop":
         parts.append("the model ended at once")
     if message.get("unread_calls"):
-        parts.append("a tool call could not be read")
+        parts.append("a tool call was wrong or unreadable")
     ends = {"length": "cut at the limit", "abort": "stopped", "tool_calls": "asks for a tool"}
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])

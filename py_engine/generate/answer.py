@@ -28,7 +28,8 @@ class Answer:
 
     `text` is the answer itself. `reasoning` is what the model thought before it, of `reasoning_tokens` (the marks
     around it counted). `tool_calls` are OpenAI's: {"id", "type", "function": {"name", "arguments": JSON text}};
-    `tool_call_errors` say why others could not be read and stayed in `text`. `dropped`: the messages of the chat that
+    `tool_call_errors` say why others could not be read and stayed in `text`, and what of those that were read the
+    tool's schema does not allow. `dropped`: the messages of the chat that
     the model did not see, since not all of them fit the context. `device_losses`: how often it was cut off by the
     loss of the GPU device, and went on.
     """

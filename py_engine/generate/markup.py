@@ -5,15 +5,17 @@ tokens they count only as those ids: the same letters spelled out are text. Othe
 tool calls always does where tools are offered (Qwen2.5-Coder-0.5B was seen to spell the marks that it has tokens for).
 
     thinking     may begin only before the answer does; a mark in the middle of an answer is text
-    tool calls   may begin wherever the answer is; what cannot be read stays in the answer as it was written
+    tool calls   may begin wherever the answer is, if tools are offered; what cannot be read stays in the answer as it
+                 was written. A draft in thinking is none, unless thinking that never ended ends with it
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from py_engine.generate.loose_calls import MAX_CALL_CHARS, LooseCalls, Part, Piece
 from py_engine.generate.tool_syntax import CallError, inside_value
 from py_engine.generate.tools import (
     JSON_CALLS,
@@ -28,13 +30,8 @@ from py_engine.inputs.chat_template import CallWriter
 from py_engine.inputs.tokenizer import Tokenizer
 
 THINK, THOUGHT = "<think>", "</think>"
-MAX_CALL_CHARS = 1 << 18
 MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
-
-Reasoning = tuple[Literal["reasoning"], str]
-Content = tuple[Literal["content"], str]
-Called = tuple[Literal["call"], ToolCall]
-Part = Reasoning | Content | Called
+MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Splitter:
 
     Never half a mark. White space around thinking and after calls is left out; white space before a call is told as
     content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
-    `errors`: why calls could not be read.
+    `errors`: why calls could not be read, and what their schemas do not allow of those that could.
     """
 
     def __init__(
@@ -95,28 +92,35 @@ class Splitter:
         thinking: bool = False,
     ) -> None:
         self._markup = markup = markup or Markup()
+        self._tools = tools
         self._schemas = schemas_of(tools)
+        self._calls = markup.calls if tools else None
         self._state: Literal["reasoning", "content", "call"] = (
             "reasoning" if thinking else "content"
         )
-        pairs = [(THINK, THOUGHT)] if markup.thinks else []
-        if markup.calls:
-            pairs.append((markup.calls.open, markup.calls.close))
+        thought = (THINK, THOUGHT) if markup.thinks else ()
         tokens = set(markup.ids.values())
-        self._in_text = [
-            mark
-            for pair in pairs
-            for mark in pair
-            if mark not in tokens or (tools and pair[0] != THINK)
-        ]
+        self._in_text = [mark for mark in thought if mark not in tokens]
+        if self._calls:
+            self._in_text += [self._calls.open, self._calls.close]
         self._held = ""  # perhaps the beginning of a mark
         self._space = ""  # white space of which it is not known yet whether it counts
         self._begun = False  # whether anything of the answer itself has come
         self._skip_space = thinking  # at the beginning of what comes now
+        self._draft: list[
+            str
+        ] = []  # a call in thinking, of which it is not known yet whether thinking goes on
+        self._draft_closed = False
+        self._drafted = False  # whether there was one that thinking went on after
+        self._opening = ""  # what opened the call under way
         self._body: list[str] = []  # of the call under way
         self._body_chars = 0
-        self._inner_marks = 0
+        self._inner: list[
+            tuple[int, str]
+        ] = []  # marks taken for a part of it: where in the body, which
+        self._looked = 0  # characters of looks at whether a mark stands in a string of it
         self.errors: list[str] = []
+        self._loose = LooseCalls(self._schemas, self.errors)
 
     @property
     def ids(self) -> frozenset[int]:
@@ -140,30 +144,33 @@ class Splitter:
     @property
     def calls(self) -> bool:
         """Whether calls may come."""
-        return self._markup.calls is not None
+        return bool(self._schemas)
 
     def feed(self, text: str, token_id: int | None = None) -> list[Part]:
         """The parts that the text of one more token made certain."""
         mark = self._markup.ids.get(token_id) if token_id is not None else None
         if mark is None or not text.endswith(mark):
-            return list(self._scan(text))
-        return [*self._scan(text.removesuffix(mark)), *self._release(), *self._mark(mark)]
+            return self._loose.parts(self._scan(text))
+        pieces = [*self._scan(text.removesuffix(mark)), *self._release(), *self._mark(mark)]
+        return self._loose.parts(pieces)
 
     def end(self, stopped: bool) -> list[Part]:
         """What was held back. `stopped`: the model itself ended here, so a call may lack its closing mark."""
-        parts = [*self._release()]
-        if self._state == "call":
-            parts += self._end_call("", "it does not end" if not stopped else None)
+        pieces = [*self._release()]
+        while self._state == "call":
+            pieces += self._end_open_call(stopped)
+        if self._draft or (self._drafted and self._state == "reasoning"):
+            pieces += self._end_draft(stopped)
         if self._state == "content" and not self._begun and self._space:
-            parts.append(("content", self._space))
+            pieces.append(("content", self._space))
         self._space = ""
-        return parts
+        return [*self._loose.parts(pieces), *self._loose.end(stopped)]
 
-    def _release(self) -> Iterable[Part]:
+    def _release(self) -> Iterable[Piece]:
         held, self._held = self._held, ""
         return self._plain(held)
 
-    def _scan(self, text: str) -> Iterable[Part]:
+    def _scan(self, text: str) -> Iterable[Piece]:
         """Find the marks that are spelled out."""
         text, self._held = self._held + text, ""
         while text and self._in_text:
@@ -178,32 +185,46 @@ class Splitter:
         self._held = text[len(text) - keep :]
         yield from self._plain(text[: len(text) - keep])
 
-    def _mark(self, mark: str) -> Iterable[Part]:
-        calls = self._markup.calls
+    def _mark(self, mark: str) -> Iterable[Piece]:
+        calls = self._calls
         if self._state == "call":
             assert calls is not None
             if mark in (calls.open, calls.close):
                 return self._mark_in_call(mark)
         elif self._state == "reasoning":
             if mark == THOUGHT:
+                drafted = [*self._end_thought_draft()]
                 self._state, self._space, self._skip_space = "content", "", True
-                return []
-            if mark == THINK and self._skip_space:
+                return drafted
+            if mark == THINK and self._skip_space and not self._draft:
                 return []  # the prompt had opened it already
+            if calls and (mark == calls.open or (self._draft and mark == calls.close)):
+                self._draft.append(mark)
+                self._draft_closed = mark == calls.close
+                return []
         elif mark == THINK and not self._begun:
             self._state, self._space, self._skip_space = "reasoning", "", True
             return []
-        elif calls and mark == calls.open:
+        elif calls and mark in (calls.open, calls.close):
             space, self._space = self._space, ""
+            before: list[Piece] = [("content", space)] if space else []
+            if mark == calls.close:
+                self._begun = True
+                return [*before, ("stray", mark)]
             self._begin_call()
-            return [("content", space)] if space else []
+            return before
         return self._plain(mark)
 
-    def _plain(self, text: str) -> Iterable[Part]:
+    def _plain(self, text: str) -> Iterable[Piece]:
         if self._state == "call":
             self._body.append(text)
             self._body_chars += len(text)
-            return self._end_call("", "it is too long") if self._body_chars > MAX_CALL_CHARS else []
+            return self._fail("", "it is too long") if self._body_chars > MAX_CALL_CHARS else []
+        if self._draft:
+            self._draft.append(text)
+            if not (self._draft_closed and text.strip()):
+                return []
+            text = self._give_up_draft()  # thinking goes on
         if self._skip_space:
             # Templates write line feeds between thinking and answer; an indent is the answer's own.
             answer = self._state == "content" and not self._begun
@@ -225,36 +246,104 @@ class Splitter:
     # -- calls
 
     def _begin_call(self) -> None:
-        self._state, self._body, self._body_chars, self._inner_marks = "call", [], 0, 0
+        assert self._calls is not None
+        self._state, self._opening = "call", self._calls.open
+        self._body, self._body_chars, self._inner, self._looked = [], 0, [], 0
+        self._loose.told = False
 
-    def _mark_in_call(self, mark: str) -> list[Part]:
+    def _mark_in_call(self, mark: str) -> list[Piece]:
         """A mark ends the call, or belongs to a string in it."""
-        calls = self._markup.calls
+        calls = self._calls
         assert calls is not None
-        self._inner_marks += 1
-        if self._inner_marks <= MAX_INNER_MARKS and inside_value("".join(self._body)):
-            return list(self._plain(mark))
-        if mark == calls.close:
-            return self._end_call(mark)
-        parts = self._end_call("")  # the one before was not closed
-        self._begin_call()
-        return parts
-
-    def _end_call(self, close: str, reason: str | None = None) -> list[Part]:
-        """The calls that were read, or what was written; `reason`: why not even to try."""
-        assert self._markup.calls is not None
         body = "".join(self._body)
-        self._state, self._body = "content", []
-        self._begun = True
+        if mark == calls.open and not body.strip():
+            self._opening += body + mark  # it came twice
+            self._body, self._body_chars = [], 0
+            return []
+        self._looked += len(body)
+        bounded = len(self._inner) < MAX_INNER_MARKS and self._looked <= MAX_LOOKED_CHARS
+        if bounded and inside_value(body):
+            found = (
+                self._loose.try_to_read(body)
+                if body.rstrip().endswith(("}", "]", ")", ">"))
+                else None
+            )
+            if found is None:
+                self._inner.append((len(body), mark))
+                return list(self._plain(mark))
+        pieces = self._end_call(mark if mark == calls.close else "")
+        if mark == calls.open:
+            self._begin_call()
+        return pieces
+
+    def _end_call(self, close: str, closed: bool = True) -> list[Piece]:
+        """The calls that were read, or what was written."""
         try:
-            if reason is not None:
-                raise CallError(reason)
-            calls = tool_calls(body, self._schemas)
+            calls, told = tool_calls("".join(self._body), self._schemas, closed)
         except CallError as error:
-            self.errors.append(f"a tool call was left as text: {error}")
-            return [("content", self._markup.calls.open + body + close)]
-        self._skip_space = True
+            return self._fail(close, str(error))
+        return self._called(calls, told)
+
+    def _called(self, calls: Sequence[ToolCall], told: Sequence[str]) -> list[Piece]:
+        self._state, self._body, self._begun, self._skip_space = "content", [], True, True
+        self.errors += told
         return [("call", call) for call in calls]
+
+    def _fail(self, close: str, reason: str) -> list[Piece]:
+        """What was written, as text."""
+        body = "".join(self._body)
+        self._state, self._body, self._begun = "content", [], True
+        self._loose.tell(reason)
+        self._loose.told = True
+        return [("failed", self._opening + body + close)]
+
+    def _end_open_call(self, stopped: bool) -> list[Piece]:
+        """At the end of the answer: a call that lacks its closing mark, or has it where a string seemed to be open."""
+        body, inner = "".join(self._body), self._inner
+        assert self._calls is not None
+        if stopped:
+            try:
+                return self._called(*tool_calls(body, self._schemas))
+            except CallError as error:
+                reason = str(error)
+        else:
+            reason = "it does not end"
+        for at, mark in inner:
+            rest = body[at + len(mark) :]
+            final = not rest.strip() or rest.lstrip().startswith(self._calls.open)
+            if mark == self._calls.close and (found := self._loose.try_to_read(body[:at], final)):
+                return [*self._called(*found), *self._scan(rest), *self._release()]
+        if inner and inner[0][1] == self._calls.close:  # the text behind it may hold further calls
+            at, mark = inner[0]
+            self._body = [body[:at]]
+            failed = self._fail(mark, reason)
+            return [*failed, *self._scan(body[at + len(mark) :]), *self._release()]
+        return self._fail("", reason)
+
+    # -- drafts of calls in thinking
+
+    def _give_up_draft(self) -> str:
+        text, self._draft = "".join(self._draft), []
+        self._drafted = True
+        return text
+
+    def _end_thought_draft(self) -> Iterable[Piece]:
+        """Thinking ends: what it holds is thinking."""
+        pieces = [*self._plain(self._give_up_draft())] if self._draft else []
+        self._drafted = False
+        return pieces
+
+    def _end_draft(self, stopped: bool) -> list[Piece]:
+        """The answer ends and thinking did not: the calls at its very end are calls."""
+        text = self._give_up_draft()
+        if stopped and text:
+            inner = Splitter(replace(self._markup, thinks=False, ids={}), self._tools)
+            parts = [*inner.feed(text), *inner.end(stopped)]
+            calls = [part[1] for part in parts if part[0] == "call"]
+            if calls and not any(part[0] != "call" and part[1].strip() for part in parts):
+                return self._called(calls, inner.errors)
+        self.errors.append("a tool call was left in thinking that did not end")
+        return [*self._plain(text)]
 
 
 def beginning_of(text: str, wanted: Sequence[str]) -> int:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from py_engine.errors import InputError
-from py_engine.generate.markup import Part, Splitter, beginning_of
+from py_engine.generate.loose_calls import Part
+from py_engine.generate.markup import Splitter, beginning_of
 from py_engine.generate.tools import ToolCall
 from py_engine.inputs.detokenizer import StreamDecoder
 from py_engine.inputs.tokenizer import require_text
@@ -102,7 +103,7 @@ class TextStream:
     text          the answer so far: the deltas' texts joined
     reasoning     the thinking so far, without its marks
     tool_calls    those that came whole
-    errors        why others stayed text
+    errors        why others stayed text, and what of these their schemas do not allow
     tokens        ids consumed, a stop id and those of a stop string included
     reasoning_tokens   those of the thinking, with its marks
     kept_tokens   ids whose whole text came before the stop string: what the kept state may hold
@@ -151,7 +152,7 @@ class TextStream:
 
     @property
     def errors(self) -> list[str]:
-        """Why tool calls stayed text."""
+        """Why tool calls stayed text, and what of the others their schemas do not allow."""
         return self._splitter.errors
 
     @property

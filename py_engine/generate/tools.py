@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from py_engine.errors import InputError
-from py_engine.generate.tool_syntax import CallError, Schemas, read
+from py_engine.generate.tool_schema import Schemas, violations
+from py_engine.generate.tool_syntax import CallError, read
 from py_engine.inputs.tokenizer import require_text
 
 MAX_TOOLS = 512
@@ -82,9 +83,24 @@ PYTHON_CALLS = ToolFormat(
 )
 
 
-def tool_calls(body: str, schemas: Schemas) -> list[ToolCall]:
-    """The calls of one block's text. Raises CallError when any of them cannot be read, or not be sent as JSON."""
-    return [_tool_call(name, arguments) for name, arguments in read(body, schemas)]
+def tool_calls(
+    body: str, schemas: Schemas, closed: bool = False, final: bool = False
+) -> tuple[list[ToolCall], list[str]]:
+    """The calls of one block's text, and in words what their schemas do not allow of them (they are as written).
+
+    `closed` and `final` as for `read`. Raises CallError when any of them cannot be read, or not be sent as JSON, or
+    calls what was not offered.
+    """
+    found = read(body, schemas, closed, final)
+    told: list[str] = []
+    for name, arguments in found:
+        if name not in schemas:
+            raise CallError(f"{name[:40]!r} was not offered")
+        told += [
+            f"the call of {name!r} is kept, but {one}"
+            for one in violations(arguments, schemas[name])
+        ]
+    return [_tool_call(name, arguments) for name, arguments in found], told
 
 
 def _tool_call(name: str, arguments: Mapping[str, Any]) -> ToolCall:
@@ -153,9 +169,9 @@ def _check_tool(tool: Any, where: str) -> str:
 
 
 def schemas_of(tools: Sequence[Mapping[str, Any]] | None) -> Schemas:
-    """The JSON schemas of checked tools' parameters, by function and parameter."""
+    """The JSON schemas of checked tools' arguments, by function; {} where a tool gives none."""
     functions = [_function(tool) for tool in tools or ()]
-    return {f["name"]: (f.get("parameters") or {}).get("properties") or {} for f in functions}
+    return {f["name"]: f.get("parameters") or {} for f in functions}
 
 
 def _function(tool: Mapping[str, Any]) -> Any:

@@ -395,7 +395,7 @@ class Complete:
     """The whole answer. `finish_reason`: "stop", "length", "tool_calls" or "abort".
 
     `text` is the answer itself, `reasoning` what was thought before it. `tool_calls`: {"id", "type": "function",
-    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why others could not be read and stayed text.
+    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why others stayed text, and what schemas forbid.
     """
 
     status: ClassVar[str] = "complete"

@@ -1,0 +1,258 @@
+"""Tool calls written as tags with parameters, as Qwen3.5 and Qwen3-Coder write them:
+
+    <function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>
+
+Values are not escaped, so they may hold the tags themselves. Three readings are tried, from the surest on:
+
+    balanced    every value holds as many opening tags as closing ones: a whole example call in it belongs to it
+    plain       a value ends at the first closing tag behind which the format goes on, with a parameter of the function
+    repaired    closing tags were left out; then the next tag ends a value, and no value holds a tag
+
+Names of parameters come from the schema. A text that two values would have written alike is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from py_engine.generate.tool_literals import SPACE, CallError, put
+from py_engine.generate.tool_schema import Schemas, kinds_of, parameters, typed, violations
+
+Call = tuple[str, dict[str, Any]]  # name, arguments
+
+# A `>` that was forgotten at the end of a line is made good.
+_FUNCTION = re.compile(r"\s*<function=\s*([^<>\n]+?)\s*(?:>|(?=\n))\s*")
+_PARAMETER = re.compile(r"\s*<parameter=\s*([^<>\n]+?)\s*(?:>|(?=\n))")
+_FUNCTION_END = re.compile(r"\s*</function>(?:\s*</function>)*\s*")
+_VALUE_END = "</parameter>"
+_ENDS_AGAIN = re.compile(r"\s*</parameter>")
+_TAG = re.compile(
+    r"<(?:function=(?P<function>[^<>\n]+)>?|parameter=(?P<parameter>[^<>\n]+)>?|(?P<plain>parameter|function|tool_call)"
+    r"(?:\s[^<>\n]*)?>|/(?P<end>parameter|function|tool_call)>)"
+)
+
+
+_PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)")
+# A closing tag as the templates write it, and so either the value's end or a text that only looks like it.
+_END_ON_OWN_LINE = re.compile(r"\n</parameter>[ \t]*(?=\n|\Z)")
+
+
+MAX_ENDS = 16  # of one value that are tried
+
+
+class _Final(CallError):
+    """What no other reading can make good."""
+
+
+def read_tags(body: str, schemas: Schemas, closed: bool, final: bool) -> list[Call]:
+    """The calls. `closed`: something else shows that the text ends here; `final`: and that no value goes on behind it.
+    Raises CallError."""
+    error: CallError | None = None
+    first: list[Call] | None = None
+    for way in (_balanced_end, _plain_end, _repaired_end):
+        try:
+            calls = _Reading(body, schemas, closed, final and way is _repaired_end, way).calls()
+        except CallError as found:
+            if isinstance(found, _Final):
+                error = found
+                break
+            error = error or found
+            continue
+        if not any(violations(arguments, schemas.get(name)) for name, arguments in calls):
+            return calls
+        first = first or calls
+    if first is not None:
+        return first  # what the schema does not allow of it is no matter of how it is read
+    assert error is not None
+    raise error
+
+
+def in_tag_value(body: str) -> bool:
+    """Whether the text ends inside a parameter's value."""
+    open_tags: list[str] = []
+    for match in _TAG.finditer(body):
+        kind, ends = _kind(match)
+        if not ends:
+            open_tags.append(kind)
+        elif open_tags and open_tags[-1] == kind:
+            open_tags.pop()
+    return "parameter" in open_tags
+
+
+def _kind(tag: re.Match[str]) -> tuple[str, bool]:
+    """(function, parameter or tool_call, whether it closes)."""
+    if tag["end"]:
+        return tag["end"], True
+    return (
+        "function" if tag["function"] else "parameter" if tag["parameter"] else tag["plain"]
+    ), False
+
+
+class _Reading:
+    """One way to read a body. `end` finds where a value ends: (end of the value, where the format goes on)."""
+
+    def __init__(self, body: str, schemas: Schemas, closed: bool, final: bool, end: Any) -> None:
+        self.body = body
+        self.schemas = schemas
+        self.closed = closed
+        self.final = final
+        self._end = end
+        self.name = ""
+        self.names: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
+
+    def calls(self) -> list[Call]:
+        found: list[Call] = []
+        at = 0
+        while match := _FUNCTION.match(self.body, at):
+            self.name, self.given = match[1], {}
+            self.names = parameters(self.schemas, self.name)
+            at = self._parameters(match.end())
+            end = _FUNCTION_END.match(self.body, at)
+            if end is not None:
+                at = end.end()
+            elif not (self.closed and self.given and self._only_space(at)):
+                raise CallError(f"the function {self.name[:40]!r} does not end")
+            else:
+                at = len(self.body)
+            found.append((self.name, self.given))
+        if not self._only_space(at):
+            raise CallError("something stands beside its functions")
+        return found
+
+    def _parameters(self, at: int) -> int:
+        root = self.schemas.get(self.name)
+        while match := _PARAMETER.match(self.body, at):
+            key = match[1]
+            if not match[0].endswith(">") and key not in self.names:
+                raise CallError(f"the tag of the parameter {key[:40]!r} does not end")
+            end, at = self._end(self, key, match.end())
+            text = self.body[match.end() : end].removeprefix("\n").removesuffix("\n")
+            try:
+                put(self.given, key, typed(text, self.names.get(key), root))
+            except CallError as error:
+                raise _Final(str(error)) from error
+        return at
+
+    def _only_space(self, at: int) -> bool:
+        match = SPACE.match(self.body, at)
+        assert match is not None
+        return match.end() == len(self.body)
+
+    def goes_on(self, at: int, used: Collection[str]) -> bool:
+        """Whether the format goes on here: with another parameter of the function, its end, or the end of all."""
+        if match := _PARAMETER.match(self.body, at):
+            return match[1] not in used and (not self.names or match[1] in self.names)
+        if match := _FUNCTION_END.match(self.body, at):
+            return self._ends_or_another(match.end())
+        return self.closed and self._only_space(at)
+
+    def _ends_or_another(self, at: int) -> bool:
+        following = _FUNCTION.match(self.body, at)
+        return at == len(self.body) or bool(
+            following and (not self.schemas or following[1] in self.schemas)
+        )
+
+    def fits(self, key: str, text: str) -> bool:
+        """Whether this text is of a type that the schema allows for the parameter."""
+        if not self.by_type(key):
+            return True
+        return not isinstance(typed(text, self.names.get(key), self.schemas.get(self.name)), str)
+
+    def by_type(self, key: str) -> bool:
+        """Whether the type of this parameter tells a value from other text."""
+        kinds = kinds_of(self.names.get(key), self.schemas.get(self.name))
+        return bool(kinds) and "string" not in kinds
+
+    def unclear(self, key: str) -> CallError:
+        return CallError(f"it cannot be told where the value of {key[:40]!r} ends")
+
+    def unended(self, key: str) -> CallError:
+        return CallError(f"the parameter {key[:40]!r} does not end")
+
+
+def _balanced_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
+    open_tags: list[str] = []
+    for match in _TAG.finditer(reading.body, at):
+        kind, ends = _kind(match)
+        if not ends:
+            open_tags.append(kind)
+        elif open_tags:
+            if open_tags.pop() != kind:
+                break
+        elif kind == "parameter":
+            return match.start(), match.end()
+        else:
+            break
+    raise reading.unended(key)
+
+
+def _plain_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
+    body = reading.body
+    used = {*reading.given, key}
+    ends: list[int] = []  # the first one, and others while the value does not fit its type
+    end = body.find(_VALUE_END, at)
+    while end >= 0 and len(ends) < MAX_ENDS:
+        if reading.goes_on(end + len(_VALUE_END), used):
+            ends.append(end)
+            if reading.fits(key, body[at:end]):
+                break
+        end = body.find(_VALUE_END, end + 1)
+    else:
+        end = ends[0] if ends else -1
+    if end < 0:
+        raise reading.unended(key)
+    if reading.by_type(key) and reading.fits(key, body[at:end]):
+        return end, end + len(_VALUE_END)
+    tags = list(_TAG.finditer(body, at, end))
+    functions = sum(1 if tag["function"] else -(tag["end"] == "function") for tag in tags)
+    known = any(tag["parameter"] and tag["parameter"].strip() in reading.names for tag in tags)
+    if functions > 0 or known:
+        raise reading.unclear(key)
+    return _not_doubled(reading, key, at, end), end + len(_VALUE_END)
+
+
+def _not_doubled(reading: _Reading, key: str, at: int, end: int) -> int:
+    """Where the value ends if its closing tag came twice. Raises CallError where the first may belong to the value."""
+    body = reading.body
+    first = body.rfind(_VALUE_END, at, end)
+    if first < 0:
+        return end
+    doubled = not body[first + len(_VALUE_END) : end].strip()
+    if body.startswith("\n", at) and body.endswith("\n", at, end):
+        # The last one stands as the format has it; those before are the value's own unless they do so, too.
+        if not _END_ON_OWN_LINE.search(body, at, end - 1):
+            return end
+    elif not doubled:
+        return end
+    if not doubled:
+        raise _Final(str(reading.unclear(key)))
+    if not reading.by_type(key):
+        raise _Final(str(reading.unclear(key)))
+    while body.endswith(_VALUE_END, at, first) or _VALUE_END in body[at:first]:
+        first = body.rfind(_VALUE_END, at, first)
+    return first
+
+
+def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
+    body = reading.body
+    tag = _TAG.search(body, at)
+    if not reading.names:
+        raise reading.unended(key)  # nobody knows what else may be a parameter
+    if _PART_OF_TAG.search(body, at, tag.start() if tag else len(body)):
+        raise reading.unended(key)
+    if tag is None:
+        if not reading.final:
+            raise reading.unended(key)
+        return len(body), len(body)
+    if tag["end"] == "parameter":
+        return tag.start(), tag.end()
+    ends = tag["end"] == "function" or tag["parameter"]
+    if not ends or not reading.goes_on(tag.start(), {*reading.given, key}):
+        raise reading.unended(key)
+    end = len(body[: tag.start()].rstrip(" \t"))
+    if body.endswith("\n\n", at, end):
+        raise reading.unclear(key)  # which line feeds are the value's own
+    return end, tag.start()
