@@ -17,12 +17,12 @@ from typing import Any
 
 from py_engine.errors import HubError
 from py_engine.host.io import Bytes, Io, Response, Sink
+from py_engine.host.json_text import parse_json
 from py_engine.weights.repository import (
     FolderRepository,
     Repository,
     check_name,
     html_advice,
-    parse_json,
 )
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
