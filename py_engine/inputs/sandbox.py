@@ -26,6 +26,7 @@ from jinja2.utils import Namespace
 from py_engine.errors import InputError
 
 from .template_costs import (
+    CALL,
     ESCAPED,
     FILTERS,
     MAX_BITS,
@@ -133,7 +134,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         with _errors():
             for piece in template.generate(dict(variables)):
                 size += len(piece)
-                self.budget.text(size if piece else 0, 0)
+                self.budget.fits(size)
                 out.append(piece)
         return "".join(out)
 
@@ -213,9 +214,11 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             given = Given(self.budget, obj.__name__, owner, args, kwargs)
             methods[given.name](given)
             return self._checked(obj(*given.args, **kwargs))
+        self.budget.work(CALL)
         self.budget.items(len(args) + len(kwargs), 64)
-        for value in (*args, *kwargs.values()):
-            self.budget.look(value)
+        if not isinstance(obj, Macro) or obj.catch_varargs or obj.catch_kwargs:
+            for value in (*args, *kwargs.values()):
+                self.budget.look(value)
         if self._depth >= MAX_DEPTH:
             raise InputError(
                 f"the chat template calls itself without end: more than {MAX_DEPTH} calls deep"
@@ -281,7 +284,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             else:
                 self.budget.work(OPERATION)
                 if name in ("lower", "upper"):
-                    self.budget.printed(given[0])
+                    self.budget.work(self.budget.printed(given[0]))
             return function(*args)
 
         return run
@@ -297,7 +300,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         # Given the context, Jinja2 does not call it for constants while it compiles.
         @pass_context
         def printed(_context: Context, value: Any) -> Any:
-            self.budget.text(ESCAPED * self.budget.printed(value), 1)
+            chars = self.budget.printed(value)
+            self.budget.fits(chars)
+            self.budget.bytes(ESCAPED * chars)
+            self.budget.work(OPERATION + chars)
             return value
 
         return printed

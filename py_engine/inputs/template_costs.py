@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from py_engine.errors import InputError
 
-MAX_TURNS = 50_000  # of loops and macro calls
+MAX_TURNS = 20_000  # of loops and macro calls
 MAX_WORK = 300_000_000  # nanoseconds
 MAX_BYTES = 40 << 20
 MAX_TEXT_CHARS = 4 << 20  # of one text
@@ -28,6 +28,8 @@ MAX_BITS = 4096  # of an int
 MAX_SECONDS = 1.0  # the backstop for what the other limits do not see
 
 OPERATION = 1_000  # the work of any call, filter, test or operator
+TURN = 4_000  # of one turn of a loop
+CALL = 8_000  # of a macro
 NODE = 100  # of looking at an entry of a list
 WORK_PER_GIVEN_CHAR, BYTES_PER_GIVEN_CHAR = 400, 256
 TEXT_BYTES = 64  # of a text, besides its characters
@@ -58,8 +60,8 @@ def size_of(value: Any, most: int = MAX_ITEMS) -> Size:
                 chars += len(item)
             elif isinstance(item, int):
                 chars += 1 + item.bit_length() // 3
-            elif isinstance(item, (Mapping, *_LISTS)):
-                values = item.values() if isinstance(item, Mapping) else ()
+            elif isinstance(item, _HOLDERS):
+                values = item.values() if isinstance(item, dict) else ()
                 nodes += len(item) + len(values)
                 if nodes > most:
                     raise InputError(
@@ -77,7 +79,9 @@ def size_of(value: Any, most: int = MAX_ITEMS) -> Size:
     )
 
 
-_LISTS = (list, tuple, set, frozenset, ItemsView, KeysView, ValuesView)
+_VIEWS: tuple[Any, ...] = (type({}.items()), type({}.keys()), type({}.values()))
+_LISTS: Any = (list, tuple, range, set, frozenset, *_VIEWS)
+_HOLDERS = (*_LISTS, dict)
 
 
 def width(text: str) -> int:
@@ -97,7 +101,7 @@ class Budget:
         self._most_items = MAX_ITEMS + given.nodes
         self._turns = self._work = self._bytes = self._looked = 0
         seconds = MAX_SECONDS * self._most_work / MAX_WORK
-        self._seconds, self._end = seconds, _clock() + seconds
+        self._seconds, self._end = seconds, CLOCK() + seconds
 
     def turn(self, work: int) -> None:
         """One turn of a loop or one macro call, whose own statements are `work`."""
@@ -106,7 +110,7 @@ class Budget:
             raise InputError(
                 f"the chat template loops: more than {self._most_turns} turns in one rendering"
             )
-        self.work(OPERATION + work)
+        self.work(TURN + work)
 
     def work(self, nanoseconds: int) -> None:
         """Is about to be done."""
@@ -118,7 +122,7 @@ class Budget:
             )
         if self._work - self._looked > 1_000_000:
             self._looked = self._work
-            if _clock() > self._end:
+            if CLOCK() > self._end:
                 raise InputError(f"the chat template ran for more than {self._seconds:.2g} seconds")
 
     def bytes(self, nbytes: int) -> None:
@@ -130,12 +134,16 @@ class Budget:
                 f" {self._most_bytes >> 20} MiB together"
             )
 
-    def text(self, chars: int, char_bytes: int = 4) -> None:
-        """A text of `chars` characters is about to be built."""
+    def fits(self, chars: int) -> None:
+        """Whether there may be a text of `chars` characters."""
         if chars > self._most_chars:
             raise InputError(
                 f"the chat template builds a text of {chars} characters, more than {self._most_chars}"
             )
+
+    def text(self, chars: int, char_bytes: int = 4) -> None:
+        """A text of `chars` characters is about to be built."""
+        self.fits(chars)
         self.bytes(TEXT_BYTES + chars * char_bytes)
         self.work(OPERATION + chars)
 
@@ -149,15 +157,15 @@ class Budget:
         self.work(OPERATION + count * NODE // 4)
 
     def look(self, value: Any) -> Size:
-        """A value is about to be walked through. Its size."""
+        """The lists in a value are about to be walked through, or were made. Its size."""
         if isinstance(value, str):
-            self.work(OPERATION + len(value))
+            self.work(OPERATION)
             return Size(1, len(value), 0)
         if value is None or isinstance(value, (bool, float)):
             self.work(OPERATION)
             return Size(1, 24, 0)
         size = size_of(value, self._most_items)
-        self.work(OPERATION + NODE * size.nodes + size.chars)
+        self.work(OPERATION + NODE * size.nodes)
         return size
 
     def printed(self, value: Any, factor: int = 1) -> int:
@@ -196,7 +204,7 @@ def _find_clock() -> Callable[[], float]:
     return time.thread_time
 
 
-_clock = _find_clock()
+CLOCK = _find_clock()
 
 
 def small(value: Any, limit: int, what: str) -> None:
@@ -284,7 +292,7 @@ def compare_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
     if operator in ("in", "notin"):
         if isinstance(right, str):
             return budget.search(right, left)
-        if isinstance(right, (list, tuple, ItemsView, ValuesView)):
+        if isinstance(right, _LISTS):
             # No entry is compared further than what is looked for reaches.
             each = budget.look(left)
             return budget.work(OPERATION + len(right) * (NODE + each.chars + NODE * each.nodes))
@@ -293,8 +301,7 @@ def compare_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
         if isinstance(left, str) and isinstance(right, str):
             budget.work(OPERATION + min(len(left), len(right)))
     elif not isinstance(left, (int, float)) and not isinstance(right, (int, float)):
-        budget.look(left)
-        budget.look(right)
+        budget.work(min(budget.look(left).chars, budget.look(right).chars))
     return None
 
 
@@ -447,7 +454,7 @@ def _join_method(given: Given) -> None:
     if isinstance(parts, Iterator):
         parts = given.budget.collect(parts)
         given.args = (parts,)
-    if isinstance(parts, (str, Mapping, *_LISTS)):
+    if isinstance(parts, (str, *_HOLDERS)):
         _joined(given.budget, given.value, parts, 1 if type(given.value) is str else ESCAPED)
 
 
@@ -457,7 +464,7 @@ def _join_filter(given: Given) -> None:
     given.budget.printed(parts)
     if not isinstance(glue, str):
         glue = " " * given.budget.printed(glue)
-    if isinstance(parts, (str, Mapping, *_LISTS)):
+    if isinstance(parts, (str, *_HOLDERS)):
         _joined(given.budget, glue, parts)
 
 

@@ -14,7 +14,7 @@ from jinja2.visitor import NodeTransformer
 from py_engine.errors import InputError
 
 MAX_SOURCE_CHARS = 1 << 20
-MAX_TOKENS = 12_000  # besides white space; the largest published templates have some 5,000
+MAX_TOKENS = 8_000  # besides white space; the largest published templates have some 5,000
 MAX_BRACKETS = MAX_BLOCKS = MAX_SIGNS = MAX_CHOICES = 24
 MAX_TREE_DEPTH = 100  # of the parsed source
 NODE_WORK = 60  # nanoseconds
