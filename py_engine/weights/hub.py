@@ -115,6 +115,7 @@ class HubRepository(Repository):
         self._settings = hub_settings(io)
         self.endpoint = self._settings.endpoint
         self._waiting = waiting
+        self._noted_until = 0.0
         self.attempts = attempts
         self.timeout_s = timeout_s
         self._revision = revision
@@ -391,7 +392,10 @@ class HubRepository(Repository):
             waited += wait
             if waited > MAX_WAIT_S:
                 raise self._too_long(failure, wait)
-            if wait > MAX_DELAY_S:
+            if (
+                wait > MAX_DELAY_S and self.io.now() >= self._noted_until
+            ):  # once for all its requests
+                self._noted_until = self.io.now() + wait / 2
                 self._waiting.note(f"{self.endpoint} asks to wait {wait:.0f} s; going on then.")
             await self._sleep(max(wait, delay * random.uniform(0.5, 1.5)))
             delay = min(2 * delay, MAX_DELAY_S)

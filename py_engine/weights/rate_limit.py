@@ -19,8 +19,8 @@ def wait_asked(headers: Mapping[str, str], now: float) -> float:
 def _rate_limit(headers: Mapping[str, str]) -> float:
     waits = [0.0]
     for policy in re.split(r",(?=\s*\")", headers.get("ratelimit", "")):
-        left = re.search(r"(?:;\s*r|\bremaining)\s*=\s*(\d{1,9})", policy)
-        until = re.search(r"(?:;\s*t|\breset)\s*=\s*(\d{1,9})", policy)
+        left = re.search(r"(?:;\s*r|\bremaining)\s*=\s*(\d{1,9})(?!\d)", policy)
+        until = re.search(r"(?:;\s*t|\breset)\s*=\s*(\d{1,9})(?!\d)", policy)
         if left and until and int(left[1]) == 0:
             waits.append(int(until[1]) + MARGIN_S)
     return max(waits)
