@@ -467,6 +467,13 @@ class Clock(NativeIo):
         self.waits.append(seconds)
 
 
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    made = Clock()
+    yield made
+    made.close()
+
+
 def opened(
     server: HubServer, io: Io, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> HubRepository:
