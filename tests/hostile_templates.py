@@ -113,7 +113,7 @@ HOSTILE: list[tuple[str, str]] = [
     (doubled("[1]", "n.x | batch(1) | list + n.x"), "builds a text or list of"),
     ("{% set n = namespace(x=1) %}{% macro f() %}{% set n.x = varargs %}{% endmacro %}"
      "{% for i in range(60) %}{{ f(n.x, n.x) }}{% endfor %}", "builds a text or list of"),
-    (doubled("1", "[n.x]").replace("range(60)", "range(999)"), "lists in lists, more than 64"),
+    (doubled("1", "[n.x]").replace("range(60)", "range(200)") + "{{ n.x }}", "lists in lists, more than 64"),
     ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}"
      "{% set n.x = y %}{% endfor %}", "builds a text of|MiB together"),
     ("{% for i in range(9999) %}{{ 'abcdefgh' * 9999 }}{% endfor %}", "builds a text of|MiB together"),
