@@ -4,7 +4,6 @@ Every button names its action in `data-do`; the table of actions stands at the e
 """
 
 import asyncio
-import json
 
 import js
 from js import document, window
@@ -507,8 +506,7 @@ async def fetch_config():
     """The server's list of models."""
     try:
         answer = await window.fetch("config.json")
-        text = js.JSON.stringify(await answer.json()) if answer.ok else ""
-        config = json.loads(text) if text else None
+        config = storage.parse(await answer.text()) if answer.ok else None
     except Exception:
         config = None
     picker.offer(config if isinstance(config, dict) else None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import EngineError, InputError
+from py_engine.host.json_text import JsonError, read_json
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ async def _print_deltas(generation: Generation) -> None:
 def _read_tools(path: str) -> Any:
     """The tools of a file, for Engine.chat to check."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(Path(path).read_bytes())
+    except (OSError, JsonError) as error:
         raise InputError(
             f"--tools {path}: give a JSON file with a list of tools ({error})"
         ) from error

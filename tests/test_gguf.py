@@ -362,9 +362,9 @@ def test_smollm_ids(name: str) -> None:
     metadata = byte_level_metadata() | {"tokenizer.ggml.pre": name}
     tokenizer = Tokenizer.from_str(json.dumps(build_tokenizer(metadata, "f").tokenizer))
     tokens = metadata["tokenizer.ggml.tokens"]
-    for text, pieces in SMOLLM.items():
-        assert [tokens[i] for i in tokenizer.encode(text).ids] == pieces, text
-        assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+    for words, pieces in SMOLLM.items():
+        assert [tokens[i] for i in tokenizer.encode(words).ids] == pieces, words
+        assert tokenizer.decode(tokenizer.encode(words).ids, skip_special_tokens=False) == words
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ class Splitter:
 
     def release(self) -> list[Part]:
         """What was held back as the beginning of a mark, now that none comes of it."""
-        return list(self._release())
+        return self._loose.parts(self._release())
 
     @property
     def calls(self) -> bool:

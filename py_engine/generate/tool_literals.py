@@ -8,13 +8,12 @@ Everything is bounded: nesting by MAX_NESTING, time by the text's length.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from py_engine.host.json_text import MAX_NESTING, nests_safely
+from py_engine.host.json_text import MAX_NESTING, JsonError, read_json
 
 
 class CallError(ValueError):
@@ -24,27 +23,10 @@ class CallError(ValueError):
 def load_json(text: str) -> Any:
     """A value of strict JSON, except that strings may hold line feeds. Raises CallError, also for a key that is given
     twice: nobody knows which one was meant."""
-    if not nests_safely(text):
-        raise CallError(f"its brackets do not close, or nest more than {MAX_NESTING} deep")
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_once,
-            parse_constant=_no_constant,
-            parse_float=_number,
-            strict=False,
-        )
-    except CallError:
-        raise
-    except (ValueError, RecursionError) as error:
+        return read_json(text, strict=False)
+    except JsonError as error:
         raise CallError(f"it is no JSON ({error})") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        put(found, key, value)
-    return found
 
 
 def put(arguments: dict[str, Any], key: str, value: Any) -> None:
@@ -52,10 +34,6 @@ def put(arguments: dict[str, Any], key: str, value: Any) -> None:
     if key in arguments:
         raise CallError(f"{key[:40]!r} is given twice")
     arguments[key] = value
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
 
 
 def load_literal(text: str) -> Any:
@@ -315,9 +293,12 @@ def _number(text: str) -> int | float:
         if re.match(r"[-+]?0[xXoObB]", text):
             return int(text, 0)
         value: int | float = float(text) if re.search(r"[.eE]", text) else int(text)
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
     except ValueError as error:
         raise CallError(f"{text[:40]} is no number ({str(error)[:80]})") from error
-    if not math.isfinite(value):
+    if not finite:
         raise CallError(f"{text[:40]} is too large")
     return value
 
