@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from py_engine.errors import InputError
@@ -23,7 +23,7 @@ MAX_STOP_STRINGS = 64
 MAX_STOP_CHARS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Delta:
     """A piece of the answer. `tokens` ids were consumed for it; `finish_reason` is set on the last
     one. `reasoning` comes before all `text`, tool calls come whole."""
@@ -33,6 +33,12 @@ class Delta:
     finish_reason: FinishReason | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it holds, not what it lacks."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = ", ".join(f"{k}={v!r}" for k, v in held.items() if v or k in ("text", "tokens"))
+        return f"Delta({shown})"
 
 
 class StopStrings:

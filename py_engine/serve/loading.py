@@ -107,7 +107,7 @@ async def load_model(
     strategy: SubmitStrategy | None,
     tune: bool | None,
     self_check: bool | None,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], object] | None,
     abort: Abort,
 ) -> Loaded:
     """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says."""
@@ -244,7 +244,7 @@ class _Source:
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
@@ -280,7 +280,7 @@ class _RandomSource(_Source):
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         assert isinstance(store, RandomStore)
@@ -349,7 +349,7 @@ class _FileSource(_Source):
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         loaded = 0
