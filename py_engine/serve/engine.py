@@ -125,6 +125,8 @@ class Engine:
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
 
+        `host` (CPython only): the WebGPU implementation, "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
+        two that has a GPU in hardware.
         `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
         as stored and f16. Checkpoints that are quantised already keep their weights.
@@ -149,7 +151,8 @@ class Engine:
         address, submit = model, strategy or default_strategy()
 
         async def load_on(device: Gpu, abort: Abort) -> Loaded:
-            nonlocal address
+            nonlocal address, host
+            host = device.info.host  # another one that comes after a loss is of the same kind
             opened = closing(open_io()) if io is None else nullcontext(io)
             with opened as access, showing(model, on_progress, progress) as tell:
                 loaded = await load_model(

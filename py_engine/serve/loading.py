@@ -121,6 +121,8 @@ async def load_model(
     def note(message: str) -> None:
         tell(Progress("note", message=message))
 
+    if gpu.warning:
+        note(gpu.warning)
     async with _open(address, io, note) as source:
         abort.check()
         setting = setting_of(dtype, context, source.config, io)
