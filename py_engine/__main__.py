@@ -237,7 +237,7 @@ def _bytes(text: str) -> int:
 async def _convert(args: argparse.Namespace) -> None:
     from py_engine.weights.convert import convert
 
-    convert(args.file, args.out, bits=args.bits, group_size=args.group_size)
+    convert(args.file, args.out, args.bits, args.group_size, embedding_bits=args.embedding_bits)
 
 
 async def _doctor(args: argparse.Namespace) -> None:
@@ -401,6 +401,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("out")
     p.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
     p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
+    p.add_argument(
+        "--embedding-bits",
+        type=int,
+        choices=(4, 6, 8),
+        help="of embedding and head; default: --bits",
+    )
     p.set_defaults(run=_convert)
 
     p = commands.add_parser("cache", help="the models that are kept on this device")

@@ -105,13 +105,21 @@ def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
         f"{kind}.context_length": 2048,
         **tokenizer,
     }
-    if kind != "qwen2":
+    if kind not in ("llama", "qwen2"):
         metadata[f"{kind}.attention.key_length"] = d
     if kind == "gemma3":
         metadata["gemma3.attention.sliding_window"] = 16
 
     def matrix(rows: int, cols: int) -> Any:
         return float_tensor(rng.standard_normal((rows, cols)).astype(np.float32) * 0.1)
+
+    def rotary(tensor: Any, kind: str) -> Any:
+        """As llama.cpp's converter puts q and k of a Llama: the two halves of each head, in turn."""
+        if kind != "llama":
+            return tensor
+        name, shape, raw = tensor
+        array = np.frombuffer(raw, "<f4").reshape(-1, 2, d // 2, h).swapaxes(1, 2)
+        return name, shape, array.tobytes()
 
     def norm(n: int) -> Any:
         return float_tensor((1 + rng.integers(-8, 8, n) / 64).astype(np.float32))
@@ -126,8 +134,8 @@ def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
     for i in range(layers):
         block = {
             "attn_norm.weight": norm(h),
-            "attn_q.weight": matrix(heads * d, h),
-            "attn_k.weight": matrix(keys * d, h),
+            "attn_q.weight": rotary(matrix(heads * d, h), kind),
+            "attn_k.weight": rotary(matrix(keys * d, h), kind),
             "attn_v.weight": matrix(keys * d, h),
             "attn_output.weight": matrix(h, heads * d),
             "ffn_norm.weight": norm(h),
@@ -138,7 +146,7 @@ def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
         if kind == "qwen2":
             for name, n in (("q", heads * d), ("k", keys * d), ("v", keys * d)):
                 block[f"attn_{name}.bias"] = float_tensor(rng.standard_normal(n).astype("f4"))
-        else:
+        elif kind != "llama":
             block |= {"attn_q_norm.weight": norm(d), "attn_k_norm.weight": norm(d)}
         if kind == "gemma3":
             block |= {"post_attention_norm.weight": norm(h), "post_ffw_norm.weight": norm(h)}
@@ -187,7 +195,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], dict[str,
     return dict(config), infos, values
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_exact_at_32_bits(tmp_path: Path, kind: str) -> None:
     """Every value comes through, under its Hugging Face name; Gemma's norms lose GGUF's added one."""
     (tmp_path / "m.gguf").write_bytes(model(kind))
@@ -211,7 +219,7 @@ def test_exact_at_32_bits(tmp_path: Path, kind: str) -> None:
         "input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     }  # fmt: skip
-    if kind != "qwen2":
+    if kind not in ("llama", "qwen2"):
         wanted |= {"self_attn.q_norm", "self_attn.k_norm"}
     if kind == "gemma3":
         wanted |= {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
@@ -219,7 +227,7 @@ def test_exact_at_32_bits(tmp_path: Path, kind: str) -> None:
     assert names == {f"{name}.weight" for name in wanted} | biases
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3"])
 @pytest.mark.parametrize(("bits", "group"), [(4, 64), (8, 32), (3, 32), (16, 64)])
 def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
     (tmp_path / "m.gguf").write_bytes(model(kind, tied=kind != "qwen3"))
@@ -317,6 +325,89 @@ def test_configs(tmp_path: Path) -> None:
     assert qwen["model_type"] == "qwen2" and qwen["head_dim"] == 32 and qwen["attention_bias"]
 
 
+def llama_with(*, metadata: dict[str, Any], tensors: dict[str, Any]) -> bytes:
+    """`model("llama")` and more."""
+    made = parse_gguf(model("llama"), "m")
+    old = model("llama")
+    kept = {
+        t.name: (t.type.name, t.shape, old[t.start : t.start + t.nbytes])
+        for t in made.tensors.values()
+    }
+    return write_gguf({**made.metadata, **metadata}, {**kept, **tensors})
+
+
+def test_llama_biases_and_scaled_positions(tmp_path: Path) -> None:
+    """Biases of q and k lie as their rows do; Llama 3's factors become the settings that they came from."""
+    rng = np.random.default_rng(1)
+    wanted = {
+        f"blk.{i}.{name}.bias": rng.standard_normal(n).astype("f4")
+        for i in range(2)
+        for name, n in (
+            ("attn_q", 64), ("attn_k", 32), ("attn_v", 32), ("attn_output", 64),
+            ("ffn_gate", 96), ("ffn_up", 96), ("ffn_down", 64),
+        )
+    }  # fmt: skip
+    tensors: dict[str, Any] = {}
+    for name, values in wanted.items():
+        if "attn_q" in name or "attn_k" in name:
+            values = values.reshape(-1, 2, 16).swapaxes(1, 2).reshape(-1)
+        tensors[name] = float_tensor(values)
+    tensors["rope_freqs.weight"] = float_tensor(LLAMA3_FACTORS)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(llama_with(metadata={"llama.rope.freq_base": 5e5}, tensors=tensors))
+    config = convert(path, tmp_path / "out", 32, 32)
+    assert config["attention_bias"] is config["mlp_bias"] is True
+    assert config["rope_scaling"] == {
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    values = load(tmp_path / "out")[2]
+    assert np.array_equal(
+        values["model.layers.1.self_attn.q_proj.bias"], wanted["blk.1.attn_q.bias"]
+    )
+    assert np.array_equal(
+        values["model.layers.0.self_attn.k_proj.bias"], wanted["blk.0.attn_k.bias"]
+    )
+    assert np.array_equal(values["model.layers.1.mlp.up_proj.bias"], wanted["blk.1.ffn_up.bias"])
+
+
+# 1 / transformers' llama3 inverse frequencies over the plain ones, for base 5e5, width 32, factor 32, context 8192.
+LLAMA3_FACTORS = np.array(
+    [1, 1, 1, 1, 1, 1, 1, 1, 3.29226280, 32, 32, 32, 32, 32, 32, 32], np.float32
+)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors", "words"),
+    [
+        ({"llama.expert_count": 8}, {}, r"llama\.expert_count is set"),
+        ({"llama.rope.dimension_count": 16}, {}, "rotates a part of each head"),
+        ({}, {"rope_freqs.weight": float_tensor(LLAMA3_FACTORS * 1.01)}, "rope_freqs.weight"),
+        ({}, {"blk.0.attn_q.bias": float_tensor(np.zeros(64, "f4"))}, r"k_proj\.bias is missing"),
+    ],
+)
+def test_llama_variants_are_refused(
+    tmp_path: Path, metadata: dict[str, Any], tensors: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(llama_with(metadata=metadata, tensors=tensors))
+    with pytest.raises(ModelError, match=words):
+        convert(path, tmp_path / "out", 32, 32)
+
+
+def test_the_embedding_may_keep_more_bits(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(model("llama"))
+    config = convert(tmp_path / "m.gguf", tmp_path / "out", 4, 32, embedding_bits=8)
+    assert config["quantization"] == {
+        "group_size": 32, "bits": 4, "mode": "affine", "model.embed_tokens": {"group_size": 32, "bits": 8},
+    }  # fmt: skip
+    convert(tmp_path / "m.gguf", tmp_path / "exact", 32, 32)
+    name = "model.embed_tokens.weight"
+    assert np.array_equal(load(tmp_path / "out")[2][name], load(tmp_path / "exact")[2][name])
+    with pytest.raises(InputError, match="--embedding-bits 8 with --bits 16"):
+        convert(tmp_path / "m.gguf", tmp_path / "out", 16, 32, embedding_bits=8)
+
+
 def test_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(model("qwen3"))
@@ -330,7 +421,9 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="empty"):
         convert(tmp_path / "empty.gguf", tmp_path / "out")
     path.write_bytes(model("qwen3").replace(b"general.architecture", b"general.architecturE"))
-    with pytest.raises(ModelError, match=r"architecture None .*supported: qwen2, qwen3, gemma3"):
+    with pytest.raises(
+        ModelError, match=r"architecture None .*supported: llama, qwen2, qwen3, gemma3"
+    ):
         convert(path, tmp_path / "out")
     path.write_bytes(model("qwen3").replace(b"blk.1.attn_q.weight", b"blk.9.attn_q.weight"))
     with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.q_proj\.weight is missing"):

@@ -218,16 +218,20 @@ def test_without_a_hub_the_packaged_models_are_offered(
     def prepare(model: package_models.PackagedModel) -> Path:  # the real one takes minutes
         if model.kind == "base":
             raise package_models.PackageModelError("no registry")
-        (tmp_path / "m-4bit").mkdir()
-        (tmp_path / "m-4bit" / "config.json").write_text("{}")
-        return tmp_path / "m-4bit"
+        out = tmp_path / f"{model.name}-4bit"
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+        return out
 
     monkeypatch.setattr(run_page, "prepare", prepare)
     monkeypatch.setattr(run_page, "folder", lambda model: tmp_path / "absent")
     with PageServer(Site(models=tmp_path)) as server:  # a hub that has none of the models
-        (offered,) = run_page.offered_models(server.url + "models")
-    assert (offered["id"], offered["default"]) == ("local/m-4bit", True)
-    assert (offered["kind"], offered["size"], offered["endpoint"]) == ("chat", 2, "local")
+        offered = run_page.offered_models(server.url + "models")
+    chats = [model.name for model in package_models.PACKAGED if model.kind == "chat"]
+    assert chats[0] == "SmolLM2-135M-Instruct"  # the smallest: the first answer comes soon
+    assert [m["id"] for m in offered] == [f"local/{name}-4bit" for name in chats]
+    assert [m["default"] for m in offered] == [True] + [False] * (len(chats) - 1)
+    assert {(m["kind"], m["size"], m["endpoint"]) for m in offered} == {("chat", 2, "local")}
 
 
 # ---- packaged models

@@ -15,6 +15,7 @@ from py_engine.weights.store import WeightStore
 
 # model_type -> file. Multimodal wrappers name the same text model.
 FAMILIES = {
+    "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma3": "gemma3",

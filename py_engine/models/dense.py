@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor
-from py_engine.models.layers import Attention, Mlp
+from py_engine.models.layers import Attention, Block, Mlp, Model
 from py_engine.models.state import Rope
 from py_engine.ops.gate import Activation
 from py_engine.ops.norm import Norm
-from py_engine.weights.config import FULL, Config, require_float, require_int, tied
+from py_engine.weights.config import (
+    FULL,
+    SLIDING,
+    Config,
+    layer_types,
+    require_float,
+    require_int,
+    require_str,
+    sliding_window,
+    tied,
+)
 from py_engine.weights.rope_config import rope
 from py_engine.weights.store import WeightStore
 
@@ -125,14 +135,15 @@ class Checkpoint:
         scale: float,
         *,
         bias: bool = False,
+        out_bias: bool = False,
         head_norms: bool = False,
         window: int | None = None,
         gated: bool = False,
         out: str = "o_proj",
         norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, o; per-head norms of q and k where the family has them.
-        `out`, `norm`: how the last projection and these norms are called."""
+        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k where
+        the family has them. `out`, `norm`: how the last projection and these norms are called."""
         s = self._sizes
         at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
@@ -143,7 +154,7 @@ class Checkpoint:
                 s.hidden_size,
                 bias,
             ),
-            self.linear([at + out], [s.hidden_size], q),
+            self.linear([at + out], [s.hidden_size], q, out_bias),
             s.num_attention_heads,
             s.num_key_value_heads,
             s.head_dim,
@@ -160,13 +171,14 @@ class Checkpoint:
         layer: int,
         activation: Activation,
         names: tuple[str, str, str] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        bias: bool = False,
     ) -> Mlp:
         """mlp of a layer: gate and up stacked, down."""
         s = self._sizes
         gate, up, down = (f"layers.{layer}.{name}" for name in names)
         return Mlp(
-            self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size),
-            self.linear([down], [s.hidden_size], s.intermediate_size),
+            self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size, bias),
+            self.linear([down], [s.hidden_size], s.intermediate_size, bias),
             activation,
         )
 
@@ -190,3 +202,40 @@ def rope_of(config: Config, sizes: Sizes, kind: str = FULL, theta: float | None 
             f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number"
         )
     return Rope(width, r.theta, tuple(r.frequencies(width)), r.magnitude)
+
+
+def decoder(
+    config: Config,
+    store: WeightStore,
+    *,
+    bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    head_norms: bool = False,
+) -> Model:
+    """The plain pre-norm decoder (Llama, Qwen2, Qwen3): RMSNorm, attention with rotary positions, RMSNorm, SwiGLU.
+
+    `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
+    head. Layers may slide as in `layer_types`.
+    """
+    require_str(config, "hidden_act", ("silu",), "silu")
+    sizes = Sizes.of(config)
+    weights = Checkpoint(sizes, store)
+    rope = rope_of(config, sizes)
+    embedding, head = weights.embedding_and_head(config)
+    blocks = [
+        Block(
+            weights.norm(f"layers.{i}.input_layernorm"),
+            weights.attention(
+                i, rope, sizes.head_dim**-0.5, bias=bias, out_bias=out_bias, head_norms=head_norms,
+                window=sliding_window(config) if kind == SLIDING else None,
+            ),
+            weights.norm(f"layers.{i}.post_attention_layernorm"),
+            weights.mlp(i, "silu", bias=mlp_bias),
+        )
+        for i, kind in enumerate(layer_types(config))
+    ]  # fmt: skip
+    return Model(
+        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
+        embedding, 1.0, blocks, weights.norm("norm"), head,
+    )  # fmt: skip

@@ -6,35 +6,33 @@ Tried with: Qwen2.5-Coder-0.5B-Instruct (GGUF, converted to MLX layout).
 
 from __future__ import annotations
 
-from py_engine.errors import ModelError
-from py_engine.models.dense import Checkpoint, Sizes, rope_of
-from py_engine.models.layers import Block, Model
-from py_engine.weights.config import Config, require_bool
+from py_engine.models.dense import decoder
+from py_engine.models.layers import Model
+from py_engine.weights.config import FULL, SLIDING, Config, require_bool, require_int
 from py_engine.weights.store import WeightStore
 
+# What transformers' Qwen2Config assumes.
+DEFAULTS = {
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e4,
+}
+_MAX_LAYERS = 1 << 20
 
-def build(
-    config: Config, store: WeightStore, *, bias: bool = True, head_norms: bool = False
-) -> Model:
-    """The decoder. `bias`: q, k, v have one; `head_norms`: q and k are normalised per head (Qwen3)."""
-    if require_bool(config, "use_sliding_window", False):
-        raise ModelError(
-            "config.json: use_sliding_window is true, which this family does not support yet"
-        )
-    sizes = Sizes.of(config)
-    weights = Checkpoint(sizes, store)
-    rope = rope_of(config, sizes, theta=1e6)
-    embedding, head = weights.embedding_and_head(config)
-    blocks = [
-        Block(
-            weights.norm(f"layers.{i}.input_layernorm"),
-            weights.attention(i, rope, sizes.head_dim**-0.5, bias=bias, head_norms=head_norms),
-            weights.norm(f"layers.{i}.post_attention_layernorm"),
-            weights.mlp(i, "silu"),
-        )
-        for i in range(sizes.num_hidden_layers)
-    ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+
+def build(config: Config, store: WeightStore) -> Model:
+    """The decoder."""
+    return decoder(windowed({**DEFAULTS, **config}), store, bias=True)
+
+
+def windowed(config: Config) -> Config:
+    """`config` with layer_types as use_sliding_window means them: layers from max_window_layers on slide. Without it
+    none does, whatever sliding_window says (published configs hold one that is not in use)."""
+    if not require_bool(config, "use_sliding_window", False):
+        return {key: value for key, value in config.items() if key != "sliding_window"}
+    config = {"sliding_window": 4096, **config}
+    if "layer_types" in config:
+        return config
+    count = require_int(config, "num_hidden_layers", 1, _MAX_LAYERS)
+    first = require_int(config, "max_window_layers", 0, _MAX_LAYERS, 28)
+    return {**config, "layer_types": [SLIDING if i >= first else FULL for i in range(count)]}

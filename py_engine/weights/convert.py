@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from py_engine.weights.config import BITS, GROUP_SIZES
 from py_engine.weights.gguf import Gguf, GgufTensor, parse_gguf
 from py_engine.weights.gguf_tokenizer import build_tokenizer
 from py_engine.weights.mlx_quant import packed_words
+from py_engine.weights.rope_config import rope
 
 try:
     import numpy as np
@@ -64,6 +65,9 @@ GEMMA_BLOCK_NAMES: Mapping[str, str] = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_EMBEDDINGS = ("model.embed_tokens", "lm_head")
+# What Llama 3's scaling divides each pair's frequency by, in place of the settings that it follows from.
+_ROPE_FACTORS = "rope_freqs.weight"
 TOP_NAMES: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -78,17 +82,25 @@ class Family:
     model_type: str
     hf_class: str
     blocks: Mapping[str, str]
-    optional: frozenset[str]  # block tensors that may be absent, with their suffix
     norm_offset: float = 0.0  # GGUF's norm weights minus Hugging Face's
+    paired: bool = False  # q and k hold the halves of a head side by side: see GgufTensor
 
 
-_BIASES = frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"})
+_QKV_BIASES = ("attn_q.bias", "attn_k.bias", "attn_v.bias")
+_ATTENTION_BIASES = (*_QKV_BIASES, "attn_output.bias")
+_MLP_BIASES = ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias")
 _NO_HEAD_NORMS = {k: v for k, v in BLOCK_NAMES.items() if not k.endswith(("q_norm", "k_norm"))}
 FAMILIES: Mapping[str, Family] = {
-    "qwen2": Family("qwen2", "Qwen2ForCausalLM", _NO_HEAD_NORMS, frozenset()),
-    "qwen3": Family("qwen3", "Qwen3ForCausalLM", BLOCK_NAMES, _BIASES),
-    "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", GEMMA_BLOCK_NAMES, frozenset(), 1.0),
+    "llama": Family("llama", "LlamaForCausalLM", _NO_HEAD_NORMS, paired=True),
+    "qwen2": Family("qwen2", "Qwen2ForCausalLM", _NO_HEAD_NORMS),
+    "qwen3": Family("qwen3", "Qwen3ForCausalLM", BLOCK_NAMES),
+    "gemma3": Family("gemma3_text", "Gemma3ForCausalLM", GEMMA_BLOCK_NAMES, 1.0),
 }
+# Settings that change what a model computes and have no place in these families' config.json.
+_NOT_CARRIED = (
+    "attn_logit_softcapping", "final_logit_softcapping", "expert_count", "logit_scale", "attention.scale",
+    "residual_scale", "embedding_scale",
+)  # fmt: skip
 
 
 def convert(
@@ -97,13 +109,16 @@ def convert(
     bits: int = 4,
     group_size: int = 64,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    embedding_bits: int | None = None,
 ) -> dict[str, Any]:
     """Convert a GGUF file of one of FAMILIES into folder `out`; returns its config.json.
 
     `bits`: 2, 3, 4, 5, 6 or 8 quantise every linear layer and the embedding in groups of `group_size` (those whose
     input is not a multiple of it stay plain, as in mlx_lm). Groups of 32 are GGUF's own: there the blocks that fit
     into `bits` are taken over without loss (Q8_0 into 8, Q5_0 into 5 and more, Q4_0 into 4 and more), K blocks up to
-    the rounding of their scales. 16 leaves all plain in f16 (bf16 where f16 would
+    the rounding of their scales. `embedding_bits`: of the embedding and the head, if not `bits`; small models lose most
+    there. 16 leaves all plain in f16 (bf16 where f16 would
     overflow); 32 is exact. `on_progress(done, total)` counts values. Raises InputError, FormatError, ModelError.
     """
     if bits not in (*BITS, *PLAIN_BITS):
@@ -113,6 +128,10 @@ def convert(
     if group_size not in GROUP_SIZES:
         raise InputError(
             f"--group-size {group_size}: choose one of {', '.join(map(str, GROUP_SIZES))}."
+        )
+    if embedding_bits is not None and not (bits in BITS and embedding_bits in BITS):
+        raise InputError(
+            f"--embedding-bits {embedding_bits} with --bits {bits}: both must be one of {', '.join(map(str, BITS))}."
         )
     source, folder = Path(path).expanduser(), Path(out).expanduser()
     try:
@@ -127,6 +146,9 @@ def convert(
     family = _family(gguf, str(source))
     names = _names(gguf, family, str(source))
     config = _config(gguf, family, names, str(source))
+    if _ROPE_FACTORS in gguf.tensors:
+        factors = dequantise(gguf.tensors[_ROPE_FACTORS], data).reshape(-1)
+        config["rope_scaling"] = _llama3(factors, config, str(source))
     _check_shapes(config, names, str(source))
     tokenizer = build_tokenizer(gguf.metadata, str(source))
     if len(tokenizer.tokenizer["model"]["vocab"]) > config["vocab_size"]:
@@ -135,13 +157,21 @@ def convert(
     if tokenizer.pad_id is not None:
         config["pad_token_id"] = tokenizer.pad_id
     if bits in BITS:
-        packing = {"group_size": group_size, "bits": bits, "mode": "affine"}
+        packing: dict[str, Any] = {"group_size": group_size, "bits": bits, "mode": "affine"}
+        for name in _EMBEDDINGS if embedding_bits not in (None, bits) else ():
+            if f"{name}.weight" in names and config["hidden_size"] % group_size == 0:
+                packing[name] = {"group_size": group_size, "bits": embedding_bits}
         config["quantization"] = config["quantization_config"] = packing
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)
     (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    work = _plan(names, family, data, bits, group_size)
+    if family.paired:
+        for name, tensor in names.items():
+            if ".q_proj." in name or ".k_proj." in name:
+                names[name] = replace(tensor, paired=config["head_dim"])
+    widths = dict.fromkeys(_EMBEDDINGS, embedding_bits or bits)
+    work = _plan(names, family, data, bits, group_size, widths)
     total, done = sum(math.prod(w.tensor.shape) for w in work), 0
     with _Writer(folder / "model.safetensors", work) as writer:
         for item in work:
@@ -185,6 +215,8 @@ def _names(gguf: Gguf, family: Family, where: str) -> dict[str, GgufTensor]:
     named: dict[str, GgufTensor] = {}
     for name, tensor in gguf.tensors.items():
         stem, _, suffix = name.rpartition(".")
+        if name == _ROPE_FACTORS:
+            continue  # goes into the config
         target = TOP_NAMES.get(stem)
         block = stem.split(".")
         if len(block) == 3 and block[0] == "blk" and block[1].isdecimal() and len(block[1]) < 6:
@@ -235,9 +267,20 @@ def _config(
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "lm_head.weight" not in names,
         "torch_dtype": "float16",
-        "attention_bias": any(name.endswith("q_proj.bias") for name in names),
+        "attention_bias": any(".self_attn." in n and n.endswith(".bias") for n in names),
         "attention_dropout": 0.0,
     }
+    for key in _NOT_CARRIED:
+        if metadata.get(f"{architecture}.{key}"):
+            raise ModelError(
+                f"{where}: {architecture}.{key} is set, which {family.model_type} models do not have."
+                " It is a variant that is not supported."
+            )
+    if number("rope.dimension_count", 1, 4096, head_dim) != head_dim:
+        raise ModelError(
+            f"{where}: {architecture}.rope.dimension_count rotates a part of each head only, which"
+            f" {family.model_type} models do not do. It is a variant that is not supported."
+        )
     if config["num_attention_heads"] % config["num_key_value_heads"]:
         raise ModelError(f"{where}: {heads} heads do not share their key/value heads evenly.")
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
@@ -267,8 +310,33 @@ def _config(
             "rope_local_base_freq": number("rope.freq_base_swa", 1.0, 1e12, 10000.0),
         }
     else:
-        config |= {"hidden_act": "silu", "use_sliding_window": False}
+        config["hidden_act"] = "silu"
+    if family.model_type.startswith("qwen"):
+        config["use_sliding_window"] = False
+    if family.model_type == "llama":
+        config["mlp_bias"] = any(".mlp." in n and n.endswith(".bias") for n in names)
     return config
+
+
+def _llama3(factors: Floats, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The rope scaling that gives these factors: Llama 3's, the one whose models carry them."""
+    scaling = {
+        "rope_type": "llama3",
+        "factor": _shortest(float(factors.max())),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    width = config["head_dim"]
+    plain = rope({"rope_theta": config["rope_theta"]}).frequencies(width)
+    scaled = rope({**config, "rope_scaling": scaling}).frequencies(width)
+    wanted = np.array(plain, np.float64) / np.array(scaled, np.float64)
+    if factors.shape != wanted.shape or not np.allclose(factors, wanted, rtol=1e-4):
+        raise ModelError(
+            f"{where}: {_ROPE_FACTORS} is not the scaling of Llama 3.1 or 3.2. It is a variant that is not"
+            " supported; take the model's safetensors."
+        )
+    return scaling
 
 
 def _shortest(value: float) -> float:
@@ -299,6 +367,8 @@ def _check_shapes(config: Mapping[str, Any], names: Mapping[str, GgufTensor], wh
         "attn_q.bias": (queries,),
         "attn_k.bias": (keys,),
         "attn_v.bias": (keys,),
+        "ffn_gate.bias": (width,),
+        "ffn_up.bias": (width,),
     }
     wanted: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config["vocab_size"], hidden),
@@ -306,20 +376,20 @@ def _check_shapes(config: Mapping[str, Any], names: Mapping[str, GgufTensor], wh
     }
     if not config["tie_word_embeddings"]:
         wanted["lm_head.weight"] = (config["vocab_size"], hidden)
-    optional: set[str] = set()
+    biases: tuple[str, ...] = ()
+    if family.model_type == "qwen2":
+        biases = _QKV_BIASES
+    elif config["attention_bias"]:
+        biases = _ATTENTION_BIASES
+    if config.get("mlp_bias"):
+        biases += _MLP_BIASES
     for layer in range(config["num_hidden_layers"]):
-        stems = [f"{stem}.weight" for stem in family.blocks]
-        stems += sorted(_BIASES) if family.model_type != "gemma3_text" else []
-        for stem in stems:
+        for stem in (*(f"{stem}.weight" for stem in family.blocks), *biases):
             name, _, suffix = stem.rpartition(".")
             full = f"model.layers.{layer}.{family.blocks[name]}.{suffix}"
             wanted[full] = shapes.get(stem, (hidden,))
-            if stem in family.optional:
-                optional.add(full)
     for name, shape in wanted.items():
         tensor = names.get(name)
-        if tensor is None and name in optional:
-            continue
         if tensor is None or tensor.shape != shape:
             got = "missing" if tensor is None else f"{list(tensor.shape)}"
             raise ModelError(
@@ -474,8 +544,14 @@ class _Packed(_Item):
 
 
 def _plan(
-    names: Mapping[str, GgufTensor], family: Family, data: Any, bits: int, group: int
+    names: Mapping[str, GgufTensor],
+    family: Family,
+    data: Any,
+    bits: int,
+    group: int,
+    widths: Mapping[str, int],
 ) -> list[_Item]:
+    """`widths`: of the modules that do not get `bits`."""
     items: list[_Item] = []
     for name, tensor in names.items():
         if len(tensor.shape) == 1:
@@ -484,7 +560,8 @@ def _plan(
         elif bits in PLAIN_BITS or tensor.shape[-1] % group:
             items.append(_Plain(name, tensor, data, bits))
         else:
-            items.append(_Packed(name, tensor, data, bits, group))
+            width = widths.get(name.removesuffix(".weight"), bits)
+            items.append(_Packed(name, tensor, data, width, group))
     return items
 
 

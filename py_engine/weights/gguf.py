@@ -74,12 +74,17 @@ OTHER_TYPES: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of a GGUF file: `nbytes` bytes from `start` on. `shape` is row-major."""
+    """A tensor of a GGUF file: `nbytes` bytes from `start` on. `shape` is row-major.
+
+    `paired`: entries of a head, where its two halves (i, i + paired/2) stand side by side (2i, 2i + 1) along the first
+    axis, as in llama.cpp's files of `llama`; 0: they stand as in Hugging Face's files. Readers undo it.
+    """
 
     name: str
     type: BlockType
     shape: tuple[int, ...]
     start: int
+    paired: int = 0
 
     @property
     def row_nbytes(self) -> int:

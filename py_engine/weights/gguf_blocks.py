@@ -61,12 +61,25 @@ def dequantise(tensor: GgufTensor, data: Any, first: int = 0, last: int | None =
         values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
     else:
         values = affine(tensor, data, first, last).values()
+    if tensor.paired and len(tensor.shape) == 1:
+        values = values.reshape(-1)[_places(0, tensor.shape[0], tensor.paired)]
     return values.reshape(last - first, tensor.shape[-1])
 
 
 def _raw(tensor: GgufTensor, data: Any, first: int, last: int) -> Bytes:
+    if tensor.paired and len(tensor.shape) > 1:
+        whole = np.frombuffer(data, np.uint8, tensor.nbytes, tensor.start)
+        return whole.reshape(tensor.rows, -1)[_places(first, last, tensor.paired)].reshape(-1)
     start = tensor.start + first * tensor.row_nbytes
     return np.frombuffer(data, np.uint8, (last - first) * tensor.row_nbytes, start)
+
+
+def _places(first: int, last: int, head: int) -> NDArray[np.intp]:
+    """Where entries first..last of halves stand in pairs: i of half s of a head at 2i + s."""
+    at = np.arange(first, last)
+    half, i = np.divmod(at % head, head // 2)
+    places: NDArray[np.intp] = at - at % head + 2 * i + half
+    return places
 
 
 # Below: `b` is uint8 [n blocks, bytes of one].

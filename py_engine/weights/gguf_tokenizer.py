@@ -17,12 +17,25 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's sign for a space
 
-# How byte-level vocabularies split text before merging, by the name that GGUF gives the rule.
-SPLITS: Mapping[str, str] = {
-    "qwen2": (
+
+@dataclass(frozen=True)
+class Split:
+    """How a byte-level vocabulary's text is split before merging: by `pattern` (None: by GPT-2's), after it was cut
+    into single digits if `digits`; brought to NFC before that if `nfc`."""
+
+    pattern: str | None = None
+    digits: bool = False
+    nfc: bool = False
+
+
+# By the name that GGUF gives the rule.
+SPLITS: Mapping[str, Split] = {
+    "qwen2": Split(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        nfc=True,
     ),
+    "smollm": Split(digits=True),
 }
 # Tokens that end a turn though GGUF's single eos id does not name them.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
@@ -110,24 +123,21 @@ def _byte_level(
         t: i for i, (t, k) in enumerate(zip(tokens, types, strict=True)) if k in (NORMAL, BYTE)
     }
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    split = SPLITS[pre]
+    steps: list[dict[str, Any]] = []
+    if split.digits:
+        steps.append({"type": "Digits", "individual_digits": True})
+    if split.pattern is not None:
+        pattern = {"Regex": split.pattern}
+        steps.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
+    steps.append(byte_level | {"use_regex": split.pattern is None})
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": _added(tokens, types, normalized=False),
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": SPLITS[pre]},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-                byte_level | {"use_regex": False},
-            ],
-        },
+        "normalizer": {"type": "NFC"} if split.nfc else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "post_processor": byte_level | {"use_regex": False},
         "decoder": byte_level | {"use_regex": False},
         "model": {

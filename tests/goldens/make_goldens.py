@@ -41,6 +41,7 @@ from transformers import (
     DynamicCache,
     Gemma3ForCausalLM,
     Lfm2ForCausalLM,
+    LlamaForCausalLM,
     Qwen2ForCausalLM,
     Qwen3_5ForCausalLM,
     Qwen3ForCausalLM,
@@ -52,6 +53,7 @@ HYBRID_LENGTHS = (1, 7, 63, 64, 65, 300)  # 64: where chunked forms of recurrenc
 NEW_TOKENS = 32
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
+    "llama": LlamaForCausalLM,
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
     "gemma3_text": Gemma3ForCausalLM,
@@ -106,6 +108,19 @@ def without(config, *keys):
 SLIDING, FULL = "sliding_attention", "full_attention"
 QWEN = {"hidden_act": "silu", "rope_theta": 1e6}
 QWEN3 = {**QWEN, "attention_bias": False}
+LLAMA3 = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_theta": 5e5,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
 GEMMA = {
     "hidden_activation": "gelu_pytorch_tanh",
     "rope_theta": 1e6,
@@ -251,6 +266,25 @@ CHECKPOINTS = [
         "bf16",
         multimodal=True,
     ),
+    Checkpoint(  # as Llama 3.2 1B: head_dim given, tied, scaled positions
+        "llama3-bf16",
+        "llama",
+        {**sizes(60, 3, 1, 20, 100, 301, 2), **LLAMA3},
+        "bf16",
+    ),
+    Checkpoint(  # every bias that the config can ask for; heads wider than h / H
+        "llama-biases-untied-f32",
+        "llama",
+        {
+            **sizes(48, 4, 2, 20, 70, 257, 2),
+            "hidden_act": "silu",
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_theta": 1e4,
+        },
+        "f32",
+        tied=False,
+    ),
     # --- quantised by mlx_lm ---------------------------------------------------------------------
     Checkpoint(
         "qwen2-mlx4-g64",
@@ -316,6 +350,19 @@ CHECKPOINTS = [
             "embed_tokens": {"group_size": 64, "bits": 6},
             "lm_head": {"group_size": 32, "bits": 8},
         },
+    ),
+    Checkpoint(  # as TinyLlama: no head_dim, no scaling
+        "llama-mlx4-g32-untied",
+        "llama",
+        {
+            **without(sizes(64, 4, 2, 16, 96, 288, 2), "head_dim"),
+            "hidden_act": "silu",
+            "rope_theta": 1e4,
+        },
+        "bf16",
+        tied=False,
+        bits=4,
+        group=32,
     ),
     Checkpoint(
         "gemma3-mlx4-g64",
@@ -497,9 +544,17 @@ def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
         if gemma:
             norm(at + "pre_feedforward_layernorm.weight", h)
             norm(at + "post_feedforward_layernorm.weight", h)
+        rows_of = {"q": heads * d, "k": kv * d, "v": kv * d, "o": h}
         if spec.family == "qwen2":
-            for which, rows in (("q", heads * d), ("k", kv * d), ("v", kv * d)):
-                state[at + f"self_attn.{which}_proj.bias"] = rng.normal(0, 0.4, rows)
+            for which in "qkv":
+                state[at + f"self_attn.{which}_proj.bias"] = rng.normal(0, 0.4, rows_of[which])
+        elif spec.family == "llama":
+            if config.get("attention_bias"):
+                for which, rows in rows_of.items():
+                    state[at + f"self_attn.{which}_proj.bias"] = rng.normal(0, 0.4, rows)
+            if config.get("mlp_bias"):
+                for which, rows in (("gate", mlp), ("up", mlp), ("down", h)):
+                    state[at + f"mlp.{which}_proj.bias"] = rng.normal(0, 0.4, rows)
         else:
             norm(at + "self_attn.q_norm.weight", d, 0.7 if gemma else 1.7)
             norm(at + "self_attn.k_norm.weight", d, 0.7 if gemma else 1.7)
