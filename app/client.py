@@ -28,12 +28,13 @@ class Client:
         self._facts = facts  # name -> bool: what a worker cannot see, for its settings
         self._on_booted = on_booted
         self._on_failed = on_failed
-        self._on_told = on_told  # (message) that answers nothing: crashed, calibrated, device
+        self._on_told = on_told  # (message) that nobody asked for: booting, crashed, device, ...
         self._run = ""
         self._worker = None
         self._handlers = {}
         self._count = 0
         self.booted = None
+        self.boots = ""  # what the worker is at before it has booted, in words
 
     def start(self):
         """Boot the engine, if it does not run or boot yet. It loads no model by itself."""
@@ -113,8 +114,11 @@ class Client:
         status = message.get("status")
         if status == "booted":
             self.booted = message
+            self.boots = ""
             self._on_booted(message)
-        elif status in ("crashed", "calibrated", "device"):
+        elif status in ("booting", "crashed", "calibrated", "device"):
+            if status == "booting":
+                self.boots = message["message"]
             self._on_told(message)
         elif status == "log":
             js.console.info("engine:", message.get("message"))

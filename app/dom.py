@@ -6,6 +6,9 @@ import js
 from js import document
 from pyscript.ffi import to_js
 
+# With which sentences begin that do not begin with a name.
+PLAIN_WORDS = ("a", "an", "every", "it", "its", "no", "the", "there", "this", "what")
+
 
 def find(name):
     """The element with this id; index.html holds it."""
@@ -39,6 +42,12 @@ def show(node, visible=True):
     """Show or hide, for eyes and for screen readers."""
     if bool(node.hidden) == bool(visible):
         node.hidden = not visible
+
+
+def sentence(text):
+    """What the engine says, which begins small, as a sentence of its own. Ids and addresses stay as they are."""
+    first = text.split(" ")[0]
+    return text[:1].upper() + text[1:] if first in PLAIN_WORDS else text
 
 
 def clear(node):

@@ -5,7 +5,7 @@ import time
 import js
 
 from app.device import Awake, size_text
-from app.dom import announce, button, clear, find, show
+from app.dom import announce, button, clear, find, sentence, show
 
 DRAW_MS = 100  # between two updates of the bar
 RATE_MS = 8000  # the speed is that of the last seconds
@@ -56,7 +56,8 @@ class Loading:
         find("load-title").textContent = "Loading " + label(model)
         find("load-bytes").textContent = ""
         find("load-bar").removeAttribute("value")
-        self._phase("" if self._client.booted else "Starting Python in this page")
+        self._phase("")
+        self.booting()
         show(find("notice"), False)
         show(find("load"))
         self._awake.hold()
@@ -69,6 +70,11 @@ class Loading:
         self._request = self._client.ask("load", self._heard, repo=repo, options=self._options())
         self._become("loading")
         announce("Loading " + label(model))
+
+    def booting(self):
+        """The engine itself is still being started."""
+        if self._client.boots:
+            self._phase(self._client.boots)
 
     def cancel(self):
         """Stop loading; nothing is loaded then."""
@@ -158,7 +164,7 @@ def problem(title, text, actions=()):
     """Show what went wrong above the message box, with buttons (text, action)."""
     find("notice-title").textContent = title
     text = text.split("\nTraceback")[0]
-    find("notice-text").textContent = text[:1].upper() + text[1:]
+    find("notice-text").textContent = sentence(text)
     row = find("notice-actions")
     clear(row)
     for words, action in actions:

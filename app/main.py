@@ -83,7 +83,7 @@ def state_line(state):
         return "Runs on " + (gpu.name or "this device")
     if state == "loading":
         return "Loading; you can write already"
-    return "No model is loaded"
+    return client.boots or "No model is loaded"
 
 
 def place_picker():
@@ -399,6 +399,7 @@ def left(event):
 def engine_booted(message):
     """Python runs in the worker."""
     document.body.setAttribute("data-engine", "ready")
+    find("state").textContent = state_line(loading.state)
     js.performance.mark("engine")
     stored_models.refresh()
     updates.watch()  # from here on, so that the shell's files do not hold up the engine's
@@ -408,6 +409,10 @@ def engine_booted(message):
 def engine_told(message):
     """Something that nobody asked for."""
     global smaller
+    if message["status"] == "booting":
+        loading.booting()
+        find("state").textContent = state_line(loading.state)
+        return
     if message["status"] == "calibrated":
         crash.keep_proven(message)
         return

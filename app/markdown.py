@@ -1,6 +1,7 @@
 """Markdown, as models write it, into trees for public/nodes.mjs; it can be fed piece by piece.
 
 Headings, paragraphs, lists, quotes, fenced and indented code, tables, rules; bold, italic, struck, code, http(s) links.
+A code block is coloured once it has ended (public/nodes.mjs).
 HTML stays text, images become links. A line break in a paragraph is a line break. What is built from pieces equals what
 is built from the whole: a block is settled only when a complete line has begun the next one.
 """
@@ -33,6 +34,8 @@ class Markdown:
         self.dirty = False
         lines = self.tail.split("\n")
         found = blocks(lines)
+        if last:
+            _end_fence(found)
         complete = len(lines) if last else len(lines) - 1
         count = 0
         while count + 1 < len(found) and found[count + 1][0] < complete:
@@ -41,6 +44,13 @@ class Markdown:
         self.settled += count
         if count:
             self.tail = "\n".join(lines[found[count][0] :])
+
+
+def _end_fence(found):
+    """A code block that the text ended in is over, too."""
+    tree = found[-1][1] if found else [""]
+    if tree[0] == "fence":
+        tree[3] = True
 
 
 # ---- blocks
@@ -142,14 +152,16 @@ def _read_fence(lines, i, indent):
     language = text[len(run) :].strip().split(" ")[0]
     body = []
     i += 1
-    while i < len(lines):
-        end = lines[i].strip()
-        if end.startswith(run) and not end.strip(run[0]):
-            i += 1
-            break
+    while i < len(lines) and not _closes(lines[i].strip(), run):
         body.append(lines[i][min(indent, _indent(lines[i])) :])
         i += 1
-    return ["fence", language, "\n".join(body)], i
+    closed = i < len(lines)
+    return ["fence", language, "\n".join(body), closed], i + 1 if closed else i
+
+
+def _closes(text, run):
+    """Whether a line ends the code block that `run` began."""
+    return text.startswith(run) and not text.strip(run[0])
 
 
 def _read_indented(lines, i):
@@ -157,7 +169,7 @@ def _read_indented(lines, i):
     while i < len(lines) and (not lines[i].strip() or _indent(lines[i]) >= 4):
         body.append(lines[i].replace("\t", "    ")[4:])
         i += 1
-    return ["fence", "", "\n".join(body).rstrip()], i
+    return ["fence", "", "\n".join(body).rstrip(), False], i
 
 
 def _read_quote(lines, i, depth):

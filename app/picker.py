@@ -42,7 +42,8 @@ class Picker:
     def show_gpu(self, gpu):
         """Name the GPU that will do the work."""
         text = gpu.name + (" (a GPU in software: correct, but slow)" if gpu.software else "")
-        self.form.querySelector(".gpu").textContent = text
+        line = self.form.querySelector(".gpu")
+        line.textContent = line.title = text  # the title has it where the line is cut
 
     def place(self, where):
         """Stand inside this element."""

@@ -2,7 +2,7 @@
 
 import json
 
-from app.dom import button, clear, is_enter, make, show, stamp
+from app.dom import button, clear, is_enter, make, sentence, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
@@ -79,6 +79,7 @@ class AnswerRow:
         answer = self.message["content"]
         if len(answer) > LONG or self.message.get("error", {}).get("type") == UNREADABLE:
             self._text.classList.add("as-it-is")
+            self._text.dir = "auto"
             self._text.textContent = answer
         elif len(answer) != self._shown or last:
             self._markdown.feed(answer[self._shown :])
@@ -129,7 +130,7 @@ class AnswerRow:
         show(card, bool(error))
         if not error:
             return
-        card.querySelector("p").textContent = error["text"][:1].upper() + error["text"][1:]
+        card.querySelector("p").textContent = sentence(error["text"])
         row = card.querySelector(".row")
         clear(row)
         for text, action in remedies(error["type"]):
@@ -156,7 +157,9 @@ def call_block(call):
     node.querySelector("strong").textContent = call["function"]["name"]
     rows = node.querySelector("dl")
     for key, text in entries(call["function"]["arguments"]):
-        rows.append(make("dt", key), make("dd", json.loads(text) if text[:1] == '"' else text))
+        value = make("dd", json.loads(text) if text[:1] == '"' else text)
+        value.dir = "auto"
+        rows.append(make("dt", key), value)
     return node
 
 

@@ -208,16 +208,17 @@ class Host:
     async def _open(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> Engine:
         """Replace the engine. The caller holds the turn."""
         await self._close()
-        phase = ""
+        said = ""
 
         def on_progress(progress: Any) -> None:
-            nonlocal phase
+            nonlocal said
             if progress.phase == "note":
                 self._send(Note(id, progress.message))
                 return
-            if progress.phase != phase:
-                phase = progress.phase
-                self._send(Loading(id, progress.message or phase))
+            words = progress.message or progress.phase
+            if words != said:
+                said = words
+                self._send(Loading(id, words))
             if progress.total:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 

@@ -63,8 +63,9 @@ export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
 export const fetchSources = () => Promise.all([fetchBytes('engine.zip'), fetchBytes('app/worker.py')]);
 export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vendor/wheels/${name}`)));
 
-/** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. */
-export async function boot(runtime) {
+/** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. `tell(words)`: what it is at. */
+export async function boot(runtime, tell) {
+  tell('Fetching Python');
   const base = runtimeUrl(runtime);
   const sourcesCome = fetchSources();
   const tokenizersCome = import(`${HERE}vendor/tokenizers/index.js`); // a UMD file: it sets globalThis.tokenizers
@@ -73,6 +74,7 @@ export async function boot(runtime) {
   const kept = await place?.store.match(place.key);
   let py = null;
   if (kept) {
+    tell('Starting Python where an earlier visit left off');
     try {
       py = await loadPyodide({ ...bootOptions(runtime), _loadSnapshot: new Uint8Array(await kept.arrayBuffer()) });
       py.runPython('import random; random.seed()'); // else every visit repeats the random numbers of the snapshot
@@ -83,7 +85,11 @@ export async function boot(runtime) {
     }
   }
   const snapshot = py !== null;
-  py ??= await loadPyodide(bootOptions(runtime));
+  if (!py) {
+    tell('Starting Python'); // its own files come meanwhile
+    py = await loadPyodide(bootOptions(runtime));
+  }
+  tell('Starting the engine');
   install(py, sources);
   await tokenizersCome;
   jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;

@@ -2,7 +2,9 @@
 // nodes, no attribute but a checked http(s) link, its number for a list, an alignment for a cell. Nothing is fetched.
 //
 // A tree is a string or [tag, ...children]; ["a", url, ...], ["ol", first, ...], ["th"|"td", alignment, ...],
-// ["fence", language, text].
+// ["fence", language, text, whether it has ended].
+
+import { highlight } from './highlight.mjs';
 
 const PLAIN = new Set(['p', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'ul', 'li', 'blockquote', 'hr', 'br', 'strong', 'em', 'del',
   'code', 'thead', 'tbody', 'tr']);
@@ -11,7 +13,7 @@ const ALIGNMENTS = new Set(['left', 'center', 'right']);
 const build = tree => {
   if (typeof tree === 'string') return document.createTextNode(tree);
   const [tag, first, ...others] = tree;
-  if (tag === 'fence') return fence(first, others[0]);
+  if (tag === 'fence') return fill(document.getElementById('t-code').content.cloneNode(true).firstElementChild, tree);
   if (tag === 'table') {
     const frame = make('div', []);
     frame.className = 'table';
@@ -30,7 +32,9 @@ const build = tree => {
     return cell;
   }
   if (!PLAIN.has(tag)) throw new Error(`markdown has no ${tag}`);
-  return make(tag, tree.slice(1));
+  const node = make(tag, tree.slice(1));
+  if (tag === 'code') node.dir = 'ltr'; // so that it says nothing about the direction of the text around it
+  return node;
 };
 
 const make = (tag, children) => {
@@ -52,13 +56,16 @@ const link = (address, children) => {
   node.target = '_blank';
   node.rel = 'noopener noreferrer nofollow';
   node.title = url.href;
+  if (node.textContent === address) node.dir = 'ltr';
   return node;
 };
 
-const fence = (language, text) => {
-  const node = document.getElementById('t-code').content.cloneNode(true).firstElementChild;
+/** Show a code block in its node; what is shown already stays, colours included. */
+const fill = (node, [, language, text, ended]) => {
   node.querySelector('span').textContent = language;
-  node.querySelector('code').textContent = text;
+  const code = node.querySelector('code');
+  if (code.textContent !== text) code.textContent = text;
+  if (ended) highlight(code, language);
   return node;
 };
 
@@ -67,12 +74,11 @@ export function update(root, keep, json) {
   const trees = JSON.parse(json);
   const old = root.children[keep];
   if (old?.className === 'code' && trees[0]?.[0] === 'fence') {
-    old.querySelector('span').textContent = trees[0][1];
-    const code = old.querySelector('code');
-    if (code.textContent !== trees[0][2]) code.textContent = trees[0][2];
-    trees.shift();
+    fill(old, trees.shift());
     keep += 1;
   }
   while (root.childNodes.length > keep) root.lastChild.remove();
   root.append(...trees.map(build));
+  // Each block runs in the direction of its own text; code, in the template, always from left to right.
+  for (const node of [...root.children].slice(keep)) if (!node.dir) node.dir = 'auto';
 }

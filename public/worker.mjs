@@ -40,7 +40,7 @@ function makeSnapshot() {
 }
 
 try {
-  const { py, version, snapshot, place } = await boot(runtime);
+  const { py, version, snapshot, place } = await boot(runtime, message => self.postMessage({ status: 'booting', message }));
   const host = py.pyimport('app.worker').Host(
     message => self.postMessage(message.toJs({ dict_converter: Object.fromEntries })),
     () => prepareChat(py),

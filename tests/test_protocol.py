@@ -11,6 +11,7 @@ from py_engine.errors import InputError
 from py_engine.serve.protocol import (
     Bench,
     Booted,
+    Booting,
     CacheDelete,
     CacheList,
     Calibrated,
@@ -86,6 +87,7 @@ TO_WORKER: list[ToWorker] = [
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [
     Dropped(5, [1, 2], 40),
+    Booting("Fetching Python"),
     Booted("Pyodide 314.0.7", 500.0, True),
     Log("a line"),
     Crashed("load", "org/name", 4096, None),
@@ -120,7 +122,7 @@ def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
     wire = to_wire(message)
     assert wire["status"] == type(message).__name__.lower()
     assert json.loads(json.dumps(wire)) == wire
-    if not isinstance(message, (Booted, Log, Crashed, Calibrated, Device)):
+    if not isinstance(message, (Booting, Booted, Log, Crashed, Calibrated, Device)):
         assert "id" in wire
 
 

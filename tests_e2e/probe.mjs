@@ -2,7 +2,7 @@
 import { boot, prepareChat } from './boot.mjs';
 
 const answered = (async () => {
-  const { py, snapshot } = await boot(self.name || 'py314');
+  const { py, snapshot } = await boot(self.name || 'py314', () => {});
   const source = await (await fetch('./probe.py')).text();
   py.FS.writeFile('/home/pyodide/probe.py', source);
   return { probe: py.pyimport('probe'), py, snapshot };

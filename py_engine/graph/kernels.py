@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -33,6 +33,8 @@ class Kernels:
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
         self._pipelines: dict[Kernel, asyncio.Task[Pipeline]] = {}
+        self._compiled = 0
+        self._on_compiled: Callable[[int, int], object] | None = None
 
     def start(self, kernels: Iterable[Kernel]) -> None:
         """Begin to compile, so that the wait falls together with other work (weights streaming in)."""
@@ -58,6 +60,13 @@ class Kernels:
             if (t := self._pipelines[k]) in done and not t.cancelled() and t.exception() is None
         }
 
+    async def compiled(self, tell: Callable[[int, int], object]) -> None:
+        """Wait for all that were begun; `tell(how many are done, of how many)`. Errors are told by `pipeline`."""
+        tell(self._compiled, len(self))
+        self._on_compiled = tell
+        await self.settle()
+        self._on_compiled = None
+
     async def settle(self) -> None:
         """Wait until nothing compiles any more, whatever came of it (before the device is closed)."""
         await asyncio.gather(*self._pipelines.values(), return_exceptions=True)
@@ -67,4 +76,8 @@ class Kernels:
 
     async def _compile(self, kernel: Kernel) -> Pipeline:
         code = self._gpu.enable_lines(kernel.features) + "\n" + assemble(kernel)
-        return await self._gpu.create_pipeline(kernel.label, code, dict(kernel.constants))
+        pipeline = await self._gpu.create_pipeline(kernel.label, code, dict(kernel.constants))
+        self._compiled += 1
+        if self._on_compiled:
+            self._on_compiled(self._compiled, len(self))
+        return pipeline

@@ -151,7 +151,9 @@ async def load_model(
             )  # fmt: skip
             wanted = not gpu.info.fallback if self_check is None else self_check
             peak = await source.fill(store, gpu, kernels, strategy, tell, abort)
-            tell(Progress("kernels", message="Compiling kernels"))
+            await kernels.compiled(partial(_tell_compiling, tell))
+            if wanted:
+                tell(Progress("kernels", message="Checking what this GPU computes"))
             checked = await decoder.self_check().run() if wanted else None
             for wrong in checked.wrong if checked else ():
                 note(f"self-check: {wrong}")
@@ -174,6 +176,10 @@ async def load_model(
                 decoder.release()
             store.release()
             raise
+
+
+def _tell_compiling(tell: Callable[[Progress], None], done: int, of: int) -> None:
+    tell(Progress("kernels", message=f"Compiling the GPU's programs: {done} of {of}"))
 
 
 async def estimate_model(

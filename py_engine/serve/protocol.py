@@ -11,10 +11,10 @@ answer carries the same `id` and a `status`. A class below is a kind of message,
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
-Without being asked the worker says booted (or error with id null, when it cannot start), then crashed, if an earlier
-run ended in the middle of something, to a page that has named this one; calibrated, device and log may come at any
-time. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that it closed itself, with commas
-between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it is).
+Without being asked the worker says booting*, then booted (or error with id null, when it cannot start), then crashed,
+if an earlier run ended in the middle of something, to a page that has named this one; calibrated, device and log may
+come at any time. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that it closed itself,
+with commas between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it is).
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
@@ -261,6 +261,14 @@ _KINDS: dict[str, type[ToWorker]] = {kind.type: kind for kind in typing.get_args
 
 
 @dataclass(frozen=True)
+class Booting:
+    """What the worker is at before Python runs, in words."""
+
+    status: ClassVar[str] = "booting"
+    message: str
+
+
+@dataclass(frozen=True)
 class Booted:
     """Python runs: which runtime, after how long, and whether it came from a memory snapshot."""
 
@@ -435,7 +443,8 @@ class Result:
 
 
 FromWorker = (
-    Booted
+    Booting
+    | Booted
     | Log
     | Crashed
     | Calibrated
