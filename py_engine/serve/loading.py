@@ -178,7 +178,7 @@ async def load_model(
             raise
 
 
-def _tell_compiling(tell: Callable[[Progress], None], done: int, of: int) -> None:
+def _tell_compiling(tell: Callable[[Progress], object], done: int, of: int) -> None:
     tell(Progress("kernels", message=f"Compiling the GPU's programs: {done} of {of}"))
 
 
