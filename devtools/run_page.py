@@ -65,6 +65,7 @@ def main() -> int:
             offers.start(LOOK_S)
             print(server.url, flush=True)
             say("Open it in a browser with WebGPU (Chrome, Edge, Safari 26, Firefox). Ctrl-C ends.")
+            offers.fetch()
             if not arguments.no_open and has_display():
                 webbrowser.open(server.url)
             threading.Event().wait()

@@ -98,7 +98,7 @@ def download_wheel(
     with tempfile.TemporaryDirectory(dir=folder) as temporary, tempfile.TemporaryFile() as said:
         status = run_watched(
             command,
-            lambda: tell(_largest(Path(temporary))),
+            lambda: tell(_largest(folder)),
             env={**os.environ, "TMPDIR": temporary},  # where pip lets the wheel grow
             stdout=said,
             stderr=said,

@@ -202,6 +202,7 @@ def found_by(site: Site) -> list[dict[str, object]]:
     """What is offered once all is found and fetched."""
     looking = offers.Offers(site)
     looking.start(60)
+    looking.fetch()
     looking._thread.join(60)
     assert not site.looking
     return site.offered
@@ -273,6 +274,7 @@ def test_what_is_under_way_is_told_and_given_up_when_the_page_ends(
     site = Site(hub=NO_HUB)
     looking = offers.Offers(site)
     looking.start(60)
+    looking.fetch()
     assert held.wait(60)
     (coming,) = site.config()["fetching"]
     assert (coming["label"], coming["phase"], coming["done"], coming["total"]) == (
