@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,6 @@ def test_index(tmp_path: Path) -> None:
     infos = load(tmp_path)
     assert {n: i.file for n, i in infos.items()} == weight_map  # and z is not looked at
 
-    index.write_text(json.dumps({"weight_map": weight_map | {"v": weight_map["x"]}}))
-    with pytest.raises(FormatError, match="says that v is in model-00001"):
-        load(tmp_path)
     index.write_text(json.dumps({"weight_map": weight_map | {"v": "model-9.safetensors"}}))
     with pytest.raises(FormatError, match=r"names model-9\.safetensors \(for v"):
         load(tmp_path)
@@ -102,6 +100,62 @@ def test_index(tmp_path: Path) -> None:
         index.write_text(json.dumps(wrong))
         with pytest.raises(FormatError, match="index"):
             load(tmp_path)
+
+
+X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "index", "wanted", "words"),
+    [
+        ({X: "ab", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": X, "c": Y}, None),
+        ({X: "ab", Y: "c"}, {"a": X, "c": Y}, {"a": X, "b": X, "c": Y}, "forgets .*: b"),
+        ({X: "ab", Y: "c"}, {"a": X, "b": X}, {"a": X, "b": X, "c": Y}, "forgets .*: c"),
+        ({X: "a", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "c": Y}, "names .* in no file: b"),
+        ({X: "a", Y: "bc"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": Y, "c": Y}, "another file .*: b"),
+        ({X: "ab", Y: "bc"}, {"a": X, "b": Y, "c": Y}, {"a": X, "b": Y, "c": Y}, None),
+        ({X: "ab", Y: "bc"}, {"a": X, "c": Y}, {"a": X, "b": X, "c": Y}, "forgets .*: b"),
+        # A shard that the index names is gone, but all it held is elsewhere.
+        ({X: "a", Y: "bc"}, {"a": X, "b": "model-9.safetensors", "c": Y}, {"a": X, "b": Y, "c": Y}, "another file .*b"),
+        # The index is of a model that was since written into one file.
+        ({"model.safetensors": "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", "model.safetensors"), "of other"),
+        ({"model.safetensors": "ab", X: "a"}, None, dict.fromkeys("ab", "model.safetensors"), None),
+        # No index at all; a leftover of another series.
+        ({X: "ab", Y: "c"}, None, {"a": X, "b": X, "c": Y}, "no model.safetensors.index.json: 2 files"),
+        ({X: "a", Y: "c", "model-00003-of-00005.safetensors": "d"}, {"a": X, "c": Y}, {"a": X, "c": Y}, None),
+    ],
+)  # fmt: skip
+def test_files_decide_over_the_index(
+    tmp_path: Path,
+    files: dict[str, str],
+    index: dict[str, str] | None,
+    wanted: dict[str, str],
+    words: str | None,
+) -> None:
+    for file, names in files.items():
+        save_file({name: np.ones(2, np.float32) for name in names}, tmp_path / file)
+    if index is not None:
+        body = json.dumps({"weight_map": index})
+        (tmp_path / "model.safetensors.index.json").write_text(body)
+    notes: list[str] = []
+
+    async def go() -> dict[str, Any]:
+        return dict(
+            await read_tensors(await open_repository(str(tmp_path), NativeIo()), notes.append)
+        )
+
+    assert {name: info.file for name, info in asyncio.run(go()).items()} == wanted
+    if words is None:
+        assert notes == []
+    else:
+        (told,) = notes
+        assert re.search(words, told)
+
+
+def test_a_shard_without_its_index_is_missed(tmp_path: Path) -> None:
+    save_file({"y": np.ones(3, np.float32)}, tmp_path / Y)
+    with pytest.raises(FormatError, match=X):
+        load(tmp_path)
 
 
 def test_no_weights(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ docs/adding-a-model-family.md.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 
 from py_engine.errors import ModelError
@@ -26,10 +27,18 @@ FAMILIES = {
 }
 
 
+# What text models' checkpoints hold beside their weights: buffers that are computed, and parts that are not read.
+_BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
+_OTHER_PARTS = re.compile(
+    r"(model\.)?(vision_tower|vision_model|visual|vision_embed_tokens|multi_modal_projector|embed_vision|audio_tower|mtp)\."
+)
+
+
 def build_model(config: Config, store: WeightStore) -> Model:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 
-    Raises ModelError for an unknown family, absurd numbers, or tensors that do not fit them.
+    Raises ModelError for an unknown family, absurd numbers, tensors that do not fit them, or one that stands beside
+    those of a module in use and that nobody asked for.
     """
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
@@ -37,4 +46,27 @@ def build_model(config: Config, store: WeightStore) -> Model:
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(FAMILIES))}."
         )
     model: Model = import_module(f"py_engine.models.{FAMILIES[kind]}").build(config, store)
+    for name in unread(store):
+        module, _, part = name.rpartition(".")
+        if store.uses(module):
+            raise ModelError(
+                f"{kind}: the weights hold {name}, which config.json does not ask for: without it {module} would "
+                f"compute something else. {_ADVICE.get(part, 'Config and weights disagree: check the revision.')}"
+            )
     return model
+
+
+# By the last part of the left tensor's name.
+_ADVICE = {
+    "bias": "Is attention_bias, mlp_bias or conv_bias missing from config.json?",
+    "scales": "Is this layer quantised in a format that is not supported?",
+    "biases": "Is this layer's .scales missing from the download?",
+}
+
+
+def unread(store: WeightStore) -> list[str]:
+    """Names of tensors that no module asked for, less those of other parts of a multimodal model and of buffers that
+    are computed; sorted."""
+    return [
+        name for name in store.unused() if not (_BUFFERS.search(name) or _OTHER_PARTS.match(name))
+    ]

@@ -26,9 +26,15 @@ from py_engine.weights.config import (
 from py_engine.weights.rope_config import rope
 from py_engine.weights.store import WeightStore
 
-# Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5).
-PREFIXES = ("model.", "language_model.model.", "model.language_model.")
-HEADS = dict(zip(PREFIXES, ("lm_head", "language_model.lm_head", "lm_head"), strict=True))
+# Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5), or as the
+# body alone was saved; and how its head is called there.
+HEADS = {
+    "model.": "lm_head",
+    "language_model.model.": "language_model.lm_head",
+    "model.language_model.": "lm_head",
+    "": "lm_head",
+}
+PREFIXES = tuple(HEADS)
 MAX_WIDTH = 1 << 17  # no dense model has wider layers; a larger number is a broken config
 MAX_VOCAB = 1 << 21
 MAX_CONTEXT = 1 << 24
@@ -37,6 +43,20 @@ MAX_CONTEXT = 1 << 24
 def depthwise(channels: int, taps: int) -> list[tuple[int, ...]]:
     """Shapes of a depthwise convolution's weight: HF's and MLX's, which are the same bytes."""
     return [(channels, 1, taps), (channels, taps, 1)]
+
+
+# transformers' names (ACT2FN) of the activations that there are kernels for.
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
+
+def activation(config: Config, key: str, default: str) -> Activation:
+    """The MLP's. Raises ModelError for another."""
+    return _ACTIVATIONS[require_str(config, key, _ACTIVATIONS, default)]
 
 
 @dataclass(frozen=True)
@@ -58,10 +78,13 @@ class Sizes:
         """Read and check. Raises ModelError naming the key."""
         h = require_int(config, "hidden_size", 1, MAX_WIDTH)
         heads = require_int(config, "num_attention_heads", 1, 1024)
-        kv_heads = require_int(config, "num_key_value_heads", 1, heads, heads)
+        kv_heads = heads
+        if config.get("num_key_value_heads") is not None:
+            kv_heads = require_int(config, "num_key_value_heads", 1, 1024)
         if heads % kv_heads:
             raise ModelError(
                 f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly"
+                " (num_attention_heads, num_key_value_heads, or the family's defaults for them)"
             )
         if "head_dim" not in config and h % heads:
             raise ModelError(
@@ -92,9 +115,7 @@ class Checkpoint:
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
-        self._prefix = next(
-            (p for p in PREFIXES if store.has(f"{p}embed_tokens.weight")), PREFIXES[0]
-        )
+        self._prefix = next((p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0])
 
     def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
         """Every layer holds the module (`modules`: kind -> name) that its kind in the config asks for.
@@ -142,8 +163,8 @@ class Checkpoint:
         out: str = "o_proj",
         norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k where
-        the family has them. `out`, `norm`: how the last projection and these norms are called."""
+        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k
+        where the family has them. `out`, `norm`: how the last projection and these norms are called."""
         s = self._sizes
         at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
@@ -183,14 +204,21 @@ class Checkpoint:
         )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
-        """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied."""
+        """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied, whichever of them is there."""
         s = self._sizes
         shape = ([s.vocab_size], s.hidden_size)
-        embedding = self._store.linear([f"{self._prefix}embed_tokens"], *shape)
-        head = HEADS[self._prefix]
-        if tied(config, self._store.has(f"{head}.weight")):
-            return embedding, embedding
-        return embedding, self._store.linear([head], *shape)
+        embedding, usual = f"{self._prefix}embed_tokens", HEADS[self._prefix]
+        found = (name for name in (usual, *HEADS.values()) if self._store.has(f"{name}.weight"))
+        head = next(found, usual)
+        has_head = self._store.has(f"{head}.weight")
+        if not tied(config, has_head, default=False):
+            return self._store.linear([embedding], *shape), self._store.linear([head], *shape)
+        if has_head and not self._store.has(f"{embedding}.weight"):
+            embedding = head
+        else:
+            self._store.leave(f"{head}.")  # a copy (serve/loading.py compares them)
+        matrix = self._store.linear([embedding], *shape)
+        return matrix, matrix
 
 
 def rope_of(config: Config, sizes: Sizes, kind: str = FULL, theta: float | None = None) -> Rope:
@@ -218,7 +246,7 @@ def decoder(
     `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
     head. Layers may slide as in `layer_types`.
     """
-    require_str(config, "hidden_act", ("silu",), "silu")
+    act = activation(config, "hidden_act", "silu")
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store)
     rope = rope_of(config, sizes)
@@ -231,7 +259,7 @@ def decoder(
                 window=sliding_window(config) if kind == SLIDING else None,
             ),
             weights.norm(f"layers.{i}.post_attention_layernorm"),
-            weights.mlp(i, "silu", bias=mlp_bias),
+            weights.mlp(i, act, bias=mlp_bias),
         )
         for i, kind in enumerate(layer_types(config))
     ]  # fmt: skip

@@ -9,7 +9,7 @@ Tried with: Gemma 3 270M (GGUF, converted to MLX layout).
 from __future__ import annotations
 
 from py_engine.errors import ModelError
-from py_engine.models.dense import Checkpoint, Sizes, rope_of
+from py_engine.models.dense import Checkpoint, Sizes, activation, rope_of
 from py_engine.models.layers import Block, Model
 from py_engine.weights.config import (
     SLIDING,
@@ -17,7 +17,6 @@ from py_engine.weights.config import (
     layer_types,
     require_bool,
     require_float,
-    require_str,
     sliding_window,
 )
 from py_engine.weights.store import WeightStore
@@ -46,7 +45,7 @@ def build(config: Config, store: WeightStore) -> Model:
         raise ModelError(
             "config.json: use_bidirectional_attention is true: an embedding model, not a decoder"
         )
-    require_str(config, "hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+    act = activation(config, "hidden_activation", "gelu_pytorch_tanh")
     config = {**_DEFAULTS, **config}
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store, norm_offset=1.0)
@@ -59,11 +58,11 @@ def build(config: Config, store: WeightStore) -> Model:
         Block(
             weights.norm(f"layers.{i}.input_layernorm"),
             weights.attention(
-                i, ropes[kind], scale, bias=bias, head_norms=True,
+                i, ropes[kind], scale, bias=bias, out_bias=bias, head_norms=True,
                 window=sliding_window(config) if kind == SLIDING else None,
             ),
             weights.norm(f"layers.{i}.pre_feedforward_layernorm"),
-            weights.mlp(i, "gelu_tanh"),
+            weights.mlp(i, act),
             weights.norm(f"layers.{i}.post_attention_layernorm"),
             weights.norm(f"layers.{i}.post_feedforward_layernorm"),
         )

@@ -26,6 +26,14 @@ from py_engine.weights.config import (
 from py_engine.weights.store import WeightStore
 
 CONV = "conv"
+# What transformers' Lfm2Config assumes.
+_DEFAULTS = {
+    "vocab_size": 65536,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 128000,
+    "rope_theta": 1e6,
+}
 
 
 def build(config: Config, store: WeightStore) -> Model:
@@ -37,7 +45,7 @@ def build(config: Config, store: WeightStore) -> Model:
     bias = require_bool(config, "conv_bias", False)
     weights = Checkpoint(sizes, store)
     weights.check_kinds(kinds, {CONV: "conv", FULL: "self_attn"})
-    rope = rope_of(config, sizes, theta=1e6)
+    rope = rope_of(config, sizes)
     embedding, head = weights.embedding_and_head(config)
 
     def mixer(i: int, kind: str) -> Mixer:
@@ -65,14 +73,15 @@ def build(config: Config, store: WeightStore) -> Model:
 
 def _normalised(config: Config) -> Config:
     """LFM2's own keys under the names of other families; its own win."""
-    return {
+    made = {
+        **_DEFAULTS,
         **config,
         "intermediate_size": _mlp_width(config),
         "rms_norm_eps": require_float(config, "norm_eps", 1e-12, 1.0, 1e-5),
-        "tie_word_embeddings": require_bool(
-            config, "tie_embedding", require_bool(config, "tie_word_embeddings", True)
-        ),
     }
+    if "tie_embedding" in config:
+        made["tie_word_embeddings"] = require_bool(config, "tie_embedding")
+    return made
 
 
 def _mlp_width(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Qwen3 (dense): Qwen2's block without biases (but for attention_bias), q and k normalised per head before RoPE, head_dim of its own.
+"""Qwen3 (dense): Qwen2's block with biases only where attention_bias asks, q and k normalised per head before RoPE.
 
 Paper: Qwen3 Technical Report, arXiv:2505.09388. Reference: transformers, models/qwen3/modeling_qwen3.py.
 Tried with: tiny random checkpoints; the shapes of Qwen3-0.6B.

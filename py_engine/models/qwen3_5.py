@@ -11,7 +11,15 @@ from __future__ import annotations
 
 from py_engine.errors import ModelError
 from py_engine.models.delta_net import DeltaNet
-from py_engine.models.dense import MAX_WIDTH, PREFIXES, Checkpoint, Sizes, depthwise, rope_of
+from py_engine.models.dense import (
+    MAX_WIDTH,
+    PREFIXES,
+    Checkpoint,
+    Sizes,
+    activation,
+    depthwise,
+    rope_of,
+)
 from py_engine.models.layers import Block, Mixer, Model
 from py_engine.ops.delta import DeltaShape
 from py_engine.weights.config import (
@@ -21,19 +29,28 @@ from py_engine.weights.config import (
     layer_types,
     require_bool,
     require_int,
-    require_str,
 )
 from py_engine.weights.store import WeightStore
 
 LINEAR = "linear_attention"
+# What transformers' Qwen3_5TextConfig assumes.
+_DEFAULTS = {
+    "vocab_size": 248320,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    "max_position_embeddings": 32768,
+    "rope_theta": 1e4,
+}
 
 
 def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
-    require_str(config, "hidden_act", ("silu",), "silu")
+    act = activation(config, "hidden_act", "silu")
     if not require_bool(config, "attn_output_gate", True):
         raise ModelError("config.json: attn_output_gate is false; Qwen3.5 has this gate")
-    config = {"partial_rotary_factor": 0.25, "head_dim": 256, **config}
+    config = {**_DEFAULTS, **config}
     kinds = _kinds(config)
     sizes = Sizes.of(config)
     shape = DeltaShape(
@@ -45,7 +62,7 @@ def build(config: Config, store: WeightStore) -> Model:
     )
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
     weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
-    rope = rope_of(config, sizes, theta=1e7)
+    rope = rope_of(config, sizes)
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)
 
@@ -53,15 +70,16 @@ def build(config: Config, store: WeightStore) -> Model:
         if kind == LINEAR:
             return _delta_net(weights, shape, sizes.hidden_size, f"layers.{i}.linear_attn.")
         return weights.attention(
-            i, rope, sizes.head_dim**-0.5, bias=bias, head_norms=True, gated=True
-        )
+            i, rope, sizes.head_dim**-0.5,
+            bias=bias, out_bias=bias, head_norms=True, gated=True,
+        )  # fmt: skip
 
     blocks = [
         Block(
             weights.norm(f"layers.{i}.input_layernorm"),
             mixer(i, kind),
             weights.norm(f"layers.{i}.post_attention_layernorm"),
-            weights.mlp(i, "silu"),
+            weights.mlp(i, act),
         )
         for i, kind in enumerate(kinds)
     ]

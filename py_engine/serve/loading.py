@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from py_engine.abort import Abort
 from py_engine.errors import InputError, ModelError
+from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.autotune import chosen_forms
 from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
@@ -23,10 +24,12 @@ from py_engine.host.io import Io
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.models import unread
 from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import HANDHELD_BUDGET, Estimate, Setting, estimate, require_room
 from py_engine.weights.cache import open_kept
 from py_engine.weights.config import Config, quantization, read_config, read_generation_config
+from py_engine.weights.heads import settle_head
 from py_engine.weights.hub import open_repository
 from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.loader import Loader
@@ -34,7 +37,7 @@ from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
 from py_engine.weights.repository import Repository
 from py_engine.weights.repository_lock import Note
-from py_engine.weights.safetensors import read_tensors
+from py_engine.weights.safetensors import read_tensors, some
 from py_engine.weights.store import StorageForm, WeightStore
 
 # dtype -> how plain matrices are kept, dtype of the KV cache
@@ -149,6 +152,8 @@ async def load_model(
                 context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
                 forms=forms,
             )  # fmt: skip
+            if left := unread(store):
+                note(f"The weights hold tensors that this model does not read: {some(left)}.")
             wanted = not gpu.info.fallback if self_check is None else self_check
             peak = await source.fill(store, gpu, kernels, strategy, tell, abort)
             await kernels.compiled(partial(_tell_compiling, tell))
@@ -165,7 +170,7 @@ async def load_model(
             return Loaded(
                 address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder,
                 tokens, template, template.available,
-                Sampling.make(Sampling(), source.defaults, ()), tokens.stop_ids, source.ignore_eos,
+                source.defaults, tokens.stop_ids, source.ignore_eos,
                 io.now() - started, peak, source.kept, checked,
             )  # fmt: skip
         except BaseException:
@@ -200,7 +205,7 @@ async def _open(address: str, io: Io, note: Note, *, look: bool = False) -> Asyn
         return
     repository = await open_repository(address, io, partial(open_kept, note=note, look=look))
     try:
-        yield await _FileSource.open(repository)
+        yield await _FileSource.open(repository, note)
     finally:
         await repository.close()
 
@@ -222,20 +227,12 @@ def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setti
     return Setting(form, kv_dtype, context)
 
 
-def _sampling_defaults(generation: Config) -> dict[str, Any]:
-    """generation_config.json's own advice; `do_sample` false means greedy, and so does a missing file."""
-    if not generation.get("do_sample", "temperature" in generation):
-        return {}
-    known = {f.name for f in fields(Sampling)} - {"seed", "stop_ids"}
-    return {"temperature": 1.0} | {k: v for k, v in generation.items() if k in known}
-
-
 class _Source:
     """Where weights and tokenizer come from."""
 
     pinned: str  # see Loaded
     config: Config
-    defaults: Mapping[str, Any]
+    defaults: Sampling
     ignore_eos = False
     kept: bool | None = None
 
@@ -273,7 +270,7 @@ class _RandomSource(_Source):
         if name not in PRESETS:
             raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")
         self.config = PRESETS[name]
-        self.defaults = {}
+        self.defaults = Sampling()
 
     def make_store(self, gpu: Gpu, form: StorageForm) -> RandomStore:
         return RandomStore(gpu, self.config, form)
@@ -305,15 +302,18 @@ class _FileSource(_Source):
         self._generation_config: Mapping[str, Any] = {}
 
     @classmethod
-    async def open(cls, repository: Repository) -> _FileSource:
-        """Read config.json and the headers of the weights."""
+    async def open(cls, repository: Repository, note: Note) -> _FileSource:
+        """Read config.json and the headers of the weights. `note`: told of what they say differently."""
         self = cls(repository)
         name, commit = repository.address.partition("@")[0], repository.revision
         self.pinned = repository.address if commit is None else f"{name}@{commit}"
-        self.config = await read_config(repository)
+        config = await read_config(repository)
         self._generation_config = await read_generation_config(repository)
-        self.defaults = _sampling_defaults(self._generation_config)
-        self._tensors = await read_tensors(repository)
+        self.defaults = sampling_advice(self._generation_config)
+        if left := not_applied(self._generation_config):
+            note(f"generation_config.json asks for {', '.join(left)}, which has no effect here.")
+        self._tensors = await read_tensors(repository, note)
+        self.config = await settle_head(repository, config, self._tensors, note)
         return self
 
     async def commit(self) -> None:

@@ -23,15 +23,20 @@ MAX_TOKEN_ID = (1 << 24) - 1
 SLIDING = "sliding_attention"
 FULL = "full_attention"
 
-# Keys that stay on the top level of a multimodal config, and what the text part inherits from there.
-_TOP_KEYS = (
-    "quantization",
-    "quantization_config",
-    "eos_token_id",
-    "bos_token_id",
-    "pad_token_id",
+# Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
+# text_config alone; mlx_lm writes vocab_size beside it.
+_TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
+_INHERITED = (
+    "model_type",
+    "architectures",
     "tie_word_embeddings",
+    "vocab_size",
+    "dtype",
+    "torch_dtype",
+    "vision_config",
 )
+# Where null says something else than a key that is left out: as many as there are query heads; no window.
+_NULLS = ("num_key_value_heads", "sliding_window")
 
 
 async def read_config(repo: Repository) -> Config:
@@ -40,31 +45,33 @@ async def read_config(repo: Repository) -> Config:
 
 
 def normalise(raw: Any, where: str = "config.json") -> Config:
-    """One flat mapping of what describes the text model: `text_config` laid over the top level.
+    """One flat mapping of what describes the text model: `text_config`, with what holds for it of the top level.
 
     `model_type` is the top level's (it names the family), `text_model_type` that of `text_config`. Absent and null mean
-    the same. Raises ModelError when it is no config.
+    the same, but for num_key_value_heads and sliding_window. Raises ModelError when it is no config.
     """
     if not isinstance(raw, dict):
         raise ModelError(f"{where} is not a JSON object; it is not a model's config.")
-    flat = {key: value for key, value in raw.items() if value is not None}
+    flat = _without_nulls(raw)
     text = flat.pop("text_config", None)
     if text is not None:
         if not isinstance(text, dict):
             raise ModelError(f"{where}: text_config is {short(text)}, expected an object.")
-        inner = {key: value for key, value in text.items() if value is not None}
-        flat["text_model_type"] = inner.pop("model_type", flat.get("model_type"))
+        inner = _without_nulls(text)
+        kind = inner.pop("model_type", flat.get("model_type"))
+        outer = {key: flat[key] for key in (*_INHERITED, *_TOP_KEYS) if key in flat}
         top = {key: flat[key] for key in _TOP_KEYS if key in flat}
-        flat = flat | inner
         # Multimodal configs repeat defaults in text_config; ids and quantisation of the top level win.
-        flat |= {key: value for key, value in top.items() if key != "tie_word_embeddings"}
-        if "tie_word_embeddings" in inner:
-            flat["tie_word_embeddings"] = inner["tie_word_embeddings"]
+        flat = outer | inner | top | {"text_model_type": kind}
     if not isinstance(flat.get("model_type"), str):
         raise ModelError(
             f"{where} has no model_type, so its family is not known. Is it a transformers or MLX config?"
         )
     return flat
+
+
+def _without_nulls(given: Config) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None or key in _NULLS}
 
 
 def require_int(config: Config, key: str, low: int, high: int, default: int | None = None) -> int:

@@ -12,6 +12,7 @@ from py_engine.weights.config import (
     FULL,
     SLIDING,
     Config,
+    missing,
     require_bool,
     require_float,
     require_int,
@@ -19,6 +20,7 @@ from py_engine.weights.config import (
 )
 
 Kind = Literal["default", "linear", "yarn", "llama3"]
+_ORIGINAL = "original_max_position_embeddings"
 KINDS: tuple[Kind, ...] = ("default", "linear", "yarn", "llama3")
 
 
@@ -80,27 +82,35 @@ class RopeConfig:
 
 
 def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> RopeConfig:
-    """The rope of layers of `layer_type`, from either style. `theta`: the family's default base.
+    """The rope of layers of `layer_type`, from either style, or both. `theta`: the family's default base.
 
-    Old style: `rope_theta` and `rope_scaling` are those of full-attention layers; `rope_local_base_freq`, where
-    present, is that of sliding ones, which are never scaled. New style: `rope_parameters`, one dict for all layers or
-    one by layer type. Raises ModelError, also for kinds of scaling other than KINDS.
+    `rope_scaling` (old style), where it says something, takes the place of `rope_parameters` (new style), as in
+    transformers; `rope_theta` beside them holds where they name none. With a rope of its own for sliding layers
+    (`rope_local_base_freq`, or rope_parameters by layer type: Gemma 3), rope_scaling is laid over the full layers'.
+    Raises ModelError, also for kinds of scaling other than KINDS.
     """
+    scaling = _object(config.get("rope_scaling") or {}, "rope_scaling")
+    parameters = _object(config.get("rope_parameters") or {}, "rope_parameters")
     given: dict[str, Any] = {
         "rope_theta": config.get("rope_theta", theta),
         "partial_rotary_factor": config.get("partial_rotary_factor"),
     }
-    parameters = config.get("rope_parameters")
-    if parameters is not None:
-        parameters = _object(parameters, "rope_parameters")
-        if FULL in parameters or SLIDING in parameters:
-            given["rope_theta"] = theta
-            parameters = _object(parameters.get(layer_type), f"rope_parameters[{layer_type!r}]")
-        given |= parameters
-    elif layer_type == SLIDING and "rope_local_base_freq" in config:
-        given["rope_theta"] = config["rope_local_base_freq"]
-    elif config.get("rope_scaling") is not None:
-        given |= _object(config["rope_scaling"], "rope_scaling")
+    nested = FULL in parameters or SLIDING in parameters
+    if nested or "rope_local_base_freq" in config:
+        if parameters and not nested:
+            raise ModelError(
+                "config.json: rope_parameters is one object for all layers, where this family has one by layer type"
+                f" ({FULL!r}, {SLIDING!r}). Convert the model again."
+            )
+        own = parameters.get(layer_type)
+        if layer_type == SLIDING and "rope_local_base_freq" in config:
+            given["rope_theta"] = config["rope_local_base_freq"]
+        if nested and own is None and given["rope_theta"] is None:
+            raise missing(f"rope_parameters[{layer_type!r}]")
+        given |= _object(own or {}, f"rope_parameters[{layer_type!r}]")
+        given |= scaling if layer_type == FULL else {}
+    else:
+        given |= scaling or parameters
     given = {key: value for key, value in given.items() if value is not None}
 
     base = require_float(given, "rope_theta", 1.0, 1e12)
@@ -116,7 +126,14 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     if kind == "linear":
         factor = require_float(given, "factor", 1.0, 1e4)
         return RopeConfig(base, "linear", factor, partial)
-    original = require_int(given, "original_max_position_embeddings", 1, 1 << 30)
+    # One outside the object wins, as in transformers; without any, the context was not stretched.
+    original = 0
+    for source in (config, given):
+        if not original and source.get(_ORIGINAL) is not None:
+            original = require_int(source, _ORIGINAL, 1, 1 << 30)
+    if not original and "max_position_embeddings" not in config:
+        raise missing(_ORIGINAL)
+    original = original or require_int(config, "max_position_embeddings", 1, 1 << 30)
     if kind == "yarn":
         return _yarn(given, base, partial, original, config)
     factor = require_float(given, "factor", 1.0, 1e4)

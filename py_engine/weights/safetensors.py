@@ -10,7 +10,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
@@ -46,47 +46,126 @@ DTYPE_BYTES: Mapping[str, int] = {
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model[\w.-]*\.safetensors", re.ASCII)
+SHARD_OF = re.compile(r"model-(\d{1,6})-of-(\d{1,6})\.safetensors", re.ASCII)
 
 ADVICE = "The file is damaged or was made wrongly: fetch or convert it again."
 
 
-async def read_tensors(repo: Repository) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint: of `model.safetensors`, or of the shards that its index names.
+async def read_tensors(
+    repo: Repository, note: Callable[[str], None] = lambda _: None
+) -> dict[str, TensorInfo]:
+    """Every tensor of a checkpoint: of `model.safetensors`, or of the shards that there are.
 
-    Only files named `model*` are looked at (other `*.safetensors` beside them are drafts or adapters).
-    Raises ModelError when there are no such weights, FormatError when a file breaks the format, HubError.
+    The files decide, not the index beside them: what it forgets is found, what it invents is left out, and `note` is
+    told of both in a sentence. Only files named `model*` are looked at (other `*.safetensors` beside them are drafts or
+    adapters). Raises ModelError when there are no such weights, FormatError when a file breaks the format or one with
+    tensors that are nowhere else is missing, HubError.
     """
+    weight_map: dict[str, str] = {}
     if await repo.exists(INDEX):
         weight_map = _weight_map(await repo.json(INDEX), f"{repo.address}: {INDEX}")
-        shards = sorted(set(weight_map.values()))
-        for shard in shards:
-            if not await repo.exists(shard):
-                missing = next(name for name, file in weight_map.items() if file == shard)
+    listed = sorted(set(weight_map.values()))
+    absent = [shard for shard in listed if not await repo.exists(shard)]
+    if SINGLE not in listed and await repo.exists(SINGLE):  # it wins, as in transformers
+        if listed:
+            note(f"{INDEX} is of other files ({some(listed)}); {SINGLE} was read instead.")
+        return (await _read_headers(repo, [SINGLE]))[SINGLE]
+    files = [shard for shard in listed if shard not in absent]
+    more = _forgotten(repo, listed)
+    if not files and not more:
+        raise _no_weights(repo, absent, weight_map)
+    found = await _read_headers(repo, [*files, *more])
+    tensors: dict[str, TensorInfo] = {}
+    for (
+        name,
+        shard,
+    ) in weight_map.items():  # where two files hold a tensor, the index says which is meant
+        if name in found.get(shard, {}):
+            tensors[name] = found[shard][name]
+    for held in found.values():
+        tensors = held | tensors
+    for shard in absent:
+        lost = [n for n, file in weight_map.items() if file == shard and n not in tensors]
+        if lost:
+            raise _incomplete(repo, shard, lost[0])
+    _tell_differences(weight_map, tensors, more, note)
+    return tensors
+
+
+def _forgotten(repo: Repository, listed: list[str]) -> list[str]:
+    """Shards of the same series as those listed (or of the only one there is) that are there all the same.
+    Raises FormatError when a series without an index is not whole."""
+    series: dict[str, list[str]] = {}
+    for file in {*repo.files(), *listed}:
+        if part := SHARD_OF.fullmatch(file):
+            series.setdefault(part[2], []).append(file)
+    there = set(repo.files())
+    if not listed and len(series) == 1:
+        ((count, files),) = series.items()
+        for number in range(1, min(int(count), MAX_SHARDS) + 1):
+            wanted = f"model-{number:0{len(count)}d}-of-{count}.safetensors"
+            if wanted not in files:
                 raise FormatError(
-                    f"{repo.address}: {INDEX} names {shard} (for {missing} and others), which is not there."
+                    f"{repo.address}: {wanted} is not there, of which there are {len(files)} others."
                     " The copy is not complete: fetch the missing file."
                 )
-        found = await _read_headers(repo, shards)
-        tensors: dict[str, TensorInfo] = {}
-        for name, shard in weight_map.items():
-            info = found[shard].get(name)
-            if info is None:
-                raise FormatError(
-                    f"{repo.address}: {INDEX} says that {name} is in {shard}, but it is not. "
-                    "Index and weights are of different revisions: fetch both again."
-                )
-            tensors[name] = info
-        return tensors
-    if await repo.exists(SINGLE):
-        return (await _read_headers(repo, [SINGLE]))[SINGLE]
+        return sorted(files)
+    ours = {count for count, files in series.items() if set(files) & set(listed)}
+    return sorted(
+        file for count in ours for file in series[count] if file in there.difference(listed)
+    )
+
+
+def _no_weights(
+    repo: Repository, absent: Sequence[str], weight_map: Mapping[str, str]
+) -> ModelError | FormatError:
+    if absent:
+        return _incomplete(
+            repo, absent[0], next(n for n, f in weight_map.items() if f == absent[0])
+        )
     beside = [
         n for n in repo.files() if n.endswith((".safetensors", ".gguf", ".bin", ".npz", ".pt"))
     ]
-    raise ModelError(
+    return ModelError(
         f"{repo.address} has no {SINGLE} and no {INDEX}"
         + (f"; its weights are {', '.join(beside[:5])}" if beside else "")
         + ". Give a repository with safetensors, or convert a GGUF with `python -m py_engine convert`."
     )
+
+
+def _incomplete(repo: Repository, shard: str, tensor: str) -> FormatError:
+    return FormatError(
+        f"{repo.address}: {INDEX} names {shard} (for {tensor} and others), which is not there."
+        " The copy is not complete: fetch the missing file."
+    )
+
+
+def _tell_differences(
+    weight_map: Mapping[str, str],
+    tensors: Mapping[str, TensorInfo],
+    more: Sequence[str],
+    note: Callable[[str], None],
+) -> None:
+    """Notes on what index and files say differently."""
+    if not weight_map:
+        note(f"There is no {INDEX}: {len(more)} files of weights were found by their names.")
+        return
+    for what, names in (
+        ("forgets tensors that are in the files", [n for n in tensors if n not in weight_map]),
+        ("names tensors that are in no file", [n for n in weight_map if n not in tensors]),
+        (
+            "names another file than the one that holds",
+            [n for n, f in weight_map.items() if n in tensors and tensors[n].file != f],
+        ),
+    ):
+        if names:
+            note(f"{INDEX} {what}: {some(names)}. The files were believed.")
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(sorted(names)[:most]) + more
 
 
 async def _read_headers(repo: Repository, files: list[str]) -> dict[str, dict[str, TensorInfo]]:

@@ -37,10 +37,8 @@ class Quantization:
 
 @dataclass(frozen=True)
 class StoredAs:
-    """The storage that one source tensor will have; equal layouts may stand in one matrix.
-
-    `packed_bits`: width of the fields in the file; 0: floats.
-    """
+    """The storage that one source tensor will have; equal ones may stand in one matrix, but for `packed_bits`: the
+    width of the fields in the file (0: floats there)."""
 
     format: MatrixFormat
     cols: int
@@ -83,6 +81,7 @@ class WeightStore:
         self._form = form
         self._family = family
         self._buffers: list[Buffer] = []
+        self._known: set[str] = set()  # tensors that were asked for, or left out on purpose
         self.jobs: list[Job] = []
 
     @property
@@ -102,6 +101,18 @@ class WeightStore:
     def has_under(self, prefix: str) -> bool:
         """Whether any tensor's name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
+
+    def leave(self, prefix: str) -> None:
+        """Tensors whose names begin so are not needed, on purpose."""
+        self._known.update(name for name in self._tensors if name.startswith(prefix))
+
+    def unused(self) -> list[str]:
+        """Names of the tensors that nobody asked for, sorted."""
+        return sorted(self._tensors.keys() - self._known)
+
+    def uses(self, module: str) -> bool:
+        """Whether a tensor right under this module (`module`.weight and the like) was asked for."""
+        return module in {name.rpartition(".")[0] for name in self._known}
 
     def vector(self, name: str, n: int) -> Tensor:
         """A small vector [n] as f32 (norm weights, biases)."""
@@ -137,7 +148,7 @@ class WeightStore:
             end = at + 1
             while end < len(names) and self._stackable(layouts[at], layouts[end], rows[at:end]):
                 end += 1
-            parts += self._matrix(names[at:end], rows[at:end], layouts[at], offset)
+            parts += self._matrix(names[at:end], rows[at:end], layouts[at:end], offset)
             offset += sum(rows[at:end])
             at = end
         vector = None
@@ -163,6 +174,7 @@ class WeightStore:
                 f"{self._family}: tensor {name!r} is missing from the checkpoint. config.json and weights "
                 "disagree, or the download is not complete: check the repository's revision."
             )
+        self._known.add(name)
         return info
 
     def _shape_error(self, info: TensorInfo, wanted: Sequence[int], why: str) -> ModelError:
@@ -220,9 +232,15 @@ class WeightStore:
         )
 
     def _matrix(
-        self, names: Sequence[str], rows: Sequence[int], layout: StoredAs, row_offset: int
+        self,
+        names: Sequence[str],
+        rows: Sequence[int],
+        layouts: Sequence[StoredAs],
+        row_offset: int,
     ) -> list[Matrix]:
-        """The stacked sources as one matrix, or several where a binding could not hold it."""
+        """The stacked sources as one matrix, or several where a binding could not hold it. `layouts`: of each source;
+        in the matrix all are alike, in the file they need not be."""
+        layout = layouts[0]
         limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
         total = sum(rows)
         most = limit // layout.row_bytes
@@ -252,10 +270,10 @@ class WeightStore:
                 )
             )  # fmt: skip
             at = 0
-            for name, count in zip(names, rows, strict=True):
+            for name, own, count in zip(names, layouts, rows, strict=True):
                 lo, hi = max(at, first), min(at + count, first + n)
                 if lo < hi:
-                    self._rows_jobs(name, layout, parts[-1], lo - at, hi - at, lo - first)
+                    self._rows_jobs(name, own, parts[-1], lo - at, hi - at, lo - first)
                 at += count
         return parts
 
