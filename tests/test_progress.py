@@ -51,14 +51,15 @@ def test_bytes_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bar_stays_in_its_line_and_draws_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "60")
     clock = [0.0]
     out = Terminal()
     bar = Bar(out, lambda: clock[0])
     for step in range(10_000):
         clock[0] += 0.001
-        bar.update("a" * 100, step, 10_000)
-    assert max(map(len, out.getvalue().split("\r"))) < 40
+        bar.update("path/" * 20 + "name", step + 1, 10_000)
+    assert max(map(len, out.getvalue().split("\r"))) < 60
+    assert "/name [####################]" in on_screen(out.getvalue())[0]
     assert out.getvalue().count("\r") <= 110
     bar.update("b", 0, 0)  # no size is known
 

@@ -452,10 +452,10 @@ class Engine:
     def __repr__(self) -> str:
         loaded, decoder = self._loaded, self._loaded.decoder
         used, most = len(decoder.prefix.ids), decoder.state.context
-        gpu = self._gpu.info.description or self._gpu.info.device or "a GPU"
+        gpu = self._gpu.info.device or self._gpu.info.description or "a GPU"
         return (
             f"<Engine {loaded.name} ({loaded.family}), {self._status}: {used} of {most} tokens, "
-            f"{loaded.weights_bytes / 1e6:.0f} MB of weights on {gpu}>"
+            f"{loaded.weights_bytes / 1e6:.1f} MB of weights on {gpu}>"
         )
 
     async def __aenter__(self) -> Engine:

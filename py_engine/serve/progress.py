@@ -84,19 +84,18 @@ class Bar:
     def _line(self, label: str, done: int, total: int) -> str:
         part = min(done / total, 1.0) if total else 0.0
         filled = int(part * _BAR)
-        text = f"{label} [{'#' * filled}{'.' * (_BAR - filled)}] {part:4.0%}  {amount(done, total)}"
+        text = f" [{'#' * filled}{'.' * (_BAR - filled)}] {part:4.0%}  {amount(done, total)}"
         took = self._points[-1][0] - self._points[0][0]
         came = self._points[-1][1] - self._points[0][1]
         if took >= _GUESS_S and came > 0:
             text += f", {came / took / 1e6:.1f} MB/s"
             if done < total:
                 text += f", {duration((total - done) * took / came)} left"
-        return text
+        return _end_of(label, _columns() - len(text)) + text
 
     def show(self, text: str) -> None:
         """Put `text` in the place of the line."""
-        columns = shutil.get_terminal_size((_COLUMNS, 24)).columns - 1
-        text = text[:columns]
+        text = text[: _columns()]
         self._write("\r" + text.ljust(self._width))
         self._width = len(text)
 
@@ -134,7 +133,9 @@ class LoadBar:
             self._total = event.total
             self._bar.update(self._name, event.loaded, event.total)
         elif event.phase == "ready":
-            size = f" {self._total / 1e6:.0f} MB" if self._total else ""
+            size = (
+                f" {amount(self._total, self._total).partition(' of ')[2]}" if self._total else ""
+            )
             self._bar.note(f"{self._name}: loaded{size} in {monotonic() - self._began:.1f} s")
         else:
             self._bar.show(f"{self._name}: {event.message}")
@@ -163,6 +164,16 @@ class LoadLines:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+def _columns() -> int:
+    """That a line may take: one that fills the last one would begin another line."""
+    return shutil.get_terminal_size((_COLUMNS, 24)).columns - 1
+
+
+def _end_of(label: str, room: int) -> str:
+    """The label, of one that is too long the end: names of models and files differ there."""
+    return label if len(label) <= room else "..." + label[-max(room - 3, 1) :]
 
 
 def amount(done: int, total: int) -> str:
