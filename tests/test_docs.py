@@ -101,6 +101,7 @@ def start(hub: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Complet
             **os.environ,
             "HF_ENDPOINT": hub,
             "PYTHONPATH": f"{installed}{os.pathsep}{ROOT}",
+            "MYPYPATH": f"{installed}{os.pathsep}{ROOT}",
             "PATH": f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}",
         }
         return subprocess.run(
@@ -127,6 +128,20 @@ def test_python_runs(
     done = start(sys.executable, "-W", "error", str(file))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip(), "it prints something"
+
+
+def test_python_is_typed(
+    start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """As a user's mypy sees it."""
+    files = []
+    for number, snippet in enumerate(PYTHON):
+        files.append(tmp_path / f"snippet{number}.py")
+        files[-1].write_text(snippet.text)
+    mypy = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--check-untyped-defs"]
+    cache = ["--config-file", os.devnull, "--cache-dir", str(tmp_path / "cache")]
+    done = start(*mypy, *cache, *map(str, files))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("place", "line"), OURS, ids=lambda v: v)
