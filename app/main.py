@@ -4,7 +4,6 @@ Every button names its action in `data-do`; the table of actions stands at the e
 """
 
 import asyncio
-import json
 
 import js
 from js import document, window
@@ -511,8 +510,8 @@ async def fetch_config():
     while True:
         try:
             answer = await window.fetch("config.json")
-            text = js.JSON.stringify(await answer.json()) if answer.ok else ""
-            config = json.loads(text) if text else None
+            text = await answer.text() if answer.ok else ""
+            config = storage.parse(text)
         except Exception:
             config, text = None, ""
         if not isinstance(config, dict):

@@ -26,7 +26,11 @@ def read_text(key):
 
 def read(key, default=None):
     """The value under `key`; `default` where there is none, or none that can be read."""
-    text = read_text(key)
+    return parse(read_text(key), default)
+
+
+def parse(text, default=None):
+    """The value of a JSON text from anywhere; `default` where it is none, or none that can be read."""
     plain = store.plain(text) if text else ""
     return json.loads(plain) if plain else default
 

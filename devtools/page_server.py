@@ -151,7 +151,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.FORBIDDEN, f"rows come from this site, not {origin!r}")
         try:
             row = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             return self._refuse(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from py_engine.cli.parser import SAMPLING, UsageError, asks_for_json, parser
 from py_engine.errors import AbortError, EngineError, InputError
+from py_engine.host.json_text import JsonError, read_json
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
@@ -140,9 +141,9 @@ def _read_tools(path: str) -> Any:
     from py_engine.generate.tools import check_tools
 
     try:
-        tools = json.loads(Path(path).read_text(encoding="utf-8"))
+        tools = read_json(Path(path).read_bytes())
         check_tools(tools)
-    except (OSError, ValueError, RecursionError, InputError) as error:
+    except (OSError, JsonError, InputError) as error:
         raise InputError(
             f"--tools {path}: give a JSON file with a list of tools ({error})"
         ) from error

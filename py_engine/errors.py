@@ -74,11 +74,15 @@ class FormatError(ModelError):
 
 
 class HubError(EngineError):
-    """A request to the hub, or to a folder standing in for it, failed for good."""
+    """A request to the hub, or to a folder standing in for it, failed for good. `attempts`: how many are worth while
+    where waiting does not help (a name that does not resolve); None: as many as otherwise."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, attempts: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.attempts = attempts
 
 
 class StorageError(EngineError):

@@ -36,6 +36,9 @@ EXPOSED = (
 HTML = b"<!DOCTYPE html><html><body>Please log in to this network.</body></html>"
 
 
+Fault = int | str | tuple[int, dict[str, str]]
+
+
 @dataclass
 class Request:
     """One request as it came."""
@@ -50,7 +53,8 @@ class Request:
 @dataclass
 class HubServer:
     """The running pair of servers. Faults: an HTTP status (int), "html", "stall", "short", "drop", "no-range",
-    "wrong-range", "redirect-loop", "gzip" and "gzip-whole" (the range, or the whole file, in fewer bytes)."""
+    "wrong-range", "redirect-loop", "gzip" and "gzip-whole" (the range, or the whole file, in fewer bytes); or a status
+    with headers, (429, {"Retry-After": "3"})."""
 
     root: Path
     token: str | None = None
@@ -59,7 +63,7 @@ class HubServer:
     stall_s: float = 20.0
     cdn_host: str = "localhost"
     requests: list[Request] = field(default_factory=list)
-    _faults: dict[str, list[int | str | None]] = field(default_factory=dict)
+    _faults: dict[str, list[Fault | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -88,7 +92,7 @@ class HubServer:
         """The file host: another port under another name."""
         return f"http://{self.cdn_host}:{self._cdn.server_address[1]}"
 
-    def fail(self, name: str, *faults: int | str | None) -> None:
+    def fail(self, name: str, *faults: Fault | None) -> None:
         """Queue faults for a file's base name, "listing" or "*"; None: an answer without one."""
         with self._lock:
             self._faults.setdefault(name, []).extend(faults)
@@ -98,7 +102,7 @@ class HubServer:
         with self._lock:
             self._faults.clear()
 
-    def take_fault(self, name: str) -> int | str | None:
+    def take_fault(self, name: str) -> Fault | None:
         """The next fault for a file, which is then used up."""
         with self._lock:
             for key in (name, "*"):
@@ -197,7 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps({"id": name, "sha": COMMIT, "private": False, "siblings": siblings})
         self._send(200, body.encode(), {"Content-Type": "application/json; charset=utf-8"})
 
-    def _fault(self, fault: int | str) -> None:
+    def _fault(self, fault: Fault) -> None:
+        if isinstance(fault, tuple):
+            return self._send(fault[0], b"fault on demand", fault[1])
         if isinstance(fault, int):
             more = {"Content-Range": "bytes */0"} if fault == 416 else {}
             return self._send(fault, b"fault on demand", more)
@@ -207,10 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(302, b"", {"Location": self.path})
         self.close_connection = True  # "drop": no answer at all
 
-    def _file(self, file: Path, fault: int | str | None) -> None:
+    def _file(self, file: Path, fault: Fault | None) -> None:
         if not file.is_file():
             return self._send(404, b"Not Found")
-        if isinstance(fault, int) or fault in ("html", "redirect-loop", "drop"):
+        if isinstance(fault, (int, tuple)) or fault in ("html", "redirect-loop", "drop"):
             return self._fault(fault)
         size = file.stat().st_size
         start, end, status = 0, size, 200

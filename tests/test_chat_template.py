@@ -214,7 +214,7 @@ def test_hostile_and_broken_templates_end_with_a_reason(source: str, reason: str
     start = time.monotonic()
     with pytest.raises(InputError, match=reason):
         chat.render(user("hi"))
-    assert time.monotonic() - start < 10  # 0.01 s for most, 1 s for those that spend all turns
+    assert time.monotonic() - start < 10  # 0.01 s for most, 0.5 s for those that spend all turns
     assert template(CHATML).render(user("still works"))
 
 

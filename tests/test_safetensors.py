@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from py_engine.errors import EngineError, FormatError, ModelError
@@ -176,7 +177,8 @@ BAD = {
     "not an object": (pack([1, 2]), "begin with"),
     "not JSON": (pack(None, raw=b'{"a": }'), "not valid JSON"),
     "not UTF-8": (pack(None, raw=b'{"\xff": 1}'), "not valid JSON"),
-    "deep": (pack(None, raw=b'{"a":' + b"[" * 100_000), "not valid JSON"),
+    "deep": (pack(None, raw=b'{"a":' + b"[" * 100_000), "nest more than 64 deep"),
+    "deep and closed": (pack(None, raw=b'{"a":' + b"[" * 99 + b"]" * 99 + b"}"), "nest more than 64 deep"),
     "duplicate": (pack(None, bytes(8), b'{"a":%b,"a":%b}' % ((json.dumps(GOOD).encode(),) * 2)), "twice"),
     "duplicate field": (pack(None, bytes(8), b'{"a":{"dtype":"F32","dtype":"F32"}}'), "twice"),
     "overlap": (pack({"a": GOOD, "b": entry("F32", [2], 4, 12)}, bytes(12)), "overlaps 'a'"),
@@ -202,6 +204,8 @@ BAD = {
     "float shape": (pack({"a": entry("F32", [2.0], 0, 8)}, bytes(8)), "integers"),
     "shape kind": (pack({"a": entry("F32", "2", 0, 8)}, bytes(8)), "integers"),
     "metadata": (pack({"__metadata__": 3}), "__metadata__"),
+    "metadata of a number": (pack({"__metadata__": {"a": "x", "b": 1}}), "__metadata__ holds 1 under 'b'"),
+    "half a character": (pack(None, bytes(8), b'{"\\ud800":%b}' % json.dumps(GOOD).encode()), "half of"),
     "web page": (b"<!DOCTYPE html><html><body>log in</body></html>", "web page"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "GGUF": (b"GGUF\3\0\0\0" + bytes(30), "convert"),
@@ -216,6 +220,37 @@ def test_bad_files(tmp_path: Path, case: str) -> None:
         load(tmp_path)
     message = str(caught.value)
     assert "model.safetensors" in message and len(message) < 600
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {},
+        {"a": "b"},
+        3,
+        "x",
+        [],
+        {"a": 1},
+        {"a": 1.5},
+        {"a": True},
+        {"a": None},
+        {"a": ["x"]},
+        {"a": {}},
+    ],
+    ids=repr,
+)
+def test_metadata_as_the_library_takes_it(tmp_path: Path, metadata: Any) -> None:
+    place = tmp_path / "model.safetensors"
+    place.write_bytes(pack({"__metadata__": metadata, "a": GOOD}, bytes(8)))
+    try:
+        with safe_open(place, "np") as file:
+            assert list(file.keys()) == ["a"]
+    except SafetensorError:
+        with pytest.raises(FormatError, match="__metadata__"):
+            load(tmp_path)
+    else:
+        assert list(load(tmp_path)) == ["a"]
 
 
 def test_fuzz(tmp_path: Path) -> None:

@@ -363,6 +363,61 @@ async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:
         getattr(io, "close", lambda: None)()
 
 
+async def prepare_chat() -> None:
+    """The wheels of chat templates lie where Python imports them: probe.mjs did it."""
+
+
+async def templates(sources: list[str]) -> list[dict[str, Any]]:
+    """What chat templates from somewhere come to."""
+    return [measure_template(source) for source in sources]
+
+
+def measure_template(source: str) -> dict[str, Any]:
+    """`error`: what the InputError says, "" without one; `seconds` that the template took; `peak`: the most bytes that
+    Python had meanwhile, above what it had before."""
+    import gc
+    import tracemalloc
+
+    from py_engine.errors import InputError
+    from py_engine.inputs.sandbox import LimitedEnvironment
+    from py_engine.inputs.template_costs import CLOCK
+
+    def outcome() -> str:
+        environment = LimitedEnvironment()
+        messages = [{"role": "user", "content": "hi"}]
+        try:
+            template = environment.compile_limited(source)
+            environment.render_limited(template, {"messages": messages})
+        except InputError as error:
+            return str(error)
+        return ""
+
+    begun = CLOCK()
+    error = outcome()
+    took = CLOCK() - begun
+    gc.collect()
+    tracemalloc.start()
+    outcome()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {"error": error, "seconds": took, "peak": peak}
+
+
+async def json_refusals(texts: list[str]) -> list[str]:
+    """What the reader of JSON from outside says of texts (of bytes, as latin-1)."""
+    from py_engine.errors import FormatError
+    from py_engine.host.json_text import parse_json
+
+    found = []
+    for text in texts:
+        try:
+            parse_json(text.encode("latin-1"), "it")
+            found.append("")
+        except FormatError as error:
+            found.append(str(error))
+    return found
+
+
 async def storage_helpers() -> dict[str, Any]:
     """What each gives, under its name."""
     import py_engine

@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from py_engine.host.json_text import MAX_NESTING, nests_safely
+from py_engine.host.json_text import MAX_NESTING, JsonError, read_json
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
 Schemas = Mapping[str, Mapping[str, Any]]  # function -> parameter -> its JSON schema
@@ -64,29 +63,16 @@ def _shape(body: str) -> str:
 def load_json(text: str) -> Any:
     """A value of strict JSON, except that strings may hold line feeds. Raises CallError, also for a key that is given
     twice: nobody knows which one was meant."""
-    if not nests_safely(text):
-        raise CallError(f"its brackets do not close, or nest more than {MAX_NESTING} deep")
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, strict=False)
-    except (ValueError, RecursionError) as error:
+        return read_json(text, strict=False)
+    except JsonError as error:
         raise CallError(f"it is no JSON ({error})") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        _put(found, key, value)
-    return found
 
 
 def _put(arguments: dict[str, Any], key: str, value: Any) -> None:
     if key in arguments:
         raise CallError(f"{key!r} is given twice")
     arguments[key] = value
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
 
 
 def _read_json(body: str) -> list[Call]:

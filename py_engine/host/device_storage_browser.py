@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import js
+
+from py_engine.host.json_text import read_json
 
 
 async def get_storage_status() -> dict[str, Any]:
@@ -39,5 +40,5 @@ def is_ios() -> bool:
 
 
 def _plain(thing: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(js.JSON.stringify(thing))
+    plain: dict[str, Any] = read_json(str(js.JSON.stringify(thing)))
     return plain

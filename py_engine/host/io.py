@@ -7,12 +7,34 @@ passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Py
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from py_engine.errors import HubError
 from py_engine.host.store import BlobStore, Bytes
 
-__all__ = ["Bytes", "Hasher", "Io", "Response", "Sink"]
+__all__ = ["Bytes", "Hasher", "Io", "Response", "Sink", "check_headers", "shown"]
+
+
+def shown(url: str) -> str:
+    """An address as messages may show it: without user and password, and without the query, which signs the addresses
+    that a hub redirects to."""
+    head, mark, _ = url.partition("?")
+    scheme, slashes, rest = head.partition("#")[0].partition("://")
+    place, slash, path = rest.partition("/")
+    plain = f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
+    return f"{plain}?..." if mark else plain
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise HubError, which does not show the value, for a header that HTTP cannot carry."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[\t -~]*", value):
+            raise HubError(
+                f"the header {name} holds a line feed, or a sign beyond ASCII: it cannot be sent. Check HF_TOKEN.",
+                attempts=1,
+            )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import js
 from pyodide.ffi import JsException, to_js
 
 from py_engine.errors import HubError
-from py_engine.host.io import Bytes, Hasher, Io, Response, Sink
+from py_engine.host.io import Bytes, Hasher, Io, Response, Sink, check_headers, shown
 from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
@@ -70,6 +70,7 @@ class BrowserIo(Io):
         ranged = start is not None or end is not None
         if ranged:
             sent["Range"] = f"bytes={start or 0}-{'' if end is None else end - 1}"
+        check_headers(sent)
         controller = js.AbortController.new()
         options = {
             "method": method,
@@ -100,14 +101,14 @@ class BrowserIo(Io):
         except TimeoutError as error:
             controller.abort()
             raise HubError(
-                f"{url}: nothing came for {timeout_s:g} s. Check the network and try again."
+                f"{shown(url)}: nothing came for {timeout_s:g} s. Check the network and try again."
             ) from error
         except JsException as error:
             controller.abort()
             raise HubError(
-                f"{url}: no answer ({error}). Check the network; a host that sends no CORS headers, or that"
-                " this page's connect-src does not list, looks the same."
-            ) from error
+                f"{shown(url)}: no answer ({str(error).replace(url, shown(url))}). Check the network; a host that"
+                " sends no CORS headers, or that this page's connect-src does not list, looks the same."
+            ) from None
         except BaseException:  # cancelled, or on_bytes raised: stop the transfer too
             controller.abort()
             raise

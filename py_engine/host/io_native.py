@@ -1,7 +1,7 @@
 """Network, files and time in CPython: http.client in threads, plain files.
 
 One request is one blocking transfer in a thread; connections are kept open for the next slice of the same host. Proxies
-come from the usual environment variables (`https_proxy`, `no_proxy`).
+come from the usual environment variables (host/proxies.py).
 """
 
 from __future__ import annotations
@@ -15,14 +15,22 @@ import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from py_engine.errors import AbortError, HubError
-from py_engine.host.io import Bytes, Hasher, Io, Response, Sink
+from py_engine.host.io import (
+    Bytes,
+    Hasher,
+    Io,
+    Response,
+    Sink,
+    check_headers,
+    shown,
+)
+from py_engine.host.proxies import Proxy, find_proxy
 from py_engine.host.store_native import FileStore, default_root
 
 MAX_REDIRECTS = 10
@@ -31,7 +39,10 @@ MAX_ERROR_BODY_BYTES = 64 << 10
 IDLE_CONNECTIONS = 4  # kept open for each host
 MAX_TRANSFERS = 16  # at a time; others wait
 
-Key = tuple[str, str]  # scheme, host:port
+REFUSED_ATTEMPTS = 2  # worth while where nobody listens: the server may just start
+
+Place = tuple[str, str, int]  # scheme, host, port
+Key = tuple[Place, Proxy | None]
 
 
 class _Transfer:
@@ -110,6 +121,7 @@ class NativeIo(Io):
         sent = {k: v for k, v in (headers or {}).items()}
         sent.setdefault("User-Agent", "jerboa")
         sent["Accept-Encoding"] = "identity"
+        check_headers(sent)
         if start is not None or end is not None:
             last = "" if end is None else str(end - 1)
             sent["Range"] = f"bytes={start or 0}-{last}"
@@ -138,11 +150,11 @@ class NativeIo(Io):
             location = got.get("location")
             if status not in (301, 302, 303, 307, 308) or not location:
                 return Response(status, got, body, url)
-            target = urllib.parse.urljoin(url, location)
-            if _key(target) != _key(url):
+            target = urllib.parse.urljoin(url, _as_sent(location))
+            if _place(target) != _place(url):
                 headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
             url = target
-        raise HubError(f"{url}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT.")
+        raise HubError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT.")
 
     def _exchange(
         self,
@@ -155,40 +167,48 @@ class NativeIo(Io):
         report: Callable[[int], None],
     ) -> tuple[int, dict[str, str], Bytes]:
         """One request and its answer, without redirects."""
-        key = _key(url)
-        while True:
-            connection, reused = self._connect(key, timeout_s)
+        place = _place(url)
+        proxy = find_proxy(*place)
+        target = _request_target(url, proxy if place[0] == "http" else None)
+        if proxy and place[0] == "http":
+            headers = headers | proxy.headers
+        failure: Exception | None = None
+        while failure is None:
+            connection, reused = self._connect((place, proxy), timeout_s)
             transfer.connection = connection
             answer = None
             try:
                 if transfer.cancelled:
-                    raise AbortError(f"{url}: stopped by the caller.")
-                connection.request(method, _request_target(url, connection), headers=headers)
+                    raise AbortError(f"{shown(url)}: stopped by the caller.")
+                connection.request(method, target, headers=headers)
                 answer = connection.getresponse()
                 got = {k.lower(): v for k, v in answer.getheaders()}
                 if answer.status == 200 and got.get("content-encoding", "identity") != "identity":
                     raise HubError(
-                        f"{url}: the server compressed its answer ({got['content-encoding']}), unasked."
+                        f"{shown(url)}: the server compressed its answer ({got['content-encoding']}), unasked."
                         " Try again, or ask whoever runs it or its proxy to leave files as they are."
                     )
                 body, whole = _read_body(answer, got, headers, end, report, transfer)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                if transfer.cancelled:
-                    raise AbortError(f"{url}: stopped by the caller.") from error
                 if reused and answer is None and not isinstance(error, TimeoutError):
-                    continue  # the server had closed the kept connection; a fresh one decides
-                raise _no_answer(url, error, timeout_s) from error
+                    if not transfer.cancelled:
+                        continue  # the server had closed the kept connection; a fresh one decides
+                failure = error
+                continue
             except BaseException:
                 connection.close()
                 raise
             finally:
                 transfer.connection = None
             if whole and not answer.will_close:
-                self._keep(key, connection)
+                self._keep((place, proxy), connection)
             else:
                 connection.close()
             return answer.status, got, body
+        if transfer.cancelled:
+            raise AbortError(f"{shown(url)}: stopped by the caller.")
+        raise _no_answer(url, failure, timeout_s, proxy)
 
     def _connect(self, key: Key, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
@@ -198,20 +218,16 @@ class NativeIo(Io):
                 if connection.sock is not None:
                     connection.sock.settimeout(timeout_s)
                     return connection, True
-        scheme, host = key
-        proxy = None
-        if not urllib.request.proxy_bypass(host.rpartition(":")[0]):
-            proxy = urllib.request.getproxies().get(scheme)
-        target = urllib.parse.urlsplit(proxy).netloc.rpartition("@")[2] if proxy else host
+        (scheme, host, port), proxy = key
+        at = (proxy.host, proxy.port) if proxy else (host, port)
         if scheme == "https":
             if self._tls is None:
                 self._tls = ssl.create_default_context()
-            secure = http.client.HTTPSConnection(target, timeout=timeout_s, context=self._tls)
+            secure = http.client.HTTPSConnection(*at, timeout=timeout_s, context=self._tls)
             if proxy:
-                secure.set_tunnel(host)
+                secure.set_tunnel(host, port, headers=proxy.headers)
             return secure, False
-        plain = http.client.HTTPConnection(target, timeout=timeout_s)
-        return plain, False
+        return http.client.HTTPConnection(*at, timeout=timeout_s), False
 
     def _keep(self, key: Key, connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -291,29 +307,34 @@ class NativeIo(Io):
         return os.environ.get(name) or None
 
 
-def _key(url: str) -> Key:
-    """Scheme and host:port of an address. Raises HubError when it is not http(s)."""
+def _place(url: str) -> Place:
+    """Scheme, host and port of an address. Raises HubError when it is not http(s)."""
     try:
         parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise HubError(f"{url} is not a web address ({error}).") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise HubError(f"{url} is not an http(s) address; check HF_ENDPOINT.")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return parts.scheme, f"{host}:{port or (443 if parts.scheme == 'https' else 80)}"
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or parts.scheme not in ("http", "https"):
+        raise HubError(f"{shown(url)} is not an http(s) address; check HF_ENDPOINT.", attempts=1)
+    return parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
 
 
-def _request_target(url: str, connection: http.client.HTTPConnection) -> str:
+def _as_sent(location: str) -> str:
+    """A header that was read as Latin-1, as the UTF-8 that servers send."""
+    return location.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _request_target(url: str, proxy: Proxy | None) -> str:
+    """What the request's first line asks for: of a proxy the whole address, of the server itself its path."""
     parts = urllib.parse.urlsplit(url)
-    path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-    host = _key(url)[1]
-    through_proxy = parts.scheme == "http" and f"{connection.host}:{connection.port}" != host.strip(
-        "[]"
-    )
-    if through_proxy and "[" not in host:
-        return f"http://{host}{path}"
-    return path
+    path, query = (urllib.parse.quote(part, safe=_SENT) for part in (parts.path, parts.query))
+    host = parts.netloc.rpartition("@")[2].encode("idna").decode() if proxy else ""
+    return urllib.parse.urlunsplit((parts.scheme if proxy else "", host, path or "/", query, ""))
+
+
+_SENT = (
+    "!$%&'()*+,/:;=?@[]~"  # as they stand; blanks and what is not ASCII are escaped, as browsers do
+)
 
 
 def _read_body(
@@ -369,19 +390,33 @@ def _read_body(
     return memoryview(body)[:filled], answer.isclosed()
 
 
-def _no_answer(url: str, error: Exception, timeout_s: float) -> HubError:
+def _no_answer(url: str, error: Exception, timeout_s: float, proxy: Proxy | None) -> HubError:
+    where = shown(url)
+    way = f" through the proxy {proxy.address}" if proxy else ""
     if isinstance(error, TimeoutError):
         return HubError(
-            f"{url}: nothing came for {timeout_s:g} s. Check the network and try again."
+            f"{where}: nothing came for {timeout_s:g} s{way}. Check the network and try again."
         )
     if isinstance(error, http.client.IncompleteRead):
         missing = error.expected
-        return HubError(f"{url}: the body ended {missing} bytes short. Try again.")
+        return HubError(f"{where}: the body ended {missing} bytes short. Try again.")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return HubError(f"{url}: its TLS certificate was not accepted ({error.verify_message}).")
+        reason = f"its TLS certificate was not accepted ({error.verify_message})"
+        return HubError(f"{where}: {reason}.", attempts=1)
     if isinstance(error, socket.gaierror):
-        return HubError(f"{url}: the host name was not found. Check the network and HF_ENDPOINT.")
-    return HubError(f"{url}: no answer ({error or type(error).__name__}). Check the network.")
+        name = f"the proxy's name {proxy.host}" if proxy else "the host name"
+        advice = "the proxy's settings" if proxy else "HF_ENDPOINT"
+        return HubError(
+            f"{where}: {name} was not found. Check the network and {advice}.", attempts=1
+        )
+    if "Tunnel connection failed: 407" in str(error):
+        return HubError(
+            f"{where}: the proxy {way.rpartition(' ')[2]} wants another user or password; give them in https_proxy.",
+            407,
+        )
+    attempts = REFUSED_ATTEMPTS if isinstance(error, ConnectionRefusedError) else None
+    reason = str(error) or type(error).__name__
+    return HubError(f"{where}: no answer{way} ({reason}). Check the network.", attempts=attempts)
 
 
 def _read_file(path: str, start: int, end: int | None) -> Bytes:

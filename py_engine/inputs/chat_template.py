@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from py_engine.errors import FormatError, InputError
-from py_engine.host.json_text import parse_json
+from py_engine.host.json_text import JsonError, parse_json, read_json
 
 from .tokenizer import Tokenizer, require_text
 
@@ -369,9 +369,9 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = parse_json(arguments, "it") if arguments.strip() else {}
-        except FormatError as error:
-            raise InputError(f"{where}.function.arguments is not valid JSON") from error
+            arguments = read_json(arguments) if arguments.strip() else {}
+        except JsonError as error:
+            raise InputError(f"{where}.function.arguments is not valid JSON ({error})") from error
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, Mapping):

@@ -361,7 +361,7 @@ class _JsonParts:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    value = parse_json(data, "tokenizer.json")
+    value = parse_json(data, "tokenizer.json", MAX_JSON_BYTES)
     if not isinstance(value, dict):
         raise FormatError("tokenizer.json is not a JSON object")
     return value

@@ -126,7 +126,7 @@ async def load_model(
 
     if gpu.warning:
         note(gpu.warning)
-    async with _open(address, io, note) as source:
+    async with _open(address, io, note, check=abort.check) as source:
         abort.check()
         setting = setting_of(dtype, context, source.config, io)
         room = await require_room(
@@ -198,12 +198,21 @@ async def estimate_model(
 
 
 @asynccontextmanager
-async def _open(address: str, io: Io, note: Note, *, look: bool = False) -> AsyncIterator[_Source]:
-    """The source of a model for the length of a block. `note`, `look`: see weights/cache.py."""
+async def _open(
+    address: str,
+    io: Io,
+    note: Note,
+    *,
+    look: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> AsyncIterator[_Source]:
+    """The source of a model for the length of a block. `note`, `look`, `check`: see weights/cache.py."""
     if address.startswith("random:"):
         yield _RandomSource(address)
         return
-    repository = await open_repository(address, io, partial(open_kept, note=note, look=look))
+    repository = await open_repository(
+        address, io, partial(open_kept, note=note, look=look, check=check)
+    )
     try:
         yield await _FileSource.open(repository, note)
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from py_engine.errors import FormatError, HubError, StorageError
 from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
-from py_engine.weights.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository
+from py_engine.weights.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository, Waiting
 from py_engine.weights.keeping import Keeper
 from py_engine.weights.kept import KeptRepository
 from py_engine.weights.library import Library
@@ -18,30 +20,37 @@ CHECK_TIMEOUT_S = 5.0
 
 
 async def open_kept(
-    name: str, revision: str, io: Io, note: Note, *, look: bool = False
+    name: str,
+    revision: str,
+    io: Io,
+    note: Note,
+    *,
+    look: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Repository:
     """`name` at `revision` (a branch, a tag or a commit) of the hub, through this device's store.
 
     `note` is told, in a sentence, of what is out of the ordinary. `look`: nothing is to be stored; what an earlier load
-    finished is used, else the hub. Raises HubError.
+    finished is used, else the hub. `check` raises when the caller wants to stop. Raises HubError.
     """
+    waiting = Waiting(note, check)
     try:
         store = await io.open_store("models")
         if store.persistent:
-            return await _open_in(store, name, revision, io, note, look)
+            return await _open_in(store, name, revision, io, waiting, look)
         note("This browser keeps nothing for the site: the model will be fetched anew each time.")
     except StorageError as error:
         note(f"Nothing is kept on this device: {error}")
-    hub = await HubRepository.open(name, revision, io)
+    hub = await HubRepository.open(name, revision, io, waiting)
     return _kept_nowhere(hub, hub.revision or revision, note)
 
 
 async def _open_in(
-    store: BlobStore, name: str, revision: str, io: Io, note: Note, look: bool
+    store: BlobStore, name: str, revision: str, io: Io, waiting: Waiting, look: bool
 ) -> Repository:
-    library = Library(store, io)
+    library, note = Library(store, io), waiting.note
     try:
-        hub, commit = await _resolve(name, revision, io, library, note)
+        hub, commit = await _resolve(name, revision, io, library, waiting)
         complete = COMMIT.fullmatch(commit) is not None and (await library.load(name, commit))[1]
     finally:
         await store.close()  # a file that is open here cannot be written by who has the lock
@@ -79,7 +88,7 @@ def _kept_nowhere(hub: HubRepository, commit: str, note: Note) -> KeptRepository
 
 
 async def _resolve(
-    name: str, revision: str, io: Io, library: Library, note: Note
+    name: str, revision: str, io: Io, library: Library, waiting: Waiting
 ) -> tuple[HubRepository, str]:
     """The hub's client and the commit to use. Not asked at all when the revision is a commit that is here; when the hub
     does not answer, the commit that the branch was the last time."""
@@ -87,21 +96,23 @@ async def _resolve(
     if here is not None and not (await library.load(name, here))[1]:
         here = None
     if here == revision:
-        return HubRepository(name, revision, io), revision
+        return HubRepository(name, revision, io, waiting=waiting), revision
     if (io.env("HF_HUB_OFFLINE") or "0").lower() in ("1", "on", "yes", "true"):
         if here is None:
             raise HubError(
                 f"{name}@{revision} is not kept on this device, and HF_HUB_OFFLINE forbids to ask the hub."
             )
-        return HubRepository(name, here, io), here
+        return HubRepository(name, here, io, waiting=waiting), here
     if here is None:
-        hub = await HubRepository.open(name, revision, io)
+        hub = await HubRepository.open(name, revision, io, waiting)
         return hub, hub.revision or revision
-    hub = HubRepository(name, revision, io, CHECK_ATTEMPTS, CHECK_TIMEOUT_S)
+    hub = HubRepository(name, revision, io, CHECK_ATTEMPTS, CHECK_TIMEOUT_S, waiting)
     try:
         await hub.resolve()
     except (HubError, FormatError) as error:  # or a portal on the way gives something else
-        note(f"The hub does not tell what {name}@{revision} is now ({error}); using the copy here.")
-        return HubRepository(name, here, io), here
+        waiting.note(
+            f"The hub does not tell what {name}@{revision} is now ({error}); using the copy here."
+        )
+        return HubRepository(name, here, io, waiting=waiting), here
     hub.attempts, hub.timeout_s = ATTEMPTS, TIMEOUT_S
     return hub, hub.revision or here

@@ -3,34 +3,38 @@ client, which keeps nothing (weights/kept.py does).
 
 The hub's protocol is that of huggingface.co: `/api/models/ID/revision/REV?blobs=true` lists files with sizes,
 `/ID/resolve/REV/NAME` gives (redirects to) a file and answers ranges. `HF_ENDPOINT` names another hub, `HF_TOKEN` is
-sent to it.
+sent to it (hub_settings.py). A hub that asks to wait is waited for, up to a bound (rate_limit.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
+import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from py_engine.errors import HubError
-from py_engine.host.io import Bytes, Io, Response, Sink
+from py_engine.host.io import Bytes, Io, Response, Sink, shown
+from py_engine.host.json_text import parse_json
+from py_engine.weights.hub_settings import hub_settings
+from py_engine.weights.rate_limit import wait_asked
 from py_engine.weights.repository import (
     FolderRepository,
     Repository,
     check_name,
     html_advice,
-    parse_json,
 )
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 ATTEMPTS = 5
 TIMEOUT_S = 30.0
 FIRST_DELAY_S = 0.5  # doubles with each attempt, times a random factor in [0.5, 1.5)
 MAX_DELAY_S = 8.0
-MAX_RETRY_AFTER_S = 30.0
+MAX_WAIT_S = 330.0  # that a hub may ask for, together; its windows are of 300 s
+STOP_S = 0.05  # between two looks at whether the caller wants a wait to end
 MAX_IGNORED_RANGE_BYTES = 32 << 20  # a server without ranges is borne up to here
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -80,6 +84,15 @@ class Listed:
     git_oid: str | None = None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What happens while a hub makes us wait: `note` is told in a sentence, `check` raises when the caller wants to
+    stop."""
+
+    note: Callable[[str], None] = lambda _: None
+    check: Callable[[], None] = lambda: None
+
+
 class ChangedError(HubError):
     """A file is not the one any more of which parts were read."""
 
@@ -95,23 +108,27 @@ class HubRepository(Repository):
         io: Io,
         attempts: int = ATTEMPTS,
         timeout_s: float = TIMEOUT_S,
+        waiting: Waiting = Waiting(),
     ) -> None:
         super().__init__(f"{name}@{revision}", io)
         self.name = name
-        self.endpoint = (io.env("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        self._settings = hub_settings(io)
+        self.endpoint = self._settings.endpoint
+        self._waiting = waiting
+        self._noted_until = 0.0
         self.attempts = attempts
         self.timeout_s = timeout_s
         self._revision = revision
-        token = io.env("HF_TOKEN")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._listed: dict[str, Listed | None] = {}  # None: known to be absent
         self.complete = False  # whether all files are known
         self._etags: dict[str, str] = {}
 
     @classmethod
-    async def open(cls, name: str, revision: str, io: Io) -> HubRepository:
+    async def open(
+        cls, name: str, revision: str, io: Io, waiting: Waiting = Waiting()
+    ) -> HubRepository:
         """Ask the hub which commit `revision` is and which files it has. Raises HubError."""
-        repository = cls(name, revision, io)
+        repository = cls(name, revision, io, waiting=waiting)
         await repository.resolve()
         return repository
 
@@ -338,7 +355,7 @@ class HubRepository(Repository):
         """GET with retries. `accept` checks an answer with status 200, 206 or one of `also`; a HubError from it
         without a status is retried like a broken transfer. Raises HubError after `attempts` failures, or at once
         where trying again cannot help."""
-        delay = FIRST_DELAY_S
+        delay, waited = FIRST_DELAY_S, 0.0
         for attempt in range(1, self.attempts + 1):
             counted = 0
 
@@ -352,7 +369,7 @@ class HubRepository(Repository):
             try:
                 response = await self.io.fetch(
                     url,
-                    self._headers,
+                    self._settings.headers,
                     start,
                     end,
                     timeout_s=self.timeout_s,
@@ -363,20 +380,45 @@ class HubRepository(Repository):
                     accept(response)
                     return response
                 failure = self._refusal(response, name)
-                wait = _retry_after(response)
+                if response.status in RETRIED:
+                    wait = wait_asked(response.headers, self.io.time())
             except HubError as error:
                 failure = error
             if counted and on_bytes is not None:
                 on_bytes(-counted)
-            if failure.status is not None and failure.status not in RETRIED:
-                raise failure
-            if attempt < self.attempts:
-                await self.io.sleep(max(wait, delay * random.uniform(0.5, 1.5)))
-                delay = min(2 * delay, MAX_DELAY_S)
-        if self.attempts == 1:
+            lasting = failure.status is not None and failure.status not in RETRIED
+            if lasting or attempt >= (failure.attempts or self.attempts):
+                break
+            waited += wait
+            if waited > MAX_WAIT_S:
+                raise self._too_long(failure, wait)
+            if (
+                wait > MAX_DELAY_S and self.io.now() >= self._noted_until
+            ):  # once for all its requests
+                self._noted_until = self.io.now() + wait / 2
+                self._waiting.note(f"{self.endpoint} asks to wait {wait:.0f} s; going on then.")
+            await self._sleep(max(wait, delay * random.uniform(0.5, 1.5)))
+            delay = min(2 * delay, MAX_DELAY_S)
+        if lasting or attempt == 1 or failure.attempts:
             raise failure
         text = f"{failure} (Gave up after {self.attempts} attempts.)"
         raise type(failure)(text, failure.status)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, unless the caller wants to stop."""
+        sleeping = asyncio.ensure_future(self.io.sleep(seconds))
+        try:
+            while not sleeping.done():
+                self._waiting.check()
+                await asyncio.wait({sleeping}, timeout=STOP_S)
+            await sleeping
+        finally:
+            sleeping.cancel()
+
+    def _too_long(self, failure: HubError, wait: float) -> HubError:
+        when = time.strftime("%H:%M:%S", time.gmtime(self.io.time() + wait))
+        text = f"{failure} It asks to wait {wait:.0f} s more: try again at {when} UTC."
+        return HubError(text, failure.status)
 
     def _refusal(self, response: Response, name: str) -> HubError:
         """What a status other than success means, in words."""
@@ -384,8 +426,8 @@ class HubRepository(Repository):
         what = f"{self.address}: {name}"
         if status == 401 and code == "GatedRepo" or status == 403:
             text = "access is restricted; accept the model's terms on the hub and set HF_TOKEN"
-        elif status == 401 and self._headers:
-            text = "the hub refused the token in HF_TOKEN, or there is no such repository"
+        elif status == 401 and self._settings.headers:
+            text = f"the hub refused {self._settings.what}, or there is no such repository"
         elif status == 401:
             text = "there is no such public repository; check the name, or set HF_TOKEN if it is private"
         elif status == 404 and code == "RevisionNotFound":
@@ -394,24 +436,22 @@ class HubRepository(Repository):
             )
         elif status == 404:
             text = "not found; check the name and revision"
+        elif status == 407:
+            text = "the proxy wants a user and password; give them in http_proxy"
         elif status == 416:
             text = "the file is shorter than its listing or header says; it was cut or changed on the hub"
         elif status == 429:
-            text = "the hub asks to slow down; wait a minute, or set HF_TOKEN"
+            text = "the hub asks to slow down; try again later"
+            text += "" if self._settings.headers else ", or set HF_TOKEN"
         elif status >= 500:
             text = "the hub has trouble of its own; try again later"
         else:
             text = "an answer that was not expected here; check HF_ENDPOINT"
-        return HubError(f"{what}: HTTP {status} from {response.url}: {text}.", status)
+        return HubError(f"{what}: HTTP {status} from {shown(response.url)}: {text}.", status)
 
 
 def _starts_at(content_range: str, start: int) -> bool:
     return content_range.replace(" ", "").startswith((f"bytes{start}-", f"bytes={start}-"))
-
-
-def _retry_after(response: Response) -> float:
-    value = response.headers.get("retry-after", "")
-    return min(float(value), MAX_RETRY_AFTER_S) if value.isdigit() else 0.0
 
 
 def _refuse_html(response: Response, io: Io, where: str, name: str = "") -> None:
@@ -421,7 +461,7 @@ def _refuse_html(response: Response, io: Io, where: str, name: str = "") -> None
     looks = first.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
     if looks or (kind.startswith("text/html") and not name.endswith((".html", ".htm"))):
         raise HubError(
-            f"{where}: {response.url} answered with a web page (HTTP {response.status}): "
+            f"{where}: {shown(response.url)} answered with a web page (HTTP {response.status}): "
             + html_advice(),
             response.status,
         )

@@ -24,6 +24,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from py_engine.errors import FormatError
+from py_engine.host.json_text import parse_json
 from py_engine.weights.hub import Listed
 from py_engine.weights.repository import Sum
 from py_engine.weights.spans import Spans
@@ -33,7 +35,7 @@ OURS = "jerboa"
 DERIVED = f"{OURS}/derived"
 INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
 # What reading a damaged file of ours may raise.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+_DAMAGE = (FormatError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def folder(repository: str) -> str:
@@ -183,7 +185,7 @@ class Manifest:
         if sum_.strip().decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
             return None
         try:
-            return cls._from(json.loads(body))
+            return cls._from(parse_json(body, "the index"))
         except _DAMAGE:
             return None
 
@@ -194,13 +196,13 @@ class Manifest:
         count up to the last mark only."""
         head, *lines = text.split(b"\n")[:-1] or [b""]
         try:
-            made = cls._from(json.loads(head))
+            made = cls._from(parse_json(head, "the journal's head"))
         except _DAMAGE:
             return None
         waiting: list[tuple[Stored, tuple[int, int]]] = []
         with suppress(*_DAMAGE):
             for line in lines:
-                data = json.loads(line)
+                data = parse_json(line, "a journal's line")
                 if "flushed" in data:
                     for stored, (start, end) in waiting:
                         stored.spans.add(start, end)

@@ -6,13 +6,13 @@ Others: weights/hub.py (the hub's), weights/kept.py (the hub's, kept on this dev
 from __future__ import annotations
 
 import abc
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io import Bytes, Io
+from py_engine.host.json_text import parse_json
 from py_engine.weights.derived import Derived
 from py_engine.weights.jobs import Job, TensorInfo
 
@@ -140,18 +140,6 @@ class Repository(abc.ABC):
         if body.lstrip()[:1] == b"<":
             raise HubError(f"{where} is a web page, not JSON: {html_advice()}")
         return parse_json(body, where)
-
-
-def parse_json(body: bytes, where: str) -> Any:
-    """Parse JSON. Raises FormatError that names `where`, whatever the bytes are."""
-    try:
-        return json.loads(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{where} is not UTF-8 at byte {error.start}. Fetch it again.") from error
-    except RecursionError as error:
-        raise FormatError(f"{where} is nested too deeply to be what its name says.") from error
-    except ValueError as error:
-        raise FormatError(f"{where} is not valid JSON ({error}). Fetch it again.") from error
 
 
 def html_advice() -> str:

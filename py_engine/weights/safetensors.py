@@ -7,13 +7,13 @@ name -> {dtype, shape, data_offsets}; then the data, which the tensors cover wit
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
+from py_engine.host.json_text import parse_json
 from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.repository import Repository
 
@@ -226,32 +226,19 @@ def header_length(first: bytes, size: int, where: str) -> int:
     return length
 
 
-class _Duplicate(ValueError):
-    """A JSON object that has a key twice; json.loads would keep the last."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _Duplicate(f"{key!r} appears twice")
-            seen.add(key)
-    return made
-
-
 def parse_header(header: bytes, size: int, file: str, where: str) -> dict[str, TensorInfo]:
     """Check a whole header (without its length) against the file's `size`. Raises FormatError."""
-    try:
-        entries = json.loads(header.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: its header is not valid JSON ({error}). {ADVICE}") from error
+    entries = parse_json(header, f"{where}: its header", MAX_HEADER_BYTES)
     if not isinstance(entries, dict):
         raise FormatError(f"{where}: its header is not a JSON object. {ADVICE}")
     metadata = entries.pop("__metadata__", None)
     if metadata is not None and not isinstance(metadata, dict):
         raise FormatError(f"{where}: __metadata__ is not an object. {ADVICE}")
+    for key, value in (metadata or {}).items():
+        if not isinstance(value, str):
+            raise FormatError(
+                f"{where}: __metadata__ holds {_short(value)} under {_short(key)}, not a string. {ADVICE}"
+            )
     begin = 8 + len(header)
     tensors = {
         name: _tensor(name, entry, begin, size, file, where) for name, entry in entries.items()

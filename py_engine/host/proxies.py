@@ -1,0 +1,121 @@
+"""Which proxy a request goes through: http_proxy, https_proxy, all_proxy and no_proxy, as requests and curl take them.
+
+A proxy's password is in nothing that is printed: not in a Proxy's repr, not in an error's message.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+
+from py_engine.errors import HubError
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy: where it listens, and what the header Proxy-Authorization says ("" without one)."""
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+
+    @property
+    def address(self) -> str:
+        """host:port"""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For the proxy only, never for the server behind it."""
+        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
+
+
+def find_proxy(scheme: str, host: str, port: int) -> Proxy | None:
+    """The proxy for requests to scheme://host:port, by the environment, else by the system's settings. Raises HubError
+    for one that cannot be used, which names the variable and not its value."""
+    proxies = urllib.request.getproxies()
+    name = next((name for name in (scheme, "all") if (proxies.get(name) or "").strip()), None)
+    if name is None or _bypassed(host, port, proxies.get("no")):
+        return None
+    return parse_proxy(proxies[name], f"{name}_proxy")
+
+
+def _bypassed(host: str, port: int, exceptions: str | None) -> bool:
+    if exceptions is not None:
+        return matches(host, port, exceptions)
+    if urllib.request.getproxies_environment():
+        return False
+    return bool(urllib.request.proxy_bypass(host))  # macOS and Windows have lists of their own
+
+
+def matches(host: str, port: int, exceptions: str) -> bool:
+    """Whether a no_proxy list holds the host: names (with all names below them), addresses, networks such as
+    10.0.0.0/8, each with a port or without; `*` is every host."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    for entry in re.split(r"[\s,]+", exceptions.lower()):
+        if entry == "*":
+            return True
+        name, colon, only = entry.rpartition(":")
+        if colon and only.isdigit() and (":" not in name or name.endswith("]")):
+            if int(only) != port:
+                continue
+        else:
+            name = entry
+        name = name.strip("[]").removeprefix("*").strip(".")
+        if not name:
+            continue
+        if address is not None:
+            try:
+                if address in ipaddress.ip_network(name, strict=False):
+                    return True
+            except ValueError:  # a name
+                continue
+        elif host == name or host.endswith("." + name):
+            return True
+    return False
+
+
+def parse_proxy(value: str, variable: str) -> Proxy:
+    """The proxy that a variable names: `host:port`, `http://host:port`, `http://user:password@host:port`. Raises
+    HubError, which names the variable and not its value."""
+    text = value.strip().strip("'\"").strip()
+    if "://" not in text:
+        text = f"http://{text}"
+    scheme, _, rest = text.partition("://")
+    if scheme.lower() != "http":
+        kind = "SOCKS" if scheme.lower().startswith("socks") else "TLS"
+        advice = (
+            "write http:// if it takes plain HTTP, as most do"
+            if kind == "TLS"
+            else "give an HTTP proxy, or unset it"
+        )
+        raise HubError(
+            f"{variable} names a proxy that is not reached by plain HTTP ({kind}): that is not supported; {advice}.",
+            attempts=1,
+        )
+    wrong = HubError(
+        f"{variable} is not the address of a proxy: give http://HOST:PORT, or http://USER:PASSWORD@HOST:PORT with"
+        " the signs / @ : % in user and password written as %2F %40 %3A %25.",
+        attempts=1,
+    )
+    user, at, where = rest.rstrip("/").rpartition("@")
+    try:
+        parts = urllib.parse.urlsplit(f"http://{where}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or re.search(r"[^!-~]|[/?#\\]", where):
+        raise wrong
+    if not at:
+        return Proxy(host, port or 80)
+    name, _, password = user.partition(":")
+    pair = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
+    return Proxy(host, port or 80, "Basic " + base64.b64encode(pair).decode())

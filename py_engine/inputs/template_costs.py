@@ -1,0 +1,650 @@
+"""What one rendering of a template from somewhere may cost: charged before the work is done.
+
+A Budget counts two things. Work, in nanoseconds that an ordinary machine takes in CPython (a browser takes
+some three times as long); and bytes of all texts and lists that were built, kept or not. Both limits grow
+with what the caller gave: a long chat may cost more than a hostile template over a short one.
+
+FILTERS and METHODS hold what a call of each costs. What is not in them is not there for templates.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from py_engine.errors import InputError
+
+MAX_TURNS = 20_000  # of loops and macro calls
+MAX_WORK = 300_000_000  # nanoseconds
+MAX_BYTES = 40 << 20
+MAX_TEXT_CHARS = 4 << 20  # of one text
+MAX_ITEMS = 100_000  # of one list, with the lists in it
+MAX_VALUE_DEPTH = 64  # of lists in lists
+MAX_COUNT = 10_000  # width, indent, batch: numbers given to text functions
+MAX_SLOW_CHARS = 20_000  # given to what works in Python or by regular expressions
+MAX_BITS = 4096  # of an int
+MAX_SECONDS = 1.0  # the backstop for what the other limits do not see
+
+OPERATION = 1_000  # the work of any call, filter, test or operator
+TURN = 4_000  # of one turn of a loop
+CALL = 8_000  # of a macro
+NODE = 100  # of looking at an entry of a list
+WORK_PER_GIVEN_CHAR, BYTES_PER_GIVEN_CHAR = 400, 256
+TEXT_BYTES = 64  # of a text, besides its characters
+# Of one character, the most that a conversion makes of it: '\U000f0000' in a printed list, &#34; when
+# escaped, %F0%9F%98%80 in an address, \ud83d\ude00 in JSON of ASCII, three letters for a capital one.
+REPR, ESCAPED, QUOTED, JSON_CHARS, CASED = 10, 5, 12, 12, 3
+
+
+class Size(NamedTuple):
+    """Of a value as it would be printed: what is shared counts each time."""
+
+    nodes: int
+    chars: int
+    depth: int
+
+
+NOTHING = Size(0, 0, 0)
+
+
+def size_of(value: Any, most: int = MAX_ITEMS) -> Size:
+    """Without recursion. Raises InputError above `most` nodes or MAX_VALUE_DEPTH."""
+    nodes, chars = 1, 0
+    level: list[Any] = [value]
+    for depth in range(MAX_VALUE_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                chars += len(item)
+            elif isinstance(item, int):
+                chars += 1 + item.bit_length() // 3
+            elif isinstance(item, _HOLDERS):
+                values = item.values() if isinstance(item, dict) else ()
+                nodes += len(item) + len(values)
+                if nodes > most:
+                    raise InputError(
+                        f"the chat template builds a text or list of more than {most} entries"
+                    )
+                below.extend(item)
+                below.extend(values)
+            else:
+                chars += 24
+        if not below:
+            return Size(nodes, chars, depth)
+        level = below
+    raise InputError(
+        f"the chat template nests too deeply: lists in lists, more than {MAX_VALUE_DEPTH} deep"
+    )
+
+
+_VIEWS: tuple[Any, ...] = (type({}.items()), type({}.keys()), type({}.values()))
+_LISTS: Any = (list, tuple, range, set, frozenset, *_VIEWS)
+_HOLDERS = (*_LISTS, dict)
+
+
+def width(text: str) -> int:
+    """Bytes that a character of it takes, at most."""
+    return 1 if text.isascii() else 4
+
+
+class Budget:
+    """What one rendering may still do, over values of the size `given`. Raises InputError when it is spent."""
+
+    def __init__(self, given: Size = NOTHING) -> None:
+        weight = given.chars + 50 * given.nodes
+        self._most_turns = MAX_TURNS + 20 * given.nodes
+        self._most_work = MAX_WORK + WORK_PER_GIVEN_CHAR * weight
+        self._most_bytes = MAX_BYTES + BYTES_PER_GIVEN_CHAR * weight
+        self._most_chars = MAX_TEXT_CHARS + 16 * weight
+        self._most_items = MAX_ITEMS + given.nodes
+        self._turns = self._work = self._bytes = self._looked = 0
+        seconds = MAX_SECONDS * self._most_work / MAX_WORK
+        self._seconds, self._end = seconds, CLOCK() + seconds
+
+    def turn(self, work: int) -> None:
+        """One turn of a loop or one macro call, whose own statements are `work`."""
+        self._turns += 1
+        if self._turns > self._most_turns:
+            raise InputError(
+                f"the chat template loops: more than {self._most_turns} turns in one rendering"
+            )
+        self.work(TURN + work)
+
+    def work(self, nanoseconds: int) -> None:
+        """Is about to be done."""
+        self._work += nanoseconds
+        if self._work > self._most_work:
+            raise InputError(
+                "the chat template works too long: beyond what"
+                f" {self._most_work / 1e9:.2g} seconds of an ordinary machine do"
+            )
+        if self._work - self._looked > 1_000_000:
+            self._looked = self._work
+            if CLOCK() > self._end:
+                raise InputError(f"the chat template ran for more than {self._seconds:.2g} seconds")
+
+    def bytes(self, nbytes: int) -> None:
+        """Are about to be allocated."""
+        self._bytes += nbytes
+        if self._bytes > self._most_bytes:
+            raise InputError(
+                "the chat template builds texts and lists of more than"
+                f" {self._most_bytes >> 20} MiB together"
+            )
+
+    def fits(self, chars: int) -> None:
+        """Whether there may be a text of `chars` characters."""
+        if chars > self._most_chars:
+            raise InputError(
+                f"the chat template builds a text of {chars} characters, more than {self._most_chars}"
+            )
+
+    def text(self, chars: int, char_bytes: int = 4) -> None:
+        """A text of `chars` characters is about to be built."""
+        self.fits(chars)
+        self.bytes(TEXT_BYTES + chars * char_bytes)
+        self.work(OPERATION + chars)
+
+    def items(self, count: int, item_bytes: int = 8) -> None:
+        """A list of `count` entries is about to be built."""
+        if count > self._most_items:
+            raise InputError(
+                f"the chat template builds a text or list of {count} entries, more than {self._most_items}"
+            )
+        self.bytes(TEXT_BYTES + count * item_bytes)
+        self.work(OPERATION + count * NODE // 4)
+
+    def look(self, value: Any) -> Size:
+        """The lists in a value are about to be walked through, or were made. Its size."""
+        if isinstance(value, str):
+            self.work(OPERATION)
+            return Size(1, len(value), 0)
+        if value is None or isinstance(value, (bool, float)):
+            self.work(OPERATION)
+            return Size(1, 24, 0)
+        size = size_of(value, self._most_items)
+        self.work(OPERATION + NODE * size.nodes)
+        return size
+
+    def printed(self, value: Any, factor: int = 1) -> int:
+        """How many characters str() makes of a value, at most. `factor`: of what is made of each then."""
+        if isinstance(value, str):
+            return factor * len(value)
+        size = self.look(value)
+        chars = size.chars if size.depth == 0 else REPR * size.chars + 8 * size.nodes
+        return factor * chars
+
+    def search(self, text: str, wanted: Any, backwards: bool = False) -> None:
+        """A text is about to be searched; from its end Python compares at each place in full."""
+        tries = len(wanted) if isinstance(wanted, str) else 1
+        self.work(OPERATION + len(text) * (tries if backwards else min(tries, 100)))
+
+    def collect(self, values: Iterable[Any]) -> list[Any]:
+        """The entries of an iterator, each of them charged."""
+        found: list[Any] = []
+        for value in values:
+            self.work(2 * NODE)
+            self.bytes(16)
+            if len(found) >= self._most_items:
+                raise InputError(
+                    f"the chat template builds a text or list of more than {self._most_items} entries"
+                )
+            found.append(value)
+        return found
+
+
+def _find_clock() -> Callable[[], float]:
+    """A thread's own time where there is one: a busy machine is not the template's fault."""
+    try:
+        time.thread_time()
+    except (AttributeError, OSError):  # a browser
+        return time.monotonic
+    return time.thread_time
+
+
+CLOCK = _find_clock()
+
+
+def small(value: Any, limit: int, what: str) -> None:
+    """Raise InputError for a number beyond a limit."""
+    if isinstance(value, (int, float)) and not abs(value) <= limit:
+        raise InputError(f"the chat template goes beyond what is allowed: {what} above {limit}")
+
+
+class Given:
+    """The arguments of the filter or method `name` that is about to be called: `value` is what stands before the
+    bar or dot."""
+
+    def __init__(
+        self,
+        budget: Budget,
+        name: str,
+        value: Any,
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+    ) -> None:
+        self.budget = budget
+        self.name = name
+        self.value = value
+        self.args = args
+        self.named = named
+
+    def __call__(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by place or name."""
+        return self.args[place] if place < len(self.args) else self.named.get(name, default)
+
+    def few(self, number: Any, limit: int, what: str) -> None:
+        """Raise InputError for a number beyond a limit."""
+        small(number, limit, f"{what} given to {self.name}")
+
+    @property
+    def every(self) -> list[Any]:
+        """All of them."""
+        return [*self.args, *self.named.values()]
+
+    @property
+    def char_bytes(self) -> int:
+        """Of the widest text given."""
+        return max(width(v) if isinstance(v, str) else 4 for v in (self.value, *self.every))
+
+
+Cost = Callable[[Given], None]
+
+
+def operator_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
+    """Charge + - * / // % ** before they are done."""
+    budget.work(OPERATION)
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        if operator == "*" and isinstance(left, int) and isinstance(right, int):
+            small(left.bit_length() + right.bit_length(), MAX_BITS, "a product's bits")
+        elif operator == "**":
+            small(right, 64, "an exponent")
+            small(left, 1 << 32, "a power's base")
+    elif operator == "%" and isinstance(left, str):
+        percent_cost(budget, left, right if isinstance(right, tuple) else (right,))
+    elif operator == "*":
+        for value, times in ((left, right), (right, left)):
+            if isinstance(times, int):
+                _repeat(budget, value, max(times, 0))
+    elif operator == "+":
+        if isinstance(left, str) and isinstance(right, str):
+            plain = type(left) is str and type(right) is str
+            chars = len(left) + len(right)
+            budget.text(chars if plain else ESCAPED * chars, max(width(left), width(right)))
+        elif isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+            budget.items(len(left) + len(right))
+    else:
+        budget.look(left)
+        budget.look(right)
+
+
+def _repeat(budget: Budget, value: Any, times: int) -> None:
+    if isinstance(value, str):
+        budget.text(len(value) * times, width(value))
+    elif isinstance(value, (list, tuple)):
+        budget.items(len(value) * times)
+
+
+def compare_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
+    """Charge == != < <= > >= and `in` before they are done."""
+    if operator in ("in", "notin"):
+        if isinstance(right, str):
+            return budget.search(right, left)
+        if isinstance(right, _LISTS):
+            # No entry is compared further than what is looked for reaches.
+            each = budget.look(left)
+            return budget.work(OPERATION + len(right) * (NODE + each.chars + NODE * each.nodes))
+        budget.look(left)
+    elif isinstance(left, str) or isinstance(right, str):
+        if isinstance(left, str) and isinstance(right, str):
+            budget.work(OPERATION + min(len(left), len(right)))
+    elif not isinstance(left, (int, float)) and not isinstance(right, (int, float)):
+        budget.work(min(budget.look(left).chars, budget.look(right).chars))
+    return None
+
+
+def percent_cost(budget: Budget, pattern: str, given: tuple[Any, ...]) -> None:
+    """Charge `pattern % given`."""
+    places = pattern.count("%")
+    _placed(budget, pattern, places, given, "*" in pattern)
+    budget.work(places * NODE)
+
+
+def format_cost(budget: Budget, pattern: str, given: list[Any]) -> None:
+    """Charge pattern.format(*given)."""
+    places = pattern.count("{")
+    nested = re.search(r"\{[^{}]*\{", pattern) is not None  # a width that comes from an argument
+    if nested:
+        for value in given:
+            _widths(value if isinstance(value, str) else "")
+    _placed(budget, pattern, places, tuple(given), nested)
+    budget.work(places * 3 * OPERATION)
+
+
+def _placed(
+    budget: Budget, pattern: str, places: int, given: tuple[Any, ...], counted: bool
+) -> None:
+    """A pattern with so many places, each of which may show any of the values given."""
+    longest = max((budget.printed(value, REPR) for value in given), default=0)
+    chars = len(pattern) + places * longest + _widths(pattern)
+    if counted:  # by numbers among the values
+        for value in given:
+            small(value, MAX_COUNT, "a width")
+        chars += places * MAX_COUNT
+    budget.text(chars if type(pattern) is str else ESCAPED * chars)
+
+
+def _widths(text: str) -> int:
+    """The sum of the numbers in a pattern, each of which may be a width."""
+    found = [int(digits[:12]) for digits in re.findall(r"\d+", text)]
+    small(max(found, default=0), MAX_COUNT, "a width")
+    return sum(found)
+
+
+# ---- costs of filters and methods -----------------------------------------------------------------------------------
+
+
+def _fixed(given: Given) -> None:
+    given.budget.work(OPERATION)
+
+
+def _looked_up(given: Given) -> None:
+    for key in given.every:
+        given.budget.look(key)
+
+
+def _text_of(factor: int, slow: bool = False) -> Cost:
+    """Makes a text of the value's, with `factor` characters for each of it."""
+
+    def cost(given: Given) -> None:
+        chars = given.budget.printed(given.value)
+        for value in given.every:
+            given.budget.look(value)
+        if slow:
+            given.few(chars, MAX_SLOW_CHARS, "characters")
+            given.budget.work(100 * chars)
+        given.budget.text(factor * chars, given.char_bytes)
+
+    return cost
+
+
+def _strip(given: Given) -> None:
+    chars = given(0, "chars")
+    tries = len(chars) if isinstance(chars, str) else 1
+    size = given.budget.printed(given.value)
+    given.budget.work(size * tries)
+    given.budget.text(size, given.char_bytes)
+
+
+def _padded(given: Given) -> None:
+    size = given.budget.printed(given.value)
+    for value in given.every:
+        given.few(value, MAX_COUNT, "a width")
+    given.budget.text(size + MAX_COUNT, given.char_bytes)
+
+
+def _expandtabs(given: Given) -> None:
+    size = given(0, "tabsize", 8)
+    given.few(size, MAX_COUNT, "a width")
+    tabs = given.value.count("\t") * (abs(size) if isinstance(size, int) else 8)
+    given.budget.text(len(given.value) + tabs, given.char_bytes)
+
+
+def _searched(backwards: bool) -> Cost:
+    def cost(given: Given) -> None:
+        for wanted in given(0, "sub", "") if isinstance(given(0, "sub"), tuple) else given.args[:1]:
+            given.budget.search(given.value, wanted, backwards)
+
+    return cost
+
+
+def _parted(backwards: bool) -> Cost:
+    """split and partition, where they cut at a text."""
+
+    def cost(given: Given) -> None:
+        text, at = given.value, given(0, "sep")
+        given.budget.search(text, at, backwards)
+        parts = text.count(at) if isinstance(at, str) and at else len(text) // 2
+        most = given(1, "maxsplit", -1)
+        if isinstance(most, int) and most >= 0:
+            parts = min(parts, most)
+        given.budget.items(parts + 3, TEXT_BYTES + 16)
+        given.budget.text(len(text), width(text))
+
+    return cost
+
+
+def _splitlines(given: Given) -> None:
+    text = given.value
+    lines = sum(text.count(end) for end in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+    given.budget.items(lines + 1, TEXT_BYTES + 16)
+    given.budget.text(len(text), width(text))
+
+
+def _replace(given: Given) -> None:
+    text, old, new = (_as_text(v) for v in (given.value, given(0, "old", ""), given(1, "new", "")))
+    given.budget.search(text, old)
+    chars = len(text) + text.count(old) * len(new)
+    given.budget.text(chars if type(given.value) is str else ESCAPED * chars, given.char_bytes)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _joined(budget: Budget, glue: str, parts: Any, factor: int = 1) -> None:
+    if isinstance(parts, str):
+        chars, count, char_bytes = len(parts), len(parts), width(parts)
+        budget.bytes(TEXT_BYTES * count)
+    else:
+        texts = all(isinstance(part, str) for part in parts)
+        count = len(parts)
+        chars = sum(map(len, parts)) if texts else budget.printed(list(parts))
+        char_bytes = max(map(width, parts), default=1) if texts else 4
+        escaping = any(type(part) is not str for part in parts)
+        factor = ESCAPED if texts and escaping else factor
+    budget.work(count * NODE)
+    budget.text(factor * (chars + count * len(glue)), max(char_bytes, width(glue)))
+
+
+def _join_method(given: Given) -> None:
+    parts = given(0, "iterable", ())
+    if isinstance(parts, Iterator):
+        parts = given.budget.collect(parts)
+        given.args = (parts,)
+    if isinstance(parts, (str, *_HOLDERS)):
+        _joined(given.budget, given.value, parts, 1 if type(given.value) is str else ESCAPED)
+
+
+def _join_filter(given: Given) -> None:
+    parts, glue = given.value, given(0, "d", "")
+    _look_attribute(given, 1)
+    given.budget.printed(parts)
+    if not isinstance(glue, str):
+        glue = " " * given.budget.printed(glue)
+    if isinstance(parts, (str, *_HOLDERS)):
+        _joined(given.budget, glue, parts)
+
+
+def _look_attribute(given: Given, place: int) -> None:
+    """Each entry is asked for an attribute."""
+    if given(place, "attribute") is not None and hasattr(given.value, "__len__"):
+        given.budget.work(2 * OPERATION * len(given.value))
+
+
+def _indent(given: Given) -> None:
+    by, text = given(0, "width", 4), given.value
+    given.few(by, MAX_COUNT, "a width")
+    size = given.budget.printed(text)
+    lines = text.count("\n") if isinstance(text, str) else size
+    each = len(by) if isinstance(by, str) else abs(by) if isinstance(by, int) else 4
+    given.budget.items(lines + 1, TEXT_BYTES + 16)
+    chars = size + (lines + 1) * each
+    given.budget.text(chars if type(text) is str else ESCAPED * chars, 2 * given.char_bytes)
+
+
+def _wordwrap(given: Given) -> None:
+    chars = given.budget.printed(given.value)
+    given.few(chars, MAX_SLOW_CHARS, "characters")
+    given.few(given(0, "width", 79), MAX_COUNT, "a width")
+    glue = given(2, "wrapstring")
+    given.budget.work(1000 * chars)
+    given.budget.text(chars * (1 + (len(glue) if isinstance(glue, str) else 1)), given.char_bytes)
+
+
+def _listed(given: Given) -> None:
+    value = given.value
+    if isinstance(value, str):
+        given.budget.items(len(value), TEXT_BYTES + 24)
+    elif hasattr(value, "__len__"):
+        given.budget.items(len(value))
+
+
+def _groups(given: Given) -> None:
+    """batch and slice."""
+    for value in given.args[:1] or [*given.named.values()][:1]:
+        given.few(value, MAX_COUNT, "a number")
+    given.budget.items(MAX_COUNT, 1)
+    _listed(given)
+
+
+def _sorted(given: Given) -> None:
+    """n log n comparisons, none longer than the longest text, with a key for each entry."""
+    size = given.budget.look(given.value)
+    count = len(given.value) if hasattr(given.value, "__len__") else 0
+    given.budget.items(size.nodes, 64)
+    given.budget.bytes(4 * CASED * size.chars)
+    given.budget.work(count.bit_length() * (NODE * size.nodes + size.chars) + OPERATION * count)
+
+
+def _sum(given: Given) -> None:
+    """Lists are copied at each addition."""
+    size = given.budget.look(given.value)
+    count = len(given.value) if hasattr(given.value, "__len__") else 0
+    start = given.budget.look(given(1, "start", 0))
+    given.budget.work(OPERATION * count)
+    if size.depth > 1:
+        given.budget.items((count + 1) * (size.nodes + start.nodes))
+
+
+def _mapped(given: Given) -> None:
+    """Each entry goes through a filter, a test or an attribute, which is charged on its own."""
+    _listed(given)
+    if hasattr(given.value, "__len__"):
+        given.budget.work(2 * OPERATION * len(given.value))
+
+
+def _json(given: Given) -> None:
+    size = given.budget.look(given.value)
+    indent, separators = given(1, "indent"), given(2, "separators")
+    given.few(indent, MAX_COUNT, "an indent")
+    by = len(indent) if isinstance(indent, str) else abs(indent) if isinstance(indent, int) else 0
+    between = given.budget.look(separators).chars if separators else 4
+    chars = JSON_CHARS if given(0, "ensure_ascii") else 6
+    whole = chars * size.chars + size.nodes * (8 + between + by * (size.depth + 1))
+    wide = 1 if given(0, "ensure_ascii") else 4
+    given.budget.work(10 * size.chars + 10 * NODE * size.nodes)
+    given.budget.bytes(2 * TEXT_BYTES * size.nodes)  # pieces of it
+    given.budget.text(whole, wide)
+
+
+def _round(given: Given) -> None:
+    given.few(given(0, "precision", 0), 300, "a precision")
+    given.budget.work(OPERATION)
+
+
+def _number(given: Given) -> None:
+    if isinstance(given.value, str):
+        given.few(len(given.value), MAX_SLOW_CHARS, "digits")
+        given.budget.work(OPERATION + len(given.value) ** 2 // 8)
+
+
+def _printed_pretty(given: Given) -> None:
+    size = given.budget.look(given.value)
+    given.few(size.chars + size.nodes, MAX_SLOW_CHARS, "characters")
+    deep = (size.depth + 1) * (REPR * size.chars + 100 * size.nodes)
+    given.budget.work(20 * deep)
+    given.budget.text(deep)
+
+
+def _percent(given: Given) -> None:
+    if isinstance(given.value, str):
+        percent_cost(given.budget, given.value, tuple(given.every))
+
+
+def _found_in(given: Given) -> None:
+    compare_cost(given.budget, "in", given(0, "value"), given.value)
+
+
+def _copied(given: Given) -> None:
+    given.budget.items(len(given.value), 64 if isinstance(given.value, dict) else 8)
+
+
+_TEXT, _CASE = _text_of(1), _text_of(CASED)
+_SLOW = _text_of(CASED, slow=True)
+
+FILTERS: Mapping[str, Cost] = {
+    **dict.fromkeys(["count", "d", "default", "first", "last", "length", "random", "safe"], _fixed),
+    **dict.fromkeys(["abs", "attr", "filesizeformat"], _fixed),
+    **dict.fromkeys(["map", "reject", "rejectattr", "select", "selectattr"], _mapped),
+    **dict.fromkeys(["items", "list", "reverse"], _listed),
+    **dict.fromkeys(["batch", "slice"], _groups),
+    **dict.fromkeys(["dictsort", "groupby", "max", "min", "sort", "unique"], _sorted),
+    **dict.fromkeys(["e", "escape", "forceescape"], _text_of(ESCAPED)),
+    **dict.fromkeys(["striptags", "title", "truncate", "urlize", "wordcount"], _SLOW),
+    **dict.fromkeys(["lower", "upper", "capitalize"], _CASE),
+    **dict.fromkeys(["float", "int"], _number),
+    "center": _padded,
+    "format": _percent,
+    "indent": _indent,
+    "join": _join_filter,
+    "pprint": _printed_pretty,
+    "replace": _replace,
+    "round": _round,
+    "string": _TEXT,
+    "sum": _sum,
+    "tojson": _json,
+    "trim": _strip,
+    "urlencode": _text_of(QUOTED, slow=True),
+    "wordwrap": _wordwrap,
+    "xmlattr": _text_of(2 * ESCAPED, slow=True),
+}
+TEXT_METHODS: Mapping[str, Cost] = {
+    **dict.fromkeys(["capitalize", "casefold", "lower", "swapcase", "title", "upper"], _CASE),
+    **dict.fromkeys(["center", "ljust", "rjust", "zfill"], _padded),
+    **dict.fromkeys(["count", "endswith", "find", "index", "startswith"], _searched(False)),
+    **dict.fromkeys(["rfind", "rindex"], _searched(True)),
+    **dict.fromkeys(["lstrip", "rstrip", "strip"], _strip),
+    **dict.fromkeys(["partition", "split"], _parted(False)),
+    **dict.fromkeys(["rpartition", "rsplit"], _parted(True)),
+    **dict.fromkeys(["removeprefix", "removesuffix"], _TEXT),
+    **dict.fromkeys(
+        [name for name in dir(str) if name.startswith("is")],
+        _TEXT,
+    ),
+    "expandtabs": _expandtabs,
+    "format": _fixed,  # charged where the sandbox makes it: see format_cost
+    "join": _join_method,
+    "replace": _replace,
+    "splitlines": _splitlines,
+}
+METHODS: Mapping[type, Mapping[str, Cost]] = {
+    str: TEXT_METHODS,
+    dict: {
+        **dict.fromkeys(["items", "keys", "values"], _fixed),
+        "copy": _copied,
+        "get": _looked_up,
+    },
+    list: {"copy": _copied, "count": _found_in, "index": _found_in},
+    tuple: {"count": _found_in, "index": _found_in},
+    range: {"count": _fixed, "index": _fixed},
+    int: {"bit_length": _fixed, "conjugate": _fixed, "is_integer": _fixed},
+    float: {"conjugate": _fixed, "is_integer": _fixed},
+}
+
+
+def methods_of(value: Any) -> Mapping[str, Cost] | None:
+    """What templates may call of a value of Python's own types; None for other values."""
+    return next((table for kind, table in METHODS.items() if isinstance(value, kind)), None)
