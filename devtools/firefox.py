@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +72,17 @@ class Firefox:
     root: Path | None = None  # the folder that it lives in; None: the system
 
     def start(
-        self, profile: Path, arguments: Sequence[str], log: Path | None = None
+        self,
+        profile: Path,
+        arguments: Sequence[str],
+        log: Path | None = None,
+        preferences: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
         """A headless process in a process group of its own, on a profile folder that is made where it is not there.
-        `log`: where its stdout and stderr go; None: stderr is a pipe."""
+        `log`: where its stdout and stderr go; None: stderr is a pipe. `preferences`: beside PREFERENCES."""
         profile.mkdir(parents=True, exist_ok=True)
-        lines = [f'user_pref("{name}", {value});' for name, value in PREFERENCES]
+        wanted = dict(PREFERENCES) | dict(preferences or {})
+        lines = [f'user_pref("{name}", {value});' for name, value in wanted.items()]
         (profile / "user.js").write_text("\n".join(lines))
         place = str(profile) if self.root is None else "/mnt"
         command = [self.binary, "--headless", "--no-remote", "--profile", place, *arguments]
@@ -193,7 +199,7 @@ def install() -> Firefox:
 def why_not_here() -> str:
     """Why no folder can be made on this machine, "" where it can."""
     try:
-        system = __import__("platform").freedesktop_os_release().get("ID", "")
+        system = platform.freedesktop_os_release().get("ID", "")
     except OSError:
         system = sys.platform
     if system != "debian":
