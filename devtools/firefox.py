@@ -146,8 +146,8 @@ def find(patience_s: float = MAKING_S) -> Firefox:
             if found := kept_firefox():
                 return found
     raise NoFirefox(
-        f"no Firefox of version {OLDEST} or newer: name one in JERBOA_FIREFOX, or let "
-        "`./dev test --firefox` fetch it (on Debian, as root)"
+        f"no Firefox of version {OLDEST} or newer: name one in JERBOA_FIREFOX, or let `./dev test --firefox` fetch "
+        "it (on Debian, as root; what became of that is in .cache/firefox.log)"
     )
 
 

@@ -90,8 +90,9 @@ def test_every_family_loads_and_answers_as_native_does(tab: Tab, site: PageServe
             answer = worker.ask(ask("short", max_tokens=8))
             assert answer["status"] == "complete" and answer["text"], answer
         assert state["auto"] < state["f32"], "auto is f16 where shaders have it"
-    worker.post(ask("long", max_tokens=400, ignore_eos=True))
-    worker.wait(lambda m: m.get("id") == "long" and m["status"] == "token")
+    worker.post(ask("long", max_tokens=400))
+    begun = worker.wait(lambda m: m.get("id") == "long" and m["status"] != "loading")[-1]
+    assert begun["status"] == "token", begun
     began = time.monotonic()
     worker.post({"type": "interrupt", "id": "long"})
     stopped = worker.answer("long")[-1]
