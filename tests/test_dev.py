@@ -23,6 +23,7 @@ import pytest
 from devtools import offers, package_models, vendor
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site, content_security_policy
+from py_engine.version import VERSION
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = bytes(range(256)) * 256
@@ -127,7 +128,7 @@ def test_another_hub_replaces_the_hubs_hosts() -> None:
 def test_config_names_the_endpoint_of_each_model(server: PageServer) -> None:
     config = json.loads(fetch(server.url + "config.json")[2])
     assert config["hub"] == HUB
-    assert config["version"] == "0.1.0"
+    assert config["version"] == VERSION
     assert [m["endpoint"] for m in config["models"]] == [server.url + "models", HUB]
 
 
@@ -430,6 +431,46 @@ def test_dev_test_sums_up_both_suites_in_its_last_line() -> None:
     ]
     assert closing_line(suites, 3.5) == "==== 9 passed, 1 failed, 2 skipped in 3.50s ===="
     assert closing_line([], 0) == "==== no tests ran in 0.00s ===="
+    assert closing_line(suites, 3.5, 1).startswith(
+        "==== 9 passed, 1 failed, 2 skipped, 1 errors in "
+    )
+    assert closing_line([], 0, 2) == "==== 2 errors in 0.00s ===="
+
+
+DEV_SUITES = {
+    "good": ("def test_it(): pass", "", 0),
+    "empty": ("", "", 0),
+    "bad": ("def test_it(): assert False", "failed", 1),
+    "broken": ("import nowhere_at_all", "failed, pytest's exit status is 2", 1),
+    "crashed": ("import os\ndef test_it(): os._exit(0)", "ended with 0 and reported nothing", 1),
+    "killed": ("import os\ndef test_it(): os.kill(os.getpid(), 9)", "was killed by signal 9", 1),
+    "endless": ("import time\ndef test_it(): time.sleep(60)", "did not end within 2 s", 1),
+}
+
+
+@pytest.mark.parametrize("kind", DEV_SUITES)
+def test_dev_test_says_which_suite_failed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And how: also one that never reports, or never ends. The last line is pytest's, the exit status right."""
+    source, fault, status = DEV_SUITES[kind]
+    dev = runpy.run_path(str(ROOT / "dev"))
+    inside = dev["test"].__globals__
+    for name, text in (("tests", "def test_it(): pass"), ("tests_e2e", source)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test_one.py").write_text(text)
+    monkeypatch.setitem(inside, "ROOT", tmp_path)
+    monkeypatch.setitem(inside, "lint", lambda: 0)
+    monkeypatch.setitem(inside, "interpreter", lambda: sys.executable)
+    if kind == "endless":
+        monkeypatch.setitem(inside, "SUITE_LIMIT_S", 2)
+    assert dev["test"]([]) == status
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1].startswith("==== ")
+    assert " passed" in told.out.splitlines()[-1]
+    assert f"dev: tests_e2e: {fault or 'passed'}" in told.err
+    if fault:
+        assert "dev: failed: " in told.err and "tests_e2e" in told.err.splitlines()[-1]
 
 
 def test_dev_needs_nothing_but_python() -> None:

@@ -209,9 +209,7 @@ def header_length(first: bytes, size: int, where: str) -> int:
     if first.startswith(b"version https://git-lfs"):
         raise FormatError(f"{where} is a Git LFS pointer, not weights. Run `git lfs pull` there.")
     if first.startswith(b"GGUF"):
-        raise FormatError(
-            f"{where} is a GGUF file. Convert it first: `jerboa convert`."
-        )
+        raise FormatError(f"{where} is a GGUF file. Convert it first: `jerboa convert`.")
     if length > MAX_HEADER_BYTES or length < 2:
         raise FormatError(
             f"{where}: its first 8 bytes announce a header of {length} bytes, outside 2 to"
