@@ -1,4 +1,8 @@
-"""For tests/ and tests_e2e/: what is slow runs with --slow only."""
+"""For tests/ and tests_e2e/: what is slow runs with --slow only, and every test ends.
+
+A limit (pytest-timeout) is for what would never end: each wait of a test has a bound of its own, which names what was
+waited for. The fixtures that a test is the first to use count as its own time.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Callable
 import pytest
 
 REASON = "slow: run it with --slow"
+LIMIT_S, BROWSER_LIMIT_S = 600, 900
+SLOW_LIMIT_S = 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,11 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without it, skip the tests that are marked."""
-    if config.getoption("--slow"):
-        return
+    """Give each test its limit; without --slow, skip those that are marked."""
+    slow = config.getoption("--slow")
     for item in items:
-        if item.get_closest_marker("slow"):
+        marked = item.get_closest_marker("slow")
+        limit = BROWSER_LIMIT_S if "tests_e2e" in item.path.parts else LIMIT_S
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT_S if slow and marked else limit))
+        if marked and not slow:
             item.add_marker(pytest.mark.skip(reason=REASON))
 
 

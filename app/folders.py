@@ -58,9 +58,7 @@ def _checked(name, files):
         return name.replace("@", "-").replace("/", "-"), kept
     hint = ""
     if any(f.name.endswith(".gguf") for f in files):
-        hint = (
-            " A GGUF file has to be converted first: python -m py_engine convert FILE.gguf FOLDER"
-        )
+        hint = " A GGUF file has to be converted first: jerboa convert FILE.gguf FOLDER"
     raise FolderError(
         f'"{name}" is not a model folder: one holds config.json, tokenizer.json and .safetensors '
         f"files at its top.{hint}"

@@ -24,6 +24,7 @@ prompt = find("prompt")
 gpu = device.Gpu()
 smaller = None  # the setting that is offered after a page that broke down, or memory that ran out
 unasked = True  # a model that is kept here may load when the person begins to write: once, and not after a cancel
+CONFIG_S = 1.5  # between two looks at what the server fetches
 query = js.URLSearchParams.new(window.location.search)
 
 
@@ -503,15 +504,29 @@ async def look_for_gpu(button=None):
 
 
 async def fetch_config():
-    """The server's list of models."""
-    try:
-        answer = await window.fetch("config.json")
-        config = storage.parse(await answer.text()) if answer.ok else None
-    except Exception:
-        config = None
-    picker.offer(config if isinstance(config, dict) else None)
-    refresh()
-    document.body.setAttribute("data-config", "ready")
+    """The server's list of models, and again as long as it looks for some or fetches them; less often where nothing
+    changes (it may be a list that was kept, of a server that is gone)."""
+    last, pause = "", CONFIG_S
+    while True:
+        try:
+            answer = await window.fetch("config.json")
+            text = await answer.text() if answer.ok else ""
+            config = storage.parse(text)
+        except Exception:
+            config, text = None, ""
+        if not isinstance(config, dict):
+            config = None
+        if config or picker.hub is None:
+            picker.offer(config)
+            refresh()
+        document.body.setAttribute("data-config", "ready")
+        fetching = (config or {}).get("fetching") or []
+        under_way = [model for model in fetching if model["phase"] != "failed"]
+        if not under_way and not (config or {}).get("looking"):
+            return
+        pause = min(pause * 1.5, 60) if text == last else CONFIG_S
+        last = text
+        await asyncio.sleep(pause)
 
 
 ACTIONS = {

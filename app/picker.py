@@ -1,7 +1,7 @@
 """Choosing a model: what the server offers, one of the hub's, a folder of one's own. Loading is loading.py's."""
 
 from app import device, storage
-from app.dom import clear, field, find, make, show, stamp
+from app.dom import announce, clear, field, find, make, show, stamp
 
 LAST = "model"
 
@@ -11,6 +11,7 @@ class Picker:
 
     def __init__(self, on_chosen, on_folder):
         self.models = []
+        self._coming = []  # what the server still fetches
         self.hub = None  # its address, once /config.json has told or failed to
         self._on_chosen = on_chosen
         self._on_folder = on_folder
@@ -21,23 +22,37 @@ class Picker:
         self._input.addEventListener("change", self._picked)
 
     def offer(self, config):
-        """Show the models of /config.json (None: it did not load)."""
+        """Show the models of /config.json (None: it did not load), and again when it has changed."""
         empty = self.form.querySelector(".empty")
-        if config is None:
+        config = config or {"failed": True}
+        own = [model for model in self.models if "files" in model]
+        models = (config.get("models") or []) + own
+        coming = config.get("fetching") or []
+        if config.get("failed"):
             empty.textContent = (
                 "The list of models did not load. Reload the page, or name one below."
             )
-        elif not config.get("models"):
+        elif config.get("looking"):
+            empty.textContent = "This server looks for models. Wait a moment, or name one below."
+        else:
             empty.textContent = (
                 "This server offers no model of its own. Name one below, or open a folder."
             )
-        else:
-            self.models = config["models"]
-        self.hub = (config or {}).get("hub") or ""
-        show(empty, not self.models)
-        if not self.models:
+        self.hub = config.get("hub") or ""
+        show(empty, not models and not coming)
+        if not models and not coming and not config.get("looking"):
             self.form.querySelector(".other").open = True
-        self._draw()
+        told = [model["label"] for model in self._coming]
+        self._coming = coming
+        if ids(models) == ids(self.models) and [model["label"] for model in coming] == told:
+            self._draw_coming()
+            return
+        checked = self.form.querySelector("input[name=model]:checked")
+        self.models = models
+        self._draw(checked and checked.value)
+        for model in models:
+            if model.get("label") in told:
+                announce(model["label"] + " can be chosen now")
 
     def show_gpu(self, gpu):
         """Name the GPU that will do the work."""
@@ -99,7 +114,20 @@ class Picker:
             else:
                 fit.textContent = "Its size is not known before it loads."
             self._choices.append(row)
-        show(self._choices, bool(self.models))
+        for model in self._coming:
+            row = stamp("t-choice")
+            row.classList.add("coming")
+            row.querySelector("input").disabled = True
+            row.querySelector(".name").textContent = model["label"]
+            row.querySelector(".note").textContent = model["note"]
+            self._choices.append(row)
+        self._draw_coming()
+        show(self._choices, bool(self.models or self._coming))
+
+    def _draw_coming(self):
+        rows = self._choices.querySelectorAll(".coming .fit")
+        for row, model in zip(rows, self._coming):  # noqa: B905  (MicroPython's zip has no strict)
+            row.textContent = coming_text(model)
 
     def _submit(self, event):
         event.preventDefault()
@@ -139,6 +167,23 @@ class Picker:
     def _picked(self, event):
         if field(self._input.files, "length", 0):
             self._on_folder(lambda folders: folders.from_input(self._input))
+
+
+def ids(models):
+    """Of a list of models."""
+    return [model["id"] for model in models]
+
+
+def coming_text(model):
+    """How far a model is that the server still fetches."""
+    if model["phase"] == "failed":
+        return "It could not be fetched: " + model["message"]
+    if model["phase"] == "convert":
+        return "Fetched; it is being prepared."
+    if model["phase"] == "waiting":
+        return "It will be fetched next."
+    total = device.size_text(model["total"])
+    return "It is being fetched: " + device.size_text(model["done"]) + " of " + total + "."
 
 
 def problem_card(title, text):

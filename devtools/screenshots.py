@@ -21,9 +21,9 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Error, Page, Playwright, sync_playwright
 
+from devtools.offers import packaged_models
 from devtools.page_server import PageServer
 from devtools.page_timing import FLAGS
-from devtools.run_page import offered_models
 from devtools.site import ROOT, Site
 
 DOCS = ROOT / "docs"
@@ -244,7 +244,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"no view {', '.join(unknown)}: there are {', '.join(VIEWS)}")
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
-    models = offered_models("http://127.0.0.1:9")  # the packaged ones: there is no such hub
+    models = packaged_models()
     with PageServer(Site(offered=models)) as server, sync_playwright() as playwright:
         for name in asked.views or VIEWS:
             VIEWS[name](Studio(playwright, server.url, asked.out))

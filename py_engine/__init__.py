@@ -1,7 +1,13 @@
 """Jerboa: AI models on the user's own GPU, from Python.
 
-    from py_engine import Engine
-    async with await Engine.load("mlx-community/Qwen3-0.6B-4bit") as engine:
+    import jerboa  # or py_engine: the same objects
+
+    model = jerboa.load("mlx-community/Qwen3-0.6B-4bit")
+    print(model.chat([{"role": "user", "content": "Hello"}]).text)
+
+and, where a program has an event loop:
+
+    async with await jerboa.Engine.load("mlx-community/Qwen3-0.6B-4bit") as engine:
         print((await engine.chat([{"role": "user", "content": "Hello"}])).text)
 
 Names are imported when they are first used, so that the small commands start without the engine.
@@ -10,31 +16,144 @@ Names are imported when they are first used, so that the small commands start wi
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from py_engine.version import VERSION as __version__  # noqa: F401
+from py_engine.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from py_engine.abort import Abort
+    from py_engine.errors import (
+        AbortError,
+        ContextError,
+        DeviceLostError,
+        EngineError,
+        FormatError,
+        HostError,
+        HubError,
+        InputError,
+        MemoryBudgetError,
+        ModelError,
+        NoAdapterError,
+        OutOfMemoryError,
+        SelfCheckError,
+        SessionError,
+        StorageError,
+        StorageFullError,
+    )
+    from py_engine.generate.answer import Answer, Generation, Timings
+    from py_engine.generate.options import Options
+    from py_engine.generate.stream import Delta
+    from py_engine.generate.tools import ToolCall
+    from py_engine.graph.submit import GroupedSubmit, SingleSubmit
+    from py_engine.host.device_storage import (
+        can_cache_model,
+        get_install_guidance,
+        get_storage_status,
+        is_ios,
+        is_standalone,
+        request_persistent_storage,
+    )
+    from py_engine.serve.engine import Engine
+    from py_engine.serve.loading import Progress
+    from py_engine.serve.memory import Estimate
+    from py_engine.serve.recovery import DeviceEvent
+    from py_engine.serve.sessions import SessionInfo
+    from py_engine.serve.sync import SyncEngine, SyncGeneration, load
 
 _NAMES = {
-    "Abort": "py_engine.abort",
-    "Answer": "py_engine.generate.answer",
-    "Delta": "py_engine.generate.stream",
-    "Engine": "py_engine.serve.engine",
-    "EngineError": "py_engine.errors",
-    "Generation": "py_engine.generate.answer",
-    "GroupedSubmit": "py_engine.graph.submit",
-    "Progress": "py_engine.serve.loading",
-    "SingleSubmit": "py_engine.graph.submit",
-    "can_cache_model": "py_engine.host.device_storage",
-    "get_install_guidance": "py_engine.host.device_storage",
-    "get_storage_status": "py_engine.host.device_storage",
-    "is_ios": "py_engine.host.device_storage",
-    "is_standalone": "py_engine.host.device_storage",
-    "request_persistent_storage": "py_engine.host.device_storage",
+    "Abort": "abort",
+    "AbortError": "errors",
+    "Answer": "generate.answer",
+    "ContextError": "errors",
+    "Delta": "generate.stream",
+    "DeviceEvent": "serve.recovery",
+    "DeviceLostError": "errors",
+    "Engine": "serve.engine",
+    "EngineError": "errors",
+    "Estimate": "serve.memory",
+    "FormatError": "errors",
+    "Generation": "generate.answer",
+    "GroupedSubmit": "graph.submit",
+    "HostError": "errors",
+    "HubError": "errors",
+    "InputError": "errors",
+    "MemoryBudgetError": "errors",
+    "ModelError": "errors",
+    "NoAdapterError": "errors",
+    "Options": "generate.options",
+    "OutOfMemoryError": "errors",
+    "Progress": "serve.loading",
+    "SelfCheckError": "errors",
+    "SessionError": "errors",
+    "SessionInfo": "serve.sessions",
+    "SingleSubmit": "graph.submit",
+    "StorageError": "errors",
+    "StorageFullError": "errors",
+    "SyncEngine": "serve.sync",
+    "SyncGeneration": "serve.sync",
+    "Timings": "generate.answer",
+    "ToolCall": "generate.tools",
+    "can_cache_model": "host.device_storage",
+    "get_install_guidance": "host.device_storage",
+    "get_storage_status": "host.device_storage",
+    "is_ios": "host.device_storage",
+    "is_standalone": "host.device_storage",
+    "load": "serve.sync",
+    "request_persistent_storage": "host.device_storage",
 }
-__all__ = sorted(_NAMES)
+# Written out, since type checkers read it; a test holds the two equal.
+__all__ = [
+    "Abort",
+    "AbortError",
+    "Answer",
+    "ContextError",
+    "Delta",
+    "DeviceEvent",
+    "DeviceLostError",
+    "Engine",
+    "EngineError",
+    "Estimate",
+    "FormatError",
+    "Generation",
+    "GroupedSubmit",
+    "HostError",
+    "HubError",
+    "InputError",
+    "MemoryBudgetError",
+    "ModelError",
+    "NoAdapterError",
+    "Options",
+    "OutOfMemoryError",
+    "Progress",
+    "SelfCheckError",
+    "SessionError",
+    "SessionInfo",
+    "SingleSubmit",
+    "StorageError",
+    "StorageFullError",
+    "SyncEngine",
+    "SyncGeneration",
+    "Timings",
+    "ToolCall",
+    "__version__",
+    "can_cache_model",
+    "get_install_guidance",
+    "get_storage_status",
+    "is_ios",
+    "is_standalone",
+    "load",
+    "request_persistent_storage",
+]
+
+if not TYPE_CHECKING:  # else every misspelt name would be typed Any
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            value = getattr(import_module(f"py_engine.{_NAMES[name]}"), name)
+            globals()[name] = value
+            return value
+        raise AttributeError(f"module 'py_engine' has no attribute {name!r}")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'py_engine' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,62 +1,87 @@
-"""The command line: python -m py_engine COMMAND. Results go to stdout, everything else to stderr."""
+"""The command line: `jerboa COMMAND`. Results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import re
+import os
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from py_engine.errors import EngineError, InputError
+from py_engine.cli.parser import SAMPLING, UsageError, asks_for_json, parser
+from py_engine.errors import AbortError, EngineError, InputError
 from py_engine.host.json_text import JsonError, read_json
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
     from py_engine.generate.answer import Answer, Generation
+    from py_engine.generate.options import Options
+    from py_engine.host.gpu import Gpu
     from py_engine.serve.engine import Engine
-    from py_engine.serve.loading import Progress
-
-
-SAMPLING = {
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "presence_penalty": float,
-}  # of bench
+    from py_engine.serve.stored import Inventory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 1 after an EngineError, 2 for a wrong command line."""
-    args = _parser().parse_args(argv)
+    """Run one command. Exit code 1 after an error, 2 for a wrong command line; with --json both are told as an object
+    too, {"error": {"type", "message"}}."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = asks_for_json(words)
     try:
-        return int(asyncio.run(args.run(args)) or 0)
+        args = parser().parse_args(words)
+        code = asyncio.run(_run(args)) or 0
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        return _failed("InputError", str(error), as_json, 2)
     except EngineError as error:
-        if getattr(args, "json", False):
-            print(json.dumps({"error": {"type": error.type, "message": str(error)}}))
-        else:
-            print(f"{error.type}: {error}", file=sys.stderr)
-        return 1
+        return _failed(error.type, str(error), as_json)
     except KeyboardInterrupt:
-        return 130
+        return _failed(AbortError.__name__, "stopped from the keyboard", as_json, 130)
+    except BrokenPipeError:  # whoever reads has enough
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _failed(type(error).__name__, str(error), as_json)
+    except (
+        Exception
+    ) as error:  # a fault of ours: whoever reads JSON gets JSON, and a report its traceback
+        if not as_json:
+            raise
+        traceback.print_exc()
+        return _failed(type(error).__name__, str(error), as_json)
+
+
+async def _run(args: argparse.Namespace) -> int | None:
+    return await COMMANDS[args.command](args)
+
+
+def _failed(kind: str, message: str, as_json: bool, code: int = 1) -> int:
+    if as_json:
+        print(json.dumps({"error": {"type": kind, "message": message}}), flush=True)
+    else:
+        print(f"{kind}: {message}", file=sys.stderr)
+    return code
 
 
 async def _generate(args: argparse.Namespace) -> None:
+    options = _options(args)
+    if not args.prompt:
+        raise InputError("--prompt: the prompt is empty: give some text")
+    if not args.chat and (args.tools is not None or args.think is not None):
+        raise InputError("--think, --no-think and --tools go through the template: add --chat")
+    tools = None if args.tools is None else _read_tools(args.tools)
     async with await _load(args) as engine:
-        options: dict[str, Any] = {"max_tokens": args.max_tokens, "seed": args.seed}
-        if args.temperature is not None:
-            options["temperature"] = args.temperature
         if args.chat:
             messages = [{"role": "user", "content": args.prompt}]
-            tools = _read_tools(args.tools) if args.tools else None
             generation = engine.chat(messages, tools=tools, enable_thinking=args.think, **options)
-        elif args.tools or args.think is not None:
-            raise InputError("--think, --no-think and --tools go through the template: add --chat")
         else:
             generation = engine.complete(args.prompt, **options)
         if not args.json:
@@ -75,6 +100,28 @@ async def _generate(args: argparse.Namespace) -> None:
             )
 
 
+def _options(args: argparse.Namespace) -> Options:
+    """How to generate, checked before anything is loaded. Raises InputError."""
+    from py_engine.generate.sampling import Sampling
+    from py_engine.generate.stream import StopStrings
+
+    sampling = {name: getattr(args, name) for name in (*SAMPLING, "seed")}
+    Sampling.make(Sampling(), sampling, ())
+    StopStrings(args.stop or ())
+    _at_least_one(args, "max_tokens")
+    return {"max_tokens": args.max_tokens, "stop": args.stop, **sampling}  # type: ignore[typeddict-item]
+
+
+def _at_least_one(args: argparse.Namespace, *names: str) -> None:
+    """Raise InputError for a number below 1; None is left to the engine."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value}: give a whole number of at least 1"
+            )
+
+
 async def _print_deltas(generation: Generation) -> None:
     """The answer and its tool calls, a JSON object each, to stdout; what the model thinks to stderr."""
     thinking = False
@@ -90,13 +137,17 @@ async def _print_deltas(generation: Generation) -> None:
 
 
 def _read_tools(path: str) -> Any:
-    """The tools of a file, for Engine.chat to check."""
+    """The tools of a file. Raises InputError for those that Engine.chat would refuse."""
+    from py_engine.generate.tools import check_tools
+
     try:
-        return read_json(Path(path).read_bytes())
-    except (OSError, JsonError) as error:
+        tools = read_json(Path(path).read_bytes())
+        check_tools(tools)
+    except (OSError, JsonError, InputError) as error:
         raise InputError(
             f"--tools {path}: give a JSON file with a list of tools ({error})"
         ) from error
+    return tools
 
 
 def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
@@ -121,11 +172,29 @@ async def _logits(args: argparse.Namespace) -> None:
         ids = [int(part) for part in args.ids.split(",")]
     except ValueError as error:
         raise InputError(f"--ids {args.ids}: give token ids like 1,2,3") from error
+    if min(ids) < 0:
+        raise InputError(f"--ids {args.ids}: token ids begin at 0")
+    out = _place_for(args.out, "--out")
     async with await _load(args) as engine:
         logits = await engine.logits(ids)
-    _write_npy(Path(args.out), logits)
+    _write_npy(out, logits)
     best = max(range(len(logits)), key=logits.__getitem__)
-    print(f"{len(logits)} logits in {args.out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
+    print(f"{len(logits)} logits in {out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"out": str(out), "logits": len(logits), "best": best}))
+
+
+def _place_for(path: str, option: str) -> Path:
+    """Where a file will be written. Raises InputError where it cannot be, before anybody waits for its content."""
+    out = Path(path)
+    folder = out.parent
+    if out.is_dir():
+        raise InputError(f"{option} {path}: is a folder; name a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}")
+    if not os.access(out if out.exists() else folder, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written here")
+    return out
 
 
 def _write_npy(path: Path, values: memoryview[float]) -> None:
@@ -138,13 +207,16 @@ def _write_npy(path: Path, values: memoryview[float]) -> None:
 
 
 async def _bench(args: argparse.Namespace) -> None:
+    _at_least_one(args, "prompt_tokens", "new_tokens", "runs")
     if args.load:
         print(json.dumps(await _bench_load(args)))
         return
     from py_engine.diagnostics.bench import BenchOptions, bench
     from py_engine.diagnostics.tables import profile_text
+    from py_engine.generate.sampling import Sampling
 
     sampling = {k: getattr(args, k) for k in SAMPLING if getattr(args, k) is not None}
+    Sampling.make(Sampling(), sampling, ())
     options = BenchOptions(
         args.prompt_tokens, args.new_tokens, args.runs, sampling, args.probe, args.profile
     )
@@ -163,11 +235,21 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+async def _open_gpu(host: str | None) -> Gpu:
+    """The GPU, and a word about it if there is one to say."""
+    from py_engine.host import open_gpu
+
+    gpu = await open_gpu(host)
+    if gpu.warning:
+        _say(gpu.warning)
+    return gpu
+
+
 async def _bench_load(args: argparse.Namespace) -> dict[str, Any]:
     from py_engine.diagnostics.load_bench import bench_load
-    from py_engine.host import open_gpu, open_io
+    from py_engine.host import open_io
 
-    gpu, io = await open_gpu(args.host), open_io()
+    gpu, io = await _open_gpu(args.host), open_io()
     try:
         return await bench_load(args.model, gpu, io, args.runs, _say, args.dtype)
     finally:
@@ -207,6 +289,8 @@ async def _cache(args: argparse.Namespace) -> int:
         print(f"{found.nbytes / 1e6:10.1f} MB  in {len(found.models)} models")
         return 0
     if args.what == "clean":
+        if args.model is None and not args.yes:
+            _confirm_clean(await stored.inventory(io), args.json)
         gone = await stored.delete(io, args.model)
         if args.json:
             print(json.dumps(gone.to_dict()))
@@ -227,18 +311,23 @@ async def _cache(args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _bytes(text: str) -> int:
-    """`1.2GB`, `900 MB`, `500000000`: decimal units, any case."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a size like 1.2GB, 900MB or bytes")
-    return int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2]])
+def _confirm_clean(found: Inventory, as_json: bool) -> None:
+    """Ask at a terminal. Raises InputError where nobody can be asked, AbortError for a no."""
+    what = f"all {len(found.models)} models, {found.nbytes / 1e6:.1f} MB"
+    if as_json or not sys.stdin or not sys.stdin.isatty():
+        raise InputError(f"cache clean deletes {what}: name one model, or add --yes")
+    _say(f"Delete {what}? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise AbortError("nothing was deleted")
 
 
 async def _convert(args: argparse.Namespace) -> None:
     from py_engine.weights.convert import convert
 
     convert(args.file, args.out, args.bits, args.group_size, embedding_bits=args.embedding_bits)
+    if args.json:
+        nbytes = sum(file.stat().st_size for file in Path(args.out).iterdir())
+        print(json.dumps({"out": args.out, "bytes": nbytes}))
 
 
 async def _doctor(args: argparse.Namespace) -> None:
@@ -259,13 +348,16 @@ async def _doctor(args: argparse.Namespace) -> None:
 
 async def _probe(host: str | None, names: list[str]) -> None:
     """Dispatch tests, a JSON object a line as they come; the last one counts them."""
-    from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
-    from py_engine.host import open_gpu
+    from py_engine.diagnostics.dispatch_tests import TESTS, run_dispatch_tests
+
+    for name in names:
+        if name not in TESTS:
+            raise InputError(f"--probes: no dispatch test {name!r}: known are {', '.join(TESTS)}")
 
     async def tell(row: dict[str, Any]) -> None:
         print(json.dumps(row), flush=True)
 
-    gpu = await open_gpu(host)
+    gpu = await _open_gpu(host)
     try:
         await tell({"phase": "done", **await run_dispatch_tests(gpu, tell, names or None)})
     finally:
@@ -273,22 +365,9 @@ async def _probe(host: str | None, names: list[str]) -> None:
 
 
 async def _load(args: argparse.Namespace) -> Engine:
+    _at_least_one(args, "context")
     from py_engine.graph.submit import asked_group
     from py_engine.serve.engine import Engine
-
-    strategy = asked_group(args.group, args.passes)
-    shown = ""
-
-    def tell(progress: Progress) -> None:
-        nonlocal shown
-        if progress.phase == "weights":
-            done = 100 * progress.loaded // max(progress.total, 1)
-            line = f"weights {done // 10 * 10} % of {progress.total / 1e6:.0f} MB"
-        else:
-            line = progress.message
-        if line != shown:
-            shown = line
-            print(line, file=sys.stderr)
 
     return await Engine.load(
         args.model,
@@ -296,145 +375,22 @@ async def _load(args: argparse.Namespace) -> Engine:
         dtype=args.dtype,
         context=args.context,
         memory_budget=args.memory_budget,
-        strategy=strategy,
+        strategy=asked_group(args.group, args.passes),
         tune=args.tune,
         self_check=args.self_check,
-        on_progress=tell,
+        progress=True,
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m py_engine", description="AI models on your own GPU."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("model", help="a folder, a hub id[@revision], or random:PRESET")
-    model.add_argument(
-        "--dtype",
-        choices=("auto", "f32", "f16", "q8", "q4"),
-        default="auto",
-        help="f32: exact, f16: half storage, q8, q4: plain weights quantised while loading",
-    )
-    model.add_argument("--context", type=int, help="tokens of prompt and answer together")
-    running = argparse.ArgumentParser(add_help=False)
-    running.add_argument(
-        "--memory-budget",
-        type=_bytes,
-        metavar="SIZE",
-        help="refuse to load what takes more GPU memory (1.2GB, 900MB, bytes)",
-    )
-    running.add_argument(
-        "--group", type=int, help="dispatches a command buffer, awaited one by one"
-    )
-    running.add_argument(
-        "--passes",
-        type=int,
-        help="compute passes a command buffer; default 1, without --group a dispatch each",
-    )
-    running.add_argument(
-        "--tune",
-        action=argparse.BooleanOptionalAction,
-        help="measure the forms of kernels on this device and keep them; --no-tune: nor use kept ones",
-    )
-    running.add_argument(
-        "--self-check",
-        action=argparse.BooleanOptionalAction,
-        help="compare kernels with known numbers first (default: on all but software adapters)",
-    )
-    host = argparse.ArgumentParser(add_help=False)
-    host.add_argument(
-        "--host", choices=("dawn", "wgpu"), help="WebGPU implementation (default: dawn)"
-    )
-    host.add_argument(
-        "--json", action="store_true", help="one JSON object on the last line of stdout"
-    )
-
-    p = commands.add_parser("generate", parents=[model, running, host], help="answer a prompt")
-    p.add_argument("--prompt", required=True)
-    p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
-    p.add_argument(
-        "--think",
-        action=argparse.BooleanOptionalAction,
-        help="let the model think first, or not; default: as its template has it",
-    )
-    p.add_argument(
-        "--tools", metavar="FILE.json", help="tools that it may call, as OpenAI's API has them"
-    )
-    p.add_argument("--max-tokens", type=int)
-    p.add_argument(
-        "--temperature", type=float, help="default: the model's generation_config, else 0"
-    )
-    p.add_argument("--seed", type=int)
-    p.set_defaults(run=_generate)
-
-    p = commands.add_parser(
-        "logits", parents=[model, running, host], help="logits after a list of token ids"
-    )
-    p.add_argument("--ids", required=True, help="comma-separated")
-    p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
-    p.set_defaults(run=_logits)
-
-    p = commands.add_parser(
-        "bench", parents=[model, running, host], help="prefill and decode speed"
-    )
-    p.add_argument("--prompt-tokens", type=int, default=512)
-    p.add_argument("--new-tokens", type=int, default=128)
-    p.add_argument("--runs", type=int, default=3)
-    p.add_argument("--probe", action="store_true", help="also the memory bandwidth and its use")
-    p.add_argument("--profile", action="store_true", help="also the time of each kernel")
-    p.add_argument(
-        "--load",
-        action="store_true",
-        help="instead: how long its kept weights take to load, beside reading and uploading the bytes alone",
-    )
-    for name, kind in SAMPLING.items():
-        p.add_argument("--" + name.replace("_", "-"), type=kind, help="default: greedy")
-    p.set_defaults(run=_bench)
-
-    p = commands.add_parser(
-        "estimate", parents=[model, host], help="GPU memory that a load would take, without loading"
-    )
-    p.set_defaults(run=_estimate)
-
-    p = commands.add_parser("convert", help="GGUF file to a folder in MLX's layout")
-    p.add_argument("file")
-    p.add_argument("out")
-    p.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
-    p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
-    p.add_argument(
-        "--embedding-bits",
-        type=int,
-        choices=(4, 6, 8),
-        help="of embedding and head; default: --bits",
-    )
-    p.set_defaults(run=_convert)
-
-    p = commands.add_parser("cache", help="the models that are kept on this device")
-    kinds = p.add_subparsers(required=True, metavar="list|verify|clean")
-    for what, text in (
-        ("list", "which, how large, when used last"),
-        ("verify", "compare every file's sha256"),
-        ("clean", "delete a model, or all"),
-    ):
-        one = kinds.add_parser(what, help=text)
-        if what != "list":
-            one.add_argument("model", nargs="?", help="org/name[@revision]; default: all")
-        one.add_argument("--json", action="store_true", help="one JSON object on stdout")
-        one.set_defaults(run=_cache, what=what)
-
-    p = commands.add_parser(
-        "doctor", parents=[host], help="adapter, limits, features, measured speeds"
-    )
-    p.add_argument(
-        "--probes",
-        nargs="*",
-        metavar="TEST",
-        help="instead: test how this device runs dispatches and submits, all tests or these; a JSON row a line",
-    )
-    p.set_defaults(run=_doctor)
-    return parser
-
+COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int | None]]] = {
+    "generate": _generate,
+    "logits": _logits,
+    "bench": _bench,
+    "estimate": _estimate,
+    "convert": _convert,
+    "cache": _cache,
+    "doctor": _doctor,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

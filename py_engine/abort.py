@@ -11,6 +11,9 @@ class Abort:
     def __init__(self) -> None:
         self._set = False
 
+    def __repr__(self) -> str:
+        return f"<Abort {'set' if self._set else 'not set'}>"
+
     def set(self) -> None:
         """Ask the work to stop."""
         self._set = True

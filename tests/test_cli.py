@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from py_engine.__main__ import COMMANDS, main
 from tests import chat_formats, reference
 from tests.conftest import software_adapter
 
@@ -163,6 +165,158 @@ def test_errors_are_json_and_exit_1(args: list[str], kind: str, word: str) -> No
     )
     assert got["error"]["type"] == kind
     assert word in got["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["generate", "MODEL", "--prompt", ""], "--prompt"),
+        (["generate", "MODEL", "--prompt", "a", "--top-p", "1.5"], "top_p=1.5"),
+        (["generate", "MODEL", "--prompt", "a", "--seed", "-1"], "seed=-1"),
+        (["generate", "MODEL", "--prompt", "a", "--max-tokens", "0"], "--max-tokens 0"),
+        (["generate", "MODEL", "--prompt", "a", "--stop", ""], "stop[0]"),
+        (["generate", "MODEL", "--prompt", "a", "--context", "-5"], "--context -5"),
+        (["generate", "MODEL", "--prompt", "a", "--group", "0"], "group=0"),
+        (["generate", "MODEL", "--prompt", "a", "--no-think"], "--chat"),
+        (["generate", "MODEL", "--prompt", "a", "--tools", "x"], "--chat"),
+        (["generate", "MODEL", "--prompt", "a", "--chat", "--tools", "/no/such"], "/no/such"),
+        (["generate", "MODEL", "--prompt", "a", "--chat", "--tools", "BAD"], "BAD"),
+        (["logits", "MODEL", "--ids", "1,x", "--out", "OUT"], "--ids 1,x"),
+        (["logits", "MODEL", "--ids", "", "--out", "OUT"], "--ids"),
+        (["logits", "MODEL", "--ids", "-1", "--out", "OUT"], "--ids -1"),
+        (["logits", "MODEL", "--ids", "1", "--out", "/no/such/x.npy"], "/no/such"),
+        (["logits", "MODEL", "--ids", "1", "--out", "FOLDER"], "is a folder"),
+        (["bench", "MODEL", "--new-tokens", "0"], "--new-tokens 0"),
+        (["bench", "MODEL", "--temperature", "-1"], "temperature=-1"),
+        (["doctor", "--probes", "nothing"], "nothing"),
+        (["cache", "clean"], "--yes"),
+        (["convert", "/no/such.gguf", "OUT"], "/no/such.gguf"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_what_is_wrong_by_itself_is_told_before_anything_loads(
+    args: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """No GPU is asked for: there is none here."""
+    monkeypatch.setenv("JERBOA_HOST", "no GPU was to be asked for")
+    (tmp_path / "BAD").write_text('[{"type": "function"}]')
+    places = {"OUT": "out.npy", "FOLDER": "."}
+    monkeypatch.chdir(tmp_path)
+    words = [places.get(arg, arg) for arg in args]
+    if "MODEL" in words:
+        words[words.index("MODEL")] = str(reference.folder("qwen2-mlx4-g64"))
+    assert main([*words, "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "InputError" and word in error["message"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("InputError: ") and word in err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["nothing"],
+        ["generate"],
+        ["generate", "m", "--prompt", "a", "--temperature", "warm"],
+        ["generate", "m", "--prompt", "a", "--memory-budget", "much"],
+        ["generate", "m", "--prompt", "a", "--host", "metal"],
+        ["logits", "m"],
+        ["estimate"],
+        ["bench", "m", "--runs", "x"],
+        ["convert", "a"],
+        ["cache"],
+        ["cache", "wash"],
+        ["doctor", "--host", "x"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("flag", ["--json", "--js"])
+def test_a_wrong_command_line_is_an_object_too(args: list[str], flag: str, capsys: Any) -> None:
+    assert main([*args, flag]) == 2
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert set(json.loads(line)["error"]) == {"type", "message"}
+    assert err.startswith("usage: jerboa")
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "InputError: " in err
+
+
+def test_a_fault_of_ours_is_an_object_and_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    async def fault(args: object) -> int:
+        raise KeyError("a fault")
+
+    monkeypatch.setitem(COMMANDS, "doctor", fault)
+    assert main(["doctor", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == {"type": "KeyError", "message": "'a fault'"}
+    assert "Traceback" in err
+    with pytest.raises(KeyError):
+        main(["doctor"])
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = [sys.executable, "-u", "-m", "py_engine", "generate", "random:tiny", "--prompt", "a"]
+    with software_adapter("wgpu"):
+        process = subprocess.Popen(
+            [*command, "--host", "wgpu", "--max-tokens", "200"], cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(1)
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+def test_a_terminal_shows_a_bar_a_pipe_lines() -> None:
+    import pty  # not on Windows
+
+    folder = str(reference.folder("qwen2-f32"))
+    command = [sys.executable, "-m", "py_engine", "generate", folder, "--prompt", "a"]
+    command += ["--max-tokens", "1", "--host", "wgpu"]
+    ours, theirs = pty.openpty()
+    with software_adapter("wgpu"):
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, timeout=60,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+        )  # fmt: skip
+    os.close(theirs)
+    assert done.returncode == 0
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert f"\r{folder} [####################] 100%" in shown
+    assert f"{folder}: loaded" in shown
+    piped = cli(*command[3:]).stderr
+    assert "\r" not in piped and "weights 100 %" in piped
+
+
+def test_cache_clean_asks(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    class Terminal:
+        def __init__(self, answer: str) -> None:
+            self.answer = answer
+
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return self.answer
+
+    for answer, code in (("\n", 1), ("no\n", 1), ("", 1), ("y\n", 0), ("YES\n", 0)):
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
+        assert main(["cache", "clean"]) == code
+        out, err = capsys.readouterr()
+        assert "Delete all 0 models" in err and bool(out) == (code == 0)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["cache", "clean"]) == 1
+    assert main(["cache", "clean", "--yes"]) == 0
 
 
 def test_estimate_and_budget() -> None:

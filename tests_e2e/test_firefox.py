@@ -1,58 +1,177 @@
-"""A second WebGPU implementation in a browser (naga over lavapipe, with shader-f16): Firefox answers as native does."""
+"""A second browser engine: WebGPU by wgpu and naga over lavapipe (shader-f16, no subgroups), Gecko's storage, workers
+and service worker. devtools/firefox.py finds it or makes it; `./dev test --firefox` asks for it.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devtools import firefox
+from devtools.page_server import PageServer
+from devtools.site import Site
 from tests import reference
-from tests.conftest import software_adapter
+from tests_e2e.conftest import ORGANISATION, Probe, Worker
+from tests_e2e.marionette import Browser, Tab, running
+from tests_e2e.native import native
+from tests_e2e.test_page import MODEL, offer
 
-ROOT = Path(__file__).parents[1]
-NAME = "qwen3-mlx4-g128"
-COMMON = ["--prompt-tokens", "8", "--new-tokens", "4", "--context", "64", "--dtype", "f32"]
-
-# What ESR 140 says whatever its preferences; 153 has it.
-NO_WEBGPU = "WebGPU is not yet available in Release or late Beta builds"
+# One of each family: all kernels that the engine has are compiled by naga in one of these.
+FAMILIES = (MODEL, "gemma3-text-bf16", "qwen3.5-mlx-mixed-vision", "lfm2-mlx4-g64")
+PROMPT = "one two three"
 
 
-def last_line(command: list[str], home: Path) -> dict[str, Any]:
-    with software_adapter("wgpu"):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env={**os.environ, "HOME": str(home)},
+@pytest.fixture(scope="module")
+def binary() -> firefox.Firefox:
+    """A current Firefox; one that is being fetched is waited for."""
+    try:
+        return firefox.find()
+    except firefox.NoFirefox as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def browser(binary: firefox.Firefox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One process for the tests that need no profile of their own."""
+    with running(binary, tmp_path_factory.mktemp("firefox") / "profile") as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(browser: Browser, site: PageServer) -> Iterator[Tab]:
+    """A blank page of the origin."""
+    tab = browser.new_tab()
+    tab.goto(site.url + "probe.html")
+    yield tab
+    tab.close()
+
+
+def boot(tab: Tab, site: PageServer) -> Worker:
+    """The engine's worker; its hub is the local one."""
+    worker = Worker(tab, "worker.mjs")  # type: ignore[arg-type]
+    worker.wait(lambda m: m["status"] == "booted")
+    worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
+    return worker
+
+
+def ask(id: str, **options: Any) -> dict[str, Any]:
+    return {
+        "type": "generate",
+        "id": id,
+        "prompt": PROMPT,
+        "options": {"temperature": 0, **options},
+    }
+
+
+def test_every_family_loads_and_answers_as_native_does(tab: Tab, site: PageServer) -> None:
+    """Each kernel is checked against its own reference, in f32 and in f16; and a stop ends an answer."""
+    worker = boot(tab, site)
+    for name in FAMILIES:
+        state: dict[str, int] = {}
+        for dtype in ("f32", "auto"):
+            options = {"context": 512, "dtype": dtype, "self_check": True}
+            repo = f"{ORGANISATION}/{name}"
+            ready = worker.ask({"type": "load", "id": "load", "repo": repo, "options": options})
+            assert ready["status"] == "ready", (name, dtype, ready)
+            info = ready["info"]
+            checked = info["self_check"]
+            assert checked["wrong"] == [] and checked["dropped"] == [], (name, dtype)
+            assert checked["pipelines"] >= checked["checks"] >= 15
+            assert info["adapter"]["host"] == "browser"
+            assert "shader-f16" in info["features"] and "subgroups" not in info["features"]
+            state[dtype] = info["memory"]["state_bytes"]
+            answer = worker.ask(ask("short", max_tokens=8))
+            assert answer["status"] == "complete" and answer["text"], answer
+        assert state["auto"] < state["f32"], "auto is f16 where shaders have it"
+    worker.post(ask("long", max_tokens=400))
+    begun = worker.wait(lambda m: m.get("id") == "long" and m["status"] != "loading")[-1]
+    assert begun["status"] == "token", begun
+    began = time.monotonic()
+    worker.post({"type": "interrupt", "id": "long"})
+    stopped = worker.answer("long")[-1]
+    assert stopped["finish_reason"] == "abort" and 0 < stopped["num_tokens"] < 400
+    assert time.monotonic() - began < 10, "a whole answer takes longer on lavapipe"
+    worker.close()
+
+
+def test_greedy_tokens_are_native_ones(tab: Tab, site: PageServer) -> None:
+    """Against transformers, and against CPython over wgpu on the same driver; then what ends with a lost device."""
+    probe = Probe(tab, "py314")  # type: ignore[arg-type]
+    goldens = [reference.prompt(MODEL, n) for n in (7, 65)]
+    arguments = (site.url + "models", f"{ORGANISATION}/{MODEL}", [g.ids for g in goldens], 16)
+    mine = probe("greedy", *arguments)
+    assert "error" not in mine, mine
+    for tokens, golden in zip(mine["tokens"], goldens, strict=True):
+        reference.assert_same_tokens(
+            tokens,
+            reference.Prompt(golden.ids, golden.logits, golden.greedy[:16], golden.margins[:16]),
         )
-    if NO_WEBGPU in done.stdout:
-        pytest.skip(f"this Firefox is too old, it says: {NO_WEBGPU}")
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
-    value = json.loads(done.stdout.splitlines()[-1])
-    assert isinstance(value, dict)
-    return value
+    assert mine["tokens"] == native("greedy", *arguments, host="wgpu")["tokens"]
+    assert mine["ahead"] >= 3
+
+    kind, message = probe("lose_while_decoding")["error"]
+    assert kind == "DeviceLostError" and "Load the model again" in message
+    assert probe("round_trip", 6)["out"] == [1, 1.5, 2, 2.5, 3, 3.5], "the worker went on working"
 
 
-def test_firefox_samples_the_same_tokens(tmp_path: Path) -> None:
-    """One short generation, from the page's own worker, against wgpu-native on the same driver."""
-    if not (shutil.which("firefox-esr") or shutil.which("firefox")):
-        pytest.skip("no Firefox: ./dev test --firefox installs it where it may")
-    folder = str(reference.folder(NAME))
-    browser = last_line(
-        ["devtools.browser_bench", folder, "--firefox", *COMMON, "--timeout", "500"], tmp_path
-    )
-    native = last_line(
-        ["py_engine", "bench", folder, "--host", "wgpu", "--json", *COMMON], tmp_path
-    )
-    assert len(browser["tokens"]) == 5
-    assert browser["tokens"] == native["tokens"]
-    assert browser["adapter"]["host"] == "browser"
-    assert browser["traffic"]["readback_bytes_per_token"] <= 16
+def test_every_store_equals_files(tab: Tab, tmp_path: Path) -> None:
+    probe = Probe(tab, "py314")  # type: ignore[arg-type]
+    assert probe("store_kinds") == ["opfs", "opfs"]
+    for kind in ("Opfs", "Pieces", "Records", "Memory"):
+        expected = native("store", kind, str(tmp_path / kind))
+        assert probe("store", kind, f"test-{kind}") == expected, kind
+    read, written, refused = probe("store_twice", "Opfs", "twice")
+    assert (read, written) == ("read here", "written here")
+    assert refused.startswith("StorageError") and "in use by another tab" in refused
+
+
+SETTINGS = """localStorage.setItem('jerboa.settings',
+  JSON.stringify({temperature: 0, max_tokens: 12, context: 512}))"""
+READY = "document.body.dataset.ui === 'ready' && document.body.dataset.config === 'ready'"
+SEND = """text => {
+  const box = document.querySelector('#prompt');
+  box.focus();
+  box.value = text;
+  box.dispatchEvent(new InputEvent('input', { bubbles: true }));
+  box.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true }));
+}"""
+ANSWERED = "document.querySelector('.message.answer:last-child:not(.streaming) .text')?.innerText"
+KEPT = """async () => Object.fromEntries(await Promise.all((await caches.keys()).map(
+  async name => [name, (await (await caches.open(name)).keys()).length])))"""
+
+
+def test_the_page_answers_again_without_its_server(
+    binary: firefox.Firefox, site: PageServer, tmp_path: Path
+) -> None:
+    """A first visit with a question; the server stopped; a new process on the same profile, and the same answer from
+    the kept shell, the kept snapshot and the kept weights."""
+    offer(site)
+    served = PageServer(Site(models=site.site.models, offered=site.site.offered))
+    with served as server, running(binary, tmp_path / "profile") as browser:
+        tab = browser.new_tab()
+        tab.goto(server.url + "diagnostics.html")  # a document of the origin
+        tab.evaluate(SETTINGS)
+        tab.goto(server.url)
+        tab.until(READY)
+        tab.until("navigator.serviceWorker.controller !== null")
+        tab.evaluate("document.querySelector('#hero-picker button[type=submit]').click()")
+        tab.until("document.body.dataset.model === 'ready'")
+        tab.evaluate(SEND, "hello")
+        first = tab.until(ANSWERED)
+        tab.until(f"async () => Boolean((await ({KEPT})())['snapshot-314.0.7'])")
+        browser.quit()
+    with running(binary, tmp_path / "profile") as browser:
+        tab = browser.new_tab()
+        tab.goto(server.url)
+        tab.until(READY)
+        tab.until("document.body.dataset.engine === 'ready'")
+        tab.evaluate(SEND, "hello")
+        assert tab.until(ANSWERED) == first
+        browser.quit()

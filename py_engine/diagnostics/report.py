@@ -1,4 +1,4 @@
-"""`python -m py_engine doctor`: the text to paste into a bug report."""
+"""`jerboa doctor`: the text to paste into a bug report."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ async def report(host: str | None = None) -> dict[str, Any]:
             "limits": asdict(gpu.limits),
             "features": sorted(gpu.features),
             "measured": asdict(measured),
+            **({"warning": gpu.warning} if gpu.warning else {}),
         }
     finally:
         gpu.close()

@@ -22,7 +22,7 @@ class Timings:
     decode_tps: float = 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Answer:
     """A whole generation. `tokens` without the stop token; `cached_tokens` of the prompt were not run again.
 
@@ -52,6 +52,24 @@ class Answer:
         """Number of tokens generated."""
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        """What is of interest in a prompt: no ids, and of long texts the beginning."""
+        shown = [_shortened("text", self.text)]
+        if self.reasoning:
+            shown.append(_shortened("reasoning", self.reasoning))
+        shown += [f"tool_calls={self.tool_calls!r}"] if self.tool_calls else []
+        shown += [f"tool_call_errors={self.tool_call_errors!r}"] if self.tool_call_errors else []
+        shown.append(f"finish_reason={self.finish_reason!r}")
+        shown.append(f"prompt_tokens={self.prompt_tokens}")
+        shown.append(f"completion_tokens={self.completion_tokens}")
+        shown += [f"dropped={self.dropped!r}"] if self.dropped else []
+        return f"Answer({', '.join(shown)})"
+
+
+def _shortened(name: str, text: str) -> str:
+    """`name='...'`, of long texts the beginning."""
+    return f"{name}={text!r}" if len(text) <= 200 else f"{name}={text[:200]!r}..."
+
 
 class Generation:
     """A generation that is queued or running: iterate it for deltas, or await it for the whole answer.
@@ -67,8 +85,18 @@ class Generation:
         self.abort = Abort()
         self._when_stopped: Callable[[], None] = lambda: None
         self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._tokens = 0  # of the deltas so far
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run(run))
+
+    def __repr__(self) -> str:
+        if not self._answer.done():
+            state = "stopping" if self.abort.is_set else "running" if self._tokens else "waiting"
+        elif error := self._answer.exception():
+            state = f"failed: {error!r}"
+        else:
+            state = f"done: {self._answer.result().finish_reason}"
+        return f"<Generation {state}, {self._tokens} tokens>"
 
     def stop(self) -> None:
         """End it now, queued or running. What came so far is the answer."""
@@ -84,6 +112,7 @@ class Generation:
 
     def emit(self, delta: Delta) -> None:
         """For the engine: a delta is ready."""
+        self._tokens += delta.tokens
         self._deltas.put_nowait(delta)
 
     def finish(self, answer: Answer) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from py_engine.errors import InputError
@@ -27,7 +27,7 @@ _MAX_MARKS = 1024
 _MARK = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Delta:
     """A piece of the answer. `tokens` ids were consumed for it; `finish_reason` is set on the last
     one. `reasoning` comes before all `text`, tool calls come whole."""
@@ -37,6 +37,12 @@ class Delta:
     finish_reason: FinishReason | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+
+    def __repr__(self) -> str:
+        """What it holds, not what it lacks."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = ", ".join(f"{k}={v!r}" for k, v in held.items() if v or k in ("text", "tokens"))
+        return f"Delta({shown})"
 
 
 class StopStrings:

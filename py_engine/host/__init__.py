@@ -13,7 +13,8 @@ IN_BROWSER = sys.platform == "emscripten"
 
 
 async def open_gpu(backend: str | None = None) -> Gpu:
-    """The best GPU of this host. `backend` (CPython only): "dawn" (default, or JERBOA_HOST) or "wgpu".
+    """The best GPU of this host. `backend` (CPython only): "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
+    two that has one in hardware (Gpu.warning tells when neither has).
 
     Raises NoAdapterError when no adapter answers within two seconds.
     """
@@ -23,7 +24,8 @@ async def open_gpu(backend: str | None = None) -> Gpu:
         return await gpu_browser.open_gpu()
     from py_engine.host import gpu_native
 
-    return await gpu_native.open_gpu(backend or os.environ.get("JERBOA_HOST") or "dawn")
+    backend = backend or os.environ.get("JERBOA_HOST")
+    return await (gpu_native.open_gpu(backend) if backend else gpu_native.open_best_gpu())
 
 
 def open_io() -> Io:

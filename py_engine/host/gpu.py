@@ -181,6 +181,7 @@ class Gpu(abc.ABC):
     # Called once with the reason when the device is lost, at whatever time, but not for a deliberate close. Only a
     # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
+    warning: str = ""  # what a person should know about the choice of this device
     # Of decode loops, by depth; kept until the end of the device.
     _rings: dict[int, list[Buffer]] = field(default_factory=dict, init=False)
     _counters: Counters = field(default_factory=Counters, init=False)

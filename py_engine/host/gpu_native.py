@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
@@ -49,6 +51,8 @@ _LIMITS = {
 }
 # Drivers that keep their own lost or fallback adapters busy answer null at first (a fresh Chromium was seen to).
 _ADAPTER_PATIENCE_S = 2.0
+_ADAPTER_PAUSE_S = 0.2
+_ICD_FOLDERS = ("/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/usr/share/vulkan/icd.d")
 
 
 async def open_gpu(
@@ -63,19 +67,147 @@ async def open_gpu(
     `default_limits`: ask for WebGPU's default limits only, as the smallest device would grant them.
     Raises NoAdapterError when there is none after two seconds of asking, HostError when the package is missing.
     """
+    wgpu = _package(backend)
+    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
+    while True:
+        adapter = _ask(wgpu)
+        if not isinstance(adapter, str):
+            return _open(wgpu, backend, adapter, features, default_limits)
+        if time.monotonic() > deadline:
+            raise _no_adapter({backend: adapter})
+        await asyncio.sleep(_ADAPTER_PAUSE_S)
+
+
+async def open_best_gpu() -> NativeGpu:
+    """The GPU of the first of Dawn and wgpu-native that has one in hardware, else an adapter in software; then the
+    GPU's `warning` says what was looked for.
+
+    Raises NoAdapterError, with what each of them said, when none answers within two seconds.
+    """
+    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
+    while True:
+        rejected: dict[str, str] = {}
+        software: dict[str, Any] = {}
+        for backend in _PACKAGES:
+            try:
+                wgpu = _package(backend)
+                adapter = _ask(wgpu)
+                if isinstance(adapter, str):
+                    rejected[backend] = adapter
+                elif _in_software(adapter):
+                    software[backend] = adapter
+                else:
+                    return _open(wgpu, backend, adapter)
+            except HostError as error:
+                rejected[backend] = str(error)
+        for backend, adapter in software.items():
+            try:
+                gpu = _open(_package(backend), backend, adapter)
+            except HostError as error:
+                rejected[backend] = str(error)
+                continue
+            rejected |= {b: f"{_title(a)}, in software" for b, a in software.items()}
+            gpu.warning = (
+                f"no GPU in hardware answers, so {_title(adapter)} computes in software: right, but slow "
+                f"({_told(rejected)})"
+            )
+            return gpu
+        if time.monotonic() > deadline:
+            raise _no_adapter(rejected)
+        await asyncio.sleep(_ADAPTER_PAUSE_S)
+
+
+def _package(backend: str) -> Any:
+    """The module that answers as WebGPU. Raises HostError when it is unknown or not installed."""
     if backend not in _PACKAGES:
         raise HostError(f"unknown host {backend!r}: choose one of {', '.join(_PACKAGES)}")
     try:
+        # wgpu-py fills its namespace (gpu, flags) only with a backend; wgpudawn has its own.
         wgpu = importlib.import_module(_PACKAGES[backend])
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: its library does not fit this system
         raise HostError(
             f"host {backend!r} needs the package {_PACKAGES[backend]} ({error}): "
             f"pip install {_PACKAGES[backend]}"
         ) from error
     if backend == "dawn":
         _switch_toggles(os.environ.get(TOGGLES_VARIABLE, ""))
-    # wgpu-py fills its namespace (gpu, flags) only with a backend; wgpudawn has its own.
-    adapter = await _adapter(wgpu, backend)
+    return wgpu
+
+
+def _ask(wgpu: Any) -> Any:
+    """The best adapter, or a str: why there is none."""
+    try:
+        adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
+        if adapter is not None and adapter.info.get("backend_type") == "OpenGL":
+            # wgpu-native may give this one where Vulkan, which is what it was tried with, is there too.
+            others = [
+                a
+                for a in wgpu.gpu.enumerate_adapters_sync()
+                if a.info.get("backend_type") != "OpenGL"
+            ]
+            adapter = min(others, key=_in_software, default=adapter)
+    except Exception as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return "no adapter" if adapter is None else adapter
+
+
+def _in_software(adapter: Any) -> bool:
+    return bool(adapter.info.get("adapter_type", "") == "CPU")
+
+
+def _title(adapter: Any) -> str:
+    return str(adapter.info.get("device") or adapter.info.get("description") or "an adapter")
+
+
+def _told(rejected: Mapping[str, str]) -> str:
+    """What each host said, in one line."""
+    return "; ".join(f"{backend}: {why.rstrip('.')}" for backend, why in rejected.items())
+
+
+def _no_adapter(rejected: Mapping[str, str]) -> NoAdapterError:
+    """What was asked, what it said, what else there is, what to do."""
+    others = [found for backend in _PACKAGES if (found := _seen(backend))]
+    there = f" Adapters that are there: {'; '.join(others)}." if others else ""
+    return NoAdapterError(
+        f"no WebGPU adapter: asked for a Vulkan, Metal or D3D12 GPU for {_ADAPTER_PATIENCE_S:g} s and got none "
+        f"({_told(rejected)}).{there}{_drivers()} Install a GPU driver with Vulkan support (Debian: "
+        "mesa-vulkan-drivers, which also brings the slow software adapter lavapipe); there is no CPU fallback."
+    )
+
+
+def _seen(backend: str) -> str:
+    """The adapters that a host names when it is not asked for a good one: `--host wgpu: llvmpipe (CPU, Vulkan)`."""
+    try:
+        adapters = [a.info for a in _package(backend).gpu.enumerate_adapters_sync()]
+    except Exception:  # this only adds to an error
+        return ""
+    named = [
+        f"{a.get('device')} ({a.get('adapter_type')}, {a.get('backend_type')})" for a in adapters
+    ]
+    return f"--host {backend}: {', '.join(named)}" if named else ""
+
+
+def _drivers() -> str:
+    """Which Vulkan drivers the loader looks at, on Linux."""
+    if not sys.platform.startswith("linux"):
+        return ""
+    for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        if named := os.environ.get(variable):
+            missing = [path for path in named.split(os.pathsep) if not Path(path).is_file()]
+            gone = f", of which there is no {', '.join(missing)}" if missing else ""
+            return f" {variable} allows only {named}{gone}."
+    files = [p.name for folder in _ICD_FOLDERS for p in sorted(Path(folder).glob("*.json"))]
+    return f" Vulkan drivers that are installed: {', '.join(files) or 'none'}."
+
+
+def _open(
+    wgpu: Any,
+    backend: str,
+    adapter: Any,
+    features: frozenset[str] | None = None,
+    default_limits: bool = False,
+) -> NativeGpu:
+    """A device of `adapter`. Raises HostError when it refuses one."""
     names = {n: _NAMES[backend].get(n, n) for n in _FEATURES}
     subgroup = _matrix_subgroup(adapter) if backend == "dawn" else 0
     wanted = [
@@ -117,7 +249,7 @@ async def open_gpu(
             description=info.get("description", ""),
             backend=info.get("backend_type", ""),
             host=backend,
-            fallback=info.get("adapter_type", "") == "CPU",
+            fallback=_in_software(adapter),
             # wgpudawn gives 4 and 128 for every adapter; its matrices know better.
             subgroup_min_size=subgroup or int(info.get("stackgroup_min_size", 0) or 0),
             subgroup_max_size=subgroup or int(info.get("stackgroup_max_size", 0) or 0),
@@ -156,27 +288,6 @@ def _matrix_subgroup(adapter: Any) -> int:
     }
     configs = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", ())
     return MATRIX_SUBGROUP if any(wanted.items() <= c.items() for c in configs) else 0
-
-
-async def _adapter(wgpu: Any, backend: str) -> Any:
-    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
-    reason = "no adapter"
-    while True:
-        try:
-            adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
-            if adapter is not None:
-                return adapter
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if time.monotonic() > deadline:
-            break
-        await asyncio.sleep(0.2)
-    raise NoAdapterError(
-        f"no WebGPU adapter: asked {_PACKAGES[backend]} for a Vulkan, Metal or D3D12 GPU for "
-        f"{_ADAPTER_PATIENCE_S:g} s and got none ({reason}). Install a GPU driver with Vulkan support "
-        "(Debian: mesa-vulkan-drivers, which also brings the slow software adapter lavapipe) and check "
-        "VK_ICD_FILENAMES; there is no CPU fallback."
-    )
 
 
 class NativeGpu(Gpu):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from py_engine.abort import Abort
 from py_engine.errors import (
@@ -20,6 +20,7 @@ from py_engine.errors import (
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.markup import Markup, Splitter
+from py_engine.generate.options import Options
 from py_engine.generate.prefix import shared
 from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
@@ -36,6 +37,7 @@ from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
 from py_engine.serve.memory import Estimate
+from py_engine.serve.progress import showing
 from py_engine.serve.recovery import (
     MOST_LOSSES,
     MOST_LOSSES_HANDHELD,
@@ -117,12 +119,15 @@ class Engine:
         proven: Mapping[str, Any] | None = None,
         tune: bool | None = None,
         self_check: bool | None = None,
-        on_progress: Callable[[Progress], None] | None = None,
+        progress: bool | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
         on_device: Callable[[DeviceEvent], object] | None = None,
         abort: Abort | None = None,
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
 
+        `host` (CPython only): the WebGPU implementation, "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
+        two that has a GPU in hardware.
         `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
         as stored and f16. Checkpoints that are quantised already keep their weights.
@@ -136,6 +141,8 @@ class Engine:
         adapters are left out) and keep what was found; None: use what was found before; False: do not.
         `self_check`: whether the model's kernels are run on known inputs and compared first (docs/self-check.md); None:
         on every GPU but software adapters.
+        `progress`: whether stderr shows how far the load is; None: on a terminal and in a notebook, where `on_progress`
+        is not given.
         When the GPU device is lost, in a load, an answer or between them, another one is opened, the model loaded onto
         it again, and what was interrupted goes on; `on_device` is told. Not with a `gpu` of the caller's: then calls
         raise DeviceLostError.
@@ -145,12 +152,14 @@ class Engine:
         address, submit = model, strategy or default_strategy()
 
         async def load_on(device: Gpu, abort: Abort) -> Loaded:
-            nonlocal address
-            with closing(open_io()) if io is None else nullcontext(io) as access:
+            nonlocal address, host
+            host = device.info.host  # another one that comes after a loss is of the same kind
+            opened = closing(open_io()) if io is None else nullcontext(io)
+            with opened as access, showing(model, on_progress, progress) as tell:
                 loaded = await load_model(
                     address, device, access, dtype=dtype, context=context,
                     context_classes=context_classes, memory_budget=memory_budget, strategy=submit,
-                    tune=tune, self_check=self_check, on_progress=on_progress, abort=abort,
+                    tune=tune, self_check=self_check, on_progress=tell, abort=abort,
                 )  # fmt: skip
             address = loaded.pinned  # whatever its branch comes to be meanwhile
             return loaded
@@ -211,7 +220,7 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Generation:
         """Answer a conversation by the model's chat template.
 
@@ -225,7 +234,7 @@ class Engine:
         enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
         Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
-        frequency_penalty, seed, stop (str or list).
+        frequency_penalty, seed, stop (str or list), ignore_eos (generate/options.py).
         When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
         out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
         Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
@@ -260,7 +269,7 @@ class Engine:
             border = shared(ids, said)
         return self._start(ids, options, splitter, border, dropped)
 
-    def complete(self, prompt: str, **options: Any) -> Generation:
+    def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
         if not isinstance(prompt, str) or not prompt:
             raise InputError("the prompt is empty: give some text")
@@ -312,16 +321,17 @@ class Engine:
         """Number of logits."""
         return self._loaded.decoder.model.vocab_size
 
-    def generate(self, ids: Sequence[int], **options: Any) -> Generation:
-        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
+    def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Go on after token ids. Options as for `chat`."""
         return self._start(list(ids), options)
 
     async def generate_ids(
-        self, ids: Sequence[int], max_tokens: int = 32, **options: Any
+        self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
     ) -> list[int]:
-        """Ids that follow `ids`, without the stop token. Options as for `chat`; temperature 0 unless given."""
-        options = {"temperature": 0.0, **options}
-        return (await self.generate(ids, max_tokens=max_tokens, **options)).tokens
+        """At most `most` (or max_tokens) ids that follow `ids`, without the stop token. Options as for `chat`;
+        temperature 0 unless given."""
+        options = {"max_tokens": most, "temperature": 0.0, **options}
+        return (await self.generate(ids, **options)).tokens
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -441,6 +451,15 @@ class Engine:
                 self._gpu.close()
 
     unload = close
+
+    def __repr__(self) -> str:
+        loaded, decoder = self._loaded, self._loaded.decoder
+        used, most = len(decoder.prefix.ids), decoder.state.context
+        gpu = self._gpu.info.device or self._gpu.info.description or "a GPU"
+        return (
+            f"<Engine {loaded.name} ({loaded.family}), {self._status}: {used} of {most} tokens, "
+            f"{loaded.weights_bytes / 1e6:.1f} MB of weights on {gpu}>"
+        )
 
     async def __aenter__(self) -> Engine:
         return self

@@ -110,7 +110,7 @@ async def load_model(
     strategy: SubmitStrategy | None,
     tune: bool | None,
     self_check: bool | None,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], object] | None,
     abort: Abort,
 ) -> Loaded:
     """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says."""
@@ -124,6 +124,8 @@ async def load_model(
     def note(message: str) -> None:
         tell(Progress("note", message=message))
 
+    if gpu.warning:
+        note(gpu.warning)
     async with _open(address, io, note, check=abort.check) as source:
         abort.check()
         setting = setting_of(dtype, context, source.config, io)
@@ -181,7 +183,7 @@ async def load_model(
             raise
 
 
-def _tell_compiling(tell: Callable[[Progress], None], done: int, of: int) -> None:
+def _tell_compiling(tell: Callable[[Progress], object], done: int, of: int) -> None:
     tell(Progress("kernels", message=f"Compiling the GPU's programs: {done} of {of}"))
 
 
@@ -256,7 +258,7 @@ class _Source:
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
@@ -292,7 +294,7 @@ class _RandomSource(_Source):
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         assert isinstance(store, RandomStore)
@@ -365,7 +367,7 @@ class _FileSource(_Source):
         gpu: Gpu,
         kernels: Kernels,
         strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], None],
+        tell: Callable[[Progress], object],
         abort: Abort,
     ) -> int:
         loaded = 0

@@ -201,7 +201,7 @@ class SessionDelete:
 
 @dataclass(frozen=True)
 class Bench:
-    """Load a model and measure it. Result: the object that `python -m py_engine bench --json` prints."""
+    """Load a model and measure it. Result: the object that `jerboa bench --json` prints."""
 
     type: ClassVar[str] = "bench"
     id: MessageId

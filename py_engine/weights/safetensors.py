@@ -134,7 +134,7 @@ def _no_weights(
     return ModelError(
         f"{repo.address} has no {SINGLE} and no {INDEX}"
         + (f"; its weights are {', '.join(beside[:5])}" if beside else "")
-        + ". Give a repository with safetensors, or convert a GGUF with `python -m py_engine convert`."
+        + ". Give a repository with safetensors, or convert a GGUF with `jerboa convert`."
     )
 
 
@@ -214,9 +214,7 @@ def header_length(first: bytes, size: int, where: str) -> int:
     if first.startswith(b"version https://git-lfs"):
         raise FormatError(f"{where} is a Git LFS pointer, not weights. Run `git lfs pull` there.")
     if first.startswith(b"GGUF"):
-        raise FormatError(
-            f"{where} is a GGUF file. Convert it first: `python -m py_engine convert`."
-        )
+        raise FormatError(f"{where} is a GGUF file. Convert it first: `jerboa convert`.")
     if length > MAX_HEADER_BYTES or length < 2:
         raise FormatError(
             f"{where}: its first 8 bytes announce a header of {length} bytes, outside 2 to"

@@ -31,10 +31,11 @@ def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[En
     run(loaded.close())
 
 
-def test_halt_keeps_the_state(engine: Engine, run: Runner) -> None:
-    """Steps in flight behind the last token change nothing: 200 runs of one prompt, one answer; then a turn on top."""
+@pytest.mark.parametrize("runs", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_halt_keeps_the_state(engine: Engine, run: Runner, runs: int) -> None:
+    """Steps in flight behind the last token change nothing: many runs of one prompt, one answer; then a turn on top."""
     wanted = fresh(engine, run, PROMPT, 3)
-    for _ in range(5):
+    for _ in range(runs):
         assert fresh(engine, run, PROMPT, 3) == wanted
     follow = [*PROMPT, *wanted, 11]
     got = answer(engine, run, follow, 4)

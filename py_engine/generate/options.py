@@ -1,0 +1,24 @@
+"""The options that every call for text takes, as types: a misspelt one is found before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class Options(TypedDict, total=False):
+    """max_tokens: the most tokens of the answer; None: what the context has room for. stop: texts that end it.
+    ignore_eos: go on to max_tokens, whatever the model says. seed: of the random choice, 0 to 2**32 - 1. The others:
+    see generate/sampling.py. None: the model's own default."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool

@@ -1,0 +1,365 @@
+"""The engine for programs without an event loop: scripts, notebooks, the interactive prompt.
+
+    model = load("mlx-community/Qwen3-0.6B-4bit")
+    for delta in model.chat([{"role": "user", "content": "Hello"}]):
+        print(delta.text, end="", flush=True)
+
+An Engine runs on an event loop in a thread of its own, so these calls also work where a loop runs already. Ctrl-C ends
+the call that waits: a load is given up, a generation stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from py_engine.abort import Abort
+from py_engine.errors import InputError
+from py_engine.generate.answer import Answer, Generation
+from py_engine.generate.options import Options
+from py_engine.generate.stream import Delta, FinishReason
+from py_engine.generate.tools import ToolCall
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.host import IN_BROWSER
+from py_engine.inputs.window import Dropped, Messages
+from py_engine.serve.engine import Engine
+from py_engine.serve.loading import Progress
+from py_engine.serve.memory import Estimate
+from py_engine.serve.progress import showing
+from py_engine.serve.recovery import DeviceEvent
+from py_engine.serve.sessions import SessionInfo
+
+T = TypeVar("T")
+
+_WAIT_S = 0.1  # Windows tells of Ctrl-C only between two waits
+_CLOSE_S = 10.0  # at the end of a program
+
+
+class LoadOptions(TypedDict, total=False):
+    """The options of Engine.load that make sense here."""
+
+    host: str | None
+    dtype: str
+    context: int | None
+    context_classes: Sequence[int]
+    memory_budget: int | None
+    strategy: SubmitStrategy | None
+    tune: bool | None
+    self_check: bool | None
+    on_device: Callable[[DeviceEvent], object] | None
+
+
+def load(
+    model: str,
+    *,
+    progress: bool | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    **options: Unpack[LoadOptions],
+) -> SyncEngine:
+    """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`. Options and errors as for
+    Engine.load; `on_device` is called in the engine's thread."""
+    background = _Background()
+    abort = Abort()
+    events: queue.SimpleQueue[Progress] = queue.SimpleQueue()
+
+    def told(tell: Callable[[Progress], object]) -> None:
+        with suppress(queue.Empty):
+            while True:
+                tell(events.get_nowait())
+
+    try:
+        with showing(model, on_progress, progress) as tell:
+            loading = background.start(
+                Engine.load(model, abort=abort, progress=False, on_progress=events.put, **options)
+            )
+            while not loading.done():
+                concurrent.futures.wait([loading], timeout=_WAIT_S)
+                told(tell)
+            told(tell)
+            return SyncEngine(loading.result(), background)
+    except BaseException:
+        abort.set()
+        background.close()
+        raise
+
+
+class SyncEngine:
+    """A model on a GPU, as Engine, for callers that wait. Made by `load`; `close()`, the end of a `with` block or that
+    of the program gives every buffer back. Any thread may call it; calls take turns."""
+
+    def __init__(self, engine: Engine, background: _Background) -> None:
+        self._engine = engine
+        self._background = background
+        self._end = weakref.finalize(self, _close, engine, background)
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        **options: Unpack[Options],
+    ) -> SyncGeneration:
+        """Answer a conversation by the model's chat template. Arguments and errors as for Engine.chat."""
+        return self._generate(
+            lambda: self._engine.chat(
+                messages, tools=tools, enable_thinking=enable_thinking, **options
+            )
+        )
+
+    def complete(self, prompt: str, **options: Unpack[Options]) -> SyncGeneration:
+        """Go on with a plain text. As Engine.complete."""
+        return self._generate(lambda: self._engine.complete(prompt, **options))
+
+    def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> SyncGeneration:
+        """Go on after token ids. As Engine.generate."""
+        return self._generate(lambda: self._engine.generate(ids, **options))
+
+    def _generate(self, start: Callable[[], Generation]) -> SyncGeneration:
+        return SyncGeneration(self, self._background, self._call(start))
+
+    def count_tokens(
+        self,
+        content: str | Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> int:
+        """Tokens of a text or a conversation. As Engine.count_tokens."""
+        return self._call(
+            lambda: self._engine.count_tokens(content, tools=tools, enable_thinking=enable_thinking)
+        )
+
+    def logits(self, ids: Sequence[int]) -> memoryview[float]:
+        """Logits after the last id: float32, shape [vocab]."""
+        return self._wait(self._engine.logits(ids))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self._engine.vocab_size
+
+    @staticmethod
+    def estimate(
+        model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
+    ) -> Estimate:
+        """GPU bytes by kind that `load` with these arguments would take. As Engine.estimate."""
+        background = _Background()
+        try:
+            return background.wait(Engine.estimate(model, host=host, dtype=dtype, context=context))
+        finally:
+            background.close()
+
+    def save_session(self, name: str) -> SessionInfo:
+        """Keep what the model has seen on this device. As Engine.save_session."""
+        return self._wait(self._engine.save_session(name))
+
+    def restore_session(self, name: str) -> SessionInfo:
+        """Bring a session back. As Engine.restore_session."""
+        return self._wait(self._engine.restore_session(name))
+
+    def list_sessions(self) -> list[SessionInfo]:
+        """What is saved on this device, the newest first."""
+        return self._wait(self._engine.list_sessions())
+
+    def delete_session(self, name: str) -> None:
+        """Remove a saved session; an absent one is no error."""
+        self._wait(self._engine.delete_session(name))
+
+    def info(self) -> dict[str, Any]:
+        """Model, context, memory, adapter, status. As Engine.info."""
+        return self._engine.info() if self._background.closed else self._call(self._engine.info)
+
+    def close(self) -> None:
+        """Stop what runs and free every buffer and the device. A second call does nothing."""
+        self._end()
+
+    unload = close
+
+    def __enter__(self) -> SyncEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._engine).replace("<Engine", "<SyncEngine", 1)
+
+    def _call(self, work: Callable[[], T]) -> T:
+        async def called() -> T:
+            return work()
+
+        return self._wait(called())
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._background.wait(work)
+
+
+class SyncGeneration:
+    """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it, which waits
+    for its end. Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
+
+    def __init__(self, engine: SyncEngine, background: _Background, generation: Generation) -> None:
+        self._engine = engine  # which is in use as long as this is
+        self._background = background
+        self._generation = generation
+        self._deltas: list[Delta] = []
+        self._ended = False
+        self._news = threading.Condition()
+        background.start(self._collect())
+
+    async def _collect(self) -> None:
+        """On the engine's thread: put by what comes."""
+        try:
+            async for delta in self._generation:
+                with self._news:
+                    self._deltas.append(delta)
+                    self._news.notify_all()
+        except Exception:  # `result` raises it
+            pass
+        finally:
+            with self._news:
+                self._ended = True
+                self._news.notify_all()
+
+    def __iter__(self) -> Iterator[Delta]:
+        at = 0
+        try:
+            while (delta := self._delta(at)) is not None:
+                yield delta
+                at += 1
+        except BaseException:
+            self.stop()
+            raise
+        self.result()
+
+    def _delta(self, at: int) -> Delta | None:
+        """The delta at a place, once it is there; None behind the last one."""
+        with self._news:
+            while len(self._deltas) <= at and not self._ended:
+                self._news.wait(_WAIT_S)
+            return self._deltas[at] if at < len(self._deltas) else None
+
+    def result(self) -> Answer:
+        """The whole answer. Raises what ended the generation."""
+        try:
+            return self._background.wait(_awaited(self._generation))
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End it now, queued or running. What came so far is the answer."""
+        self._background.post(self._generation.stop)
+
+    @property
+    def text(self) -> str:
+        """Of the answer."""
+        return self.result().text
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before."""
+        return self.result().reasoning
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Of the tools that were offered."""
+        return self.result().tool_calls
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return self.result().finish_reason
+
+    @property
+    def dropped(self) -> Dropped | None:
+        """The messages that did not fit the context; known at once."""
+        return self._generation.dropped
+
+    def __repr__(self) -> str:
+        return repr(self._generation).replace("<Generation", "<SyncGeneration", 1)
+
+
+class _Background:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        if IN_BROWSER:
+            raise InputError(
+                "a browser's Python cannot wait for a GPU: use `await jerboa.Engine.load(...)`"
+            )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jerboa", daemon=True)
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing runs here any more."""
+        return not self._thread.is_alive()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run it there. Raises InputError after `close`, and in the thread itself, which would wait for itself."""
+        inside = threading.current_thread() is self._thread
+        if self.closed or inside:
+            work.close()
+            raise InputError(
+                "this engine cannot wait inside a callback of its own: use another thread"
+                if inside
+                else "this engine is closed: load the model again"
+            )
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run it there, and wait; whoever is interrupted cancels it."""
+        future = self.start(work)
+        try:
+            while not future.done():
+                concurrent.futures.wait([future], timeout=_WAIT_S)
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Call it there, some time soon; not at all after `close`."""
+        if not self.closed:
+            self._loop.call_soon_threadsafe(work)
+
+    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
+        """Run `last`, end what else runs there, then the thread. A second call does nothing."""
+        if self.closed:
+            if last:
+                last.close()
+            return
+
+        async def end() -> None:
+            try:
+                if last:
+                    await last
+            finally:
+                others = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+                self._loop.call_soon(self._loop.stop)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop)
+        if threading.current_thread() is not self._thread:  # which may collect garbage, too
+            self._thread.join(_CLOSE_S)
+            if self.closed:
+                self._loop.close()
+
+
+async def _awaited(generation: Generation) -> Answer:
+    return await generation
+
+
+def _close(engine: Engine, background: _Background) -> None:
+    background.close(engine.close())
