@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from py_engine.checks import shown
 from py_engine.errors import InputError
 from py_engine.generate.tool_syntax import CallError, Schemas, read
 from py_engine.inputs.tokenizer import require_text
@@ -130,8 +131,9 @@ def check_tools(tools: Any) -> list[dict[str, Any]] | None:
 def _check_tool(tool: Any, where: str) -> str:
     if not isinstance(tool, Mapping):
         raise InputError(f"{where} must be an object, not {type(tool).__name__}")
-    if tool.get("type", "function") != "function":
-        raise InputError(f"{where}: type {tool['type']!r} is not known, only 'function' is")
+    kind = tool.get("type", "function")
+    if not isinstance(kind, str) or kind != "function":
+        raise InputError(f"{where}: type {shown(kind)} is not known, only 'function' is")
     function = _function(tool)
     if not isinstance(function, Mapping):
         raise InputError(f"{where}.function must be an object with a name")

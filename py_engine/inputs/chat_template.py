@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from py_engine.checks import shown
 from py_engine.errors import FormatError, InputError
 from py_engine.host.json_text import parse_json
 
@@ -313,8 +314,8 @@ def _checked(messages: Sequence[Mapping[str, Any]], source: str) -> list[dict[st
         if not isinstance(message, Mapping):
             raise InputError(f"{where} must be a dict with role and content")
         role = message.get("role")
-        if role not in ROLES:
-            raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        if not isinstance(role, str) or role not in ROLES:
+            raise InputError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}")
         if role in ("assistant", "model"):
             message = _assistant(message, where)
             called.update({c["id"]: c["function"]["name"] for c in message.get("tool_calls", ())})
@@ -399,7 +400,7 @@ def _parts(content: Sequence[Any], where: str) -> list[dict[str, Any]]:
 def _joined(parts: list[dict[str, Any]], where: str) -> str:
     other = next((part["type"] for part in parts if part["type"] != "text"), None)
     if other is not None:
-        raise InputError(f"{where}: this model's chat template takes text only, not {other!r}")
+        raise InputError(f"{where}: this model's chat template takes text only, not {shown(other)}")
     return "".join(part["text"] for part in parts)
 
 
@@ -413,7 +414,7 @@ def _texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
         found = []
         for key, item in value.items():
             if not isinstance(key, str):
-                raise InputError(f"{where}: key {key!r} must be a str")
+                raise InputError(f"{where}: key {shown(key)} must be a str")
             name = f"{where}.{key}" if where else key
             found += [require_text(key, f"a key of {where}"), *_texts(item, name, depth + 1)]
         return found

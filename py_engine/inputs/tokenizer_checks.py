@@ -188,7 +188,7 @@ def check_ids(ids: Sequence[Any], what: str) -> None:
 
 
 def time_suspects(run: Callable[[str], object], suspects: Sequence[Suspect], where: str) -> None:
-    """Run texts that make the loops be tried again, longer and longer ones. Raises ModelError before that takes long."""
+    """Run texts that make the loops be tried again, ever longer ones. Raises ModelError before that takes long."""
     for suspect in {s for s in suspects if s.round}:
         for end in ("", "\0", "x"):
             before = 0.0
