@@ -39,6 +39,7 @@ class Loading:
         self._drawn = 0
         self._said = ""  # the last note
         self._before = None  # (model, info) of what is in use until the next one's weights come
+        self.failed = None  # the model that did not load while another one is in use
         self._died = None  # when the engine last broke down
         self.state = "none"
         self.model = None
@@ -56,6 +57,7 @@ class Loading:
         if self.state == "ready":
             self._before = (self.model, self.info)
         self.model = model
+        self.failed = None
         self.info = {}
         self._said = ""
         self._points = []
@@ -101,6 +103,7 @@ class Loading:
     def _fall_back(self):
         """A load has ended without a model: the one before is in use, if the worker still has it."""
         before, self._before = self._before, None
+        failed = self.model
         self._finish("none")
         if before is None:
             return
@@ -108,7 +111,7 @@ class Loading:
         def heard(message):
             info = message.get("value")
             if info and self.state == "none":
-                self.model, self.info = before[0], info
+                self.model, self.info, self.failed = before[0], info, failed
                 self._finish("ready")
 
         self._client.ask("info", heard)

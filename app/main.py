@@ -246,14 +246,17 @@ def drop(event):
 
 
 def reload_model(button=None):
-    """Load the same model again, in a fresh engine if the old one is broken."""
+    """Load the same model again, in a fresh engine if the old one is broken; or the one that did not load while another
+    one is in use."""
     show(find("notice"), False)
-    if loading.model is None:
+    model = loading.failed or loading.model
+    if model is None:
         open_models()
         return
     conversation.stop()
-    client.restart()
-    loading.start(loading.model)
+    if not loading.failed:
+        client.restart()
+    loading.start(model)
 
 
 def row_of(button):

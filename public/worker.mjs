@@ -79,8 +79,9 @@ function died(error) {
 function watch(py) {
   if (py._api) py._api.on_fatal = died; // no public interface: where it is gone, asking is left
   const ask = event => {
-    const error = event.reason ?? event.error ?? event.message;
-    if (!isPythonAlive(py)) died(error);
+    if (isPythonAlive(py)) return;
+    died(event.reason ?? event.error ?? event.message);
+    event.preventDefault(); // it is told
   };
   self.addEventListener('unhandledrejection', ask);
   self.addEventListener('error', ask);

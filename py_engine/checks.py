@@ -113,7 +113,8 @@ def token_ids(ids: Any, vocab_size: int) -> list[int]:
             value = int(value)
         if not 0 <= value < vocab_size:
             raise InputError(
-                f"ids[{place}] is {shown(value)}, outside the vocabulary: this model's ids go from 0 to {vocab_size - 1}"
+                f"ids[{place}] is {shown(value)}, outside the vocabulary: this model's ids go from 0 to "
+                f"{vocab_size - 1}"
             )
         taken.append(value)
     return taken
