@@ -1,4 +1,5 @@
-"""The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py.
+"""The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py. Where Python itself ends in it
+(`died`), another one is booted.
 
 Each worker is a run with a name of its own. The page keeps the names of those that it ended itself, by closing or by
 another worker: of a run that ended without that, the next one says what it was at (`crashed`). Of a run that ended
@@ -23,12 +24,13 @@ LAST = ("ready", "complete", "result", "error")
 class Client:
     """One worker at a time; `restart` replaces one that failed."""
 
-    def __init__(self, runtime, facts, on_booted, on_failed, on_told):
+    def __init__(self, runtime, facts, on_booted, on_failed, on_told, on_died):
         self._runtime = runtime  # a folder of vendor/, "" for the default
         self._facts = facts  # name -> bool: what a worker cannot see, for its settings
         self._on_booted = on_booted
         self._on_failed = on_failed
         self._on_told = on_told  # (message) that nobody asked for: booting, crashed, device, ...
+        self._on_died = on_died  # (reason): Python ended, and another worker boots
         self._run = ""
         self._worker = None
         self._handlers = {}
@@ -116,6 +118,8 @@ class Client:
             self.booted = message
             self.boots = ""
             self._on_booted(message)
+        elif status == "died":
+            self._died(message.get("message") or "it gave no reason")
         elif status in ("booting", "crashed", "calibrated", "device"):
             if status == "booting":
                 self.boots = message["message"]
@@ -141,14 +145,32 @@ class Client:
         else:
             js.console.error("engine:", reason)
 
+    def _died(self, reason):
+        """Python ended in the middle of something: that fails, and a fresh worker boots."""
+        self.leave()  # the page says what happened by itself, so the next run need not
+        handlers = self._end()
+        self.booted = None
+        self.start()
+        _fail_all(handlers, "the engine ended in the middle of this (" + reason + ")")
+        self._on_died(reason)
+
     def _fail(self, reason):
+        handlers = self._end()
+        self._on_failed(reason)
+        _fail_all(handlers, reason)
+
+    def _end(self):
+        """End the worker; what is still to be answered, by id."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.terminate()
         handlers, self._handlers = self._handlers, {}
-        self._on_failed(reason)
-        for name, handler in handlers.items():
-            handler({"status": "error", "id": name, "error_type": "EngineError", "error": reason})
+        return handlers
+
+
+def _fail_all(handlers, reason):
+    for name, handler in handlers.items():
+        handler({"status": "error", "id": name, "error_type": "EngineError", "error": reason})
 
 
 def kept_runs(key):

@@ -9,6 +9,9 @@ from app.dom import announce, button, clear, find, sentence, show
 
 DRAW_MS = 100  # between two updates of the bar
 RATE_MS = 8000  # the speed is that of the last seconds
+CALM_MS = (
+    60_000  # an engine that breaks down more often than that does not load its model by itself
+)
 FIRST_GUESS_MS = 1500  # no time left before this much was seen
 WITHOUT = (
     "The parts that failed run in a plainer form that gave the right numbers; answers are right, perhaps slower. "
@@ -35,6 +38,9 @@ class Loading:
         self._points = []
         self._drawn = 0
         self._said = ""  # the last note
+        self._before = None  # (model, info) of what is in use until the next one's weights come
+        self.failed = None  # the model that did not load while another one is in use
+        self._died = None  # when the engine last broke down
         self.state = "none"
         self.model = None
         self.info = {}
@@ -44,11 +50,14 @@ class Loading:
         """The id of the model that is loaded or loading, None without one."""
         return None if self.state == "none" else self.model["id"]
 
-    def start(self, model, commit=""):
+    def start(self, model, commit="", keep_notice=False):
         """Load it (or that commit of it), in place of what is loaded or loading."""
         if self._request:
             self._client.end(self._request)
+        if self.state == "ready":
+            self._before = (self.model, self.info)
         self.model = model
+        self.failed = None
         self.info = {}
         self._said = ""
         self._points = []
@@ -58,7 +67,7 @@ class Loading:
         find("load-bar").removeAttribute("value")
         self._phase("")
         self.booting()
-        show(find("notice"), False)
+        show(find("notice"), keep_notice)
         show(find("load"))
         self._awake.hold()
         if "files" in model:
@@ -77,16 +86,41 @@ class Loading:
             self._phase(self._client.boots)
 
     def cancel(self):
-        """Stop loading; nothing is loaded then."""
+        """Stop loading; what was loaded before is in use again, if its place was not taken yet."""
         if self.state != "loading":
             return
         self._client.end(self._request)
-        self._finish("none")
+        self._fall_back()
         announce("Loading was cancelled")
 
     def lost(self):
         """The engine is gone, and the model with it."""
+        self._before = None
         self._finish("none")
+
+    def after_death(self):
+        """The engine broke down. Gives the model to load again: the one that was in use, if that is no habit."""
+        now, before, state = time.ticks_ms(), self._died, self.state
+        self._died = now
+        self.lost()
+        calm = before is None or time.ticks_diff(now, before) > CALM_MS
+        return self.model if state == "ready" and calm else None
+
+    def _fall_back(self):
+        """A load has ended without a model: the one before is in use, if the worker still has it."""
+        before, self._before = self._before, None
+        failed = self.model
+        self._finish("none")
+        if before is None:
+            return
+
+        def heard(message):
+            info = message.get("value")
+            if info and self.state == "none":
+                self.model, self.info, self.failed = before[0], info, failed
+                self._finish("ready")
+
+        self._client.ask("info", heard)
 
     def _heard(self, message):
         status = message["status"]
@@ -100,6 +134,7 @@ class Loading:
             self._phase(self._said)
         elif status == "ready":
             self.info = message.get("info") or {}
+            self._before = None
             self._finish("ready")
             wrong = (self.info.get("self_check") or {}).get("wrong")
             if wrong:
@@ -108,9 +143,10 @@ class Loading:
                 problem(label(self.model) + " will be fetched again next time", self._said)
             announce(label(self.model) + " is ready")
         elif status == "error":
-            self._finish("none")
+            failed = self.model
+            self._fall_back()
             if message["error_type"] != "AbortError":
-                text = label(self.model) + " did not load"
+                text = label(failed) + " did not load"
                 problem(text, message["error"], self._actions(message["error_type"]))
 
     def _finish(self, state):

@@ -246,14 +246,17 @@ def drop(event):
 
 
 def reload_model(button=None):
-    """Load the same model again, in a fresh engine if the old one is broken."""
+    """Load the same model again, in a fresh engine if the old one is broken; or the one that did not load while another
+    one is in use."""
     show(find("notice"), False)
-    if loading.model is None:
+    model = loading.failed or loading.model
+    if model is None:
         open_models()
         return
     conversation.stop()
-    client.restart()
-    loading.start(loading.model)
+    if not loading.failed:
+        client.restart()
+    loading.start(model)
 
 
 def row_of(button):
@@ -445,6 +448,21 @@ def engine_failed(reason):
     problem("The engine did not start", reason + "\nCheck the connection, then try again.", actions)
 
 
+def engine_died(reason):
+    """Python ended in the worker, and another one boots: the chat stays, and the model comes back by itself, unless
+    that is what ended Python."""
+    document.body.setAttribute("data-engine", "booting")
+    model = loading.after_death()
+    again = (
+        () if model else (("Try again", "reload-model"), ("Choose another model", "open-models"))
+    )
+    back = "The model is being loaded again; then ask again. " if model else ""
+    text = "It used up its memory or its stack, and was started afresh. The chat is as it was. "
+    problem("The engine broke down", text + back + "(" + reason + ")", again)
+    if model:
+        loading.start(model, keep_notice=True)
+
+
 def gpu_lost(message):
     """The worker tells of a lost GPU: what it does about it, then how that ended."""
     during = message["during"]
@@ -584,7 +602,9 @@ FACTS = {
     "JERBOA_INSTALLED": storage.is_standalone(),
     "JERBOA_IOS": storage.is_ios(),
 }
-client = Client(asked("runtime") or "", FACTS, engine_booted, engine_failed, engine_told)
+client = Client(
+    asked("runtime") or "", FACTS, engine_booted, engine_failed, engine_told, engine_died
+)
 settings = Settings(lambda text: problem("Settings", text))
 sidebar = Sidebar()
 stored_models = StoredModels(client, confirm, lambda: loading.name, lambda: refresh())

@@ -10,13 +10,13 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from py_engine.abort import Abort
-from py_engine.errors import EngineError, InputError
+from py_engine.abort import Abort, or_abort
+from py_engine.errors import AbortError, EngineError, InputError
 from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
@@ -61,6 +61,7 @@ from py_engine.serve.protocol import (
     Unload,
     given,
     parse,
+    sent_id,
     to_wire,
 )
 from py_engine.serve.recovery import DeviceEvent
@@ -86,7 +87,7 @@ class Host:
         self._engine: Engine | None = None
         self._turn = asyncio.Lock()  # held by whoever changes self._engine
         self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
-        self._stops: dict[MessageId, Callable[[], None]] = {}  # what an interrupt calls
+        self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
         self._crumbs = Breadcrumbs(self._io)
@@ -124,27 +125,31 @@ class Host:
 
     def receive(self, data: Any) -> None:
         """Take one message; answers come through `post`. Returns at once."""
-        data = dict(data) if isinstance(data, Mapping) else data
         try:
             message = parse(data)
+            if isinstance(message, Interrupt):
+                self._interrupt(message.id)
+                return
+            if isinstance(message, Filed):
+                self._filed.set()
+                return
+            if message.id in self._aborts:
+                raise InputError(
+                    f"the id {message.id!r} belongs to a {message.type} or another message that is still being "
+                    "answered: give each its own"
+                )
         except InputError as error:
-            sent = data.get("id") if isinstance(data, dict) else None
-            self._send(Error(sent, error.type, str(error)))
-            return
-        if isinstance(message, Interrupt):
-            stop = self._stops.get(message.id)
-            if stop:
-                stop()
-            return
-        if isinstance(message, Filed):
-            self._filed.set()
+            self._send(Error(sent_id(data), error.type, str(error)))
             return
         self._asked = time.monotonic()
-        abort = Abort()
-        if isinstance(message, (Load, Generate, Bench)):
-            # From now on, not from when its task first runs: an interrupt may follow at once.
-            self._stops[message.id] = abort.set
+        # From now on, not from when its task first runs: an interrupt may follow at once.
+        abort = self._aborts[message.id] = Abort()
         self._start(self._answer(message, abort))
+
+    def _interrupt(self, id: MessageId) -> None:
+        abort = self._aborts.get(id)
+        if abort is not None:
+            abort.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -161,7 +166,7 @@ class Host:
                 Error(message.id, type(error).__name__, f"{error}\n{traceback.format_exc()}")
             )
         finally:
-            self._stops.pop(message.id, None)
+            self._aborts.pop(message.id, None)
             self._asked = time.monotonic()
 
     def _work(self, message: ToWorker, abort: Abort) -> Coroutine[Any, Any, None]:
@@ -179,7 +184,7 @@ class Host:
             case Bench():
                 return self._bench(message, abort)
             case Diagnose():
-                return self._diagnose(message)
+                return self._diagnose(message, abort)
             case CacheList():
                 return self._cache_list(message.id)
             case CacheDelete():
@@ -188,9 +193,18 @@ class Host:
                 return self._session(message)
         raise InputError(f"{message.type} is not for Python: public/worker.mjs answers it")
 
-    async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
-        async with self._turn:
+    @asynccontextmanager
+    async def _my_turn(self, abort: Abort) -> AsyncIterator[None]:
+        """Have the turn; a stop ends the wait for it. Raises AbortError."""
+        await or_abort(self._turn.acquire(), abort)
+        try:
             abort.check()
+            yield
+        finally:
+            self._turn.release()
+
+    async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
+        async with self._my_turn(abort):
             engine = await self._open(id, repo, options, abort)
             self._send(Ready(id, engine.info()))
         self._start(self._warm_up(engine))
@@ -206,8 +220,7 @@ class Host:
             self._send(Log(f"the chat template was not prepared: {error}"))
 
     async def _open(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> Engine:
-        """Replace the engine. The caller holds the turn."""
-        await self._close()
+        """Replace the engine; the one before goes when the new one's weights come. The caller holds the turn."""
         said = ""
 
         def on_progress(progress: Any) -> None:
@@ -242,8 +255,9 @@ class Host:
 
         async with loading():
             engine = await Engine.load(
-                repo, on_progress=on_progress, on_device=on_device, abort=abort, **settings
-            )
+                repo, on_progress=on_progress, on_device=on_device, abort=abort,
+                before_weights=self._close, **settings,
+            )  # fmt: skip
         self._engine = engine
         if engine.calibrator:
             self._start(self._calibrate(engine, engine.calibrator))
@@ -262,7 +276,7 @@ class Host:
 
         async def quiet() -> bool:
             while engine is self._engine:
-                idle = not self._stops and time.monotonic() - self._asked >= QUIET_S
+                idle = not self._aborts and time.monotonic() - self._asked >= QUIET_S
                 if idle and not self._io.env("JERBOA_HIDDEN"):
                     return True
                 await asyncio.sleep(0.1)
@@ -304,10 +318,12 @@ class Host:
             self._back.set()
 
     async def _generate(self, message: Generate, abort: Abort) -> None:
-        engine = await self._loaded()
+        try:
+            engine = await or_abort(self._ready_for(message), abort)
+        except AbortError:  # before it had a place in the engine's queue
+            self._send(Complete(message.id, "", 0, 0.0, "abort", 0, 0, 0.0))
+            return
         options = given(message.options)
-        if message.messages is not None:
-            await self._ready_to_chat()
         async with self._at_work("generate", engine):
             if message.messages is not None:
                 generation = engine.chat(message.messages, **options)
@@ -316,10 +332,16 @@ class Host:
             if generation.dropped:
                 dropped = generation.dropped
                 self._send(Dropped(message.id, [*dropped.messages], dropped.tokens))
-            self._stops[message.id] = generation.stop
-            if abort.is_set:
-                generation.stop()
+            abort.then(generation.stop)
             await self._hear(message.id, generation)
+
+    async def _ready_for(self, message: Generate) -> Engine:
+        engine = await self._loaded()
+        if message.messages is not None:
+            await self._ready_to_chat()
+        if self._begun is not None:
+            await self._begun
+        return engine
 
     async def _hear(self, id: MessageId, generation: Generation) -> None:
         """Pass its tokens on as they come, and the whole answer."""
@@ -396,7 +418,7 @@ class Host:
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
         if message.load:
-            await self._bench_load(message)
+            await self._bench_load(message, abort)
             return
         from py_engine.diagnostics.bench import BenchOptions, bench
 
@@ -408,28 +430,28 @@ class Host:
             message.probe,
             message.profile,
         )
-        async with self._turn:
-            abort.check()
+        async with self._my_turn(abort):
             engine = await self._open(message.id, message.model, message.options, abort)
-            value = await bench(engine, options)
+            value = await or_abort(bench(engine, options), abort)
         self._send(Result(message.id, value))
 
-    async def _bench_load(self, message: Bench) -> None:
+    async def _bench_load(self, message: Bench, abort: Abort) -> None:
         from py_engine.diagnostics.load_bench import bench_load
 
         def note(text: str) -> None:
             self._send(Note(message.id, text))
 
-        async with self._turn:
+        async with self._my_turn(abort):
             gpu = await open_gpu()
             try:
                 dtype = message.options.dtype or "auto"
-                value = await bench_load(message.model, gpu, open_io(), message.runs, note, dtype)
+                work = bench_load(message.model, gpu, open_io(), message.runs, note, dtype)
+                value = await or_abort(work, abort)
             finally:
                 gpu.close()
         self._send(Result(message.id, value))
 
-    async def _diagnose(self, message: Diagnose) -> None:
+    async def _diagnose(self, message: Diagnose, abort: Abort) -> None:
         from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
 
         async def tell(row: dict[str, Any]) -> None:
@@ -439,10 +461,11 @@ class Host:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._filed.wait(), FILED_S)
 
-        async with self._turn:
+        async with self._my_turn(abort):
             gpu = await open_gpu()
             try:
-                value = await run_dispatch_tests(gpu, tell, message.tests, message.most)
+                work = run_dispatch_tests(gpu, tell, message.tests, message.most)
+                value = await or_abort(work, abort)
             finally:
                 gpu.close()
         self._send(Result(message.id, value))

@@ -18,7 +18,7 @@ const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
 /** files: "FOLDER/NAME" -> File; env: settings from the page; body, sha256: all four read by py_engine/host/io_browser.py; blobs: store_browser.py;
     storage: device_storage_browser.py. */
-export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, replay, sha256, storage, Tokenizer: null };
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, replay, sha256, storage, Tokenizer: null, renewTokenizers: null };
 
 const fetchBytes = async path => {
   const answer = await fetch(HERE + path);
@@ -63,12 +63,20 @@ export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
 export const fetchSources = () => Promise.all([fetchBytes('engine.zip'), fetchBytes('app/worker.py')]);
 export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vendor/wheels/${name}`)));
 
+/** A copy of the tokenizers as jerboa.Tokenizer, the first one or, after a panic in Rust, one that does not know of it. */
+let copies = 0;
+async function renewTokenizers() {
+  await import(`${HERE}vendor/tokenizers/index.js#${copies++}`); // a UMD file: it sets globalThis.tokenizers
+  jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;
+}
+jerboa.renewTokenizers = renewTokenizers;
+
 /** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. `tell(words)`: what it is at. */
 export async function boot(runtime, tell) {
   tell('Fetching Python');
   const base = runtimeUrl(runtime);
   const sourcesCome = fetchSources();
-  const tokenizersCome = import(`${HERE}vendor/tokenizers/index.js`); // a UMD file: it sets globalThis.tokenizers
+  const tokenizersCome = renewTokenizers();
   const [{ loadPyodide, version }, sources] = await Promise.all([import(`${base}pyodide.mjs`), sourcesCome]);
   const place = await snapshotPlace(runtime, version, sources);
   const kept = await place?.store.match(place.key);
@@ -92,7 +100,6 @@ export async function boot(runtime, tell) {
   tell('Starting the engine');
   install(py, sources);
   await tokenizersCome;
-  jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;
   return { py, version, snapshot, place };
 }
 

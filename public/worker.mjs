@@ -6,30 +6,94 @@
 import { boot, DEFAULT_RUNTIME, jerboa, prepareChat } from './boot.mjs';
 
 const SNAPSHOT_DELAY_MS = 1000; // leave the machine to the page for a moment after a cold boot
+const MAX_ID = 256; // as in protocol.py
 const started = performance.now();
 const runtime = self.name || DEFAULT_RUNTIME;
 let receive = null; // app/worker.py's, once it is there
+let dead = false; // Python has ended
 const waiting = [];
 
+const isPlain = value => value !== null && typeof value === 'object'
+  && [Object.prototype, null].includes(Object.getPrototypeOf(value));
+
+/** The id to answer a message under, null where it has none. */
+function idOf(data) {
+  const id = isPlain(data) ? data.id : null;
+  if (typeof id === 'string') return id.slice(0, MAX_ID);
+  return typeof id === 'bigint' || Number.isFinite(id) ? id : null;
+}
+
+const refuse = (data, error, error_type = 'InputError') =>
+  self.postMessage({ status: 'error', id: idOf(data), error_type, error });
+
+/** What is wrong with a message about things that only JavaScript holds; '' for a right one. */
+function wrong({ type, id, name, files, values, ...others }) {
+  if (typeof id === 'string' ? id.length > MAX_ID : !Number.isInteger(id)) return `${type} needs an id, a string or a whole number`;
+  if (Object.keys(others).length) return `${type} has no field ${JSON.stringify(Object.keys(others)[0].slice(0, 80))}`;
+  if (type === 'env') {
+    if (name != null || files != null) return 'env has the field values and no other';
+    if (!isPlain(values) || !Object.values(values).every(value => typeof value === 'string')) return 'env.values must be an object of strings';
+    return '';
+  }
+  if (values != null) return 'files has the fields name and files and no other';
+  if (typeof name !== 'string' || !name) return 'files.name must be a string';
+  if (!Array.isArray(files) || !files.every(file => file instanceof File)) return 'files.files must be a list of File objects';
+  return '';
+}
+
 /** Messages about things that only JavaScript holds. True when it was one. */
-function handledHere({ type, id, name, files, values }) {
+function handledHere(data) {
+  if (!isPlain(data) || data.type !== 'files' && data.type !== 'env') return false;
+  const error = wrong(data);
+  if (error) {
+    refuse(data, error);
+    return true;
+  }
+  const { type, id, name, files, values } = data;
   if (type === 'files') {
     for (const key of [...jerboa.files.keys()]) if (key.startsWith(`${name}/`)) jerboa.files.delete(key);
     for (const file of files) jerboa.files.set(`${name}/${file.name}`, file);
     self.postMessage({ status: 'result', id, value: files.length });
-  } else if (type === 'env') {
-    for (const [key, value] of Object.entries(values)) jerboa.env.set(key, String(value));
-    self.postMessage({ status: 'result', id, value: null });
   } else {
-    return false;
+    for (const [key, value] of Object.entries(values)) jerboa.env.set(key, value);
+    self.postMessage({ status: 'result', id, value: null });
   }
   return true;
 }
 
 self.onmessage = ({ data }) => {
-  if (handledHere(data)) return;
-  if (receive) receive(data); else waiting.push(data);
+  if (dead) refuse(data, 'Python has ended in this worker: start another one', 'EngineError');
+  else if (handledHere(data)) return;
+  else if (receive) receive(data);
+  else waiting.push(data);
 };
+
+/** Python cannot go on: say so, once. Whoever hears it starts another worker. */
+function died(error) {
+  if (dead) return;
+  dead = true;
+  self.postMessage({ status: 'died', message: String(error?.message ?? error).slice(0, 500) });
+}
+
+/** Watch for what ends Python: Pyodide tells of most; of the rest, whether it still runs is found out by asking. */
+function watch(py) {
+  if (py._api) py._api.on_fatal = died; // no public interface: where it is gone, asking is left
+  const ask = event => {
+    if (isPythonAlive(py)) return;
+    died(event.reason ?? event.error ?? event.message);
+    event.preventDefault(); // it is told
+  };
+  self.addEventListener('unhandledrejection', ask);
+  self.addEventListener('error', ask);
+}
+
+function isPythonAlive(py) {
+  try {
+    return py.runPython('1') === 1;
+  } catch {
+    return false;
+  }
+}
 
 /** Store a snapshot for the next visit, beside the running engine. */
 function makeSnapshot() {
@@ -45,10 +109,23 @@ try {
     message => self.postMessage(message.toJs({ dict_converter: Object.fromEntries })),
     () => prepareChat(py),
   );
+  watch(py);
   receive = message => {
-    const object = py.toPy(message);
-    host.receive(object);
-    object.destroy?.();
+    let object;
+    try {
+      object = py.toPy(message);
+    } catch (error) { // nested so deep that JavaScript gives up
+      if (isPythonAlive(py)) refuse(message, `a message is an object of plain values: ${error}`);
+      else died(error);
+      return;
+    }
+    try {
+      host.receive(object);
+      object?.destroy?.();
+    } catch (error) {
+      if (!isPythonAlive(py)) died(error);
+      refuse(message, String(error), 'EngineError');
+    }
   };
   const boot_ms = Math.round(performance.now() - started);
   self.postMessage({ status: 'booted', runtime: `Pyodide ${version}`, boot_ms, snapshot });

@@ -10,7 +10,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "py_engine"
 ORDER = "host graph ops weights inputs models generate serve diagnostics cli".split()
-ANYWHERE = {"errors", "settings", "telemetry", "abort", "version"}
+ANYWHERE = {"errors", "checks", "settings", "telemetry", "abort", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
 NUMPY_TOOLS = {

@@ -20,6 +20,7 @@ from py_engine.serve.protocol import (
     Crashed,
     Device,
     Diagnose,
+    Died,
     Dropped,
     Env,
     Error,
@@ -48,6 +49,7 @@ from py_engine.serve.protocol import (
     Unload,
     given,
     parse,
+    sent_id,
     to_wire,
 )
 
@@ -89,6 +91,7 @@ FROM_WORKER: list[FromWorker] = [
     Dropped(5, [1, 2], 40),
     Booting("Fetching Python"),
     Booted("Pyodide 314.0.7", 500.0, True),
+    Died("the stack is used up"),
     Log("a line"),
     Crashed("load", "org/name", 4096, None),
     Calibrated("0123abcd", 32, 1),
@@ -122,7 +125,7 @@ def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
     wire = to_wire(message)
     assert wire["status"] == type(message).__name__.lower()
     assert json.loads(json.dumps(wire)) == wire
-    if not isinstance(message, (Booting, Booted, Log, Crashed, Calibrated, Device)):
+    if not isinstance(message, (Booting, Booted, Died, Log, Crashed, Calibrated, Device)):
         assert "id" in wire
 
 
@@ -166,9 +169,30 @@ def test_null_counts_as_absent() -> None:
         ({"type": "generate", "id": 1, "prompt": "x", "options": {"stop": "a"}}, "stop must be a list"),
         ({"type": "generate", "id": 1, "prompt": "x", "options": {"seed": "a"}}, "seed must be int"),
         ({"type": "count_tokens", "id": 1}, "either messages or text"),
+        ({"type": "load", "id": "x" * 1000, "repo": "x"}, "more than 256"),
+        ({"type": "load", "id": 1, "repo": 10**5000}, "bits"),
+        ({"type": "load", "id": 1, "repo": "x", "y" * 10**6: 1}, "(1000000 in all)"),
+        ({"type": "x" * 10**6, "id": 1}, "(1000000 in all)"),
+        ({"type": 10**5000, "id": 1}, "bits"),
+        ({"type": ["load"], "id": 1}, "['load']"),
+        ({"type": "generate", "id": 1, "prompt": "x", "options": {"temperature": 10**400}}, "bits"),
+        ({"type": "bench", "id": 1, "model": "m", "runs": 10**9}, "bench.runs"),
+        ({"type": "bench", "id": 1, "model": "m", "prompt_tokens": -1}, "bench.prompt_tokens"),
+        ({"type": "bench", "id": 1, "model": "m", "new_tokens": 10**400}, "bench.new_tokens"),
+        ({"type": "bench", "id": 1, "model": "m", "new_tokens": float("nan")}, "bench.new_tokens"),
+        ({"type": "diagnose", "id": 1, "most": 0}, "diagnose.most"),
     ],
 )  # fmt: skip
 def test_a_wrong_message_is_refused_by_name(data: object, told: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(data)
-    assert told in str(caught.value)
+    assert told in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "data, told",
+    [(None, None), (5, None), ({}, None), ({"id": 1.0}, 1), ({"id": 1.5}, None), ({"id": True}, None),
+     ({"id": "x" * 1000}, "x" * 256), ({"id": [1]}, None), ({"id": float("nan")}, None), ({"id": 2**70}, 2**70)],
+)  # fmt: skip
+def test_a_refused_message_is_answered_under_its_id(data: object, told: object) -> None:
+    assert sent_id(data) == told

@@ -74,8 +74,8 @@ def _shortened(name: str, text: str) -> str:
 class Generation:
     """A generation that is queued or running: iterate it for deltas, or await it for the whole answer.
 
-    It runs whether anybody looks or not; `stop()` ends it (finish_reason "abort"). `dropped`, from the beginning: see
-    Answer.
+    It runs whether anybody looks yet or not. `stop()` ends it (finish_reason "abort"), and so does whoever looked and
+    goes away before its end: a cancelled await, a loop over it that is left. `dropped`, from the beginning: see Answer.
     """
 
     def __init__(
@@ -134,9 +134,20 @@ class Generation:
                 raise
 
     def __await__(self) -> Generator[None, None, Answer]:
-        return asyncio.shield(self._answer).__await__()
+        try:
+            return (yield from asyncio.shield(self._answer).__await__())
+        finally:
+            self._left()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        while (delta := await self._deltas.get()) is not None:
-            yield delta
-        await self
+        try:
+            while (delta := await self._deltas.get()) is not None:
+                yield delta
+            await self
+        finally:
+            self._left()
+
+    def _left(self) -> None:
+        """Nobody looks any more."""
+        if not self._answer.done():
+            self.stop()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from py_engine.errors import InputError
+from py_engine.checks import real, unknown_option, whole
 
 # name: (lowest, highest, whole number, meaning of a value outside)
 _RANGES: dict[str, tuple[float, float, bool]] = {
@@ -66,9 +65,7 @@ class Sampling:
         changes: dict[str, Any] = {}
         for name, value in options.items():
             if name not in known:
-                raise InputError(
-                    f"unknown option {name!r}: known are max_tokens, stop, {', '.join(sorted(known))}"
-                )
+                raise unknown_option(name, known | {"max_tokens", "stop"})
             if value is not None:
                 changes[name] = _checked(name, value)
         made = replace(defaults, **changes, stop_ids=tuple(stop_ids))
@@ -76,10 +73,5 @@ class Sampling:
 
 
 def _checked(name: str, value: Any) -> float | int:
-    low, high, whole = _RANGES[name]
-    wanted = "a whole number" if whole else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: give {wanted} from {low:g} to {high:g}")
-    if (whole and value != int(value)) or not low <= value <= high:
-        raise InputError(f"{name}={value!r}: give {wanted} from {low:g} to {high:g}")
-    return int(value) if whole else float(value)
+    low, high, is_whole = _RANGES[name]
+    return whole(name, value, int(low), int(high)) if is_whole else real(name, value, low, high)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from py_engine.checks import shown
 from py_engine.errors import InputError
 from py_engine.generate.tool_schema import Schemas, violations
 from py_engine.generate.tool_syntax import CallError, read
@@ -138,7 +139,7 @@ def check_tools(tools: Any) -> list[dict[str, Any]] | None:
     for index, tool in enumerate(tools):
         name = _check_tool(tool, f"tools[{index}]")
         if name in names:
-            raise InputError(f"tools[{index}]: there are two tools named {name!r}")
+            raise InputError(f"tools[{index}]: there are two tools named {shown(name)}")
         names.add(name)
     return [dict(tool) for tool in tools] or None
 
@@ -146,8 +147,9 @@ def check_tools(tools: Any) -> list[dict[str, Any]] | None:
 def _check_tool(tool: Any, where: str) -> str:
     if not isinstance(tool, Mapping):
         raise InputError(f"{where} must be an object, not {type(tool).__name__}")
-    if tool.get("type", "function") != "function":
-        raise InputError(f"{where}: type {tool['type']!r} is not known, only 'function' is")
+    kind = tool.get("type", "function")
+    if not isinstance(kind, str) or kind != "function":
+        raise InputError(f"{where}: type {shown(kind)} is not known, only 'function' is")
     function = _function(tool)
     if not isinstance(function, Mapping):
         raise InputError(f"{where}.function must be an object with a name")
@@ -155,16 +157,22 @@ def _check_tool(tool: Any, where: str) -> str:
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS:
         raise InputError(f"{where}: a tool needs a name of 1 to {MAX_NAME_CHARS} characters")
     if not isinstance(function.get("description", ""), str):
-        raise InputError(f"{where}: the description of {name!r} must be a str")
+        raise InputError(f"{where}: the description of {shown(name)} must be a str")
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise InputError(f"{where}: the parameters of {name!r} must be a JSON schema, an object")
+        raise InputError(
+            f"{where}: the parameters of {shown(name)} must be a JSON schema, an object"
+        )
     properties = (parameters or {}).get("properties")
     if properties is not None and not isinstance(properties, Mapping):
-        raise InputError(f"{where}: the properties in the schema of {name!r} must be an object")
+        raise InputError(
+            f"{where}: the properties in the schema of {shown(name)} must be an object"
+        )
     for key, schema in (properties or {}).items():
         if not isinstance(schema, (Mapping, bool)):
-            raise InputError(f"{where}: the schema of {name!r}.{key} must be an object")
+            raise InputError(
+                f"{where}: the schema of {shown(name)}, parameter {shown(key)}, must be an object"
+            )
     return name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from py_engine.errors import InputError
+from py_engine.checks import whole
 from py_engine.host.gpu import Dispatch
 from py_engine.host.webkit import on_webkit
 
@@ -33,10 +33,8 @@ class GroupedSubmit:
     await_each = True
 
     def __post_init__(self) -> None:
-        if self.dispatches < 1 or self.passes < 1:
-            raise InputError(
-                f"group={self.dispatches}, passes={self.passes}: both must be at least 1"
-            )
+        object.__setattr__(self, "dispatches", whole("group", self.dispatches, 1, 1 << 31))
+        object.__setattr__(self, "passes", whole("passes", self.passes, 1, 1 << 31))
 
     def cut(self, dispatches: Sequence[Dispatch]) -> list[list[list[Dispatch]]]:
         """Command buffers -> passes -> dispatches."""

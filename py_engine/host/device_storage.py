@@ -6,11 +6,9 @@ What browsers estimate is a hint: nothing is refused on it. Whoever writes handl
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
-from py_engine.errors import InputError
+from py_engine.checks import real
 from py_engine.host import IN_BROWSER
 
 if IN_BROWSER:
@@ -46,9 +44,4 @@ async def can_cache_model(size_mb: float) -> dict[str, Any]:
     """{fits, availableMB, recommendInstall} for a model of `size_mb` (10^6 bytes). Unknown space counts as enough.
     `recommendInstall`: installing the page first is better, on a phone or tablet or where it does not fit. Raises
     InputError when `size_mb` is no size."""
-    is_number = isinstance(size_mb, Real) and not isinstance(size_mb, bool)
-    if not is_number or not math.isfinite(size_mb) or size_mb < 0:
-        raise InputError(
-            f"can_cache_model: {size_mb!r} is no size. Give the model's megabytes (10^6 bytes) as a number from 0 up."
-        )
-    return await fits(float(size_mb))
+    return await fits(real("size_mb", size_mb, 0, 1e15))

@@ -17,7 +17,7 @@ class TokenizerLibrary(abc.ABC):
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of a text without lone surrogates; added tokens of the file are recognised, special
-        tokens not added."""
+        tokens not added. Raises FormatError where the library fails, whose own panics are among that."""
 
     @abc.abstractmethod
     def id_to_token(self, token_id: int) -> str | None:

@@ -4,14 +4,15 @@ The worker's own `.mjs` imports the package (a UMD file: after the import its ex
 `globalThis.tokenizers`) and hands its `Tokenizer` class over as `globalThis.jerboa.Tokenizer`;
 nothing is evaluated, so `script-src 'self' 'wasm-unsafe-eval'` is enough. Measured with 0.1.6
 (tokenizers 0.21.1 inside): a refused file aborts that call with a RuntimeError without a reason
-(the reason goes to the console) and the module goes on working.
+(the reason goes to the console). What else the module holds is not to be trusted afterwards, so the
+next tokenizer comes from a fresh copy of it (`globalThis.jerboa.renewTokenizers`).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..errors import FormatError, HostError
+from ..errors import FormatError, HostError, ModelError
 from .tokenizers import TokenizerLibrary
 
 
@@ -23,7 +24,14 @@ class BrowserTokenizer(TokenizerLibrary):
 
     def encode(self, text: str) -> list[int]:
         """See TokenizerLibrary."""
-        array = self._live().encode(text)
+        from pyodide.ffi import JsException
+
+        try:
+            array = self._live().encode(text)
+        except JsException as error:
+            _distrust()
+            self._handle = None  # its memory is in the copy that is given up
+            raise _refusal(error, "this model's tokenizer cannot encode the text") from error
         # Through the buffer protocol: one copy, no JS call an id.
         ids: list[int] = array.to_memoryview().tolist() if array.length else []
         return ids
@@ -42,8 +50,25 @@ class BrowserTokenizer(TokenizerLibrary):
 
     def _live(self) -> Any:
         if self._handle is None:
-            raise RuntimeError("this tokenizer was closed when its model was unloaded")
+            raise ModelError(
+                "this model's tokenizer is closed, or failed on an earlier text: load it again"
+            )
         return self._handle
+
+
+_distrusted = False  # the module has aborted: whoever comes next takes a fresh copy
+
+
+def _distrust() -> None:
+    global _distrusted
+    _distrusted = True
+
+
+def _refusal(error: Exception, what: str) -> FormatError:
+    return FormatError(
+        f"{what}: {error!s:.300} (the reason is in the console). The file is damaged or of an unsupported kind: fetch "
+        "it again, or use another revision."
+    )
 
 
 async def load_browser(data: bytes) -> BrowserTokenizer:
@@ -52,19 +77,20 @@ async def load_browser(data: bytes) -> BrowserTokenizer:
     import js
     from pyodide.ffi import JsException, to_js
 
-    jerboa = getattr(js, "jerboa", None)
+    jerboa: Any = getattr(js, "jerboa", None)
     factory = getattr(jerboa, "Tokenizer", None)
     if factory is None:
         raise HostError(
             "the worker did not provide globalThis.jerboa.Tokenizer (from @mlc-ai/web-tokenizers): "
             "worker.mjs must import the vendored file before a model is loaded"
         )
+    global _distrusted
+    if _distrusted:
+        await jerboa.renewTokenizers()
+        factory, _distrusted = jerboa.Tokenizer, False
     array = to_js(data)  # a Uint8Array over a fresh ArrayBuffer: one copy, outside Python's heap
     try:
         return BrowserTokenizer(await factory.fromJSON(array.buffer))
     except JsException as error:
-        raise FormatError(
-            f"tokenizer.json was refused by the tokenizers library: {error} (its reason is in the "
-            "console). The file is damaged or of an unsupported kind: fetch it again, or use "
-            "another revision."
-        ) from error
+        _distrust()
+        raise _refusal(error, "tokenizer.json was refused by the tokenizers library") from error

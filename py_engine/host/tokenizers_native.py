@@ -19,7 +19,11 @@ class NativeTokenizer(TokenizerLibrary):
 
     def encode(self, text: str) -> list[int]:
         """See TokenizerLibrary."""
-        return list(self._live().encode(text, add_special_tokens=False).ids)
+        tokenizer = self._live()
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:
+            raise _refusal(error, "this model's tokenizer cannot encode the text") from error
 
     def id_to_token(self, token_id: int) -> str | None:
         """See TokenizerLibrary."""
@@ -46,11 +50,15 @@ def load_native(data: bytes) -> NativeTokenizer:
     try:
         return NativeTokenizer(Tokenizer.from_buffer(data))
     except BaseException as error:
-        # The wheel raises bare Exception, and a panic in its Rust code comes as a BaseException.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise FormatError(
-            f"tokenizer.json was refused by the tokenizers library: {error}. "
-            "The file is damaged or of an unsupported kind: fetch it again, or use another "
-            "revision."
-        ) from error
+        raise _refusal(error, "tokenizer.json was refused by the tokenizers library") from error
+
+
+def _refusal(error: BaseException, what: str) -> FormatError:
+    """As an error of the engine. Raises what does not come from the library, such as KeyboardInterrupt."""
+    # The wheel raises bare Exception, and a panic in its Rust code comes as a BaseException.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return FormatError(
+        f"{what}: {error!s:.300}. The file is damaged or of an unsupported kind: fetch it again, or use another "
+        "revision."
+    )

@@ -20,6 +20,11 @@ from typing import Any, Protocol
 
 from py_engine.errors import ModelError
 
+from .regex_cost import Regex
+from .tokenizer_checks import time_suspects
+
+MAX_REPLACED = 4096  # characters of a piece that a regular expression is run on
+
 
 class _Added(str):
     """An added token's text: not written in a byte alphabet."""
@@ -272,13 +277,34 @@ def _replace(spec: Mapping[str, Any], fused: bool) -> Callable[[str, bool], str]
         raise ModelError(
             "tokenizer.json: a decoder that replaces text across tokens is not supported"
         )
+    return _substitute(pattern["Regex"], content)
+
+
+@functools.cache
+def _substitute(pattern: str, content: str) -> Callable[[str, bool], str]:
+    """A replacement by a regular expression, looked through and timed once."""
+    checked = Regex(pattern, "tokenizer.json: its decoder")
     try:
-        regex = re.compile(pattern["Regex"])
-    except re.error as error:
+        regex = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ModelError(
             f"tokenizer.json: the decoder's pattern is not supported: {error}"
         ) from error
-    return lambda piece, first: regex.sub(lambda match: content, piece)
+    time_suspects(
+        lambda text: regex.sub(lambda match: content, text),
+        checked.suspects,
+        "tokenizer.json: its decoder",
+    )
+
+    def change(piece: str, first: bool) -> str:
+        if len(piece) > MAX_REPLACED:
+            raise ModelError(
+                f"tokenizer.json: an entry of {len(piece)} characters in its vocabulary, to be decoded by a regular "
+                f"expression, is longer than {MAX_REPLACED}"
+            )
+        return regex.sub(lambda match: content, piece)
+
+    return change
 
 
 def _stages(spec: Mapping[str, Any] | None) -> list[_Stage]:
@@ -308,6 +334,6 @@ def _stages(spec: Mapping[str, Any] | None) -> list[_Stage]:
                     stages.append(_Each((_metaspace if kind == "Metaspace" else _wordpiece)(part)))
             else:
                 raise ModelError(f"tokenizer.json: decoder {kind!r} is not supported here")
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"tokenizer.json: its decoder is malformed ({error!r})") from error
     return stages

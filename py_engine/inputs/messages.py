@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from py_engine.checks import shown
 from py_engine.errors import InputError
 from py_engine.host.json_text import JsonError, read_json
 
@@ -40,7 +41,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise InputError(f"{where} must be a dict with role and content")
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
-            raise InputError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+            raise InputError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}")
         kept = {key: value for key, value in message.items() if value is not None}
         if role in OWN:
             kept = _assistant(kept, where)
@@ -101,7 +102,7 @@ def all_texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
         found = []
         for key, item in value.items():
             if not isinstance(key, str):
-                raise InputError(f"{where}: key {key!r} must be a str")
+                raise InputError(f"{where}: key {shown(key)} must be a str")
             name = f"{where}.{key}" if where else key
             found += [
                 require_text(key, f"a key of {where}"),
@@ -190,7 +191,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise InputError(f"{where} must be a dict with a type, as 'text'")
     if part["type"] not in _TEXT_PARTS:
-        raise InputError(f"{where}: models are given text only, not {part['type']!r}")
+        raise InputError(f"{where}: models are given text only, not {shown(part['type'])}")
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a text part needs its text, a str")
     for key, value in part.items():

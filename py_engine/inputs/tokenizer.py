@@ -21,8 +21,18 @@ from py_engine.host.json_text import parse_json
 from py_engine.host.tokenizers import TokenizerLibrary
 
 from .detokenizer import StreamDecoder
+from .tokenizer_checks import (
+    MAX_ADDED,
+    MAX_ADDED_CHARS,
+    MAX_TEXT,
+    check_head,
+    check_ids,
+    check_time,
+    check_unigram,
+    time_suspects,
+)
 
-MAX_JSON_BYTES = 128 << 20  # a 262k vocabulary with its merges as pairs is 33 MB
+MAX_JSON_BYTES = 64 << 20  # a 262k vocabulary with its merges as pairs is 33 MB
 
 # Files mark many tokens that steer a model as ordinary (special: false): Qwen's <think>, DeepSeek's
 # <｜User｜>, GLM's [gMASK]. Ordinary ones are words, white space and names of HTML, which Gemma has.
@@ -97,7 +107,11 @@ class Tokenizer:
         unk_id: int | None = None,
         first_mark: str = "",
         vocab_size: int | None = None,
+        growth: int = 1,
+        timed: bool = False,
     ) -> None:
+        """`growth`: characters that the normalizers make of one; `timed`: whether a long text is timed in parts first,
+        since the time may grow faster than the text."""
         self.added = {token.id: token for token in added}
         self.control = {token.content: token.id for token in self.added.values() if token.control}
         self.special = frozenset(token.id for token in self.added.values() if token.special)
@@ -109,6 +123,8 @@ class Tokenizer:
         self._forbidden = frozenset(self.control.values()) - {unk_id}
         self._first_mark = first_mark
         self._vocab_size = vocab_size
+        self._most_chars = MAX_TEXT // growth
+        self._timed = timed
         # Lengths of control tokens by their first character, longest first.
         self._lengths: dict[str, list[int]] = {}
         for content in self.control:
@@ -136,12 +152,40 @@ class Tokenizer:
         stop_ids are the eos tokens that any of the four names; config's vocab_size (also inside
         text_config) bounds the ids that encoding may give. Raises FormatError for a file that is no
         tokenizer.json, ModelError for one that is not supported."""
+        try:
+            return await cls._load(
+                data, config, generation_config, model_config, special_tokens_map, load_library
+            )
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+        ) as error:
+            # Whatever part of it is of another type than its place wants.
+            raise FormatError(
+                f"tokenizer.json is malformed ({error!r:.300}): fetch it again, or use another revision"
+            ) from error
+
+    @classmethod
+    async def _load(
+        cls,
+        data: bytes,
+        config: Mapping[str, Any] | None,
+        generation_config: Mapping[str, Any] | None,
+        model_config: Mapping[str, Any] | None,
+        special_tokens_map: Mapping[str, Any] | None,
+        load_library: Callable[[bytes], Awaitable[TokenizerLibrary]],
+    ) -> Tokenizer:
         config, model_config = config or {}, model_config or {}
         if len(data) > MAX_JSON_BYTES:
             raise ModelError(
                 f"tokenizer.json has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}"
             )
         parts = _JsonParts(bytes(data))
+        suspects, growth = check_head(parts.head, parts.fields)
         names = _names(config, special_tokens_map)
         unk = parts.fields.get("unk_token")
         added = _added_tokens(parts.head.get("added_tokens"), config, set(names.values()))
@@ -149,6 +193,7 @@ class Tokenizer:
         control = [token for token in added if token.control]
         kept = [token for token in added if not token.control]
         prefix, suffix = _around(parts.head.get("post_processor"))
+        check_ids([*prefix, *suffix], "its post_processor")
         unk_id = next((token.id for token in added if token.content == unk), None)
         first_mark = _take_first_mark(parts.head)
         ends = {
@@ -173,6 +218,11 @@ class Tokenizer:
                     f"tokenizer.json: added token {token.content!r} has id {token.id} there, "
                     "but the model's vocabulary has no such entry"
                 )
+        try:
+            time_suspects(library.encode, suspects, "tokenizer.json")
+        except ModelError:
+            library.close()
+            raise
         return cls(
             library,
             added,
@@ -184,6 +234,8 @@ class Tokenizer:
             unk_id=unk_id,
             first_mark=first_mark,
             vocab_size=_vocab_size(model_config),
+            growth=growth,
+            timed=bool(suspects),
         )
 
     def encode(
@@ -196,7 +248,7 @@ class Tokenizer:
         require_text(text, "the text")
         pieces = self.split(text) if control else [(text, False)]
         ids = self.encode_pieces(pieces)
-        return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+        return self._known([*self._prefix, *ids, *self._suffix]) if add_special_tokens else ids
 
     def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
         """Ids of (text, is a control token) pieces, as `split` and `ChatTemplate.pieces` give them.
@@ -209,6 +261,9 @@ class Tokenizer:
             elif text:
                 ids += self._plain(text, first)
             first = False
+        return self._known(ids)
+
+    def _known(self, ids: list[int]) -> list[int]:
         if self._vocab_size is not None and ids and max(ids) >= self._vocab_size:
             raise ModelError(
                 f"the tokenizer gives id {max(ids)}, but the model's vocabulary ends at "
@@ -282,6 +337,12 @@ class Tokenizer:
         mark = self._first_mark
         if first and mark and not text.startswith((" ", mark)) and not self._starts_added(text):
             text = mark + text
+        if len(text) > self._most_chars:
+            raise InputError(
+                f"the text has {len(text)} characters; this model's tokenizer takes {self._most_chars} at a time"
+            )
+        if self._timed:
+            check_time(self._library.encode, text)
         ids = self._library.encode(text)
         if not self._forbidden.isdisjoint(ids):
             found = next(token_id for token_id in ids if token_id in self._forbidden)
@@ -318,6 +379,8 @@ class _JsonParts:
             self.fields = {
                 key: value for key, value in model.items() if key not in ("vocab", "merges")
             }
+            if isinstance(model.get("vocab"), list):
+                check_unigram(model["vocab"])
 
     def edited(self, kept: list[AddedToken], without: set[str] | None = None) -> bytes:
         """The file with only the `kept` added tokens, which enter the vocabulary so that their ids
@@ -416,6 +479,8 @@ def _added_tokens(entries: Any, config: Mapping[str, Any], named: set[str]) -> l
     """Of tokenizer.json, and those that only tokenizer_config.json's added_tokens_decoder has, as
     transformers loads them. `named`: which the files call bos, eos and so on."""
     merged: dict[str, dict[str, Any]] = {}
+    if len(entries or ()) > MAX_ADDED:
+        raise ModelError(f"tokenizer.json adds {len(entries)} tokens, more than {MAX_ADDED}")
     try:
         for entry in entries or []:
             merged[entry["content"]] = dict(entry)
@@ -427,6 +492,8 @@ def _added_tokens(entries: Any, config: Mapping[str, Any], named: set[str]) -> l
             token_id, special = entry["id"], bool(entry.get("special"))
             if not isinstance(content, str) or type(token_id) is not int or token_id < 0:
                 raise ValueError(f"{content!r} with id {token_id!r}")
+            if len(content) > MAX_ADDED_CHARS:
+                raise ValueError(f"one of {len(content)} characters, more than {MAX_ADDED_CHARS}")
             if not content:
                 continue  # it would be found everywhere; the library passes over it too
             flags = {name: bool(entry.get(name)) for name in _FLAGS}

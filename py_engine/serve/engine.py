@@ -8,7 +8,16 @@ from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
-from py_engine.abort import Abort
+from py_engine.abort import Abort, or_abort
+from py_engine.checks import (
+    callback,
+    flag,
+    instance,
+    named_options,
+    shown,
+    token_ids,
+    whole,
+)
 from py_engine.errors import (
     AbortError,
     ContextError,
@@ -25,17 +34,28 @@ from py_engine.generate.prefix import shared
 from py_engine.generate.run import Request, Run
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.tools import check_tools
-from py_engine.graph.submit import SubmitStrategy, default_strategy
+from py_engine.graph.submit import (
+    GroupedSubmit,
+    SingleSubmit,
+    SubmitStrategy,
+    default_strategy,
+)
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
-from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.inputs.tokenizer import Tokenizer, require_text
 from py_engine.inputs.window import Dropped, Messages, Window
 from py_engine.models.kv_cache import CLASSES
 from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.serve.calibration import Calibrator
-from py_engine.serve.loading import Loaded, Progress, estimate_model, load_model
+from py_engine.serve.loading import (
+    Loaded,
+    Progress,
+    check_choice,
+    estimate_model,
+    load_model,
+)
 from py_engine.serve.memory import Estimate
 from py_engine.serve.progress import showing
 from py_engine.serve.recovery import (
@@ -49,31 +69,42 @@ from py_engine.serve.sessions import SessionInfo, Sessions
 
 T = TypeVar("T")
 
-_ABORT_POLL_S = 0.02  # a load may wait for a server that says nothing; a stop must not
+MOST_CONTEXT = 1 << 31  # tokens that may be asked for; the model says how many it takes
+MAX_STOPS = 1000
 
 
 def _length(max_tokens: object) -> int | None:
     """max_tokens where it is one; whether it may be anything else is checked with the other options."""
-    return max_tokens if isinstance(max_tokens, int) and max_tokens > 0 else None
+    with suppress(InputError):
+        return whole("max_tokens", max_tokens, 1, 1 << 31)
+    return None
 
 
-def _check_thinking(value: object) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise InputError(f"enable_thinking={value!r}: give True, False or None")
+def _stop_strings(stop: object) -> tuple[str, ...]:
+    """The strings that end an answer. Raises InputError."""
+    if stop is None:
+        return ()
+    strings = [stop] if isinstance(stop, str) else stop
+    if not isinstance(strings, (list, tuple)) or len(strings) > MAX_STOPS:
+        raise InputError(f"stop={shown(stop)}: give a str, or a list of at most {MAX_STOPS}")
+    for place, text in enumerate(strings):
+        if not require_text(text, f"stop[{place}]"):
+            raise InputError(f"stop[{place}] is empty: it would end every answer at once")
+    return tuple(strings)
 
 
-async def _or_abort(loading: Awaitable[T], abort: Abort) -> T:
-    """The load's result; a stop, or a cancelled caller, ends it wherever it waits. Raises AbortError."""
-    load = asyncio.ensure_future(loading)
-    try:
-        while not load.done():
-            abort.check()
-            await asyncio.wait([load], timeout=_ABORT_POLL_S)
-    except BaseException:
-        load.cancel()
-        await asyncio.gather(load, return_exceptions=True)  # it frees what it made
-        raise
-    return load.result()
+def _check_model(model: object, gpu: object, io: object, host: object, context: object) -> None:
+    """What `load` and `estimate` are told of where a model is and where it goes. Raises InputError."""
+    if not isinstance(model, str) or not model:
+        raise InputError(
+            f"model={shown(model)}: give a folder, a hub's ORGANISATION/NAME or random:PRESET as a str"
+        )
+    require_text(model, "model")
+    instance("gpu", gpu, Gpu, "a Gpu of open_gpu()")
+    instance("io", io, Io, "an Io of open_io()")
+    instance("host", host, str, "the name of a host")
+    if context is not None:
+        whole("context", context, 1, MOST_CONTEXT)
 
 
 class Engine:
@@ -97,6 +128,7 @@ class Engine:
         loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
         self._closed = False
+        self._under_way: set[Generation] = set()  # queued and running
         self._status = "ready"
         self._window = Window(loaded.decoder.state.context)
         self._sessions: Sessions | None = None
@@ -104,6 +136,7 @@ class Engine:
         self.calibrator: Calibrator | None = None
 
     @classmethod
+    @named_options
     async def load(
         cls,
         model: str,
@@ -123,6 +156,7 @@ class Engine:
         on_progress: Callable[[Progress], object] | None = None,
         on_device: Callable[[DeviceEvent], object] | None = None,
         abort: Abort | None = None,
+        before_weights: Callable[[], Awaitable[object]] | None = None,
     ) -> Engine:
         """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`.
 
@@ -146,13 +180,31 @@ class Engine:
         When the GPU device is lost, in a load, an answer or between them, another one is opened, the model loaded onto
         it again, and what was interrupted goes on; `on_device` is told. Not with a `gpu` of the caller's: then calls
         raise DeviceLostError.
+        `before_weights`: awaited once, when config, tokenizer and the headers of the weights are found right, before
+        any weight is allocated: the moment to close an engine whose place this one takes.
         Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
         was allocated), InputError, AbortError, DeviceLostError (lost again and again); then nothing stays allocated.
         """
+        _check_model(model, gpu, io, host, context)
+        check_choice(dtype, memory_budget)
+        if not isinstance(context_classes, Sequence) or not context_classes:
+            raise InputError(f"context_classes={shown(context_classes)}: give a list of tokens")
+        context_classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in context_classes]
+        instance("strategy", strategy, (SingleSubmit, GroupedSubmit), "a strategy to submit")
+        instance("proven", proven, Mapping, "what the calibrator told, a dict")
+        instance("abort", abort, Abort, "an Abort")
+        for name, value in (("tune", tune), ("self_check", self_check)):
+            flag(name, value)
+        for name, call in (
+            ("on_progress", on_progress),
+            ("on_device", on_device),
+            ("before_weights", before_weights),
+        ):
+            callback(name, call)
         address, submit = model, strategy or default_strategy()
 
         async def load_on(device: Gpu, abort: Abort) -> Loaded:
-            nonlocal address, host
+            nonlocal address, host, before_weights
             host = device.info.host  # another one that comes after a loss is of the same kind
             opened = closing(open_io()) if io is None else nullcontext(io)
             with opened as access, showing(model, on_progress, progress) as tell:
@@ -160,19 +212,21 @@ class Engine:
                     address, device, access, dtype=dtype, context=context,
                     context_classes=context_classes, memory_budget=memory_budget, strategy=submit,
                     tune=tune, self_check=self_check, on_progress=tell, abort=abort,
+                    before_weights=before_weights,
                 )  # fmt: skip
+            before_weights = None
             address = loaded.pinned  # whatever its branch comes to be meanwhile
             return loaded
 
         abort = abort or Abort()
         if gpu is not None:
-            engine = cls(gpu, await _or_abort(load_on(gpu, abort), abort), None)
+            engine = cls(gpu, await or_abort(load_on(gpu, abort), abort), None)
         else:
             with closing(open_io()) if io is None else nullcontext(io) as access:
                 most = MOST_LOSSES_HANDHELD if access.handheld else MOST_LOSSES
             tell = on_device or (lambda _: None)
             recovery = Recovery(lambda: open_gpu(host), load_on, tell, most)
-            engine = cls(*await _or_abort(recovery.load(abort), abort), recovery)
+            engine = cls(*await or_abort(recovery.load(abort), abort), recovery)
         if strategy is None and submit.await_each:
             loaded = engine._loaded
             name = f"{loaded.name} {loaded.form}"
@@ -182,6 +236,7 @@ class Engine:
         return engine
 
     @staticmethod
+    @named_options
     async def estimate(
         model: str,
         *,
@@ -197,6 +252,8 @@ class Engine:
         `gpu`: whose limits and features count; None: those of `host`, or WebGPU's own where no adapter answers.
         Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
         """
+        _check_model(model, gpu, io, host, context)
+        check_choice(dtype, None)
         own: Gpu | None = None
         if gpu is None:
             try:
@@ -239,7 +296,7 @@ class Engine:
         out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
         Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
         """
-        _check_thinking(enable_thinking)
+        flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         template = self._loaded.template
 
@@ -272,9 +329,10 @@ class Engine:
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
         if not isinstance(prompt, str) or not prompt:
-            raise InputError("the prompt is empty: give some text")
+            raise InputError(f"prompt={shown(prompt)}: give some text, a str")
         return self._start(self._tokenizer().encode(prompt, add_special_tokens=True), options)
 
+    @named_options
     def count_tokens(
         self,
         content: str | Messages,
@@ -284,7 +342,7 @@ class Engine:
     ) -> int:
         """Tokens of a text, or of a conversation with its template and generation prompt, as `chat` would lay it out
         with the same `tools` and `enable_thinking`. Raises InputError, also for either of those beside a text."""
-        _check_thinking(enable_thinking)
+        flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         if not isinstance(content, str):
             template = self._loaded.template
@@ -302,6 +360,9 @@ class Engine:
 
         All of `ids` are run; `reuse`: only those that the state has not seen, as a generation does it.
         """
+
+        flag("reuse", reuse)
+        ids = token_ids(ids, self.vocab_size)
 
         async def work(decoder: Decoder) -> memoryview[float]:
             if not ids or len(ids) > decoder.state.context:
@@ -322,8 +383,8 @@ class Engine:
         return self._loaded.decoder.model.vocab_size
 
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
-        """Go on after token ids. Options as for `chat`."""
-        return self._start(list(ids), options)
+        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
+        return self._start(token_ids(ids, self.vocab_size), options)
 
     async def generate_ids(
         self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
@@ -444,6 +505,8 @@ class Engine:
             return
         self._closed = True
         self._ending.set()
+        for generation in [*self._under_way]:
+            generation.stop()
         async with self._busy("closed"):
             self._loaded.release()
             if self._recovery is not None:
@@ -511,9 +574,13 @@ class Engine:
             generation.on_stop(
                 lambda: generation.finish(Answer(prompt_tokens=len(ids), finish_reason="abort"))
             )
-            async with self._busy("generating"):
-                if not generation.abort.is_set:
-                    await self._generate(request, generation)
+            self._under_way.add(generation)
+            try:
+                async with self._busy("generating"):
+                    if not generation.abort.is_set:
+                        await self._generate(request, generation)
+            finally:
+                self._under_way.discard(generation)
 
         return Generation(run, dropped)
 
@@ -528,10 +595,7 @@ class Engine:
                 context,
             )
         max_tokens = options.pop("max_tokens", None)
-        if max_tokens is None:
-            max_tokens = room
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise InputError(f"max_tokens={max_tokens!r}: give a whole number of at least 1")
+        max_tokens = room if max_tokens is None else whole("max_tokens", max_tokens, 1, 1 << 31)
         if max_tokens > room:
             raise ContextError(
                 f"{len(ids)} prompt tokens + max_tokens={max_tokens} exceed the context of {context}: ask for at "
@@ -539,11 +603,8 @@ class Engine:
                 len(ids),
                 context,
             )
-        stop = options.pop("stop", None) or ()
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if any(not isinstance(s, str) or not s for s in stop):
-            raise InputError("stop: give non-empty strings")
-        ignore_eos = options.pop("ignore_eos", False) or self._loaded.ignore_eos
+        stop = _stop_strings(options.pop("stop", None))
+        ignore_eos = flag("ignore_eos", options.pop("ignore_eos", None)) or self._loaded.ignore_eos
         sampling = Sampling.make(
             self._loaded.sampling_defaults, options, () if ignore_eos else self._stop_ids()
         )
@@ -605,7 +666,7 @@ class Engine:
         gpu.close()
         try:
             reloading = self._recovery.reload(error, during, self._ending)
-            self._gpu, new = await _or_abort(reloading, self._ending)
+            self._gpu, new = await or_abort(reloading, self._ending)
         finally:
             self._status = status
         new.decoder.strategy = old.decoder.strategy  # what was proven on this device meanwhile

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from py_engine.abort import Abort
+from py_engine.checks import shown, whole
 from py_engine.errors import InputError, ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.autotune import chosen_forms
@@ -112,11 +113,15 @@ async def load_model(
     self_check: bool | None,
     on_progress: Callable[[Progress], object] | None,
     abort: Abort,
+    before_weights: Callable[[], Awaitable[object]] | None = None,
 ) -> Loaded:
-    """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says."""
+    """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says.
+
+    `before_weights` is awaited when all but the weights was read and found right, before anything large is allocated.
+    """
     started = io.now()
     tell = on_progress or (lambda _: None)
-    _check(dtype, memory_budget)
+    check_choice(dtype, memory_budget)
     if memory_budget is None and io.handheld:
         memory_budget = HANDHELD_BUDGET
     tell(Progress("config", message=f"Reading {address}"))
@@ -144,6 +149,16 @@ async def load_model(
             raise
         abort.check()
         tokenizer = asyncio.ensure_future(source.tokenizer())
+        try:
+            if before_weights is not None:
+                await asyncio.shield(tokenizer)
+                abort.check()
+                await before_weights()
+        except BaseException:
+            tokenizer.cancel()
+            await asyncio.gather(tokenizer, return_exceptions=True)
+            await kernels.settle()
+            raise
         store = source.make_store(gpu, setting.form)
         decoder: Decoder | None = None
         try:
@@ -191,7 +206,7 @@ async def estimate_model(
     address: str, gpu: Gpu, io: Io, *, dtype: str, context: int | None
 ) -> Estimate:
     """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
-    _check(dtype, None)
+    check_choice(dtype, None)
     async with _open(address, io, lambda _: None, look=True) as source:
         setting = setting_of(dtype, context, source.config, io)
         return await estimate(source.config, source.make_store, gpu, setting)
@@ -219,11 +234,12 @@ async def _open(
         await repository.close()
 
 
-def _check(dtype: str, budget: int | None) -> None:
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r}: choose one of {', '.join(DTYPES)}")
-    if budget is not None and (type(budget) is not int or budget < 1):
-        raise InputError(f"memory_budget={budget!r}: give a whole number of bytes, or None")
+def check_choice(dtype: Any, budget: Any) -> None:
+    """Raise InputError for a dtype or memory budget that is none."""
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype={shown(dtype)}: choose one of {', '.join(DTYPES)}")
+    if budget is not None:
+        whole("memory_budget", budget, 1, 1 << 53)
 
 
 def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:

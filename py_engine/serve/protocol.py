@@ -3,18 +3,24 @@
 A message is a plain object. To the worker it has a `type` and an `id` that the page chose (a string or a number); every
 answer carries the same `id` and a `status`. A class below is a kind of message, its fields are the object's other keys.
 
-    load          -> loading*, progress*, note*, then ready | error (loading another model unloads the one before)
+    load          -> loading*, progress*, note*, then ready | error. The model before is unloaded when all but the
+                     weights of the new one was found right: a load that fails or ends earlier leaves it in use
     generate      -> dropped?, token*, then complete | error         (queued, first come first served)
-    interrupt     -> no answer of its own: the load or generate with that id ends, a load with error AbortError,
-                     a generate with complete and finish_reason "abort"
+    interrupt     -> no answer of its own: the load, generate, bench or diagnose with that id ends, wherever it
+                     waits: a generate with complete and finish_reason "abort", the others with error AbortError
     diagnose      -> row*, then result | error
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
+Every message is answered: what is none, what has an id that is still being answered, and a field that is unknown
+or of the wrong type with an error (InputError), under the message's id where it has one.
+
 Without being asked the worker says booting*, then booted (or error with id null, when it cannot start), then crashed,
 if an earlier run ended in the middle of something, to a page that has named this one; calibrated, device and log may
-come at any time. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that it closed itself,
-with commas between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it is).
+come at any time. When Python itself ends (its stack or its memory is used up) it says died, and answers nothing any
+more: a page starts another worker. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that
+it closed itself, with commas between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it
+is).
 `files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
 """
 
@@ -26,9 +32,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+from py_engine.checks import real, shown, whole
 from py_engine.errors import InputError
 
 MessageId = str | int
+MAX_ID = 256  # characters
+MAX_BENCH = 1_000_000  # tokens of a bench's prompt or answer
+MAX_RUNS = 1000
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Generate:
 
 @dataclass(frozen=True)
 class Interrupt:
-    """End the load or generate of this id."""
+    """End the load, generate, bench or diagnose of this id."""
 
     type: ClassVar[str] = "interrupt"
     id: MessageId
@@ -279,6 +289,14 @@ class Booted:
 
 
 @dataclass(frozen=True)
+class Died:
+    """Python has ended and this worker answers nothing any more; public/worker.mjs says it. `message`: why."""
+
+    status: ClassVar[str] = "died"
+    message: str
+
+
+@dataclass(frozen=True)
 class Log:
     """A line for whoever looks for a fault."""
 
@@ -445,6 +463,7 @@ class Result:
 FromWorker = (
     Booting
     | Booted
+    | Died
     | Log
     | Crashed
     | Calibrated
@@ -478,18 +497,37 @@ def parse(data: Any) -> ToWorker:
     Raises InputError naming the field that is missing, unknown or of the wrong type.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"a message is an object with type and id, not {type(data).__name__}")
-    kind = _KINDS.get(str(data.get("type")))
+        raise InputError(f"a message is an object with type and id, not {shown(data)}")
+    name = data.get("type")
+    kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise InputError(
-            f"unknown message type {data.get('type')!r}: known are {', '.join(sorted(_KINDS))}"
+            f"unknown message type {shown(name)}: known are {', '.join(sorted(_KINDS))}"
         )
     message = _build(kind, {k: v for k, v in data.items() if k != "type"}, kind.type)
+    if isinstance(message.id, str) and len(message.id) > MAX_ID:
+        raise InputError(f"{kind.type}.id has {len(message.id)} characters, more than {MAX_ID}")
     if isinstance(message, Generate) and (message.messages is None) == (message.prompt is None):
         raise InputError("generate wants either messages or prompt")
     if isinstance(message, CountTokens) and (message.messages is None) == (message.text is None):
         raise InputError("count_tokens wants either messages or text")
+    if isinstance(message, Bench):
+        whole("bench.prompt_tokens", message.prompt_tokens, 1, MAX_BENCH)
+        whole("bench.new_tokens", message.new_tokens, 1, MAX_BENCH)
+        whole("bench.runs", message.runs, 1, MAX_RUNS)
+    if isinstance(message, Diagnose) and message.most is not None:
+        whole("diagnose.most", message.most, 1, MAX_BENCH)
     return typing.cast(ToWorker, message)
+
+
+def sent_id(data: Any) -> MessageId | None:
+    """The id to answer a message under that is refused; a long one is cut, and what is none is None."""
+    value = data.get("id") if isinstance(data, Mapping) else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    return value[:MAX_ID] if isinstance(value, str) else value
 
 
 def given(options: LoadOptions | GenerateOptions) -> dict[str, Any]:
@@ -503,7 +541,7 @@ def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
     values = {}
     for key, value in data.items():
         if key not in known:
-            raise InputError(f"{where} has no field {key!r}: known are {', '.join(known)}")
+            raise InputError(f"{where} has no field {shown(key)}: known are {', '.join(known)}")
         if value is not None:
             values[key] = _checked(hints[key], value, f"{where}.{key}")
     for name, f in known.items():
@@ -527,23 +565,23 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
             except InputError:
                 continue
         names = " or ".join(c.__name__ for c in choices)
-        raise InputError(f"{where} must be {names}, not {value!r:.80}")
+        raise InputError(f"{where} must be {names}, not {shown(value)}")
     if hint in (LoadOptions, GenerateOptions):
         if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, not {value!r:.80}")
+            raise InputError(f"{where} must be an object, not {shown(value)}")
         return _build(hint, value, where)
     if origin is list:
         if not isinstance(value, list):
-            raise InputError(f"{where} must be a list, not {value!r:.80}")
+            raise InputError(f"{where} must be a list, not {shown(value)}")
         return [_checked(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, not {value!r:.80}")
+            raise InputError(f"{where} must be an object, not {shown(value)}")
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return real(where, value, -1e300, 1e300)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # JavaScript has one kind of number
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{where} must be {hint.__name__}, not {value!r:.80}")
+        raise InputError(f"{where} must be {hint.__name__}, not {shown(value)}")
     return value

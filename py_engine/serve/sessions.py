@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from py_engine.checks import shown
 from py_engine.errors import FormatError, InputError, SessionError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.transfer import Span, Transfer, slices
@@ -261,11 +262,11 @@ def _spans(decoder: Decoder, rows: int, lives: bool, slots: Sequence[int]) -> li
 def _folder(name: str) -> str:
     """The folder of a session. Raises InputError for a name that no store takes."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
-        raise InputError(f"a session's name has 1 to {MAX_NAME} characters, unlike {name!r:.120}")
+        raise InputError(f"a session's name has 1 to {MAX_NAME} characters, unlike {shown(name)}")
     try:
         return quote(name, safe="").replace(".", "%2E")
     except UnicodeEncodeError as error:
-        raise InputError(f"a session's name holds a lone surrogate: {name!r}") from error
+        raise InputError(f"a session's name holds a lone surrogate: {shown(name)}") from error
 
 
 def _canonical(value: Any) -> bytes:

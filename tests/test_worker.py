@@ -1,0 +1,337 @@
+"""app/worker.py's Host with a real model on a software adapter: what is asked ends when it is to end, and what is
+loaded stays until something takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import worker
+from app.worker import Host
+from py_engine.abort import Abort, or_abort
+from py_engine.errors import AbortError, InputError
+from py_engine.host.gpu import Gpu
+from py_engine.host.gpu_native import open_gpu
+from py_engine.serve import engine as engine_module
+from py_engine.serve.engine import Engine
+from tests import reference
+from tests.conftest import Runner, software_adapter
+
+FOLDER = reference.folder("qwen2-mlx4-g64")
+OTHER = reference.folder("qwen3-mlx4-g128")
+PATIENCE_S = 240
+AT_ONCE_S = (
+    0.5  # 50 ms are promised; the machine may be busy. What is waited for takes many seconds
+)
+
+
+class Page:
+    """A page and its worker, in one loop."""
+
+    def __init__(self, run: Runner) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self._run = run
+        self.host = run(self._make())
+
+    async def _make(self) -> Host:
+        async def nothing() -> None: ...
+
+        return Host(self.heard.append, nothing)
+
+    def post(self, type: str, id: int | str, **fields: Any) -> None:
+        async def send() -> None:
+            self.host.receive({"type": type, "id": id, **fields})
+
+        self._run(send())
+
+    def answer(self, id: int | str, *statuses: str, within: float = PATIENCE_S) -> dict[str, Any]:
+        """The first message of this id with one of these statuses; without: the last that answers it."""
+        wanted = statuses or ("ready", "complete", "result", "error")
+
+        async def wait() -> dict[str, Any]:
+            began = time.monotonic()
+            while True:
+                for message in self.heard:
+                    if message.get("id") == id and message["status"] in wanted:
+                        return message
+                assert time.monotonic() - began < within, f"no {wanted} for {id} within {within} s"
+                await asyncio.sleep(0.001)
+
+        return self._run(wait())
+
+    def ask(self, type: str, id: int | str, **fields: Any) -> dict[str, Any]:
+        self.post(type, id, **fields)
+        return self.answer(id)
+
+    def load(self, id: int | str, folder: Path, **options: Any) -> dict[str, Any]:
+        return self.ask(
+            "load", id, repo=str(folder), options={"context": 512, "self_check": False, **options}
+        )
+
+    def model(self, id: int | str) -> str | None:
+        value = self.ask("info", id)["value"]
+        return value and value["model"]
+
+
+@pytest.fixture
+def page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+    async def open_one(host: str | None = None) -> Gpu:
+        with software_adapter("wgpu"):
+            return await open_gpu("wgpu")
+
+    monkeypatch.setattr(engine_module, "open_gpu", open_one)
+    monkeypatch.setattr(worker, "open_gpu", open_one)
+    page = Page(run)
+    yield page
+    assert page.ask("unload", "the end")["status"] == "result"
+
+
+def broken(tmp_path: Path, name: str, change: Callable[[Path], object]) -> Path:
+    """A copy of the other checkpoint with something wrong."""
+    folder = tmp_path / name
+    shutil.copytree(OTHER, folder)
+    change(folder)
+    return folder
+
+
+def test_a_load_that_fails_before_its_weights_leaves_the_model_in_use(
+    page: Page, tmp_path: Path
+) -> None:
+    assert page.load(1, FOLDER)["status"] == "ready"
+    wrong = {
+        "no such folder": tmp_path / "none",
+        "config": broken(tmp_path, "config", lambda f: (f / "config.json").write_text("{")),
+        "tokenizer": broken(
+            tmp_path, "tokenizer", lambda f: (f / "tokenizer.json").write_text("{}")
+        ),
+        "headers": broken(
+            tmp_path, "headers", lambda f: (f / "model.safetensors").write_bytes(b"\0" * 64)
+        ),
+    }
+    for name, folder in wrong.items():
+        answer = page.load(name, folder)
+        assert answer["status"] == "error", name
+        assert page.model("info " + name) == str(FOLDER), name
+        generated = page.ask("generate", "after " + name, prompt="one", options={"max_tokens": 2})
+        assert generated["status"] == "complete", name
+    assert page.load("budget", OTHER, memory_budget=1000)["error_type"] == "MemoryBudgetError"
+    assert page.model("info budget") == str(FOLDER)
+    assert page.load("right", OTHER)["status"] == "ready"
+    assert page.model("info right") == str(OTHER)
+
+
+def test_the_old_model_is_freed_before_the_new_ones_weights(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.load(1, FOLDER)
+    old = page.host._engine
+    assert old is not None
+    seen: list[int] = []
+    fill = engine_module.load_model.__globals__["_FileSource"].fill
+
+    async def watched(self: Any, *args: Any) -> Any:
+        seen.append(old._gpu.counters.live_bytes)
+        return await fill(self, *args)
+
+    monkeypatch.setattr(engine_module.load_model.__globals__["_FileSource"], "fill", watched)
+    assert page.load(2, OTHER)["status"] == "ready"
+    assert seen == [0], "on a phone both do not fit"
+
+
+def test_a_load_that_fails_in_its_weights_says_that_nothing_is_loaded(page: Page) -> None:
+    page.load(1, FOLDER)
+    failing = worker.Engine.load
+
+    async def fails(*args: Any, **options: Any) -> Any:
+        before = options.pop("before_weights")
+
+        async def then_fail() -> None:
+            await before()
+            raise InputError("in the weights")
+
+        return await failing(*args, before_weights=then_fail, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.Engine, "load", staticmethod(fails))
+        assert page.load(2, OTHER)["error"] == "in the weights"
+    assert page.model(3) is None
+
+
+def test_a_replayed_id_is_refused_while_the_first_lives(page: Page) -> None:
+    page.load(1, FOLDER)
+    page.post("generate", 5, prompt="one two", options={"max_tokens": 20, "temperature": 0})
+    page.post("generate", 5, prompt="three", options={"max_tokens": 20})
+    refused = page.answer(5, "error")
+    assert refused["error_type"] == "InputError" and "5" in refused["error"]
+    assert page.answer(5, "complete")["num_tokens"] > 0
+    page.heard.clear()
+    assert page.ask("generate", 5, prompt="one", options={"max_tokens": 1})["status"] == "complete"
+
+
+def test_an_interrupt_ends_what_waits_for_its_turn_at_once(page: Page) -> None:
+    """Behind a running answer, and behind a load."""
+    page.load(1, FOLDER)
+    page.post("generate", "running", prompt="one", options={"max_tokens": 400, "temperature": 0})
+    page.post("generate", "queued", prompt="two", options={"max_tokens": 400})
+    page.answer("running", "token")
+    began = time.monotonic()
+    page.post("interrupt", "queued")
+    assert page.answer("queued")["finish_reason"] == "abort"
+    assert time.monotonic() - began < AT_ONCE_S
+    assert not any(m.get("id") == "running" and m["status"] == "complete" for m in page.heard)
+    page.post("interrupt", "running")
+    assert page.answer("running")["finish_reason"] == "abort"
+
+    held = page.host._turn
+    page._run(held.acquire())
+    for kind, fields in (
+        ("generate", {"prompt": "x"}),
+        ("generate", {"messages": [{"role": "user", "content": "x"}]}),
+        ("load", {"repo": str(OTHER)}),
+        ("bench", {"model": str(OTHER)}),
+        ("bench", {"model": str(OTHER), "load": True}),
+        ("diagnose", {"tests": ["sweep"]}),
+    ):
+        name = f"{kind} {sorted(fields)}"
+        page.post(kind, name, **fields)
+        page._run(asyncio.sleep(0.01))
+        began = time.monotonic()
+        page.post("interrupt", name)
+        answer = page.answer(name, within=5)
+        assert time.monotonic() - began < AT_ONCE_S, name
+        assert answer.get("finish_reason") == "abort" or answer["error_type"] == "AbortError", (
+            answer
+        )
+    held.release()
+    assert page.model("still") == str(FOLDER)
+
+
+def test_an_interrupt_ends_bench_and_diagnose_at_work(page: Page) -> None:
+    page.load("load", FOLDER)
+    page.post("diagnose", 1)
+    page.answer(1, "row")
+    began = time.monotonic()
+    page.post("interrupt", 1)
+    assert page.answer(1, within=60)["error_type"] == "AbortError"
+    page.post(
+        "bench",
+        2,
+        model=str(FOLDER),
+        prompt_tokens=64,
+        new_tokens=400,
+        runs=100,
+        options={"context": 512},
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    while page.host._engine is None or page.host._engine.info()["status"] != "generating":
+        page._run(asyncio.sleep(0.01))
+        assert time.monotonic() < deadline, "the bench never began"
+    began = time.monotonic()
+    page.post("interrupt", 2)
+    assert page.answer(2, within=60)["error_type"] == "AbortError"
+    assert time.monotonic() - began < 20
+    assert page.ask("generate", 3, prompt="one", options={"max_tokens": 2})["status"] == "complete"
+
+
+# ---- a caller that goes away
+
+
+@pytest.fixture(scope="module")
+def engine(open_software_gpu: Callable[..., Gpu], run: Runner) -> Iterator[Engine]:
+    gpu = open_software_gpu("wgpu")
+    loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, dtype="f32", context=512))
+    yield loaded
+    run(loaded.close())
+
+
+OPTIONS: dict[str, Any] = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
+
+
+def test_a_cancelled_await_ends_its_generation(engine: Engine, run: Runner) -> None:
+    async def work() -> None:
+        generation = engine.generate([1, 2, 3], **OPTIONS)
+        caller = asyncio.ensure_future(_answer(generation))
+        await asyncio.sleep(0.2)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert generation.abort.is_set
+        assert (await generation).finish_reason == "abort"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_answer(engine.generate([1, 2, 3], **OPTIONS)), 0.1)
+        began = time.monotonic()
+        assert len((await engine.generate([4], **{**OPTIONS, "max_tokens": 2})).tokens) == 2
+        assert time.monotonic() - began < 20, "nobody's answer is in the way"
+
+    run(work())
+
+
+async def _answer(generation: Any) -> Any:
+    return await generation
+
+
+def test_a_loop_that_is_left_ends_its_generation(engine: Engine, run: Runner) -> None:
+    async def work() -> None:
+        left = engine.generate([1, 2, 3], **OPTIONS)
+        async for _ in left:
+            break
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert left.abort.is_set and (await left).finish_reason == "abort"
+        closed = engine.generate([1, 2, 3], **OPTIONS)
+        deltas = closed.__aiter__()
+        await deltas.__anext__()
+        await deltas.aclose()  # type: ignore[attr-defined]
+        assert closed.abort.is_set and (await closed).finish_reason == "abort"
+        whole = engine.generate([1, 2, 3], **{**OPTIONS, "max_tokens": 3})
+        async for _ in whole:
+            pass
+        assert not whole.abort.is_set and (await whole).finish_reason == "length"
+
+    run(work())
+
+
+def test_close_does_not_wait_for_answers(
+    open_software_gpu: Callable[..., Gpu], run: Runner
+) -> None:
+    gpu = open_software_gpu("wgpu")
+
+    async def work() -> None:
+        engine = await Engine.load(str(FOLDER), gpu=gpu, context=512)
+        generations = [engine.generate([1, n], **OPTIONS) for n in range(3)]
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        await engine.close()
+        assert time.monotonic() - began < 20
+        assert [(await g).finish_reason for g in generations] == ["abort"] * 3
+
+    run(work())
+
+
+def test_or_abort(run: Runner) -> None:
+    async def work() -> None:
+        abort = Abort()
+        assert await or_abort(asyncio.sleep(0, "done"), abort) == "done"
+        assert not abort._calls, "nothing stays"
+        ended: list[str] = []
+
+        async def long() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append("cleaned up")
+
+        asyncio.get_running_loop().call_later(0.01, abort.set)
+        with pytest.raises(AbortError):
+            await or_abort(long(), abort)
+        assert ended == ["cleaned up"]
+        with pytest.raises(AbortError):
+            await or_abort(long(), abort)
+
+    run(work())
