@@ -29,6 +29,7 @@ OTHER = "gemma3-text-bf16"
 ROOMY = "qwen2-mlx4-g64"  # its vocabulary has room for the marks of a chat format
 UI_MS = 30_000  # the machine may be busy; on an idle one the page takes half a second
 ENGINE_MS = PATIENCE_S * 1000
+READY = "body[data-ui=ready][data-config=ready][data-chats=ready]"
 STOP_MS = 5000  # stopping waits for nothing; a whole answer takes longer on a software GPU
 expect.set_options(timeout=UI_MS)
 
@@ -182,6 +183,22 @@ def chat(name: str, *turns: str, updated: str = "2026-11-22T00:00:00.000Z") -> d
     }
 
 
+LEFT_IN_LOCAL_STORAGE = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
+KEPT_CHATS = """async () => {
+  const store = await import('./chat_store.mjs');
+  const { asFile } = await import('./chat_files.mjs');
+  const listed = JSON.parse(await store.list()).filter(chat => !chat.draft);
+  const chats = await Promise.all(listed.map(async ({ id }) => JSON.parse(await store.load(id))));
+  return chats.map(({ chat, messages }) => asFile(chat, messages)).sort((a, b) => a.updated < b.updated ? 1 : -1);
+}"""
+
+
+def kept_chats(page: Page) -> list[dict[str, Any]]:
+    """What the store has, the newest first, each as it stands in a file."""
+    chats: list[dict[str, Any]] = page.evaluate(KEPT_CHATS)
+    return chats
+
+
 class Visit:
     """A fresh profile's page. `hold` keeps the engine's worker from starting: what is left is the page alone."""
 
@@ -220,7 +237,7 @@ class Visit:
     def open(self, query: str = "") -> Page:
         """Go there, and wait until it can be used."""
         self.page.goto(self.site.url + query)
-        self.page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
+        self.page.wait_for_selector(READY, timeout=UI_MS)
         return self.page
 
     def close(self) -> None:
@@ -434,8 +451,7 @@ def test_chats_are_listed_exported_and_deleted(visit: Visit) -> None:
     page.click("[data-do=delete-all]")
     page.click("#confirm [value=yes]")
     expect(page.locator("#chats li")).to_have_count(0)
-    left = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
-    assert page.evaluate(left) == []
+    assert page.evaluate(LEFT_IN_LOCAL_STORAGE) == [] == kept_chats(page)
 
 
 def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
@@ -540,7 +556,12 @@ def test_damaged_chats_draw_what_they_can_and_lose_nothing(visit: Visit) -> None
     for name, body in BROKEN.items():
         page.click(f"#chats li[data-id={name}] .open")
         expect(page.locator("#messages")).to_contain_text("kept")
-        assert page.evaluate("key => localStorage.getItem(key)", f"jerboa.chat.{name}") == body
+    assert not page.evaluate(LEFT_IN_LOCAL_STORAGE)
+    kept = {chat["id"]: chat for chat in kept_chats(page)}
+    for name in ("list", "number", "content", "calls", "fields"):
+        assert kept[name]["original"] == BROKEN[name]
+    for name in ("cut", "deep"):
+        assert kept[name]["messages"][0]["content"] == BROKEN[name]
     assert page.locator(".answer .text").inner_text().startswith("kept \ufffd \U0001f400")
     page.click("#chats li[data-id=calls] .open")
     expect(page.locator(".call strong")).to_have_text(["g"])
@@ -588,7 +609,7 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     visit.context.unroute("**/app/main.py")
     for route in held:
         route.continue_()
-    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
+    page.wait_for_selector(READY, timeout=UI_MS)
     expect(page.locator(".new")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#sidebar")).to_be_hidden()
@@ -774,12 +795,9 @@ def new_chat(engine_page: Page) -> Page:
 
 
 def kept_messages(page: Page) -> list[dict[str, Any]]:
-    """The newest chat in the store."""
-    newest = """() => Object.keys(localStorage).filter(k => k.startsWith('jerboa.chat.'))
-      .map(k => JSON.parse(localStorage.getItem(k)))
-      .sort((a, b) => a.updated < b.updated ? 1 : -1)[0].messages"""
-    messages: list[dict[str, Any]] = page.evaluate(newest)
-    return messages
+    """The newest chat in the store, as it is shown, without what places its messages in the tree."""
+    messages: list[dict[str, Any]] = kept_chats(page)[0]["messages"]
+    return [{k: v for k, v in m.items() if k not in ("id", "parent", "made")} for m in messages]
 
 
 def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:
