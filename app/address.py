@@ -24,7 +24,7 @@ def is_bare():
 
 
 def show(name, step):
-    """Name this chat, None: none. `step`: as one more page of the tab's history, else in place of the one that is shown."""
+    """Name this chat, None: none. `step`: as one more page of the tab's history, else in place of this one."""
     if name == chat():
         return
     place = window.location.pathname + window.location.search

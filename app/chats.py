@@ -16,7 +16,7 @@ from app.tree import Chat
 BODY, HEAD = "chat.", "title."  # of chats as older pages kept them, in localStorage
 FALLBACK = "kept."  # of those that chat_fallback.mjs keeps there
 
-_heads = {}  # id -> {"id", "title", "updated", "draft"}: what the list shows
+_heads = {}  # id -> {"id", "title", "updated"}: what the list shows
 _stranded = {}  # id -> Chat: those of older pages that the store had no room for
 
 
@@ -50,7 +50,7 @@ def _told(text):
 
 
 def listed():
-    """[{"id", "title", "updated", "draft"}], newest first. "draft": nothing was sent in it yet."""
+    """[{"id", "title", "updated"}], newest first."""
     return sorted(_heads.values(), key=lambda chat: chat["updated"], reverse=True)
 
 
@@ -80,7 +80,6 @@ def _head(chat):
         "id": chat.id,
         "title": chat.title(),
         "updated": updated if isinstance(updated, str) else "",
-        "draft": False,
     }
 
 
@@ -105,10 +104,10 @@ def message(role, parent, **fields):
 
 
 async def load(name):
-    """(the chat of this id, the unsent draft in it), None when there is neither. Raises NotKept."""
+    """(the chat of this id, the unsent draft in it), None where there is none. Raises NotKept."""
     found = _told(await chat_store.load(name))
-    if found is None:
-        return (_stranded[name], "") if name in _stranded else None
+    if found["chat"] is None and not found["messages"]:
+        return (_stranded[name], found["draft"]) if name in _stranded else None
     messages = [_mended(message) for message in found["messages"]]
     chat = Chat(_record(name, found["chat"]), messages)
     chat.kept = len(messages)
@@ -116,7 +115,7 @@ async def load(name):
 
 
 def _record(name, found):
-    record = found if isinstance(found, dict) else {"title": "", "updated": now()}
+    record = found or {"title": "", "updated": now()}
     record["id"] = name
     return record
 
@@ -138,12 +137,12 @@ async def some(chat, names):
     return [_mended(found) for found in _told(await chat_store.some(chat.id, json.dumps(names)))]
 
 
-async def save(chat, messages=(), follow=False, sent=False, fresh=False, touch=True, strict=False):
+async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=True, strict=False):
     """Keep these messages, those that the store does not have yet, and what is said of the whole chat.
 
     `follow`: what another tab has put behind the parent of the first message stays before it; it is taken in then, and
-    True returned. `sent`: this tab's draft has become a message; `fresh`: other tabs may show the messages;
-    `touch`: the chat is now the newest; `strict`: wait until it is on the medium. Raises Gone and NotKept.
+    True returned. `sent`: whose draft (DRAFT_OF_NEW, a chat's id) has become a message; `fresh`: other tabs may show
+    the messages; `touch`: the chat is now the newest; `strict`: wait until it is on the medium. Raises Gone, NotKept.
     """
     for message in messages:
         if message["id"] not in chat.unsaved:
@@ -154,9 +153,7 @@ async def save(chat, messages=(), follow=False, sent=False, fresh=False, touch=T
     chat.record["title"] = chat.title()
     if touch:
         chat.record["updated"] = now()
-    draft = _heads.get(chat.id, {}).get("draft") and not len(chat)
-    if not draft:
-        _heads[chat.id] = _head(chat)
+    _heads[chat.id] = _head(chat)
     asked = {
         "chat": chat.record,
         "messages": wanted,
@@ -188,9 +185,11 @@ def _settle(chat, written, told):
     return bool(others)
 
 
-def take(chat, messages, stay):
-    """Take in what another tab has written."""
+def take(chat, messages, outdated, stay):
+    """Take in what another tab has written; `outdated`: ids of what that stands for."""
     chat.add(messages, stay)
+    if outdated:
+        chat.remove(outdated)
     chat.kept = len(chat) - len(chat.unsaved)
 
 
@@ -221,9 +220,9 @@ async def delete_all():
 
 
 async def carry_over():
-    """Bring chats from localStorage into the store: each as a whole, read back before the old one goes. (chats that came,
-    why the others did not or ""). An older page that is still open in another tab may go on writing there."""
-    count, refused = 0, ""
+    """Bring chats from localStorage into the store: each as a whole, read back before the old one goes. (what changed, as
+    other tabs hear it; why the others did not come or ""). An older page that is still open in another tab may go on writing there."""
+    changes, refused = [], ""
     for key in storage.keys(BODY):
         name = key[len(BODY) :]
         raw = storage.read_text(key)
@@ -231,15 +230,14 @@ async def carry_over():
         if not chat or not chat["messages"]:
             continue
         try:
-            _told(await chat_store.takeIn(json.dumps(chat)))
+            changes += _told(await chat_store.takeIn(json.dumps(chat)))["changes"]
         except NotKept as error:
             refused = str(error)
             _stranded[name] = _in_memory(chat)
             continue
-        count += 1
         if storage.read_text(key) == raw:  # else it was written meanwhile: the next time
             _forget_old(name)
-    return count, refused
+    return changes, refused
 
 
 def _old(name, raw):
@@ -300,22 +298,25 @@ async def everything(held):
 
 
 async def take_file(file):
-    """{"chats", "messages", "there", "first"}: how many chats and messages came in, how many messages were here already,
-    and the file's first chat. Raises NotKept, with `is_file` for one that holds no chats."""
+    """{"chats", "messages", "there", "first", "changes"}: how many chats and messages came in, how many messages were here
+    already, the file's first chat, and what changed, as other tabs hear it. Raises NotKept, with `is_file` for one that holds no chats."""
     return _told(await chat_store.takeFile(file))
 
 
 # ---- drafts
 
 
+DRAFT_OF_NEW = ""  # stands for the chat that is not there yet
+
+
 async def save_draft(name, text):
     """What stands in the message box of this chat; "" forgets it. Raises NotKept."""
     _told(await chat_store.draft(name, text))
-    entry = _heads.get(name)
-    if not text and entry and entry["draft"]:
-        del _heads[name]
-    elif text and (entry is None or entry["draft"]):
-        _heads[name] = {"id": name, "title": text[:1000], "updated": now(), "draft": True}
+
+
+async def draft_of_new():
+    """What was written for a new chat, in this tab or in one that is gone. Raises NotKept."""
+    return _told(await chat_store.load(DRAFT_OF_NEW))["draft"]
 
 
 def save_last(draft, messages):

@@ -111,10 +111,10 @@ class Conversation:
 
     # ---- asking
 
-    def send(self, text):
-        """A new message of the person's, to be answered."""
+    def send(self, text, draft=None):
+        """A new message of the person's, to be answered. `draft`: whose draft it was."""
         question = chats.message("user", self.chat.last(), content=text)
-        self._answer(question["id"], question, follow=True, sent=True)
+        self._answer(question["id"], question, follow=True, sent=draft)
 
     def edit(self, index):
         """Let the person rewrite a message; sending makes another version of it."""
@@ -146,7 +146,7 @@ class Conversation:
         self._finish(running, "abort", keep)
         announce("Stopped")
 
-    def _answer(self, parent, question=None, follow=False, sent=False):
+    def _answer(self, parent, question=None, follow=False, sent=None):
         chat = self.chat
         message = chats.message(
             "assistant", parent, content="", reasoning="", model=self._model_name()
@@ -305,15 +305,16 @@ class Conversation:
 
     # ---- other tabs
 
-    async def wrote(self, name, ids, fresh):
-        """Another tab has kept these messages of a chat. `fresh`: a turn of the person's, to be shown if nothing is going on."""
+    async def wrote(self, name, ids, outdated, fresh):
+        """These messages of a chat were kept elsewhere. `outdated`: others that they stand for; `fresh`: a turn of the
+        person's, to be shown if nothing is going on."""
         for chat in self.held():
             if chat.id != name:
                 continue
             own = self.running and self.running.chat is chat and self.running.message["id"]
             found = await chats.some(chat, [each for each in ids if each != own])
             busy = bool(own) or bool(self._list.querySelector(".edit"))
-            chats.take(chat, found, busy or not fresh)
+            chats.take(chat, found, outdated, busy or not fresh)
             if found and fresh and not busy:
                 chat.choose(found[-1])
             if chat is self.chat:
@@ -332,7 +333,7 @@ class Conversation:
             return
         mine = {message["id"]: message for message in self.chat.all()}
         news = [m["id"] for m in found[0].all() if mine.get(m["id"]) != m]
-        await self.wrote(self.chat.id, news, True)
+        await self.wrote(self.chat.id, news, [], True)
 
     async def dropped(self, name):
         """A chat (None: every one) was deleted, here or in another tab; nothing of it is written any more."""
@@ -365,6 +366,4 @@ def refusal(error):
             "The browser's store for this page is full. Download and delete chats or models that you no "
             "longer need; this chat stays open until you close the page."
         )
-    return (
-        f"The browser's store refused it: {error}. Download the chat before you close the page."
-    )
+    return f"The browser's store refused it: {error}. Download the chat before you close the page."

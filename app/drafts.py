@@ -2,32 +2,31 @@
 
 import asyncio
 
-from app import address, chats
+from app import chats
 from app.dom import find
 
 PAUSE_MS = 250  # between two times that it is kept
 
 
 class Drafts:
-    """Of one chat after another. `on_change` is called when the list of chats may look different."""
+    """Of one chat after another."""
 
-    def __init__(self, on_change):
+    def __init__(self):
         self._box = find("prompt")
-        self._on_change = on_change
-        self._chat = None
+        self._name = None  # whose draft it is: a chat's id, chats.DRAFT_OF_NEW; None: the store was not asked yet
         self._kept = ""  # what the store has
         self._waits = False
         self.touched = bool(self._box.value)  # by the person, since the chat was opened
 
     def show(self, chat, text):
         """The chat that is open now, and what was not sent in it."""
-        self._chat = chat
+        self._name = chat.id if len(chat) else chats.DRAFT_OF_NEW
         self._kept = text
         self.touched = False
         self._box.value = text
 
-    def begin(self, chat, text):
-        """The same at the start: what the person has written by now goes on standing there, behind the draft."""
+    def add(self, chat, text):
+        """The same, where what stands in the box belongs to this chat, too: it goes behind the draft."""
         written = self._box.value
         self.show(chat, text)
         if written and written != text:
@@ -37,40 +36,40 @@ class Drafts:
     def written(self):
         """The person changed it."""
         self.touched = True
-        if self._chat is not None and not len(self._chat) and self._box.value.strip():
-            address.show(self._chat.id, False)
-        if not self._waits:
+        if not self._waits and self._name is not None:
             self._waits = True
             asyncio.create_task(self._keep_soon())
 
-    def sent(self):
-        """It has become a message; the store knows."""
+    def sent(self, chat):
+        """It becomes a message of this chat; whose draft it was."""
+        before, self._name = self._name, chat.id
         self._box.value = ""
         self._kept = ""
+        return before
 
     async def _keep_soon(self):
         await asyncio.sleep_ms(PAUSE_MS)
         self._waits = False
-        await self.keep()
+        self.leave()
 
-    async def keep(self):
-        """Have the store in step with the box."""
+    def leave(self):
+        """Have the store in step with the box, which may change at once."""
         unsent = self.unsent()
-        if unsent is None:
-            return
-        before, self._kept = self._kept, unsent[1]
+        if unsent is not None:
+            self._kept = unsent[1]
+            asyncio.create_task(self._keep(*unsent))
+
+    async def _keep(self, name, text):
         try:
-            await chats.save_draft(*unsent)
+            await chats.save_draft(name, text)
         except chats.NotKept:
-            self._kept = before  # it is tried again with the next letter
-            return
-        if not before or not unsent[1]:
-            self._on_change()
+            if name == self._name:
+                self._kept = None  # it is tried again with the next letter
 
     def unsent(self):
-        """(id of the chat, text) that the store does not have, None when it has it."""
+        """(whose it is, text) that the store does not have, None when it has it."""
         text = self._box.value
         text = text if text.strip() else ""
-        if self._chat is None or text == self._kept:
+        if self._name is None or text == self._kept:
             return None
-        return self._chat.id, text
+        return self._name, text

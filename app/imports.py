@@ -14,28 +14,36 @@ def are_chats(entries, files):
 
 
 async def take(files):
-    """Take them in, and say what came; the id of the first chat of the only file, None of several or of none. Raises chats.NotKept for
-    the first one that is not taken; those before it are."""
+    """Take them in, and say what came: (what changed, as other tabs hear it; the chat to open: the first one of the only
+    file, else None). Raises chats.NotKept for the first one that is not taken; those before it are."""
     withdraw(NAME)
     came = {"chats": 0, "messages": 0, "there": 0}
     first = None
+    changes = []
     for file in files:
         told = await chats.take_file(file)
+        changes += told["changes"]
         for key in came:
             came[key] += told[key]
         first = told["first"] if len(files) == 1 else None
     hint(NAME, title_of(came), text_of(came), (("OK", "import-seen", "plain"),))
-    return first
+    return changes, first
 
 
 def title_of(came):
     """What came in, in a few words."""
-    return "Nothing new in that file" if not came["chats"] else count(came["chats"], "chat") + " imported"
+    return (
+        "Nothing new in that file"
+        if not came["chats"]
+        else count(came["chats"], "chat") + " imported"
+    )
 
 
 def text_of(came):
     """The same in full."""
-    text = count(came["messages"], "message") + (" was added." if came["messages"] == 1 else " were added.")
+    text = count(came["messages"], "message") + (
+        " was added." if came["messages"] == 1 else " were added."
+    )
     if came["there"]:
         text += f" {came['there']:,} of the file's messages were here already."
     return text

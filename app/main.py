@@ -8,15 +8,15 @@ import json
 
 import js
 from js import document, window
-from pyscript.js_modules import chat_store
 
-from app import address, chats, crash, device, exports, hero, install, storage, updates
+from app import address, crash, device, exports, hero, install, storage, updates
 from app.client import Client
-from app.conversation import Conversation, refusal
+from app.conversation import Conversation
 from app.dom import announce, clear, find, is_enter, show
 from app.dom import button as make_button
 from app.drafts import Drafts
 from app.hints import withdraw
+from app.library import Library
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
 from app.rows import UserRow
@@ -142,8 +142,7 @@ def send(event=None):
     if loading.state == "none":
         open_models()
         return
-    drafts.sent()
-    conversation.send(text)
+    conversation.send(text, drafts.sent(conversation.chat))
     address.show(conversation.chat.id, False)
 
 
@@ -250,7 +249,7 @@ def drop(event):
         show(find("drop"), False)
         entries, files = folders.dropped(event.dataTransfer)
         if imports.are_chats(entries, files):
-            asyncio.create_task(import_chats(files))
+            library.take_files(files)
         else:
             asyncio.create_task(read_drop(folders, entries, files))
 
@@ -311,73 +310,6 @@ def starter(button):
     send()
 
 
-# ---- chats
-
-
-def new_chat(button=None, step=True):
-    """An empty chat. `step`: back leads to the one before."""
-    global opening
-    opening = None
-    sidebar.close()
-    asyncio.create_task(drafts.keep())
-    chat = chats.new()
-    drafts.show(chat, "")
-    conversation.show(chat)
-    address.show(None, step)
-    prompt.focus()
-
-
-def open_chat(button):
-    """A chat from the list."""
-    name = button.closest("li").getAttribute("data-id")
-    sidebar.close()
-    find("scroll").focus()
-    asyncio.create_task(open_kept(name))
-
-
-opening = None  # the id of the chat that is being opened
-
-
-async def open_kept(name, step=True, begin=False):
-    """A chat by its id. `begin`: the page has just come."""
-    global opening
-    opening = name
-    if not begin:
-        await drafts.keep()
-    try:
-        found = await chats.load(name)
-    except chats.NotKept as error:
-        problem("The chat could not be read", str(error))
-        return
-    if opening != name:
-        return
-    opening = None
-    if found is None:
-        new_chat(step=False)
-        problem("That chat is not here", NOT_HERE)
-        return
-    chat, draft = found
-    conversation.show(chat)
-    (drafts.begin if begin else drafts.show)(conversation.chat, draft)
-    address.show(name, step)
-    refresh()
-
-
-NOT_HERE = (
-    "The address names a chat that this browser does not keep: it was deleted, or is kept in another browser or on "
-    "another device. This is a new one."
-)
-
-
-def went(event):
-    """Back, forward, or another address was put in."""
-    name = address.chat()
-    if name and name != conversation.chat.id:
-        asyncio.create_task(open_kept(name, step=False))
-    elif not name and address.is_bare() and len(conversation.chat):
-        new_chat(step=False)
-
-
 def confirm(text, act):
     """Ask before something that cannot be undone."""
     dialog = find("confirm")
@@ -390,173 +322,6 @@ def confirm(text, act):
     dialog.returnValue = ""
     dialog.onclose = closed
     dialog.showModal()
-
-
-def delete_chat(button):
-    """The chat of the row, or the open one."""
-    row = button.closest("li")
-    name = row.getAttribute("data-id") if row else conversation.chat.id
-    find("chat-menu").open = False
-    head = chats.head(name)
-    text = head["title"] if head else conversation.chat.title()
-    confirm(
-        f'Delete "{text[:200]}"? This cannot be undone.',
-        lambda: asyncio.create_task(forget(name)),
-    )
-
-
-async def forget(name):
-    """Delete a chat, or with None all of them, and whatever is being written into it."""
-    if conversation.running and name in (None, conversation.running.chat.id):
-        conversation.stop(keep=False)
-    if name in (None, conversation.chat.id):
-        drafts.show(chats.new(), "")
-        new_chat(step=False)
-    try:
-        await (chats.delete_all() if name is None else chats.delete(name))
-    except chats.NotKept as error:
-        problem("Nothing was deleted", str(error))
-        return
-    announce("All chats were deleted" if name is None else "The chat was deleted")
-    refresh()
-
-
-def delete_all(button):
-    """Every chat."""
-
-    def act():
-        find("settings").close()
-        asyncio.create_task(forget(None))
-
-    confirm("Delete all chats? This cannot be undone.", act)
-
-
-def lost_chat():
-    """The open chat was deleted in another tab."""
-    drafts.show(conversation.chat, "")
-    new_chat(step=False)
-    problem("The chat was deleted", "Another tab deleted the chat that was open here. This is a new one.")
-
-
-def export(write):
-    """Hand out the open chat, and close the menu that this was asked in."""
-    find("chat-menu").open = False
-    write(conversation.chat)
-
-
-async def export_all():
-    """Every chat in one file."""
-    try:
-        await exports.everything(conversation.held())
-    except chats.NotKept as error:
-        find("settings").close()
-        problem("The chats could not be read", str(error))
-
-
-def pick_chats(button):
-    """Choose files to import."""
-    find("chat-files").value = ""
-    find("chat-files").click()
-
-
-def picked_chats(event):
-    """They were chosen."""
-    files = event.target.files
-    asyncio.create_task(import_chats([files.item(i) for i in range(files.length)]))
-
-
-async def import_chats(files):
-    """Take them in; the only chat of them is opened."""
-    from app import imports
-
-    if find("settings").open:
-        find("settings").close()
-    try:
-        first = await imports.take(files)
-    except chats.NotKept as error:
-        text = str(error) if error.is_file else refusal(error)
-        problem("Nothing was imported", text)
-        first = None
-    await look_for_chats()
-    if first:
-        await open_kept(first)
-
-
-# ---- what happens elsewhere
-
-
-looking = None  # True: the list is being read; "again": and was changed meanwhile
-
-
-async def look_for_chats():
-    """Bring the list in step with the store."""
-    global looking
-    if looking:
-        looking = "again"
-        return
-    looking = True
-    while looking:
-        looking = True
-        try:
-            await chats.refresh()
-        except chats.NotKept as error:
-            problem("The list of chats could not be read", str(error))
-        looking = looking == "again"
-    refresh()
-
-
-def heard_of_chats(text):
-    """Another tab changed something."""
-    asyncio.create_task(follow(json.loads(text)))
-
-
-async def follow(change):
-    """Show it."""
-    try:
-        if change["op"] == "wrote":
-            await conversation.wrote(change["chat"], change["ids"], change["fresh"])
-        elif change["op"] == "dropped":
-            await conversation.dropped(change["chat"])
-    except chats.NotKept as error:
-        problem("What another tab wrote could not be read", str(error))
-    await look_for_chats()
-
-
-async def carry_over(event=None):
-    """An older page has left chats, or still writes them in another tab."""
-    count, refused = await chats.carry_over()
-    if refused:
-        text = (
-            "They stay where an older version of this page kept them, and can be read. The browser refused to keep "
-            "them where they belong now: " + refused
-        )
-        problem("Some chats could not be moved", text)
-    if count or refused or event:
-        await look_for_chats()
-
-
-async def meet_chats():
-    """The list, and the chat of the address."""
-    kind, reason = await chats.opened()
-    if kind == "memory":
-        find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."
-    if kind != "indexed-db":
-        problem("Chats are kept in a smaller place", SMALLER_PLACE[kind] + reason)
-    chat_store.listen(heard_of_chats)
-    await carry_over()
-    name = address.chat()
-    if name:
-        await open_kept(name, step=False, begin=True)
-    else:
-        drafts.begin(conversation.chat, "")
-    await look_for_chats()
-    document.body.setAttribute("data-chats", "ready")
-
-
-SMALLER_PLACE = {
-    "local-storage": "The browser gave no database, so chats are kept in a store of a few megabytes. It said: ",
-    "memory": "The browser keeps nothing for this page: chats end with it. Download those that you want to keep. It said: ",
-}
 
 
 def open_settings(button):
@@ -575,16 +340,14 @@ def install_advice(button):
 
 
 def came_back(event):
-    """The page was left and is shown again; meanwhile it heard nothing."""
+    """The page was left and is shown again."""
     client.stay()
-    if event.persisted:
-        asyncio.create_task(conversation.catch_up())
-        asyncio.create_task(look_for_chats())
+    library.back(event)
 
 
 def left(event):
     """The page is closed or left, by the person or for another one."""
-    chats.save_last(drafts.unsent(), conversation.unsaved())
+    library.leave()
     client.leave()
 
 
@@ -711,18 +474,18 @@ ACTIONS = {
     "close-sidebar": lambda button: sidebar.close(),
     "copy": copy_message,
     "copy-code": copy_code,
-    "delete-all": delete_all,
-    "delete-chat": delete_chat,
+    "delete-all": lambda button: library.delete_all(button),
+    "delete-chat": lambda button: library.delete_chat(button),
     "delete-model": lambda button: stored_models.delete(button),
     "delete-models": lambda button: stored_models.delete_all(button),
     "dismiss": lambda button: show(find("notice"), False),
     "earlier": lambda button: conversation.switch(row_of(button), -1),
     "edit": edit,
-    "export-all": lambda button: asyncio.create_task(export_all()),
-    "export-json": lambda button: export(exports.as_json),
-    "export-markdown": lambda button: export(exports.as_markdown),
+    "export-all": lambda button: library.export_all(button),
+    "export-json": lambda button: library.export(exports.as_json),
+    "export-markdown": lambda button: library.export(exports.as_markdown),
     "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
-    "import": pick_chats,
+    "import": lambda button: library.pick_files(button),
     "import-seen": lambda button: withdraw("imported"),
     "install-advice": install_advice,
     "install-cancel": install.cancel,
@@ -730,8 +493,8 @@ ACTIONS = {
     "install-now": install.now,
     "later": lambda button: conversation.switch(row_of(button), 1),
     "load-smaller": load_smaller,
-    "new-chat": new_chat,
-    "open-chat": open_chat,
+    "new-chat": lambda button: library.new_chat(button),
+    "open-chat": lambda button: library.open_chat(button),
     "open-models": open_models,
     "open-settings": open_settings,
     "open-sidebar": lambda button: sidebar.open(),
@@ -771,8 +534,11 @@ sidebar = Sidebar()
 stored_models = StoredModels(client, confirm, lambda: loading.name, lambda: refresh())
 loading = Loading(client, load_options, lambda: refresh(), with_less)
 picker = Picker(choose, take_folder)
-conversation = Conversation(client, loading, settings, lambda: refresh(), problem, lost_chat)
-drafts = Drafts(lambda: asyncio.create_task(look_for_chats()))
+conversation = Conversation(
+    client, loading, settings, lambda: refresh(), problem, lambda: library.lost()
+)
+drafts = Drafts()
+library = Library(conversation, drafts, sidebar, confirm, lambda: refresh())
 
 document.addEventListener("click", clicked)
 document.addEventListener("keydown", key_anywhere)
@@ -785,13 +551,12 @@ for kind in ("dragover", "dragleave"):
 window.addEventListener("drop", drop)
 window.addEventListener("pagehide", left)
 window.addEventListener("pageshow", came_back)
-window.addEventListener("popstate", went)
-find("chat-files").addEventListener("change", picked_chats)
+window.addEventListener("popstate", library.went)
 document.addEventListener("visibilitychange", lambda event: client.look())
-window.addEventListener("storage", lambda event: asyncio.create_task(carry_over(event)))
+window.addEventListener("storage", library.stored)
 refresh()
 document.body.setAttribute("data-ui", "ready")
 js.performance.mark("usable")  # devtools/page_timing.py reads it
-asyncio.create_task(meet_chats())
+asyncio.create_task(library.meet())
 asyncio.create_task(fetch_config())
 asyncio.create_task(look_for_gpu())

@@ -1,7 +1,7 @@
 """The list of chats, and the drawer that it is on narrow screens."""
 
 from app import chats
-from app.dom import clear, find, make, show, stamp
+from app.dom import clear, find, show, stamp
 
 
 class Sidebar:
@@ -16,7 +16,7 @@ class Sidebar:
         """Draw the list anew if it has changed, `current` being the id of the open chat. The focus stays on its row, or
         goes on to the one in its place."""
         listed = chats.listed()
-        shown = [current] + [(chat["id"], chat["title"], chat["draft"]) for chat in listed]
+        shown = [current] + [(chat["id"], chat["title"]) for chat in listed]
         if shown == self._shown:
             return
         focused = self._focused()
@@ -28,8 +28,6 @@ class Sidebar:
             name, bin_button = row.children[0], row.children[1]
             name.textContent = chat["title"]
             name.title = chat["title"]
-            if chat["draft"]:
-                name.prepend(make("span", "Draft: ", "draft"))
             bin_button.setAttribute("aria-label", "Delete chat: " + chat["title"])
             if chat["id"] == current:
                 row.className = "current"

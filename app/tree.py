@@ -52,6 +52,12 @@ class Chat:
                 self.record["chosen"][parent] = message["id"]
         self._walk()
 
+    def remove(self, names):
+        """Take messages out that others stand for now."""
+        for name in names:
+            self._all.pop(name, None)
+        self._arrange()
+
     def move(self, message, parent):
         """Have it follow another one."""
         message["parent"] = parent

@@ -197,7 +197,7 @@ function chosenBy(messages, current) {
 const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '');
 
 /** What of `messages` (parents first) is not among `kept`: {added, outdated: ids, there: count}. One that is kept with other
-    words becomes a version beside it. An answer that was cut off and now is there in more words is outdated. */
+    words becomes a version beside it, with all that follows it. An answer that was cut off and now is there in more words is outdated. */
 export function merged(kept, messages) {
   const known = new Map(kept.map(each => [each.id, each]));
   const below = childrenOf(kept);
@@ -207,7 +207,8 @@ export function merged(kept, messages) {
   for (const each of messages) {
     const parent = names.get(each.parent) ?? '';
     const other = known.get(each.id);
-    const id = other && !sameWords(other, each) ? digest([parent, each.id, each.role, each.content, each.reasoning ?? '']) : each.id;
+    const differs = other && !(sameWords(other, each) && other.parent === parent);
+    const id = differs ? digest([parent, each.id, each.role, each.content, each.reasoning ?? '']) : each.id;
     names.set(each.id, id);
     if (known.has(id)) {
       there += 1;

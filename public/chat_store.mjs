@@ -3,7 +3,7 @@
 //
 //   chats     {id, title, updated, chosen, ...}        chosen: {id of a message, "" above the first: which answer to it is shown}
 //   messages  {chat, id, parent, made, body}           parent: the message that it follows, "" for a first one
-//   drafts    {chat, tab, text, updated}               what was written and not sent, by the tab that it was written in
+//   drafts    {chat, tab, text, updated}               what was written and not sent, by the tab that it was written in; chat "": a new one
 //
 // Everything goes in and out as JSON text, in which a message is its body with id, parent and made. A JavaScript exception
 // passes MicroPython's `except` by, so nothing here throws or rejects: what failed is {"error": {"name", "message"}}.
@@ -25,6 +25,14 @@ const tab = (() => {
     return fresh;
   }
 })();
+
+// A tab that lives holds the lock of its name: another one's draft is shown elsewhere only when it is gone.
+const LOCK = 'jerboa.tab.';
+navigator.locks?.request(LOCK + tab, () => new Promise(() => {})).catch(() => {});
+const livingTabs = async () => {
+  const { held = [] } = await navigator.locks?.query().catch(() => ({})) ?? {};
+  return new Set(held.map(({ name }) => name));
+};
 
 const wellFormed = (key, value) => typeof value === 'string' && value.toWellFormed ? value.toWellFormed() : value;
 const json = value => JSON.stringify(value ?? null, wellFormed);
@@ -145,7 +153,7 @@ const opening = (async () => {
 const channel = typeof BroadcastChannel === 'function' ? new BroadcastChannel(NAME) : null;
 const tell = change => { channel?.postMessage(change); };
 
-/** `heard(text)` is called with {op: "wrote", chat, ids, fresh}, {op: "dropped", chat (null: all)} or {op: "drafts"}. */
+/** `heard(text)` is called with {op: "wrote", chat, ids, outdated, fresh} or {op: "dropped", chat (null: all)}. */
 export function listen(heard) {
   if (channel) channel.onmessage = ({ data }) => heard(json(data));
 }
@@ -155,31 +163,28 @@ export function listen(heard) {
 /** {kind: "indexed-db", "local-storage" or "memory", reason}. */
 export const opened = () => answer(async () => ({ kind: (await opening).kind, reason }));
 
-/** [{id, title, updated, draft}], in no order. `draft`: nothing was sent yet, and the title is what stands in the box. */
-export const list = () => answer(() => read(async t => {
-  const [chats, drafts] = await Promise.all([t.chats(), t.drafts()]);
-  const found = new Map(chats.map(({ id, title, updated }) => [id, { id, title, updated, draft: false }]));
-  for (const { chat, text, updated } of drafts) {
-    const other = found.get(chat);
-    if (!other || (other.draft && other.updated < updated)) found.set(chat, { id: chat, title: text.slice(0, 1000), updated, draft: true });
-  }
-  return [...found.values()];
-}));
+/** [{id, title, updated}], in no order. */
+export const list = () => answer(async () =>
+  (await read(t => t.chats())).map(({ id, title, updated }) => ({ id, title, updated })));
 
 const read = async work => (await opening).run('readonly', work);
 const change = async (work, durability) => (await opening).run('readwrite', work, durability);
 
-const adopted = new Map(); // chat -> the other tab whose draft is shown in this one
+const adopted = new Map(); // chat -> the tab that is gone whose draft is shown in this one
 
-/** {chat, messages, draft}: chat is null while nothing was sent; null where there is nothing at all. */
-export const load = id => answer(() => read(async t => {
-  const [chat, messages, drafts] = await Promise.all([t.chat(id), t.messages(id), t.draftsOf(id)]);
-  if (!chat && !messages.length && !drafts.length) return null;
+/** {chat, messages, draft}; chat is null where there is none of this id ("": what is unsent belongs to a new one). */
+export const load = id => answer(async () => {
+  const living = await livingTabs();
+  const [chat, messages, drafts] = await read(t => Promise.all([t.chat(id), t.messages(id), t.draftsOf(id)]));
   const mine = drafts.find(draft => draft.tab === tab);
-  const draft = mine ?? drafts.sort((a, b) => a.updated < b.updated ? 1 : -1)[0];
-  if (draft && !mine) adopted.set(id, draft.tab);
+  const gone = drafts.filter(draft => !living.has(LOCK + draft.tab)).sort((a, b) => a.updated < b.updated ? 1 : -1);
+  const draft = mine ?? gone[0];
+  if (draft && !mine) { // from now on it is this tab's
+    adopted.set(id, draft.tab);
+    await change(t => putDraft(t, id, draft.text)).catch(() => {});
+  }
   return { chat: chat ?? null, messages: messages.map(outside), draft: draft?.text ?? '' };
-}));
+});
 
 /** Messages by their ids (JSON); those that are gone are left out. */
 export const some = (id, ids) => answer(() => read(async t => {
@@ -203,10 +208,10 @@ export const write = text => answer(async () => {
       messages[0].parent = newestBelow(others, messages[0].parent);
     }
     await Promise.all([t.putChat(chat), ...messages.map(each => t.putMessage(inside(chat.id, each)))]);
-    if (sent) await dropDrafts(t, chat.id);
+    if (typeof sent === 'string') await dropDrafts(t, sent);
     return { parent: messages[0]?.parent ?? '', others: others.map(outside) };
   }, strict ? 'strict' : 'relaxed');
-  if (!found.gone && messages.length) tell({ op: 'wrote', chat: chat.id, ids: messages.map(({ id }) => id), fresh: Boolean(fresh) });
+  if (!found.gone && messages.length) tell({ op: 'wrote', chat: chat.id, ids: messages.map(({ id }) => id), outdated: [], fresh: Boolean(fresh) });
   return found;
 });
 
@@ -231,10 +236,7 @@ const dropDrafts = (t, chat) => {
 };
 
 /** Keep what stands in the message box of a chat; "" forgets it. */
-export const draft = (chat, text) => answer(async () => {
-  await change(t => putDraft(t, chat, text));
-  tell({ op: 'drafts' });
-});
+export const draft = (chat, text) => answer(() => change(async t => { await putDraft(t, chat, text); }));
 
 const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
   ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
@@ -285,8 +287,8 @@ export const everything = ours => answer(async () => {
   return { url: URL.createObjectURL(blob), chats: chats.length };
 });
 
-/** Take chats in: `text` is JSON of one, as chat_files.mjs reads them. {chats, messages, there}: how many came in, and how many
-    messages were here already. */
+/** Take chats in: `text` is JSON of one, as chat_files.mjs reads them. {first, changes, chats, messages, there}: the
+    id of the first one, what other tabs hear, how many came in, and how many messages were here already. */
 export const takeIn = text => answer(async () => takeAll((await import('./chat_files.mjs')).chatsOf(JSON.parse(text))));
 
 /** The same of a file that a person chose. Answers {error} in words when it holds no chats. */
@@ -300,7 +302,7 @@ async function takeAll(chats) {
     const { added, outdated, there } = merged(kept.map(outside), messages);
     if (!known || added.length) await t.putChat(known ? { ...known, updated: later(known, chat) } : chat);
     await Promise.all([...outdated.map(id => t.dropMessage(chat.id, id)), ...added.map(each => t.putMessage(inside(chat.id, each)))]);
-    return { chat: chat.id, ids: added.map(({ id }) => id), there };
+    return { chat: chat.id, ids: added.map(({ id }) => id), outdated, there };
   };
   const taken = await (await opening).run('readwrite', async t => {
     const found = [];
@@ -309,9 +311,10 @@ async function takeAll(chats) {
   }, 'strict', FILE_PATIENCE_MS);
   const news = taken.filter(({ ids }) => ids.length);
   await verify(news);
-  for (const { chat, ids } of news) tell({ op: 'wrote', chat, ids, fresh: false });
+  const changes = news.map(({ chat, ids, outdated }) => ({ op: 'wrote', chat, ids, outdated, fresh: false }));
+  changes.forEach(tell);
   const sum = numbers => numbers.reduce((a, b) => a + b, 0);
-  return { first: taken[0]?.chat ?? '', chats: news.length, messages: sum(news.map(({ ids }) => ids.length)), there: sum(taken.map(({ there }) => there)) };
+  return { first: taken[0]?.chat ?? '', changes, chats: news.length, messages: sum(news.map(({ ids }) => ids.length)), there: sum(taken.map(({ there }) => there)) };
 }
 
 const later = (a, b) => a.updated > b.updated ? a.updated : b.updated;
