@@ -220,8 +220,9 @@ async def delete_all():
 
 
 async def carry_over():
-    """Bring chats from localStorage into the store: each as a whole, read back before the old one goes. (what changed, as
-    other tabs hear it; why the others did not come or ""). An older page that is still open in another tab may go on writing there."""
+    """Bring chats from localStorage into the store: each as a whole, read back before the old one goes. An older page
+    that is still open in another tab may go on writing there. (what changed, as other tabs hear it; why the others did
+    not come, or "")"""
     changes, refused = [], ""
     for key in storage.keys(BODY):
         name = key[len(BODY) :]
@@ -264,7 +265,7 @@ def _in_memory(chat):
     parent = ""
     messages = chat.pop("messages")
     for number, message in enumerate(messages):
-        message.update({"id": str(number), "parent": parent, "made": "%08d" % number})
+        message.update({"id": str(number), "parent": parent, "made": f"{number:08}"})
         parent = message["id"]
     found = Chat(chat, messages)
     found.record["title"] = found.title()
@@ -291,15 +292,15 @@ def _take_thinking_apart(message):
 
 
 async def everything(held):
-    """(address of a file with every chat, how many). `held`: chats that may be ahead of the store. Raises NotKept."""
+    """The address of a file with every chat. `held`: chats that may be ahead of the store. Raises NotKept."""
     ours = [chat.as_file() for chat in held + list(_stranded.values())]
-    told = _told(await chat_store.everything(json.dumps(ours)))
-    return told["url"], told["chats"]
+    return _told(await chat_store.everything(json.dumps(ours)))["url"]
 
 
 async def take_file(file):
-    """{"chats", "messages", "there", "first", "changes"}: how many chats and messages came in, how many messages were here
-    already, the file's first chat, and what changed, as other tabs hear it. Raises NotKept, with `is_file` for one that holds no chats."""
+    """{"chats", "messages", "there", "first", "changes"}: how many chats and messages came in, how many messages were
+    here already, the file's first chat, and what changed, as other tabs hear it. Raises NotKept, with `is_file` where
+    the file holds no chats."""
     return _told(await chat_store.takeFile(file))
 
 

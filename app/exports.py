@@ -42,10 +42,8 @@ def as_json(chat):
 
 
 async def everything(held):
-    """Every chat in one file; how many. `held`: those in memory, which may be ahead of the store. Raises chats.NotKept."""
-    url, count = await chats.everything(held)
-    _save(url, "jerboa-chats.json")
-    return count
+    """Every chat in one file. `held`: those in memory, which may be ahead of the store. Raises chats.NotKept."""
+    _save(await chats.everything(held), "jerboa-chats.json")
 
 
 def markdown(chat):

@@ -14,8 +14,8 @@ def are_chats(entries, files):
 
 
 async def take(files):
-    """Take them in, and say what came: (what changed, as other tabs hear it; the chat to open: the first one of the only
-    file, else None). Raises chats.NotKept for the first one that is not taken; those before it are."""
+    """Take them in, and say what came. Gives (what changed, as other tabs hear it; the chat to open: the first one of a
+    file that came alone, else None). Raises chats.NotKept for the first one that is not taken; those before it are."""
     withdraw(NAME)
     came = {"chats": 0, "messages": 0, "there": 0}
     first = None

@@ -268,7 +268,7 @@ export const dropAll = () => answer(async () => {
   tell({ op: 'dropped', chat: null });
 });
 
-/** {url, chats}: the address of a file with every chat, to be revoked. `ours` (JSON): those that the page has in memory, which
+/** {url}: the address of a file with every chat, to be revoked. `ours` (JSON): those that the page has in memory, which
     may be ahead of the store. */
 export const everything = ours => answer(async () => {
   const held = new Map(JSON.parse(ours).map(chat => [chat.id, chat]));
@@ -284,7 +284,7 @@ export const everything = ours => answer(async () => {
   });
   const chats = [...found, ...held.values()];
   const blob = new Blob([json({ format: 'jerboa-chats', version: 1, chats })], { type: 'application/json;charset=utf-8' });
-  return { url: URL.createObjectURL(blob), chats: chats.length };
+  return { url: URL.createObjectURL(blob) };
 });
 
 /** Take chats in: `text` is JSON of one, as chat_files.mjs reads them. {first, changes, chats, messages, there}: the

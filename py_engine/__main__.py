@@ -17,6 +17,7 @@ from py_engine.errors import EngineError, InputError
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
+    from py_engine.host.io import Io
     from py_engine.generate.answer import Answer, Generation
     from py_engine.serve.engine import Engine
     from py_engine.serve.loading import Progress
@@ -206,6 +207,9 @@ async def _cache(args: argparse.Namespace) -> int:
         print(f"{found.nbytes / 1e6:10.1f} MB  in {len(found.models)} models")
         return 0
     if args.what == "clean":
+        if not (args.model or args.yes or await _may_delete_all(io, args.json)):
+            print("Nothing was deleted.", file=sys.stderr)
+            return 1
         gone = await stored.delete(io, args.model)
         if args.json:
             print(json.dumps(gone.to_dict()))
@@ -224,6 +228,20 @@ async def _cache(args: argparse.Namespace) -> int:
         if wrong:
             print("The next load fetches again what is damaged or missing.", file=sys.stderr)
     return 1 if wrong else 0
+
+
+async def _may_delete_all(io: Io, as_json: bool) -> bool:
+    """Whether the person at the terminal says so. Raises InputError where nobody can be asked."""
+    from py_engine.serve import stored
+
+    if as_json or not sys.stdin.isatty():
+        raise InputError("cache clean: name a model, or add --yes to delete every one that is kept")
+    found = await stored.inventory(io)
+    for model in found.models:
+        _say(f"{model.nbytes / 1e6:10.1f} MB  {model.model}")
+    question = f"Delete all {len(found.models)} models, {found.nbytes / 1e6:.1f} MB? [y/N] "
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _bytes(text: str) -> int:
@@ -413,6 +431,8 @@ def _parser() -> argparse.ArgumentParser:
         one = kinds.add_parser(what, help=text)
         if what != "list":
             one.add_argument("model", nargs="?", help="org/name[@revision]; default: all")
+        if what == "clean":
+            one.add_argument("--yes", action="store_true", help="delete all without asking")
         one.add_argument("--json", action="store_true", help="one JSON object on stdout")
         one.set_defaults(run=_cache, what=what)
 

@@ -647,6 +647,43 @@ def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
     assert sent["options"] == {"dtype": "f16", "context": 640, "group": 7, "passes": 2}
 
 
+def test_either_the_card_or_the_name_that_came_last_is_loaded(visit: Visit) -> None:
+    """A name that is typed takes the choice from the cards, a card that is chosen after it takes it back."""
+    page = visit.open()
+    page.click("#hero-picker .other summary")
+    hub = page.locator("#hero-picker [name=hub]")
+    first, second = page.locator("#hero-picker .choice input").all()
+    title = page.locator("#load-title")
+    press = page.locator("#hero-picker button[type=submit]").click
+
+    def cancel() -> None:
+        page.click("[data-do=cancel-load]")
+        expect(page.locator("#load")).to_be_hidden()
+
+    hub.fill("some/name")
+    expect(first).not_to_be_checked()
+    press()
+    expect(title).to_have_text("Loading name")
+    cancel()
+    second.check()
+    press()
+    expect(title).to_have_text(f"Loading Tiny {OTHER}")
+    cancel()
+    hub.fill("other/name2")
+    first.focus()
+    page.keyboard.press("Space")  # by keyboard, the card that was chosen before
+    expect(first).to_be_checked()
+    press()
+    expect(title).to_have_text(f"Loading Tiny {MODEL}")
+    cancel()
+    hub.fill("https://huggingface.co/some/name3/tree/main")
+    hub.press("Enter")
+    expect(title).to_have_text("Loading name3")
+    cancel()
+    hub.fill("")
+    expect(page.locator("#hero-picker .choice :checked")).to_have_count(1)
+
+
 def test_dark_and_light(visit: Visit) -> None:
     page = visit.open()
     ground = "getComputedStyle(document.body).backgroundColor"
