@@ -17,7 +17,7 @@ NOT_HERE = (
 )
 SMALLER_PLACE = {
     "local-storage": "The browser gave no database, so chats are kept in a store of a few megabytes. It said: ",
-    "memory": "The browser keeps nothing for this page: chats end with it. Download those that you want to keep. It said: ",
+    "memory": "The browser keeps nothing for this page: chats end with it. Download what you want to keep. It said: ",
 }
 STRANDED = (
     "They stay where an older version of this page kept them, and can be read. The browser refused to keep them where "
@@ -26,8 +26,8 @@ STRANDED = (
 
 
 class Library:
-    """`conversation` shows the open chat, `drafts` what was not sent in it, `sidebar` the list. `confirm(text, act)` asks
-    the person; `on_change` is called when buttons are to be drawn anew."""
+    """`conversation` shows the open chat, `drafts` what was not sent in it, `sidebar` the list. `confirm(text, act)`
+    asks the person; `on_change` is called when buttons are to be drawn anew."""
 
     def __init__(self, conversation, drafts, sidebar, confirm, on_change):
         self._conversation = conversation

@@ -97,14 +97,22 @@ class Chat:
     def title(self):
         """The one that it came with, or the first thing that is said in it, cut to a line."""
         named = self.record.get("title")
-        starts = [line_of(message["content"]) for message in self._below.get(FIRST, ())]
+        starts = [line_of(message["content"]) for message in self._starts()]
         if isinstance(named, str) and named and named not in starts and named != "New chat":
             return named
         for message in self.messages:
             text = line_of(message["content"])
-            if text:
+            if text and message["role"] != "system":
                 return text
         return "New chat"
+
+    def _starts(self):
+        """What a title may have been taken from: the first messages, and what follows a system message."""
+        firsts = list(self._below.get(FIRST, ()))
+        for message in self._below.get(FIRST, ()):
+            if message["role"] == "system":
+                firsts += self._below.get(message["id"], ())
+        return firsts
 
     def as_file(self):
         """What is downloaded: the conversation as it is shown, then the other versions."""

@@ -16,6 +16,8 @@ const MAX_NAME = 200;
 const ROLES = { user: 'user', human: 'user', assistant: 'assistant', model: 'assistant', ai: 'assistant', bot: 'assistant',
   gpt: 'assistant', system: 'system', developer: 'system', tool: 'tool', function: 'tool' };
 
+const WANTED = 'Choose a file that was downloaded here, or that another program wrote as an export of chats.';
+
 class NotChats extends Error { name = 'NotChats'; }
 const refuse = words => { throw new NotChats(words); };
 
@@ -53,7 +55,7 @@ export async function chatsOfFile(file) {
   try {
     return chatsOf(value);
   } catch (error) {
-    if (error instanceof NotChats) refuse(`"${file.name}" was not taken in. ${error.message}`);
+    if (error instanceof NotChats) refuse(`"${file.name}" was not taken in. ${error.message} ${WANTED}`);
     throw error;
   }
 }
@@ -78,12 +80,16 @@ function chatOf(found, where) {
   const updated = moment(chat.updated) ?? moment(chat.updated_at) ?? moment(chat.update_time) ?? new Date().toISOString();
   const title = typeof (chat.title ?? chat.name) === 'string' ? cut((chat.title ?? chat.name).trim(), MAX_NAME) : '';
   const others = found.chat || chat.mapping || isDeep(found, DEEPEST) ? {} : rest(found, ['messages', 'others', 'chat_messages', 'draft']);
-  const record = { ...others, id, title: title || titleOf(messages), updated, chosen: chosen ?? chosenBy(messages, current) };
-  return { chat: record, messages };
+  const shown = chosen ?? chosenBy(messages, current);
+  return { chat: { ...others, id, title: title || titleOf(shown, messages), updated, chosen: shown }, messages };
 }
 
 const rest = (value, without) => Object.fromEntries(Object.entries(value).filter(([key]) => !without.includes(key)));
-const titleOf = messages => cut(messages[0]?.content.slice(0, 1000).split(/\s+/).join(' ').trim() ?? '', 60) || 'New chat';
+
+function titleOf(chosen, messages) {
+  const first = pathOf(chosen, messages).find(({ role, content }) => role !== 'system' && content.trim());
+  return cut(first?.content.slice(0, 1000).split(/\s+/).join(' ').trim() ?? '', 60) || 'New chat';
+}
 
 function ofList(chat, where) {
   const list = chat.messages ?? chat.chat_messages;
@@ -230,16 +236,22 @@ const isCutOff = ({ role, stats, error }) => role === 'assistant' && !stats && !
 
 /** A chat as it stands in a file: first the conversation as it is shown. */
 export function asFile(chat, messages) {
+  const path = pathOf(chat.chosen, messages);
+  const shown = new Set(path);
+  return { ...chat, messages: path, others: messages.filter(each => !shown.has(each)) };
+}
+
+/** From the top down, as app/tree.py shows it. */
+function pathOf(chosen, messages) {
   const below = childrenOf(messages);
   const path = []; const passed = new Set();
   let at = '';
   while (below.has(at) && !passed.has(at)) {
     passed.add(at);
     const children = below.get(at);
-    const next = children.find(({ id }) => id === chat.chosen?.[at]) ?? children.at(-1);
+    const next = children.find(({ id }) => id === chosen?.[at]) ?? children.at(-1);
     path.push(next);
     at = next.id;
   }
-  const shown = new Set(path);
-  return { ...chat, messages: path, others: messages.filter(each => !shown.has(each)) };
+  return path;
 }

@@ -17,8 +17,8 @@ from py_engine.errors import EngineError, InputError
 
 # The engine is imported by the commands that run it: `convert` and `--help` need none of it.
 if TYPE_CHECKING:
-    from py_engine.host.io import Io
     from py_engine.generate.answer import Answer, Generation
+    from py_engine.host.io import Io
     from py_engine.serve.engine import Engine
     from py_engine.serve.loading import Progress
 
