@@ -19,7 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Error, Page, Playwright, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Error,
+    FilePayload,
+    Page,
+    Playwright,
+    sync_playwright,
+)
 
 from devtools.page_server import PageServer
 from devtools.page_timing import FLAGS
@@ -140,7 +147,6 @@ def chats(studio: Studio) -> None:
         page.goto(studio.url + "#chat=versions")
         page.reload()
         page.wait_for_selector(".answer .versions")
-        page.click("#notice [data-do=dismiss]") if page.is_visible("#notice") else None
         studio.take(page, "versions", (900, 640))
         if not studio.out:
             return
@@ -153,8 +159,8 @@ def chats(studio: Studio) -> None:
         with other.expect_file_chooser() as chooser:
             other.click("[data-do=import]")
         text = json.dumps({"messages": _long_chat()})
-        file = {"name": "sorting.json", "mimeType": "application/json", "buffer": text.encode()}
-        chooser.value.set_files([file])  # type: ignore[list-item]
+        file = FilePayload(name="sorting.json", mimeType="application/json", buffer=text.encode())
+        chooser.value.set_files([file])
         other.wait_for_selector("#hint:not([hidden])")
         studio.take(other, "import")
         other.click("[data-do=open-settings]")
@@ -163,8 +169,8 @@ def chats(studio: Studio) -> None:
         other.keyboard.press("Escape")
         with other.expect_file_chooser() as chooser:
             other.evaluate("document.querySelector('[data-do=import]').click()")
-        file = {"name": "config.json", "mimeType": "application/json", "buffer": b"{}"}
-        chooser.value.set_files([file])  # type: ignore[list-item]
+        file = FilePayload(name="config.json", mimeType="application/json", buffer=b"{}")
+        chooser.value.set_files([file])
         other.wait_for_selector("#notice:not([hidden])")
         studio.take(other, "import-refused")
 
@@ -179,7 +185,8 @@ def _versions(*more: str) -> dict[str, Any]:
         "By steering. A rider who begins to fall to the left turns the wheel to the left for a moment.",
         "It is the rider who holds it up, with small turns of the wheel.",
         "A moving bicycle is steered *into* each fall:\n\n1. It leans to one side.\n"
-        "2. The front wheel turns to that side.\n3. The wheels come back under the rider.\n\nAbove about 15 km/h many bicycles do this **without a rider**.",
+        "2. The front wheel turns to that side.\n3. The wheels come back under the rider.\n\n"
+        "Above about 15 km/h many bicycles do this **without a rider**.",
     )
     found: list[dict[str, Any]] = [
         {"id": "q1", "parent": "", "role": "user", "content": "How do bicycles work?"},

@@ -868,9 +868,11 @@ def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None
     messages = kept_messages(new_chat)
     assert len(messages) == 2
     assert messages[1]["content"] == first
+    expect(new_chat.locator(".answer .count")).to_contain_text("2 / 2")
+    assert [m["content"] for m in kept_chats(new_chat)[0]["others"]] == [first]
 
 
-def test_an_edited_message_replaces_what_came_after(new_chat: Page) -> None:
+def test_an_edited_message_is_another_version_of_what_comes_after(new_chat: Page) -> None:
     ask(new_chat, "one")
     ask(new_chat, "two")
     new_chat.click(".user [data-do=edit] >> nth=0")
@@ -883,6 +885,10 @@ def test_an_edited_message_replaces_what_came_after(new_chat: Page) -> None:
     box.press("Enter")
     finished(new_chat)
     assert [m["content"] for m in kept_messages(new_chat) if m["role"] == "user"] == ["three"]
+    new_chat.click(".user [data-do=earlier]")
+    expect(new_chat.locator(".user .bubble")).to_have_text(["one", "two"])
+    others = kept_chats(new_chat)[0]
+    assert len(others["messages"]) == 4 and len(others["others"]) == 2
 
 
 def test_stop_is_instant_and_the_next_answer_is_right(new_chat: Page) -> None:
