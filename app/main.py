@@ -12,8 +12,8 @@ from js import document, window
 from app import address, crash, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
-from app.dom import clear, find, is_enter, show
 from app.dom import button as make_button
+from app.dom import clear, find, is_enter, show
 from app.drafts import Drafts
 from app.hints import withdraw
 from app.library import Library
