@@ -1,7 +1,7 @@
 """The open chat: its turns on the screen, and the answer that is being written.
 
 One answer is written at a time. It goes on when another chat is opened, and in a hidden tab: nothing waits for a frame,
-and its end is drawn as soon as the worker reports it.
+and its end is drawn as soon as the worker reports it. What another tab writes in the same chat appears here, too.
 """
 
 import asyncio
@@ -9,44 +9,31 @@ import time
 
 from app import chats
 from app.dom import announce, clear, find, show
-from app.rows import AnswerRow, UserRow, seconds_text, speed_text
-from app.storage import StoreFull
+from app.exports import call_text
+from app.rows import AnswerRow, UserRow
+from app.running import Running
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
-SAVE_MS = 2000  # a tab may be closed at any time
-PATIENCE_S = 3  # without a first token, before the wait is counted
+SAVE_MS = 1000  # a tab may be closed at any time
 NEAR_END = 80  # px from the bottom that still follow the answer
-
-
-class Running:
-    """The answer under way."""
-
-    def __init__(self, chat, message, row):
-        self.chat = chat
-        self.message = message
-        self.row = row
-        self.request = None
-        self.started = time.ticks_ms()
-        self.first_s = None
-        self.thinks_since = None  # ticks, while it thinks
-        self.tps = 0.0
-        self.tokens = 0
 
 
 class Conversation:
     """`loading` tells which model answers, `settings` how; `on_change` is called when lists and
-    buttons are to be drawn anew."""
+    buttons are to be drawn anew, `on_dropped` when the open chat was deleted in another tab."""
 
-    def __init__(self, client, loading, settings, on_change, on_problem):
+    def __init__(self, client, loading, settings, on_change, on_problem, on_dropped):
         self._client = client
         self._loading = loading
         self._settings = settings
         self._on_change = on_change
         self._on_problem = on_problem
+        self._on_dropped = on_dropped
         self._list = find("messages")
         self._scroll = find("scroll")
         self._scroll.addEventListener("scroll", self._scrolled)
         self._follow = True
+        self._refused = ""  # why the store did not keep what was last given to it, as it was told
         self.chat = chats.new()
         self.rows = []
         self.running = None
@@ -54,120 +41,156 @@ class Conversation:
 
     # ---- which chat
 
-    def open(self, name=None):
-        """Show a kept chat, or an empty one."""
-        if self.running and self.running.chat["id"] == name:
-            self.chat = self.running.chat
-        else:
-            self.chat = (chats.load(name) if name else None) or chats.new()
+    def show(self, chat):
+        """Put this one on the screen."""
+        if self.running and self.running.chat.id == chat.id:
+            chat = self.running.chat
+        self.chat = chat
         self.used = None
         clear(self._list)
-        self.rows = [self._row(i, m) for i, m in enumerate(self.chat["messages"])]
-        if self.rows:
-            self._list.append(*[row.node for row in self.rows])
+        self.rows = []
         self._follow = True
-        asyncio.create_task(self._draw_all(self.rows))
+        asyncio.create_task(self._draw_all(self._sync()))
         self._on_change()
 
     async def _draw_all(self, rows):
         """The newest first, so that a long chat shows its end at once."""
         for row in reversed(rows):
-            if rows is not self.rows:
-                return
+            if not row.node.isConnected:
+                continue
             if isinstance(row, AnswerRow) and not (self.running and self.running.row is row):
                 row.draw()
                 self._to_end_if_following()
                 await asyncio.sleep_ms(0)
         self._to_end_if_following()
 
-    def _row(self, index, message):
+    def _sync(self):
+        """Have a row for each message that is shown; the new ones, which are still to be drawn."""
+        shown = self.chat.messages
+        before = {row.message["id"]: row for row in self.rows}
+        rows = []
+        fresh = []
+        for number, message in enumerate(shown):
+            row = before.get(message["id"])
+            if row is None or row.message is not message:
+                row = self._row(message)
+                fresh.append(row)
+            rows.append(row)
+            row.place(number, self.chat.versions(message))
+        kept = 0
+        while kept < len(rows) and kept < len(self.rows) and rows[kept] is self.rows[kept]:
+            kept += 1
+        for row in self.rows[kept:]:
+            row.node.remove()
+        if rows[kept:]:
+            self._list.append(*[row.node for row in rows[kept:]])
+        self.rows = rows
+        return fresh
+
+    def _row(self, message):
         if message["role"] == "user":
-            return UserRow(index, message)
+            return UserRow(message)
         if self.running and self.running.message is message:
             return self.running.row
-        return AnswerRow(index, message)
+        return AnswerRow(message)
+
+    def switch(self, index, step):
+        """Show an earlier (step -1) or later (1) version of a message, and what follows that."""
+        message = self.rows[index].message
+        versions = self.chat.versions(message)
+        place = versions.index(message) + step
+        if not 0 <= place < len(versions):
+            return
+        self.chat.choose(versions[place])
+        self._follow = False
+        asyncio.create_task(self._draw_all(self._sync()))
+        self.rows[index].focus_versions(step)
+        asyncio.create_task(self._keep(self.chat, (), touch=False))
+        announce(f"Version {place + 1} of {len(versions)}")
+        self._on_change()
 
     # ---- asking
 
-    def send(self, text):
-        """A new message of the person's, to be answered."""
-        message = {"role": "user", "content": text}
-        self._append(message)
-        self._answer()
+    def send(self, text, draft=None):
+        """A new message of the person's, to be answered. `draft`: whose draft it was."""
+        question = chats.message("user", self.chat.last(), content=text)
+        self._answer(question["id"], question, follow=True, sent=draft)
 
     def edit(self, index):
-        """Let the person rewrite a message; sending drops what came after it."""
+        """Let the person rewrite a message; sending makes another version of it."""
+        message = self.rows[index].message
 
         def resend(text):
-            if self.running:
-                return
-            self._cut(index)
-            self.send(text)
+            if not self.running:
+                question = chats.message("user", message["parent"], content=text)
+                self._answer(question["id"], question)
 
-        self.rows[index].edit(self.chat["messages"][index]["content"], resend)
+        self.rows[index].edit(message["content"], resend)
 
     def again(self, index):
-        """Answer anew, dropping that answer and what came after it."""
+        """Answer anew: another version of that answer."""
         if self.running:
             return
-        while index >= 0 and self.chat["messages"][index]["role"] != "user":
+        while index >= 0 and self.rows[index].message["role"] != "user":
             index -= 1
         if index >= 0:
-            self._cut(index + 1)
-            self._answer()
+            self._answer(self.rows[index].message["id"])
 
-    def stop(self):
+    def stop(self, keep=True):
         """End the answer now; what is there stays."""
         running = self.running
         if not running:
             return
-        self._client.end(running.request)
-        self._finish(running, "abort")
+        if running.request:
+            self._client.end(running.request)
+        self._finish(running, "abort", keep)
         announce("Stopped")
 
-    def _append(self, message):
-        self.chat["messages"].append(message)
-        row = self._row(len(self.rows), message)
-        self.rows.append(row)
-        self._list.append(row.node)
-        return row
-
-    def _cut(self, index):
-        for row in self.rows[index:]:
-            row.node.remove()
-        del self.rows[index:]
-        del self.chat["messages"][index:]
-
-    def _answer(self):
-        asked = self._request()
-        message = {"role": "assistant", "content": "", "reasoning": "", "model": self._model_name()}
-        row = self._append(message)
-        self.running = running = Running(self.chat, message, row)
-        row.growing(True)
+    def _answer(self, parent, question=None, follow=False, sent=None):
+        chat = self.chat
+        message = chats.message(
+            "assistant", parent, content="", reasoning="", model=self._model_name()
+        )
+        written = [question, message] if question else [message]
+        chat.add(written)
+        chat.choose(message)
+        self.running = running = Running(chat, message, AnswerRow(message))
+        self._sync()
+        running.row.growing(True)
         self._follow = True
-        self._save(self.chat)
+        self._on_change()
+        self._to_end_if_following()
+        asyncio.create_task(self._ask(running, written, follow, sent))
+        asyncio.create_task(self._draw_while(running))
+
+    async def _ask(self, running, written, follow, sent):
+        """First the question is kept, then the model has it."""
+        how = {"follow": follow, "sent": sent, "fresh": True, "strict": True}
+        if await self._keep(running.chat, written, **how):
+            running.chat.choose(running.message)
+            if running.chat is self.chat:
+                await self._draw_all(self._sync())
+        if self.running is not running:
+            return
         running.request = self._client.ask(
             "generate",
             lambda heard: self._heard(running, heard),
             options=self._settings.options(self._loading.info),
-            **asked,
+            **self._request(running),
         )
-        self._on_change()
-        self._to_end_if_following()
-        asyncio.create_task(self._draw_while(running))
 
     def _model_name(self):
         model = self._loading.model or {}
         return model.get("label") or model.get("id") or ""
 
-    def _request(self):
+    def _request(self, running):
         """What the worker is asked: messages, or for a base model a text to go on with."""
         said = []
-        for message in self.chat["messages"]:
+        for message in running.chat.before(running.message):
             role, text = message["role"], message["content"]
             calls = message.get("tool_calls")
             if calls and not self._loading.info.get("tool_format"):  # another model made them
-                text = "\n".join([text] + [chats.call_text(call) for call in calls]).strip()
+                text = "\n".join([text] + [call_text(call) for call in calls]).strip()
                 calls = None
             if said and said[-1]["role"] == role:  # an answer failed: two questions in a row
                 said[-1]["content"] += "\n\n" + text
@@ -196,16 +219,11 @@ class Conversation:
             return
         status = message["status"]
         if status == "token":
-            if running.first_s is None:
-                running.first_s = time.ticks_diff(time.ticks_ms(), running.started) / 1000
-            self._take(running, message)
-            running.tps, running.tokens = message["tps"], message["num_tokens"]
+            running.take(message)
         elif status == "dropped":
-            self._forgot(running, len(message["messages"]))
+            running.forgot(len(message["messages"]))
         elif status == "complete":
-            self._take(running, message, whole=True)
-            running.tps, running.tokens = message["tps"], message["num_tokens"]
-            running.first_s = message["ttft_s"]
+            running.take(message, whole=True)
             if running.chat is self.chat:
                 self.used = message["prompt_tokens"] + message["num_tokens"]
             self._finish(running, message["finish_reason"])
@@ -222,47 +240,13 @@ class Conversation:
             }
             self._finish(running, "error")
 
-    def _forgot(self, running, count):
-        """The model no longer sees the oldest messages: said where that begins, and where it goes further."""
-        before = [m["forgot"] for m in running.chat["messages"] if "forgot" in m]
-        if before[-1:] != [count]:
-            running.message["forgot"] = count
-
-    def _take(self, running, heard, whole=False):
-        """What a token message adds, or a complete one says, to the answer."""
-        kept = running.message
-        if heard["reasoning"]:
-            if running.thinks_since is None and "thought_s" not in kept:
-                running.thinks_since = time.ticks_ms()
-            kept["reasoning"] = (
-                heard["reasoning"] if whole else kept["reasoning"] + heard["reasoning"]
-            )
-        if heard["tool_calls"]:
-            kept["tool_calls"] = ([] if whole else kept.get("tool_calls", [])) + heard["tool_calls"]
-        kept["content"] = heard["text"] if whole else kept["content"] + heard["text"]
-        if whole and heard["tool_call_errors"]:
-            kept["unread_calls"] = len(heard["tool_call_errors"])
-        if heard["text"] or heard["tool_calls"]:
-            self._end_thinking(running)
-
-    def _end_thinking(self, running):
-        if running.thinks_since is not None:
-            spent = time.ticks_diff(time.ticks_ms(), running.thinks_since)
-            running.message["thought_s"] = spent / 1000
-            running.thinks_since = None
-
-    def _finish(self, running, reason):
+    def _finish(self, running, reason, keep=True):
         self.running = None
-        self._end_thinking(running)
-        running.message["stats"] = {
-            "tps": running.tps,
-            "ttft_s": running.first_s,
-            "tokens": running.tokens,
-            "finish": reason,
-        }
+        running.end(reason)
         running.row.growing(False)
         running.row.draw()
-        self._save(running.chat)
+        if keep:
+            asyncio.create_task(self._keep(running.chat, [running.message], strict=True))
         self._on_change()
         self._to_end_if_following()
 
@@ -274,43 +258,89 @@ class Conversation:
             if self.running is not running:
                 return
             began = time.ticks_ms()
-            self._draw(running)
+            running.row.draw(False)
+            running.row.growing(True, running.state(self._loading.state == "loading"))
+            self._to_end_if_following()
             took = time.ticks_diff(time.ticks_ms(), began)
             pause = max(DRAW_MS, 3 * took)  # most of the time stays the person's
-            if time.ticks_diff(began, saved) > SAVE_MS:
+            if time.ticks_diff(began, saved) > SAVE_MS and not running.saving:
                 saved = began
-                self._save(running.chat)
+                asyncio.create_task(self._save_growing(running))
 
-    def _draw(self, running):
-        parts = []
-        if running.tps:
-            parts.append(speed_text(running.tps))
-        if running.first_s is not None:
-            parts.append("first token " + seconds_text(running.first_s))
-        elif self._loading.state == "loading":
-            parts.append("waiting for the model")
-        else:
-            waited = time.ticks_diff(time.ticks_ms(), running.started) // 1000
-            if waited >= PATIENCE_S:
-                parts.append(f"reading, {waited} s")
-        running.row.draw(False)
-        running.row.growing(True, " \u00b7 ".join(parts))
-        self._to_end_if_following()
+    # ---- keeping
 
-    def save_now(self):
-        """The page is about to go."""
-        if self.running:
-            self._save(self.running.chat)
+    async def _save_growing(self, running):
+        running.saving = True
+        await self._keep(running.chat, [running.message])
+        running.saving = False
 
-    def _save(self, chat):
+    async def _keep(self, chat, messages, **how):
+        """Have the store keep these; whether another tab's messages came in. What fails is said once."""
         try:
-            chats.save(chat)
-        except StoreFull:
-            self._on_problem(
-                "This chat is not kept",
-                "The browser's store for this page is full. Download and delete chats that you no "
-                "longer need; this one stays open until you close the page.",
-            )
+            others = await chats.save(chat, messages, **how)
+        except chats.Gone:
+            if not how.get("fresh"):
+                await self.dropped(chat.id)
+                return False
+            chats.revive(chat)  # the person goes on with it
+            return await self._keep(chat, messages, **how)
+        except chats.NotKept as error:
+            if self._refused != str(error):
+                self._refused = str(error)
+                self._on_problem("This chat is not kept", refusal(error))
+            return False
+        self._refused = ""
+        return others
+
+    def unsaved(self):
+        """[(chat, message)] that the store does not have: the page is about to go."""
+        return [(self.running.chat, self.running.message)] if self.running else []
+
+    def held(self):
+        """The chats that are here in memory, and may be ahead of the store."""
+        found = [self.chat] if len(self.chat) else []
+        if self.running and self.running.chat is not self.chat:
+            found.append(self.running.chat)
+        return found
+
+    # ---- other tabs
+
+    async def wrote(self, name, ids, outdated, fresh):
+        """These messages of a chat were kept elsewhere. `outdated`: others that they stand for; `fresh`: a turn of the
+        person's, to be shown if nothing is going on."""
+        for chat in self.held():
+            if chat.id != name:
+                continue
+            own = self.running and self.running.chat is chat and self.running.message["id"]
+            found = await chats.some(chat, [each for each in ids if each != own])
+            busy = bool(own) or bool(self._list.querySelector(".edit"))
+            chats.take(chat, found, outdated, busy or not fresh)
+            if found and fresh and not busy:
+                chat.choose(found[-1])
+            if chat is self.chat:
+                await self._draw_all(self._sync())
+        if fresh and name == self.chat.id:
+            announce("This chat went on in another tab")
+        self._on_change()
+
+    async def catch_up(self):
+        """The page heard nothing for a while: look what the store has of the open chat."""
+        if not self.chat.kept:
+            return
+        found = await chats.load(self.chat.id)
+        if found is None or not len(found[0]):
+            await self.dropped(self.chat.id)
+            return
+        mine = {message["id"]: message for message in self.chat.all()}
+        news = [m["id"] for m in found[0].all() if mine.get(m["id"]) != m]
+        await self.wrote(self.chat.id, news, [], True)
+
+    async def dropped(self, name):
+        """A chat (None: every one) was deleted, here or in another tab; nothing of it is written any more."""
+        if self.running and name in (None, self.running.chat.id):
+            self.stop(keep=False)
+        if name in (None, self.chat.id) and len(self.chat):
+            self._on_dropped()
 
     # ---- scrolling
 
@@ -327,3 +357,13 @@ class Conversation:
     def _to_end_if_following(self):
         if self._follow:
             self._scroll.scrollTop = self._scroll.scrollHeight
+
+
+def refusal(error):
+    """Why the store did not keep something, and what to do, in words."""
+    if error.full:
+        return (
+            "The browser's store for this page is full. Download and delete chats or models that you no "
+            "longer need; this chat stays open until you close the page."
+        )
+    return f"The browser's store refused it: {error}. Download the chat before you close the page."

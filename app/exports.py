@@ -32,25 +32,57 @@ async def copy(button, text):
 
 
 def as_markdown(chat):
-    """A chat, for people."""
-    _download(chats.as_markdown(chat), chats.file_name(chat) + ".md", "text/markdown")
+    """A chat, for people: the versions that are shown."""
+    _download(markdown(chat), file_name(chat) + ".md", "text/markdown")
 
 
 def as_json(chat):
-    """A chat, for programs."""
-    _download(json.dumps(chat), chats.file_name(chat) + ".json", "application/json")
+    """A chat with all its versions, for programs."""
+    _download(json.dumps(chat.as_file()), file_name(chat) + ".json", "application/json")
 
 
-def everything():
-    """Every chat in one file."""
-    found = [chats.load(chat["id"]) for chat in chats.listed()]
-    text = json.dumps({"chats": [chat for chat in found if chat]})
-    _download(text, "jerboa-chats.json", "application/json")
+async def everything(held):
+    """Every chat in one file. `held`: those in memory, which may be ahead of the store. Raises chats.NotKept."""
+    _save(await chats.everything(held), "jerboa-chats.json")
+
+
+def markdown(chat):
+    """The conversation: a heading for each turn."""
+    parts = ["# " + chat.title()]
+    for message in chat.messages:
+        who = "You" if message["role"] == "user" else message.get("model") or "Answer"
+        parts.append("## " + who)
+        if message.get("reasoning"):
+            parts.append("> Thought:\n>\n> " + message["reasoning"].replace("\n", "\n> "))
+        if message["content"].strip():
+            parts.append(message["content"].strip())
+        for call in message.get("tool_calls", ()):
+            parts.append("```json\n" + call_text(call) + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def call_text(call):
+    """A tool call as one JSON object."""
+    function = call["function"]
+    return (
+        '{"name": ' + json.dumps(function["name"]) + ', "arguments": ' + function["arguments"] + "}"
+    )
+
+
+def file_name(chat):
+    """A name that every file system takes."""
+    kept = "".join(
+        c if c.isalpha() or c.isdigit() or c > "\x7f" else "-" for c in chat.title().lower()
+    )
+    return "-".join([part for part in kept.split("-") if part])[:48] or "chat"
 
 
 def _download(text, name, kind):
     blob = js.Blob.new(to_js([text]), to_js({"type": kind + ";charset=utf-8"}))
-    url = js.URL.createObjectURL(blob)
+    _save(js.URL.createObjectURL(blob), name)
+
+
+def _save(url, name):
     link = js.document.createElement("a")
     link.href = url
     link.download = name

@@ -8,11 +8,14 @@ import asyncio
 import js
 from js import document, window
 
-from app import chats, crash, device, exports, hero, install, storage, updates
+from app import address, crash, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
-from app.dom import announce, clear, find, is_enter, show
 from app.dom import button as make_button
+from app.dom import clear, find, is_enter, show
+from app.drafts import Drafts
+from app.hints import withdraw
+from app.library import Library
 from app.loading import Loading, label, problem
 from app.picker import Picker, problem_card
 from app.rows import UserRow
@@ -54,7 +57,7 @@ def refresh():
     """Bring buttons, names and lines in step with what is going on."""
     state = loading.state
     document.body.setAttribute("data-model", state)
-    empty = not conversation.chat["messages"]
+    empty = not conversation.chat.messages
     nothing = "No GPU" if gpu.title else "Choose a model"
     find("model-name").textContent = nothing if state == "none" else label(loading.model)
     running = conversation.running is not None
@@ -72,7 +75,7 @@ def refresh():
     find("state").textContent = state_line(state)
     draw_context()
     typed()
-    sidebar.refresh(conversation.chat["id"])
+    sidebar.refresh(conversation.chat.id)
 
 
 def state_line(state):
@@ -109,10 +112,12 @@ def typed(event=None):
     rows = min(10, prompt.value.count("\n") + 1)
     if prompt.rows != rows:
         prompt.rows = rows
+    if event is not None:
+        drafts.written()
     begun = prompt.value.strip()
     find("send").disabled = not begun or bool(gpu.title)
     kept = at_hand()
-    if begun and kept:
+    if begun and kept and drafts.touched:
         load(kept, stored_models.whole[kept["id"]])
 
 
@@ -137,8 +142,8 @@ def send(event=None):
     if loading.state == "none":
         open_models()
         return
-    prompt.value = ""
-    conversation.send(text)
+    conversation.send(text, drafts.sent(conversation.chat))
+    address.show(conversation.chat.id, False)
 
 
 def key_in_prompt(event):
@@ -237,12 +242,16 @@ def drag(event):
 
 def drop(event):
     """Files were let go."""
-    from app import folders
+    from app import folders, imports
 
     if brings_files(event):
         event.preventDefault()
         show(find("drop"), False)
-        asyncio.create_task(read_drop(folders, *folders.dropped(event.dataTransfer)))
+        entries, files = folders.dropped(event.dataTransfer)
+        if imports.are_chats(entries, files):
+            library.take_files(files)
+        else:
+            asyncio.create_task(read_drop(folders, entries, files))
 
 
 def reload_model(button=None):
@@ -267,7 +276,7 @@ def row_of(button):
 
 def copy_message(button):
     """The source of a message, thinking left out where there is anything else."""
-    message = conversation.chat["messages"][row_of(button)]
+    message = conversation.rows[row_of(button)].message
     asyncio.create_task(exports.copy(button, message["content"] or message.get("reasoning", "")))
 
 
@@ -304,21 +313,6 @@ def starter(button):
     send()
 
 
-def new_chat(button=None):
-    """An empty chat."""
-    sidebar.close()
-    conversation.open()
-    prompt.focus()
-
-
-def open_chat(button):
-    """A chat from the list."""
-    name = button.closest("li").getAttribute("data-id")
-    sidebar.close()
-    conversation.open(name)
-    find("scroll").focus()
-
-
 def confirm(text, act):
     """Ask before something that cannot be undone."""
     dialog = find("confirm")
@@ -333,45 +327,6 @@ def confirm(text, act):
     dialog.showModal()
 
 
-def delete_chat(button):
-    """The chat of the row, or the open one."""
-    row = button.closest("li")
-    name = row.getAttribute("data-id") if row else conversation.chat["id"]
-    find("chat-menu").open = False
-
-    def act():
-        forget(name)
-
-    text = chats.title(chats.load(name) or conversation.chat)
-    confirm(f'Delete "{text}"? This cannot be undone.', act)
-
-
-def forget(name):
-    """Delete a chat and whatever is being written into it."""
-    if conversation.running and conversation.running.chat["id"] == name:
-        conversation.stop()
-    chats.delete(name)
-    announce("The chat was deleted")
-    if conversation.chat["id"] == name:
-        new_chat()
-    else:
-        refresh()
-
-
-def delete_all(button):
-    """Every chat."""
-
-    def act():
-        find("settings").close()
-        conversation.stop()
-        for chat in chats.listed():
-            chats.delete(chat["id"])
-        new_chat()
-        announce("All chats were deleted")
-
-    confirm("Delete all chats? This cannot be undone.", act)
-
-
 def open_settings(button):
     """The settings dialog, with what is kept on this device."""
     stored_models.opened()
@@ -384,18 +339,18 @@ def install_advice(button):
     install.advise()
 
 
-def export(write):
-    """Hand out the open chat, and close the menu that this was asked in."""
-    find("chat-menu").open = False
-    write(conversation.chat)
-
-
 # ---- start
+
+
+def came_back(event):
+    """The page was left and is shown again."""
+    client.stay()
+    library.back(event)
 
 
 def left(event):
     """The page is closed or left, by the person or for another one."""
-    conversation.save_now()
+    library.leave()
     client.leave()
 
 
@@ -555,23 +510,27 @@ ACTIONS = {
     "close-sidebar": lambda button: sidebar.close(),
     "copy": copy_message,
     "copy-code": copy_code,
-    "delete-all": delete_all,
-    "delete-chat": delete_chat,
+    "delete-all": lambda button: library.delete_all(button),
+    "delete-chat": lambda button: library.delete_chat(button),
     "delete-model": lambda button: stored_models.delete(button),
     "delete-models": lambda button: stored_models.delete_all(button),
     "dismiss": lambda button: show(find("notice"), False),
+    "earlier": lambda button: conversation.switch(row_of(button), -1),
     "edit": edit,
-    "export-all": lambda button: exports.everything(),
-    "export-json": lambda button: export(exports.as_json),
-    "export-markdown": lambda button: export(exports.as_markdown),
+    "export-all": lambda button: library.export_all(button),
+    "export-json": lambda button: library.export(exports.as_json),
+    "export-markdown": lambda button: library.export(exports.as_markdown),
     "look-for-gpu": lambda button: asyncio.create_task(look_for_gpu()),
+    "import": lambda button: library.pick_files(button),
+    "import-seen": lambda button: withdraw("imported"),
     "install-advice": install_advice,
     "install-cancel": install.cancel,
     "install-later": install.later,
     "install-now": install.now,
+    "later": lambda button: conversation.switch(row_of(button), 1),
     "load-smaller": load_smaller,
-    "new-chat": new_chat,
-    "open-chat": open_chat,
+    "new-chat": lambda button: library.new_chat(button),
+    "open-chat": lambda button: library.open_chat(button),
     "open-models": open_models,
     "open-settings": open_settings,
     "open-sidebar": lambda button: sidebar.open(),
@@ -590,6 +549,9 @@ ACTIONS = {
 def clicked(event):
     """Find the action of what was clicked."""
     button = event.target.closest("[data-do]")
+    if event.target.closest(".skip"):
+        event.preventDefault()  # else it takes the chat out of the address
+        prompt.focus()
     menu = find("chat-menu")
     if menu.open and not menu.contains(event.target):
         menu.open = False
@@ -610,7 +572,11 @@ sidebar = Sidebar()
 stored_models = StoredModels(client, confirm, lambda: loading.name, lambda: refresh())
 loading = Loading(client, load_options, lambda: refresh(), with_less)
 picker = Picker(choose, take_folder)
-conversation = Conversation(client, loading, settings, lambda: refresh(), problem)
+conversation = Conversation(
+    client, loading, settings, lambda: refresh(), problem, lambda: library.lost()
+)
+drafts = Drafts()
+library = Library(conversation, drafts, sidebar, confirm, lambda: refresh())
 
 document.addEventListener("click", clicked)
 document.addEventListener("keydown", key_anywhere)
@@ -622,13 +588,13 @@ for kind in ("dragover", "dragleave"):
     window.addEventListener(kind, drag)
 window.addEventListener("drop", drop)
 window.addEventListener("pagehide", left)
-window.addEventListener("pageshow", lambda event: client.stay())
+window.addEventListener("pageshow", came_back)
+window.addEventListener("popstate", library.went)
 document.addEventListener("visibilitychange", lambda event: client.look())
-window.addEventListener("storage", lambda event: sidebar.refresh(conversation.chat["id"]))
-if not storage.persistent:
-    find("no-chats").textContent = "This browser keeps no data for this page: chats end with it."
+window.addEventListener("storage", library.stored)
 refresh()
 document.body.setAttribute("data-ui", "ready")
 js.performance.mark("usable")  # devtools/page_timing.py reads it
+asyncio.create_task(library.meet())
 asyncio.create_task(fetch_config())
 asyncio.create_task(look_for_gpu())

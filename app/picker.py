@@ -18,6 +18,8 @@ class Picker:
         self.form = stamp("t-picker")
         self._choices = self.form.querySelector(".choices")
         self._input = self.form.querySelector("input[type=file]")
+        self._hub = self.form.elements.namedItem("hub")
+        self._hub.addEventListener("input", self._typed)
         self.form.addEventListener("submit", self._submit)
         self._input.addEventListener("change", self._picked)
 
@@ -94,10 +96,10 @@ class Picker:
     def _draw(self, chosen=None):
         clear(self._choices)
         ids = [model["id"] for model in self.models]
-        chosen = chosen or storage.read(LAST)
-        if chosen not in ids:
-            defaults = [model["id"] for model in self.models if model.get("default")]
-            chosen = (defaults or ids or [None])[0]
+        if not chosen and self._hub.value.strip():
+            chosen = ""  # what is typed is what loads
+        elif chosen not in ids:
+            chosen = self._usual(ids)
         for model in self.models:
             row = stamp("t-choice")
             box = row.querySelector("input")
@@ -129,20 +131,30 @@ class Picker:
         for row, model in zip(rows, self._coming):  # noqa: B905  (MicroPython's zip has no strict)
             row.textContent = coming_text(model)
 
+    def _usual(self, ids):
+        """The model that is chosen before the person chooses."""
+        last = storage.read(LAST)
+        defaults = [model["id"] for model in self.models if model.get("default")]
+        return last if last in ids else (defaults or ids or [None])[0]
+
+    def _typed(self, event):
+        """A name takes the choice from the cards, an empty one gives it back: either a card is chosen or the name."""
+        named = self._hub.value.strip()
+        usual = self._usual([model["id"] for model in self.models])
+        for box in self._choices.querySelectorAll("input"):
+            box.checked = not named and box.value == usual
+
     def _submit(self, event):
         event.preventDefault()
-        named = self.form.elements.namedItem("hub").value.strip()
-        if self.form.querySelector(".other").open and named:
-            self._choose(self._hub_model(named))
-            return
+        named = self._hub.value.strip()
         box = self.form.querySelector("input[name=model]:checked")
-        if box is None:
+        if box is None and named:
+            self._choose(self._hub_model(named))
+        elif box is None:
             self.form.querySelector(".other").open = True
-            self.form.elements.namedItem("hub").focus()
-            return
-        for model in self.models:
-            if model["id"] == box.value:
-                self._choose(model)
+            self._hub.focus()
+        else:
+            self._choose([model for model in self.models if model["id"] == box.value][0])
 
     def _choose(self, model):
         if "files" not in model:

@@ -10,12 +10,43 @@ from app.storage import entries
 LONG = 200_000  # characters from which an answer is shown as it is: reading its markdown would take too long
 
 
-class UserRow:
+class Row:
+    """What the two kinds have in common: `message`, as tree.py has it, and its element, `node`."""
+
+    def __init__(self, message, template):
+        self.message = message
+        self.node = stamp(template)
+        self._versions = None
+
+    def place(self, number, versions):
+        """It is the message of this number in the chat, and one of these versions."""
+        self.node.setAttribute("data-index", str(number))
+        count = len(versions)
+        if count == 1 and self._versions is None:
+            return
+        if self._versions is None:
+            self._versions = stamp("t-versions")
+            self.node.querySelector(".tools").prepend(self._versions)
+        at = versions.index(self.message)
+        show(self._versions, count > 1)
+        earlier, words, later = self._versions.children
+        earlier.disabled = at == 0
+        later.disabled = at == count - 1
+        words.children[0].textContent = f"Version {at + 1} of {count}"
+        words.children[1].textContent = f"{at + 1} / {count}"
+
+    def focus_versions(self, step):
+        """On the button that was pressed for this version, or the other one at the end of them."""
+        earlier, _, later = self._versions.children
+        wanted, other = (earlier, later) if step < 0 else (later, earlier)
+        (other if wanted.disabled else wanted).focus()
+
+
+class UserRow(Row):
     """A message of the person's."""
 
-    def __init__(self, index, message):
-        self.node = stamp("t-user")
-        self.node.setAttribute("data-index", str(index))
+    def __init__(self, message):
+        super().__init__(message, "t-user")
         self._bubble = self.node.querySelector(".bubble")
         self._bubble.textContent = message["content"]
         self._tools = self.node.querySelector(".tools")
@@ -57,13 +88,11 @@ class UserRow:
             self.node.querySelector("[data-do=edit]").focus()
 
 
-class AnswerRow:
+class AnswerRow(Row):
     """An answer, finished or growing: `draw` shows what its message has by now."""
 
-    def __init__(self, index, message):
-        self.message = message
-        self.node = stamp("t-answer")
-        self.node.setAttribute("data-index", str(index))
+    def __init__(self, message):
+        super().__init__(message, "t-answer")
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
         self._calls = self.node.querySelector(".calls")
@@ -193,6 +222,8 @@ def stats_text(message):
     ends = {"length": "cut at the limit", "abort": "stopped", "tool_calls": "asks for a tool"}
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])
+    elif message.get("model") and not stats and not message.get("error"):
+        parts.append("not finished")  # its tab ended, or writes it now
     if message.get(DAMAGED):
         parts.append("a part that cannot be read is kept")
     return " \u00b7 ".join(parts)

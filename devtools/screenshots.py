@@ -19,7 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Error, Page, Playwright, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    Error,
+    FilePayload,
+    Page,
+    Playwright,
+    sync_playwright,
+)
 
 from devtools.offers import packaged_models
 from devtools.page_server import PageServer
@@ -132,6 +139,101 @@ def first_visit(studio: Studio) -> None:
         studio.take(page, "install-desktop", (900, 640))
 
 
+def chats(studio: Studio) -> None:
+    """Versions of an answer and of a question, an import, and two tabs with one chat."""
+    with studio.profile() as context:
+        page = studio.open(context, "#chat=versions")
+        page.evaluate(TAKE_IN, _versions())
+        page.goto(studio.url + "#chat=versions")
+        page.reload()
+        page.wait_for_selector(".answer .versions")
+        studio.take(page, "versions", (900, 640))
+        if not studio.out:
+            return
+        other = studio.open(context, "#chat=versions")
+        other.wait_for_selector(".answer .versions")
+        page.evaluate(TAKE_IN, _versions("And of a handcart?", "A handcart needs no balance."))
+        other.wait_for_function("document.querySelectorAll('.answer').length > 2")
+        studio.take(other, "two-tabs")
+        other.click("[data-do=open-settings]")
+        with other.expect_file_chooser() as chooser:
+            other.click("[data-do=import]")
+        text = json.dumps({"messages": _long_chat()})
+        file = FilePayload(name="sorting.json", mimeType="application/json", buffer=text.encode())
+        chooser.value.set_files([file])
+        other.wait_for_selector("#hint:not([hidden])")
+        studio.take(other, "import")
+        other.click("[data-do=open-settings]")
+        other.evaluate("document.querySelector('#data-note').closest('fieldset').scrollIntoView()")
+        studio.take(other, "import-settings")
+        other.keyboard.press("Escape")
+        with other.expect_file_chooser() as chooser:
+            other.evaluate("document.querySelector('[data-do=import]').click()")
+        file = FilePayload(name="config.json", mimeType="application/json", buffer=b"{}")
+        chooser.value.set_files([file])
+        other.wait_for_selector("#notice:not([hidden])")
+        studio.take(other, "import-refused")
+
+
+TAKE_IN = """async chat => (await import('./chat_store.mjs')).takeIn(JSON.stringify(chat))"""
+
+
+def _versions(*more: str) -> dict[str, Any]:
+    """A chat in which a question was edited and an answer given three times; `more`: turns at its end."""
+    stats = {"tps": 43.0, "ttft_s": 0.18, "tokens": 57, "finish": "stop"}
+    answers = (
+        "By steering. A rider who begins to fall to the left turns the wheel to the left for a moment.",
+        "It is the rider who holds it up, with small turns of the wheel.",
+        "A moving bicycle is steered *into* each fall:\n\n1. It leans to one side.\n"
+        "2. The front wheel turns to that side.\n3. The wheels come back under the rider.\n\n"
+        "Above about 15 km/h many bicycles do this **without a rider**.",
+    )
+    found: list[dict[str, Any]] = [
+        {"id": "q1", "parent": "", "role": "user", "content": "How do bicycles work?"},
+        {
+            "id": "q2",
+            "parent": "",
+            "role": "user",
+            "content": "Explain how a bicycle stays upright",
+        },
+    ]
+    for i, text in enumerate(answers):
+        found.append(
+            {
+                "id": f"a{i}",
+                "parent": "q2",
+                "role": "assistant",
+                "content": text,
+                "model": "Qwen3 0.6B",
+                "stats": stats,
+            }
+        )
+    found.append({"id": "q3", "parent": "a2", "role": "user", "content": "And a unicycle?"})
+    text = "The same way, but its rider also has to pedal to keep the wheel below the body."
+    found.append(
+        {
+            "id": "a9",
+            "parent": "q3",
+            "role": "assistant",
+            "content": text,
+            "model": "Qwen3 0.6B",
+            "stats": stats,
+        }
+    )
+    for i, text in enumerate(more):
+        role = "assistant" if i % 2 else "user"
+        found.append(
+            {
+                "id": f"m{i}",
+                "parent": found[-1]["id"],
+                "role": role,
+                "content": text,
+                "stats": stats,
+            }
+        )
+    return {"id": "versions", "title": "", "messages": found}
+
+
 KEEP = "([key, value]) => localStorage.setItem('jerboa.' + key, JSON.stringify(value))"
 
 
@@ -227,6 +329,7 @@ def diagnostics(studio: Studio) -> None:
 
 VIEWS: dict[str, Callable[[Studio], None]] = {
     "first-visit": first_visit,
+    "chats": chats,
     "install": install,
     "loaded": loaded,
     "no-gpu": no_gpu,

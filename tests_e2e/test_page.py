@@ -29,6 +29,7 @@ OTHER = "gemma3-text-bf16"
 ROOMY = "qwen2-mlx4-g64"  # its vocabulary has room for the marks of a chat format
 UI_MS = 30_000  # the machine may be busy; on an idle one the page takes half a second
 ENGINE_MS = PATIENCE_S * 1000
+READY = "body[data-ui=ready][data-config=ready][data-chats=ready]"
 STOP_MS = 5000  # stopping waits for nothing; a whole answer takes longer on a software GPU
 expect.set_options(timeout=UI_MS)
 
@@ -182,6 +183,22 @@ def chat(name: str, *turns: str, updated: str = "2026-11-22T00:00:00.000Z") -> d
     }
 
 
+LEFT_IN_LOCAL_STORAGE = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
+KEPT_CHATS = """async () => {
+  const store = await import('./chat_store.mjs');
+  const { asFile } = await import('./chat_files.mjs');
+  const listed = JSON.parse(await store.list()).filter(chat => !chat.draft);
+  const chats = await Promise.all(listed.map(async ({ id }) => JSON.parse(await store.load(id))));
+  return chats.map(({ chat, messages }) => asFile(chat, messages)).sort((a, b) => a.updated < b.updated ? 1 : -1);
+}"""
+
+
+def kept_chats(page: Page) -> list[dict[str, Any]]:
+    """What the store has, the newest first, each as it stands in a file."""
+    chats: list[dict[str, Any]] = page.evaluate(KEPT_CHATS)
+    return chats
+
+
 class Visit:
     """A fresh profile's page. `hold` keeps the engine's worker from starting: what is left is the page alone."""
 
@@ -220,7 +237,7 @@ class Visit:
     def open(self, query: str = "") -> Page:
         """Go there, and wait until it can be used."""
         self.page.goto(self.site.url + query)
-        self.page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
+        self.page.wait_for_selector(READY, timeout=UI_MS)
         return self.page
 
     def close(self) -> None:
@@ -434,8 +451,7 @@ def test_chats_are_listed_exported_and_deleted(visit: Visit) -> None:
     page.click("[data-do=delete-all]")
     page.click("#confirm [value=yes]")
     expect(page.locator("#chats li")).to_have_count(0)
-    left = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
-    assert page.evaluate(left) == []
+    assert page.evaluate(LEFT_IN_LOCAL_STORAGE) == [] == kept_chats(page)
 
 
 def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
@@ -537,10 +553,15 @@ def test_damaged_chats_draw_what_they_can_and_lose_nothing(visit: Visit) -> None
     page = visit.open()
     assert page.evaluate("document.body.dataset.engine") == "booting", "the rest works"
     expect(page.locator("#chats li")).to_have_count(len(BROKEN))
-    for name, body in BROKEN.items():
+    for name in BROKEN:
         page.click(f"#chats li[data-id={name}] .open")
         expect(page.locator("#messages")).to_contain_text("kept")
-        assert page.evaluate("key => localStorage.getItem(key)", f"jerboa.chat.{name}") == body
+    assert not page.evaluate(LEFT_IN_LOCAL_STORAGE)
+    kept = {chat["id"]: chat for chat in kept_chats(page)}
+    for name in ("list", "number", "content", "calls", "fields"):
+        assert kept[name]["original"] == BROKEN[name]
+    for name in ("cut", "deep"):
+        assert kept[name]["messages"][0]["content"] == BROKEN[name]
     assert page.locator(".answer .text").inner_text().startswith("kept \ufffd \U0001f400")
     page.click("#chats li[data-id=calls] .open")
     expect(page.locator(".call strong")).to_have_text(["g"])
@@ -588,7 +609,7 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     visit.context.unroute("**/app/main.py")
     for route in held:
         route.continue_()
-    page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=UI_MS)
+    page.wait_for_selector(READY, timeout=UI_MS)
     expect(page.locator(".new")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#sidebar")).to_be_hidden()
@@ -624,6 +645,43 @@ def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
     (sent,) = (json.loads(text.removeprefix("engine: ")) for text in heard if '"load"' in text)
     assert sent["repo"] == f"{ORGANISATION}/{MODEL}"
     assert sent["options"] == {"dtype": "f16", "context": 640, "group": 7, "passes": 2}
+
+
+def test_either_the_card_or_the_name_that_came_last_is_loaded(visit: Visit) -> None:
+    """A name that is typed takes the choice from the cards, a card that is chosen after it takes it back."""
+    page = visit.open()
+    page.click("#hero-picker .other summary")
+    hub = page.locator("#hero-picker [name=hub]")
+    first, second = page.locator("#hero-picker .choice input").all()
+    title = page.locator("#load-title")
+    press = page.locator("#hero-picker button[type=submit]").click
+
+    def cancel() -> None:
+        page.click("[data-do=cancel-load]")
+        expect(page.locator("#load")).to_be_hidden()
+
+    hub.fill("some/name")
+    expect(first).not_to_be_checked()
+    press()
+    expect(title).to_have_text("Loading name")
+    cancel()
+    second.check()
+    press()
+    expect(title).to_have_text(f"Loading Tiny {OTHER}")
+    cancel()
+    hub.fill("other/name2")
+    first.focus()
+    page.keyboard.press("Space")  # by keyboard, the card that was chosen before
+    expect(first).to_be_checked()
+    press()
+    expect(title).to_have_text(f"Loading Tiny {MODEL}")
+    cancel()
+    hub.fill("https://huggingface.co/some/name3/tree/main")
+    hub.press("Enter")
+    expect(title).to_have_text("Loading name3")
+    cancel()
+    hub.fill("")
+    expect(page.locator("#hero-picker .choice :checked")).to_have_count(1)
 
 
 def test_dark_and_light(visit: Visit) -> None:
@@ -774,12 +832,9 @@ def new_chat(engine_page: Page) -> Page:
 
 
 def kept_messages(page: Page) -> list[dict[str, Any]]:
-    """The newest chat in the store."""
-    newest = """() => Object.keys(localStorage).filter(k => k.startsWith('jerboa.chat.'))
-      .map(k => JSON.parse(localStorage.getItem(k)))
-      .sort((a, b) => a.updated < b.updated ? 1 : -1)[0].messages"""
-    messages: list[dict[str, Any]] = page.evaluate(newest)
-    return messages
+    """The newest chat in the store, as it is shown, without what places its messages in the tree."""
+    messages: list[dict[str, Any]] = kept_chats(page)[0]["messages"]
+    return [{k: v for k, v in m.items() if k not in ("id", "parent", "made")} for m in messages]
 
 
 def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:
@@ -813,9 +868,11 @@ def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None
     messages = kept_messages(new_chat)
     assert len(messages) == 2
     assert messages[1]["content"] == first
+    expect(new_chat.locator(".answer .count")).to_contain_text("2 / 2")
+    assert [m["content"] for m in kept_chats(new_chat)[0]["others"]] == [first]
 
 
-def test_an_edited_message_replaces_what_came_after(new_chat: Page) -> None:
+def test_an_edited_message_is_another_version_of_what_comes_after(new_chat: Page) -> None:
     ask(new_chat, "one")
     ask(new_chat, "two")
     new_chat.click(".user [data-do=edit] >> nth=0")
@@ -828,6 +885,10 @@ def test_an_edited_message_replaces_what_came_after(new_chat: Page) -> None:
     box.press("Enter")
     finished(new_chat)
     assert [m["content"] for m in kept_messages(new_chat) if m["role"] == "user"] == ["three"]
+    new_chat.click(".user [data-do=earlier]")
+    expect(new_chat.locator(".user .bubble")).to_have_text(["one", "two"])
+    others = kept_chats(new_chat)[0]
+    assert len(others["messages"]) == 4 and len(others["others"]) == 2
 
 
 def test_stop_is_instant_and_the_next_answer_is_right(new_chat: Page) -> None:

@@ -1,0 +1,54 @@
+"""Chats from files that a person picks or drops."""
+
+from app import chats
+from app.hints import hint, withdraw
+
+NAME = "imported"
+
+
+def are_chats(entries, files):
+    """Whether what was dropped (folders.dropped) are files to import, and no model."""
+    if [entry for entry in entries if entry.isDirectory] or not files:
+        return False
+    return not [file for file in files if not file.name.lower().endswith(".json")]
+
+
+async def take(files):
+    """Take them in, and say what came. Gives (what changed, as other tabs hear it; the chat to open: the first one of a
+    file that came alone, else None). Raises chats.NotKept for the first one that is not taken; those before it are."""
+    withdraw(NAME)
+    came = {"chats": 0, "messages": 0, "there": 0}
+    first = None
+    changes = []
+    for file in files:
+        told = await chats.take_file(file)
+        changes += told["changes"]
+        for key in came:
+            came[key] += told[key]
+        first = told["first"] if len(files) == 1 else None
+    hint(NAME, title_of(came), text_of(came), (("OK", "import-seen", "plain"),))
+    return changes, first
+
+
+def title_of(came):
+    """What came in, in a few words."""
+    return (
+        "Nothing new in that file"
+        if not came["chats"]
+        else count(came["chats"], "chat") + " imported"
+    )
+
+
+def text_of(came):
+    """The same in full."""
+    text = count(came["messages"], "message") + (
+        " was added." if came["messages"] == 1 else " were added."
+    )
+    if came["there"]:
+        text += f" {came['there']:,} of the file's messages were here already."
+    return text
+
+
+def count(number, what):
+    """So many of them."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,290 @@
+"""All chats, and which of them is open: opened, begun, deleted, exported, imported; and what other tabs do to them."""
+
+import asyncio
+import json
+
+from js import document
+from pyscript.js_modules import chat_store
+
+from app import address, chats, exports
+from app.conversation import refusal
+from app.dom import announce, find, make
+from app.loading import problem
+
+NOT_HERE = (
+    "The address names a chat that this browser does not keep: it was deleted, or is kept in another browser or on "
+    "another device. This is a new one."
+)
+SMALLER_PLACE = {
+    "local-storage": "The browser gave no database, so chats are kept in a store of a few megabytes. It said: ",
+    "memory": "The browser keeps nothing for this page: chats end with it. Download what you want to keep. It said: ",
+}
+STRANDED = (
+    "They stay where an older version of this page kept them, and can be read. The browser refused to keep them where "
+    "they belong now: "
+)
+
+
+class Library:
+    """`conversation` shows the open chat, `drafts` what was not sent in it, `sidebar` the list. `confirm(text, act)`
+    asks the person; `on_change` is called when buttons are to be drawn anew."""
+
+    def __init__(self, conversation, drafts, sidebar, confirm, on_change):
+        self._conversation = conversation
+        self._drafts = drafts
+        self._sidebar = sidebar
+        self._confirm = confirm
+        self._on_change = on_change
+        self._opening = None  # the id of the chat that is being opened
+        self._looking = False  # the list is being read
+        self._look_again = False  # and was changed meanwhile
+
+    async def meet(self):
+        """At the start: what there is, and the chat of the address."""
+        kind, reason = await chats.opened()
+        if kind == "memory":
+            text = "This browser keeps no data for this page: chats end with it."
+            find("no-chats").textContent = text
+        if kind != "indexed-db":
+            problem("Chats are kept in a smaller place", SMALLER_PLACE[kind] + reason)
+        chat_store.listen(self._heard)
+        await self.carry_over()
+        name = address.chat()
+        if name:
+            await self._open(name, step=False, begin=True)
+        else:
+            await self._find_draft()
+        await self.look()
+        document.body.setAttribute("data-chats", "ready")
+
+    # ---- which chat
+
+    def new_chat(self, button=None, step=True):
+        """An empty chat, with what was written for it before. `step`: back leads to the one that is open now."""
+        self._sidebar.close()
+        if len(self._conversation.chat) or self._opening:
+            self._opening = None
+            self._drafts.leave()
+            self._conversation.show(chats.new())
+            self._drafts.show(self._conversation.chat, "")
+            address.show(None, step)
+            asyncio.create_task(self._find_draft())
+        find("prompt").focus()
+
+    async def _find_draft(self):
+        """Of a new chat."""
+        chat = self._conversation.chat
+        try:
+            draft = await chats.draft_of_new()
+        except chats.NotKept:
+            draft = ""
+        if self._conversation.chat is chat:
+            self._drafts.add(chat, "" if len(chat) else draft)
+            self._on_change()
+
+    def open_chat(self, button):
+        """A chat from the list."""
+        name = button.closest("li").getAttribute("data-id")
+        self._sidebar.close()
+        find("scroll").focus()
+        asyncio.create_task(self._open(name))
+
+    async def _open(self, name, step=True, begin=False):
+        """A chat by its id. `begin`: the page has just come."""
+        self._opening = name
+        self._drafts.leave()
+        try:
+            found = await chats.load(name)
+        except chats.NotKept as error:
+            problem("The chat could not be read", str(error))
+            return
+        if self._opening != name:
+            return
+        self._opening = None
+        if found is None:
+            address.show(None, False)
+            self.new_chat(step=False)
+            if begin:
+                await self._find_draft()
+            problem("That chat is not here", NOT_HERE)
+            return
+        chat, draft = found
+        self._drafts.leave()
+        self._conversation.show(chat)
+        (self._drafts.add if begin else self._drafts.show)(self._conversation.chat, draft)
+        address.show(name, step)
+        self._on_change()
+
+    def went(self, event):
+        """Back, forward, or another address was put in."""
+        name = address.chat()
+        if name and name != self._conversation.chat.id:
+            asyncio.create_task(self._open(name, step=False))
+        elif not name and address.is_bare() and len(self._conversation.chat):
+            self.new_chat(step=False)
+
+    # ---- deleting
+
+    def delete_chat(self, button):
+        """The chat of the row, or the open one."""
+        row = button.closest("li")
+        name = row.getAttribute("data-id") if row else self._conversation.chat.id
+        find("chat-menu").open = False
+        head = chats.head(name)
+        title = head["title"] if head else self._conversation.chat.title()
+        self._ask(f'Delete "{title[:200]}"? This cannot be undone.', name)
+
+    def delete_all(self, button):
+        """Every chat."""
+        self._ask("Delete all chats? This cannot be undone.", None)
+
+    def _ask(self, text, name):
+        self._confirm(text, lambda: asyncio.create_task(self._delete(name)))
+
+    async def _delete(self, name):
+        """A chat, or with None all of them, and whatever is being written into it."""
+        if find("settings").open:
+            find("settings").close()
+        running = self._conversation.running
+        if running and name in (None, running.chat.id):
+            self._conversation.stop(keep=False)
+        if name in (None, self._conversation.chat.id):
+            self._drafts.show(chats.new(), "")
+            self.new_chat(step=False)
+        try:
+            await (chats.delete_all() if name is None else chats.delete(name))
+        except chats.NotKept as error:
+            problem("Nothing was deleted", str(error))
+            return
+        announce("All chats were deleted" if name is None else "The chat was deleted")
+        self._on_change()
+
+    def lost(self):
+        """The open chat was deleted in another tab. What is being written here stays."""
+        box = find("prompt")
+        written = box.value
+        self._drafts.show(chats.new(), "")
+        self.new_chat(step=False)
+        box.value = written
+        self._drafts.written()
+        text = "Another tab deleted the chat that was open here. This is a new one."
+        problem("The chat was deleted", text)
+
+    # ---- files
+
+    def export(self, write):
+        """Hand out the open chat, and close the menu that this was asked in."""
+        find("chat-menu").open = False
+        write(self._conversation.chat)
+
+    def export_all(self, button):
+        """Every chat in one file."""
+        asyncio.create_task(self._export_all())
+
+    async def _export_all(self):
+        try:
+            await exports.everything(self._conversation.held())
+        except chats.NotKept as error:
+            find("settings").close()
+            problem("The chats could not be read", str(error))
+
+    def pick_files(self, button):
+        """Choose files to import."""
+        self._input = make("input")
+        self._input.type = "file"
+        self._input.accept = ".json,application/json"
+        self._input.multiple = True
+        self._input.addEventListener("change", self._picked)
+        self._input.click()
+
+    def _picked(self, event):
+        files = self._input.files
+        self.take_files([files.item(i) for i in range(files.length)])
+
+    def take_files(self, files):
+        """Import them."""
+        asyncio.create_task(self._take_files(files))
+
+    async def _take_files(self, files):
+        """The only chat of them is opened."""
+        from app import imports  # here, since few visits need it
+
+        if find("settings").open:
+            find("settings").close()
+        changes, only = [], None
+        try:
+            changes, only = await imports.take(files)
+        except chats.NotKept as error:
+            problem("Nothing was imported", str(error) if error.is_file else refusal(error))
+        for change in changes:
+            await self._show(change)
+        await self.look()
+        if only:
+            await self._open(only)
+
+    # ---- what happens elsewhere
+
+    async def look(self):
+        """Bring the list in step with the store."""
+        if self._looking:
+            self._look_again = True
+            return
+        self._looking = True
+        while True:
+            self._look_again = False
+            try:
+                await chats.refresh()
+            except chats.NotKept as error:
+                problem("The list of chats could not be read", str(error))
+            if not self._look_again:
+                break
+        self._looking = False
+        self._on_change()
+
+    def _heard(self, text):
+        """Another tab changed something."""
+        asyncio.create_task(self._follow(json.loads(text)))
+
+    async def _follow(self, change):
+        await self._show(change)
+        await self.look()
+
+    async def _show(self, change):
+        try:
+            if change["op"] == "wrote":
+                what = [change[key] for key in ("chat", "ids", "outdated", "fresh")]
+                await self._conversation.wrote(*what)
+            else:
+                await self._conversation.dropped(change["chat"])
+        except chats.NotKept as error:
+            problem("What changed elsewhere could not be read", str(error))
+
+    def leave(self):
+        """The page is about to go."""
+        chats.save_last(self._drafts.unsent(), self._conversation.unsaved())
+
+    def back(self, event):
+        """The page was left and is shown again; if it was kept meanwhile, it heard nothing."""
+        if event.persisted:
+            asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self):
+        try:
+            await self._conversation.catch_up()
+        except chats.NotKept as error:
+            problem("What changed elsewhere could not be read", str(error))
+        await self.look()
+
+    def stored(self, event):
+        """Something changed in localStorage: an older version of this page may be open in another tab."""
+        asyncio.create_task(self.carry_over(True))
+
+    async def carry_over(self, draw=False):
+        """Bring in what older versions of this page have left."""
+        changes, refused = await chats.carry_over()
+        if refused:
+            problem("Some chats could not be moved", STRANDED + refused)
+        for change in changes:
+            await self._show(change)
+        if changes or refused or draw:
+            await self.look()

@@ -1,0 +1,156 @@
+"""One conversation: a tree of messages, of which one way down is shown.
+
+A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content", ...}.
+Messages with the same parent are versions of each other: a question that was edited, an answer that was given again. An
+answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought before it as "reasoning"
+and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in "unread_calls" how many of those stayed text.
+"""
+
+TITLE_LENGTH = 60
+FIRST = ""  # stands for what is above the first messages
+
+
+class Chat:
+    """`record`: {"id", "title", "updated" (ISO 8601), "chosen", ...}. "chosen" tells which of several messages with one
+    parent is shown; without a word of it the newest is. `messages`: all of them, in any order."""
+
+    def __init__(self, record, messages=()):
+        self.record = record
+        if not isinstance(record.get("chosen"), dict):
+            record["chosen"] = {}
+        self.id = record["id"]
+        self.messages = []  # the conversation as it is shown
+        self.kept = 0  # how many of its messages the store has, as far as this page knows
+        self.unsaved = []  # ids of those that the store does not have as they are here
+        self._all = {}
+        self._below = {}  # id of a message, or FIRST -> what follows it, in the order it was made
+        for message in messages:
+            self._all[message["id"]] = message
+        self._arrange()
+
+    def __len__(self):
+        return len(self._all)
+
+    def all(self):
+        """Every message, of all versions."""
+        return list(self._all.values())
+
+    def find(self, name):
+        """The message of this id, None without one."""
+        return self._all.get(name)
+
+    def add(self, messages, stay=False):
+        """Take messages in, each in place of the one with its id. `stay`: what is shown now goes on being shown, with
+        what follows it; else new versions are, where none was chosen."""
+        shown = self.messages if stay else []
+        for message in messages:
+            self._all[message["id"]] = message
+        self._arrange()
+        for message in shown:
+            parent = self._parent(message)
+            if len(self._below[parent]) > 1:
+                self.record["chosen"][parent] = message["id"]
+        self._walk()
+
+    def remove(self, names):
+        """Take messages out that others stand for now."""
+        for name in names:
+            self._all.pop(name, None)
+        self._arrange()
+
+    def move(self, message, parent):
+        """Have it follow another one."""
+        message["parent"] = parent
+        self._arrange()
+
+    def choose(self, message):
+        """Show this version, and the way to it. What is shown below it stays as it was chosen before."""
+        passed = []
+        while message is not None and message["id"] not in passed:
+            passed.append(message["id"])
+            parent = self._parent(message)
+            if len(self._below[parent]) > 1 or parent in self.record["chosen"]:
+                self.record["chosen"][parent] = message["id"]
+            message = self._all.get(parent)
+        self._walk()
+
+    def versions(self, message):
+        """All messages that stand in its place, itself among them, in the order they were made."""
+        return self._below[self._parent(message)]
+
+    def last(self):
+        """The id of the last message that is shown, FIRST without one."""
+        return self.messages[-1]["id"] if self.messages else FIRST
+
+    def before(self, message):
+        """The messages that lead to this one, without it."""
+        way = []
+        passed = [message["id"]]
+        above = self._all.get(message["parent"])
+        while above is not None and above["id"] not in passed:
+            passed.append(above["id"])
+            way.append(above)
+            above = self._all.get(above["parent"])
+        way.reverse()
+        return way
+
+    def title(self):
+        """The one that it came with, or the first thing that is said in it, cut to a line."""
+        named = self.record.get("title")
+        starts = [line_of(message["content"]) for message in self._starts()]
+        if isinstance(named, str) and named and named not in starts and named != "New chat":
+            return named
+        for message in self.messages:
+            text = line_of(message["content"])
+            if text and message["role"] != "system":
+                return text
+        return "New chat"
+
+    def _starts(self):
+        """What a title may have been taken from: the first messages, and what follows a system message."""
+        firsts = list(self._below.get(FIRST, ()))
+        for message in self._below.get(FIRST, ()):
+            if message["role"] == "system":
+                firsts += self._below.get(message["id"], ())
+        return firsts
+
+    def as_file(self):
+        """What is downloaded: the conversation as it is shown, then the other versions."""
+        whole = dict(self.record)
+        whole["title"] = self.title()
+        whole["messages"] = self.messages
+        shown = {message["id"] for message in self.messages}
+        whole["others"] = [m for m in self._all.values() if m["id"] not in shown]
+        return whole
+
+    def _parent(self, message):
+        """Where it hangs: a message whose parent is gone stands with the first ones."""
+        parent = message["parent"]
+        return parent if parent in self._all else FIRST
+
+    def _arrange(self):
+        below = {}
+        for message in self._all.values():
+            below.setdefault(self._parent(message), []).append(message)
+        for messages in below.values():
+            messages.sort(key=lambda message: (message["made"], message["id"]))
+        self._below = below
+        self._walk()
+
+    def _walk(self):
+        """From the top down."""
+        self.messages = []
+        at, passed = FIRST, {}
+        while at in self._below and at not in passed:
+            passed[at] = True
+            versions = self._below[at]
+            chosen = self.record["chosen"].get(at)
+            shown = [message for message in versions if message["id"] == chosen]
+            self.messages.append(shown[0] if shown else versions[-1])
+            at = self.messages[-1]["id"]
+
+
+def line_of(text):
+    """The beginning of a text as one line."""
+    line = " ".join(text[:1000].split())
+    return line if len(line) <= TITLE_LENGTH else line[:TITLE_LENGTH].rstrip() + "\u2026"

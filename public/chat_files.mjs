@@ -1,0 +1,257 @@
+// Chats as files: what app/exports.py writes, and what other programs write, made into the records of chat_store.mjs.
+//
+//   {"format": "jerboa-chats", "version": 1, "chats": [CHAT, ...]}
+//   CHAT: {"id", "title", "updated", "chosen", "messages": [the conversation as it is shown], "others": [other versions]}
+//   MESSAGE: {"role", "content", "id", "parent", "made", ...}
+//
+// Also taken: one CHAT or a list of them; {"messages": [{"role", "content"}]} or that list alone; exports of Open WebUI, of
+// ChatGPT (conversations.json) and of Claude. What has no id gets one that follows from its words, so that a file that is
+// read twice adds nothing the second time. A file that is none of these is refused in words, and nothing of it is kept.
+
+import { Sha256 } from './sha256.mjs';
+
+const MAX_BYTES = 200e6;
+const DEEPEST = 24; // of values inside a message: MicroPython's stack is short
+const MAX_NAME = 200;
+const ROLES = { user: 'user', human: 'user', assistant: 'assistant', model: 'assistant', ai: 'assistant', bot: 'assistant',
+  gpt: 'assistant', system: 'system', developer: 'system', tool: 'tool', function: 'tool' };
+
+const WANTED = 'Choose a file that was downloaded here, or that another program wrote as an export of chats.';
+
+class NotChats extends Error { name = 'NotChats'; }
+const refuse = words => { throw new NotChats(words); };
+
+const isObject = value => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isDeep = (value, left) => typeof value === 'object' && value !== null
+  && (left === 0 || Object.values(value).some(each => isDeep(each, left - 1)));
+const isName = value => typeof value === 'string' && value !== '' && value.length <= MAX_NAME;
+const named = (...values) => values.find(isName);
+const cut = (text, length) => text.length > length ? text.slice(0, length) + '\u2026' : text;
+
+function digest(value) {
+  const sum = new Sha256();
+  sum.update(new TextEncoder().encode(JSON.stringify(value)));
+  return sum.digest().slice(0, 32);
+}
+
+/** ISO 8601 of such a text, of seconds or of milliseconds; undefined of anything else. */
+function moment(value) {
+  const given = typeof value === 'number' && value > 0 ? new Date(value < 1e11 ? value * 1000 : value)
+    : typeof value === 'string' && /^\d{4}-/.test(value) ? new Date(value) : null;
+  return given && !isNaN(given) ? given.toISOString() : undefined;
+}
+
+// ---- reading
+
+/** [{chat, messages}] of a File. */
+export async function chatsOfFile(file) {
+  if (file.size > MAX_BYTES) refuse(`"${file.name}" is larger than ${MAX_BYTES / 1e6} MB, which is more than is read here.`);
+  let value;
+  try {
+    value = JSON.parse(await file.text());
+  } catch (error) {
+    refuse(`"${file.name}" is no JSON that can be read: ${cut(error.message || String(error), 200)}`);
+  }
+  try {
+    return chatsOf(value);
+  } catch (error) {
+    if (error instanceof NotChats) refuse(`"${file.name}" was not taken in. ${error.message} ${WANTED}`);
+    throw error;
+  }
+}
+
+/** The same of a JSON value. */
+export function chatsOf(value) {
+  const list = Array.isArray(value) ? value : Array.isArray(value?.chats) ? value.chats : [value];
+  if (value?.format === 'jerboa-chats' && value.version !== 1) refuse('It was written by a newer version of this page. Reload the page, then try again.');
+  const messagesAlone = Array.isArray(value) && list.length && list.every(each => isObject(each) && 'role' in each && 'content' in each);
+  const found = (messagesAlone ? [{ messages: list }] : list).map((each, i) => chatOf(each, `Chat ${i + 1}`)).filter(({ messages }) => messages.length);
+  return found.length ? found : refuse('There are no messages in it.');
+}
+
+function chatOf(found, where) {
+  if (!isObject(found)) refuse(`${where} is no JSON object.`);
+  const chat = isObject(found.chat) ? { ...found.chat, ...found, title: named(found.title, found.chat.title) } : found; // Open WebUI
+  const { list, chosen, current } = isObject(chat.mapping) ? ofMapping(chat)
+    : isObject(chat.history?.messages) ? ofHistory(chat) : ofList(chat, where);
+  const read = list.map((each, i) => messageOf(each, `${where}, message ${i + 1}`));
+  const messages = placed(read, where);
+  const id = named(chat.id, chat.conversation_id, chat.uuid) ?? digest(['chat', messages.map(({ id: each }) => each)]);
+  const updated = moment(chat.updated) ?? moment(chat.updated_at) ?? moment(chat.update_time) ?? new Date().toISOString();
+  const title = typeof (chat.title ?? chat.name) === 'string' ? cut((chat.title ?? chat.name).trim(), MAX_NAME) : '';
+  const others = found.chat || chat.mapping || isDeep(found, DEEPEST) ? {} : rest(found, ['messages', 'others', 'chat_messages', 'draft']);
+  const shown = chosen ?? chosenBy(messages, current);
+  return { chat: { ...others, id, title: title || titleOf(shown, messages), updated, chosen: shown }, messages };
+}
+
+const rest = (value, without) => Object.fromEntries(Object.entries(value).filter(([key]) => !without.includes(key)));
+
+function titleOf(chosen, messages) {
+  const first = pathOf(chosen, messages).find(({ role, content }) => role !== 'system' && content.trim());
+  return cut(first?.content.slice(0, 1000).split(/\s+/).join(' ').trim() ?? '', 60) || 'New chat';
+}
+
+function ofList(chat, where) {
+  const list = chat.messages ?? chat.chat_messages;
+  if (!Array.isArray(list)) refuse(`${where} has no list of messages.`);
+  const others = Array.isArray(chat.others) ? chat.others : [];
+  return { list: [...list, ...others], chosen: isObject(chat.chosen) ? texts(chat.chosen) : undefined };
+}
+
+const texts = value => Object.fromEntries(Object.entries(value).filter(([, each]) => typeof each === 'string'));
+
+/** Open WebUI's: {history: {messages: {id: {id, parentId, role, content, timestamp}}, currentId}}. */
+function ofHistory(chat) {
+  const list = Object.entries(chat.history.messages).map(([id, each]) =>
+    isObject(each) ? { ...rest(each, ['parentId', 'childrenIds']), id, parent: each.parentId ?? '', made: each.timestamp } : each);
+  return { list, current: chat.history.currentId };
+}
+
+/** ChatGPT's: {mapping: {id: {message: {author: {role}, content: {parts}, create_time}, parent}}, current_node}. What is no
+    turn of a person's or of the model's, or holds no words, is left out; its children follow its parent. */
+function ofMapping(chat) {
+  const spoken = node => ['user', 'assistant'].includes(node?.message?.author?.role) && wordsOf(node.message.content) !== '';
+  const above = id => {
+    const passed = new Set();
+    let node = chat.mapping[id];
+    while (isObject(node) && typeof node.parent === 'string' && !passed.has(node.parent)) {
+      passed.add(node.parent);
+      if (spoken(chat.mapping[node.parent])) return node.parent;
+      node = chat.mapping[node.parent];
+    }
+    return '';
+  };
+  const list = Object.entries(chat.mapping).filter(([, node]) => spoken(node)).map(([id, { message }]) => ({
+    id, parent: above(id), made: message.create_time, role: message.author.role, content: wordsOf(message.content) }));
+  const current = spoken(chat.mapping[chat.current_node]) ? chat.current_node : above(chat.current_node);
+  return { list, current };
+}
+
+const wordsOf = content => Array.isArray(content?.parts) ? textOf(content.parts) : typeof content?.text === 'string' ? content.text : '';
+
+/** The words of a list of parts; a part without any is named. */
+const textOf = parts => parts.map(part => typeof part === 'string' ? part : typeof part?.text === 'string' ? part.text
+  : isObject(part) ? `[${cut(String(part.type ?? part.content_type ?? 'part'), 40)}]` : '').filter(Boolean).join('\n');
+
+/** A message with role, content, id, parent and made, where it has those; each further field stays. */
+function messageOf(found, where) {
+  if (!isObject(found)) refuse(`${where} is no JSON object.`);
+  if (isDeep(found, DEEPEST)) refuse(`${where} nests deeper than ${DEEPEST} values.`);
+  const given = found.role ?? found.sender;
+  const role = typeof given === 'string' && Object.hasOwn(ROLES, given.toLowerCase()) ? ROLES[given.toLowerCase()] : null;
+  if (!role) refuse(`${where} has the role ${cut(JSON.stringify(given) ?? 'undefined', 60)}, which is none.`);
+  const content = found.content ?? found.text ?? (found.tool_calls || found.reasoning || found.error || found.stats ? '' : undefined);
+  if (typeof content !== 'string' && !Array.isArray(content)) refuse(`${where} has no text as its content.`);
+  const parts = Array.isArray(content) ? { content: textOf(content), parts: content } : { content };
+  const reasoning = found.reasoning ?? found.reasoning_content;
+  return { ...rest(found, ['sender', 'reasoning_content']), ...reasoning === undefined ? {} : { reasoning }, role, ...parts,
+    id: named(found.id, found.uuid), made: moment(found.made) ?? moment(found.created_at) ?? moment(found.timestamp) };
+}
+
+/** With ids, parents and times where those lack, parents first. What names no parent follows the one before it. */
+function placed(list, where) {
+  const ids = new Set(list.map(({ id }) => id).filter(Boolean));
+  let before = '';
+  const known = list.map((each, i) => {
+    const own = each.parent === undefined ? before : ids.has(each.parent) ? each.parent : '';
+    const id = each.id ?? digest([own, each.role, each.content, each.reasoning ?? '']);
+    before = id;
+    return { ...each, id, parent: own, made: each.made ?? String(i).padStart(8, '0') };
+  });
+  const ordered = inOrder(known);
+  if (ordered.length < new Set(known).size) refuse(`${where} has messages that follow each other in a circle.`);
+  return ordered;
+}
+
+/** Parents before children, siblings in the order they were made. */
+function inOrder(messages) {
+  const below = childrenOf(messages);
+  const ordered = [], waiting = ['']; const passed = new Set();
+  while (waiting.length) {
+    const parent = waiting.pop();
+    if (passed.has(parent)) continue;
+    passed.add(parent);
+    const children = below.get(parent) ?? [];
+    for (const child of children) ordered.push(child);
+    for (const child of children.toReversed()) waiting.push(child.id);
+  }
+  return ordered;
+}
+
+function childrenOf(messages) {
+  const below = new Map();
+  for (const each of messages) {
+    if (below.has(each.parent)) below.get(each.parent).push(each); else below.set(each.parent, [each]);
+  }
+  for (const children of below.values()) children.sort((a, b) => a.made < b.made ? -1 : a.made > b.made ? 1 : a.id < b.id ? -1 : 1);
+  return below;
+}
+
+/** {parent: child} along the way to the message that was shown last. */
+function chosenBy(messages, current) {
+  const parents = new Map(messages.map(({ id, parent }) => [id, parent]));
+  const chosen = {};
+  while (parents.has(current) && !Object.hasOwn(chosen, parents.get(current))) {
+    chosen[parents.get(current)] = current;
+    current = parents.get(current);
+  }
+  return chosen;
+}
+
+// ---- into what is kept
+
+const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '');
+
+/** What of `messages` (parents first) is not among `kept`: {added, outdated: ids, there: count}. One that is kept with other
+    words becomes a version beside it, with all that follows it. An answer that was cut off and now is there in more words is outdated. */
+export function merged(kept, messages) {
+  const known = new Map(kept.map(each => [each.id, each]));
+  const below = childrenOf(kept);
+  const names = new Map([['', '']]);
+  const added = [], outdated = [];
+  let there = 0;
+  for (const each of messages) {
+    const parent = names.get(each.parent) ?? '';
+    const other = known.get(each.id);
+    const differs = other && !(sameWords(other, each) && other.parent === parent);
+    const id = differs ? digest([parent, each.id, each.role, each.content, each.reasoning ?? '']) : each.id;
+    names.set(each.id, id);
+    if (known.has(id)) {
+      there += 1;
+      continue;
+    }
+    const before = below.get(parent)?.at(-1);
+    if (before && isCutOff(before) && before.role === each.role && each.content.startsWith(before.content) && !below.has(before.id)
+      && !outdated.includes(before.id)) outdated.push(before.id);
+    const message = { ...each, id, parent };
+    known.set(id, message);
+    added.push(message);
+  }
+  return { added, outdated, there };
+}
+
+const isCutOff = ({ role, stats, error }) => role === 'assistant' && !stats && !error;
+
+// ---- writing
+
+/** A chat as it stands in a file: first the conversation as it is shown. */
+export function asFile(chat, messages) {
+  const path = pathOf(chat.chosen, messages);
+  const shown = new Set(path);
+  return { ...chat, messages: path, others: messages.filter(each => !shown.has(each)) };
+}
+
+/** From the top down, as app/tree.py shows it. */
+function pathOf(chosen, messages) {
+  const below = childrenOf(messages);
+  const path = []; const passed = new Set();
+  let at = '';
+  while (below.has(at) && !passed.has(at)) {
+    passed.add(at);
+    const children = below.get(at);
+    const next = children.find(({ id }) => id === chosen?.[at]) ?? children.at(-1);
+    path.push(next);
+    at = next.id;
+  }
+  return path;
+}

@@ -1,0 +1,327 @@
+// Chats on this device, for app/chats.py: in IndexedDB, one record a message, so that two tabs never overwrite each
+// other's turns. Where that is refused, a chat is one text in localStorage, or lasts as long as the page (chat_fallback.mjs).
+//
+//   chats     {id, title, updated, chosen, ...}        chosen: {id of a message, "" above the first: which answer to it is shown}
+//   messages  {chat, id, parent, made, body}           parent: the message that it follows, "" for a first one
+//   drafts    {chat, tab, text, updated}               what was written and not sent, by the tab that it was written in; chat "": a new one
+//
+// Everything goes in and out as JSON text, in which a message is its body with id, parent and made. A JavaScript exception
+// passes MicroPython's `except` by, so nothing here throws or rejects: what failed is {"error": {"name", "message"}}.
+// Other tabs hear what was changed over a BroadcastChannel.
+
+const NAME = 'jerboa-chats';
+const VERSION = 1;
+const OPEN_PATIENCE_MS = 8000; // some WebKits were seen never to answer
+const PATIENCE_MS = 20000;     // of one transaction; a disk may be busy
+const FILE_PATIENCE_MS = 180000;
+
+const tab = (() => {
+  const fresh = Date.now().toString(36) + Math.random().toString(36).slice(2);
+  try {
+    const kept = sessionStorage.getItem('jerboa.tab') ?? fresh;
+    sessionStorage.setItem('jerboa.tab', kept);
+    return kept;
+  } catch {
+    return fresh;
+  }
+})();
+
+// A tab that lives holds the lock of its name: another one's draft is shown elsewhere only when it is gone.
+const LOCK = 'jerboa.tab.';
+navigator.locks?.request(LOCK + tab, () => new Promise(() => {})).catch(() => {});
+const livingTabs = async () => {
+  const { held = [] } = await navigator.locks?.query().catch(() => ({})) ?? {};
+  return new Set(held.map(({ name }) => name));
+};
+
+const wellFormed = (key, value) => typeof value === 'string' && value.toWellFormed ? value.toWellFormed() : value;
+const json = value => JSON.stringify(value ?? null, wellFormed);
+const told = error => ({ error: { name: error?.name || 'Error', message: error?.message || String(error) } });
+const answer = work => work().then(json, error => json(told(error)));
+const within = (promise, ms, words) => {
+  let timer;
+  const late = new Promise((_, bad) => { timer = setTimeout(() => bad(new Error(words)), ms); });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+};
+const promised = request => new Promise((good, bad) => {
+  request.onsuccess = () => good(request.result);
+  request.onerror = () => bad(request.error);
+});
+
+export const outside = ({ id, parent, made, body }) => ({ ...body, id, parent, made });
+export const inside = (chat, { id, parent, made, ...body }) => ({ chat, id, parent: parent ?? '', made: made ?? '', body });
+
+// ---- the database
+
+class IndexedDb {
+  kind = 'indexed-db';
+  #db = null;
+
+  async open() {
+    const request = indexedDB.open(NAME, VERSION);
+    request.onupgradeneeded = () => {
+      const db = request.result;
+      db.createObjectStore('chats', { keyPath: 'id' });
+      db.createObjectStore('messages', { keyPath: ['chat', 'id'] }).createIndex('chat', 'chat');
+      db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
+    };
+    this.#db = await within(promised(request), OPEN_PATIENCE_MS, 'the database of this browser does not answer');
+    this.#db.onversionchange = () => this.#db?.close(); // a newer page makes the next version
+    this.#db.onclose = () => { this.#db = null; };      // the person deleted this site's data
+    return this;
+  }
+
+  begin(mode, durability = 'relaxed') {
+    return new Transaction(this.#db.transaction(['chats', 'messages', 'drafts'], mode, { durability }));
+  }
+
+  async run(mode, work, durability, patience = PATIENCE_MS) {
+    if (!this.#db) await this.open();
+    const transaction = this.begin(mode, durability);
+    return within(transaction.run(work), patience, 'the database of this browser does not answer');
+  }
+}
+
+/** Each method gives a promise; run() resolves when all of it is kept, and rejects when nothing is. */
+class Transaction {
+  #transaction;
+  #ended;
+
+  constructor(transaction) {
+    this.#transaction = transaction;
+    this.#ended = new Promise((good, bad) => {
+      transaction.oncomplete = () => good();
+      transaction.onabort = () => bad(transaction.error ?? new Error('the database gave the change up'));
+    });
+    this.#ended.catch(() => {}); // whoever awaits run() hears of it
+  }
+
+  async run(work) {
+    let value;
+    try {
+      value = await work(this);
+    } catch (error) {
+      try { this.#transaction.abort(); } catch { /* it ended by itself */ }
+      throw this.#transaction.error ?? error;
+    }
+    this.commit();
+    await this.#ended;
+    return value;
+  }
+
+  commit() {
+    try { this.#transaction.commit?.(); } catch { /* it ended by itself */ }
+  }
+
+  #store(name) { return this.#transaction.objectStore(name); }
+  #of(chat) { return IDBKeyRange.bound([chat], [chat, []]); }
+
+  chat(id) { return promised(this.#store('chats').get(id)); }
+  chats() { return promised(this.#store('chats').getAll()); }
+  drafts() { return promised(this.#store('drafts').getAll()); }
+  draftsOf(chat) { return promised(this.#store('drafts').getAll(this.#of(chat))); }
+  messages(chat) { return promised(this.#store('messages').getAll(this.#of(chat))); }
+  message(chat, id) { return promised(this.#store('messages').get([chat, id])); }
+  count(chat) { return promised(this.#store('messages').count(this.#of(chat))); }
+  putChat(record) { return promised(this.#store('chats').put(record)); }
+  putMessage(record) { return promised(this.#store('messages').put(record)); }
+  dropMessage(chat, id) { return promised(this.#store('messages').delete([chat, id])); }
+  putDraft(record) { return promised(this.#store('drafts').put(record)); }
+  dropDraft(chat, name) { return promised(this.#store('drafts').delete([chat, name])); }
+
+  drop(chat) {
+    return Promise.all([promised(this.#store('chats').delete(chat)),
+      ...['messages', 'drafts'].map(name => promised(this.#store(name).delete(this.#of(chat))))]);
+  }
+}
+
+let reason = ''; // why there is no database
+let store = null;
+const opening = (async () => {
+  try {
+    store = await new IndexedDb().open();
+  } catch (error) {
+    reason = error?.message || String(error);
+    const { Texts } = await import('./chat_fallback.mjs');
+    store = new Texts();
+  }
+  return store;
+})();
+
+// ---- other tabs
+
+const channel = typeof BroadcastChannel === 'function' ? new BroadcastChannel(NAME) : null;
+const tell = change => { channel?.postMessage(change); };
+
+/** `heard(text)` is called with {op: "wrote", chat, ids, outdated, fresh} or {op: "dropped", chat (null: all)}. */
+export function listen(heard) {
+  if (channel) channel.onmessage = ({ data }) => heard(json(data));
+}
+
+// ---- what app/chats.py asks for
+
+/** {kind: "indexed-db", "local-storage" or "memory", reason}. */
+export const opened = () => answer(async () => ({ kind: (await opening).kind, reason }));
+
+/** [{id, title, updated}], in no order. */
+export const list = () => answer(async () =>
+  (await read(t => t.chats())).map(({ id, title, updated }) => ({ id, title, updated })));
+
+const read = async work => (await opening).run('readonly', work);
+const change = async (work, durability) => (await opening).run('readwrite', work, durability);
+
+const adopted = new Map(); // chat -> the tab that is gone whose draft is shown in this one
+
+/** {chat, messages, draft}; chat is null where there is none of this id ("": what is unsent belongs to a new one). */
+export const load = id => answer(async () => {
+  const living = await livingTabs();
+  const [chat, messages, drafts] = await read(t => Promise.all([t.chat(id), t.messages(id), t.draftsOf(id)]));
+  const mine = drafts.find(draft => draft.tab === tab);
+  const gone = drafts.filter(draft => !living.has(LOCK + draft.tab)).sort((a, b) => a.updated < b.updated ? 1 : -1);
+  const draft = mine ?? gone[0];
+  if (draft && !mine) { // from now on it is this tab's
+    adopted.set(id, draft.tab);
+    await change(t => putDraft(t, id, draft.text)).catch(() => {});
+  }
+  return { chat: chat ?? null, messages: messages.map(outside), draft: draft?.text ?? '' };
+});
+
+/** Messages by their ids (JSON); those that are gone are left out. */
+export const some = (id, ids) => answer(() => read(async t => {
+  const found = await Promise.all(JSON.parse(ids).map(each => t.message(id, each)));
+  return found.filter(Boolean).map(outside);
+}));
+
+/** Keep `messages` (the first one new, the others below it) and the chat's record.
+    `seen`: how many of the chat's messages this page knows to be kept. `follow`: what another tab has put behind the
+    first one's parent stays before it. `sent`: this tab's draft has become a message. `fresh`: other tabs may show them.
+    {parent, others}: of the first message as it was kept, and all messages where the page does not know each;
+    {gone}: the chat was deleted, and nothing is kept. */
+export const write = text => answer(async () => {
+  const { chat, messages, seen, follow, sent, fresh, strict } = JSON.parse(text);
+  const found = await change(async t => {
+    const count = await t.count(chat.id);
+    if (seen && !count) return { gone: true };
+    let others = [];
+    if (follow && count > seen) {
+      others = await t.messages(chat.id);
+      messages[0].parent = newestBelow(others, messages[0].parent);
+    }
+    await Promise.all([t.putChat(chat), ...messages.map(each => t.putMessage(inside(chat.id, each)))]);
+    if (typeof sent === 'string') await dropDrafts(t, sent);
+    return { parent: messages[0]?.parent ?? '', others: others.map(outside) };
+  }, strict ? 'strict' : 'relaxed');
+  if (!found.gone && messages.length) tell({ op: 'wrote', chat: chat.id, ids: messages.map(({ id }) => id), outdated: [], fresh: Boolean(fresh) });
+  return found;
+});
+
+function newestBelow(messages, parent) {
+  const below = new Map();
+  for (const each of messages) {
+    const other = below.get(each.parent);
+    if (!other || other.made < each.made) below.set(each.parent, each);
+  }
+  const passed = new Set();
+  while (below.has(parent) && !passed.has(parent)) {
+    passed.add(parent);
+    parent = below.get(parent).id;
+  }
+  return parent;
+}
+
+const dropDrafts = (t, chat) => {
+  const names = [tab, adopted.get(chat)].filter(Boolean);
+  adopted.delete(chat);
+  return Promise.all(names.map(name => t.dropDraft(chat, name)));
+};
+
+/** Keep what stands in the message box of a chat; "" forgets it. */
+export const draft = (chat, text) => answer(() => change(async t => { await putDraft(t, chat, text); }));
+
+const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
+  ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
+
+/** The page is about to go: nothing can be waited for. `text`: {draft: {chat, text} or null, messages: [{chat, message}]}. */
+export function last(text) {
+  const { draft: unsent, messages } = JSON.parse(text);
+  try {
+    const transaction = store.begin('readwrite');
+    if (unsent) putDraft(transaction, unsent.chat, unsent.text).catch(() => {});
+    for (const { chat, message } of messages) transaction.putMessage(inside(chat, message)).catch(() => {});
+    transaction.commit();
+  } catch { /* there is no store, or it is closed */ }
+}
+
+/** Forget a chat with all that belongs to it. */
+export const drop = id => answer(async () => {
+  await change(t => t.drop(id), 'strict');
+  tell({ op: 'dropped', chat: id });
+});
+
+/** Forget every chat. */
+export const dropAll = () => answer(async () => {
+  await change(async t => {
+    const [chats, drafts] = await Promise.all([t.chats(), t.drafts()]);
+    const names = new Set([...chats.map(({ id }) => id), ...drafts.map(({ chat }) => chat)]);
+    await Promise.all([...names].map(name => t.drop(name)));
+  }, 'strict');
+  tell({ op: 'dropped', chat: null });
+});
+
+/** {url}: the address of a file with every chat, to be revoked. `ours` (JSON): those that the page has in memory, which
+    may be ahead of the store. */
+export const everything = ours => answer(async () => {
+  const held = new Map(JSON.parse(ours).map(chat => [chat.id, chat]));
+  const { asFile } = await import('./chat_files.mjs');
+  const kept = await read(async t => {
+    const chats = await t.chats();
+    return Promise.all(chats.map(async chat => ({ chat, messages: (await t.messages(chat.id)).map(outside) })));
+  });
+  const found = kept.map(({ chat, messages }) => {
+    const mine = held.get(chat.id);
+    held.delete(chat.id);
+    return mine ?? asFile(chat, messages);
+  });
+  const chats = [...found, ...held.values()];
+  const blob = new Blob([json({ format: 'jerboa-chats', version: 1, chats })], { type: 'application/json;charset=utf-8' });
+  return { url: URL.createObjectURL(blob) };
+});
+
+/** Take chats in: `text` is JSON of one, as chat_files.mjs reads them. {first, changes, chats, messages, there}: the
+    id of the first one, what other tabs hear, how many came in, and how many messages were here already. */
+export const takeIn = text => answer(async () => takeAll((await import('./chat_files.mjs')).chatsOf(JSON.parse(text))));
+
+/** The same of a file that a person chose. Answers {error} in words when it holds no chats. */
+export const takeFile = file => answer(async () => takeAll(await (await import('./chat_files.mjs')).chatsOfFile(file)));
+
+/** All of them, or none. */
+async function takeAll(chats) {
+  const { merged } = await import('./chat_files.mjs');
+  const take = async (t, { chat, messages }) => {
+    const [known, kept] = await Promise.all([t.chat(chat.id), t.messages(chat.id)]);
+    const { added, outdated, there } = merged(kept.map(outside), messages);
+    if (!known || added.length) await t.putChat(known ? { ...known, updated: later(known, chat) } : chat);
+    await Promise.all([...outdated.map(id => t.dropMessage(chat.id, id)), ...added.map(each => t.putMessage(inside(chat.id, each)))]);
+    return { chat: chat.id, ids: added.map(({ id }) => id), outdated, there };
+  };
+  const taken = await (await opening).run('readwrite', async t => {
+    const found = [];
+    for (const each of chats) found.push(await take(t, each));
+    return found;
+  }, 'strict', FILE_PATIENCE_MS);
+  const news = taken.filter(({ ids }) => ids.length);
+  await verify(news);
+  const changes = news.map(({ chat, ids, outdated }) => ({ op: 'wrote', chat, ids, outdated, fresh: false }));
+  changes.forEach(tell);
+  const sum = numbers => numbers.reduce((a, b) => a + b, 0);
+  return { first: taken[0]?.chat ?? '', changes, chats: news.length, messages: sum(news.map(({ ids }) => ids.length)), there: sum(taken.map(({ there }) => there)) };
+}
+
+const later = (a, b) => a.updated > b.updated ? a.updated : b.updated;
+
+const verify = taken => read(async t => {
+  for (const { chat, ids } of taken) {
+    const kept = new Set((await t.messages(chat)).map(({ id }) => id));
+    if (!ids.every(id => kept.has(id))) throw new Error('the database lost what it had confirmed');
+  }
+});
