@@ -19,6 +19,7 @@ class Gpu:
 
     def __init__(self):
         self.ok = False
+        self.asked = False  # there is WebGPU, and it gave no GPU: it may yet
         self.name = self.title = self.text = ""
         self.software = False
 
@@ -53,6 +54,7 @@ async def look():
         except Exception:
             adapter = None
     if adapter is None:
+        gpu.asked = True
         gpu.title = "No GPU answered"
         gpu.text = (
             "This browser has WebGPU, but gave no GPU for it. Switch on hardware acceleration in its "

@@ -23,6 +23,8 @@ from app.settings import Settings
 from app.sidebar import Sidebar
 from app.stored import StoredModels
 
+LOOK_AGAIN_S = (5, 15, 45)  # between looks for a GPU, after which the person is left to ask
+
 prompt = find("prompt")
 gpu = device.Gpu()
 smaller = None  # the setting that is offered after a page that broke down, or memory that ran out
@@ -476,6 +478,17 @@ async def look_for_gpu(button=None):
     refresh()
 
 
+async def begin_with_gpu():
+    """Look for a GPU. The browser of a busy machine may give one after a while: then the engine boots after all."""
+    await look_for_gpu()
+    for seconds in LOOK_AGAIN_S:
+        if gpu.ok or not gpu.asked:
+            return
+        await asyncio.sleep(seconds)
+        if not gpu.ok and (await device.look()).ok:
+            await look_for_gpu()
+
+
 async def fetch_config():
     """The server's list of models, and again as long as it looks for some or fetches them; less often where nothing
     changes (it may be a list that was kept, of a server that is gone)."""
@@ -597,4 +610,4 @@ document.body.setAttribute("data-ui", "ready")
 js.performance.mark("usable")  # devtools/page_timing.py reads it
 asyncio.create_task(library.meet())
 asyncio.create_task(fetch_config())
-asyncio.create_task(look_for_gpu())
+asyncio.create_task(begin_with_gpu())

@@ -1,4 +1,5 @@
-// A throwaway worker: boots Pyodide once more, imports what every boot imports, keeps the memory as a snapshot, ends.
+// A throwaway worker: boots Pyodide once more, imports what every boot imports, keeps the memory as a snapshot, and says
+// {bytes} or {error}; who started it ends it.
 //
 // The engine's own worker cannot do it: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules
 // that do not touch `js` may be imported here.
@@ -20,9 +21,7 @@ try {
     if (old.url.includes(`/snapshot/${runtime}/`)) await place.store.delete(old);
   }
   await place.store.put(place.key, new Response(bytes));
-  self.postMessage({ status: 'snapshot', bytes: bytes.byteLength });
+  self.postMessage({ bytes: bytes.byteLength });
 } catch (error) {
-  self.postMessage({ status: 'log', message: `no memory snapshot was made: ${error}` });
-} finally {
-  self.close();
+  self.postMessage({ error: String(error) });
 }

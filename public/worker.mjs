@@ -7,6 +7,7 @@ import { boot, DEFAULT_RUNTIME, jerboa, prepareChat } from './boot.mjs';
 
 const SNAPSHOT_DELAY_MS = 1000; // leave the machine to the page for a moment after a cold boot
 const MAX_ID = 256; // as in protocol.py
+const SNAPSHOT_LIMIT_MS = 300_000; // no machine that is of use takes so long
 const started = performance.now();
 const runtime = self.name || DEFAULT_RUNTIME;
 let receive = null; // app/worker.py's, once it is there
@@ -95,11 +96,20 @@ function isPythonAlive(py) {
   }
 }
 
-/** Store a snapshot for the next visit, beside the running engine. */
+/** Store a snapshot for the next visit, beside the running engine. What became of it is said once, whatever that is. */
 function makeSnapshot() {
   const worker = new Worker(new URL('./snapshot.mjs', import.meta.url), { type: 'module', name: runtime });
-  worker.onmessage = ({ data }) => {
-    self.postMessage({ status: 'log', message: data.message ?? `memory snapshot stored, ${data.bytes} bytes` });
+  const limit = setTimeout(() => end(`it took longer than ${SNAPSHOT_LIMIT_MS / 1000} s`), SNAPSHOT_LIMIT_MS);
+  function end(failure, bytes) {
+    clearTimeout(limit);
+    worker.terminate();
+    const message = failure ? `no memory snapshot was made: ${failure}` : `memory snapshot stored, ${bytes} bytes`;
+    self.postMessage({ status: 'log', message });
+  }
+  worker.onmessage = ({ data }) => end(data.error, data.bytes);
+  worker.onerror = event => {
+    event.preventDefault();
+    end(event.message || 'its files did not load');
   };
 }
 

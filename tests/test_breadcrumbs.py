@@ -24,7 +24,7 @@ from py_engine.host.io_native import NativeIo
 from py_engine.serve import calibration
 from py_engine.serve.breadcrumbs import CRUMB_BYTES, Breadcrumbs
 from py_engine.serve.engine import Engine
-from tests import reference
+from tests import reference, waiting
 from tests.conftest import Runner
 
 NAME = "qwen3-mlx4-g128"
@@ -156,8 +156,9 @@ def test_a_page_that_does_not_listen_leaves_it_to_one_that_does(
         host = Host(heard.append, nothing)
         host.begin()
         host.receive({"type": "cache_list", "id": 1})  # answered once it has looked back
-        while not any(m["status"] == "result" for m in heard):
-            await asyncio.sleep(0)
+        await waiting.until(
+            "an answer to cache_list", lambda: any(m["status"] == "result" for m in heard), 0
+        )
         await host._crumbs.close()
         return [m for m in heard if m["status"] == "crashed"]
 
@@ -192,8 +193,7 @@ def test_the_worker_writes_it_down_and_tells(
         pass
 
     async def until(kind: str) -> dict[str, Any]:
-        while kind not in kinds():
-            await asyncio.sleep(0.01)
+        await waiting.until(f"a message {kind}", lambda: kind in kinds())
         return next(m for m in heard if m["status"] == kind)
 
     def start(name: str) -> Host:
@@ -241,8 +241,7 @@ def test_the_worker_writes_it_down_and_tells(
         assert "calibrated" not in kinds(), "only in sight"
         monkeypatch.setenv("JERBOA_HIDDEN", "")
         assert (await until("calibrated"))["passes"] == 1, "what ended out of sight did not fail"
-        while any(task for task in host._tasks if not task.done()):
-            await asyncio.sleep(0.01)
+        await waiting.until("all tasks done", lambda: all(t.done() for t in host._tasks))
         groups = [m["group"] for m in heard if m["status"] == "calibrated"]
         assert groups == sorted(groups) and groups[0] == 8
         assert host._engine and host._engine.info()["submit"]["dispatches"] == groups[-1]

@@ -519,6 +519,7 @@ def test_nothing_is_made_of_damaged_bytes(
     k, killed = 0, True
     while killed:
         k += 5
+        assert k < 5000, "it is killed at every boundary"
         shutil.rmtree(stores)
         shutil.copytree(stores.parent / "as it was", stores, symlinks=True)
         blob.write_bytes(body)
@@ -594,6 +595,7 @@ def test_killed_at_every_write_boundary(
     largest = max(t.nbytes for t in load(str(server.root / "org" / name)).tensors.values())
     while True:
         k += 7 if name != "small" else 1 if alone and not half else 3
+        assert k < 5000, "it is killed at every boundary"
         shutil.rmtree(stores / "hub", ignore_errors=True)
         server.requests.clear()
         if completed(load, name, k, alone=alone, half=half, form=form):

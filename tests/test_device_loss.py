@@ -28,7 +28,7 @@ from py_engine.serve import engine as engine_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
 from py_engine.serve.recovery import MOST_LOSSES, MOST_LOSSES_HANDHELD, DeviceEvent
-from tests import reference
+from tests import reference, waiting
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
 
@@ -352,9 +352,11 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
         pass
 
     async def until(status: str, state: str | None = None) -> None:
-        while not any((m["status"], m.get("state")) == (status, state) for m in heard):
+        def told() -> bool:
             assert not any(m["status"] == "error" for m in heard), heard
-            await asyncio.sleep(0.001)
+            return any((m["status"], m.get("state")) == (status, state) for m in heard)
+
+        await waiting.until(f"a message {status}, {state}", told, 0.001)
 
     def phase() -> str | None:
         return str(json.loads(crumb.read_text()).get("phase"))
@@ -364,13 +366,15 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
         devices.lose()
         engine._device_lost("as a browser's device tells it; a native one does not")
         await until("device", "lost")
-        while phase() != "load":
+
+        def loading() -> bool:
             assert ("device", "recovered") not in [(m["status"], m.get("state")) for m in heard]
-            await asyncio.sleep(0.001)
+            return phase() == "load"
+
+        await waiting.until("the phase load", loading, 0.001)
 
     async def at_nothing(host: Host) -> None:
-        while any(not task.done() for task in host._tasks):
-            await asyncio.sleep(0.001)
+        await waiting.until("all tasks done", lambda: all(t.done() for t in host._tasks), 0.001)
         assert phase() == "None"
 
     async def work() -> None:

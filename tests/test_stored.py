@@ -16,6 +16,7 @@ from app.worker import Host
 from py_engine.__main__ import main
 from py_engine.errors import InputError
 from py_engine.serve import stored
+from tests import waiting
 from tests.hub_loads import NAME, FaultIo, load, make_repository
 from tests.hub_server import COMMIT, HubServer, hub_server
 
@@ -199,8 +200,7 @@ def test_messages(server: HubServer) -> None:
             )
         ):
             host.receive({**message, "id": i})
-            while len(sent) <= i:
-                await asyncio.sleep(0.01)
+            await waiting.until(f"answer {i}", lambda: len(sent) > i)  # noqa: B023
         return sent
 
     first, gone, again, last = asyncio.run(go())

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from devtools.page_server import PageServer
 from devtools.site import Site
+from tests.waiting import wait_until
 from tests_e2e.conftest import PATIENCE_S, WEBGPU_FLAGS, chromium_path
 from tests_e2e.published import PARTS, Published, published  # noqa: F401  (a fixture)
 from tests_e2e.test_page import ask, kept_messages, load, offer
@@ -216,8 +217,15 @@ def test_page_and_model_work_without_their_server(
           JSON.stringify({temperature: 0, max_tokens: 12, context: 512}));""")
         page.goto(server.url)
         page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=PATIENCE_MS)
-        while not any("memory snapshot stored" in text for text in heard):
-            page.wait_for_timeout(100)
+        page.wait_for_selector("body[data-engine=ready]", timeout=PATIENCE_MS)
+        wait_until(
+            "word of the memory snapshot",
+            lambda: any("memory snapshot" in text for text in heard),
+            lambda: page.wait_for_timeout(100),
+            PATIENCE_S,
+            lambda: heard,
+        )
+        assert any("memory snapshot stored" in text for text in heard), heard
         sources = server.site.shell()["snapshots"]["sources"]
         (snapshot,) = page.evaluate(CACHED)["snapshot-314.0.7"]
         assert snapshot.endswith(sources)

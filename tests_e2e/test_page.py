@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests import chat_formats
+from tests.waiting import wait_until
 from tests_e2e.conftest import (
     GOLDENS,
     ORGANISATION,
@@ -638,8 +639,10 @@ def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
     page.keyboard.press("Escape")
     page.click("#hero-picker button[type=submit]")
     page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
-    while not any('"load"' in text for text in heard):
-        page.wait_for_timeout(50)
+    wait_until(
+        "the page's load", lambda: any('"load"' in text for text in heard), lambda: page.wait_for_timeout(50),
+        told=lambda: heard,
+    )  # fmt: skip
     assert any("py27" in text for text in heard)
     assert sum('"cache_list"' in text for text in heard) == 1, "it was not answered yet"
     (sent,) = (json.loads(text.removeprefix("engine: ")) for text in heard if '"load"' in text)

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
+from tests.waiting import wait_until
 from tests_e2e.conftest import (
     HEAR,
     ORGANISATION,
@@ -56,8 +57,7 @@ class Phone:
         if load:
             page.click("#hero-picker button[type=submit]")
             page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
-            while not held:
-                page.wait_for_timeout(50)
+            wait_until("worker.mjs asked for", lambda: held, lambda: page.wait_for_timeout(50))
             held[0].fallback()
         page.wait_for_selector("body[data-engine=ready]", timeout=ENGINE_MS)
         return page
