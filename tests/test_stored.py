@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -108,6 +109,39 @@ def test_verify(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[s
     assert command(capsys, "verify")[0] == 0, "the next load repaired it"
 
 
+class Terminal(io.StringIO):
+    """Somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_clean_of_everything_asks_or_wants_to_be_told(
+    server: HubServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count() -> int:
+        return len(command(capsys, "list")[1]["models"])
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # a pipe is nobody to be asked
+    assert main(["cache", "clean"]) == 1 and "--yes" in capsys.readouterr().err
+    code, told = command(capsys, "clean")
+    assert (
+        code == 1 and told["error"]["type"] == "InputError" and "--yes" in told["error"]["message"]
+    )
+    for typed in ("", "\n", "n\n", "yes, but not now\n"):
+        monkeypatch.setattr("sys.stdin", Terminal(typed))
+        assert main(["cache", "clean"]) == 1
+        told_text = capsys.readouterr()
+        assert "Delete all 2 models" in told_text.err and "org/tiny" in told_text.err
+        assert not told_text.out
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    code, told = command(capsys, "clean")
+    assert code == 1, "nobody is asked in the middle of JSON"
+    assert count() == 2
+    assert main(["cache", "clean"]) == 0 and "2 models deleted" in capsys.readouterr().out
+    assert count() == 0
+
+
 def test_clean(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[str]) -> None:
     foreign = stores / "hub" / "models--org--theirs" / "blobs" / "x"
     foreign.parent.mkdir(parents=True)
@@ -121,7 +155,7 @@ def test_clean(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[st
     assert main(["cache", "clean", "org/other"]) == 1
     assert main(["cache", "clean", "no hub id"]) == 1
     capsys.readouterr()
-    assert command(capsys, "clean")[1]["models"] == [f"{NAME}@{COMMIT}"]
+    assert command(capsys, "clean", "--yes")[1]["models"] == [f"{NAME}@{COMMIT}"]
     left = [p for p in (stores / "hub").rglob("*") if p.is_file() and ".locks" not in p.parts]
     assert left == [foreign]
     assert command(capsys, "list")[1]["models"] == []
