@@ -316,6 +316,8 @@ def _confirm_clean(found: Inventory, as_json: bool) -> None:
     what = f"all {len(found.models)} models, {found.nbytes / 1e6:.1f} MB"
     if as_json or not sys.stdin or not sys.stdin.isatty():
         raise InputError(f"cache clean deletes {what}: name one model, or add --yes")
+    for model in found.models:
+        _say(f"{model.nbytes / 1e6:10.1f} MB  {model.model}")
     _say(f"Delete {what}? [y/N]")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise AbortError("nothing was deleted")
