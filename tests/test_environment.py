@@ -27,7 +27,7 @@ from py_engine.weights import hub
 from py_engine.weights.hub import HubRepository, Waiting, open_repository
 from py_engine.weights.hub_settings import hub_settings
 from py_engine.weights.rate_limit import wait_asked
-from tests.hub_server import HubServer, hub_server
+from tests.hub_server import Fault, HubServer, hub_server
 from tests.proxy_server import proxy_server
 
 SECRET = "hf_S3CRETpart"
@@ -222,6 +222,19 @@ def test_addresses_are_shown_without_what_is_secret() -> None:
         ("https://u:p@[::1]:80/x", "https://[::1]:80/x"),
     ):
         assert shown(url) == plain
+
+
+@pytest.mark.parametrize(
+    "fault", [500, 403, 418, "short", "drop", "html", "redirect-loop", "gzip-whole"]
+)
+def test_the_signature_of_a_file_hosts_address_is_not_shown(
+    fault: Fault, server: HubServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    repository = opened(server, clock, Waiting(), monkeypatch)
+    server.fail("model.safetensors", *[fault] * 60)
+    text = refused(lambda: run(repository.read("model.safetensors", 0, 900)), "c2lnbmVk")
+    assert "model.safetensors" in text
 
 
 # ---- proxies -------------------------------------------------------------------------------------------------------

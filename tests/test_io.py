@@ -97,10 +97,22 @@ def test_redirect_loop_ends(server: HubServer, io: NativeIo) -> None:
         asyncio.run(io.fetch(f"{server.url}{MAIN}/config.json"))
 
 
+def test_signs_beyond_ascii_and_blanks_are_escaped(server: HubServer, io: NativeIo) -> None:
+    (server.root / "org" / "tiny" / "ä b%.json").write_text("[1]")
+    answer = asyncio.run(io.fetch(f"{server.url}{MAIN}/ä b%25.json?x=ö y"))
+    assert answer.status == 200 and bytes(answer.body) == b"[1]"
+
+
 def test_nobody_there(io: NativeIo) -> None:
     with pytest.raises(HubError, match="no answer"):
         asyncio.run(io.fetch("http://127.0.0.1:9/x"))
-    for address in ("ftp://127.0.0.1/x", "file:///etc/passwd", "http://[::1", "nonsense"):
+    for address in (
+        "ftp://127.0.0.1/x",
+        "file:///etc/passwd",
+        "http://[::1",
+        "nonsense",
+        "http://a..b/",
+    ):
         with pytest.raises(HubError):
             asyncio.run(io.fetch(address))
 

@@ -312,7 +312,8 @@ def _place(url: str) -> Place:
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError:
+        (host or "").encode("idna")
+    except ValueError:  # UnicodeError too
         host, port = None, None
     if not host or parts.scheme not in ("http", "https"):
         raise HubError(f"{shown(url)} is not an http(s) address; check HF_ENDPOINT.", attempts=1)
