@@ -6,7 +6,7 @@ two tabs do not overwrite each other's.
 What was damaged in the store is mended when it is read (mending.py).
 An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought
 before it as "reasoning" and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in
-"unread_calls" how many of those stayed text or were wrong.
+"unread_calls" how many of those stayed text.
 """
 
 import json
