@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from py_engine.__main__ import _bytes
+from py_engine.cli.parser import _bytes
 from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMemoryError
 from py_engine.host.gpu import Buffer, Gpu, Limits
 from py_engine.host.gpu_counting import CountingGpu
