@@ -430,6 +430,17 @@ def test_texts_count_however_the_template_writes_them() -> None:
         assert template(source).render(messages) == reference(source, messages=messages), source
 
 
+def test_a_switch_that_the_template_takes_out_of_a_text_is_none_of_it() -> None:
+    source = (
+        "{%- for m in messages %}{% set off = '/no_think' in m.content %}{{ 'OFF ' if off }}"
+        "{{ m.content.replace('/no_think', '').strip() }}\n{% endfor %}"
+    )
+    for text in ("Be brief. /no_think", "/no_think Be brief.", "Be /no_think brief."):
+        assert template(source).render(user(text)) == reference(source, messages=user(text))
+    with pytest.raises(InputError, match=r"messages\[0\]"):
+        template(source.replace(".strip()", "[:4]")).render(user("Be brief. /no_think"))
+
+
 def test_templates_that_look_into_a_text_get_it_as_it_is() -> None:
     source = (
         "{% for m in messages %}{{ 'quick: ' if m.content.startswith('/fast') or m.content == 'go' }}"

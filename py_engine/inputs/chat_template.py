@@ -174,7 +174,7 @@ class ChatTemplate:
         }
         if enable_thinking is not None:
             values["enable_thinking"] = enable_thinking
-        hidden, tagged, coverage = self._hidden(dialect.lay_out(checked), dialect, shield)
+        hidden, tagged, coverage = self._hidden(dialect.lay_out(checked), dialect, shield, source)
         rendered = require_text(self._render(name, hidden, values), "the chat template's result")
         try:
             missing = coverage.missing(rendered, self._render(name, tagged, values))
@@ -190,10 +190,10 @@ class ChatTemplate:
         return [(text if control else shield.show(text), control) for text, control in cut]
 
     def _hidden(
-        self, laid: Sequence[Message], dialect: Dialect, shield: Shield
+        self, laid: Sequence[Message], dialect: Dialect, shield: Shield, source: str
     ) -> tuple[list[Message], list[Message], Coverage]:
         """The messages with people's text shielded; the same with every text tagged; and by whom."""
-        coverage = Coverage(shield)
+        coverage = Coverage(shield, source)
         hidden: list[Message] = []
         tagged: list[Message] = []
         last = asked_last(laid)

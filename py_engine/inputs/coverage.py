@@ -4,10 +4,13 @@ The same conversation is rendered once more with the first and the last characte
 for private-use characters of its own. When that gives the same prompt, the characters show which texts
 are there, and what stands between them whether they are whole: a short text is not taken for another's.
 When the template looks into the texts and so gives another prompt, they are looked for by their letters.
+A word that stands in the template's own source, as SmolLM3's /no_think, may be taken out of a text: it is
+a switch.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,24 +20,31 @@ from .messages import OWN, RESULTS
 from .shield import PRIVATE, Shield
 
 _WORDS = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
-_THOUGHT = re.compile(r".*</think(?:ing)?>", re.DOTALL)
+# What ends thinking inside an answer, as families write it.
+_THOUGHT = re.compile(
+    r".*(?:</think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|<channel\|>|<\|END_THINKING\|>)",
+    re.DOTALL,
+)
+_SWITCH = re.compile(r"""(['"])([^\w\s'"]\w[^'"\n]{,40})\1""")  # a literal such as '/no_think'
 
 
 @dataclass(frozen=True)
 class _Tag:
-    """A text from its first letter to its last, and the characters in the place of these."""
+    """A text, its part from the first letter to the last, and the characters in the place of these."""
 
     where: str
     text: str
+    core: str
     first: str
     last: str
 
 
 class Coverage:
-    """Of one conversation, hidden by `shield`."""
+    """Of one conversation, hidden by `shield`, in a template of this source."""
 
-    def __init__(self, shield: Shield) -> None:
+    def __init__(self, shield: Shield, source: str) -> None:
         self._shield = shield
+        self._source = source
         self._tags: list[_Tag] = []
         self._texts: list[tuple[str, str]] = []  # (where, text): to be found by their letters
 
@@ -49,14 +59,14 @@ class Coverage:
         core = _ends(text[start:])
         if not core:
             return text
-        shown = self._shield.show(core)
+        whole, shown = (self._shield.show(part) for part in (text[start:].strip(), core))
         begin = text.index(core, start)
         first = self._swap(core[0])
         last = self._swap(core[-1]) if len(core) > 1 else first
         if first is None or last is None:
-            self.expect(shown, where)
+            self.expect(whole, where)
             return text
-        self._tags.append(_Tag(where, shown, first, last))
+        self._tags.append(_Tag(where, whole, shown, first, last))
         tagged = first + core[1:-1] + last if len(core) > 1 else first
         return text[:begin] + tagged + text[begin + len(core) :]
 
@@ -78,8 +88,13 @@ class Coverage:
         else:
             plain = [*plain, *((tag.where, tag.text) for tag in self._tags)]
             lost = []
-        lost += [where for where, text in plain if not _found(text, shown)]
+        lost += [where for where, text in plain if not self._found(text, shown)]
         return lost[0] if lost else None
+
+    @functools.cached_property
+    def _switches(self) -> re.Pattern[str]:
+        words = {word for _, word in _SWITCH.findall(self._source)}
+        return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
     def _swap(self, char: str) -> str | None:
         private = next(self._shield.free, None)
@@ -94,21 +109,26 @@ class Coverage:
             if end is None:
                 return False
             between = self._shield.show(rendered[start : end + 1])
-            if between == tag.text or _in_order(tag.text, between) or between in _json(tag.text):
+            if between == tag.core or _in_order(tag.core, between) or between in _json(tag.core):
+                return True
+            if _in_order(self._switches.sub("", tag.core), between):
                 return True
         return False
+
+    def _found(self, text: str, shown: str) -> bool:
+        if text in shown or any(form in shown for form in _json(text)):
+            return True
+        squeezed = " ".join(shown.split())
+        if " ".join(text.split()) in squeezed:
+            return True
+        rest = [" ".join(part.split()) for part in self._switches.split(text)]
+        return any(rest) and all(part in squeezed for part in rest)
 
 
 def _ends(text: str) -> str:
     """The text from its first to its last letter or digit, or where it has none, without white space."""
     found = _WORDS.search(text)
     return found[0] if found else text.strip()
-
-
-def _found(text: str, shown: str) -> bool:
-    if text in shown or any(form in shown for form in _json(text)):
-        return True
-    return " ".join(text.split()) in " ".join(shown.split())
 
 
 def _json(text: str) -> list[str]:
