@@ -39,6 +39,8 @@ HOSTILE: list[tuple[str, str]] = [
     ("{% set x = 1 %}" * 9000, "words and signs"),
     ("{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", "calls itself without end: more than 24"),
     # Numbers.
+    ("{{ " + "1" * 200_000 + " }}", "a number of more than 2000 digits"),
+    ("{{ 0x" + "_f" * 100_000 + " }}", "a number of more than 2000 digits"),
     ("{{ 9**(9**9) }}", "an exponent above"),
     ("{{ (10**60) ** 60 }}", "a power's base above"),
     (doubled("9**9", "n.x * n.x"), "a product's bits above"),
@@ -127,6 +129,7 @@ HOSTILE: list[tuple[str, str]] = [
     (BIG + "{{ n.t.strip('b' * 9999 + 'a') }}", "works too long"),
     (BIG + "{{ (n.t ~ 'a') in [n.t ~ 'b'] * 9999 }}", "works too long"),
     (BIG + "{% for i in range(9999) %}{{ n.t[::-1] | length }}{% endfor %}", "MiB together"),
+    (BIG + "{% for i in range(9999) %}{{ n.t is lower }}{% endfor %}", "works too long"),
     (BIG + "{{ n.t | title }}", "characters given to title above"),
     (BIG + "{{ n.t | urlize }}", "characters given to urlize above"),
     (BIG + "{{ n.t | striptags }}", "characters given to striptags above"),
@@ -160,5 +163,5 @@ HOSTILE: list[tuple[str, str]] = [
     ("{% for %}", "line 1"),
     ("{{ x | nofilter }}", "nofilter"),
     ("{% if true %}", "end of"),
-    ("x" * (1 << 21), "more than"),
+    ("x" * (1 << 18) + "x", "more than 262144 characters"),
 ]  # fmt: skip

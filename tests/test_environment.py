@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
+from py_engine.abort import Abort
 from py_engine.errors import AbortError, HubError
 from py_engine.host.io import Io, check_headers, shown
 from py_engine.host.io_native import NativeIo
 from py_engine.host.proxies import Proxy, find_proxy, matches, parse_proxy
+from py_engine.serve import loading
 from py_engine.weights import hub
 from py_engine.weights.hub import HubRepository, Waiting, open_repository
 from py_engine.weights.hub_settings import hub_settings
@@ -565,3 +567,30 @@ def test_proxies_of_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find_proxy("http", "hub.example", 80) == Proxy("a", 1)
     monkeypatch.setenv("NO_PROXY", "hub.example:443")
     assert find_proxy("https", "hub.example", 443) is None
+
+
+def test_a_load_that_the_hub_makes_wait_is_told_and_stopped(
+    server: HubServer, io: NativeIo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Engine.load opens a model."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "kept"))
+    server.fail("listing", (429, {"RateLimit": '"api";r=0;t=55'}))
+    abort, notes = Abort(), list[str]()
+
+    async def load() -> None:
+        async with loading._open("org/tiny", io, notes.append, check=abort.check):
+            pass
+
+    async def go() -> float:
+        task = asyncio.ensure_future(load())
+        while not notes:
+            await asyncio.sleep(0.05)
+        abort.set()
+        begun = time.monotonic()
+        with pytest.raises(AbortError):
+            await asyncio.wait_for(task, 20)
+        return time.monotonic() - begun
+
+    assert run(go()) < 2
+    assert notes == [f"{server.url} asks to wait 56 s; going on then."]

@@ -100,6 +100,14 @@ def test_line_feeds_in_strings_where_they_are_allowed() -> None:
         read_json('{"a": "x\ny"}')
 
 
+def test_constants_that_python_writes_into_configs() -> None:
+    text = '{"time_step_limit": [0.0, Infinity], "x": [-Infinity, NaN]}'
+    value = parse_json(text, "config.json", constants=True)
+    assert repr(value) == repr(json.loads(text))
+    with pytest.raises(FormatError, match="Infinity is no JSON value"):
+        parse_json(text, "config.json")
+
+
 def readers(source: str) -> list[str]:
     """Every way to Python's own JSON parser that a source takes."""
     found = []

@@ -40,10 +40,12 @@ class JsonError(ValueError):
     """A text is no JSON, or beyond the limits here; the message says why, and names nothing else."""
 
 
-def parse_json(data: bytes | str, what: str, limit: int = MAX_BYTES) -> Any:
-    """The value of a text of at most `limit` bytes. Raises FormatError, which names `what`."""
+def parse_json(
+    data: bytes | str, what: str, limit: int = MAX_BYTES, *, constants: bool = False
+) -> Any:
+    """See read_json. Raises FormatError, which names `what`."""
     try:
-        return read_json(data, limit=limit)
+        return read_json(data, limit=limit, constants=constants)
     except JsonError as error:
         raise FormatError(
             f"{what} is not valid JSON ({error}): the download may be cut or a page of a web server; "
@@ -51,8 +53,12 @@ def parse_json(data: bytes | str, what: str, limit: int = MAX_BYTES) -> Any:
         ) from None
 
 
-def read_json(data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True) -> Any:
-    """The value. `strict=False`: strings may hold line feeds and other control characters. Raises JsonError."""
+def read_json(
+    data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True, constants: bool = False
+) -> Any:
+    """The value of a text of at most `limit` bytes. `strict=False`: strings may hold line feeds and other control
+    characters. `constants`: NaN and Infinity may stand in it, which Python writes into configs; whoever uses such a
+    value looks at it. Raises JsonError."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > limit:
         raise JsonError(f"it has {len(raw)} bytes, more than the {limit} that such a text may have")
@@ -67,7 +73,7 @@ def read_json(data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True)
             object_pairs_hook=_unique,
             parse_int=_bounded,
             parse_float=_finite,
-            parse_constant=_no_constant,
+            parse_constant=float if constants else _no_constant,
         )
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not UTF-8 at byte {error.start}") from None

@@ -27,6 +27,7 @@ from py_engine.errors import InputError
 
 from .template_costs import (
     CALL,
+    CASE_WORK,
     ESCAPED,
     FILTERS,
     MAX_BITS,
@@ -40,7 +41,7 @@ from .template_costs import (
     size_of,
     small,
 )
-from .template_tree import MAX_SOURCE_CHARS, charge, check_depth, check_tokens
+from .template_tree import charge, check_depth, check_source, check_tokens
 
 MAX_RANGE = 10_000
 MAX_PATTERN_CHARS = 256  # of strftime_now
@@ -116,8 +117,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def compile_limited(self, source: str) -> Template:
         """A template in which everything reports to the budget. Raises InputError."""
-        if len(source) > MAX_SOURCE_CHARS:
-            raise InputError(f"the chat template has more than {MAX_SOURCE_CHARS} characters")
+        check_source(source)
         self.budget = Budget()
         with _errors():
             check_tokens(self.lex(source))
@@ -284,7 +284,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             else:
                 self.budget.work(OPERATION)
                 if name in ("lower", "upper"):
-                    self.budget.work(self.budget.printed(given[0]))
+                    self.budget.work(CASE_WORK * self.budget.printed(given[0]))
             return function(*args)
 
         return run

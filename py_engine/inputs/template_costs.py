@@ -30,6 +30,7 @@ MAX_SECONDS = 1.0  # the backstop for what the other limits do not see
 OPERATION = 1_000  # the work of any call, filter, test or operator
 TURN = 4_000  # of one turn of a loop
 CALL = 8_000  # of a macro
+CASE_WORK = 10  # of looking whether a character is a capital
 NODE = 100  # of looking at an entry of a list
 WORK_PER_GIVEN_CHAR, BYTES_PER_GIVEN_CHAR = 400, 256
 TEXT_BYTES = 64  # of a text, besides its characters

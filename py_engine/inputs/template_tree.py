@@ -6,6 +6,7 @@ The environment's methods named in `CHARGED` are what the rewritten template cal
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from jinja2 import nodes
@@ -13,7 +14,10 @@ from jinja2.visitor import NodeTransformer
 
 from py_engine.errors import InputError
 
-MAX_SOURCE_CHARS = 1 << 20
+MAX_SOURCE_CHARS = 256 << 10  # the largest published templates have some 30,000
+MAX_DIGITS = (
+    2000  # in a row, anywhere: the lexer takes 300 bytes of memory for each digit of a number
+)
 MAX_TOKENS = 8_000  # besides white space; the largest published templates have some 5,000
 MAX_BRACKETS = MAX_BLOCKS = MAX_SIGNS = MAX_CHOICES = 24
 MAX_TREE_DEPTH = 100  # of the parsed source
@@ -22,6 +26,17 @@ SHORT = 64  # characters of a constant that is compared without asking
 CHARGED = ("turn", "concat_text", "compare", "cut", "made")
 
 _OPENING = frozenset("if for macro call filter block with autoescape generation".split())
+
+
+_LONG_NUMBER = re.compile(rf"[0-9a-fA-F_]{{{MAX_DIGITS + 1}}}")
+
+
+def check_source(source: str) -> None:
+    """Refuse what the lexer would take too long or too much for."""
+    if len(source) > MAX_SOURCE_CHARS:
+        raise InputError(f"the chat template has more than {MAX_SOURCE_CHARS} characters")
+    if _LONG_NUMBER.search(source):
+        raise InputError(f"the chat template holds a number of more than {MAX_DIGITS} digits")
 
 
 def check_tokens(tokens: Iterable[tuple[int, str, str]]) -> None:
