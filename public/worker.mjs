@@ -69,6 +69,8 @@ self.onmessage = ({ data }) => {
   else waiting.push(data);
 };
 
+self.onmessageerror = () => refuse(null, 'a message could not be read: it is nested too deep, or holds what cannot be sent');
+
 /** Python cannot go on: say so, once. Whoever hears it starts another worker. */
 function died(error) {
   if (dead) return;

@@ -192,6 +192,7 @@ def test_every_strange_message_is_answered(
         ), answer
         assert len(answer.get("error") or "") < 1000
         assert not isinstance(answer["id"], str) or len(answer["id"]) <= 256
+    print("answered:", [(a["id"], (a.get("error") or "")[:40]) for a in answers if a["id"]])
     for name in "abcdefghijklmnopqrstu":
         assert name == "a" or any(answer["id"] == name for answer in answers), name
     assert worker.ask({"type": "info", "id": "last"})["status"] == "result"
