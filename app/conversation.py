@@ -15,6 +15,7 @@ from app.running import Running
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
 SAVE_MS = 1000  # a tab may be closed at any time
+MAX_ARGUMENTS = 100  # of one call: MicroPython's stack is short
 NEAR_END = 80  # px from the bottom that still follow the answer
 
 
@@ -82,8 +83,8 @@ class Conversation:
             kept += 1
         for row in self.rows[kept:]:
             row.node.remove()
-        if rows[kept:]:
-            self._list.append(*[row.node for row in rows[kept:]])
+        for start in range(kept, len(rows), MAX_ARGUMENTS):
+            self._list.append(*[row.node for row in rows[start : start + MAX_ARGUMENTS]])
         self.rows = rows
         return fresh
 

@@ -171,6 +171,27 @@ def test_a_tab_that_answers_shows_what_another_one_adds(visit: Visit) -> None:
     assert turns(one) == turns(two)
 
 
+def test_another_answer_from_a_tab_that_is_behind_undoes_nothing(visit: Visit) -> None:
+    """It knows only the first turn, and does not hear of the others; what it shows stays a version beside them."""
+    one = visit.open()
+    load(one)
+    ask(one, "begin")
+    two = visit.context.new_page()
+    two.add_init_script("window.BroadcastChannel = class { postMessage() {} };")
+    two.goto(visit.site.url + addressed(one))
+    two.wait_for_selector(READY, timeout=UI_MS)
+    load(two)
+    ask(one, "more")
+    ask(one, "and more")
+    two.click(".answer [data-do=again]")
+    expect(two.locator("#send")).to_be_visible()
+    two.reload()
+    two.wait_for_selector(READY, timeout=UI_MS)
+    expect(two.locator(".answer .count")).to_contain_text("2 / 2")
+    two.click(".answer [data-do=earlier]")
+    expect(two.locator(".user .bubble")).to_have_text(["begin", "more", "and more"])
+
+
 def test_an_edit_or_another_answer_in_one_tab_is_a_version_in_the_other(visit: Visit) -> None:
     one = visit.open()
     load(one)
@@ -651,6 +672,14 @@ def test_a_hostile_file_changes_no_other_chat_and_runs_nothing(visit: Visit) -> 
     page.click("#chats li[data-id=__proto__] .open")
     expect(page.locator(".user .bubble")).to_have_text(evil)
     assert page.evaluate("hits") == 0
+
+
+def test_a_chat_of_thousands_of_turns_opens(visit: Visit) -> None:
+    page = visit.open()
+    said = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(3000)]
+    bring(page, as_file({"messages": said}))
+    expect(page.locator(".answer").last.locator(".text")).to_have_text("turn 2999")
+    expect(page.locator(".message")).to_have_count(3000)
 
 
 def test_chats_are_dropped_on_the_page(visit: Visit, tmp_path: Path) -> None:
