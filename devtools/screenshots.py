@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from devtools.browser_bench import PRESETS
 from devtools.offers import packaged_models
 from devtools.page_server import PageServer
 from devtools.page_timing import FLAGS
@@ -71,10 +72,14 @@ $$T(n) = 2\\,T(n/2) + O(n) \\Rightarrow T(n) = O(n \\log n)$$
 class Studio:
     """Opens pages and keeps pictures of them. `out`: where every variant goes; None: only docs/ gets its own."""
 
-    def __init__(self, playwright: Playwright, url: str, out: Path | None) -> None:
+    def __init__(
+        self, playwright: Playwright, url: str, out: Path | None, flags: Sequence[str] = ()
+    ) -> None:
+        """`flags`: more of Chromium's."""
         self.playwright = playwright
         self.url = url
         self.out = out
+        self.flags = flags
 
     @contextmanager
     def profile(self, flags: list[str] = FLAGS, **options: Any) -> Iterator[BrowserContext]:
@@ -84,7 +89,11 @@ class Studio:
             prefix="jerboa-screenshots-", ignore_cleanup_errors=True
         ) as folder:
             context = self.playwright.chromium.launch_persistent_context(
-                folder, executable_path=path, args=flags, service_workers="block", **options
+                folder,
+                executable_path=path,
+                args=[*flags, *self.flags],
+                service_workers="block",
+                **options,
             )
             context.set_default_timeout(PATIENCE_MS)
             yield context
@@ -254,6 +263,23 @@ def _long_chat() -> list[dict[str, Any]]:
     ]
 
 
+def chat(studio: Studio) -> None:
+    """The README's picture: the default model has answered."""
+    with studio.profile() as context:
+        page = studio.open(context)
+        page.click("#hero-picker button[type=submit]")
+        page.wait_for_selector("body[data-model=ready]")
+        for question in (
+            "What is a jerboa? One sentence.",
+            "Write a Python function that reverses a string.",
+        ):
+            page.fill("#prompt", question)
+            page.press("#prompt", "Enter")
+            page.wait_for_selector(".message:last-child.answer .stats:not(:empty)")
+            page.wait_for_selector(".answer.streaming", state="detached")
+        studio.take(page, "screenshot", DESKTOP)
+
+
 def install(studio: Studio) -> None:
     """Before a large download on an iPhone."""
     phone = studio.device("iPhone 15")
@@ -329,6 +355,7 @@ def diagnostics(studio: Studio) -> None:
 
 VIEWS: dict[str, Callable[[Studio], None]] = {
     "first-visit": first_visit,
+    "chat": chat,
     "chats": chats,
     "install": install,
     "loaded": loaded,
@@ -341,6 +368,9 @@ def main(arguments: list[str]) -> int:
     """The command line; the exit status."""
     parser = argparse.ArgumentParser(prog="./dev screenshots", description=__doc__)
     parser.add_argument("--out", type=Path, help="every view in four variants, into this folder")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="plain", help="sets of Chromium's flags"
+    )
     parser.add_argument("views", nargs="*", metavar="NAME", help=f"of {', '.join(VIEWS)}")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.views) - set(VIEWS):
@@ -350,7 +380,7 @@ def main(arguments: list[str]) -> int:
     models = packaged_models()
     with PageServer(Site(offered=models)) as server, sync_playwright() as playwright:
         for name in asked.views or VIEWS:
-            VIEWS[name](Studio(playwright, server.url, asked.out))
+            VIEWS[name](Studio(playwright, server.url, asked.out, PRESETS[asked.preset]))
     return 0
 
 
