@@ -362,9 +362,10 @@ def test_smollm_ids(name: str) -> None:
     metadata = byte_level_metadata() | {"tokenizer.ggml.pre": name}
     tokenizer = Tokenizer.from_str(json.dumps(build_tokenizer(metadata, "f").tokenizer))
     tokens = metadata["tokenizer.ggml.tokens"]
-    for words, pieces in SMOLLM.items():
-        assert [tokens[i] for i in tokenizer.encode(words).ids] == pieces, words
-        assert tokenizer.decode(tokenizer.encode(words).ids, skip_special_tokens=False) == words
+    for string, pieces in SMOLLM.items():
+        ids = tokenizer.encode(string).ids
+        assert [tokens[i] for i in ids] == pieces
+        assert tokenizer.decode(ids, skip_special_tokens=False) == string
 
 
 @pytest.mark.parametrize(

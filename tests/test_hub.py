@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io_native import NativeIo
 from py_engine.weights import hub
 from py_engine.weights.hub import open_repository
 from py_engine.weights.repository import Repository
+from py_engine.weights.safetensors import read_tensors
 from tests.hub_server import COMMIT, HubServer, hub_server
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))
@@ -281,3 +285,27 @@ def test_whole_files_have_a_limit(root: Path, io: QuickIo) -> None:
     repo = run(open_repository(str(root / "org" / "tiny"), io))
     with pytest.raises(FormatError, match="more than the 1000"):
         run(repo.bytes("model.safetensors", limit=1000))
+
+
+def test_a_stale_index_on_the_hub(root: Path, server: HubServer, io: QuickIo) -> None:
+    """The listing says which shards there are: the index forgets one, and names five that are gone."""
+    folder = root / "org" / "tiny"
+    (folder / "model.safetensors").unlink()
+    for number, name in enumerate("xy", 1):
+        array = {name: np.ones(2, np.float32)}
+        save_file(array, folder / f"model-0000{number}-of-00002.safetensors")
+    stale = {name: f"model-0000{i}-of-00005.safetensors" for i, name in enumerate("xy", 1)}
+    index = folder / "model.safetensors.index.json"
+    for weight_map in ({"x": "model-00001-of-00002.safetensors"}, stale):
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        notes: list[str] = []
+
+        async def go(notes: list[str] = notes) -> list[str]:
+            repository = await open_repository("org/tiny", io)
+            try:
+                return sorted(await read_tensors(repository, notes.append))
+            finally:
+                await repository.close()
+
+        assert run(go()) == ["x", "y"]
+        assert len(notes) == 1

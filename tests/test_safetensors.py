@@ -103,7 +103,7 @@ def test_index(tmp_path: Path) -> None:
             load(tmp_path)
 
 
-ONE = "model.safetensors"
+ONE, THIRD = "model.safetensors", "model-00003-of-00005.safetensors"
 X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
@@ -123,13 +123,12 @@ X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ({ONE: "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", ONE), "read instead"),
         ({ONE: "ab", X: "a"}, None, dict.fromkeys("ab", ONE), None),
         # Or into fewer shards than before.
-        ({X: "ab", Y: "c"}, dict.fromkeys("abc", "model-00003-of-00005.safetensors"),
-         {"a": X, "b": X, "c": Y}, "another file"),
+        ({X: "ab", Y: "c"}, dict.fromkeys("abc", THIRD), {"a": X, "b": X, "c": Y}, "another file"),
         # It is whole, beside a file of something else.
         ({ONE: "abq", X: "ab", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": X, "c": Y}, "not read"),
         # No index at all; a leftover of another series.
         ({X: "ab", Y: "c"}, None, {"a": X, "b": X, "c": Y}, "no model.safetensors.index.json: 2 files"),
-        ({X: "a", Y: "c", "model-00003-of-00005.safetensors": "d"}, {"a": X, "c": Y}, {"a": X, "c": Y}, None),
+        ({X: "a", Y: "c", THIRD: "d"}, {"a": X, "c": Y}, {"a": X, "c": Y}, None),
     ],
 )  # fmt: skip
 def test_files_decide_over_the_index(

@@ -28,7 +28,6 @@ from py_engine.weights.store import WeightStore
 CONV = "conv"
 # What transformers' Lfm2Config assumes.
 _DEFAULTS = {
-    "vocab_size": 65536,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "max_position_embeddings": 128000,

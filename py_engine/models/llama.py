@@ -12,7 +12,7 @@ from py_engine.weights.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 # What transformers' LlamaConfig assumes.
-DEFAULTS = {"vocab_size": 32000, "max_position_embeddings": 2048, "rope_theta": 1e4}
+DEFAULTS = {"max_position_embeddings": 2048, "rope_theta": 1e4}
 
 
 def build(config: Config, store: WeightStore) -> Model:

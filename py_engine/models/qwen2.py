@@ -13,7 +13,6 @@ from py_engine.weights.store import WeightStore
 
 # What transformers' Qwen2Config assumes.
 DEFAULTS = {
-    "vocab_size": 151936,
     "num_key_value_heads": 32,
     "max_position_embeddings": 32768,
     "rope_theta": 1e4,

@@ -35,7 +35,6 @@ from py_engine.weights.store import WeightStore
 LINEAR = "linear_attention"
 # What transformers' Qwen3_5TextConfig assumes.
 _DEFAULTS = {
-    "vocab_size": 248320,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
     "head_dim": 256,
