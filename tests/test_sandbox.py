@@ -103,6 +103,8 @@ def test_a_long_chat_may_cost_more() -> None:
     messages = [{"role": "user", "content": "hello " * 200}] * 9000
     text = render(source, messages=messages)
     assert len(text) == 9000 * 4 * 1200 > template_budget.MAX_TEXT_CHARS
+    lines = "{{ messages[0].content.split('\\n') | length }}"
+    assert render(lines, messages=[{"content": "x\n" * 300_000}]) == "300001"
     with pytest.raises(InputError, match="loops"):
         render(source.replace("messages", "range(7000)").replace("m.content", "'x'"))
 

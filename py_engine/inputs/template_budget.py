@@ -98,7 +98,7 @@ class Budget:
         self._most_work = MAX_WORK + WORK_PER_GIVEN_CHAR * weight
         self._most_bytes = MAX_BYTES + BYTES_PER_GIVEN_CHAR * weight
         self._most_chars = MAX_TEXT_CHARS + 16 * weight
-        self._most_items = MAX_ITEMS + given.nodes
+        self._most_items = MAX_ITEMS + weight
         self._turns = self._work = self._bytes = self._looked = 0
         seconds = MAX_SECONDS * self._most_work / MAX_WORK
         self._seconds, self._end = seconds, CLOCK() + seconds
