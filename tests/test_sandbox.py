@@ -9,9 +9,10 @@ from jinja2.filters import FILTERS as JINJAS
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from py_engine.errors import InputError
-from py_engine.inputs import template_costs
+from py_engine.inputs import template_budget
 from py_engine.inputs.sandbox import LimitedEnvironment
-from py_engine.inputs.template_costs import FILTERS, METHODS, Budget, size_of
+from py_engine.inputs.template_budget import Budget, size_of
+from py_engine.inputs.template_costs import FILTERS, METHODS
 from tests.hostile_templates import HOSTILE
 from tests.template_fuzz import Grammar
 from tests_e2e.probe import measure_template
@@ -101,15 +102,17 @@ def test_a_long_chat_may_cost_more() -> None:
     )
     messages = [{"role": "user", "content": "hello " * 200}] * 9000
     text = render(source, messages=messages)
-    assert len(text) == 9000 * 4 * 1200 > template_costs.MAX_TEXT_CHARS
+    assert len(text) == 9000 * 4 * 1200 > template_budget.MAX_TEXT_CHARS
+    lines = "{{ messages[0].content.split('\\n') | length }}"
+    assert render(lines, messages=[{"content": "x\n" * 300_000}]) == "300001"
     with pytest.raises(InputError, match="loops"):
         render(source.replace("messages", "range(7000)").replace("m.content", "'x'"))
 
 
 def test_the_clock_is_the_backstop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_costs, "MAX_WORK", 1 << 62)
-    monkeypatch.setattr(template_costs, "MAX_TURNS", 1 << 62)
-    monkeypatch.setattr(template_costs, "MAX_SECONDS", 0.05)
+    monkeypatch.setattr(template_budget, "MAX_WORK", 1 << 62)
+    monkeypatch.setattr(template_budget, "MAX_TURNS", 1 << 62)
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 0.05)
     begun = time.thread_time()
     with pytest.raises(InputError, match="ran for more than 0.05 seconds"):
         render("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}")
@@ -128,7 +131,7 @@ def test_sizes_are_those_of_what_would_be_printed() -> None:
 
 def test_a_budget_is_spent_only_once() -> None:
     budget = Budget()
-    budget.bytes(template_costs.MAX_BYTES)
+    budget.bytes(template_budget.MAX_BYTES)
     with pytest.raises(InputError, match="40 MiB together"):
         budget.bytes(1)
     environment = LimitedEnvironment()

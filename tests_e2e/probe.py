@@ -380,7 +380,7 @@ def measure_template(source: str) -> dict[str, Any]:
 
     from py_engine.errors import InputError
     from py_engine.inputs.sandbox import LimitedEnvironment
-    from py_engine.inputs.template_costs import CLOCK
+    from py_engine.inputs.template_budget import CLOCK
 
     def outcome() -> str:
         environment = LimitedEnvironment()

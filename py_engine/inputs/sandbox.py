@@ -2,8 +2,9 @@
 be reached, and work is bounded.
 
 On top of Jinja2's immutable sandbox, whatever a template does is charged to a budget before it is done:
-template_costs.py says what each filter, method and operator costs, template_tree.py makes the template
-ask. Jinja2 is imported with this module, which is imported when the first template is compiled.
+template_budget.py counts, template_costs.py says what each filter, method and operator costs,
+template_tree.py makes the template ask. Jinja2 is imported with this module, which is imported when
+the first template is compiled.
 """
 
 from __future__ import annotations
@@ -25,22 +26,8 @@ from jinja2.utils import Namespace
 
 from py_engine.errors import InputError
 
-from .template_costs import (
-    CALL,
-    CASE_WORK,
-    ESCAPED,
-    FILTERS,
-    MAX_BITS,
-    OPERATION,
-    Budget,
-    Given,
-    compare_cost,
-    format_cost,
-    methods_of,
-    operator_cost,
-    size_of,
-    small,
-)
+from .template_budget import CALL, CASE_WORK, ESCAPED, MAX_BITS, OPERATION, Budget, size_of, small
+from .template_costs import FILTERS, Given, compare_cost, format_cost, methods_of, operator_cost
 from .template_tree import charge, check_depth, check_source, check_tokens
 
 MAX_RANGE = 10_000

@@ -1,217 +1,32 @@
-"""What one rendering of a template from somewhere may cost: charged before the work is done.
+"""What each operator, filter and method costs a template: charged to a Budget before it is done.
 
-A Budget counts two things. Work, in nanoseconds that an ordinary machine takes in CPython (a browser takes
-some three times as long); and bytes of all texts and lists that were built, kept or not. Both limits grow
-with what the caller gave: a long chat may cost more than a hostile template over a short one.
-
-FILTERS and METHODS hold what a call of each costs. What is not in them is not there for templates.
+FILTERS and METHODS hold all that there is for templates, with the cost of a call of each.
 """
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from py_engine.errors import InputError
-
-MAX_TURNS = 20_000  # of loops and macro calls
-MAX_WORK = 300_000_000  # nanoseconds
-MAX_BYTES = 40 << 20
-MAX_TEXT_CHARS = 4 << 20  # of one text
-MAX_ITEMS = 100_000  # of one list, with the lists in it
-MAX_VALUE_DEPTH = 64  # of lists in lists
-MAX_COUNT = 10_000  # width, indent, batch: numbers given to text functions
-MAX_SLOW_CHARS = 20_000  # given to what works in Python or by regular expressions
-MAX_BITS = 4096  # of an int
-MAX_SECONDS = 1.0  # the backstop for what the other limits do not see
-
-OPERATION = 1_000  # the work of any call, filter, test or operator
-TURN = 4_000  # of one turn of a loop
-CALL = 8_000  # of a macro
-CASE_WORK = 10  # of looking whether a character is a capital
-NODE = 100  # of looking at an entry of a list
-WORK_PER_GIVEN_CHAR, BYTES_PER_GIVEN_CHAR = 400, 256
-TEXT_BYTES = 64  # of a text, besides its characters
-# Of one character, the most that a conversion makes of it: '\U000f0000' in a printed list, &#34; when
-# escaped, %F0%9F%98%80 in an address, \ud83d\ude00 in JSON of ASCII, three letters for a capital one.
-REPR, ESCAPED, QUOTED, JSON_CHARS, CASED = 10, 5, 12, 12, 3
-
-
-class Size(NamedTuple):
-    """Of a value as it would be printed: what is shared counts each time."""
-
-    nodes: int
-    chars: int
-    depth: int
-
-
-NOTHING = Size(0, 0, 0)
-
-
-def size_of(value: Any, most: int = MAX_ITEMS) -> Size:
-    """Without recursion. Raises InputError above `most` nodes or MAX_VALUE_DEPTH."""
-    nodes, chars = 1, 0
-    level: list[Any] = [value]
-    for depth in range(MAX_VALUE_DEPTH + 1):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, str):
-                chars += len(item)
-            elif isinstance(item, int):
-                chars += 1 + item.bit_length() // 3
-            elif isinstance(item, _HOLDERS):
-                values = item.values() if isinstance(item, dict) else ()
-                nodes += len(item) + len(values)
-                if nodes > most:
-                    raise InputError(
-                        f"the chat template builds a text or list of more than {most} entries"
-                    )
-                below.extend(item)
-                below.extend(values)
-            else:
-                chars += 24
-        if not below:
-            return Size(nodes, chars, depth)
-        level = below
-    raise InputError(
-        f"the chat template nests too deeply: lists in lists, more than {MAX_VALUE_DEPTH} deep"
-    )
-
-
-_VIEWS: tuple[Any, ...] = (type({}.items()), type({}.keys()), type({}.values()))
-_LISTS: Any = (list, tuple, range, set, frozenset, *_VIEWS)
-_HOLDERS = (*_LISTS, dict)
-
-
-def width(text: str) -> int:
-    """Bytes that a character of it takes, at most."""
-    return 1 if text.isascii() else 4
-
-
-class Budget:
-    """What one rendering may still do, over values of the size `given`. Raises InputError when it is spent."""
-
-    def __init__(self, given: Size = NOTHING) -> None:
-        weight = given.chars + 50 * given.nodes
-        self._most_turns = MAX_TURNS + 20 * given.nodes
-        self._most_work = MAX_WORK + WORK_PER_GIVEN_CHAR * weight
-        self._most_bytes = MAX_BYTES + BYTES_PER_GIVEN_CHAR * weight
-        self._most_chars = MAX_TEXT_CHARS + 16 * weight
-        self._most_items = MAX_ITEMS + given.nodes
-        self._turns = self._work = self._bytes = self._looked = 0
-        seconds = MAX_SECONDS * self._most_work / MAX_WORK
-        self._seconds, self._end = seconds, CLOCK() + seconds
-
-    def turn(self, work: int) -> None:
-        """One turn of a loop or one macro call, whose own statements are `work`."""
-        self._turns += 1
-        if self._turns > self._most_turns:
-            raise InputError(
-                f"the chat template loops: more than {self._most_turns} turns in one rendering"
-            )
-        self.work(TURN + work)
-
-    def work(self, nanoseconds: int) -> None:
-        """Is about to be done."""
-        self._work += nanoseconds
-        if self._work > self._most_work:
-            raise InputError(
-                "the chat template works too long: beyond what"
-                f" {self._most_work / 1e9:.2g} seconds of an ordinary machine do"
-            )
-        if self._work - self._looked > 1_000_000:
-            self._looked = self._work
-            if CLOCK() > self._end:
-                raise InputError(f"the chat template ran for more than {self._seconds:.2g} seconds")
-
-    def bytes(self, nbytes: int) -> None:
-        """Are about to be allocated."""
-        self._bytes += nbytes
-        if self._bytes > self._most_bytes:
-            raise InputError(
-                "the chat template builds texts and lists of more than"
-                f" {self._most_bytes >> 20} MiB together"
-            )
-
-    def fits(self, chars: int) -> None:
-        """Whether there may be a text of `chars` characters."""
-        if chars > self._most_chars:
-            raise InputError(
-                f"the chat template builds a text of {chars} characters, more than {self._most_chars}"
-            )
-
-    def text(self, chars: int, char_bytes: int = 4) -> None:
-        """A text of `chars` characters is about to be built."""
-        self.fits(chars)
-        self.bytes(TEXT_BYTES + chars * char_bytes)
-        self.work(OPERATION + chars)
-
-    def items(self, count: int, item_bytes: int = 8) -> None:
-        """A list of `count` entries is about to be built."""
-        if count > self._most_items:
-            raise InputError(
-                f"the chat template builds a text or list of {count} entries, more than {self._most_items}"
-            )
-        self.bytes(TEXT_BYTES + count * item_bytes)
-        self.work(OPERATION + count * NODE // 4)
-
-    def look(self, value: Any) -> Size:
-        """The lists in a value are about to be walked through, or were made. Its size."""
-        if isinstance(value, str):
-            self.work(OPERATION)
-            return Size(1, len(value), 0)
-        if value is None or isinstance(value, (bool, float)):
-            self.work(OPERATION)
-            return Size(1, 24, 0)
-        size = size_of(value, self._most_items)
-        self.work(OPERATION + NODE * size.nodes)
-        return size
-
-    def printed(self, value: Any, factor: int = 1) -> int:
-        """How many characters str() makes of a value, at most. `factor`: of what is made of each then."""
-        if isinstance(value, str):
-            return factor * len(value)
-        size = self.look(value)
-        chars = size.chars if size.depth == 0 else REPR * size.chars + 8 * size.nodes
-        return factor * chars
-
-    def search(self, text: str, wanted: Any, backwards: bool = False) -> None:
-        """A text is about to be searched; from its end Python compares at each place in full."""
-        tries = len(wanted) if isinstance(wanted, str) else 1
-        self.work(OPERATION + len(text) * (tries if backwards else min(tries, 100)))
-
-    def collect(self, values: Iterable[Any]) -> list[Any]:
-        """The entries of an iterator, each of them charged."""
-        found: list[Any] = []
-        for value in values:
-            self.work(2 * NODE)
-            self.bytes(16)
-            if len(found) >= self._most_items:
-                raise InputError(
-                    f"the chat template builds a text or list of more than {self._most_items} entries"
-                )
-            found.append(value)
-        return found
-
-
-def _find_clock() -> Callable[[], float]:
-    """A thread's own time where there is one: a busy machine is not the template's fault."""
-    try:
-        time.thread_time()
-    except (AttributeError, OSError):  # a browser
-        return time.monotonic
-    return time.thread_time
-
-
-CLOCK = _find_clock()
-
-
-def small(value: Any, limit: int, what: str) -> None:
-    """Raise InputError for a number beyond a limit."""
-    if isinstance(value, (int, float)) and not abs(value) <= limit:
-        raise InputError(f"the chat template goes beyond what is allowed: {what} above {limit}")
+from .template_budget import (
+    CASED,
+    ESCAPED,
+    HOLDERS,
+    JSON_CHARS,
+    LISTS,
+    MAX_BITS,
+    MAX_COUNT,
+    MAX_SLOW_CHARS,
+    NODE,
+    OPERATION,
+    QUOTED,
+    REPR,
+    TEXT_BYTES,
+    Budget,
+    small,
+    width,
+)
 
 
 class Given:
@@ -293,7 +108,7 @@ def compare_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
     if operator in ("in", "notin"):
         if isinstance(right, str):
             return budget.search(right, left)
-        if isinstance(right, _LISTS):
+        if isinstance(right, LISTS):
             # No entry is compared further than what is looked for reaches.
             each = budget.look(left)
             return budget.work(OPERATION + len(right) * (NODE + each.chars + NODE * each.nodes))
@@ -455,7 +270,7 @@ def _join_method(given: Given) -> None:
     if isinstance(parts, Iterator):
         parts = given.budget.collect(parts)
         given.args = (parts,)
-    if isinstance(parts, (str, *_HOLDERS)):
+    if isinstance(parts, (str, *HOLDERS)):
         _joined(given.budget, given.value, parts, 1 if type(given.value) is str else ESCAPED)
 
 
@@ -465,7 +280,7 @@ def _join_filter(given: Given) -> None:
     given.budget.printed(parts)
     if not isinstance(glue, str):
         glue = " " * given.budget.printed(glue)
-    if isinstance(parts, (str, *_HOLDERS)):
+    if isinstance(parts, (str, *HOLDERS)):
         _joined(given.budget, glue, parts)
 
 
