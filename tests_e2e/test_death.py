@@ -138,13 +138,14 @@ def test_a_wrong_hub_id_leaves_the_model_in_use(browser: Browser, site: PageServ
 STRANGE = """box => {
   const {worker} = boxes[box];
   const cyclic = {type: 'info', id: 'cyclic'}; cyclic.self = cyclic;
-  let deep = {}; for (let i = 0; i < 3000; i++) deep = {a: deep};
+  const nested = depth => { let value = {}; for (let i = 0; i < depth; i++) value = {a: value}; return value; };
   const strange = [
     null, undefined, 5, 'load', NaN, 10n ** 400n, true, [], [1], new Map([['type', 'info'], ['id', 1]]), new Date(),
     new ArrayBuffer(8), new Uint8Array(8), /x/, new Error('x'), new Set([1]), {}, {type: 'info'}, {id: 'a'},
     {type: 5n, id: 'b'}, {type: 'info', id: {}}, {type: 'info', id: new Date()}, {type: 'x'.repeat(1e6), id: 'c'},
     {type: 'info', id: 'd', ['x'.repeat(1e6)]: 1}, {type: 'info', id: 'e', more: new Map()}, cyclic,
-    {type: 'generate', id: 'f', messages: [deep]}, {type: 'generate', id: 'g', prompt: new Date()},
+    {type: 'generate', id: 'f', messages: [nested(300)]},
+    {type: 'generate', id: 'deep', messages: [nested(3000)]} /* Chromium brings it as null */, {type: 'generate', id: 'g', prompt: new Date()},
     {type: 'generate', id: 'h', prompt: 'x', options: {temperature: 10n ** 400n}},
     {type: 'generate', id: 'i', prompt: 'x', options: cyclic}, {type: 'load', id: 'j', repo: new ArrayBuffer(8)},
     {type: 'files'}, {type: 'files', id: 'k'}, {type: 'files', id: 'l', name: 'n', files: [5]}, {type: 'env', id: 'm'},
