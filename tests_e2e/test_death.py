@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -132,6 +134,28 @@ def test_a_wrong_hub_id_leaves_the_model_in_use(browser: Browser, site: PageServ
     assert worker.ask({"type": "info", "id": 3})["value"]["model"] == repo
     again = {"type": "generate", "id": 4, "prompt": "one", "options": {"max_tokens": 2}}
     assert worker.ask(again)["status"] == "complete"
+    context.close()
+
+
+def test_a_panic_of_the_tokenizers_costs_no_later_model(browser: Browser, site: PageServer) -> None:
+    """Its wasm module aborts; the next tokenizer comes from a fresh copy."""
+    models = site.site.models
+    folder = models / ORGANISATION / "panics"
+    shutil.copytree(models / ORGANISATION / MODEL, folder, dirs_exist_ok=True)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = [["no such", "pieces"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    context, _ = watched(browser, site)
+    worker = Worker(blank_page(context, site), "worker.mjs")
+    worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
+    for round in range(2):
+        load = {"type": "load", "options": {"context": 128}}
+        failed = worker.ask({**load, "id": f"bad {round}", "repo": f"{ORGANISATION}/panics"})
+        assert failed["error_type"] == "FormatError", failed
+        good = worker.ask({**load, "id": f"good {round}", "repo": f"{ORGANISATION}/{MODEL}"})
+        assert good["status"] == "ready", good
+        count = {"type": "count_tokens", "id": f"count {round}", "text": "one two"}
+        assert worker.ask(count)["value"] == len("one two")
     context.close()
 
 
