@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import pytest
@@ -135,16 +137,40 @@ def test_a_wrong_hub_id_leaves_the_model_in_use(browser: Browser, site: PageServ
     context.close()
 
 
+def test_a_panic_of_the_tokenizers_costs_no_later_model(browser: Browser, site: PageServer) -> None:
+    """Its wasm module aborts; the next tokenizer comes from a fresh copy."""
+    models = site.site.models
+    folder = models / ORGANISATION / "panics"
+    shutil.copytree(models / ORGANISATION / MODEL, folder, dirs_exist_ok=True)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = [["no such", "pieces"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    context, _ = watched(browser, site)
+    worker = Worker(blank_page(context, site), "worker.mjs")
+    worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
+    for round in range(2):
+        load = {"type": "load", "options": {"context": 128}}
+        failed = worker.ask({**load, "id": f"bad {round}", "repo": f"{ORGANISATION}/panics"})
+        assert failed["error_type"] == "FormatError", failed
+        good = worker.ask({**load, "id": f"good {round}", "repo": f"{ORGANISATION}/{MODEL}"})
+        assert good["status"] == "ready", good
+        count = {"type": "count_tokens", "id": f"count {round}", "text": "one two"}
+        assert worker.ask(count)["value"] == len("one two")
+    context.close()
+
+
 STRANGE = """box => {
   const {worker} = boxes[box];
   const cyclic = {type: 'info', id: 'cyclic'}; cyclic.self = cyclic;
-  let deep = {}; for (let i = 0; i < 3000; i++) deep = {a: deep};
+  const nested = depth => { let value = {}; for (let i = 0; i < depth; i++) value = {a: value}; return value; };
   const strange = [
     null, undefined, 5, 'load', NaN, 10n ** 400n, true, [], [1], new Map([['type', 'info'], ['id', 1]]), new Date(),
     new ArrayBuffer(8), new Uint8Array(8), /x/, new Error('x'), new Set([1]), {}, {type: 'info'}, {id: 'a'},
     {type: 5n, id: 'b'}, {type: 'info', id: {}}, {type: 'info', id: new Date()}, {type: 'x'.repeat(1e6), id: 'c'},
     {type: 'info', id: 'd', ['x'.repeat(1e6)]: 1}, {type: 'info', id: 'e', more: new Map()}, cyclic,
-    {type: 'generate', id: 'f', messages: [deep]}, {type: 'generate', id: 'g', prompt: new Date()},
+    {type: 'generate', id: 'f', messages: [nested(300)]},
+    {type: 'generate', id: 'deep', messages: [nested(3000)]} /* Chromium brings it as null */,
+    {type: 'generate', id: 'g', prompt: new Date()},
     {type: 'generate', id: 'h', prompt: 'x', options: {temperature: 10n ** 400n}},
     {type: 'generate', id: 'i', prompt: 'x', options: cyclic}, {type: 'load', id: 'j', repo: new ArrayBuffer(8)},
     {type: 'files'}, {type: 'files', id: 'k'}, {type: 'files', id: 'l', name: 'n', files: [5]}, {type: 'env', id: 'm'},
