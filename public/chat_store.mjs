@@ -62,11 +62,14 @@ class IndexedDb {
     request.onupgradeneeded = () => {
       const db = request.result;
       db.createObjectStore('chats', { keyPath: 'id' });
-      db.createObjectStore('messages', { keyPath: ['chat', 'id'] }).createIndex('chat', 'chat');
+      db.createObjectStore('messages', { keyPath: ['chat', 'id'] });
       db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
     };
     this.#db = await within(promised(request), OPEN_PATIENCE_MS, 'the database of this browser does not answer');
-    this.#db.onversionchange = () => this.#db?.close(); // a newer page makes the next version
+    this.#db.onversionchange = () => { // a newer page makes the next version
+      this.#db?.close();
+      this.#db = null;
+    };
     this.#db.onclose = () => { this.#db = null; };      // the person deleted this site's data
     return this;
   }
