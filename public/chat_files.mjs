@@ -239,6 +239,13 @@ export function merged(kept, messages) {
   return { added, outdated, there };
 }
 
+/** `chosen` of a chat that gets versions: what is shown stays so. */
+export function pinned(chosen, kept, { added, outdated }) {
+  const forks = new Set(added.map(({ parent }) => parent));
+  const shown = pathOf(chosen, kept).filter(({ id, parent }) => forks.has(parent) && !outdated.includes(id));
+  return { ...chosen, ...Object.fromEntries(shown.map(({ id, parent }) => [parent, id])) };
+}
+
 const isCutOff = ({ role, stats, error }) => role === 'assistant' && !stats && !error;
 
 // ---- writing
