@@ -149,7 +149,7 @@ async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=Tr
             chat.unsaved.append(message["id"])
     wanted = list(messages)
     names = [message["id"] for message in wanted]
-    wanted += [chat.find(name) for name in chat.unsaved if name not in names]
+    wanted += [chat.find(name) for name in chat.unsaved if name not in names and chat.find(name)]
     chat.record["title"] = chat.title()
     if touch:
         chat.record["updated"] = now()

@@ -55,14 +55,18 @@ class Conversation:
         self._on_change()
 
     async def _draw_all(self, rows):
-        """The newest first, so that a long chat shows its end at once."""
+        """The newest first, so that a long chat shows its end at once. The rest of the page has its turns, too: laying
+        out a long chat takes long, so that is not done for each row."""
+        began = time.ticks_ms()
         for row in reversed(rows):
             if not row.node.isConnected:
                 continue
             if isinstance(row, AnswerRow) and not (self.running and self.running.row is row):
                 row.draw()
+            if time.ticks_diff(time.ticks_ms(), began) > DRAW_MS:
                 self._to_end_if_following()
                 await asyncio.sleep_ms(0)
+                began = time.ticks_ms()
         self._to_end_if_following()
 
     def _sync(self):

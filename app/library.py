@@ -6,7 +6,7 @@ import json
 from js import document
 from pyscript.js_modules import chat_store
 
-from app import address, chats, exports
+from app import address, chats, exports, storage
 from app.conversation import refusal
 from app.dom import announce, find, make
 from app.loading import problem
@@ -277,7 +277,8 @@ class Library:
 
     def stored(self, event):
         """Something changed in localStorage: an older version of this page may be open in another tab."""
-        asyncio.create_task(self.carry_over(True))
+        if not event.key or event.key.startswith(storage.PREFIX + chats.BODY):
+            asyncio.create_task(self.carry_over(True))
 
     async def carry_over(self, draw=False):
         """Bring in what older versions of this page have left."""

@@ -8,11 +8,10 @@
 // ChatGPT (conversations.json) and of Claude. What has no id gets one that follows from its words, so that a file that is
 // read twice adds nothing the second time. A file that is none of these is refused in words, and nothing of it is kept.
 
-import { Sha256 } from './sha256.mjs';
-
 const MAX_BYTES = 200e6;
 const DEEPEST = 24; // of values inside a message: MicroPython's stack is short
 const MAX_NAME = 200;
+const MAX_MESSAGES = 500_000;
 const ROLES = { user: 'user', human: 'user', assistant: 'assistant', model: 'assistant', ai: 'assistant', bot: 'assistant',
   gpt: 'assistant', system: 'system', developer: 'system', tool: 'tool', function: 'tool' };
 
@@ -28,10 +27,17 @@ const isName = value => typeof value === 'string' && value !== '' && value.lengt
 const named = (...values) => values.find(isName);
 const cut = (text, length) => text.length > length ? text.slice(0, length) + '\u2026' : text;
 
+/** 128 bits that follow from a JSON value, as hex: FNV-1a in four lanes. Who makes two values meet has a message less in a
+    file of his own; what is kept here is compared word by word. */
 function digest(value) {
-  const sum = new Sha256();
-  sum.update(new TextEncoder().encode(JSON.stringify(value)));
-  return sum.digest().slice(0, 32);
+  const text = JSON.stringify(value);
+  const lanes = [0x811c9dc5, 0x9e3779b9, 0x85ebca6b, 0xc2b2ae35];
+  const factors = [0x01000193, 0x01000197, 0x010001a9, 0x010001b3];
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    for (let lane = 0; lane < 4; lane++) lanes[lane] = Math.imul(lanes[lane] ^ unit ^ (lanes[lane] >>> 15), factors[lane]);
+  }
+  return lanes.map(lane => (lane >>> 0).toString(16).padStart(8, '0')).join('');
 }
 
 /** ISO 8601 of such a text, of seconds or of milliseconds; undefined of anything else. */
@@ -64,9 +70,12 @@ export async function chatsOfFile(file) {
 export function chatsOf(value) {
   const list = Array.isArray(value) ? value : Array.isArray(value?.chats) ? value.chats : [value];
   if (value?.format === 'jerboa-chats' && value.version !== 1) refuse('It was written by a newer version of this page. Reload the page, then try again.');
+  const count = list.reduce((sum, each) => sum + (each?.messages?.length || each?.chat_messages?.length || 1), 0);
+  if (count > MAX_MESSAGES) refuse(`There are more than ${MAX_MESSAGES.toLocaleString('en')} messages in it: import it in parts.`);
   const messagesAlone = Array.isArray(value) && list.length && list.every(each => isObject(each) && 'role' in each && 'content' in each);
   const found = (messagesAlone ? [{ messages: list }] : list).map((each, i) => chatOf(each, `Chat ${i + 1}`)).filter(({ messages }) => messages.length);
-  return found.length ? found : refuse('There are no messages in it.');
+  if (!found.length) refuse('There are no messages in it.');
+  return found;
 }
 
 function chatOf(found, where) {
@@ -228,6 +237,13 @@ export function merged(kept, messages) {
     added.push(message);
   }
   return { added, outdated, there };
+}
+
+/** `chosen` of a chat that gets versions: what is shown stays so. */
+export function pinned(chosen, kept, { added, outdated }) {
+  const forks = new Set(added.map(({ parent }) => parent));
+  const shown = pathOf(chosen, kept).filter(({ id, parent }) => forks.has(parent) && !outdated.includes(id));
+  return { ...chosen, ...Object.fromEntries(shown.map(({ id, parent }) => [parent, id])) };
 }
 
 const isCutOff = ({ role, stats, error }) => role === 'assistant' && !stats && !error;

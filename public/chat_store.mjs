@@ -62,11 +62,14 @@ class IndexedDb {
     request.onupgradeneeded = () => {
       const db = request.result;
       db.createObjectStore('chats', { keyPath: 'id' });
-      db.createObjectStore('messages', { keyPath: ['chat', 'id'] }).createIndex('chat', 'chat');
+      db.createObjectStore('messages', { keyPath: ['chat', 'id'] });
       db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
     };
     this.#db = await within(promised(request), OPEN_PATIENCE_MS, 'the database of this browser does not answer');
-    this.#db.onversionchange = () => this.#db?.close(); // a newer page makes the next version
+    this.#db.onversionchange = () => { // a newer page makes the next version
+      this.#db?.close();
+      this.#db = null;
+    };
     this.#db.onclose = () => { this.#db = null; };      // the person deleted this site's data
     return this;
   }
@@ -296,13 +299,16 @@ export const takeFile = file => answer(async () => takeAll(await (await import('
 
 /** All of them, or none. */
 async function takeAll(chats) {
-  const { merged } = await import('./chat_files.mjs');
+  const { merged, pinned } = await import('./chat_files.mjs');
   const take = async (t, { chat, messages }) => {
     const [known, kept] = await Promise.all([t.chat(chat.id), t.messages(chat.id)]);
-    const { added, outdated, there } = merged(kept.map(outside), messages);
-    if (!known || added.length) await t.putChat(known ? { ...known, updated: later(known, chat) } : chat);
+    const there = kept.map(outside);
+    const news = merged(there, messages);
+    const record = known ? { ...known, updated: later(known, chat), chosen: pinned(known.chosen, there, news) } : chat;
+    if (!known || news.added.length) await t.putChat(record);
+    const { added, outdated } = news;
     await Promise.all([...outdated.map(id => t.dropMessage(chat.id, id)), ...added.map(each => t.putMessage(inside(chat.id, each)))]);
-    return { chat: chat.id, ids: added.map(({ id }) => id), outdated, there };
+    return { chat: chat.id, ids: added.map(({ id }) => id), outdated, there: news.there };
   };
   const taken = await (await opening).run('readwrite', async t => {
     const found = [];
