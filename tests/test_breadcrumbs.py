@@ -72,11 +72,15 @@ async def told(name: str, left: Any = ()) -> list[dict[str, Any]]:
 
 
 def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> None:
+    dead: list[Any] = []  # a block that is thrown away would be left, and what it was at wiped out
+
     async def leave(name: str, at: bool) -> None:
         crumbs = Breadcrumbs(NativeIo())
         await crumbs.open(name, ())
         if at:
-            await crumbs.at("generate", "x" * 5000, 4096, 16).__aenter__()
+            block = crumbs.at("generate", "x" * 5000, 4096, 16)
+            dead.append((crumbs, block))
+            await block.__aenter__()
         else:
             async with crumbs.at("generate", "é" * 5000, 4096, 16):
                 pass
@@ -87,6 +91,10 @@ def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> No
     run(leave("closed", True))
     assert run(told("next", left=["closed"])) == []
     assert run(told("last")) == []
+    run(leave("killed", True))
+    assert [found["phase"] for found in run(told("next"))] == ["generate"]
+    for crumbs, _ in dead:
+        crumbs._store = None  # it writes no more
 
 
 def test_of_blocks_that_overlap_the_first_that_goes_on_is_told(run: Runner, stores: Path) -> None:

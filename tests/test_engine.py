@@ -267,6 +267,8 @@ def test_chat_counts_and_streams(engine: Engine, run: Runner) -> None:
     [
         ({"temperature": math.nan}, "temperature"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_k": False}, "top_k"),
         ({"top_k": -1}, "top_k"),
         ({"top_p": 2.0}, "top_p"),
         ({"seed": 1.5}, "seed"),

@@ -65,3 +65,17 @@ def test_a_second_plan_reuses_the_first_ones_slots() -> None:
     before = list(slots.sizes)
     slots.assign(chain([10] * 5, [[]] + [[i] for i in range(4)])[0])
     assert slots.sizes == before
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_second_plan_of_larger_tensors_has_room_for_them(fixed: bool) -> None:
+    """By growing the first one's slots, or, when those are made already, in new ones beside them."""
+    slots = Slots()
+    slots.assign(chain([10] * 5, [[]] + [[i] for i in range(4)])[0])
+    before = list(slots.sizes)
+    slots.fixed = len(before) if fixed else 0
+    calls, tensors = chain([1000] * 5, [[]] + [[i] for i in range(4)])
+    chosen = slots.assign(calls)
+    assert all(slots.sizes[chosen[tensor]] >= tensor.nbytes for tensor in tensors)
+    assert len(slots.sizes) == (4 if fixed else 2)
+    assert not fixed or slots.sizes[:2] == before

@@ -179,6 +179,7 @@ BAD = {
     "header of 2**60 bytes": ((1 << 60).to_bytes(8, "little") + b"{}" * 8, "announce"),
     "header of 0 bytes": (bytes(8) + b"{}{}", "announce"),
     "header longer than the file": ((5000).to_bytes(8, "little") + b"{}" * 8, "less than its header"),
+    "header longer by a byte": ((9).to_bytes(8, "little") + b"{}" * 4, "less than its header"),
     "not an object": (pack([1, 2]), "begin with"),
     "not JSON": (pack(None, raw=b'{"a": }'), "not valid JSON"),
     "not UTF-8": (pack(None, raw=b'{"\xff": 1}'), "not valid JSON"),

@@ -26,8 +26,8 @@ def test_save_and_restore(gpu: Gpu, run: Runner) -> None:
     assert snapshots.nbytes == MOST * 4 * (3 + 65)
 
     def fill(value: int) -> None:
-        for buffer in buffers:
-            gpu.write(buffer, 0, bytes([value]) * 1024)
+        for i, buffer in enumerate(buffers):
+            gpu.write(buffer, 0, bytes([value + 16 * i]) * 1024)  # what is whose can be told
 
     fill(1)
     run(snapshots.save(5))
@@ -36,10 +36,12 @@ def test_save_and_restore(gpu: Gpu, run: Runner) -> None:
     fill(3)
     run(snapshots.restore(5))
     after = [run(gpu.read(buffer)) for buffer in buffers]
-    for data, n in zip(after, (3, 65), strict=True):
-        assert data == b"\3" * 512 + b"\1" * 4 * n + b"\3" * (512 - 4 * n)
+    for data, n, three, one in zip(
+        after, (3, 65), (b"\x03", b"\x13"), (b"\x01", b"\x11"), strict=True
+    ):
+        assert data == three * 512 + one * 4 * n + three * (512 - 4 * n)
     run(snapshots.restore(0))
-    assert run(gpu.read(buffers[1], 512, 4)) == b"\2" * 4
+    assert run(gpu.read(buffers[1], 512, 4)) == b"\x12" * 4
     snapshots.release()
     for buffer in buffers:
         gpu.destroy_buffer(buffer)

@@ -27,9 +27,12 @@ def test_grouped_keeps_order_and_limits(n: int, group: int, passes: int) -> None
     buffers = GroupedSubmit(group, passes).cut(dispatches)
     assert flat(buffers) == dispatches
     for cut in buffers:
-        assert sum(map(len, cut)) <= group
+        held = sum(map(len, cut))
+        assert held <= group
         assert len(cut) <= passes
         assert all(cut)
+        assert max(map(len, cut)) == -(-held // passes), "spread over all the passes"
+    assert len(buffers) == -(-n // group), "no more command buffers than need be"
 
 
 @pytest.mark.parametrize(("group", "passes"), [(0, 1), (1, 0), (-3, 1)])

@@ -113,6 +113,36 @@ def test_a_broken_snapshot_is_thrown_away(browser: Browser, site: PageServer, pa
     context.close()
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("import './nowhere.mjs';", "throw 1;")),
+    ],
+)
+def test_a_snapshot_that_cannot_be_made_is_told(
+    browser: Browser,
+    site: PageServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    """Whatever stops it: its script is not there, does not load, or raises."""
+    find, script = site.site.find, tmp_path / "snapshot.mjs"
+    if source:
+        script.write_text(source)
+    there = script if source else None
+    monkeypatch.setattr(
+        site.site, "find", lambda path: there if path == "/snapshot.mjs" else find(path)
+    )
+    context, _ = watched(browser, site)
+    worker = Worker(blank_page(context, site), "worker.mjs")
+    log = worker.wait(lambda m: m["status"] == "log" and "snapshot" in m["message"], 120)[-1]
+    assert log["message"].startswith("no memory snapshot was made: "), log
+    assert worker.ask({"type": "info", "id": "after"})["status"] == "result"
+    context.close()
+
+
 def test_scripts_come_with_a_policy_that_forbids_eval(page: Page, site: PageServer) -> None:
     for name in ("worker.mjs", "snapshot.mjs", "boot.mjs", "replay.mjs"):
         with urllib.request.urlopen(site.url + name) as answer:
