@@ -3,7 +3,8 @@
 A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content", ...}.
 Messages with the same parent are versions of each other: a question that was edited, an answer that was given again. An
 answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought before it as "reasoning"
-and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in "unread_calls" how many of those stayed text or were wrong.
+and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in "unread_calls" how many of those stayed text or
+were wrong.
 """
 
 TITLE_LENGTH = 60
