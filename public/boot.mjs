@@ -71,6 +71,15 @@ async function renewTokenizers() {
 }
 jerboa.renewTokenizers = renewTokenizers;
 
+/** Pyodide's module with a memory that a snapshot fits into. Pyodide 314 lays a snapshot into the memory that a module
+    begins with (30 MiB) and fails where Python had grown beyond that; 0.27 sees to it itself and leaves this out. */
+async function createWithRoom(base, settings, bytes) {
+  const { default: create } = await import(`${base}pyodide.asm.mjs`);
+  const module = await create(settings);
+  while (module.HEAP8.length < bytes && module._malloc(1 << 20)); // the snapshot lies over all of it afterwards
+  return module;
+}
+
 /** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. `tell(words)`: what it is at. */
 export async function boot(runtime, tell) {
   tell('Fetching Python');
@@ -84,7 +93,9 @@ export async function boot(runtime, tell) {
   if (kept) {
     tell('Starting Python where an earlier visit left off');
     try {
-      py = await loadPyodide({ ...bootOptions(runtime), _loadSnapshot: new Uint8Array(await kept.arrayBuffer()) });
+      const _loadSnapshot = new Uint8Array(await kept.arrayBuffer());
+      const createPyodideModule = settings => createWithRoom(base, settings, _loadSnapshot.length);
+      py = await loadPyodide({ ...bootOptions(runtime), _loadSnapshot, createPyodideModule });
       py.runPython('import random; random.seed()'); // else every visit repeats the random numbers of the snapshot
     } catch (error) { // snapshots are no public interface of Pyodide: the plain boot is the way out
       py = null;
