@@ -81,7 +81,8 @@ def send(page: Page, text: str) -> None:
 
 
 def ask(page: Page, text: str) -> None:
-    """Send it, and wait for the answer's end."""
+    """Send it once nothing is being answered, and wait for the answer's end."""
+    expect(page.locator("#send")).to_be_visible()
     send(page, text)
     expect(page.locator(".user .bubble").last).to_have_text(text)
     expect(page.locator("#send")).to_be_visible()
