@@ -156,4 +156,4 @@ if not TYPE_CHECKING:  # else every misspelt name would be typed Any
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
