@@ -100,9 +100,9 @@ def test_line_feeds_in_strings_where_they_are_allowed() -> None:
         read_json('{"a": "x\ny"}')
 
 
-def test_constants_that_python_writes_into_configs() -> None:
-    text = '{"time_step_limit": [0.0, Infinity], "x": [-Infinity, NaN]}'
-    value = parse_json(text, "config.json", constants=True)
+def test_configs_are_read_as_python_reads_them() -> None:
+    text = '{"time_step_limit": [0.0, Infinity], "x": [-Infinity, NaN], "twice": 1, "twice": 2}'
+    value = parse_json(text, "config.json", lenient=True)
     assert repr(value) == repr(json.loads(text))
     with pytest.raises(FormatError, match="Infinity is no JSON value"):
         parse_json(text, "config.json")

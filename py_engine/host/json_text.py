@@ -7,7 +7,7 @@ here may recurse: it is at most MAX_NESTING deep.
 
 Of what RFC 8259 leaves open, only what has one meaning is read: no key twice, no NaN or Infinity, no number
 beyond what a float takes, no half of a surrogate pair, UTF-8 only (with or without a byte
-order mark).
+order mark). Configs of models are read as Python's own reader, and so transformers, takes them.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class JsonError(ValueError):
 
 
 def parse_json(
-    data: bytes | str, what: str, limit: int = MAX_BYTES, *, constants: bool = False
+    data: bytes | str, what: str, limit: int = MAX_BYTES, *, lenient: bool = False
 ) -> Any:
     """See read_json. Raises FormatError, which names `what`."""
     try:
-        return read_json(data, limit=limit, constants=constants)
+        return read_json(data, limit=limit, lenient=lenient)
     except JsonError as error:
         raise FormatError(
             f"{what} is not valid JSON ({error}): the download may be cut or a page of a web server; "
@@ -54,11 +54,11 @@ def parse_json(
 
 
 def read_json(
-    data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True, constants: bool = False
+    data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True, lenient: bool = False
 ) -> Any:
     """The value of a text of at most `limit` bytes. `strict=False`: strings may hold line feeds and other control
-    characters. `constants`: NaN and Infinity may stand in it, which Python writes into configs; whoever uses such a
-    value looks at it. Raises JsonError."""
+    characters. `lenient`: as Python's reader takes configs of models, NaN and Infinity may stand in it, and of a key
+    that is given twice the last counts; whoever uses such a value looks at it. Raises JsonError."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > limit:
         raise JsonError(f"it has {len(raw)} bytes, more than the {limit} that such a text may have")
@@ -70,10 +70,10 @@ def read_json(
         return json.loads(
             text,
             strict=strict,
-            object_pairs_hook=_unique,
+            object_pairs_hook=None if lenient else _unique,
             parse_int=_bounded,
             parse_float=_finite,
-            parse_constant=float if constants else _no_constant,
+            parse_constant=float if lenient else _no_constant,
         )
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not UTF-8 at byte {error.start}") from None

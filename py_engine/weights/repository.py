@@ -139,7 +139,7 @@ class Repository(abc.ABC):
         where = f"{self.address}: {name}"
         if body.lstrip()[:1] == b"<":
             raise HubError(f"{where} is a web page, not JSON: {html_advice()}")
-        return parse_json(body, where, constants=True)
+        return parse_json(body, where, lenient=True)
 
 
 def html_advice() -> str:
