@@ -899,7 +899,7 @@ def test_it_is_listed_verified_and_cleaned(
     assert command("verify")[0] == 0, "the next loads repaired them"
     lost = q4.with_name("0" * 40)
     lost.write_bytes(b"of a process that ended before its first note")
-    command("clean")
+    command("clean", "--yes")
     left = [p for p in (stores / "hub").rglob("*") if p.is_file() and ".locks" not in p.parts]
     assert left == []
 

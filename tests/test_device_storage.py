@@ -25,7 +25,7 @@ def test_of_the_cache_folders_disk(
         assert set(found) == {"fits", "availableMB", "recommendInstall"}
         assert (found["fits"], found["recommendInstall"]) == (fits, False)
     for size in (-1, float("nan"), float("inf"), "400", None, True, [1]):
-        with pytest.raises(InputError, match="is no size. Give .* a number from 0 up"):
+        with pytest.raises(InputError, match="size_mb=.*: give a number from 0"):
             run(py_engine.can_cache_model(size))  # type: ignore[arg-type]
     assert run(py_engine.request_persistent_storage()) is True
     assert py_engine.get_install_guidance() == {"installed": True, "manual": False, "steps": []}

@@ -151,11 +151,12 @@ def test_the_devices_limits(run: Runner) -> None:
 
 @pytest.mark.parametrize("context", [0, -1, 40961, True])
 def test_a_context_beyond_the_model(run: Runner, context: int) -> None:
-    with pytest.raises(InputError, match=f"context={context!r}.* 1 to 40960"):
+    most = 40960 if context > 1 else 2**31  # what no model takes is refused before one is looked at
+    with pytest.raises(InputError, match=f"context={context!r}.* 1 to {most}"):
         estimate(run, PRESET, context=context)
 
 
-@pytest.mark.parametrize("budget", [0, -5, 1.5e9, True, "1GB"])
+@pytest.mark.parametrize("budget", [0, -5, 1.5, True, "1GB"])
 def test_a_budget_that_is_none(run: Runner, budget: Any) -> None:
     with pytest.raises(InputError, match="memory_budget"):
         run(Engine.load(PRESET, gpu=CountingGpu(), memory_budget=budget))
