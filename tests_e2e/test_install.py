@@ -236,7 +236,7 @@ def test_python_has_the_same_helpers(probe: Probe) -> None:
     for found in (mine, other):
         assert set(found["get_storage_status"]) == STATUS
         assert found["can_cache_model"]["fits"] is True
-        assert "'400' is no size" in found["refused"]
+        assert "size_mb='400'" in found["refused"]
         status = found["get_storage_status"]
         assert status["availableMB"] == pytest.approx(status["quotaMB"] - status["usageMB"], abs=2)
     assert {k: type(v) for k, v in mine.items()} == {k: type(v) for k, v in other.items()}

@@ -968,13 +968,19 @@ def test_a_base_model_continues_and_a_failed_load_can_be_tried_again(
 
 
 def test_loading_can_be_cancelled(engine_page: Page, site: PageServer) -> None:
+    """What was in use before is in use again: the other model's weights had not begun to come."""
     engine_page.click(".new")
+    load(engine_page)
+    name = f"Tiny {MODEL}"
+    expect(engine_page.locator("#model-name")).to_have_text(name)
     site.site.stall_s = 4.0  # type: ignore[attr-defined]
     try:
         choose(engine_page, OTHER)
         expect(engine_page.locator("#load")).to_be_visible()
         engine_page.click("[data-do=cancel-load]")
-        expect(engine_page.locator("body")).to_have_attribute("data-model", "none", timeout=STOP_MS)
+        body = engine_page.locator("body")
+        expect(body).to_have_attribute("data-model", "ready", timeout=STOP_MS)
+        expect(engine_page.locator("#model-name")).to_have_text(name)
         expect(engine_page.locator("#load")).to_be_hidden()
     finally:
         site.site.stall_s = 0.0  # type: ignore[attr-defined]
