@@ -98,15 +98,10 @@ def callback(name: str, value: Any) -> None:
 
 def token_ids(ids: Any, vocab_size: int) -> list[int]:
     """Ids of a model's tokens as a list. Numbers of numpy are taken."""
-    wanted = f"ids: give a list of token ids (whole numbers), not {shown(ids)}"
-    if isinstance(ids, (str, bytes, Mapping)):
-        raise InputError(wanted)
-    try:
-        given = iter(ids)
-    except TypeError as error:
-        raise InputError(wanted) from error
+    if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
+        raise InputError(f"ids: give a list of token ids (whole numbers), not {shown(ids)}")
     taken: list[int] = []
-    for place, value in enumerate(given):
+    for place, value in enumerate(ids):
         if type(value) is not int:
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise InputError(f"ids[{place}] is {shown(value)}: token ids are whole numbers")

@@ -187,13 +187,13 @@ class Engine:
         """
         _check_model(model, gpu, io, host, context)
         check_choice(dtype, memory_budget)
-        if not isinstance(context_classes, Sequence) or not context_classes:
+        if not isinstance(context_classes, Sequence) or isinstance(context_classes, str):
             raise InputError(f"context_classes={shown(context_classes)}: give a list of tokens")
         context_classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in context_classes]
         instance("strategy", strategy, (SingleSubmit, GroupedSubmit), "a strategy to submit")
         instance("proven", proven, Mapping, "what the calibrator told, a dict")
         instance("abort", abort, Abort, "an Abort")
-        for name, value in (("tune", tune), ("self_check", self_check)):
+        for name, value in (("tune", tune), ("self_check", self_check), ("progress", progress)):
             flag(name, value)
         for name, call in (
             ("on_progress", on_progress),
