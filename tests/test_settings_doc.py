@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from pathlib import Path
 
 import pytest
+
+from py_engine.cli.parser import parser
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
@@ -93,8 +96,13 @@ def test_keys_of_local_storage() -> None:
 
 
 def test_flags_of_the_command_line() -> None:
-    text = (ROOT / "py_engine" / "__main__.py").read_text(encoding="utf-8")
-    flags = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text))
+    flags: set[str] = set()
+    parsers: list[argparse.ArgumentParser] = [parser()]
+    while parsers:
+        for action in parsers.pop()._actions:
+            flags |= {name for name in action.option_strings[:1] if name.startswith("--")}
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
     assert len(flags) > 20
     assert flags == named("The command line")
 

@@ -157,11 +157,11 @@ def test_what_is_closed_says_so_and_what_is_forgotten_is_closed() -> None:
 
 
 def test_options_are_those_of_the_engine() -> None:
-    """`gpu` and `io` belong to a loop of the caller's; `abort` is Ctrl-C; `proven` is the page's."""
+    """`gpu` and `io` belong to a loop of the caller's; `abort` is Ctrl-C; `proven` and `before_weights` are the page's."""
     taken = {
         name: str(p.annotation)
         for name, p in inspect.signature(Engine.load).parameters.items()
-        if name not in ("model", "gpu", "io", "abort", "proven")
+        if name not in ("model", "gpu", "io", "abort", "proven", "before_weights")
     }
     own = inspect.signature(load).parameters
     here = {name: str(value) for name, value in inspect.get_annotations(LoadOptions).items()}
