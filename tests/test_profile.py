@@ -57,8 +57,12 @@ def ticks(gpu: Gpu, run: Runner) -> Iterator[tuple[Tensor, list[Dispatch], Bench
     for _ in range(2):
         trace.call("tick", kernel("probe_tick"), [(count, "w")], (1, 1, 1))
     planner = Planner(gpu, bench.kernels, SingleSubmit())
-    planner.reserve([trace])
-    yield count, list(run(planner.lower([trace])).dispatches), bench
+
+    async def lower() -> list[Dispatch]:
+        planner.reserve([trace])
+        return list((await planner.lower([trace])).dispatches)
+
+    yield count, run(lower()), bench
     bench.close()
 
 

@@ -157,7 +157,7 @@ def test_what_is_closed_says_so_and_what_is_forgotten_is_closed() -> None:
 
 
 def test_options_are_those_of_the_engine() -> None:
-    """`gpu` and `io` belong to a loop of the caller's; `abort` is Ctrl-C; `proven` and `before_weights` are the page's."""
+    """`gpu` and `io` belong to a loop of the caller; `abort` is Ctrl-C; `proven`, `before_weights` are the page's."""
     taken = {
         name: str(p.annotation)
         for name, p in inspect.signature(Engine.load).parameters.items()
@@ -187,7 +187,8 @@ def test_in_a_browser_it_says_what_to_use(monkeypatch: pytest.MonkeyPatch) -> No
 def test_ctrl_c_ends_what_waits(what: str) -> None:
     """And a model that is loaded can be used on."""
     program = f"""
-import sys, py_engine
+import signal, sys, py_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 what = {what!r}
 def begun(*_): print("now", flush=True)
 model = None
