@@ -86,6 +86,7 @@ def test_code_is_coloured_by_spans_of_text_and_copied_as_it_is(visit: Visit) -> 
     expect(page.locator(".answer .text")).to_contain_text("no code here")
     assert not [path for path in visit.asked if "highlight.min.js" in path]
     page.locator("#chats .open").first.click()
+    expect(page.locator(".answer .code code")).to_have_count(3)
     python, other, open_ended = page.locator(".answer .code code").all()
     expect(python.locator(".hl-keyword").first).to_have_text("def", timeout=UI_MS)
     text = f'def f(x):  # <b>not bold</b>\n    return "text", {HEBREW!r}'
