@@ -26,7 +26,7 @@ SETTINGS = (
     "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 60}))"
 )
 
-AT_WORK = "heard.some(m => m.status === 'loading' && m.message === 'Compiling kernels')"
+AT_WORK = "heard.some(m => m.status === 'loading' && m.message.startsWith('Compiling '))"
 
 
 def crash_gpu(browser: Browser) -> None:
