@@ -376,7 +376,10 @@ def test_reading_never_fails_otherwise() -> None:
         ([{"function": {"name": ""}}], "name"),
         ([{"function": {"name": "f", "parameters": []}}], "parameters of 'f'"),
         ([{"function": {"name": "f", "parameters": {"properties": []}}}], "properties"),
-        ([{"function": {"name": "f", "parameters": {"properties": {"x": 3}}}}], "'f', parameter 'x'"),
+        (
+            [{"function": {"name": "f", "parameters": {"properties": {"x": 3}}}}],
+            "'f', parameter 'x'",
+        ),
         ([{"function": {"name": "f", "description": 3}}], "description"),
         ([{"name": "f"}, {"function": {"name": "f"}}], r"tools\[1\].*two tools named 'f'"),
         ([{"name": str(i)} for i in range(600)], "512"),
