@@ -126,6 +126,12 @@ def test_the_load_button_is_in_view_whichever_card_is_chosen(
         assert page.locator(".choice:has(:checked) .name").text_content() == name
         expect(button).to_be_in_viewport(ratio=1)
         assert button.evaluate(under_it), "something lies over it"
+    # A GPU with a long name makes nothing wider than the screen.
+    page.evaluate("document.querySelector('.gpu').textContent = 'a long name of a GPU '.repeat(20)")
+    inside = (
+        "n => { const r = n.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
+    )
+    assert all(page.locator(".choice").nth(n).evaluate(inside) for n in range(4))
     page.click("#model")
     assert page.locator("#dialog-picker button[type=submit]").evaluate(under_it)
     visit.close()
