@@ -175,7 +175,8 @@ def test_short_generations(inspected: Inspected, rounds: int) -> None:
     assert_flat(left, rounds, WASM_BYTES["generation"])
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/test_long_run.py does it natively, always
+@pytest.mark.parametrize("rounds", [2, 100])
 def test_loads_and_disposes(inspected: Inspected, rounds: int) -> None:
     worker = inspected.worker
 
