@@ -98,10 +98,15 @@ def callback(name: str, value: Any) -> None:
 
 def token_ids(ids: Any, vocab_size: int) -> list[int]:
     """Ids of a model's tokens as a list. Numbers of numpy are taken."""
-    if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
-        raise InputError(f"ids: give a list of token ids (whole numbers), not {shown(ids)}")
+    try:
+        if isinstance(ids, (str, bytes, Mapping)):
+            raise TypeError("they can be iterated over, too")
+        given = iter(ids)
+    except TypeError:
+        wanted = f"ids: give a list of token ids (whole numbers), not {shown(ids)}"
+        raise InputError(wanted) from None
     taken: list[int] = []
-    for place, value in enumerate(ids):
+    for place, value in enumerate(given):
         if type(value) is not int:
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise InputError(f"ids[{place}] is {shown(value)}: token ids are whole numbers")
