@@ -21,10 +21,10 @@ from devtools import page_server
 from devtools.page_server import Handler, PageServer
 from devtools.site import Site
 from tests.packaged_tokenizers import tokenizer_json
+from tests_e2e.visit import ORGANISATION, PATIENCE_S, Visit, offer, watched
 
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
-ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
 # Modules for workers, to be imported before their own script.
 SHIMS = ("/webkit_shim.mjs", "/webkit_files.mjs", "/store_faults.mjs", "/live_buffers.mjs")
 CRASH_FLAGS = [  # or Chromium gives no GPU any more after its GPU process died twice
@@ -40,11 +40,13 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     *CRASH_FLAGS,
 ]
-WEBGPU_FLAGS = [*CHROMIUM_FLAGS, "--enable-unsafe-webgpu"]
-# No test waits this long on an idle machine (a cold boot takes 2 to 5 s there); on two busy cores SwiftShader alone was
-# seen to compile a model's kernels for two minutes.
-PATIENCE_S = 400.0
-
+WEBGPU_FLAGS = [
+    *CHROMIUM_FLAGS,
+    "--enable-unsafe-webgpu",
+    # Workgroup memory is cleared in a loop: SwiftShader compiles a model's kernels in a fifth of the time then, as
+    # py_engine/host/gpu_native.py has it.
+    "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
+]
 # Start a worker whose messages are kept until the test asks for them.
 OPEN = """([script, name]) => {
   const box = {inbox: [], wake: () => {}};
@@ -276,18 +278,6 @@ def set_quota(page: Page, site: PageServer, nbytes: int) -> None:
     session.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": nbytes})
 
 
-def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[BrowserContext, list[str]]:
-    """A fresh profile (`options` of new_context) and the list of requests that left the origin. Without service
-    workers, which would fetch the whole shell for each: test_offline.py has those."""
-    context = browser.new_context(service_workers="block", **options)
-    outside: list[str] = []
-    allowed = (site.url, "data:", "blob:")
-    context.on(
-        "request", lambda r: outside.append(r.url) if not r.url.startswith(allowed) else None
-    )
-    return context, outside
-
-
 def shim(context: BrowserContext, script: str, address: Callable[[], str]) -> None:
     """Workers of this script that start from now on import the module at `address()` before anything else."""
 
@@ -360,3 +350,12 @@ def probe(request: pytest.FixtureRequest, visited: Visited, site: PageServer) ->
     page = blank_page(visited.context, site)
     yield Probe(page, request.param)
     page.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
+    """The page without its engine, two models on offer."""
+    offer(site)
+    visit = Visit(browser, site)
+    yield visit
+    visit.close()

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from devtools.page_server import PageServer
 from tests_e2e.conftest import WEBGPU_FLAGS, chromium_path, kill, set_quota
-from tests_e2e.test_page import LEFT_IN_LOCAL_STORAGE, READY, UI_MS, Visit, chat, kept_chats, offer
+from tests_e2e.visit import LEFT_IN_LOCAL_STORAGE, READY, UI_MS, Visit, chat, kept_chats, offer
 
 # It loads at once and answers word by word: "answer N to TEXT". A question with "slow" in it never ends by itself.
 ENGINE = """

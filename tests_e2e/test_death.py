@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import HEAR, ORGANISATION, PATIENCE_S, Worker, blank_page, watched
+from tests_e2e.conftest import HEAR, Worker, blank_page
+from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
 
 MODEL = "qwen3-mlx4-g128"
 PATIENCE_MS = PATIENCE_S * 1000

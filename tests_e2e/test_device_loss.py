@@ -9,15 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import (
-    CRASH_FLAGS,
-    HEAR,
-    ORGANISATION,
-    PATIENCE_S,
-    WEBGPU_FLAGS,
-    launch_chromium,
-    watched,
-)
+from tests_e2e.conftest import CRASH_FLAGS, HEAR, WEBGPU_FLAGS, launch_chromium
+from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
 
 MODEL = "qwen3-mlx4-g128"
 HYBRID = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import PATIENCE_S, kill, shim, watched
+from tests_e2e.conftest import kill, shim
 from tests_e2e.test_install import DESKTOP_IPAD, device
+from tests_e2e.visit import PATIENCE_S, watched
 
 
 @pytest.fixture

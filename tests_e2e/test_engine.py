@@ -13,16 +13,9 @@ from playwright.sync_api import Browser, Page
 
 from devtools.page_server import PageServer
 from tests import reference
-from tests_e2e.conftest import (
-    GOLDENS,
-    ORGANISATION,
-    Probe,
-    Visited,
-    Worker,
-    blank_page,
-    watched,
-)
+from tests_e2e.conftest import GOLDENS, Probe, Visited, Worker, blank_page
 from tests_e2e.native import native
+from tests_e2e.visit import ORGANISATION, watched
 
 MODEL = "qwen3-mlx4-g128"
 # The keys of all snapshots, as [name of the cache, address]; and garbage put at such keys.

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.test_page import Visit, offer
+from tests_e2e.visit import Visit, offer
 
 SMALL = {"label": "Small", "note": "The first.", "total": 98_000_000}
 LARGE = {"label": "Large", "note": "The second.", "total": 491_000_000}

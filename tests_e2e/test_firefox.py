@@ -16,10 +16,10 @@ from devtools import firefox
 from devtools.page_server import PageServer
 from devtools.site import Site
 from tests import reference
-from tests_e2e.conftest import ORGANISATION, Probe, Worker
+from tests_e2e.conftest import Probe, Worker
 from tests_e2e.marionette import Browser, Tab, running
 from tests_e2e.native import native
-from tests_e2e.test_page import MODEL, offer
+from tests_e2e.visit import MODEL, ORGANISATION, offer
 
 # One of each family: all kernels that the engine has are compiled by naga in one of these.
 FAMILIES = (MODEL, "gemma3-text-bf16", "qwen3.5-mlx-mixed-vision", "lfm2-mlx4-g64")

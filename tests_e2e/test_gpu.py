@@ -8,8 +8,9 @@ import pytest
 from playwright.sync_api import Browser
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import Probe, blank_page, watched
+from tests_e2e.conftest import Probe, blank_page
 from tests_e2e.native import native
+from tests_e2e.visit import watched
 
 
 def test_device_says_what_it_is(probe: Probe) -> None:

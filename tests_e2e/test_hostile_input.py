@@ -12,7 +12,8 @@ from devtools.page_server import PageServer
 from tests.hostile_templates import HOSTILE
 from tests.template_fuzz import Grammar
 from tests.test_json_text import REFUSED
-from tests_e2e.conftest import ORGANISATION, Probe, Worker
+from tests_e2e.conftest import Probe, Worker
+from tests_e2e.visit import ORGANISATION
 
 SECONDS = 5.0  # 1 s is the bound on an idle machine; those that test have two busy cores
 BYTES = 64 << 20

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from devtools.page_server import PageServer
 from tests_e2e.conftest import Probe
 from tests_e2e.native import native
-from tests_e2e.test_page import UI_MS, Visit, offer
+from tests_e2e.visit import UI_MS, Visit, offer
 
 DESKTOP_IPAD = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) "

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import ORGANISATION, PATIENCE_S, Worker, blank_page, shim, watched
+from tests_e2e.conftest import Worker, blank_page, shim
+from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
 
 MODEL = "qwen2-mlx4-g64"
 

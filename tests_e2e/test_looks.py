@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import ORGANISATION
-from tests_e2e.test_page import UI_MS, Visit, chat, offer
+from tests_e2e.visit import ORGANISATION, UI_MS, Visit, chat, offer
 
 HEBREW = "\u05e9\u05dc\u05d5\u05dd"  # shalom
 ANSWER = f"""# {HEBREW}
@@ -41,15 +39,6 @@ def f
 ```js
 const open = 1;"""
 COLOURS = "code => [...code.children].map(n => [n.className, n.textContent, n.localName])"
-
-
-@pytest.fixture
-def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
-    """The page without its engine."""
-    offer(site)
-    visit = Visit(browser, site)
-    yield visit
-    visit.close()
 
 
 def direction(page: Page, selector: str) -> list[str]:

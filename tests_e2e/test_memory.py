@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from devtools.page_server import PageServer
 from tests.checkpoints import pack, quantise, read_tensors
 from tests.ops.matrices import to_bf16
-from tests_e2e.conftest import GOLDENS, ORGANISATION, Probe, Visited, Worker
+from tests_e2e.conftest import GOLDENS, Probe, Visited, Worker
+from tests_e2e.visit import ORGANISATION
 
 # A stand-in for the engine's worker that notes what the page sends it; its Python need not boot for that.
 NOTE_MESSAGES = """() => {

@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from devtools.page_server import PageServer
 from devtools.site import Site
 from tests.waiting import wait_until
-from tests_e2e.conftest import PATIENCE_S, WEBGPU_FLAGS, chromium_path
+from tests_e2e.conftest import WEBGPU_FLAGS, chromium_path
 from tests_e2e.published import PARTS, Published, published  # noqa: F401  (a fixture)
-from tests_e2e.test_page import ask, kept_messages, load, offer
+from tests_e2e.visit import PATIENCE_S, ask, kept_messages, load, offer
 
 PATIENCE_MS = PATIENCE_S * 1000
 CACHED = """async () => Object.fromEntries(await Promise.all((await caches.keys()).map(

@@ -15,22 +15,27 @@ from playwright.sync_api import Browser, Page, Route, expect
 from devtools.page_server import PageServer
 from tests import chat_formats
 from tests.waiting import wait_until
-from tests_e2e.conftest import (
-    GOLDENS,
+from tests_e2e.conftest import GOLDENS, WEBGPU_FLAGS, Visited, launch_chromium
+from tests_e2e.visit import (
+    ENGINE_MS,
+    LEFT_IN_LOCAL_STORAGE,
+    MODEL,
     ORGANISATION,
-    PATIENCE_S,
-    WEBGPU_FLAGS,
-    Visited,
-    launch_chromium,
-    watched,
+    OTHER,
+    READY,
+    ROOMY,
+    UI_MS,
+    Visit,
+    ask,
+    chat,
+    choose,
+    finished,
+    kept_chats,
+    kept_messages,
+    load,
+    offer,
 )
 
-MODEL = "qwen3-mlx4-g128"
-OTHER = "gemma3-text-bf16"
-ROOMY = "qwen2-mlx4-g64"  # its vocabulary has room for the marks of a chat format
-UI_MS = 30_000  # the machine may be busy; on an idle one the page takes half a second
-ENGINE_MS = PATIENCE_S * 1000
-READY = "body[data-ui=ready][data-config=ready][data-chats=ready]"
 STOP_MS = 5000  # stopping waits for nothing; a whole answer takes longer on a software GPU
 expect.set_options(timeout=UI_MS)
 
@@ -171,107 +176,6 @@ RENDERER_CONFIG = {
     "files": {f"app/{name}.py": f"app/{name}.py" for name in ("markdown", "inline")},
     "js_modules": {"main": {"nodes.mjs": "nodes"}},
 }
-
-
-def chat(name: str, *turns: str, updated: str = "2026-11-22T00:00:00.000Z") -> dict[str, str]:
-    """A kept chat, as localStorage items."""
-    roles = ("user", "assistant")
-    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
-    body = {"id": name, "title": turns[0], "updated": updated, "messages": messages}
-    return {
-        f"jerboa.chat.{name}": json.dumps(body, ensure_ascii=False),
-        f"jerboa.title.{name}": json.dumps({"title": turns[0], "updated": updated}),
-    }
-
-
-LEFT_IN_LOCAL_STORAGE = "Object.keys(localStorage).filter(k => /^jerboa.(chat|title)/.test(k))"
-KEPT_CHATS = """async () => {
-  const store = await import('./chat_store.mjs');
-  const { asFile } = await import('./chat_files.mjs');
-  const listed = JSON.parse(await store.list()).filter(chat => !chat.draft);
-  const chats = await Promise.all(listed.map(async ({ id }) => JSON.parse(await store.load(id))));
-  return chats.map(({ chat, messages }) => asFile(chat, messages)).sort((a, b) => a.updated < b.updated ? 1 : -1);
-}"""
-
-
-def kept_chats(page: Page) -> list[dict[str, Any]]:
-    """What the store has, the newest first, each as it stands in a file."""
-    chats: list[dict[str, Any]] = page.evaluate(KEPT_CHATS)
-    return chats
-
-
-class Visit:
-    """A fresh profile's page. `hold` keeps the engine's worker from starting: what is left is the page alone."""
-
-    def __init__(
-        self, browser: Browser, site: PageServer, *, hold: bool = True, **options: Any
-    ) -> None:
-        self.site = site
-        self.context, self.outside = watched(browser, site, **options)
-        self.asked: list[str] = []
-        self.refused: list[str] = []
-        self.context.on("request", lambda r: self.asked.append(r.url.removeprefix(site.url)))
-        if hold:
-            self.context.route("**/worker.mjs", lambda route: None)
-        self.page = self.context.new_page()
-        self.page.on("console", self._heard)
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.add_init_script("window.hits = 0; window.hit = () => { window.hits += 1; };")
-
-    def _heard(self, message: Any) -> None:
-        if "Content Security Policy" in message.text or "Content-Security-Policy" in message.text:
-            self.refused.append(message.text)
-        if "Traceback" in message.text:
-            self.errors.append(message.text)
-
-    def keep(self, items: dict[str, str]) -> None:
-        """Put items into localStorage before the page's first script, once."""
-        script = (
-            "items => { for (const [k, v] of Object.entries(items)) localStorage.setItem(k, v); }"
-        )
-        blank = self.context.new_page()
-        blank.goto(self.site.url + "probe.html")
-        blank.evaluate(script, items)
-        blank.close()
-
-    def open(self, query: str = "") -> Page:
-        """Go there, and wait until it can be used."""
-        self.page.goto(self.site.url + query)
-        self.page.wait_for_selector(READY, timeout=UI_MS)
-        return self.page
-
-    def close(self) -> None:
-        """Leave. Nothing may have asked another host, broken the policy or raised."""
-        self.context.close()
-        assert not self.outside
-        assert not self.refused
-        assert not self.errors
-
-
-@pytest.fixture
-def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
-    """The page without its engine, two models on offer."""
-    offer(site)
-    visit = Visit(browser, site)
-    yield visit
-    visit.close()
-
-
-def offer(site: PageServer) -> None:
-    """Two tiny models in the list, the first the default."""
-    site.site.offered = [
-        {
-            "id": f"{ORGANISATION}/{name}",
-            "label": f"Tiny {name}",
-            "kind": kind,
-            "note": "Random weights.",
-            "size": 5_000_000,
-            "endpoint": "local",
-            "default": not number,
-        }
-        for number, (name, kind) in enumerate(((MODEL, "chat"), (OTHER, "base")))
-    ]
 
 
 # ---- without the engine
@@ -798,32 +702,6 @@ def engine_page(visited: Visited, site: PageServer) -> Iterator[Page]:
     page.close()
 
 
-def choose(page: Page, name: str) -> None:
-    """Have it loaded."""
-    page.click("#model")
-    page.check(f"#dialog-picker input[value='{ORGANISATION}/{name}']")
-    page.click("#dialog-picker button[type=submit]")
-
-
-def load(page: Page, name: str = MODEL) -> None:
-    """Choose it and wait."""
-    choose(page, name)
-    page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
-
-
-def ask(page: Page, text: str) -> str:
-    """Send it; the finished answer."""
-    page.fill("#prompt", text)
-    page.press("#prompt", "Enter")
-    return finished(page)
-
-
-def finished(page: Page) -> str:
-    """The last answer, once it is done."""
-    page.wait_for_selector(".message.answer:last-child:not(.streaming)", timeout=ENGINE_MS)
-    return page.locator(".message.answer").last.inner_text()
-
-
 @pytest.fixture
 def new_chat(engine_page: Page) -> Page:
     """An empty chat in the page of the engine, with MODEL loaded."""
@@ -832,12 +710,6 @@ def new_chat(engine_page: Page) -> Page:
     engine_page.click(".new")
     expect(engine_page.locator("#hero")).to_be_visible()
     return engine_page
-
-
-def kept_messages(page: Page) -> list[dict[str, Any]]:
-    """The newest chat in the store, as it is shown, without what places its messages in the tree."""
-    messages: list[dict[str, Any]] = kept_chats(page)[0]["messages"]
-    return [{k: v for k, v in m.items() if k not in ("id", "parent", "made")} for m in messages]
 
 
 def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:

@@ -9,8 +9,9 @@ from devtools.package_models import MODELS, PackageModelError, by_name, prepare
 from devtools.page_server import PageServer
 from tests import reference
 from tests.conftest import missing_adapter
-from tests_e2e.conftest import TestSite, Worker, blank_page, watched
+from tests_e2e.conftest import TestSite, Worker, blank_page
 from tests_e2e.native import native
+from tests_e2e.visit import watched
 
 NAME = "gemma-3-270m"
 PROMPT = "Water boils at a temperature of"

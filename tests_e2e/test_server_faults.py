@@ -11,7 +11,8 @@ from playwright.sync_api import Browser
 
 from devtools.page_server import PageServer
 from tests.hub_server import HubServer, hub_server
-from tests_e2e.conftest import GOLDENS, ORGANISATION, Probe, blank_page
+from tests_e2e.conftest import GOLDENS, Probe, blank_page
+from tests_e2e.visit import ORGANISATION
 
 MODEL = "qwen2-f32"
 WEIGHTS = "model.safetensors"

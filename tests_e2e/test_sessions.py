@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import ORGANISATION, Probe, Visited, blank_page
+from tests_e2e.conftest import Probe, Visited, blank_page
+from tests_e2e.visit import ORGANISATION
 
 
 def test_a_session_survives_a_reload(visited: Visited, site: PageServer) -> None:

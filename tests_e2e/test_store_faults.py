@@ -14,7 +14,6 @@ from devtools.page_server import PageServer
 from py_engine.weights.safetensors import FIRST_READ_BYTES
 from tests_e2e.conftest import (
     GOLDENS,
-    ORGANISATION,
     WEBGPU_FLAGS,
     Asked,
     Probe,
@@ -23,8 +22,8 @@ from tests_e2e.conftest import (
     launch_chromium,
     shim,
     visit_first,
-    watched,
 )
+from tests_e2e.visit import ORGANISATION, watched
 
 MODEL = "qwen2-f32"  # few tensors: each is several changes
 WEIGHTS = "model.safetensors"

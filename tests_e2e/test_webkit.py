@@ -13,19 +13,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests.waiting import wait_until
-from tests_e2e.conftest import (
-    HEAR,
-    ORGANISATION,
-    WEBGPU_FLAGS,
-    Worker,
-    blank_page,
-    kill,
-    launch_chromium,
-    shim,
-    watched,
-)
+from tests_e2e.conftest import HEAR, WEBGPU_FLAGS, Worker, blank_page, kill, launch_chromium, shim
 from tests_e2e.test_install import DESKTOP_IPAD, device
-from tests_e2e.test_page import ENGINE_MS, MODEL, UI_MS, offer
+from tests_e2e.visit import ENGINE_MS, MODEL, ORGANISATION, UI_MS, offer, watched
 
 PROMPT = "one two three"
 # The page's own worker ends with its page; the page's end is for the test to bring about.

@@ -225,10 +225,9 @@ def _open(
         limits = {name: getattr(Limits(), field) for field, name in _LIMITS.items()}
     request_device = adapter.request_device_sync
     if backend == "dawn":
-        # Timestamps in full, not in steps of 65 us; they are only written where a profile asks for them.
         extras = importlib.import_module("wgpudawn.backends.dawn.extras")
         request_device = partial(
-            extras.request_device_sync, adapter, disable_toggles=["timestamp_quantization"]
+            extras.request_device_sync, adapter, disable_toggles=_unwanted(adapter)
         )
     try:
         device = request_device(
@@ -260,6 +259,17 @@ def _open(
 
 
 @cache
+def _unwanted(adapter: Any) -> list[str]:
+    """Dawn's toggles that are switched off."""
+    # Timestamps in full, not in steps of 65 us; they are only written where a profile asks for them.
+    toggles = ["timestamp_quantization"]
+    if _in_software(adapter):
+        # SwiftShader then writes out a store for each word of workgroup memory: 1.8 s of compiling for 16 KiB. Without
+        # it Dawn clears that memory in a loop.
+        toggles.append("use_vulkan_zero_initialize_workgroup_memory_extension")
+    return toggles
+
+
 def _switch_toggles(text: str) -> None:
     """Switch on Dawn's toggles named in `text`, once in a process. Raises HostError for one that Dawn does not have."""
     names = [name.strip() for name in text.split(",") if name.strip()]

@@ -8,11 +8,11 @@ var<private> squares: f32;
 fn stage_input(begin: u32, thread: u32) {}
 
 fn input_element(k: u32) -> f32 {
-  if (k >= K) { return 0.0; }
-  let v = x[input_row() * K + k];
+  let there = min(k, K - 1u);
+  let v = select(0.0, x[input_row() * K + there], k < K);  // no branch: a chunk has 32 of them
   if (NORM) {
     squares += v * v;
-    return v * (norm_weight[k] + NORM_OFFSET);
+    return v * (norm_weight[there] + NORM_OFFSET);
   }
   return v;
 }

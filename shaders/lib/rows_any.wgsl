@@ -3,8 +3,7 @@
 alias InputWord = f32;
 
 fn x_or_zero(row: u32, k: u32) -> f32 {
-  if (k < K) { return x[row * K + k]; }
-  return 0.0;
+  return select(0.0, x[row * K + min(k, K - 1u)], k < K);
 }
 
 fn x_vec4(row: u32, k4: u32) -> vec4<f32> {
