@@ -165,6 +165,7 @@ async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=Tr
     }
     told = _told(await chat_store.write(json.dumps(asked)))
     if told.get("gone"):
+        _heads.pop(chat.id, None)
         raise Gone
     return _settle(chat, wanted, told)
 

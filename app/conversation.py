@@ -361,6 +361,7 @@ class Conversation:
 
     def _to_end_if_following(self):
         if self._follow:
+            show(find("to-end"), False)  # a chat that needs no scrolling tells of none
             self._scroll.scrollTop = self._scroll.scrollHeight
 
 

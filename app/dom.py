@@ -81,6 +81,11 @@ def is_enter(event):
     )
 
 
+def is_escape(event):
+    """Whether a key is Escape, and not one that only takes back what an input method has composed so far."""
+    return event.key == "Escape" and not event.isComposing and event.keyCode != 229
+
+
 def unique_name():
     """Of a chat, of a run. The browser's own are for secure addresses only."""
     if js.isSecureContext:

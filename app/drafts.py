@@ -18,6 +18,14 @@ class Drafts:
         self._waits = False
         self.touched = bool(self._box.value)  # by the person, since the chat was opened
 
+    def wait(self):
+        """A new chat is open, and its draft is still to be read: `add` brings it. Until then nothing is kept, so that
+        the first letters do not take the place of the draft."""
+        self._name = None
+        self._kept = ""
+        self.touched = False
+        self._box.value = ""
+
     def show(self, chat, text):
         """The chat that is open now, and what was not sent in it."""
         self._name = chat.id if len(chat) else chats.DRAFT_OF_NEW

@@ -10,6 +10,7 @@ from app import chats
 from app.dom import announce
 
 DONE_MS = 1500  # how long a button says so
+NAMES = {"user": "You", "system": "System prompt", "tool": "Tool"}  # of roles, over their turns
 KEEP_MS = 10000  # the browser may still be writing a file
 
 
@@ -50,7 +51,7 @@ def markdown(chat):
     """The conversation: a heading for each turn."""
     parts = ["# " + chat.title()]
     for message in chat.messages:
-        who = "You" if message["role"] == "user" else message.get("model") or "Answer"
+        who = NAMES.get(message["role"]) or message.get("model") or "Answer"
         parts.append("## " + who)
         if message.get("reasoning"):
             parts.append("> Thought:\n>\n> " + message["reasoning"].replace("\n", "\n> "))

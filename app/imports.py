@@ -15,19 +15,27 @@ def are_chats(entries, files):
 
 async def take(files):
     """Take them in, and say what came. Gives (what changed, as other tabs hear it; the chat to open: the first one of a
-    file that came alone, else None). Raises chats.NotKept for the first one that is not taken; those before it are."""
+    file that came alone, else None; the chats.NotKept of each file that was not taken). Where the store itself refuses,
+    the files after that are not tried."""
     withdraw(NAME)
     came = {"chats": 0, "messages": 0, "there": 0}
     first = None
-    changes = []
+    changes, refused = [], []
     for file in files:
-        told = await chats.take_file(file)
+        try:
+            told = await chats.take_file(file)
+        except chats.NotKept as error:
+            refused.append(error)
+            if error.is_file:
+                continue
+            break
         changes += told["changes"]
         for key in came:
             came[key] += told[key]
         first = told["first"] if len(files) == 1 else None
-    hint(NAME, title_of(came), text_of(came), (("OK", "import-seen", "plain"),))
-    return changes, first
+    if came["messages"] or came["there"]:
+        hint(NAME, title_of(came), text_of(came), (("OK", "import-seen", "plain"),))
+    return changes, first, refused
 
 
 def title_of(came):
@@ -45,7 +53,8 @@ def text_of(came):
         " was added." if came["messages"] == 1 else " were added."
     )
     if came["there"]:
-        text += f" {came['there']:,} of the file's messages were here already."
+        were = "was" if came["there"] == 1 else "were"
+        text += f" {came['there']:,} of the file's messages {were} here already."
     return text
 
 

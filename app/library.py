@@ -66,7 +66,7 @@ class Library:
             self._opening = None
             self._drafts.leave()
             self._conversation.show(chats.new())
-            self._drafts.show(self._conversation.chat, "")
+            self._drafts.wait()
             address.show(None, step)
             asyncio.create_task(self._find_draft())
         find("prompt").focus()
@@ -96,6 +96,8 @@ class Library:
         try:
             found = await chats.load(name)
         except chats.NotKept as error:
+            if self._opening == name:
+                self._opening = None
             problem("The chat could not be read", str(error))
             return
         if self._opening != name:
@@ -211,11 +213,11 @@ class Library:
 
         if find("settings").open:
             find("settings").close()
-        changes, only = [], None
-        try:
-            changes, only = await imports.take(files)
-        except chats.NotKept as error:
-            problem("Nothing was imported", str(error) if error.is_file else refusal(error))
+        changes, only, refused = await imports.take(files)
+        if refused:
+            title = "Nothing was imported" if not changes else "Not every file was imported"
+            words = [str(error) if error.is_file else refusal(error) for error in refused]
+            problem(title, "\n".join(words))
         for change in changes:
             await self._show(change)
         await self.look()

@@ -12,7 +12,7 @@ from app import address, crash, device, exports, hero, install, storage, updates
 from app.client import Client
 from app.conversation import Conversation
 from app.dom import button as make_button
-from app.dom import clear, find, is_enter, show
+from app.dom import clear, find, is_enter, is_escape, show
 from app.drafts import Drafts
 from app.hints import withdraw
 from app.library import Library
@@ -156,7 +156,7 @@ def key_in_prompt(event):
 
 def key_anywhere(event):
     """Escape stops the answer, once nothing else is open that it closes."""
-    if event.key != "Escape" or document.querySelector("dialog[open]"):
+    if not is_escape(event) or document.querySelector("dialog[open]"):
         return
     menu = find("chat-menu")
     if menu.open:
@@ -310,9 +310,16 @@ def again(button):
 
 
 def starter(button):
-    """One of the examples."""
+    """Send one of the examples. What stands in the message box stays there, as the draft of the chat that begins."""
+    if conversation.running:
+        return
+    written = prompt.value
     prompt.value = button.textContent
     send()
+    if written:
+        prompt.value = written
+        typed()
+        drafts.written()
 
 
 def confirm(text, act):

@@ -94,6 +94,15 @@ def _indent(line):
     return len(line.replace("\t", "    ")) - len(line.replace("\t", "    ").lstrip())
 
 
+def _outdent(line, columns):
+    """The line without that many columns of its indent. A tab is four of them; one that is cut leaves spaces."""
+    i = 0
+    while columns > 0 and line[i : i + 1] in (" ", "\t"):
+        columns -= 4 if line[i] == "\t" else 1
+        i += 1
+    return " " * -columns + line[i:]
+
+
 def _fence(text):
     """The run of backticks or tildes that opens a code block, or ""."""
     for mark in ("`", "~"):
@@ -153,7 +162,7 @@ def _read_fence(lines, i, indent):
     body = []
     i += 1
     while i < len(lines) and not _closes(lines[i].strip(), run):
-        body.append(lines[i][min(indent, _indent(lines[i])) :])
+        body.append(_outdent(lines[i], indent))
         i += 1
     closed = i < len(lines)
     return ["fence", language, "\n".join(body), closed], i + 1 if closed else i
@@ -167,7 +176,7 @@ def _closes(text, run):
 def _read_indented(lines, i):
     body = []
     while i < len(lines) and (not lines[i].strip() or _indent(lines[i]) >= 4):
-        body.append(lines[i].replace("\t", "    ")[4:])
+        body.append(_outdent(lines[i], 4))
         i += 1
     return ["fence", "", "\n".join(body).rstrip(), False], i
 
@@ -207,7 +216,7 @@ def _read_list(lines, i, depth):
             items.append([line.replace("\t", "    ")[column:]])
         elif nested:
             loose = loose or (blank and not item and not _fence(line.strip()))
-            items[-1].append(line.replace("\t", "    ")[min(indent, column) :])
+            items[-1].append(_outdent(line, column))
         elif not blank and not _interrupts(line):
             items[-1].append(line.strip())
         else:

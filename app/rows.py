@@ -2,7 +2,7 @@
 
 import json
 
-from app.dom import button, clear, is_enter, make, sentence, show, stamp
+from app.dom import button, clear, is_enter, is_escape, make, sentence, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
@@ -67,7 +67,7 @@ class UserRow(Row):
         def key(event):
             if is_enter(event):
                 submit(event)
-            elif event.key == "Escape":
+            elif is_escape(event):
                 event.stopPropagation()
                 self.end_edit()
 

@@ -29,6 +29,8 @@ class Settings:
         self._on_problem = on_problem
         self._form = find("settings-form")
         self._form.addEventListener("change", self._changed)
+        # A text is kept as it is written: "change" comes only once the field is left, and the page may go before.
+        self._input("system").addEventListener("input", self._changed)
 
     @property
     def system(self):

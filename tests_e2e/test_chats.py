@@ -56,14 +56,22 @@ def answer_in_words(context: BrowserContext, engine: str = ENGINE) -> None:
     )
 
 
-def tab(visit: Visit, address: str = "") -> Page:
-    """One more tab of the same profile."""
+def tab(visit: Visit, address: str = "", *, deaf: bool = False) -> Page:
+    """One more tab of the same profile; a `deaf` one hears nothing of the others, nor they of it."""
     page = visit.context.new_page()
+    if deaf:
+        page.add_init_script("window.BroadcastChannel = class { postMessage() {} };")
     page.on("console", visit._heard)
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
     page.goto(visit.site.url + address)
     page.wait_for_selector(READY, timeout=UI_MS)
     return page
+
+
+def reload(page: Page) -> None:
+    """Begin anew, and wait until the page can be used."""
+    page.reload()
+    page.wait_for_selector(READY, timeout=UI_MS)
 
 
 def load(page: Page) -> None:
@@ -123,8 +131,7 @@ def test_both_turns_of_two_tabs_survive_and_each_shows_the_others(visit: Visit) 
     expect(two.locator(".answer .text").last).to_have_text(re.compile("answer 2 to of one"))
     assert turns(one) == turns(two) == both
     for page in (one, two):
-        page.reload()
-        page.wait_for_selector(READY, timeout=UI_MS)
+        reload(page)
         expect(page.locator(".answer")).to_have_count(3)
         assert turns(page) == both
     assert words(kept_chats(one)[0]) == both
@@ -135,10 +142,7 @@ def test_turns_sent_at_the_same_time_stand_one_after_the_other(visit: Visit) -> 
     one = visit.open()
     load(one)
     ask(one, "begin")
-    two = visit.context.new_page()
-    two.add_init_script("window.BroadcastChannel = class { postMessage() {} };")
-    two.goto(visit.site.url + addressed(one))
-    two.wait_for_selector(READY, timeout=UI_MS)
+    two = tab(visit, addressed(one), deaf=True)
     load(two)
     expect(two.locator(".answer")).to_have_count(1)
     send(one, "slow of one")
@@ -148,8 +152,7 @@ def test_turns_sent_at_the_same_time_stand_one_after_the_other(visit: Visit) -> 
     expect(two.locator(".user .bubble")).to_have_text(order)
     one.click("#stop")
     expect(one.locator("#send")).to_be_visible()
-    one.reload()
-    one.wait_for_selector(READY, timeout=UI_MS)
+    reload(one)
     expect(one.locator(".user .bubble")).to_have_text(order)
     kept = [text.split(" word")[0] for text in words(kept_chats(one)[0])]
     assert kept == [text for each in order for text in (each, "answer to " + each)]
@@ -177,17 +180,13 @@ def test_another_answer_from_a_tab_that_is_behind_undoes_nothing(visit: Visit) -
     one = visit.open()
     load(one)
     ask(one, "begin")
-    two = visit.context.new_page()
-    two.add_init_script("window.BroadcastChannel = class { postMessage() {} };")
-    two.goto(visit.site.url + addressed(one))
-    two.wait_for_selector(READY, timeout=UI_MS)
+    two = tab(visit, addressed(one), deaf=True)
     load(two)
     ask(one, "more")
     ask(one, "and more")
     two.click(".answer [data-do=again]")
     expect(two.locator("#send")).to_be_visible()
-    two.reload()
-    two.wait_for_selector(READY, timeout=UI_MS)
+    reload(two)
     expect(two.locator(".answer .count")).to_contain_text("2 / 2")
     two.click(".answer [data-do=earlier]")
     expect(two.locator(".user .bubble")).to_have_text(["begin", "more", "and more"])
@@ -250,8 +249,7 @@ def test_what_is_left_at_once_is_kept(visit: Visit) -> None:
     send(page, "slow question")
     expect(page.locator(".answer .text")).to_contain_text("word5")
     page.keyboard.type("and more")
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     expect(page.locator(".answer .text")).to_contain_text("word5")
     assert page.input_value("#prompt") == "and more"
 
@@ -285,9 +283,35 @@ def test_a_draft_stays_with_its_chat(visit: Visit) -> None:
     page.press("#prompt", "Enter")
     expect(page.locator(".answer")).to_have_count(2)
     expect(page.locator("#send")).to_be_visible()
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     assert page.input_value("#prompt") == ""
+
+
+def test_an_example_leaves_what_is_being_written(visit: Visit) -> None:
+    page = visit.open()
+    load(page)
+    page.fill("#prompt", "half a thought")
+    page.click("#starters button >> nth=0")
+    expect(page.locator(".answer .text")).to_contain_text("answer 1 to Explain how")
+    assert page.input_value("#prompt") == "half a thought"
+    expect(page.locator("#send")).to_be_enabled()
+    page.wait_for_timeout(500)  # a draft is kept a moment after it was written
+    reload(page)
+    expect(page.locator(".user .bubble")).to_contain_text("Explain how")
+    assert page.input_value("#prompt") == "half a thought"
+
+
+def test_escape_in_an_input_method_ends_no_edit(visit: Visit) -> None:
+    visit.keep(chat("a", "first", "yes"))
+    page = visit.open("#chat=a")
+    page.click(".user [data-do=edit]")
+    page.fill(".edit textarea", "rewritten")
+    key = "{key: 'Escape', bubbles: true, isComposing: %s}"
+    press = f"box => box.dispatchEvent(new KeyboardEvent('keydown', {key}))"
+    page.locator(".edit textarea").evaluate(press % "true")
+    assert page.input_value(".edit textarea") == "rewritten"
+    page.locator(".edit textarea").evaluate(press % "false")
+    expect(page.locator(".edit")).to_have_count(0)
 
 
 # ---- the address
@@ -302,8 +326,7 @@ def test_the_open_chat_is_in_the_address_and_back_goes_between_chats(visit: Visi
     assert page.url.endswith("?context=512#chat=a")
     page.click("#chats li:not([data-id=a]) .open")
     expect(shown).to_have_text("second")
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     expect(shown).to_have_text("second")
     page.go_back()
     expect(shown).to_have_text("first")
@@ -365,14 +388,12 @@ def test_answers_and_edits_keep_the_earlier_versions(visit: Visit) -> None:
     expect(page.locator(".user .bubble")).to_have_text(["one, edited"])
     expect(page.locator("#send")).to_be_visible()
     expect(page.locator(".user .count")).to_contain_text("2 / 2")
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     assert turns(page) == ["one, edited", "answer to one, edited"]
     page.click(".user [data-do=earlier]")
     assert turns(page) == ["one", "answer to one", "two", "answer to two"], "the branch below, too"
     page.wait_for_timeout(300)
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     expect(page.locator(".user")).to_have_count(2)
     (kept,) = kept_chats(page)
     assert words(kept) == ["one", "answer to one", "two", "answer to two"]
@@ -430,8 +451,7 @@ def test_old_chats_are_carried_over_once_and_an_old_tab_may_go_on(visit: Visit) 
     assert turns(page) == ["first", "An answer", "why?", "so it is."]
     kept = {c["id"]: c for c in kept_chats(page)}
     assert not kept["a"]["others"] and kept["a"]["updated"] == later
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     assert page.evaluate(LEFT_IN_LOCAL_STORAGE) == []
     assert kept_chats(page) == list(kept.values())
 
@@ -465,8 +485,7 @@ def test_without_indexeddb_chats_are_kept_in_localstorage_and_it_is_said(
     load(two)
     ask(two, "of two")
     expect(page.locator(".user .bubble").last).to_have_text("of two")
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     assert turns(page) == [
         "first",
         "An answer",
@@ -650,6 +669,16 @@ def test_a_file_of_no_chats_is_refused_in_words_and_nothing_is_kept(
     expect(page.locator("#send")).to_be_enabled()
 
 
+def test_one_bad_file_keeps_no_other_one_out(visit: Visit) -> None:
+    page = visit.open()
+    good = as_file(TREE["plain"], "good.json"), as_file(TREE["claude"], "claude.json")
+    bring(page, good[0], as_file("{", "bad.json"), good[1])
+    expect(page.locator("#hint")).to_contain_text("2 chats imported")
+    expect(page.locator("#notice")).to_contain_text("Not every file was imported")
+    expect(page.locator("#notice")).to_contain_text('"bad.json" is no JSON')
+    expect(page.locator("#chats li")).to_have_count(2)
+
+
 def test_a_hostile_file_changes_no_other_chat_and_runs_nothing(visit: Visit) -> None:
     page = visit.open()
     load(page)
@@ -738,7 +767,6 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
     page.press("#prompt", "Enter")
     expect(page.locator("#notice")).to_contain_text("This chat is not kept")
     expect(page.locator("#notice")).to_contain_text("full")
-    expect(page.locator("#send")).to_be_visible()
     expect(page.locator(".answer")).to_have_count(1)
     page.click("#notice [data-do=dismiss]")
     ask(page, "told once")
@@ -750,8 +778,7 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
         page, kept_visit.site, 1 << 30
     )  # room again: what was not kept is kept with the next turn
     ask(page, "last")
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     expect(page.locator(".user")).to_have_count(3)
     assert len(turns(page)) == 6
 
@@ -765,7 +792,6 @@ def test_old_chats_that_find_no_room_stay_and_can_be_read(kept_visit: Kept) -> N
     expect(page.locator(".answer em")).to_have_text("answer")
     assert "jerboa.chat.old" in page.evaluate("Object.keys(localStorage)")
     set_quota(page, kept_visit.site, 1 << 30)
-    page.reload()
-    page.wait_for_selector(READY, timeout=UI_MS)
+    reload(page)
     assert page.evaluate(LEFT_IN_LOCAL_STORAGE) == []
     assert len(kept_chats(page)) == 1

@@ -1,0 +1,141 @@
+"""Parts of the page that need no browser: code blocks in markdown, drafts, imports. A few stand-ins take the place of
+PyScript and of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+Part = Callable[..., Any]
+
+
+class NotKept(Exception):
+    """As in app/chats.py."""
+
+    def __init__(self, words: str, *, is_file: bool) -> None:
+        super().__init__(words)
+        self.is_file = is_file
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch) -> Part:
+    """Imports a module of the page anew; `stand_ins`: name -> what takes the place of that module."""
+
+    def load(name: str, **stand_ins: Any) -> Any:
+        for other, fields in stand_ins.items():
+            module = ModuleType(other)
+            module.__dict__.update(fields)
+            monkeypatch.setitem(sys.modules, other.replace("__", "."), module)
+            package, _, attribute = other.rpartition("__")
+            if package == "app":
+                monkeypatch.setattr(importlib.import_module("app"), attribute, module, False)
+        monkeypatch.delitem(sys.modules, "app." + name, False)
+        module = importlib.import_module("app." + name)
+        monkeypatch.setitem(sys.modules, "app." + name, module)
+        return module
+
+    return load
+
+
+# ---- markdown
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("  ```\n\tfoo\n  ```", "  foo"),
+        ("   ```\n  two\n\tfour\n   ```", "two\n four"),
+        ("1. x\n\n   ```make\n   all:\n   \tgcc\ta\n   ```", "all:\n\tgcc\ta"),
+        ("- ```\n  a\tb\n  ```", "a\tb"),
+        ("    a\tb\n\tc\td", "a\tb\nc\td"),
+    ],
+)
+def test_code_loses_nothing_but_the_indent_of_its_block(part: Part, text: str, code: str) -> None:
+    markdown = part("markdown", pyscript={}, pyscript__js_modules={"nodes": None})
+    (tree,) = [tree for _, tree in markdown.blocks(text.split("\n"))]
+    while tree[0] != "fence":
+        tree = tree[-1]
+    assert tree[2] == code
+
+
+# ---- drafts
+
+
+class Chat:
+    def __init__(self, name: str, turns: int = 0) -> None:
+        self.id, self.turns = name, turns
+
+    def __len__(self) -> int:
+        return self.turns
+
+
+def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"": "from before"}
+    box = SimpleNamespace(value="")
+
+    async def save_draft(name: str, text: str) -> None:
+        kept[name] = text
+
+    async def scenario() -> None:
+        module = part(
+            "drafts",
+            app__chats={"save_draft": save_draft, "DRAFT_OF_NEW": "", "NotKept": NotKept},
+            app__dom={"find": lambda name: box},
+        )
+        drafts, chat = module.Drafts(), Chat("a")
+        drafts.wait()
+        box.value = "new words"
+        drafts.written()
+        await asyncio.sleep(0.02)
+        assert drafts.unsent() is None and kept == {"": "from before"}
+        drafts.add(chat, kept[""])
+        await asyncio.sleep(0.02)
+        assert box.value == kept[""] == "from before\nnew words"
+        # What is sent before the draft was read is not the draft, which stays for the next new chat.
+        drafts.wait()
+        box.value = "sent at once"
+        assert drafts.sent(chat) is None and box.value == ""
+
+    monkeypatch.setattr(asyncio, "sleep_ms", lambda ms: asyncio.sleep(0.001), raising=False)
+    asyncio.run(scenario())
+
+
+# ---- imports
+
+
+@pytest.mark.parametrize(
+    ("files", "taken", "refused"),
+    [
+        (["good", "bad", "other"], ["good", "other"], ["bad"]),
+        (["bad"], [], ["bad"]),
+        (["good", "full", "other"], ["good"], ["full"]),
+    ],
+)
+def test_a_file_that_is_refused_keeps_no_other_one_out(
+    part: Part, files: list[str], taken: list[str], refused: list[str]
+) -> None:
+    async def take_file(name: str) -> dict[str, Any]:
+        if name in ("bad", "full"):
+            raise NotKept(name, is_file=name == "bad")
+        return {"chats": 1, "messages": 2, "there": 1, "first": name, "changes": [name]}
+
+    told: list[str] = []
+    imports = part(
+        "imports",
+        app__chats={"take_file": take_file, "NotKept": NotKept},
+        app__hints={"hint": lambda *what: told.append(what[2]), "withdraw": lambda name: None},
+    )
+    changes, first, errors = asyncio.run(imports.take(files))
+    assert (changes, first, [str(error) for error in errors]) == (taken, None, refused)
+    assert len(told) == bool(taken)
+    assert imports.text_of({"messages": 1, "there": 1}).endswith(
+        "1 of the file's messages was here already."
+    )
