@@ -50,7 +50,7 @@ def test_nested_text_config() -> None:
             },
         }
     )
-    assert config["model_type"] == "gemma3" and config["text_model_type"] == "gemma3_text"
+    assert config["model_type"] == "gemma3"
     assert config["hidden_size"] == 640 and "head_dim" not in config
     assert config["eos_token_id"] == [1, 106]
     assert config["tie_word_embeddings"] is False  # the text part's own word on its own matrix
@@ -118,7 +118,7 @@ def test_rope_styles() -> None:
     assert rope({}, theta=1e4) == RopeConfig(1e4)
     assert rope({"rope_theta": 7.0}, SLIDING) == RopeConfig(7.0)
     partial = rope({"rope_parameters": {"rope_theta": 1e7, "partial_rotary_factor": 0.25}})
-    assert partial.width(256) == 64
+    assert partial.partial == 0.25
     assert RopeConfig(1e4, "linear", 2.0).frequencies(8) == pytest.approx(
         [0.5, 0.05, 0.005, 0.0005]
     )
@@ -234,6 +234,8 @@ def test_stretched_rope(
 def test_layer_types() -> None:
     assert layer_types({"num_hidden_layers": 2}) == (FULL, FULL)
     assert layer_types({"num_hidden_layers": 4}, pattern=2) == (SLIDING, FULL, SLIDING, FULL)
+    unread = {"num_hidden_layers": 2, "sliding_window_pattern": 2}
+    assert layer_types(unread) == (FULL, FULL)  # a key of Gemma's, in another family's config
     six = layer_types({"num_hidden_layers": 7, "sliding_window_pattern": 6}, pattern=2)
     assert [i for i, kind in enumerate(six) if kind == FULL] == [5]
     given = {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING], "sliding_window_pattern": 2}
@@ -244,7 +246,7 @@ def test_layer_types() -> None:
     with pytest.raises(ModelError, match="num_hidden_layers"):
         layer_types({"num_hidden_layers": 10**9})
     with pytest.raises(ModelError, match="sliding_window_pattern"):
-        layer_types({"num_hidden_layers": 2, "sliding_window_pattern": 0})
+        layer_types({"num_hidden_layers": 2, "sliding_window_pattern": 0}, pattern=6)
     assert sliding_window({"sliding_window": 512}) == 512
     with pytest.raises(ModelError, match="sliding_window is -1"):
         sliding_window({"sliding_window": -1})
@@ -254,7 +256,7 @@ def test_tied() -> None:
     assert tied({"tie_word_embeddings": False}, has_lm_head=False) is True
     assert tied({"tie_word_embeddings": False}, has_lm_head=True) is False
     assert tied({"tie_word_embeddings": True}, has_lm_head=True) is True
-    assert tied({}, has_lm_head=True, default=False) is False
+    assert tied({}, has_lm_head=True) is False
 
 
 def test_quantization() -> None:

@@ -123,7 +123,9 @@ X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ({ONE: "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", ONE), "read instead"),
         ({ONE: "ab", X: "a"}, None, dict.fromkeys("ab", ONE), None),
         # Or into fewer shards than before.
-        ({X: "ab", Y: "c"}, dict.fromkeys("abc", THIRD), {"a": X, "b": X, "c": Y}, "another file"),
+        ({X: "ab", Y: "c"}, dict.fromkeys("abc", THIRD), {"a": X, "b": X, "c": Y}, f"{Y} were read instead"),
+        # What it names besides is of the model as it was.
+        ({X: "ab", Y: "c"}, dict.fromkeys("abcd", THIRD), {"a": X, "b": X, "c": Y}, "read instead"),
         # It is whole, beside a file of something else.
         ({ONE: "abq", X: "ab", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": X, "c": Y}, "not read"),
         # No index at all; a leftover of another series.

@@ -328,6 +328,12 @@ VARIANTS = [
         {"use_sliding_window": True, "sliding_window": 4, "pretraining_tp": 2, "x": [1]},
         like="llama",
     ),
+    Variant(
+        "llama-layer-types",
+        "llama",
+        {"layer_types": [FULL, SLIDING], "sliding_window": 4, "sliding_window_pattern": 2},
+        like="llama",
+    ),
     Variant("llama-inv-freq", "llama", {}, with_buffers, like="llama"),
     # -- positions
     Variant("llama-theta-absent", "llama", {"rope_theta": ABSENT}),
@@ -436,6 +442,7 @@ VARIANTS = [
         {"sliding_window": 8, "layer_types": [FULL, SLIDING]},
         refused="sliding_window",
     ),
+    Variant("qwen2-pattern", "qwen2", {"sliding_window_pattern": 2}, like="qwen2"),
     Variant("qwen2-theta-absent", "qwen2", {"rope_theta": ABSENT}),
     Variant(
         "qwen2-kv-absent", "qwen2", {"num_key_value_heads": ABSENT}, refused="num_key_value_heads"

@@ -14,6 +14,7 @@ from py_engine.ops.gate import Activation
 from py_engine.ops.norm import Norm
 from py_engine.weights.config import (
     FULL,
+    MAX_LAYERS,
     SLIDING,
     Config,
     layer_types,
@@ -97,7 +98,7 @@ class Sizes:
             )
         return cls(
             h,
-            require_int(config, "num_hidden_layers", 1, 1024),
+            require_int(config, "num_hidden_layers", 1, MAX_LAYERS),
             heads,
             kv_heads,
             d,
@@ -211,12 +212,12 @@ class Checkpoint:
         found = (name for name in (usual, *HEADS.values()) if self._store.has(f"{name}.weight"))
         head = next(found, usual)
         has_head = self._store.has(f"{head}.weight")
-        if not tied(config, has_head, default=False):
+        if not tied(config, has_head):
             return self._store.linear([embedding], *shape), self._store.linear([head], *shape)
         if has_head and not self._store.has(f"{embedding}.weight"):
             embedding = head
         else:
-            self._store.leave(f"{head}.")  # a copy (serve/loading.py compares them)
+            self._store.leave(head)  # a copy (weights/heads.py compares them)
         matrix = self._store.linear([embedding], *shape)
         return matrix, matrix
 
@@ -251,7 +252,7 @@ def decoder(
     """The plain pre-norm decoder (Llama, Qwen2, Qwen3): RMSNorm, attention with rotary positions, RMSNorm, SwiGLU.
 
     `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
-    head. Layers may slide as in `layer_types`.
+    head. Layers slide as `layer_types` says.
     """
     act = activation(config, "hidden_act", "silu")
     sizes = Sizes.of(config)

@@ -11,7 +11,7 @@ from py_engine.models.layers import Model
 from py_engine.weights.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
-# What transformers' LlamaConfig assumes.
+# What transformers' LlamaConfig assumes. It has no sliding layers: a layer_types in the file is not read.
 DEFAULTS = {"max_position_embeddings": 2048, "rope_theta": 1e4}
 
 
@@ -19,6 +19,6 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     bias = require_bool(config, "attention_bias", False)
     return decoder(
-        {**DEFAULTS, **config}, store,
+        {**DEFAULTS, **config, "layer_types": None}, store,
         bias=bias, out_bias=bias, mlp_bias=require_bool(config, "mlp_bias", False),
     )  # fmt: skip

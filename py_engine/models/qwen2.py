@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from py_engine.models.dense import decoder
 from py_engine.models.layers import Model
-from py_engine.weights.config import FULL, SLIDING, Config, require_bool, require_int
+from py_engine.weights.config import FULL, MAX_LAYERS, SLIDING, Config, require_bool, require_int
 from py_engine.weights.store import WeightStore
 
 # What transformers' Qwen2Config assumes.
@@ -17,7 +17,6 @@ DEFAULTS = {
     "max_position_embeddings": 32768,
     "rope_theta": 1e4,
 }
-_MAX_LAYERS = 1 << 20
 
 
 def build(config: Config, store: WeightStore) -> Model:
@@ -33,6 +32,6 @@ def windowed(config: Config) -> Config:
         config = {**config, "sliding_window": None}
     if "layer_types" in config or config["sliding_window"] is None:
         return config
-    count = require_int(config, "num_hidden_layers", 1, _MAX_LAYERS)
-    first = require_int(config, "max_window_layers", 0, _MAX_LAYERS, 28)
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    first = require_int(config, "max_window_layers", 0, 1 << 20, 28)  # may be past the last layer
     return {**config, "layer_types": [SLIDING if i >= first else FULL for i in range(count)]}

@@ -47,8 +47,8 @@ async def read_config(repo: Repository) -> Config:
 def normalise(raw: Any, where: str = "config.json") -> Config:
     """One flat mapping of what describes the text model: `text_config`, with what holds for it of the top level.
 
-    `model_type` is the top level's (it names the family), `text_model_type` that of `text_config`. Absent and null mean
-    the same, but for num_key_value_heads and sliding_window. Raises ModelError when it is no config.
+    `model_type` is the top level's: it names the family. Absent and null mean the same, but for num_key_value_heads and
+    sliding_window. Raises ModelError when it is no config.
     """
     if not isinstance(raw, dict):
         raise ModelError(f"{where} is not a JSON object; it is not a model's config.")
@@ -58,11 +58,11 @@ def normalise(raw: Any, where: str = "config.json") -> Config:
         if not isinstance(text, dict):
             raise ModelError(f"{where}: text_config is {short(text)}, expected an object.")
         inner = _without_nulls(text)
-        kind = inner.pop("model_type", flat.get("model_type"))
+        inner.pop("model_type", None)
         outer = {key: flat[key] for key in (*_INHERITED, *_TOP_KEYS) if key in flat}
         top = {key: flat[key] for key in _TOP_KEYS if key in flat}
         # Multimodal configs repeat defaults in text_config; ids and quantisation of the top level win.
-        flat = outer | inner | top | {"text_model_type": kind}
+        flat = outer | inner | top
     if not isinstance(flat.get("model_type"), str):
         raise ModelError(
             f"{where} has no model_type, so its family is not known. Is it a transformers or MLX config?"
@@ -135,11 +135,12 @@ def layer_types(
     config: Config, pattern: int | None = None, allowed: Collection[str] = (SLIDING, FULL)
 ) -> tuple[str, ...]:
     """The kind of each of `num_hidden_layers` layers. `layer_types` wins; else every `sliding_window_pattern`-th layer
-    is full and the others slide; `pattern` is the family's default for that (None: all full). Raises ModelError."""
+    is full and the others slide. `pattern` is the family's default for that key; None: the family does not read it,
+    and all layers are full. Raises ModelError."""
     count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
     given = config.get("layer_types")
     if given is None:
-        if "sliding_window_pattern" not in config and pattern is None:
+        if pattern is None:
             return (FULL,) * count
         every = require_int(config, "sliding_window_pattern", 1, MAX_LAYERS, pattern)
         return tuple(FULL if (i + 1) % every == 0 else SLIDING for i in range(count))
@@ -167,12 +168,12 @@ def sliding_window(config: Config) -> int:
     return require_int(config, "sliding_window", 1, 1 << 24)
 
 
-def tied(config: Config, has_lm_head: bool, default: bool = True) -> bool:
-    """Whether the logits use the embedding. A checkpoint without `lm_head.weight` (`has_lm_head`) is tied whatever the
-    config says or leaves out; with one, `tie_word_embeddings` decides, then the family's `default`."""
+def tied(config: Config, has_lm_head: bool) -> bool:
+    """Whether the logits use the embedding. Without an `lm_head.weight` (`has_lm_head`) they do, whatever the config
+    says or leaves out; with one, where `tie_word_embeddings` is true."""
     if not has_lm_head:
         return True
-    return require_bool(config, "tie_word_embeddings", default)
+    return require_bool(config, "tie_word_embeddings", False)
 
 
 # -- quantisation ----------------------------------------------------------------------------------
@@ -196,14 +197,15 @@ class QuantizationConfig:
 
     def of(self, path: str) -> Packing | None:
         """What is declared for a module, whichever wrapper's prefix config and weights use. None: it is plain."""
-        return self.overrides.get(_bare(path), self.default)
+        return self.overrides.get(bare(path), self.default)
 
 
 # What stands before a text model's own module paths, in HF's and MLX's files; the longest first.
 _WRAPPERS = ("language_model.model.", "model.language_model.", "language_model.", "model.")
 
 
-def _bare(path: str) -> str:
+def bare(path: str) -> str:
+    """A name inside the text model, without what a wrapper puts before it."""
     return next((path[len(w) :] for w in _WRAPPERS if path.startswith(w)), path)
 
 
@@ -230,9 +232,9 @@ def quantization(config: Config) -> QuantizationConfig | None:
     overrides: dict[str, Packing | None] = {}
     for path, value in given.items():
         if isinstance(value, dict):
-            overrides[_bare(path)] = _packing(value, f"{key}[{path!r}]", required=False)
+            overrides[bare(path)] = _packing(value, f"{key}[{path!r}]", required=False)
         elif value is False:
-            overrides[_bare(path)] = None
+            overrides[bare(path)] = None
     return QuantizationConfig(default, overrides)
 
 

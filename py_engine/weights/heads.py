@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from py_engine.weights.config import Config
+from py_engine.weights.config import Config, bare
 from py_engine.weights.jobs import TensorInfo
 from py_engine.weights.repository import Repository
 
@@ -23,8 +23,7 @@ async def settle_head(
 
     Raises HubError.
     """
-    heads = [name for name in tensors if _is(name, "lm_head.weight")]
-    embeddings = [name for name in tensors if _is(name, "embed_tokens.weight")]
+    heads, embeddings = (_modules(tensors, name) for name in ("lm_head", "embed_tokens"))
     said = config.get("tie_embedding", config.get("tie_word_embeddings"))
     if not heads and said is False:
         note(
@@ -33,22 +32,30 @@ async def settle_head(
         )
     if len(heads) != 1 or len(embeddings) != 1 or said is False:
         return config
-    head, embedding = tensors[heads[0]], tensors[embeddings[0]]
-    same = await _same(repo, head, embedding)
+    head, embedding = heads[0], embeddings[0]
+    same = True
+    # Packed fields may be equal where their scales are not.
+    for part in ("weight", "scales", "biases"):
+        pair = tensors.get(f"{head}.{part}"), tensors.get(f"{embedding}.{part}")
+        same = same and await _same(repo, *pair)
     if said and not same:
         note(
-            f"config.json says tie_word_embeddings true, but {head.name} differs from {embedding.name}: it is used."
+            f"config.json says tie_word_embeddings true, but {head}.weight differs from {embedding}.weight: it is used."
         )
     own = {key: value for key, value in config.items() if key != "tie_embedding"}
     return {**own, "tie_word_embeddings": same}
 
 
-def _is(name: str, end: str) -> bool:
-    return name == end or name.endswith("." + end)
+def _modules(tensors: Mapping[str, TensorInfo], name: str) -> list[str]:
+    """The text model's modules of this name that have a weight. A draft head's own (`mtp.embed_tokens`) is none."""
+    names = (tensor.removesuffix(".weight") for tensor in tensors if tensor.endswith(".weight"))
+    return [module for module in names if bare(module) == name]
 
 
-async def _same(repo: Repository, a: TensorInfo, b: TensorInfo) -> bool:
-    """Whether pieces of two tensors, evenly spread, are equal."""
+async def _same(repo: Repository, a: TensorInfo | None, b: TensorInfo | None) -> bool:
+    """Whether pieces of two tensors, evenly spread, are equal, or neither is there."""
+    if a is None or b is None:
+        return a is b
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     last = max(0, a.nbytes - PIECE_BYTES)

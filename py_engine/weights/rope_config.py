@@ -39,10 +39,6 @@ class RopeConfig:
     high: float = 0.0  # yarn: beta_slow; llama3: high_freq_factor
     truncate: bool = True  # yarn: correction range in whole pairs
 
-    def width(self, head_dim: int) -> int:
-        """Rotated entries of a head, even."""
-        return int(head_dim * self.partial) // 2 * 2
-
     def frequencies(self, width: int) -> list[float]:
         """Angle of one position for each of `width`/2 pairs, in radians."""
         plain = [self.theta ** (-2.0 * i / width) for i in range(width // 2)]

@@ -79,16 +79,21 @@ async def read_tensors(
     more = _forgotten(repo, listed, whole=bool(listed) and not absent)
     if not files and not more:
         raise _no_weights(repo, absent, weight_map)
+    replaced = bool(listed) and not files and not _series(more) & _series(listed)
+    if replaced:
+        note(
+            f"{INDEX} is of files that are not there ({some(absent)}); {some(more)} were read instead."
+        )
     found = await _read_headers(repo, [*files, *more])
     tensors: dict[str, TensorInfo] = {}
-    for (
-        name,
-        shard,
-    ) in weight_map.items():  # where two files hold a tensor, the index says which is meant
+    # Where two files hold a tensor, the index says which is meant.
+    for name, shard in weight_map.items():
         if name in found.get(shard, {}):
             tensors[name] = found[shard][name]
     for held in found.values():
         tensors = held | tensors
+    if replaced:
+        return tensors
     for shard in absent:
         lost = [n for n, file in weight_map.items() if file == shard and n not in tensors]
         if lost:
@@ -107,7 +112,7 @@ def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[
     for file in repo.files():
         if part := SHARD_OF.fullmatch(file):
             series.setdefault(part[2], {})[int(part[1])] = file
-    ours = {part[2] for file in listed if (part := SHARD_OF.fullmatch(file))}
+    ours = _series(listed)
     found: list[str] = []
     for count, shards in series.items():
         gap = next((n for n in range(1, min(int(count), MAX_SHARDS) + 1) if n not in shards), None)
@@ -119,6 +124,11 @@ def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[
         if count in ours or (not whole and gap is None):
             found += shards.values()
     return sorted(set(found) - set(listed))
+
+
+def _series(files: Sequence[str]) -> set[str]:
+    """The series that files are of: what stands behind `-of-` in their names."""
+    return {part[2] for file in files if (part := SHARD_OF.fullmatch(file))}
 
 
 def _no_weights(

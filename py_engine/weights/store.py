@@ -102,9 +102,10 @@ class WeightStore:
         """Whether any tensor's name begins so."""
         return any(name.startswith(prefix) for name in self._tensors)
 
-    def leave(self, prefix: str) -> None:
-        """Tensors whose names begin so are not needed, on purpose."""
-        self._known.update(name for name in self._tensors if name.startswith(prefix))
+    def leave(self, module: str) -> None:
+        """The matrix of this module, plain or packed, is not needed, on purpose."""
+        names = {f"{module}.{part}" for part in ("weight", "scales", "biases")}
+        self._known |= names & self._tensors.keys()
 
     def unused(self) -> list[str]:
         """Names of the tensors that nobody asked for, sorted."""
@@ -321,9 +322,9 @@ class WeightStore:
         self.jobs.append(job)
         assert matrix.scales is not None
         groups = layout.cols // layout.group_size
-        kinds: tuple[Literal["scale", "bias"], ...] = ("scale", "bias")
-        for kind in kinds:
-            side = self._find(f"{name}.{kind}s" if kind == "scale" else f"{name}.biases")
+        kinds: Mapping[str, Literal["scale", "bias"]] = {"scales": "scale", "biases": "bias"}
+        for part, kind in kinds.items():
+            side = self._find(f"{name}.{part}")
             row = groups * FLOAT_BYTES[side.dtype]
             self.jobs.append(
                 Job(side, lo * row, hi * row, kind, matrix.scales, target_row * groups)

@@ -13,14 +13,19 @@ import pytest
 from py_engine.errors import ModelError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.host.io_native import NativeIo
 from py_engine.serve.engine import Engine
 from py_engine.serve.loading import Progress
+from py_engine.weights.heads import settle_head
+from py_engine.weights.hub import open_repository
+from py_engine.weights.safetensors import read_tensors
 from tests import reference
 from tests.checkpoints import Checkpoint, Stored, write_tensors
 from tests.conftest import Runner
 
-QWEN2, QWEN3, LFM, QWEN35, MLX = (
+QWEN2, QWEN2_MLX, QWEN3, LFM, QWEN35, MLX = (
     "qwen2-f32",
+    "qwen2-mlx4-g64",
     "qwen3-bf16",
     "lfm2-bf16",
     "qwen3.5-bf16",
@@ -165,6 +170,49 @@ def test_no_head_though_the_config_wants_one_is_told(
     assert (told.logits == usual.logits).all()
     (note,) = told.notes
     assert "tie_word_embeddings false, but the weights hold no lm_head.weight" in note
+
+
+def test_a_bias_of_a_head_that_repeats_the_embedding_is_refused(
+    run: Runner, tmp_path: Path
+) -> None:
+    made = Checkpoint.golden(QWEN2)
+    made.tensors["lm_head.weight"] = made.tensors["model.embed_tokens.weight"]
+    made.tensors["lm_head.bias"] = some(made.config["vocab_size"])
+    with pytest.raises(ModelError, match=r"lm_head\.bias, which config.json does not ask for"):
+        run(Engine.estimate(made.write(tmp_path / "m"), gpu=CountingGpu(), context=64))
+
+
+def settled(run: Runner, made: Checkpoint, folder: Path) -> bool:
+    """Whether the head is the embedding once more."""
+
+    async def go() -> bool:
+        repo = await open_repository(made.write(folder), NativeIo())
+        config = {**made.config, "tie_word_embeddings": True}
+        tensors = await read_tensors(repo)
+        return bool(
+            (await settle_head(repo, config, tensors, lambda _: None))["tie_word_embeddings"]
+        )
+
+    return run(go())
+
+
+def test_scales_tell_a_packed_head_from_the_embedding(run: Runner, tmp_path: Path) -> None:
+    """Twice the embedding has the same fields, at twice the scale."""
+    made = Checkpoint.golden(QWEN2_MLX)
+    for part in ("weight", "scales", "biases"):
+        made.tensors[f"lm_head.{part}"] = made.tensors[f"model.embed_tokens.{part}"]
+    assert settled(run, made, tmp_path / "same")
+    scales = made.tensors["model.embed_tokens.scales"]
+    made.tensors["lm_head.scales"] = Stored.of(2 * scales.values, scales.dtype)
+    assert not settled(run, made, tmp_path / "other")
+
+
+def test_a_draft_heads_own_embedding_does_not_hide_the_texts(run: Runner, tmp_path: Path) -> None:
+    made = Checkpoint.golden(QWEN2)
+    embedding = made.tensors["model.embed_tokens.weight"]
+    made.tensors["lm_head.weight"] = Stored(embedding.dtype, 2 * embedding.array)
+    made.tensors["mtp.embed_tokens.weight"] = embedding
+    assert not settled(run, made, tmp_path / "m")
 
 
 def test_a_missing_shard_names_its_file(run: Runner, tmp_path: Path) -> None:
