@@ -49,7 +49,9 @@ class Drafts:
             asyncio.create_task(self._keep_soon())
 
     def sent(self, chat):
-        """It becomes a message of this chat; whose draft it was."""
+        """It becomes a message of this chat; whose draft it was. The draft has every letter until the message is kept,
+        which forgets it: the page may go in between."""
+        self.leave()
         before, self._name = self._name, chat.id
         self._box.value = ""
         self._kept = ""

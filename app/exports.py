@@ -8,9 +8,9 @@ from pyscript.ffi import to_js
 
 from app import chats
 from app.dom import announce
+from app.tree import SPEAKERS
 
 DONE_MS = 1500  # how long a button says so
-NAMES = {"user": "You", "system": "System prompt", "tool": "Tool"}  # of roles, over their turns
 KEEP_MS = 10000  # the browser may still be writing a file
 
 
@@ -51,7 +51,8 @@ def markdown(chat):
     """The conversation: a heading for each turn."""
     parts = ["# " + chat.title()]
     for message in chat.messages:
-        who = NAMES.get(message["role"]) or message.get("model") or "Answer"
+        model = message.get("model") if message["role"] == "assistant" else ""
+        who = model or SPEAKERS[message["role"]]
         parts.append("## " + who)
         if message.get("reasoning"):
             parts.append("> Thought:\n>\n> " + message["reasoning"].replace("\n", "\n> "))

@@ -6,6 +6,7 @@ from app.dom import button, clear, is_enter, is_escape, make, sentence, show, st
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
+from app.tree import SPEAKERS
 
 LONG = 200_000  # characters from which an answer is shown as it is: reading its markdown would take too long
 
@@ -89,10 +90,12 @@ class UserRow(Row):
 
 
 class AnswerRow(Row):
-    """An answer, finished or growing: `draw` shows what its message has by now."""
+    """An answer, finished or growing, or else what the person did not write; `draw` shows what its message has by now."""
 
     def __init__(self, message):
         super().__init__(message, "t-answer")
+        speaker = SPEAKERS[message["role"]]  # of an imported chat also the system prompt or a tool
+        self.node.querySelector("article").setAttribute("aria-label", speaker)
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
         self._calls = self.node.querySelector(".calls")

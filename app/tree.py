@@ -8,6 +8,12 @@ were wrong.
 """
 
 TITLE_LENGTH = 60
+SPEAKERS = {
+    "user": "You",
+    "assistant": "Answer",
+    "system": "System prompt",
+    "tool": "Tool",
+}  # role -> its name
 FIRST = ""  # stands for what is above the first messages
 
 

@@ -99,6 +99,11 @@ def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
         drafts.add(chat, kept[""])
         await asyncio.sleep(0.02)
         assert box.value == kept[""] == "from before\nnew words"
+        # Sent right behind the last letter: the draft has it until the message is kept.
+        box.value += "!"
+        assert drafts.sent(chat) == "" and box.value == ""
+        await asyncio.sleep(0.02)
+        assert kept == {"": "from before\nnew words!"}
         # What is sent before the draft was read is not the draft, which stays for the next new chat.
         drafts.wait()
         box.value = "sent at once"

@@ -628,6 +628,8 @@ def test_chats_of_other_programs_come_in(visit: Visit, kind: str) -> None:
         page.click("#hint [data-do=import-seen]")
         expect(page.locator(".user .bubble")).to_have_text("Q")
         expect(page.locator(".answer .text").last).to_have_text("A1")
+    speakers = page.locator("article").evaluate_all("all => all.map(a => a.ariaLabel)")
+    assert speakers == ["System prompt"] * (kind == "plain") + ["You", "Answer"]
     title = page.locator("#chats .open").inner_text()
     assert title == {"plain": "Q", "list": "Q"}.get(kind, "Named")
     versions = page.locator(".answer .count")
