@@ -47,34 +47,31 @@ def _cut(text: str) -> str:
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
     """The value as an int. Numbers of numpy and whole floats are taken, bools are not."""
-    wanted = f"give a whole number from {low} to {high}"
-    number = _real(name, value, wanted)
-    if not low <= number <= high or number != int(number):
-        raise InputError(f"{name}={shown(value)}: {wanted}")
+    number = _real(value)
+    if number is None or not low <= number <= high or number != int(number):
+        raise InputError(f"{name}={shown(value)}: give a whole number from {low} to {high}")
     return int(number)
 
 
 def real(name: str, value: Any, low: float, high: float) -> float:
     """The value as a float. Numbers of numpy are taken, bools are not."""
-    wanted = f"give a number from {low:g} to {high:g}"
-    number = _real(name, value, wanted)
-    if not low <= number <= high:
-        raise InputError(f"{name}={shown(value)}: {wanted}")
+    number = _real(value)
+    if number is None or not low <= number <= high:
+        raise InputError(f"{name}={shown(value)}: give a number from {low:g} to {high:g}")
     return float(number)
 
 
-def _real(name: str, value: Any, wanted: str) -> int | float:
-    """An int, or a finite float."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        if isinstance(value, Integral):
-            return int(value)
-        try:
-            number = float(value)
-        except (OverflowError, ValueError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise InputError(f"{name}={shown(value)}: {wanted}")
+def _real(value: Any) -> int | float | None:
+    """The value as an int or a finite float; None if it is neither."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def flag(name: str, value: Any) -> bool | None:
@@ -103,8 +100,9 @@ def token_ids(ids: Any, vocab_size: int) -> list[int]:
             raise TypeError("they can be iterated over, too")
         given = iter(ids)
     except TypeError:
-        wanted = f"ids: give a list of token ids (whole numbers), not {shown(ids)}"
-        raise InputError(wanted) from None
+        raise InputError(
+            f"ids: give a list of token ids (whole numbers), not {shown(ids)}"
+        ) from None
     taken: list[int] = []
     for place, value in enumerate(given):
         if type(value) is not int:
@@ -123,7 +121,7 @@ def token_ids(ids: Any, vocab_size: int) -> list[int]:
 def unknown_option(name: object, known: Iterable[str]) -> InputError:
     """The error for an option that nobody knows, with those whose names are near."""
     names = sorted(known)
-    word = name if isinstance(name, str) else str(shown(name))
+    word = name if isinstance(name, str) else shown(name)
     near = get_close_matches(word[:64], names, 3, 0.6)
     meant = f" Did you mean {' or '.join(near)}?" if near else ""
     return InputError(f"unknown option {shown(name)}.{meant} Known are {', '.join(names)}")

@@ -297,6 +297,15 @@ def _sha256(file: Path) -> str:
     return _sums[key]
 
 
+def tiny_model(root: Path, weights: bytes) -> Path:
+    """The folder of the repository org/tiny below `root`, with a config and `weights`, which are no safetensors."""
+    folder = root / "org" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    return folder
+
+
 @contextlib.contextmanager
 def hub_server(root: Path, **options: Any) -> Iterator[HubServer]:
     """A HubServer for the length of a `with` block."""

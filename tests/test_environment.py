@@ -29,7 +29,7 @@ from py_engine.weights import hub
 from py_engine.weights.hub import HubRepository, Waiting, open_repository
 from py_engine.weights.hub_settings import hub_settings
 from py_engine.weights.rate_limit import wait_asked
-from tests.hub_server import Fault, HubServer, hub_server
+from tests.hub_server import Fault, HubServer, hub_server, tiny_model
 from tests.proxy_server import proxy_server
 
 SECRET = "hf_S3CRETpart"
@@ -48,10 +48,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[HubServer]:
-    folder = tmp_path / "org" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
-    (folder / "model.safetensors").write_bytes(bytes(1000))
+    tiny_model(tmp_path, bytes(1000))
     with hub_server(tmp_path) as running:
         yield running
 
@@ -286,6 +283,8 @@ BYPASSED = [
     ("11.1.2.3", 80, "10.0.0.0/8", False),
     ("a.b", 80, " c.d , a.b ", True),
     ("a.b", 80, "x,,", False),
+    ("a.b", 80, "a.b:0080", True),
+    ("a.b", 80, "a.b:\u00b2", False),  # a digit, and no number
     ("localhost", 80, "localhost,127.0.0.1", True),
     ("127.0.0.1", 8000, "localhost", False),
     ("example.com", 80, "EXAMPLE.com", True),
@@ -319,6 +318,8 @@ def test_no_proxy_is_read_as_requests_and_curl_read_it(
         ("http://user:w0rd@h h", "not the address of a proxy"),
         ("http://user:w0rd@[h", "not the address of a proxy"),
         ("user:w0rd@h\nx", "not the address of a proxy"),
+        ("user:w0rd@a..b:80", "not the address of a proxy"),
+        (f"user:w0rd@{'a' * 64}:80", "not the address of a proxy"),
     ],
 )
 def test_proxies_that_cannot_be_used(
@@ -338,6 +339,12 @@ def test_a_proxy_is_shown_without_its_password() -> None:
         and repr(proxy) == "Proxy(host='h', port=3128)"
     )
     assert parse_proxy("p@ss:w0rd@[::1]", "http_proxy").address == "[::1]:80"
+
+
+def test_a_proxys_password_that_is_not_utf8_is_sent_as_it_is() -> None:
+    for password in ("p\udce9", "p%E9"):  # os.environ has the byte E9 as the first
+        proxy = parse_proxy(f"http://user:{password}@h", "http_proxy")
+        assert base64.b64decode(proxy.authorization.split()[1]) == b"user:p\xe9"
 
 
 def test_a_proxy_that_wants_another_password(

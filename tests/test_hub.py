@@ -18,7 +18,7 @@ from py_engine.weights import hub
 from py_engine.weights.hub import open_repository
 from py_engine.weights.repository import Repository
 from py_engine.weights.safetensors import read_tensors
-from tests.hub_server import COMMIT, HubServer, hub_server
+from tests.hub_server import COMMIT, HubServer, hub_server, tiny_model
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))
 T = TypeVar("T")
@@ -40,10 +40,8 @@ class QuickIo(NativeIo):
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "org" / "tiny"
-    (folder / "2_Dense").mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(DATA)
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    folder = tiny_model(tmp_path, DATA)
+    (folder / "2_Dense").mkdir()
     (folder / "2_Dense" / "config.json").write_text("[1]")
     (folder / "empty.bin").write_bytes(b"")
     return tmp_path

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from py_engine.errors import HubError
+from py_engine.errors import HubError, StorageError
 from py_engine.host.io_native import NativeIo
-from tests.hub_server import HubServer, hub_server
+from tests.hub_server import HubServer, hub_server, tiny_model
 
 DATA = bytes(i * 7 % 251 for i in range(1 << 20))
 MAIN = "/org/tiny/resolve/main"
@@ -19,10 +21,7 @@ MAIN = "/org/tiny/resolve/main"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[HubServer]:
-    folder = tmp_path / "org" / "tiny"
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(DATA)
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    tiny_model(tmp_path, DATA)
     with hub_server(tmp_path) as running:
         yield running
 
@@ -173,3 +172,73 @@ def test_env(io: NativeIo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "")
     assert io.env("HF_ENDPOINT") == "http://x"
     assert io.env("HF_TOKEN") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (
+            b"302 Found\r\nLocation: http://[x/\r\nContent-Length: 0\r\n\r\n",
+            "redirects to what is not",
+        ),
+        (b"302 Found\r\nLocation: http://a b/\r\nContent-Length: 0\r\n\r\n", "is not an http"),
+        (b"200 OK\r\nContent-Length: 99999999999999999\r\n\r\nabc", "too large for this machine"),
+        (b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc", "the body ended early"),
+    ],
+)
+def test_answers_that_make_no_sense(answer: bytes, what: str, io: NativeIo) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 " + answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(HubError, match=what):
+            asyncio.run(io.fetch(f"http://127.0.0.1:{server.getsockname()[1]}/x", timeout_s=5))
+        thread.join(5)
+
+
+@pytest.mark.parametrize("url", ["http://a b/x", "http://a\x7f/x", "http://h/\udce9"])
+def test_addresses_that_cannot_be_sent(url: str, io: NativeIo) -> None:
+    with pytest.raises(HubError, match="is not an http") as caught:
+        asyncio.run(io.fetch(url))
+    str(caught.value).encode()
+
+
+def test_home_folders_that_are_not_known(io: NativeIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "~no-such-user/x"
+    assert asyncio.run(io.file_size(path)) is None
+    for read in (io.list_files, io.read_file):
+        with pytest.raises(FileNotFoundError):
+            asyncio.run(read(path))
+    for store, variable in (("models", "HF_HUB_CACHE"), ("sessions", "JERBOA_HOME")):
+        monkeypatch.setenv(variable, path)
+        with pytest.raises(StorageError, match=variable):
+            asyncio.run(io.open_store(store))
+
+
+def test_a_name_too_long_for_a_folder_is_not_found(io: NativeIo) -> None:
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(io.list_files("x" * 5000))
+
+
+def test_a_small_file_that_many_replace_at_once(
+    io: NativeIo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JERBOA_HOME", str(tmp_path))
+    contents = [bytes([i]) * 1000 for i in range(8)]
+
+    async def go() -> None:
+        store = await io.open_store("records")
+        for _ in range(20):
+            await asyncio.gather(*(store.replace("one", data) for data in contents))
+        assert bytes(await store.read("one")) in contents
+        assert await store.names() == ["one"]
+        with pytest.raises(StorageError, match="lone surrogate"):
+            await store.read("\ud800")
+
+    asyncio.run(go())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from decimal import Decimal
 from typing import NoReturn
 
 from py_engine.version import VERSION
@@ -194,4 +195,4 @@ def _bytes(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r}: give a size like 1.2GB, 900MB or bytes")
-    return int(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2]])
+    return int(Decimal(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[found[2]])

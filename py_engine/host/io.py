@@ -24,6 +24,7 @@ def shown(url: str) -> str:
     scheme, slashes, rest = head.partition("#")[0].partition("://")
     place, slash, path = rest.partition("/")
     plain = f"{scheme}{slashes}{place.rpartition('@')[2]}{slash}{path}"
+    plain = plain.encode("utf-8", "backslashreplace").decode()  # so that it can be printed
     return f"{plain}?..." if mark else plain
 
 

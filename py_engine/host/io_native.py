@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import http.client
 import os
+import re
 import socket
 import ssl
 import threading
@@ -150,7 +151,12 @@ class NativeIo(Io):
             location = got.get("location")
             if status not in (301, 302, 303, 307, 308) or not location:
                 return Response(status, got, body, url)
-            target = urllib.parse.urljoin(url, _as_sent(location))
+            try:
+                target = urllib.parse.urljoin(url, _as_sent(location))
+            except ValueError:
+                raise HubError(
+                    f"{shown(url)} redirects to what is not an address; check HF_ENDPOINT."
+                ) from None
             if _place(target) != _place(url):
                 headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
             url = target
@@ -196,6 +202,11 @@ class NativeIo(Io):
                         continue  # the server had closed the kept connection; a fresh one decides
                 failure = error
                 continue
+            except (MemoryError, OverflowError):
+                connection.close()
+                raise HubError(
+                    f"{shown(url)}: its answer is too large for this machine's memory, or lies about its size."
+                ) from None
             except BaseException:
                 connection.close()
                 raise
@@ -251,7 +262,7 @@ class NativeIo(Io):
 
     async def file_size(self, path: str) -> int | None:
         """See Io.file_size."""
-        place = Path(path).expanduser()
+        place = _local(path)
         try:
             return place.stat().st_size if place.is_file() else None
         except (OSError, ValueError):  # no permission; a NUL in the name
@@ -259,10 +270,9 @@ class NativeIo(Io):
 
     async def list_files(self, path: str) -> list[str]:
         """See Io.list_files. Raises FileNotFoundError when there is no such folder."""
-        place = Path(path).expanduser()
         try:
-            return sorted(entry.name for entry in place.iterdir() if entry.is_file())
-        except (NotADirectoryError, PermissionError, ValueError) as error:
+            return sorted(entry.name for entry in _local(path).iterdir() if entry.is_file())
+        except (OSError, ValueError) as error:
             raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
 
     async def open_store(self, name: str, *, records: bool = False) -> FileStore:  # noqa: ARG002
@@ -307,6 +317,12 @@ class NativeIo(Io):
         return os.environ.get(name) or None
 
 
+def _local(path: str) -> Path:
+    """A path whose ~ or ~user is a home folder. One whose home is not known stays as it is, and is not found;
+    Path.expanduser raises RuntimeError."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def _place(url: str) -> Place:
     """Scheme, host and port of an address. Raises HubError when it is not http(s)."""
     try:
@@ -315,6 +331,9 @@ def _place(url: str) -> Place:
         (host or "").encode("idna")
     except ValueError:  # UnicodeError too
         host, port = None, None
+    # http.client raises errors of other kinds for blanks in a host and for lone surrogates.
+    if re.search(r"[\x00-\x20\x7f]", host or "") or re.search(r"[\ud800-\udfff]", url):
+        host = None
     if not host or parts.scheme not in ("http", "https"):
         raise HubError(f"{shown(url)} is not an http(s) address; check HF_ENDPOINT.", attempts=1)
     return parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
@@ -399,8 +418,8 @@ def _no_answer(url: str, error: Exception, timeout_s: float, proxy: Proxy | None
             f"{where}: nothing came for {timeout_s:g} s{way}. Check the network and try again."
         )
     if isinstance(error, http.client.IncompleteRead):
-        missing = error.expected
-        return HubError(f"{where}: the body ended {missing} bytes short. Try again.")
+        short = "early" if error.expected is None else f"{error.expected} bytes short"
+        return HubError(f"{where}: the body ended {short}. Try again.")
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = f"its TLS certificate was not accepted ({error.verify_message})"
         return HubError(f"{where}: {reason}.", attempts=1)
@@ -421,9 +440,8 @@ def _no_answer(url: str, error: Exception, timeout_s: float, proxy: Proxy | None
 
 
 def _read_file(path: str, start: int, end: int | None) -> Bytes:
-    place = Path(path).expanduser()
     try:
-        with place.open("rb") as file:
+        with _local(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             stop = size if end is None else min(end, size)
             body = bytearray(max(0, stop - start))

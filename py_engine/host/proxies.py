@@ -65,7 +65,7 @@ def matches(host: str, port: int, exceptions: str) -> bool:
             return True
         name, colon, only = entry.rpartition(":")
         if colon and only.isdigit() and (":" not in name or name.endswith("]")):
-            if int(only) != port:
+            if only.lstrip("0") != str(port):
                 continue
         else:
             name = entry
@@ -110,12 +110,17 @@ def parse_proxy(value: str, variable: str) -> Proxy:
     try:
         parts = urllib.parse.urlsplit(f"http://{where}")
         host, port = parts.hostname, parts.port
-    except ValueError:
+        (host or "").encode("idna")  # as the socket will
+    except ValueError:  # UnicodeError too
         host, port = None, None
     if not host or re.search(r"[^!-~]|[/?#\\]", where):
         raise wrong
     if not at:
         return Proxy(host, port or 80)
     name, _, password = user.partition(":")
-    pair = f"{urllib.parse.unquote(name)}:{urllib.parse.unquote(password)}".encode()
+    # Variables may hold bytes that are no UTF-8: Python reads them as surrogates. They are sent as they were.
+    pair = b":".join(
+        urllib.parse.unquote_to_bytes(part.encode("utf-8", "surrogateescape"))
+        for part in (name, password)
+    )
     return Proxy(host, port or 80, "Basic " + base64.b64encode(pair).decode())

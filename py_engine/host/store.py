@@ -23,8 +23,12 @@ Bytes = Any
 
 
 def check_name(name: str) -> None:
-    """Refuse names that would leave the store. Raises StorageError."""
+    """Refuse names that would leave the store, or that no file can have. Raises StorageError."""
     parts = name.split("/")
+    try:
+        name.encode("utf-8", "surrogateescape")  # which a native folder's own names may need
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{name!r} holds a lone surrogate: no file has such a name.") from error
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise StorageError(f"{name!r} is not the name of a file in the store.")
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +20,6 @@ if sys.platform != "win32":
 
 LOCKS = ".locks"  # a folder of the root; huggingface_hub keeps its own locks in one of that name, and skips it
 LOCK_POLL_S = 0.05
-NEW_SUFFIX = f".{os.getpid()}.new"  # of a file that this process is still writing
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -100,8 +100,7 @@ class FileStore(BlobStore):
             relative = os.path.relpath(wanted, place.parent)
             if place.is_symlink() and os.readlink(place) == relative:
                 return
-            beside = place.with_name(place.name + NEW_SUFFIX)
-            beside.unlink(missing_ok=True)
+            beside = _beside(place)
             try:
                 beside.symlink_to(relative)
             except OSError as error:
@@ -151,13 +150,25 @@ class FileStore(BlobStore):
 def default_root(name: str) -> tuple[Path, bool]:
     """(folder, shared) of the store `name`: for models the Hugging Face hub's cache folder, found by the variables
     that huggingface_hub reads (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME); for others JERBOA_HOME/NAME, without that
-    variable ~/.cache/jerboa/NAME."""
+    variable ~/.cache/jerboa/NAME. Raises StorageError where that begins with a home folder that is not known."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     if name == "models":
         hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
         home = os.environ.get("HF_HOME") or caches / "huggingface"
-        return Path(hub or Path(home) / "hub").expanduser(), True
-    return Path(os.environ.get("JERBOA_HOME") or caches / "jerboa").expanduser() / name, False
+        return _at_home(Path(hub or Path(home) / "hub"), "HF_HUB_CACHE"), True
+    root = Path(os.environ.get("JERBOA_HOME") or caches / "jerboa")
+    return _at_home(root, "JERBOA_HOME") / name, False
+
+
+def _at_home(folder: Path, variable: str) -> Path:
+    try:
+        return folder.expanduser()
+    except (
+        RuntimeError
+    ) as error:  # a process without HOME whose user has no entry; an unknown ~user
+        raise StorageError(
+            f"{folder}: the home folder is not known. Set {variable} to a folder without ~."
+        ) from error
 
 
 def _is_read_only(error: BaseException | None) -> bool:
@@ -207,8 +218,13 @@ def _flush(place: Path) -> None:
             os.close(file)
 
 
+def _beside(place: Path) -> Path:
+    """A file that will take the place of another: a name of its own, since threads and machines write at once."""
+    return place.with_name(f"{place.name}.{secrets.token_hex(4)}.new")
+
+
 def _replace(place: Path, data: bytes) -> None:
-    beside = place.with_name(place.name + NEW_SUFFIX)
+    beside = _beside(place)
     with _errors(str(place)):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:

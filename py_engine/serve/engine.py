@@ -355,6 +355,7 @@ class Engine:
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
+    @named_options
     async def logits(self, ids: Sequence[int], *, reuse: bool = False) -> memoryview[float]:
         """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads.
 

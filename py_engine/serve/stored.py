@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from py_engine.checks import shown
 from py_engine.errors import InputError
 from py_engine.host.io import Io
 from py_engine.weights.hub import HUB_ID
@@ -82,14 +83,14 @@ async def _chosen(library: Library, model: str | None) -> list[tuple[Manifest, b
         return found
     name, _, revision = model.partition("@")
     if not HUB_ID.fullmatch(model):
-        raise InputError(f"{model!r} is not a hub id (org/name or org/name@revision).")
+        raise InputError(f"{shown(model)} is not a hub id (org/name or org/name@revision).")
     found = [
         (m, complete)
         for m, complete in found
         if m.repository == name and (not revision or revision in m.refs or m.commit == revision)
     ]
     if not found:
-        raise InputError(f"{model} is not kept on this device.")
+        raise InputError(f"{shown(model)} is not kept on this device.")
     return found
 
 

@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from py_engine.abort import Abort
+from py_engine.checks import named_options
 from py_engine.errors import InputError
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.options import Options
@@ -124,6 +125,7 @@ class SyncEngine:
     def _generate(self, start: Callable[[], Generation]) -> SyncGeneration:
         return SyncGeneration(self, self._background, self._call(start))
 
+    @named_options
     def count_tokens(
         self,
         content: str | Messages,
@@ -146,6 +148,7 @@ class SyncEngine:
         return self._engine.vocab_size
 
     @staticmethod
+    @named_options
     def estimate(
         model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
     ) -> Estimate:
