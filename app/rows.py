@@ -90,7 +90,8 @@ class UserRow(Row):
 
 
 class AnswerRow(Row):
-    """An answer, finished or growing, or else what the person did not write; `draw` shows what its message has by now."""
+    """An answer, finished or growing, or what else the person did not write: a system prompt, a tool's words. `draw`
+    shows what its message has by now."""
 
     def __init__(self, message):
         super().__init__(message, "t-answer")

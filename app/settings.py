@@ -27,6 +27,7 @@ class Settings:
         for name in [name for name in self._values if not _fits(name, self._values[name])]:
             del self._values[name]
         self._on_problem = on_problem
+        self._full = False  # the store refused the last values, which was said
         self._form = find("settings-form")
         self._form.addEventListener("change", self._changed)
         # A text is kept as it is written: "change" comes only once the field is left, and the page may go before.
@@ -115,10 +116,13 @@ class Settings:
         self._values = values
         try:
             storage.write(KEY, values)
+            self._full = False
         except storage.StoreFull:
-            self._on_problem(
-                "The setting holds until this page is closed: the browser's store is full."
-            )
+            if not self._full:
+                self._full = True
+                self._on_problem(
+                    "The setting holds until this page is closed: the browser's store is full."
+                )
 
 
 def _fits(name, value):
