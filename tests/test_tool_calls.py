@@ -18,7 +18,7 @@ from py_engine.generate.markup import MAX_CALL_CHARS, Splitter
 from py_engine.generate.tool_literals import CallError, Literals, load_literal
 from py_engine.generate.tool_schema import typed, violations
 from py_engine.generate.tool_syntax import begins_call, inside_value, read
-from py_engine.generate.tools import schemas_of
+from py_engine.generate.tools import schemas_of, tool_calls
 from tests.chat_formats import QWEN3, QWEN35, ChatFormat, chat_format, make
 from tests.test_tools import plain, stream_of, written
 from tests.tool_call_cases import OURS, PUBLISHED, REFUSED, TOOLS
@@ -394,6 +394,58 @@ def test_literals_are_those_of_python_and_json() -> None:
             load_literal(source)
 
 
+def test_only_escapes_of_json_are_read_in_json() -> None:
+    """A pattern's `\\1`, which the model forgot to escape, is no octal number."""
+    body = r'{"name": "bash", "arguments": {"command": "s/(a)/\1/ \d \a \"\u00e9\n"}}'
+    assert read(body, SCHEMAS) == [("bash", {"command": 's/(a)/\\1/ \\d \\a "é\n'})]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "string"}, "0123"),
+        ({"$ref": "#/$defs/Code"}, "0123"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "0123"),
+        ({"type": "integer"}, 123),
+    ],
+)
+def test_leading_zeros_are_kept_where_they_may_count(schema: Any, value: Any) -> None:
+    root = {"properties": {"x": schema}, "$defs": {"Code": {"type": "string"}}}
+    tags = "<function=f><parameter=x>0123</parameter></function>"
+    for body in ("f(x=0123)", tags):
+        assert exact(read(body, {"f": root})) == exact([("f", {"x": value})])
+
+
+def test_leading_zeros_are_refused_where_nobody_knows() -> None:
+    for body in ("f(x=0123)", "f(x=[007])", "f(x=0_7)", '{"name": "f", "arguments": {"x": 007}}'):
+        with pytest.raises(CallError):
+            read(body, {"f": {}})
+
+
+def test_a_number_that_nobody_can_write_is_refused() -> None:
+    """Python writes no whole number of more than 4300 digits, not even into an error."""
+    for kind in ("string", "integer"):
+        offered = {"f": {"properties": {"x": {"type": kind}}}}
+        with pytest.raises(CallError, match="too large"):
+            tool_calls("f(x=0x" + "F" * 5000 + ")", offered)
+
+
+def test_parameters_of_a_schemas_choices_are_known() -> None:
+    choice = {"properties": {"b": {"type": "integer"}}}
+    root = {"properties": {"a": {}}, "anyOf": [choice, {}]}
+    assert violations({"a": 1, "b": 1}, root) == []
+    body = "<function=f><parameter=b>3</parameter></function>"
+    assert read(body, {"f": root}) == [("f", {"b": 3})]
+
+
+def test_a_schema_that_is_no_json_or_refers_to_a_name() -> None:
+    assert violations({"a": 1}, {"properties": {"a": {"enum": [b"x"]}}}) == [
+        """a is 1, none of ["b'x'"]"""
+    ]
+    anchor = {"properties": {"y": {"$ref": "#Node"}}, "required": ["y"], "type": "object"}
+    assert violations({"y": 1}, anchor) == []
+
+
 # ---- all of it together
 
 
@@ -480,7 +532,11 @@ def test_hostile_bodies_end_soon(closed: bool) -> None:
         "<function=write>" + "<parameter=content>x</parameter>" * 8000,
         "<function=" * 25_000,
         "```json\n" + "```\n" * 60_000,
-    ):
+        "<function=now" + " " * 200_000 + "x",
+        "<function=" + " " * 200_000 + "x<",
+        write[:17] + "<parameter=content" + " " * 200_000 + "x<",
+        "<function=pick><parameter=tags>[" + "1," * 100_000 + "'" + "</parameter></function><function=pick>" * 30,
+    ):  # fmt: skip
         begun = time.perf_counter()
         try:
             read(body[:MAX_CALL_CHARS], SCHEMAS, closed, closed)

@@ -9,7 +9,7 @@ from typing import Any
 
 from py_engine.checks import real, unknown_option, whole
 
-# name: (lowest, highest, whole number, meaning of a value outside)
+# name: (lowest, highest, whether it is a whole number)
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "temperature": (0.0, 100.0, False),
     "top_k": (0, 1 << 30, True),

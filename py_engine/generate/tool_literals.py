@@ -249,9 +249,10 @@ class Literals:
     def _unescape(self, text: str) -> str:
         if "\\" not in text:
             return text
-        text = _ESCAPE.sub(_python_escape if self._python else _json_escape, text)
+        if self._python:
+            return _ESCAPE.sub(_escaped, text)
         # JSON writes characters beyond U+FFFF as two halves.
-        return text if self._python else _HALVES.sub(_whole, text)
+        return _HALVES.sub(_whole, _JSON_ESCAPE.sub(_escaped, text))
 
     # -- signs
 
@@ -289,10 +290,13 @@ class Literals:
 
 
 def _number(text: str) -> int | float:
+    if re.match(r"[-+]?0[\d_]", text):  # no language's number, perhaps a code whose zeros count
+        raise CallError(f"{text[:40]} begins with 0")
     try:
         if re.match(r"[-+]?0[xXoObB]", text):
-            return int(text, 0)
-        value: int | float = float(text) if re.search(r"[.eE]", text) else int(text)
+            value: int | float = int(text, 0)
+        else:
+            value = float(text) if re.search(r"[.eE]", text) else int(text)
         finite = math.isfinite(value)
     except OverflowError:
         finite = False
@@ -304,16 +308,16 @@ def _number(text: str) -> int | float:
 
 
 _ESCAPE = re.compile(
-    r"\\(\n|[\\'\"/abfnrtv]|[0-7]{1,3}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"
+    r"\\(\n|[\\'\"abfnrtv]|[0-7]{1,3}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"
 )
+# JSON's own, and what `repr` writes for signs that cannot be printed. All else, such as `\1` or `\d`, stays as it is.
+_JSON_ESCAPE = re.compile(r"\\(\n|[\\'\"/bfnrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})")
 _ESCAPED = {"\n": "", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HALVES = re.compile("([\ud800-\udbff])([\udc00-\udfff])")
 
 
-def _python_escape(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     code = match[1]
-    if code == "/":
-        return match[0]
     if code[0] in "xuU":
         number = int(code[1:], 16)
     elif code[0] in "01234567":
@@ -321,11 +325,6 @@ def _python_escape(match: re.Match[str]) -> str:
     else:
         return _ESCAPED.get(code, code)
     return chr(number) if number <= 0x10FFFF else match[0]
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    code = match[1]
-    return code if code == "/" else _python_escape(match)
 
 
 def _whole(match: re.Match[str]) -> str:

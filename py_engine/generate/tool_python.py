@@ -7,7 +7,6 @@ them. A value without a name is refused: JSON schemas give parameters no order.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from typing import Any
 
 from py_engine.generate.tool_literals import MAX_CALLS, CallError, Literals, put
@@ -19,7 +18,8 @@ Call = tuple[str, dict[str, Any]]  # name, arguments
 _NAME = re.compile(r"[^\s()\[\]{},;='\":]+")
 _NEXT_CALL = re.compile(r"[\s,;]*")
 _CLOSERS = re.compile(r"[\s\])]*\Z")  # more brackets than were open
-_PADDED = re.compile(r"\s*(0\d[\d_]*)\s*(?=[,)])")
+_ONLY_SPACE = re.compile(r"\s*\Z")
+_PADDED = re.compile(r"\s*(0\d{1,200})\s*(?=[,)])")
 _NEXT_ARGUMENT = re.compile(r"\s*,\s*([^\s()\[\]{},;='\":]+)\s*=(?!=)")
 _END_OF_CALL = re.compile(r"\s*,?\s*\)\s*(?:[\])\s]*\Z|[,;]\s*[^\s()\[\]{},;='\":]+\()")
 _LOOSE_STRING_END = re.compile(r"\s*(?:[,)\]}:]|\Z)")
@@ -58,7 +58,7 @@ class _PythonCalls(Literals):
     def __init__(self, text: str, schemas: Schemas, closed: bool, lenient: bool) -> None:
         super().__init__(text, python=True, lenient=lenient, closed=closed)
         self._schemas = schemas
-        self._given: Collection[str] = ()
+        self._root: Any = None  # the schema of the function that is being read
         self._parameters: dict[str, Any] = {}
 
     def calls(self) -> list[Call]:
@@ -93,9 +93,9 @@ class _PythonCalls(Literals):
     def _call(self) -> Call:
         name = self._name()
         self.want("(", closing=False)
+        self._root = self._schemas.get(name)
         self._parameters = parameters(self._schemas, name)
         arguments: dict[str, Any] = {}
-        self._given = arguments
         while not self.take(")"):
             key = self._key()
             put(arguments, key, self._argument(key))
@@ -125,10 +125,10 @@ class _PythonCalls(Literals):
 
     def _argument(self, key: str) -> Any:
         if padded := _PADDED.match(self.text, self.at):  # no number to Python: perhaps a code
-            schema = self._parameters.get(key)
-            if kinds_of(schema) == {"string"}:
+            kinds = kinds_of(self._parameters.get(key), self._root)
+            if "string" in kinds or (kinds and kinds <= {"integer", "number"}):
                 self.at = padded.end()
-                return padded[1]
+                return padded[1] if "string" in kinds else int(padded[1].lstrip("0_") or "0")
         return self.value(1, self._ends_argument, self._parameters)
 
     def _ends_argument(self, at: int) -> bool:
@@ -137,4 +137,4 @@ class _PythonCalls(Literals):
             return not self._parameters or match[1] in self._parameters
         if _END_OF_CALL.match(self.text, at):
             return True
-        return self._closed and not self.text[at:].strip()
+        return self._closed and bool(_ONLY_SPACE.match(self.text, at))

@@ -8,6 +8,7 @@ else a schema may say counts as allowed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ _OTHER_NAMES = {
     "str": "string", "text": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean",
     "list": "array", "tuple": "array", "dict": "object", "map": "object", "none": "null",
 }  # fmt: skip
+_LEADING_ZEROS = re.compile(r"\A0+(?=\d)")
 _KINDS = {"string", "integer", "number", "boolean", "array", "object", "null"}
 
 
@@ -31,10 +33,9 @@ def parameters(schemas: Schemas, function: str) -> dict[str, Any]:
     """The schemas of a function's parameters by name; empty when they are not known."""
     root = schemas.get(function, {})
     found: dict[str, Any] = {}
-    for part in _parts(root, root):
-        given = part.get("properties")
-        if isinstance(given, Mapping):
-            found.update(given)
+    for part in _parts(root, root, choices=True):
+        for name, schema in _mapping(part.get("properties")).items():
+            found[name] = {"anyOf": [found[name], schema]} if name in found else schema
     return found
 
 
@@ -49,6 +50,8 @@ def typed(text: str, schema: Any, root: Any = None) -> Any:
         return text
     word = {"true": True, "false": False, "null": None, "none": None}
     stripped = text.strip()
+    if kinds and kinds <= {"integer", "number"}:
+        stripped = _LEADING_ZEROS.sub("", stripped)
     if stripped.lower() in word:
         value: Any = word[stripped.lower()]
     else:
@@ -87,15 +90,14 @@ def kinds_of(schema: Any, root: Any = None) -> set[str]:
 def violations(arguments: Mapping[str, Any], root: Any) -> list[str]:
     """What of a call's arguments its schema does not allow, in words, at most MAX_TOLD. Nothing said allows all."""
     check = _Check(root)
-    names = {name for part in _parts(root, root) for name in _mapping(part.get("properties"))}
+    parts = list(_parts(root, root, choices=True))
+    names = {name for part in parts for name in _mapping(part.get("properties"))}
     told: list[str] = []
     for message in check.object(arguments, root, ""):
         told.append(message)
         if len(told) == MAX_TOLD:
             return told
-    says = any(
-        "additionalProperties" in part or "patternProperties" in part for part in _parts(root, root)
-    )
+    says = any("additionalProperties" in part or "patternProperties" in part for part in parts)
     if names and not says:
         told += [f"it has no parameter {key[:40]!r}" for key in arguments if key not in names]
     return told[:MAX_TOLD]
@@ -123,7 +125,7 @@ def _parts(schema: Any, root: Any, choices: bool = False) -> Iterator[Mapping[st
 
 def _referred(reference: Any, root: Any) -> Any:
     """What `#/...` stands for; None when it is not there."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
         return None
     found = root
     for step in reference[1:].split("/")[1:]:
@@ -145,7 +147,7 @@ def _is(value: Any, kinds: set[str]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=repr)  # a schema may hold any of Python
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -23,8 +23,8 @@ from py_engine.generate.tool_schema import Schemas, kinds_of, parameters, typed,
 Call = tuple[str, dict[str, Any]]  # name, arguments
 
 # A `>` that was forgotten at the end of a line is made good.
-_FUNCTION = re.compile(r"\s*<function=\s*([^<>\n]+?)\s*(?:>|(?=\n))\s*")
-_PARAMETER = re.compile(r"\s*<parameter=\s*([^<>\n]+?)\s*(?:>|(?=\n))")
+_FUNCTION = re.compile(r"\s*<function=\s*+([^<>\n]*[^<>\s])\s*(?:>|(?=\n))\s*")
+_PARAMETER = re.compile(r"\s*<parameter=\s*+([^<>\n]*[^<>\s])\s*(?:>|(?=\n))")
 _FUNCTION_END = re.compile(r"\s*</function>(?:\s*</function>)*\s*")
 _VALUE_END = "</parameter>"
 _ENDS_AGAIN = re.compile(r"\s*</parameter>")
@@ -32,14 +32,12 @@ _TAG = re.compile(
     r"<(?:function=(?P<function>[^<>\n]+)>?|parameter=(?P<parameter>[^<>\n]+)>?|(?P<plain>parameter|function|tool_call)"
     r"(?:\s[^<>\n]*)?>|/(?P<end>parameter|function|tool_call)>)"
 )
-
-
 _PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)")
 # A closing tag as the templates write it, and so either the value's end or a text that only looks like it.
 _END_ON_OWN_LINE = re.compile(r"\n</parameter>[ \t]*(?=\n|\Z)")
 
-
 MAX_ENDS = 16  # of one value that are tried
+MAX_TYPED_CHARS = 1 << 18  # of all texts that are read as values of one body
 
 
 class _Final(CallError):
@@ -51,9 +49,12 @@ def read_tags(body: str, schemas: Schemas, closed: bool, final: bool) -> list[Ca
     Raises CallError."""
     error: CallError | None = None
     first: list[Call] | None = None
+    values = _Values(schemas)
     for way in (_balanced_end, _plain_end, _repaired_end):
         try:
-            calls = _Reading(body, schemas, closed, final and way is _repaired_end, way).calls()
+            calls = _Reading(
+                body, schemas, closed, final and way is _repaired_end, way, values
+            ).calls()
         except CallError as found:
             if isinstance(found, _Final):
                 error = found
@@ -90,11 +91,41 @@ def _kind(tag: re.Match[str]) -> tuple[str, bool]:
     ), False
 
 
+def _trimmed(text: str) -> str:
+    """Less the line feeds that the template puts around a value."""
+    return text.removeprefix("\n").removesuffix("\n")
+
+
+class _Values:
+    """Texts as values of their types, each read once: all ways to read a body may ask for the same."""
+
+    def __init__(self, schemas: Schemas) -> None:
+        self._schemas = schemas
+        self._found: dict[tuple[str, str, str], Any] = {}
+        self._chars = 0
+
+    def get(self, function: str, key: str, schema: Any, text: str) -> Any:
+        """Raises _Final once too much was read."""
+        root = self._schemas.get(function)
+        if kinds_of(schema, root) == {"string"}:
+            return text
+        asked = function, key, text
+        if asked not in self._found:
+            self._chars += len(text)
+            if self._chars > MAX_TYPED_CHARS:
+                raise _Final(f"it cannot be told where the value of {key[:40]!r} ends")
+            self._found[asked] = typed(text, schema, root)
+        return self._found[asked]
+
+
 class _Reading:
     """One way to read a body. `end` finds where a value ends: (end of the value, where the format goes on)."""
 
-    def __init__(self, body: str, schemas: Schemas, closed: bool, final: bool, end: Any) -> None:
+    def __init__(
+        self, body: str, schemas: Schemas, closed: bool, final: bool, end: Any, values: _Values
+    ) -> None:
         self.body = body
+        self._values = values
         self.schemas = schemas
         self.closed = closed
         self.final = final
@@ -123,15 +154,14 @@ class _Reading:
         return found
 
     def _parameters(self, at: int) -> int:
-        root = self.schemas.get(self.name)
         while match := _PARAMETER.match(self.body, at):
             key = match[1]
             if not match[0].endswith(">") and key not in self.names:
                 raise CallError(f"the tag of the parameter {key[:40]!r} does not end")
             end, at = self._end(self, key, match.end())
-            text = self.body[match.end() : end].removeprefix("\n").removesuffix("\n")
+            value = self._value(key, _trimmed(self.body[match.end() : end]))
             try:
-                put(self.given, key, typed(text, self.names.get(key), root))
+                put(self.given, key, value)
             except CallError as error:
                 raise _Final(str(error)) from error
         return at
@@ -159,7 +189,10 @@ class _Reading:
         """Whether this text is of a type that the schema allows for the parameter."""
         if not self.by_type(key):
             return True
-        return not isinstance(typed(text, self.names.get(key), self.schemas.get(self.name)), str)
+        return not isinstance(self._value(key, _trimmed(text)), str)
+
+    def _value(self, key: str, text: str) -> Any:
+        return self._values.get(self.name, key, self.names.get(key), text)
 
     def by_type(self, key: str) -> bool:
         """Whether the type of this parameter tells a value from other text."""
@@ -227,13 +260,9 @@ def _not_doubled(reading: _Reading, key: str, at: int, end: int) -> int:
             return end
     elif not doubled:
         return end
-    if not doubled:
+    if not doubled or not reading.by_type(key):
         raise _Final(str(reading.unclear(key)))
-    if not reading.by_type(key):
-        raise _Final(str(reading.unclear(key)))
-    while body.endswith(_VALUE_END, at, first) or _VALUE_END in body[at:first]:
-        first = body.rfind(_VALUE_END, at, first)
-    return first
+    return body.find(_VALUE_END, at)
 
 
 def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
