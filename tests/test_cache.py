@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import huggingface_hub
 import pytest
 
-from py_engine.errors import HubError, StorageFullError
+from py_engine.errors import HubError, StorageError, StorageFullError
 from py_engine.host.io import Response
 from py_engine.host.io_native import NativeIo
 from py_engine.weights import cache, keeping
@@ -614,6 +614,14 @@ def test_hf_hub_offline_asks_for_nothing(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     server.requests.clear()
     assert once()[0] == tensors and server.requests == []
+
+    async def full(*_: object, **__: object) -> None:
+        raise StorageError("no store")
+
+    monkeypatch.setattr(NativeIo, "open_store", full)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        once()
+    assert server.requests == []
 
 
 def test_a_file_that_changes_meanwhile_is_refused_or_compared(

@@ -260,6 +260,7 @@ def test_tied() -> None:
 
 
 def test_quantization() -> None:
+    assert quantization({"quantization": {"bits": 4, "group_size": 64, "mode": None}}) is not None
     assert quantization({}) is None
     both = {
         "quantization": {

@@ -41,6 +41,8 @@ async def open_kept(
         note("This browser keeps nothing for the site: the model will be fetched anew each time.")
     except StorageError as error:
         note(f"Nothing is kept on this device: {error}")
+    if _offline(io):
+        raise HubError(f"HF_HUB_OFFLINE forbids to ask the hub for {name}@{revision}.")
     hub = await HubRepository.open(name, revision, io, waiting)
     return _kept_nowhere(hub, hub.revision or revision, note)
 
@@ -81,6 +83,11 @@ async def _open_in(
         raise
 
 
+def _offline(io: Io) -> bool:
+    """Whether the user forbids to ask the hub, by the variable that huggingface_hub reads."""
+    return (io.env("HF_HUB_OFFLINE") or "0").lower() in ("1", "on", "yes", "true")
+
+
 def _kept_nowhere(hub: HubRepository, commit: str, note: Note) -> KeptRepository:
     """Hashes are compared all the same."""
     manifest = Manifest(hub.name, commit)
@@ -97,7 +104,7 @@ async def _resolve(
         here = None
     if here == revision:
         return HubRepository(name, revision, io, waiting=waiting), revision
-    if (io.env("HF_HUB_OFFLINE") or "0").lower() in ("1", "on", "yes", "true"):
+    if _offline(io):
         if here is None:
             raise HubError(
                 f"{name}@{revision} is not kept on this device, and HF_HUB_OFFLINE forbids to ask the hub."

@@ -239,8 +239,8 @@ def quantization(config: Config) -> QuantizationConfig | None:
 
 
 def _packing(given: Mapping[str, Any], where: str, *, required: bool) -> Packing:
-    mode = given.get("mode", "affine")
-    if mode != "affine":
+    mode = given.get("mode")
+    if mode not in (None, "affine"):
         raise ModelError(
             f"config.json: {where} has mode {short(mode)}; only affine is supported."
             " Take an affine conversion of the model (mlx_lm.convert -q)."
