@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import sys
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 1 after an error, 2 for a wrong command line; with --json both are told as an object
     too, {"error": {"type", "message"}}."""
+    # A pipe on Windows is not UTF-8: what its encoding lacks is escaped, not an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = asks_for_json(words)
     try:
@@ -50,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _failed(type(error).__name__, str(error), as_json)
-    except (
-        Exception
-    ) as error:  # a fault of ours: whoever reads JSON gets JSON, and a report its traceback
+    except Exception as error:
+        # A fault of ours: whoever reads JSON gets JSON, and a report gets its traceback.
         if not as_json:
             raise
         traceback.print_exc()

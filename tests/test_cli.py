@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from py_engine.__main__ import COMMANDS, main
+from py_engine.cli.parser import parser
 from tests import chat_formats, reference
 from tests.conftest import software_adapter
 
@@ -257,6 +259,26 @@ def test_a_fault_of_ours_is_an_object_and_a_traceback(
     assert "Traceback" in err
     with pytest.raises(KeyError):
         main(["doctor"])
+
+
+def test_a_stdout_that_takes_ascii_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(args: object) -> None:
+        print("caf\u00e9")
+
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    monkeypatch.setitem(COMMANDS, "doctor", answer)
+    assert main(["doctor"]) == 0
+    assert out.getvalue().splitlines() == [b"caf\\xe9"]
+
+
+@pytest.mark.parametrize(
+    ("size", "nbytes"),
+    [("1.2GB", 1_200_000_000), ("900 MB", 900_000_000), ("7", 7), ("9" * 400, 10**400)],
+)
+def test_sizes(size: str, nbytes: int) -> None:
+    words = ["generate", "m", "--prompt", "x", "--memory-budget", size]
+    assert parser().parse_args(words).memory_budget == nbytes
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:

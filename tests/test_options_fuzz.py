@@ -24,6 +24,7 @@ from py_engine.generate.sampling import Sampling
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
+from py_engine.serve.sync import SyncEngine
 from tests import reference
 from tests.conftest import Runner
 
@@ -186,6 +187,8 @@ def test_unknown_options_are_named_with_what_is_near(engine: Engine, gpu: Gpu, r
         (lambda: engine.count_tokens("x", enable_thinkng=True), "Did you mean enable_thinking"),  # type: ignore[call-arg]
         (lambda: Engine.load("x", gpu=gpu, contxt=5), "Did you mean context"),  # type: ignore[call-arg]
         (lambda: Engine.estimate("x", gpu=gpu, dtyp="f16"), "Did you mean dtype"),  # type: ignore[call-arg]
+        (lambda: SyncEngine.estimate("x", dtyp="f16"), "Did you mean dtype"),  # type: ignore[call-arg]
+        (lambda: engine.logits([1], reus=True), "Did you mean reuse"),  # type: ignore[call-arg]
     ):
         found = tried(run, call)
         assert isinstance(found, InputError) and told in str(found), found
@@ -249,6 +252,7 @@ def test_the_worker_answers_whatever_comes(run: Runner, value: Any) -> None:
         {"type": "count_tokens", "id": 1, "text": value},
         {"type": "session_save", "id": 1, "name": value},
         {"type": "cache_delete", "id": 1, "model": ["x", value]},
+        {"type": "cache_delete", "id": 1, "model": f"no/{'such' * 250_000}"},
         {"type": "info", "id": 1, "more": value},
     ):
         run(answered(message))
