@@ -69,9 +69,8 @@ async def _open_in(
         manifest = manifest or Manifest(name, commit)
         index = manifest.index() if complete else b""
         manifest.learn(hub.listing(), hub.complete)
-        if (
-            revision != commit or not complete
-        ):  # asked for again by its commit, it needs no further name
+        # Asked for again by its commit, it needs no further name.
+        if revision != commit or not complete:
             manifest.refs.add(revision)
         await library.adopt(manifest)
         await library.settle(manifest)
