@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ from devtools.package_models import (
     prepare,
 )
 from devtools.site import Site
-from py_engine.errors import EngineError
+from py_engine.errors import EngineError, HubError
+from py_engine.host import open_io
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.serve.engine import Engine
+from py_engine.weights.hub_settings import hub_settings
 
 HUB_TIMEOUT_S = 3.0
 
@@ -66,16 +67,19 @@ def say(text: str) -> None:
 
 def hub_size(hub: str, name: str) -> int | None:
     """Bytes that loading a hub model fetches; None when the hub cannot be reached or does not have it."""
-    request = urllib.request.Request(f"{hub.rstrip('/')}/api/models/{name}?blobs=true")
-    if os.environ.get("HF_TOKEN"):
-        request.add_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S) as response:
-            siblings = json.load(response)["siblings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
     wanted = (".safetensors", "tokenizer.json")
-    return sum(s.get("size") or 0 for s in siblings if s["rfilename"].endswith(wanted))
+    try:
+        siblings = asyncio.run(_listing(f"{hub.rstrip('/')}/api/models/{name}?blobs=true"))
+        return sum(s.get("size") or 0 for s in siblings if s["rfilename"].endswith(wanted))
+    except (HubError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+async def _listing(url: str) -> Any:
+    """The files of a model, asked for as the engine does it: the token as it is meant, and to the hub only."""
+    with closing(open_io()) as io:
+        answer = await io.fetch(url, hub_settings(io).headers, timeout_s=HUB_TIMEOUT_S)
+        return json.loads(io.to_bytes(answer.body))["siblings"]
 
 
 def folder_size(path: Path) -> int:

@@ -24,6 +24,7 @@ from devtools import offers, package_models, vendor
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site, content_security_policy
 from py_engine.version import VERSION
+from tests.hub_server import hub_server, tiny_model
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = bytes(range(256)) * 256
@@ -224,6 +225,17 @@ def test_a_hub_that_answers_gives_sizes(tmp_path: Path, monkeypatch: pytest.Monk
     assert offered[0]["size"] == 1024
     assert [m["default"] for m in offered] == [True] + [False] * (len(offered) - 1)
     assert site.fetching == []
+
+
+def test_a_hub_is_asked_for_sizes_as_the_engine_asks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(tmp_path, bytes(1000))
+    monkeypatch.setenv("HF_TOKEN", " hf_x\n")
+    with hub_server(tmp_path, token="hf_x") as server:
+        assert offers.hub_size(server.url, "org/tiny") == 1000
+    for hub in (server.url, "no address", ""):
+        assert offers.hub_size(hub, "org/tiny") is None
 
 
 NO_HUB = "http://127.0.0.1:9"
