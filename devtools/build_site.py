@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from devtools.offers import HUB_MODELS, hub_models
-from devtools.site import HUB, INDEX, Site
+from devtools.site import INDEX, Site
+from py_engine.errors import HubError
+from py_engine.host import open_io
+from py_engine.weights.hub_settings import hub_settings
 
 
 def build(site: Site, out: Path) -> int:
@@ -36,7 +39,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev build", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder, made when it is not there")
     arguments = parser.parse_args()
-    hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    try:
+        with closing(open_io()) as io:
+            hub = hub_settings(io).endpoint  # without a password: everybody reads config.json
+    except HubError as error:
+        print(error, file=sys.stderr)
+        return 1
     models = hub_models(hub) or HUB_MODELS  # without sizes where the hub does not answer
     site = Site(hub=hub, offered=[{**m, "default": not n} for n, m in enumerate(models)])
     count = build(site, arguments.out)

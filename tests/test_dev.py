@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from devtools import offers, package_models, vendor
+from devtools import build_site, offers, package_models, vendor
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site, content_security_policy
 from py_engine.version import VERSION
@@ -236,6 +236,17 @@ def test_a_hub_is_asked_for_sizes_as_the_engine_asks_it(
         assert offers.hub_size(server.url, "org/tiny") == 1000
     for hub in (server.url, "no address", ""):
         assert offers.hub_size(hub, "org/tiny") is None
+
+
+def test_a_built_page_holds_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_site, "hub_models", lambda hub: [])
+    monkeypatch.setattr(sys, "argv", ["build", str(tmp_path)])
+    monkeypatch.setenv("HF_ENDPOINT", "https://user:w0rd@hub.example/models/")
+    assert build_site.main() == 0
+    config = (tmp_path / "config.json").read_text()
+    assert "https://hub.example/models" in config and "w0rd" not in config
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    assert build_site.main() == 1
 
 
 NO_HUB = "http://127.0.0.1:9"
