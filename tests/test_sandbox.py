@@ -34,6 +34,22 @@ def test_hostile_templates_end_soon_and_in_little_memory(source: str, reason: st
     assert found["error"] and found["seconds"] < SECONDS and found["peak"] < BYTES, (reason, found)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ (['a'] * 3000) | sort(attribute='0.' * 2000 ~ '0') | list | length }}",
+        "{{ [1] | batch(fill_with=0, linecount=20000000) | list | length }}",
+        "{{ raise_exception(['a' * 1000000] * 100) }}",
+        "{{ strftime_now(['a' * 1000000] * 100) }}",
+        "{{ 5[(['a' * 1000000] * 100):].x }}",
+        "{{ ({}[('a' * 1000000,) * 100]).x }}",
+    ],
+)
+def test_what_errors_show_and_paths_reach_is_charged(source: str) -> None:
+    found = measure_template(source)
+    assert found["error"] and found["seconds"] < SECONDS and found["peak"] < BYTES, found
+
+
 def test_random_templates_end_soon_and_in_little_memory() -> None:
     """More: python -m tests.template_fuzz 0 4000."""
     told = []

@@ -296,3 +296,36 @@ def test_looking_through_a_pattern_takes_no_time() -> None:
         except ModelError as error:
             assert "not supported" in str(error)
         assert time.perf_counter() - began < LENIENT * BOUND_S, pattern[:40]
+
+
+@pytest.mark.parametrize(
+    "late", [{"pre_tokenizer": split("(a+)+b")}, {"normalizer": replace({"String": "a"}, "b" * 5000)}]
+)  # fmt: skip
+def test_no_key_behind_the_vocabulary_contradicts_the_head(late: dict[str, Any]) -> None:
+    data = made()
+    with pytest.raises(FormatError, match="twice"):
+        load(data[:-1] + b"," + json.dumps(late)[1:].encode())
+    with pytest.raises(FormatError, match="twice"):
+        load(data[:-2] + b',"dropout":1.0}}')
+
+
+def test_a_post_processor_and_names_are_bounded() -> None:
+    each = {"type": "BertProcessing", "cls": ["a", 1], "sep": ["a", 1]}
+    with pytest.raises(ModelError, match="around a text"):
+        load(made(post_processor={"type": "Sequence", "processors": [each] * 2000}))
+    with pytest.raises(ModelError, match="names more than"):
+        load(made(), config={f"a{n}_token": f"v{n}" for n in range(1000)})
+
+
+def test_repeated_nothing_is_too_complicated() -> None:
+    with pytest.raises(ModelError, match="too complicated"):
+        Regex("(?:(?:){100000}){20}b", "it")
+
+
+@pytest.mark.parametrize("flag", ["rstrip", "single_word"])
+def test_many_control_tokens_are_cut_out_in_linear_time(flag: str) -> None:
+    token = {"id": 96, "content": "<x>", "special": True, flag: True}
+    tokenizer = load(made(added_tokens=[token]))
+    began = time.perf_counter()
+    assert len(tokenizer.split("<x> a " * 100_000)) == 200_000
+    assert time.perf_counter() - began < LENIENT * BOUND_S

@@ -162,6 +162,7 @@ class _Automaton:
         if node.low == node.high and _fixed(node.body):
             piece = _NOTHING
             for _ in range(node.low):
+                self._budget.spend()
                 piece = self._behind(piece, self._build(node.body))
             return piece
         body = self._build(node.body)

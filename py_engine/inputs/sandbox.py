@@ -159,7 +159,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         try:
             return value[part]
         except (TypeError, LookupError):
-            return self.undefined(obj=value, name=str(part))
+            return self.undefined(obj=value, name="[:]")  # its bounds may be of any length
 
     def made(self, value: Any) -> Any:
         """A list, tuple or dict that was just made, of values that may hold each other many times."""
@@ -185,8 +185,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """obj[argument], or its attribute of that name."""
+        self.budget.work(OPERATION // 2)
         if not isinstance(argument, (str, int)):
-            self.budget.look(argument)
+            self.budget.text(self.budget.printed(argument))  # an error would show it
         return super().getitem(obj, argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -206,6 +207,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         if not isinstance(obj, Macro) or obj.catch_varargs or obj.catch_kwargs:
             for value in (*args, *kwargs.values()):
                 self.budget.look(value)
+        if obj is _raise_exception or obj is _strftime_now:
+            for value in (*args, *kwargs.values()):
+                self.budget.text(self.budget.printed(value))
         if self._depth >= MAX_DEPTH:
             raise InputError(
                 f"the chat template calls itself without end: more than {MAX_DEPTH} calls deep"

@@ -320,8 +320,8 @@ def _listed(given: Given) -> None:
 
 def _groups(given: Given) -> None:
     """batch and slice."""
-    for value in given.args[:1] or [*given.named.values()][:1]:
-        given.few(value, MAX_COUNT, "a number")
+    for name in ("linecount", "slices"):
+        given.few(given(0, name), MAX_COUNT, "a number")
     given.budget.items(MAX_COUNT, 1)
     _listed(given)
 

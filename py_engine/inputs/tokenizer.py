@@ -46,6 +46,16 @@ _HTML = re.compile(
 )
 
 _ENTRY = re.compile(rb"\s*:\s*(\d+)")  # of a vocabulary, behind its key
+# The rest of a file behind `"vocab": {`: entries and merges. Any other key there could contradict the head.
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_TAIL = re.compile(
+    rb"(?:\s*" + _TEXT + rb"\s*:\s*\d+\s*,?)*+\s*\}"
+    rb'(?:\s*,\s*"merges"\s*:\s*\[(?:[^":{}]++|' + _TEXT + rb")*+)?\}\s*\}\s*",
+    re.DOTALL,
+)
+_SPACE = re.compile(r"\s*")
+MAX_NAMES = 256  # of bos_token and its like; each is looked for in the vocabulary
+MAX_AROUND = 1024  # ids that a post-processor puts around a text
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -304,7 +314,7 @@ class Tokenizer:
                 before = before.rstrip()
             done = stop
             if token.rstrip:
-                done += len(text[done:]) - len(text[done:].lstrip())
+                done += len(_SPACE.match(text, done)[0])  # type: ignore[index]  # it always matches
             pieces += [(before, False)] if before else []
             pieces.append((token.content, True))
         return pieces + ([(text[done:], False)] if done < len(text) else [])
@@ -454,6 +464,8 @@ class _JsonParts:
         del head["model"], fields["vocab"]
         if "merges" in fields or "type" not in fields:
             return False
+        if not _TAIL.fullmatch(self._data, vocab.end()):
+            return False
         self.head, self.fields, self._model = head, fields, None
         self._model_at, self._vocab_at = match.end(), vocab.end()
         return True
@@ -472,7 +484,7 @@ def _involves(merge: Any, tokens: set[str]) -> bool:
 
 
 def _inside_word(text: str, start: int, stop: int) -> bool:
-    return bool(re.search(r"\w\Z", text[:start]) or re.match(r"\w", text[stop:]))
+    return bool(re.search(r"\w", text[max(start - 1, 0) : start] + text[stop : stop + 1]))
 
 
 def _added_tokens(entries: Any, config: Mapping[str, Any], named: set[str]) -> list[AddedToken]:
@@ -517,6 +529,7 @@ def _around(processor: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
             for part in processor["processors"]:
                 prefix, suffix = _around(part)
                 before, after = prefix + before, after + suffix
+                _check_around(before, after)
         elif kind in ("BertProcessing", "RobertaProcessing"):
             before, after = [processor["cls"][1]], [processor["sep"][1]]
         elif kind == "TemplateProcessing":
@@ -526,11 +539,19 @@ def _around(processor: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
                     side = after
                 else:
                     side += processor["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+                    _check_around(before, after)
         elif kind != "ByteLevel":  # which only trims offsets
             raise ModelError(f"tokenizer.json: post-processor {kind!r} is not supported")
     except (KeyError, TypeError, IndexError) as error:
         raise FormatError(f"tokenizer.json: its post_processor is malformed: {error!r}") from error
     return before, after
+
+
+def _check_around(before: list[int], after: list[int]) -> None:
+    if len(before) + len(after) > MAX_AROUND:
+        raise ModelError(
+            f"tokenizer.json: its post_processor puts more than {MAX_AROUND} ids around a text"
+        )
 
 
 def _take_first_mark(head: dict[str, Any]) -> str:
@@ -560,6 +581,8 @@ def _names(
             text = value.get("content") if isinstance(value, Mapping) else value
             if isinstance(text, str):
                 names[key] = text
+    if len(names) > MAX_NAMES:
+        raise ModelError(f"tokenizer_config.json names more than {MAX_NAMES} tokens")
     return names
 
 
