@@ -544,3 +544,14 @@ def test_hostile_bodies_end_soon(closed: bool) -> None:
             pass
         inside_value(body)
         assert time.perf_counter() - begun < 10, body[:60]
+
+
+def test_a_call_without_marks_is_not_read_again_and_again() -> None:
+    """Each bracket before other text may be its end."""
+    splitter = Splitter(form_of("json").markup, TOOLS)
+    text = '{"name": "bash", "arguments": {"command": [' + "1," * 50_000 + "1]" + "} x" * 40
+    begun = time.perf_counter()
+    parts = [part for at in range(0, len(text), 8) for part in splitter.feed(text[at : at + 8])]
+    parts += splitter.end(stopped=True)
+    assert time.perf_counter() - begun < 10
+    assert "".join(str(value) for _, value in parts) == text

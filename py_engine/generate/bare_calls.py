@@ -16,7 +16,6 @@ from py_engine.generate.tool_schema import Schemas
 from py_engine.generate.tool_syntax import CallError, begins_call, read
 
 MAX_UNDECIDED_CHARS = 1024
-MAX_LOOKS = 16  # at whether a text that is held back is over; each costs a reading of it
 
 
 class BareCalls:
@@ -29,7 +28,7 @@ class BareCalls:
         self._held: list[str] = []
         self._held_chars = 0
         self._tail = ""  # the last sign of it
-        self._looks = 0
+        self._looked = 0  # characters read to see whether what is held is over
         self._line_begins = True
         self.whole = True
 
@@ -102,11 +101,14 @@ class BareCalls:
         """Whether what was held is a whole call, behind which other text begins."""
         tail, begin = self._tail, text.lstrip()[:1]
         self._tail = text.rstrip()[-1:] or tail
-        if not begin or begin in "{[<,;]})" or tail not in "}])>" or self._looks == MAX_LOOKS:
+        if not begin or begin in "{[<,;]})" or tail not in "}])>":
             return False
-        self._looks += 1
+        before = "".join(self._held[:-1])
+        self._looked += len(before)
+        if self._looked > self._max_chars:
+            return False
         try:
-            read("".join(self._held[:-1]), self._schemas)
+            read(before, self._schemas)
         except CallError:
             return False
         return True
