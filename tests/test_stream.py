@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from py_engine.errors import InputError
+from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.markup import Splitter
 from py_engine.generate.stream import Delta, StopStrings, TextStream
 from py_engine.inputs.tokenizer import Tokenizer
@@ -322,3 +323,14 @@ def test_the_prompt_may_have_opened_the_thinking(
     by_text = spelled()
     assert by_text.markup.begins_thinking([("<|im_start|>", True), ("assistant\n<think>\n", False)])
     assert not form.markup.begins_thinking([])
+
+
+def test_a_second_loop_over_a_generation_ends() -> None:
+    async def work(generation: Generation) -> None:
+        generation.finish(Answer("x"))
+
+    async def loops() -> list[int]:
+        generation = Generation(work)
+        return [len([delta async for delta in generation]) for _ in range(2)]
+
+    assert asyncio.run(asyncio.wait_for(loops(), 5)) == [0, 0]

@@ -143,9 +143,8 @@ class Generation:
         try:
             while (delta := await self._deltas.get()) is not None:
                 yield delta
-            self._deltas.put_nowait(
-                None
-            )  # whoever iterates again, or as well, does not wait for ever
+            # For whoever iterates again, or as well.
+            self._deltas.put_nowait(None)
             await self
         finally:
             self._left()
