@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from py_engine.inputs.tokenizer import Tokenizer
+from .detokenizer import byte_alphabet
+from .tokenizer import Tokenizer
 
 
 async def byte_tokenizer() -> Tokenizer:
@@ -15,10 +16,6 @@ async def byte_tokenizer() -> Tokenizer:
 
 def byte_tokenizer_json() -> dict[str, Any]:
     """Its tokenizer.json: a byte-level BPE vocabulary of 256 entries and no merges."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in printable]
-    letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
-    vocab = {letters[b]: b for b in range(256)}
     return {
         "version": "1.0",
         "added_tokens": [],
@@ -36,5 +33,5 @@ def byte_tokenizer_json() -> dict[str, Any]:
             "trim_offsets": True,
             "use_regex": True,
         },
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+        "model": {"type": "BPE", "vocab": dict(byte_alphabet()), "merges": []},
     }
