@@ -329,3 +329,9 @@ def test_many_control_tokens_are_cut_out_in_linear_time(flag: str) -> None:
     began = time.perf_counter()
     assert len(tokenizer.split("<x> a " * 100_000)) == 200_000
     assert time.perf_counter() - began < LENIENT * BOUND_S
+
+
+def test_a_unigram_entry_is_not_walked_along_without_end() -> None:
+    vocab = [["<unk>", 0.0], ["a", -1.0], ["a" * 20_000, -1.0]]
+    with pytest.raises(ModelError, match="more than 512"):
+        load(made(model={"type": "Unigram", "vocab": vocab, "unk_id": 0}))

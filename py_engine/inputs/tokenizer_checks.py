@@ -21,6 +21,7 @@ MAX_GROWTH = 1000  # characters that the normalizers, or the decoders, may make 
 MAX_TEXT = 16 << 20  # characters of a normalised text
 MAX_WORD = 256  # WordPiece: the time grows with the cube of it; published files say 100
 MAX_PREFIXES = 128  # Unigram: entries that begin one another; each is tried at every character
+MAX_PIECE = 512  # Unigram: characters of an entry, walked along at every character of a text
 MAX_ADDED = 100_000
 MAX_ADDED_CHARS = 1024
 
@@ -165,6 +166,10 @@ def check_unigram(vocab: Sequence[Any]) -> None:
         long = sorted((piece for piece in pieces if len(piece) > MAX_PREFIXES), key=len)
     except (TypeError, ValueError) as error:
         raise FormatError("tokenizer.json: its vocabulary is no list of [text, score]") from error
+    if long and len(long[-1]) > MAX_PIECE:
+        raise ModelError(
+            f"tokenizer.json: an entry of its vocabulary has {len(long[-1])} characters, more than {MAX_PIECE}"
+        )
     looked = 0
     for piece in long:
         looked += len(piece)
