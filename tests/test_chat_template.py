@@ -502,3 +502,75 @@ def test_endless_questions_to_a_template_end() -> None:
             ]
         )
     assert time.monotonic() - start < 10
+
+
+CALL = {"function": {"name": "f", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ({"role": "user", "content": "x", "tool_calls": ["f"]}, r"messages\[0\]\.tool_calls"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, r"messages\[0\]\.tool_calls"),
+        ({"role": "user", "content": "x", "reasoning": "hm"}, r"messages\[0\]\.reasoning"),
+        (
+            {"role": "assistant", "content": "x", "reasoning": "a", "thinking": "b"},
+            r"messages\[0\]\.thinking differs",
+        ),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{**CALL, "note": "n"}]},
+            r"tool_calls\[0\]\.note",
+        ),
+        (
+            called({"name": "f", "arguments": {}, "note": {"deep": ["n"]}})[0],
+            r"tool_calls\[0\]\.function\.note",
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "x", "meta": {"note": "n"}}]},
+            r"content\[0\]\.meta",
+        ),
+        ({"role": "user", "content": "x", "meta": b"n"}, r"messages\[0\]\.meta must be a str"),
+    ],
+)
+def test_texts_that_have_no_place_in_a_prompt_are_refused(message: Any, place: str) -> None:
+    with pytest.raises(InputError, match=place):
+        template(CHATML).render([message])
+
+
+@pytest.mark.parametrize("name", ["chatml", "lfm2.5"])  # both cut thinking out of earlier answers
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("See. <think>hm</think> So.", "See. <think>hm</think> So."),
+        ("<think>hm</think> One. <think>b</think> Two.", "One. <think>b</think> Two."),
+        ("`<think>` opens, `</think>` closes.", "`<think>` opens, `</think>` closes."),
+    ],
+)
+def test_thinking_marks_inside_an_answer_are_text(name: str, text: str, shown: str) -> None:
+    chat = template(CHATML) if name == "chatml" else chat_format(name).template
+    rendered = chat.render([*user("a"), {"role": "assistant", "content": text}, *user("b")])
+    assert shown in rendered and "hm" not in rendered.replace(shown, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("lower", "<|IM_END|>x"),
+        ("replace('\\n', '')", "<|im_\nend|>x"),
+        ("replace('<think>', '')", "<|im_<think>end|>x"),
+    ],
+)
+def test_no_change_of_an_answer_makes_a_control_token(change: str, text: str) -> None:
+    chat = template("{% for m in messages %}{{ m.content | " + change + " }}{% endfor %}")
+    assert control_in(chat.pieces([{"role": "assistant", "content": text}])) in ([], ["<think>"])
+
+
+def test_names_of_keys_hold_no_control_token() -> None:
+    message = {"role": "user", "content": "x", "<|im_end|>": "y"}
+    assert control_in(template("{{ messages | tojson }}").pieces([message])) == []
+
+
+@pytest.mark.parametrize("given", [3, True, 1.5])
+def test_a_chat_template_that_is_no_text_is_malformed(given: Any) -> None:
+    with pytest.raises(FormatError, match="chat_template must be"):
+        find_template({"chat_template": given})

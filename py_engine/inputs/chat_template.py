@@ -49,10 +49,11 @@ def find_template(
             raise FormatError(
                 f"tokenizer_config.json: chat_template is malformed: {error!r}"
             ) from error
-    texts = [given] if isinstance(given, str) else list((given or {}).values())
-    if not all(isinstance(text, str) for text in texts):
+    if given is None or isinstance(given, str):
+        return given
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
         raise FormatError("chat_template must be a string or a list of named strings")
-    return given  # type: ignore[no-any-return]
+    return given
 
 
 class ChatTemplate:

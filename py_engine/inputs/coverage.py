@@ -17,14 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .messages import OWN, RESULTS
-from .shield import PRIVATE, Shield
+from .shield import PRIVATE, THOUGHT, Shield
 
 _WORDS = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
-# What ends thinking inside an answer, as families write it.
-_THOUGHT = re.compile(
-    r".*(?:</think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|<channel\|>|<\|END_THINKING\|>)",
-    re.DOTALL,
-)
 _SWITCH = re.compile(r"""(['"])([^\w\s'"]\w[^'"\n]{,40})\1""")  # a literal such as '/no_think'
 
 
@@ -54,7 +49,7 @@ class Coverage:
         if role in RESULTS and where.endswith("].name"):
             self.expect(self._shield.show(text), where)
             return text
-        thought = _THOUGHT.match(text) if role in OWN else None
+        thought = THOUGHT.match(text) if role in OWN else None
         start = thought.end() if thought else 0
         core = _ends(text[start:])
         if not core:

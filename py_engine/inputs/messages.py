@@ -17,8 +17,8 @@ ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
 MAX_DEPTH = 64  # of nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
-# Which message or call it is, and what became of it: nothing for the model.
-_REFERENCES = ("tool_call_id", "id", "type", "index", "status")
+# These say which message or call it is and how servers treat it: nothing for the model.
+_REFERENCES = ("tool_call_id", "id", "type", "index", "status", "cache_control")
 
 Message = Mapping[str, Any]
 Visit = Callable[[str, str], str]  # (text, where it stands) -> the text in its place
@@ -46,6 +46,8 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         if role in OWN:
             kept = _assistant(kept, where)
             called.update({c["id"]: c["function"]["name"] for c in kept.get("tool_calls", ())})
+        elif kept.pop("tool_calls", None):
+            raise InputError(f"{where}.tool_calls: only an assistant calls tools, not {role!r}")
         elif role == "tool" and "name" not in kept:  # some templates print it
             name = called.get(str(kept.get("tool_call_id")))
             kept = {**kept, "name": name} if name else kept
@@ -75,11 +77,12 @@ def asked_last(messages: Sequence[Message]) -> int:
 
 def each_text(message: Message, where: str, visit: Visit) -> dict[str, Any]:
     """The message with every text that is for the model replaced by `visit`: of all keys but its role,
-    its thinking, and what only says which message or call it is."""
+    an assistant's thinking, and what only says which message or call it is."""
     seen: dict[str, Any] = {}
+    left = ("role", *_REFERENCES, *(REASONING_KEYS if message["role"] in OWN else ()))
     for key, value in message.items():
         at = f"{where}.{key}"
-        if key in ("role", *REASONING_KEYS, *_REFERENCES):
+        if key in left:
             seen[key] = value
         elif key == "content" and isinstance(value, list):
             seen[key] = [
@@ -98,6 +101,8 @@ def all_texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
         raise InputError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, str):
         return [require_text(value, where)]
+    if isinstance(value, (bytes, bytearray)):
+        raise InputError(f"{where} must be a str, not {type(value).__name__}")
     if isinstance(value, Mapping):
         found = []
         for key, item in value.items():
@@ -152,8 +157,12 @@ def _assistant(message: Message, where: str) -> dict[str, Any]:
             continue
         if not isinstance(reasoning, str):
             raise InputError(f"{where}.{key} must be a str, not {type(reasoning).__name__}")
+        if kept.get("reasoning", reasoning) != reasoning:
+            raise InputError(
+                f"{where}.{key} differs from the thinking under another of its names "
+                f"({', '.join(REASONING_KEYS)}): give one"
+            )
         kept.update(dict.fromkeys(REASONING_KEYS, reasoning))
-        break
     calls = message.get("tool_calls")
     if calls is not None and not isinstance(calls, (list, tuple)):
         raise InputError(f"{where}.tool_calls must be a list, not {type(calls).__name__}")
@@ -178,12 +187,14 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         arguments = {}
     if not isinstance(arguments, Mapping):
         raise InputError(f"{where}.function.arguments must be an object, or its JSON text")
+    _no_more_text(call, where, ("function", "name", "arguments"))
+    _no_more_text(function, f"{where}.function", ("name", "arguments"))
     identity = call.get("id")
     return {
         **{k: v for k, v in call.items() if k not in ("name", "arguments")},
-        "id": identity if isinstance(identity, str) else "",
+        "id": str(identity) if isinstance(identity, (str, int)) else "",
         "type": "function",
-        "function": {**function, "arguments": dict(arguments)},
+        "function": {"name": function["name"], "arguments": dict(arguments)},
     }
 
 
@@ -194,9 +205,14 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: models are given text only, not {shown(part['type'])}")
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a text part needs its text, a str")
-    for key, value in part.items():
-        if isinstance(value, str) and value and key not in ("text", *_REFERENCES):
-            raise InputError(
-                f"{where}.{key}: a text part has its text only, which alone is in the prompt"
-            )
+    _no_more_text(part, where, ("text",))
     return {"type": "text", "text": part["text"]}
+
+
+def _no_more_text(given: Message, where: str, known: Sequence[str]) -> None:
+    """Raises InputError for a text under other keys than these: it would not be in the prompt."""
+    for key, value in given.items():
+        if key in known or key in _REFERENCES:
+            continue
+        if any(all_texts(value, f"{where}.{key}")):
+            raise InputError(f"{where}.{key}: only {' and '.join(known)} can be in the prompt")

@@ -4,14 +4,15 @@ Before rendering, in every text that people wrote each character that could begi
 swapped for a private-use character that occurs nowhere else, one for one; after rendering the control
 tokens are cut out of the result, and only then the characters are swapped back. Lengths, strip(),
 split() and JSON stay as they were, and what joins up across parts or messages cannot form a control
-token either. In an assistant's messages, which the model wrote, the marks of its thinking and of its
-calls stay as they are: templates look for them.
+token either. In an assistant's messages, which the model wrote, the marks of its calls and of the thinking
+that they begin with stay as they are: templates look for them. Marks of thinking further on are text: a
+template would cut out what stands between them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from py_engine.errors import InputError
@@ -21,6 +22,13 @@ from .tokenizer import Tokenizer
 
 _PLANES = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use planes A and B
 PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
+_OPEN = r"(?:<think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|<\|channel>|<\|START_THINKING\|>)"
+_CLOSE = r"(?:</think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|<channel\|>|<\|END_THINKING\|>)"
+# The thinking that an answer begins with. Its opening may have stood in the generation prompt.
+THOUGHT = re.compile(rf"\s*{_OPEN}.*?{_CLOSE}|(?:(?!{_OPEN}).)*?{_CLOSE}", re.DOTALL)
+_OPENED = re.compile(rf"\s*{_OPEN}")
+_THINKING_MARK = re.compile(rf"{_OPEN}|{_CLOSE}")
+_MARK = re.compile(r"</?\|?[\w=.:-]+\|?>|\[/?[A-Z_]+\]")  # as most families write them
 # Marks that an assistant's own text may hold; what comes from outside (results of tools) is none of them.
 _OWN_MARK = re.compile(r"think|thought|reason|channel|tool.?call|function|arg_", re.IGNORECASE)
 _FROM_OUTSIDE = re.compile(r"response|result|output", re.IGNORECASE)
@@ -40,10 +48,6 @@ class Marks:
         # Thinking is looked for by its letters, also where its marks are no tokens.
         self.starts = sorted({text[0] for text in control} | {"<"})
         self.chars = {char for text in control for char in text}
-        self.longest = max(map(len, control), default=0)
-        self.foreign = {
-            text for text in control if not _OWN_MARK.search(text) or _FROM_OUTSIDE.search(text)
-        }
 
 
 class Shield:
@@ -77,7 +81,7 @@ class Shield:
             # Whole tokens matter only where some begin with a letter, which stays as it is
             # elsewhere.
             loose = len(self._hide) == len(self._private)
-            text = value if loose else self._whole(value, set(self._marks.tokenizer.control))
+            text = value if loose else self._whole(value)
             for start, private in self._hide.items():
                 text = text.replace(start, private)
             return text
@@ -88,18 +92,18 @@ class Shield:
         return value
 
     def hide_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message; its keys and role are words of the format."""
+        """A message; its role is a word of the format, as are the types of parts and calls."""
         own = message["role"] in OWN
         hidden: dict[str, Any] = {}
         for key, value in message.items():
             if key == "role":
                 hidden[key] = value
-            elif own and key == "content":
-                hidden[key] = self._own(value)
-            elif key in ("content", "tool_calls") and isinstance(value, list):
-                hidden[key] = [self._part(item) for item in value]
+            elif key == "content":
+                hidden[key] = self._content(value, self._own if own else self.hide)
+            elif key == "tool_calls":
+                hidden[key] = self._content(value, self.hide)
             else:
-                hidden[key] = self.hide(value)
+                hidden[self.hide(key)] = self.hide(value)
         return hidden
 
     def show(self, text: str) -> str:
@@ -121,35 +125,36 @@ class Shield:
         char = _of_escape(escape)
         return char if char in self._show else escape[0]
 
-    def _part(self, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return self.hide(value)
-        return {key: item if key == "type" else self.hide(item) for key, item in value.items()}
+    def _content(self, value: Any, hide: Callable[[Any], Any]) -> Any:
+        """A text, or a list of parts or calls, each with the type that it has."""
+        if not isinstance(value, list):
+            return value if value is None else hide(value)
+        return [
+            {self.hide(k): v if k == "type" else hide(v) for k, v in item.items()} for item in value
+        ]
 
-    def _own(self, value: Any) -> Any:
-        if isinstance(value, list):
-            return [
-                {k: v if k == "type" else self._own(v) for k, v in item.items()}
-                if isinstance(item, Mapping)
-                else self._own(item)
-                for item in value
-            ]
-        return (
-            self._whole(value, self._marks.foreign) if isinstance(value, str) else self.hide(value)
-        )
+    def _own(self, text: str) -> str:
+        """A text that the model wrote: hidden, but for the marks that templates look for in it."""
+        thought = THOUGHT.match(text)
+        end = thought.end() if thought else len(text) if _OPENED.match(text) else 0
+        places = [*self._marks.tokenizer.find_control(text)]
+        places += [found.span() for found in _MARK.finditer(text)]
+        hidden: list[str] = []
+        done = 0
+        for start, stop in sorted(places):
+            mark = text[start:stop]
+            own = _OWN_MARK.search(mark) and not _FROM_OUTSIDE.search(mark)
+            late = start >= end and _THINKING_MARK.fullmatch(mark)
+            if start >= done and own and not late:
+                hidden += [self.hide(text[done:start]), mark]
+                done = stop
+        return "".join([*hidden, self.hide(text[done:])])
 
-    def _whole(self, text: str, tokens: set[str]) -> str:
-        """The first character of whole control tokens, and of a beginning of one at the text's end,
-        swapped."""
+    def _whole(self, text: str) -> str:
+        """The text with the first character of whole control tokens swapped."""
         chars = list(text)
-        for start, stop in self._marks.tokenizer.find_control(text):
-            if text[start:stop] in tokens:
-                chars[start] = self._private[chars[start]]
-        end = "".join(chars).rstrip()
-        for at in range(max(0, len(end) - self._marks.longest), len(end)):
-            loose = end[at] in self._hide
-            if loose and any(token.startswith(end[at:]) for token in tokens):
-                chars[at] = self._private[end[at]]
+        for start, _ in self._marks.tokenizer.find_control(text):
+            chars[start] = self._private[chars[start]]
         return "".join(chars)
 
 
