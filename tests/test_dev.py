@@ -479,6 +479,7 @@ def test_dev_test_says_which_suite_failed(
         (tmp_path / name).mkdir()
         (tmp_path / name / "test_one.py").write_text(text)
     monkeypatch.setitem(inside, "ROOT", tmp_path)
+    monkeypatch.setitem(inside, "SUITES", {name: [name] for name in ("tests", "tests_e2e")})
     monkeypatch.setitem(inside, "lint", lambda: 0)
     monkeypatch.setitem(inside, "interpreter", lambda: sys.executable)
     if kind == "endless":

@@ -80,7 +80,7 @@ HEAR = """(() => {
 
 class TestSite(Site):
     """The site plus the tests' own worker and page, and the tokenizer.json files of tests/packaged_tokenizers.py;
-    the hub's weights wait `stall_s` before they come."""
+    the hub's answers (listings and weights) wait `stall_s` before they come."""
 
     __test__ = False
     stall_s = 0.0
@@ -103,6 +103,10 @@ class TestHandler(Handler):
         """One connection."""
         with contextlib.suppress(ConnectionError):
             super().handle()
+
+    def _hub_listing(self, name: str, revision: str, blobs: bool) -> None:
+        time.sleep(self.server.site.stall_s)  # type: ignore[attr-defined]
+        super()._hub_listing(name, revision, blobs)
 
     def _hub_file(self, name: str, revision: str, file_name: str) -> None:
         if file_name.endswith(".safetensors"):

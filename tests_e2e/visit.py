@@ -134,8 +134,9 @@ def choose(page: Page, name: str) -> None:
 
 
 def load(page: Page, name: str = MODEL) -> None:
-    """Choose it and wait."""
+    """Choose it and wait. Until its name is there, "ready" is still said of the model before."""
     choose(page, name)
+    expect(page.locator("#model-name")).to_have_text(f"Tiny {name}")
     page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
 
 
