@@ -21,7 +21,7 @@ from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
 from py_engine.host import open_gpu, open_io
-from py_engine.serve import stored
+from py_engine.kept import inventory
 from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
@@ -394,10 +394,10 @@ class Host:
     async def _cache_list(self, id: MessageId) -> None:
         if self._begun is not None:
             await self._begun  # the page may load unasked what is listed, but not after a crash
-        self._send(Result(id, (await stored.inventory(open_io())).to_dict()))
+        self._send(Result(id, (await inventory.inventory(open_io())).to_dict()))
 
     async def _cache_delete(self, message: CacheDelete) -> None:
-        gone = await stored.delete(open_io(), message.model)
+        gone = await inventory.delete(open_io(), message.model)
         self._send(Result(message.id, gone.to_dict()))
 
     async def _session(

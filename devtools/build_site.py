@@ -17,7 +17,7 @@ from devtools.offers import HUB_MODELS, hub_models
 from devtools.site import INDEX, Site
 from py_engine.errors import HubError
 from py_engine.host import open_io
-from py_engine.weights.hub_settings import hub_settings
+from py_engine.sources.hub_settings import hub_settings
 
 
 def build(site: Site, out: Path) -> int:

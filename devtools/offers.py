@@ -27,7 +27,7 @@ from py_engine.errors import EngineError, HubError
 from py_engine.host import open_io
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.serve.engine import Engine
-from py_engine.weights.hub_settings import hub_settings
+from py_engine.sources.hub_settings import hub_settings
 
 HUB_TIMEOUT_S = 3.0
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from py_engine.generate.answer import Answer, Generation
     from py_engine.generate.options import Options
     from py_engine.host.gpu import Gpu
+    from py_engine.kept.inventory import Inventory
     from py_engine.serve.engine import Engine
-    from py_engine.serve.stored import Inventory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,11 +274,11 @@ async def _estimate(args: argparse.Namespace) -> None:
 
 async def _cache(args: argparse.Namespace) -> int:
     from py_engine.host import open_io
-    from py_engine.serve import stored
+    from py_engine.kept import inventory
 
     io = open_io()
     if args.what == "list":
-        found = await stored.inventory(io)
+        found = await inventory.inventory(io)
         if args.json:
             print(json.dumps(found.to_dict()))
             return 0
@@ -293,8 +293,8 @@ async def _cache(args: argparse.Namespace) -> int:
         return 0
     if args.what == "clean":
         if args.model is None and not args.yes:
-            _confirm_clean(await stored.inventory(io), args.json)
-        gone = await stored.delete(io, args.model)
+            _confirm_clean(await inventory.inventory(io), args.json)
+        gone = await inventory.delete(io, args.model)
         if args.json:
             print(json.dumps(gone.to_dict()))
         else:
@@ -302,7 +302,7 @@ async def _cache(args: argparse.Namespace) -> int:
             for name in gone.busy:
                 print(f"{name} is being loaded and was left", file=sys.stderr)
         return 1 if gone.busy else 0
-    files = await stored.verify(io, args.model)
+    files = await inventory.verify(io, args.model)
     wrong = [file for file in files if file.state in ("damaged", "missing")]
     if args.json:
         print(json.dumps({"files": [asdict(file) for file in files]}))
@@ -327,7 +327,7 @@ def _confirm_clean(found: Inventory, as_json: bool) -> None:
 
 
 async def _convert(args: argparse.Namespace) -> None:
-    from py_engine.weights.convert import convert
+    from py_engine.convert.convert import convert
 
     convert(args.file, args.out, args.bits, args.group_size, embedding_bits=args.embedding_bits)
     if args.json:

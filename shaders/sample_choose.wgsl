@@ -52,7 +52,7 @@ var<workgroup> p_first: atomic<u32>;
 fn count_blocks(lane: u32, top: u32) {
   for (var i = 0u; i < LANE_BUCKETS; i++) { atomicStore(&words[lane + 256u * i], 0u); }
   workgroupBarrier();
-  for (var at = lane; at < BLOCKS; at += 256u) {
+  for (var at = lane; at < block_count(); at += 256u) {
     let d = below(top, best[at].x);
     if (d < REACH) { atomicAdd(&words[bucket_of(d)], 1u); }
   }
@@ -67,14 +67,14 @@ fn weight_at(i: u32, n: u32, top: u32) -> f32 {
 // The winner among all tokens not worse than the cut, from the winners of the blocks.
 fn winner_within(lane: u32, top: u32, cut: vec2<u32>, noise: u32) -> vec2<u32> {
   var mine = NONE;
-  for (var at = lane; at < BLOCKS; at += 256u) {
+  for (var at = lane; at < block_count(); at += 256u) {
     let s = scores[at];
-    if (s.y < V && not_worse(key_of(s.y), s.y, cut)) { mine = better(mine, s); }
+    if (s.y < vocabulary() && not_worse(key_of(s.y), s.y, cut)) { mine = better(mine, s); }
   }
   let winner = workgroup_best(lane, mine);
   mine = winner;
-  for (var window = 0u; window < BLOCKS; window += WINDOW) {
-    for (var at = window + lane; at < min(window + WINDOW, BLOCKS); at += 256u) {
+  for (var window = 0u; window < block_count(); window += WINDOW) {
+    for (var at = window + lane; at < min(window + WINDOW, block_count()); at += 256u) {
       let s = scores[at];
       if (any(better(winner, s) != winner)) { chosen[atomicAdd(&taken, 1u)] = at; }
     }
@@ -232,7 +232,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     winner = winner_within(lane, top.x, cut, noise);
   }
   if (lane == 0u) {
-    if (winner.y >= V) { winner = top; }  // all is NaN
+    if (winner.y >= vocabulary()) { winner = top; }  // all is NaN
     advance(winner.y);
   }
 }

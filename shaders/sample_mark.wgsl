@@ -7,15 +7,13 @@
 //
 // Dispatch (ceil(T / 64), 1, 1). Libraries before it: step, sampling.
 
-override V: u32;
-
 @group(0) @binding(0) var<storage, read> ids: array<u32>;
 @group(0) @binding(1) var<storage, read> step: Step;
 @group(0) @binding(2) var<storage, read_write> counts: array<atomic<u32>>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  if (id.x < step.rows && ids[id.x] < V) {
+  if (id.x < step.rows && ids[id.x] < arrayLength(&counts)) {
     atomicOr(&counts[ids[id.x]], IN_PROMPT);
   }
 }

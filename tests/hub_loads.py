@@ -15,12 +15,12 @@ from py_engine.graph.trace import Tensor
 from py_engine.host.io import Bytes
 from py_engine.host.io_native import NativeIo
 from py_engine.host.store_native import FileStore
-from py_engine.weights.cache import open_kept
-from py_engine.weights.hub import open_repository
-from py_engine.weights.jobs import Job
+from py_engine.kept.opening import open_kept
+from py_engine.sources.hub import open_repository
+from py_engine.sources.jobs import Job
+from py_engine.sources.repository import Sum
+from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.loader import cut
-from py_engine.weights.repository import Sum
-from py_engine.weights.safetensors import read_tensors
 
 SLICE_BYTES = 64 << 10
 SIZES = (64, 4096, 90_000, 256, 30_000, 64, 128, 8192, 64, 1024, 512, 20_000)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from app.worker import Host
+from py_engine.checks.tunings import record_name
 from py_engine.errors import StorageError
-from py_engine.generate.tunings import record_name
 from py_engine.graph.calibrate import Calibration
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu

@@ -23,12 +23,12 @@ import pytest
 from py_engine.errors import HubError, StorageError, StorageFullError
 from py_engine.host.io import Response
 from py_engine.host.io_native import NativeIo
-from py_engine.weights import cache, keeping
-from py_engine.weights.cache import open_kept
-from py_engine.weights.hub import open_repository
-from py_engine.weights.library import Library
-from py_engine.weights.manifest import Manifest, Stored
-from py_engine.weights.spans import Spans
+from py_engine.kept import opening, writer
+from py_engine.kept.library import Library
+from py_engine.kept.manifest import Manifest, Stored
+from py_engine.kept.opening import open_kept
+from py_engine.sources.hub import open_repository
+from py_engine.sources.spans import Spans
 from tests import hub_server as hub_module
 from tests.hub_loads import NAME, SIZES, FaultIo, Killed, die, load, make_repository
 from tests.hub_server import COMMIT, HubServer, hub_server
@@ -148,7 +148,7 @@ def test_a_branch_is_asked_for_once_and_offline_not_at_all(
     began = time.monotonic()
     warm, _, notes = once()
     assert warm == tensors and "using the copy here" in notes[0]
-    assert time.monotonic() - began < cache.CHECK_TIMEOUT_S
+    assert time.monotonic() - began < opening.CHECK_TIMEOUT_S
 
 
 @pytest.mark.parametrize("fault", [500, 404, 401, "html", "drop", "redirect-loop"])
@@ -304,7 +304,7 @@ def test_a_large_tensor_goes_on_at_the_missing_range(
     hub: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keeping, "JOURNAL_BYTES", 10_000)
+    monkeypatch.setattr(writer, "JOURNAL_BYTES", 10_000)
     monkeypatch.setattr("py_engine.host.io_native.PIECE_BYTES", 4096)
     size = (root / NAME / FILE).stat().st_size
     k, inside = 10, 0
@@ -654,7 +654,7 @@ def test_a_file_without_a_sha256_that_changed_between_two_loads(
     size: int,
 ) -> None:
     """What came of the old one is not mixed with the new one: the load that finds out ends, the next begins anew."""
-    monkeypatch.setattr(keeping, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(writer, "FLUSH_BYTES", 1)
     server.listing = False
 
     def kill(n: int, method: str, name: str) -> None:

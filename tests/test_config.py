@@ -12,7 +12,7 @@ import pytest
 
 from py_engine.errors import FormatError, ModelError
 from py_engine.host.io_native import NativeIo
-from py_engine.weights.config import (
+from py_engine.sources.config import (
     FULL,
     SLIDING,
     Packing,
@@ -29,8 +29,8 @@ from py_engine.weights.config import (
     sliding_window,
     tied,
 )
-from py_engine.weights.hub import open_repository
-from py_engine.weights.rope_config import RopeConfig, rope
+from py_engine.sources.hub import open_repository
+from py_engine.sources.rope_config import RopeConfig, rope
 
 
 def test_nested_text_config() -> None:

@@ -13,17 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from py_engine.convert.convert import _Packed, _Writer, convert, pack, quantise
+from py_engine.convert.gguf import TYPES as READ_TYPES
+from py_engine.convert.gguf import GgufTensor, parse_gguf
+from py_engine.convert.gguf_blocks import affine, dequantise, group_fields
 from py_engine.errors import EngineError, FormatError, InputError, ModelError
 from py_engine.host.io_native import NativeIo
-from py_engine.weights.config import quantization, read_config
-from py_engine.weights.convert import _Packed, _Writer, convert, pack, quantise
-from py_engine.weights.gguf import TYPES as READ_TYPES
-from py_engine.weights.gguf import GgufTensor, parse_gguf
-from py_engine.weights.gguf_blocks import affine, dequantise, group_fields
-from py_engine.weights.hub import open_repository
-from py_engine.weights.jobs import TensorInfo
+from py_engine.sources.config import quantization, read_config
+from py_engine.sources.hub import open_repository
+from py_engine.sources.jobs import TensorInfo
+from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.safetensors import read_tensors
 from tests.gguf_writer import TYPES, float_tensor, write_gguf
 from tests.test_gguf import byte_level_metadata, sentencepiece_metadata
 

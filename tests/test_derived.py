@@ -22,10 +22,11 @@ from py_engine.diagnostics.load_bench import bench_load
 from py_engine.errors import HubError, StorageError, StorageFullError
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
+from py_engine.kept.library import Library
+from py_engine.kept.manifest import Manifest
 from py_engine.ops import layout
-from py_engine.weights import derived, loader, safetensors
-from py_engine.weights.library import Library
-from py_engine.weights.manifest import Manifest
+from py_engine.sources import derived, safetensors
+from py_engine.weights import loader
 from py_engine.weights.store import StorageForm
 from tests import hub_server as hub_module
 from tests.checkpoints import (

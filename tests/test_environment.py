@@ -25,10 +25,10 @@ from py_engine.host.io import Io, check_headers, shown
 from py_engine.host.io_native import NativeIo
 from py_engine.host.proxies import Proxy, find_proxy, matches, parse_proxy
 from py_engine.serve import loading
-from py_engine.weights import hub
-from py_engine.weights.hub import HubRepository, Waiting, open_repository
-from py_engine.weights.hub_settings import hub_settings
-from py_engine.weights.rate_limit import wait_asked
+from py_engine.sources import hub
+from py_engine.sources.hub import HubRepository, Waiting, open_repository
+from py_engine.sources.hub_settings import hub_settings
+from py_engine.sources.rate_limit import wait_asked
 from tests.hub_server import Fault, HubServer, hub_server, tiny_model
 from tests.proxy_server import proxy_server
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from py_engine.convert.gguf import TYPES as READ_TYPES
+from py_engine.convert.gguf import GgufTensor, parse_gguf
+from py_engine.convert.gguf_blocks import dequantise
+from py_engine.convert.gguf_tokenizer import MARK, build_tokenizer
 from py_engine.errors import EngineError, FormatError, ModelError
-from py_engine.weights.gguf import TYPES as READ_TYPES
-from py_engine.weights.gguf import GgufTensor, parse_gguf
-from py_engine.weights.gguf_blocks import dequantise
-from py_engine.weights.gguf_tokenizer import MARK, build_tokenizer
 from tests.gguf_writer import TYPES, float_tensor, text, value, write_gguf
 
 REAL = Path(__file__).parent.parent / ".models" / "gguf"

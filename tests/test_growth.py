@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from py_engine.abort import Abort
+from py_engine.blocks.kv_cache import classes_up_to
 from py_engine.errors import AbortError, InputError, OutOfMemoryError
 from py_engine.host.gpu import Gpu
-from py_engine.models.kv_cache import classes_up_to
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io_native import NativeIo
-from py_engine.weights import hub
-from py_engine.weights.hub import open_repository
-from py_engine.weights.repository import Repository
-from py_engine.weights.safetensors import read_tensors
+from py_engine.sources import hub
+from py_engine.sources.hub import open_repository
+from py_engine.sources.repository import Repository
+from py_engine.sources.safetensors import read_tensors
 from tests.hub_server import COMMIT, HubServer, hub_server, tiny_model
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))

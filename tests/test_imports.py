@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 ENGINE = Path(__file__).parent.parent / "py_engine"
-ORDER = "host graph ops weights inputs models generate serve diagnostics cli".split()
-ANYWHERE = {"errors", "checks", "settings", "telemetry", "abort", "version"}
+ORDER = (
+    "host graph ops sources kept weights blocks models checks inputs generate tasks serve diagnostics convert cli"
+).split()
+ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
 NUMPY_TOOLS = {
-    "weights/convert.py",
-    "weights/gguf_blocks.py",
+    "convert/convert.py",
+    "convert/gguf_blocks.py",
 }  # the command-line converter, not the engine
 FILES = sorted(ENGINE.rglob("*.py"))
 

@@ -63,7 +63,7 @@ def test_warm_equals_cold_and_reads_and_uploads_once(
 def test_stored_sums_are_those_of_the_file(
     gpu: Gpu, run: Runner, server: HubServer, stores: Path
 ) -> None:
-    from py_engine.weights.manifest import Manifest
+    from py_engine.kept.manifest import Manifest
 
     name = CHECKPOINTS[0]
     made = run(fill(gpu, f"org/{name}"))
@@ -86,7 +86,7 @@ def test_a_flipped_bit_in_any_tensor_is_repaired(
     cold = run(fill(gpu, address))
     file, whole = blob(stores, name), blob(stores, name).read_bytes()
     index = stores / "hub" / f"models--org--{name}" / "jerboa" / f"{COMMIT}.json"
-    from py_engine.weights.manifest import Manifest
+    from py_engine.kept.manifest import Manifest
 
     found = Manifest.from_index(index.read_bytes())
     assert found is not None

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from py_engine.graph.trace import Tensor
-from py_engine.weights.jobs import Job, TensorInfo
+from py_engine.sources.jobs import Job, TensorInfo
 from py_engine.weights.loader import Slice, cut
 
 TARGET = Tensor("target", (1,))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from py_engine.errors import ModelError
-from py_engine.weights.config import quantization
-from py_engine.weights.jobs import TensorInfo
+from py_engine.sources.config import quantization
+from py_engine.sources.jobs import TensorInfo
 from py_engine.weights.mlx_quant import packed_nbytes, packed_words, quantization_of
 from py_engine.weights.store import Quantization
 

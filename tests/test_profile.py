@@ -53,7 +53,7 @@ def ticks(gpu: Gpu, run: Runner) -> Iterator[tuple[Tensor, list[Dispatch], Bench
     """A counter, and two dispatches that each add one to it."""
     bench = Bench(gpu)
     count = bench.put("count", np.zeros(64, np.uint32))
-    trace = Trace(1, count, count, count)
+    trace = Trace(1)
     for _ in range(2):
         trace.call("tick", kernel("probe_tick"), [(count, "w")], (1, 1, 1))
     planner = Planner(gpu, bench.kernels, SingleSubmit())
@@ -140,7 +140,7 @@ def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> N
                 expected = held + row if tied else held - embedding + row
                 caches = [t for pair in decoder.state.cache.tensors for t in pair]
                 row_bytes.append(sum(t.nbytes / t.shape[1] for t in caches))
-                found = traffic.of_plans([decoder.plans[plan]], rows, position)
+                found = traffic.of_plans([decoder.programs.plans[plan]], rows, position)
                 assert found.weights == pytest.approx(expected, abs=256), (found, tied)
                 return found
 

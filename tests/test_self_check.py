@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from py_engine.abort import Abort
+from py_engine.checks import CHECKS, FOLLOWERS, chains, distinct, make_check
+from py_engine.checks.self_check import SelfCheck, run_checks
+from py_engine.checks.workbench import Bench, difference
 from py_engine.errors import HostError, SelfCheckError
 from py_engine.generate.build import build_decoder
-from py_engine.generate.checks import CHECKS, FOLLOWERS, chains, distinct, make_check
-from py_engine.generate.checks.bench import Bench, difference
-from py_engine.generate.self_check import SelfCheck, run_checks
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
 from py_engine.graph.trace import Call, Trace
@@ -135,9 +135,9 @@ def test_every_pipeline_is_checked_and_none_is_added(
         forward = len(kernels)
         await store.fill(kernels, Abort())
         bench = Bench(gpu)
-        checks = [make_check(bench, chain) for chain in distinct(decoder.calls).values()]
+        checks = [make_check(bench, chain) for chain in distinct(decoder.programs.calls).values()]
         checked = {call.kernel for check in checks for call in check.calls}
-        assert checked == {call.kernel for call in decoder.calls}
+        assert checked == {call.kernel for call in decoder.programs.calls}
         kernels.start(checked)
         await decoder.plan()
         # A checkpoint's load has at most five of its own: checksum, scales, biases, and two kinds of vectors.
@@ -218,7 +218,7 @@ class Found:
         async with engine.exclusive() as decoder:
             calls = [
                 call
-                for chain in chains(decoder.calls)
+                for chain in chains(decoder.programs.calls)
                 if stem in {call.kernel.stem for call in chain}
                 for call in chain
             ]
@@ -309,7 +309,7 @@ def test_a_fault_in_any_kernel_is_found(
 
 async def calls_of(engine: Engine) -> list[Call]:
     async with engine.exclusive() as decoder:
-        return list(decoder.calls)
+        return list(decoder.programs.calls)
 
 
 @pytest.mark.parametrize("stem", ["rope", "attention_prefill", "attention_decode"])
@@ -336,7 +336,7 @@ def test_narrowing(
     async def failures() -> list[Any]:
         bench = Bench(device)
         x, weight = bench.make("x", 2, 200), bench.make("weight", 200)
-        trace = Trace(2, bench.zeros, bench.zeros, bench.zeros)
+        trace = Trace(2)
         how = Norm(weight, 1e-6, 1.0) if norm else None
         narrow(trace, x, bench.make("y", 2, 200, dtype="f16"), how)
         bench.release()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from py_engine.blocks.snapshots import BUDGET_BYTES, FEWEST, MOST, Snapshots
 from py_engine.errors import OutOfMemoryError
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
-from py_engine.models.snapshots import BUDGET_BYTES, FEWEST, MOST, Snapshots
 from tests.conftest import Runner
 
 

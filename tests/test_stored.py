@@ -15,7 +15,7 @@ import pytest
 from app.worker import Host
 from py_engine.__main__ import main
 from py_engine.errors import InputError
-from py_engine.serve import stored
+from py_engine.kept import inventory
 from tests import waiting
 from tests.hub_loads import NAME, FaultIo, load, make_repository
 from tests.hub_server import COMMIT, HubServer, hub_server
@@ -152,7 +152,7 @@ def test_clean(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[st
     assert gone["nbytes"] > 100_000
     assert not (stores / "hub" / "models--org--other").exists()
     with pytest.raises(InputError, match="not kept"):
-        asyncio.run(stored.delete(FaultIo(), "org/other"))
+        asyncio.run(inventory.delete(FaultIo(), "org/other"))
     assert main(["cache", "clean", "org/other"]) == 1
     assert main(["cache", "clean", "no hub id"]) == 1
     capsys.readouterr()
@@ -168,16 +168,16 @@ def test_clean_sweeps_what_nobody_knows(server: HubServer, stores: Path) -> None
     theirs = lost.with_name("4567.incomplete")
     for path in (lost, theirs):
         path.write_bytes(bytes(100))
-    asyncio.run(stored.delete(FaultIo()))
+    asyncio.run(inventory.delete(FaultIo()))
     assert not lost.exists() and theirs.exists()
 
 
 def test_a_model_that_is_being_loaded_stays(server: HubServer) -> None:
-    async def go() -> stored.Deleted:
+    async def go() -> inventory.Deleted:
         io = FaultIo()
         store = await io.open_store("models")
         async with store.lock(FOLDER, shared=True):
-            return await stored.delete(io)
+            return await inventory.delete(io)
 
     gone = asyncio.run(go())
     assert gone.busy == [f"{NAME}@{COMMIT}"] and gone.models == [f"org/other@{COMMIT}"]

@@ -7,14 +7,14 @@ from functools import partial
 from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
+from py_engine.kept.opening import open_kept
 from py_engine.models import build_model
-from py_engine.weights.cache import open_kept
-from py_engine.weights.config import quantization, read_config
-from py_engine.weights.hub import open_repository
-from py_engine.weights.jobs import TensorInfo
+from py_engine.sources.config import quantization, read_config
+from py_engine.sources.hub import open_repository
+from py_engine.sources.jobs import TensorInfo
+from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import StorageForm, WeightStore
 from tests.hub_loads import FaultIo
 

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from py_engine.errors import EngineError
-from py_engine.graph.step import STEP_BYTES, pack_step
 from py_engine.host.gpu import Binding, Buffer, Copy, Dispatch, Gpu, Recording
+from py_engine.ops.step import STEP_BYTES, Pass, pack_step
 
 # Counts as a sampler would: a token a step, halted by the limit; `trail` shows that nothing runs beyond a halt.
 COUNT = """
@@ -161,7 +161,7 @@ async def tunings() -> dict[str, Any]:
     """Measure a matvec's forms on a device that does not admit to be software; what is kept, and what is then used."""
     from dataclasses import asdict, replace
 
-    from py_engine.generate.autotune import chosen_forms
+    from py_engine.checks.autotune import chosen_forms
     from py_engine.graph.kernels import Kernels
     from py_engine.graph.trace import Call, kernel
     from py_engine.host import open_io
@@ -217,7 +217,7 @@ async def traced() -> dict[str, Any]:
     from py_engine.graph.matrix import Matrix
     from py_engine.graph.plan import Planner
     from py_engine.graph.submit import GroupedSubmit, SingleSubmit
-    from py_engine.graph.trace import Tensor, Trace
+    from py_engine.graph.trace import Tensor
     from py_engine.ops.matvec import Norm, matvec
 
     rows, cols = 96, 128
@@ -246,12 +246,10 @@ async def traced() -> dict[str, Any]:
             "n", (cols,), "f32", struct.pack(f"<{cols}f", *(1 + (i % 3) / 4 for i in range(cols)))
         )
         step = put("step", (8,), "u32", pack_step(pos=0, rows=1))
-        ids = put("ids", (1,), "u32", bytes(4))
-        zeros = put("zeros", (64,), "u32", bytes(256))
         matrix = Matrix(rows, cols, "q4", weight, 0, scales, 32, "f32")
         outputs = []
         for strategy in (SingleSubmit(), GroupedSubmit(1, 1)):
-            trace = Trace(1, step, ids, zeros, gpu.features, info=gpu.info)
+            trace = Pass(1, gpu.features, gpu.info, step=step)
             h = trace.tensor("h", 1, rows)
             matvec(trace, "project", x, matrix, h, norm=Norm(norm, 1e-6))
             matvec(trace, "residual", x, matrix, y, epilogue="add")
@@ -325,9 +323,9 @@ async def quantised(endpoint: str, repo: str, layer: str, rows: int, cols: int) 
     from py_engine.abort import Abort
     from py_engine.graph.kernels import Kernels
     from py_engine.host import open_io
-    from py_engine.weights.hub import open_repository
+    from py_engine.sources.hub import open_repository
+    from py_engine.sources.safetensors import read_tensors
     from py_engine.weights.loader import Loader
-    from py_engine.weights.safetensors import read_tensors
     from py_engine.weights.store import WeightStore
 
     set_endpoint(endpoint)
@@ -771,13 +769,13 @@ async def keep(
     from py_engine.abort import Abort
     from py_engine.graph.kernels import Kernels
     from py_engine.host import open_io
+    from py_engine.kept.opening import open_kept
     from py_engine.models import build_model
-    from py_engine.weights.cache import open_kept
-    from py_engine.weights.config import quantization, read_config
-    from py_engine.weights.hub import open_repository
+    from py_engine.sources.config import quantization, read_config
+    from py_engine.sources.hub import open_repository
+    from py_engine.sources.safetensors import read_tensors
     from py_engine.weights.loader import Loader
     from py_engine.weights.mlx_quant import quantization_of
-    from py_engine.weights.safetensors import read_tensors
     from py_engine.weights.store import WeightStore
 
     js.jerboa.env.set("HF_ENDPOINT", endpoint)

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from devtools.page_server import PageServer
-from py_engine.weights.safetensors import FIRST_READ_BYTES
+from py_engine.sources.safetensors import FIRST_READ_BYTES
 from tests.checkpoints import Checkpoint, Stored, dequantise
 from tests_e2e.conftest import GOLDENS, Asked, Probe, TestHandler, blank_page, set_quota
 from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched

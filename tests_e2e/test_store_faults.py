@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from devtools.page_server import PageServer
-from py_engine.weights.safetensors import FIRST_READ_BYTES
+from py_engine.sources.safetensors import FIRST_READ_BYTES
 from tests_e2e.conftest import (
     GOLDENS,
     WEBGPU_FLAGS,

@@ -97,7 +97,7 @@ async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> di
     async with engine.exclusive() as decoder:
         probes = await probe(decoder.gpu)
         traffic = Traffic(decoder.model, decoder.state, decoder.sampler.logits)
-        plan = decoder.plans[f"decode {head}"]
+        plan = decoder.token_plan(head)
         nbytes = traffic.of_plans([plan], 1, middle).lasting
         formats = Counter[str]()
         for call in plan.calls:

@@ -86,7 +86,7 @@ class Chain:
         gpu.write(more.binding.buffer, 0, _MORE.to_bytes(4, "little"))
 
         def trace() -> Trace:
-            return Trace(1, more, more, more)
+            return Trace(1)
 
         fill, links, gather = trace(), trace(), trace()
         for end, first, apart in ((ends[0], _FIRST, _APART), (ends[1], SENTINEL, 0)):

@@ -12,22 +12,22 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from py_engine.blocks.kv_cache import KvDtype
+from py_engine.checks import chains, distinct, make_check
+from py_engine.checks.self_check import run_checks
+from py_engine.checks.workbench import Bench
 from py_engine.diagnostics.chains import SENTINEL, Chain, ChainSetting
 from py_engine.errors import DeviceLostError, HostError, InputError, OutOfMemoryError
 from py_engine.generate.build import build_decoder
-from py_engine.generate.checks import chains, distinct, make_check
-from py_engine.generate.checks.bench import Bench
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.self_check import run_checks
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
-from py_engine.graph.step import pack_step
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Call, Tensor, Trace, kernel
 from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_counting import CountingGpu
-from py_engine.models.kv_cache import KvDtype
+from py_engine.ops.step import pack_step
 from py_engine.serve.engine import Engine
 from py_engine.weights.random import PRESETS, RandomStore
 
@@ -192,7 +192,7 @@ async def different_pipelines(session: Session) -> None:
 async def model_kernels(session: Session) -> None:
     """Every kernel of the tiny model on known inputs: norms, matrices, attention, DeltaNet, the sampler."""
     async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
-        for chain in session.some(distinct(decoder.calls).values()):
+        for chain in session.some(distinct(decoder.programs.calls).values()):
 
             async def work(chain: list[Call] = chain) -> str:
                 found = await run_checks(session.gpu, session.kernels, _PASS, [chain])
@@ -210,7 +210,7 @@ async def forward(session: Session) -> None:
     async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
         probe = _Forward(session.gpu, decoder)
         await probe.prepare()
-        dispatches = decoder.plans["decode logits"].dispatches
+        dispatches = decoder.token_plan("logits").dispatches
         last = len(dispatches)
         entries = range(1, last + 1)
         for n in session.some(reversed(entries)):  # the whole first
@@ -225,7 +225,7 @@ class _Forward:
 
     def __init__(self, gpu: Gpu, decoder: Decoder) -> None:
         self._gpu, self._decoder = gpu, decoder
-        self._dispatches = list(decoder.plans["decode logits"].dispatches)
+        self._dispatches = list(decoder.token_plan("logits").dispatches)
         self._wanted = b""
 
     async def prepare(self) -> None:
@@ -373,14 +373,13 @@ async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
     )
     await kernels.settle()
     stems = ("attention_decode", "attention_prefill")
-    found = {chain[0].kernel.stem: chain for chain in chains(decoder.calls)}
+    found = {chain[0].kernel.stem: chain for chain in chains(decoder.programs.calls)}
     return [found[stem] for stem in stems]
 
 
 async def _replay(session: Session, calls: Sequence[tuple[str, Any, list[Tensor]]]) -> None:
     """Each a dispatch of one workgroup that writes its tensors; all in one pass."""
-    some = calls[0][2][0]
-    trace = Trace(1, some, some, some)
+    trace = Trace(1)
     for label, kind, tensors in calls:
         trace.call(label, kind, [(t, "w") for t in tensors], (1, 1, 1))
     planner = Planner(session.gpu, session.kernels, _PASS)

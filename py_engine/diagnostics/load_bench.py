@@ -14,18 +14,18 @@ from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.kept.lock import Note
+from py_engine.kept.opening import open_kept
 from py_engine.models import build_model
 from py_engine.serve.loading import setting_of
+from py_engine.sources.config import quantization, read_config
+from py_engine.sources.hub import open_repository
+from py_engine.sources.jobs import Job
+from py_engine.sources.repository import Repository
+from py_engine.sources.safetensors import read_tensors
 from py_engine.version import VERSION
-from py_engine.weights.cache import open_kept
-from py_engine.weights.config import quantization, read_config
-from py_engine.weights.hub import open_repository
-from py_engine.weights.jobs import Job
 from py_engine.weights.loader import SLICE_BYTES, Loader, cut
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.repository import Repository
-from py_engine.weights.repository_lock import Note
-from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore
 
 

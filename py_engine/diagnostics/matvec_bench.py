@@ -17,9 +17,8 @@ from dataclasses import replace
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.matrix import Matrix, MatrixFormat
 from py_engine.graph.plan import Planner
-from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SingleSubmit
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.gpu_native import open_gpu
 from py_engine.ops.matmul import MatmulTuning, matmul
@@ -27,6 +26,7 @@ from py_engine.ops.matmul import tuning as matmul_tuning
 from py_engine.ops.matvec import Epilogue, MatvecTuning, matvec
 from py_engine.ops.matvec import tuning as matvec_tuning
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass, pack_step
 
 # name: (columns, rows, epilogue, norm before); the layers of Qwen3-0.6B, and its head.
 SHAPES: dict[str, tuple[int, int, Epilogue, bool]] = {
@@ -67,19 +67,16 @@ class Case:
         self.x = self._tensor("x", t, cols)
         self.y = self._tensor("y", t, rows)
         self.norm = Norm(self._tensor("norm", cols), 1e-6)
-        self.zeros = self._tensor("zeros", 64)
         self.step = self._tensor("step", 8)
         assert self.step.binding is not None
         gpu.write(self.step.binding.buffer, 0, pack_step(pos=0, rows=t))
         self.t = t
 
     async def seconds(
-        self, add: Callable[[Trace, Matrix], None], dispatches: int, budget_s: float
+        self, add: Callable[[Pass, Matrix], None], dispatches: int, budget_s: float
     ) -> float:
         """Seconds for one dispatch of `add`, the best of three rounds. Raises HostError (a form does not compile)."""
-        trace = Trace(
-            self.t, self.step, self.zeros, self.zeros, self.gpu.features, info=self.gpu.info
-        )
+        trace = Pass(self.t, self.gpu.features, self.gpu.info, step=self.step)
         for i in range(dispatches):
             add(trace, self.matrices[i % len(self.matrices)])
         planner = Planner(self.gpu, self.kernels, SingleSubmit())
@@ -148,7 +145,7 @@ async def bench_matvec(gpu: Gpu, name: str, form: MatrixFormat, args: argparse.N
             if t in done:
                 continue
 
-            def add(trace: Trace, matrix: Matrix, t: MatvecTuning = t) -> None:
+            def add(trace: Pass, matrix: Matrix, t: MatvecTuning = t) -> None:
                 norm = case.norm if normed else None
                 matvec(trace, name, case.x, matrix, case.y, norm=norm, epilogue=epilogue, form=t)
 
@@ -195,7 +192,7 @@ async def bench_matmul(
     done: dict[MatmulTuning, float] = {}
     for m in forms:
 
-        def add(trace: Trace, matrix: Matrix, m: MatmulTuning = m) -> None:
+        def add(trace: Pass, matrix: Matrix, m: MatmulTuning = m) -> None:
             matmul(trace, name, case.x, matrix, case.y, epilogue=epilogue, form=m)
 
         if m not in done:

@@ -33,7 +33,7 @@ async def probe(gpu: Gpu) -> Probes:
     buffers = [gpu.create_buffer("probe", n) for n in (read_bytes, 256)]
     source, count = (Tensor(b.label, (b.nbytes // 4,), "u32", Binding(b)) for b in buffers)
     try:
-        read = Trace(1, count, count, count)
+        read = Trace(1)
         for _ in range(4):
             read.call(
                 "read",
@@ -41,7 +41,7 @@ async def probe(gpu: Gpu) -> Probes:
                 [(source, "r"), (count, "w")],
                 (read_bytes // _GROUP_BYTES, 1, 1),
             )
-        chain = Trace(1, count, count, count)
+        chain = Trace(1)
         for _ in range(_CHAIN):
             chain.call("tick", kernel("probe_tick"), [(count, "w")], (1, 1, 1))
         planner = Planner(gpu, kernels, SingleSubmit())

@@ -20,14 +20,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from py_engine.checks.clock import MOST_DISPATCHES, Clock
 from py_engine.diagnostics.traffic import Reads, Traffic
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.clock import MOST_DISPATCHES, Clock
 from py_engine.graph.plan import Plan
-from py_engine.graph.step import pack_step
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch
+from py_engine.ops.step import pack_step
 
 _ROUNDS = 3
 _STEPS = 16  # passes in a row, each a position further
@@ -46,19 +46,12 @@ async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) 
         raise InputError(f"position {position} is outside the context of {context}")
     clock = Clock(decoder.gpu)
     await clock.start()
-    rows = max(p.rows for name, p in decoder.plans.items() if name.startswith("prefill "))
-    rows = min(rows, context)
+    rows = min(decoder.chunk_rows, context)
     await decoder.fit(max(rows, min(position + _STEPS, context)))
-    chunk = next(
-        decoder.plans[name]
-        for name in sorted(decoder.plans, key=lambda n: decoder.plans[n].rows)
-        if name.startswith("prefill ") and decoder.plans[name].rows >= rows
-    )
+    token, chunk = [decoder.token_plan(head)], decoder.chunk_plans(rows, head)
     sections = {
-        "decode": await _section(
-            decoder, clock, [decoder.plans[f"decode {head}"]], 1, position, bandwidth
-        ),
-        "prefill": await _section(decoder, clock, [chunk, decoder.plans[head]], rows, 0, bandwidth),
+        "decode": await _section(decoder, clock, token, 1, position, bandwidth),
+        "prefill": await _section(decoder, clock, chunk, rows, 0, bandwidth),
     }
     return {
         "clock": "timestamps" if clock.timestamps else "wall clock of repeated submits",

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from py_engine.blocks.layers import Attention, Model
+from py_engine.blocks.state import State
 from py_engine.graph.plan import Plan
 from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Buffer
-from py_engine.models.layers import Attention, Model
-from py_engine.models.state import State
 
 # Of kernels that a KV cache is bound to, those that read it (others write it, or look at its length).
 _ATTENDS = ("attention_decode", "attention_prefill")
@@ -46,7 +46,7 @@ class Traffic:
         self._recurrent = _by_buffer(state.recurrents)
         self._kv = _by_buffer(state.cache.tensors)
         # What is small (a row of some hundred bytes a token), or bound and not read.
-        self._small = _by_buffer([state.step, state.ids, state.zeros])
+        self._small = _by_buffer([state.step, state.ids])
         for block in model.blocks:
             if isinstance(block.mixer, Attention):
                 self._small |= _by_buffer(state.rope(block.mixer.rope))

@@ -12,7 +12,7 @@ from typing import Any
 
 from py_engine.errors import InputError, ModelError
 from py_engine.generate.sampling import Sampling
-from py_engine.weights.config import Config, short
+from py_engine.sources.config import Config, short
 
 # transformers' own, where the file leaves them out.
 _DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_k": 50}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from py_engine.blocks.kv_cache import CLASSES, KvDtype, classes_up_to
+from py_engine.checks.tunings import Forms
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.passes import PREFILL_ROWS
-from py_engine.generate.tunings import Forms
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.device_storage import is_ios
 from py_engine.host.gpu import Gpu
 from py_engine.models import build_model
-from py_engine.models.kv_cache import CLASSES, KvDtype, classes_up_to
-from py_engine.weights.config import Config
+from py_engine.sources.config import Config
 from py_engine.weights.store import WeightStore
 
 DEFAULT_CONTEXT = 4096

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
+from py_engine.blocks.kv_cache import F16_KV
+from py_engine.blocks.layers import Model
+from py_engine.blocks.snapshots import Snapshots
+from py_engine.blocks.state import State
+from py_engine.checks.self_check import SelfCheck
+from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError, OutOfMemoryError
-from py_engine.generate.passes import Passes
+from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
-from py_engine.generate.self_check import SelfCheck
-from py_engine.generate.tunings import Forms, tuning_digest
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
-from py_engine.graph.step import pack_step
+from py_engine.graph.programs import Programs
 from py_engine.graph.submit import SubmitStrategy, default_strategy
-from py_engine.graph.trace import Call, Tensor
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Buffer, Gpu
-from py_engine.models.layers import Model
-from py_engine.models.snapshots import Snapshots
-from py_engine.models.state import State
+from py_engine.ops.step import pack_step
 
 STEPS_IN_FLIGHT = (
     4  # one awaited step costs 3 ms in Chromium whatever it does, four in flight 0.3 ms (PEERS)
@@ -35,7 +37,7 @@ ANSWER_ROOM = (
 
 @dataclass(frozen=True)
 class Sampled:
-    """One token from the decode loop; `halt` as in graph/step.py."""
+    """One token from the decode loop; `halt` as in ops/step.py."""
 
     token: int
     halt: int
@@ -57,7 +59,7 @@ class Decoder:
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`forms`: of kernels, as measured on this device (generate/tunings.py); the ops choose the rest."""
+        """`forms`: of kernels, as measured on this device (checks/tunings.py); the ops choose the rest."""
         self.gpu = gpu
         self.model = model
         self.state = state
@@ -72,28 +74,36 @@ class Decoder:
         self.snapshots = Snapshots(gpu, state.recurrents)
         self.prefix = Prefix(self.snapshots)
         try:
-            self.sampler = Sampler(gpu, model.vocab_size)
+            self.sampler = Sampler(gpu, model.vocab_size, state.ids)
         except BaseException:
             self.snapshots.release()
             raise
         self._kernels = kernels
-        self._passes = Passes(
-            gpu, kernels, model, state, self.sampler, strategy or default_strategy(), forms or {}
+        # The tensor units round activations to 11 bits: not where f32 was asked for.
+        rounding = {"subgroup-matrix"} if state.cache.dtype == "f32" else set[str]()
+        self.programs = Programs(
+            gpu,
+            kernels,
+            passes(model, state, self.sampler, gpu.info),
+            CHAINS,
+            strategy=strategy or default_strategy(),
+            features=gpu.features - rounding,
+            forms=forms or {},
         )
 
     @property
     def strategy(self) -> SubmitStrategy:
         """How its plans are submitted; may be set while nothing runs."""
-        return self._passes.strategy
+        return self.programs.strategy
 
     @strategy.setter
     def strategy(self, strategy: SubmitStrategy) -> None:
-        self._passes.strategy = strategy
+        self.programs.strategy = strategy
 
     @property
     def activation_bytes(self) -> int:
         """GPU bytes of the pooled activations and of the sampler's buffers."""
-        return self._passes.activation_bytes + self.sampler.nbytes
+        return self.programs.activation_bytes + self.sampler.nbytes
 
     def memory(self) -> dict[str, int]:
         """GPU bytes of everything here, by kind."""
@@ -104,42 +114,49 @@ class Decoder:
         }
 
     @property
-    def plans(self) -> Mapping[str, Plan]:
-        """The plans in use: "prefill ROWS", the heads "logits", "greedy", "sampled", and "decode HEAD"."""
-        return self._passes.plans
-
-    @property
     def tuning_digest(self) -> str:
         """What the forms of its kernels come to: a state from another digest may differ in the last bits."""
-        return tuning_digest(call for plan in self.plans.values() for call in plan.calls)
+        return tuning_digest(self.programs.calls)
+
+    def token_plan(self, head: str) -> Plan:
+        """One token and a head: "logits", "greedy" or "sampled"."""
+        return self.programs.chain("decode", head)
+
+    def chunk_plans(self, rows: int, head: str | None) -> list[Plan]:
+        """The plans that run so many rows, with `head` behind the last of them."""
+        if rows == 1 and head:
+            return [self.token_plan(head)]
+        chunk = self.programs.find("prefill", rows)
+        return [chunk, self.programs.find(head)] if head else [chunk]
+
+    @property
+    def chunk_rows(self) -> int:
+        """The most rows of a chunk."""
+        return self.programs.sizes("prefill")[-1]
 
     @property
     def decode_dispatches(self) -> int:
-        """dispatchWorkgroups calls of one token, the worse of greedy and sampled."""
-        return self._passes.decode_dispatches
-
-    @property
-    def calls(self) -> Iterator[Call]:
-        """The calls of every pass that was traced."""
-        return self._passes.calls
-
-    @property
-    def features(self) -> frozenset[str]:
-        """Of the device, those that kernels use here."""
-        return self._passes.features
+        """dispatchWorkgroups calls of one token, the worst of its heads."""
+        return max(len(self.token_plan(head).dispatches) for head in HEADS)
 
     def trace(self, without: frozenset[str] = frozenset()) -> None:
         """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
-        with kernels that are `without` these features (or passes.F16_KV) from then on. Raises OutOfMemoryError."""
-        self._passes.trace(without)
+        with kernels that are `without` these features (or F16_KV) from then on. Raises OutOfMemoryError."""
+        cache = self.state.cache
+        if F16_KV in without and cache.dtype == "f16":
+            self.state.cache = cache.resized(cache.capacity, "f32")
+            cache.release()
+        self.programs.trace(without)
 
     def self_check(self) -> SelfCheck:
         """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
-        return SelfCheck(self.gpu, self._kernels, self.strategy, lambda: self.calls, self.trace)
+        return SelfCheck(
+            self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
+        )
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
-        await self._passes.plan()
+        await self.programs.plan()
 
     async def fit(self, tokens: int) -> None:
         """Make the KV cache large enough for `tokens`; what it holds stays.
@@ -152,7 +169,7 @@ class Decoder:
         """Forget everything, with a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError with
         everything as it was."""
         if capacity != self.state.cache.capacity:
-            await self._passes.resize(capacity, 0)
+            await self._grow(capacity, 0)
         self.prefix.forget()
 
     async def logits(
@@ -217,7 +234,7 @@ class Decoder:
         assert self._seen is not None
         steps = min(most, self.state.cache.capacity - self._seen)
         loop = self.gpu.decode_loop(
-            self.plans[f"decode {head}"].recording,
+            self.token_plan(head).recording,
             _buffer(self.state.step),
             steps,
             STEPS_IN_FLIGHT,
@@ -250,7 +267,7 @@ class Decoder:
 
     def release(self) -> None:
         """Free state, snapshots, activations and sampler; the weights belong to whoever loaded them."""
-        self._passes.release()
+        self.programs.release()
         self.sampler.release()
         self.snapshots.release()
         self.state.release()
@@ -266,14 +283,14 @@ class Decoder:
         if answered:
             self.sampler.remember(ids, answered)
             return
-        await self.gpu.replay(self.plans["forget"].recording)
+        await self.gpu.replay(self.programs.find("forget").recording)
         if sampling.repetition_penalty == 1.0:
             return  # the others look at the answer alone
-        for at in range(0, len(ids), self._passes.sizes[-1]):
-            part = ids[at : at + self._passes.sizes[-1]]
+        for at in range(0, len(ids), self.chunk_rows):
+            part = ids[at : at + self.chunk_rows]
             self._write(self.state.ids, array("I", part).tobytes())
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
-            await self.gpu.replay(self.plans["mark"].recording)
+            await self.gpu.replay(self.programs.find("mark").recording)
 
     async def _prefill(
         self,
@@ -294,14 +311,14 @@ class Decoder:
         cut = (border if prefix.recurrent else None) or len(ids)
         while start < len(ids):
             abort.check()
-            end = min(start + self._passes.sizes[-1], cut if start < cut else len(ids))
+            end = min(start + self.chunk_rows, cut if start < cut else len(ids))
             last = end == len(ids)
             prefix.leave()
             self._write(self.state.ids, array("I", ids[start:end]).tobytes())
             self._write(
                 self.state.step, pack_step(pos=start, rows=end - start, limit=limit, count=count)
             )
-            for plan in self._passes.prefill(end - start, head if last else None):
+            for plan in self.chunk_plans(end - start, head if last else None):
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
@@ -320,7 +337,7 @@ class Decoder:
         if wanted == now or (rows and wanted < now):
             return
         try:
-            await self._passes.resize(wanted, rows)
+            await self._grow(wanted, rows)
         except OutOfMemoryError as error:
             if now >= tokens:
                 return
@@ -328,6 +345,24 @@ class Decoder:
                 f"no room on the GPU for a KV cache of {wanted} tokens, which a text of {tokens} needs; the one of "
                 f"{now} stays in use: ask for less, or begin a new conversation ({error})"
             ) from error
+
+    async def _grow(self, capacity: int, rows: int) -> None:
+        """A KV cache for `capacity` tokens that keeps the first `rows` of the old one, and plans for it.
+
+        Raises OutOfMemoryError, HostError; then everything is as it was.
+        """
+        old, new = self.state.cache, self.state.cache.resized(capacity)
+        try:
+            await self.gpu.check()
+            self.state.cache = new
+            moved = await self.programs.moved()
+            await new.copy_rows(old, rows)
+        except BaseException:
+            self.state.cache = old
+            new.release()
+            raise
+        old.release()
+        self.programs.adopt(moved)
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
         self.gpu.write(_buffer(tensor), 0, data)

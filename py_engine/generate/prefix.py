@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from py_engine.models.snapshots import Snapshots
+from py_engine.blocks.snapshots import Snapshots
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:

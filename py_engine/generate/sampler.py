@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from py_engine.generate.sampling import Sampling
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.sample import (
     HISTOGRAM_WORDS,
@@ -19,13 +19,16 @@ from py_engine.ops.sample import (
     sample_greedy,
     sample_random,
 )
+from py_engine.ops.step import Pass
 
 
 class Sampler:
     """Logits [V], settings, and the history of tokens that the penalties look at."""
 
-    def __init__(self, gpu: Gpu, vocab_size: int) -> None:
+    def __init__(self, gpu: Gpu, vocab_size: int, ids: Tensor) -> None:
+        """`ids`: where a sampled token goes, and a prompt that is marked stands (State.ids)."""
         self._gpu = gpu
+        self._ids = ids
         self._buffers: list[Buffer] = []
         try:
             self.logits = self._make("logits", vocab_size, "f32")
@@ -41,21 +44,21 @@ class Sampler:
         """GPU bytes."""
         return sum(b.nbytes for b in self._buffers)
 
-    def greedy(self, trace: Trace) -> None:
+    def greedy(self, trace: Pass) -> None:
         """Take the best token of the logits."""
-        sample_greedy(trace, self.logits, self._settings, self._counts)
+        sample_greedy(trace, self._ids, self.logits, self._settings, self._counts)
 
-    def sampled(self, trace: Trace) -> None:
+    def sampled(self, trace: Pass) -> None:
         """Draw a token."""
-        sample_random(trace, self.logits, self._settings, self._counts, self._histogram)
+        sample_random(trace, self._ids, self.logits, self._settings, self._counts, self._histogram)
 
-    def forget(self, trace: Trace) -> None:
+    def forget(self, trace: Pass) -> None:
         """Clear the history."""
         clear_counts(trace, self._counts)
 
-    def mark(self, trace: Trace) -> None:
-        """Note the valid rows of trace.ids as prompt."""
-        mark_prompt(trace, self._counts)
+    def mark(self, trace: Pass) -> None:
+        """Note the valid rows of the ids as prompt."""
+        mark_prompt(trace, self._ids, self._counts)
 
     def write(self, sampling: Sampling) -> None:
         """Upload the settings of the next generation."""

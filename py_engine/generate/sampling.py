@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from py_engine.checks import real, unknown_option, whole
+from py_engine.arguments import real, unknown_option, whole
 
 # name: (lowest, highest, whether it is a whole number)
 _RANGES: dict[str, tuple[float, float, bool]] = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from py_engine.checks import shown
+from py_engine.arguments import shown
 from py_engine.errors import InputError
 from py_engine.generate.tool_schema import Schemas, violations
 from py_engine.generate.tool_syntax import CallError, read

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from py_engine.graph.trace import Call, Tensor
+from py_engine.graph.trace import NOTHING, Call, Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
     last: dict[Tensor, int] = {}
     for i, call in enumerate(calls):
         for j, tensor in enumerate(call.tensors):
-            if tensor.binding is not None:
+            if tensor.binding is not None or tensor is NOTHING:
                 continue
             if tensor not in first:
                 if j not in call.writes:

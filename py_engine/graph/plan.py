@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.memory import Slots
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Call, Tensor, Trace
+from py_engine.graph.trace import NOTHING, Call, Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Recording
 
 
@@ -44,13 +44,17 @@ class Planner:
         self.strategy = strategy  # of the plans lowered from now on
         self._slots = Slots()
         self._buffers: list[Buffer] = []
+        self._nothing: Buffer | None = (
+            None  # what NOTHING is bound to, once a call leaves an input out
+        )
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
         self._lowered: WeakKeyDictionary[Trace, list[Dispatch]] = WeakKeyDictionary()
 
     @property
     def activation_bytes(self) -> int:
         """Bytes of the pooled buffers."""
-        return sum(buffer.nbytes for buffer in self._buffers)
+        nothing = self._nothing.nbytes if self._nothing else 0
+        return nothing + sum(buffer.nbytes for buffer in self._buffers)
 
     def reserve(self, traces: Iterable[Trace]) -> None:
         """Give every activation of these traces a slot (largest pass first) and start their pipelines."""
@@ -100,12 +104,19 @@ class Planner:
         for buffer in self._buffers:
             self._gpu.destroy_buffer(buffer)
         self._buffers.clear()
+        if self._nothing is not None:
+            self._gpu.destroy_buffer(self._nothing)
+            self._nothing = None
+
+    def _binding(self, tensor: Tensor, chosen: dict[Tensor, int]) -> Binding:
+        if tensor is NOTHING:
+            if self._nothing is None:
+                self._nothing = self._gpu.create_buffer("nothing", NOTHING.nbytes)
+            return Binding(self._nothing)
+        return tensor.binding or Binding(self._buffers[chosen[tensor]], 0, tensor.nbytes)
 
     async def _dispatch(self, call: Call, chosen: dict[Tensor, int]) -> Dispatch:
-        bindings = [
-            t.binding if t.binding is not None else Binding(self._buffers[chosen[t]], 0, t.nbytes)
-            for t in call.tensors
-        ]
+        bindings = [self._binding(tensor, chosen) for tensor in call.tensors]
         pipeline = await self._kernels.pipeline(call.kernel)
         group = self._gpu.bind_group(call.label, pipeline, bindings)
         return Dispatch(call.label, pipeline, group, call.groups)

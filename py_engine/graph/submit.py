@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from py_engine.checks import whole
+from py_engine.arguments import whole
 from py_engine.host.gpu import Dispatch
 from py_engine.host.webkit import on_webkit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
@@ -30,6 +30,19 @@ class Tensor:
     def nbytes(self) -> int:
         """Size in bytes, rounded up to 4."""
         return (prod(self.shape) * ITEMSIZE[self.dtype] + 3) & ~3
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """The persistent tensor bound to its own bytes only: kernels read its size from the binding's length."""
+    if tensor.binding is None:
+        return tensor
+    return replace(
+        tensor, binding=Binding(tensor.binding.buffer, tensor.binding.offset, tensor.nbytes)
+    )
+
+
+# Bound where a call leaves an input out: 64 words of zeros, which the planner owns.
+NOTHING = Tensor("nothing", (64,))
 
 
 @dataclass(frozen=True)
@@ -83,18 +96,10 @@ def kernel(
 
 @dataclass(eq=False)
 class Trace:
-    """Collects the calls of one forward pass over `rows` tokens (1 in decode, a chunk in prefill).
-
-    `step` (shaders/lib/step.wgsl), `ids` [max rows] and `zeros` (64 words, bound where a call leaves an input out) are
-    the persistent tensors that any kernel may want.
-    """
+    """Collects the calls of one pass over `rows` rows."""
 
     rows: int
-    step: Tensor
-    ids: Tensor
-    zeros: Tensor
     features: frozenset[str] = frozenset()  # what kernels may use here
-    max_binding_bytes: int = 128 << 20
     info: AdapterInfo = AdapterInfo()  # kernels choose their form by it, never their result
     forms: Mapping[Hashable, Any] = field(
         default_factory=dict

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from py_engine.checks import real
+from py_engine.arguments import real
 from py_engine.host import IN_BROWSER
 
 if IN_BROWSER:

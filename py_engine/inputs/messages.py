@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from py_engine.checks import shown
+from py_engine.arguments import shown
 from py_engine.errors import InputError
 from py_engine.host.json_text import JsonError, read_json
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
+from py_engine.blocks.layers import Model
 from py_engine.errors import ModelError
-from py_engine.models.layers import Model
-from py_engine.weights.config import Config
+from py_engine.sources.config import Config
 from py_engine.weights.store import WeightStore
 
 # model_type -> file. Multimodal wrappers name the same text model.

@@ -8,10 +8,10 @@ Tried with: Gemma 3 270M (GGUF, converted to MLX layout).
 
 from __future__ import annotations
 
+from py_engine.blocks.dense import Checkpoint, Sizes, activation, rope_of
+from py_engine.blocks.layers import Block, Model
 from py_engine.errors import ModelError
-from py_engine.models.dense import Checkpoint, Sizes, activation, rope_of
-from py_engine.models.layers import Block, Model
-from py_engine.weights.config import (
+from py_engine.sources.config import (
     SLIDING,
     Config,
     layer_types,

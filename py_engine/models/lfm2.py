@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from py_engine.blocks.dense import MAX_WIDTH, Checkpoint, Sizes, depthwise, rope_of
+from py_engine.blocks.layers import Block, Mixer, Model
+from py_engine.blocks.short_conv import ShortConv
 from py_engine.errors import ModelError
-from py_engine.models.dense import MAX_WIDTH, Checkpoint, Sizes, depthwise, rope_of
-from py_engine.models.layers import Block, Mixer, Model
-from py_engine.models.short_conv import ShortConv
-from py_engine.weights.config import (
+from py_engine.sources.config import (
     FULL,
     MAX_LAYERS,
     Config,

@@ -6,9 +6,9 @@ Tried with: SmolLM2-135M-Instruct (GGUF, converted to MLX layout).
 
 from __future__ import annotations
 
-from py_engine.models.dense import decoder
-from py_engine.models.layers import Model
-from py_engine.weights.config import Config, require_bool
+from py_engine.blocks.dense import decoder
+from py_engine.blocks.layers import Model
+from py_engine.sources.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 # What transformers' LlamaConfig assumes. It has no sliding layers: a layer_types in the file is not read.

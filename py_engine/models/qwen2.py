@@ -6,9 +6,9 @@ Tried with: Qwen2.5-Coder-0.5B-Instruct (GGUF, converted to MLX layout).
 
 from __future__ import annotations
 
-from py_engine.models.dense import decoder
-from py_engine.models.layers import Model
-from py_engine.weights.config import FULL, MAX_LAYERS, SLIDING, Config, require_bool, require_int
+from py_engine.blocks.dense import decoder
+from py_engine.blocks.layers import Model
+from py_engine.sources.config import FULL, MAX_LAYERS, SLIDING, Config, require_bool, require_int
 from py_engine.weights.store import WeightStore
 
 # What transformers' Qwen2Config assumes.

@@ -6,10 +6,10 @@ Tried with: tiny random checkpoints; the shapes of Qwen3-0.6B.
 
 from __future__ import annotations
 
+from py_engine.blocks.dense import decoder
+from py_engine.blocks.layers import Model
 from py_engine.models import qwen2
-from py_engine.models.dense import decoder
-from py_engine.models.layers import Model
-from py_engine.weights.config import Config, require_bool
+from py_engine.sources.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 # What transformers' Qwen3Config assumes.

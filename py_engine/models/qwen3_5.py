@@ -9,9 +9,8 @@ Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes
 
 from __future__ import annotations
 
-from py_engine.errors import ModelError
-from py_engine.models.delta_net import DeltaNet
-from py_engine.models.dense import (
+from py_engine.blocks.delta_net import DeltaNet
+from py_engine.blocks.dense import (
     MAX_WIDTH,
     PREFIXES,
     Checkpoint,
@@ -20,9 +19,10 @@ from py_engine.models.dense import (
     depthwise,
     rope_of,
 )
-from py_engine.models.layers import Block, Mixer, Model
+from py_engine.blocks.layers import Block, Mixer, Model
+from py_engine.errors import ModelError
 from py_engine.ops.delta import DeltaShape
-from py_engine.weights.config import (
+from py_engine.sources.config import (
     FULL,
     MAX_LAYERS,
     Config,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from py_engine.graph.trace import Access, Tensor, Trace, kernel
-from py_engine.ops.rope import Heads, exact, rope_append
+from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
+from py_engine.ops.rope import Heads, rope_append
+from py_engine.ops.step import Pass
 
 _TILE = 32  # keys a decode workgroup takes at a time (lib/attention_span.wgsl)
 _HEADS_A_GROUP = 8  # query heads of a decode workgroup: what its memory holds
@@ -13,7 +14,7 @@ _MAX_SPLITS = 128  # attention_reduce.wgsl
 
 
 def attention(
-    trace: Trace,
+    trace: Pass,
     heads: Heads,
     qkv: Tensor,
     cache: tuple[Tensor, Tensor],
@@ -50,7 +51,7 @@ def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
 
 
 def _decode(
-    trace: Trace,
+    trace: Pass,
     heads: Heads,
     qkv: Tensor,
     cache: tuple[Tensor, Tensor],
@@ -96,7 +97,7 @@ def _decode(
 
 
 def _prefill(
-    trace: Trace,
+    trace: Pass,
     heads: Heads,
     q: Tensor,
     qkv: Tensor,
@@ -134,5 +135,5 @@ def _gate(heads: Heads) -> dict[str, float]:
     return {"GATE": 2 * (heads.count + heads.kv_count)} if heads.gated else {}
 
 
-def _gates(trace: Trace, heads: Heads, qkv: Tensor) -> tuple[Tensor, Access]:
-    return (qkv if heads.gated else trace.zeros), "r"
+def _gates(trace: Pass, heads: Heads, qkv: Tensor) -> tuple[Tensor, Access]:
+    return (qkv if heads.gated else NOTHING), "r"

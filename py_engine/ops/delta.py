@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Tensor, kernel
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
 MAX_TAPS = 16
@@ -62,7 +63,7 @@ class DeltaShape:
 
 
 def delta_net(
-    trace: Trace,
+    trace: Pass,
     shape: DeltaShape,
     proj: Tensor,
     conv: Tensor,

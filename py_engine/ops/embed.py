@@ -8,9 +8,9 @@ from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 
 def embed(
-    trace: Trace, table: Linear, y: Tensor, *, scale: float = 1.0, label: str = "embed"
+    trace: Trace, ids: Tensor, table: Linear, y: Tensor, *, scale: float = 1.0, label: str = "embed"
 ) -> None:
-    """y [>= T, cols] f32 = table[trace.ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
+    """y [>= T, cols] f32 = table[ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
 
     An id beyond the table means its last row. Raises ModelError for a format the kernels cannot read.
     """
@@ -29,6 +29,6 @@ def embed(
         trace.call(
             label,
             kernel("embed", [*libraries.uses, "weight_chunk"], constants),
-            [(trace.ids, "r"), (part.weight, "r"), (scales_of(part, trace), "r"), (y, "w")],
+            [(ids, "r"), (part.weight, "r"), (scales_of(part), "r"), (y, "w")],
             (-(-part.cols // (CHUNK * 64)), trace.rows, 1),
         )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from py_engine.graph.matrix import Linear, Matrix
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.ops.gate import Activation
 from py_engine.ops.matmul import matmul, takes_units
 from py_engine.ops.matvec import matvec
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm, rms_norm
+from py_engine.ops.step import Pass
 
 
 def linear(
-    trace: Trace,
+    trace: Pass,
     label: str,
     x: Tensor,
     layer: Linear,
@@ -39,7 +40,7 @@ def linear(
 
 
 def gated_linear(
-    trace: Trace,
+    trace: Pass,
     label: str,
     x: Tensor,
     layer: Linear,
@@ -80,7 +81,7 @@ def _check(label: str, x: Tensor, layer: Linear, y: Tensor, rows: int) -> None:
 
 
 def _input(
-    trace: Trace, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
+    trace: Pass, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
 ) -> tuple[Tensor, Norm | None]:
     """What the parts read: matvec norms by itself, matmul reads rows that were normed, or narrowed, once."""
     if trace.rows == 1 or last_row:
@@ -97,7 +98,7 @@ def _input(
 
 
 def _part(
-    trace: Trace,
+    trace: Pass,
     label: str,
     x: Tensor,
     layer: Linear,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.graph.matrix import Linear, Matrix
-from py_engine.graph.trace import Kernel, Tensor, Trace, kernel
+from py_engine.graph.trace import NOTHING, Kernel, Tensor, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import ACTIVATIONS, Activation
 from py_engine.ops.matvec import EPILOGUES, Epilogue
+from py_engine.ops.step import Pass
 from py_engine.ops.weight import WeightLibraries, scales_of, weight_libraries
 
 _UNIT_TILE = 64  # rows and products of a workgroup of matmul_units.wgsl
@@ -40,7 +41,7 @@ def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
     return MatmulTuning(per_thread, 32, 4)
 
 
-def takes_units(trace: Trace, layer: Linear) -> bool:
+def takes_units(trace: Pass, layer: Linear) -> bool:
     """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
     features = {"subgroup-matrix", "shader-f16", "subgroups"}
     # Below a tile's rows the f32 form reads less of x and computes nothing in vain.
@@ -52,7 +53,7 @@ def takes_units(trace: Trace, layer: Linear) -> bool:
 
 
 def matmul(
-    trace: Trace,
+    trace: Pass,
     label: str,
     x: Tensor,
     matrix: Matrix,
@@ -96,8 +97,8 @@ def matmul(
         [
             (x, "r"),
             (matrix.weight, "r"),
-            (scales_of(matrix, trace), "r"),
-            (trace.zeros if bias is None else bias, "r"),
+            (scales_of(matrix), "r"),
+            (NOTHING if bias is None else bias, "r"),
             (trace.step, "r"),
             (y, "w"),
         ],
@@ -106,7 +107,7 @@ def matmul(
 
 
 def _units(
-    trace: Trace, libraries: WeightLibraries, constants: dict[str, float], n: int
+    trace: Pass, libraries: WeightLibraries, constants: dict[str, float], n: int
 ) -> tuple[Kernel, tuple[int, int, int]]:
     """The kernel of subgroup matrices and its grid."""
     uses = ["step", *libraries.uses, "weight_chunk", "tile_f16", "gate", "matmul_out"]
@@ -116,7 +117,7 @@ def _units(
 
 
 def _tiles(
-    trace: Trace,
+    trace: Pass,
     label: str,
     libraries: WeightLibraries,
     constants: dict[str, float],

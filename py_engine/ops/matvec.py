@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from py_engine.graph.matrix import Matrix, MatrixFormat, ScaleFormat
-from py_engine.graph.trace import Access, Tensor, Trace, kernel
+from py_engine.graph.trace import NOTHING, Access, Tensor, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import ACTIVATIONS, Activation
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 Epilogue = Literal["store", "add", "gated", "multiply"]
@@ -155,7 +156,7 @@ def candidates(
 
 
 def matvec(
-    trace: Trace,
+    trace: Pass,
     label: str,
     x: Tensor,
     matrix: Matrix,
@@ -251,9 +252,9 @@ def matvec(
         [
             (x, "r"),
             (matrix.weight, "r"),
-            (scales_of(matrix, trace), "r"),
-            (trace.zeros if norm is None else norm.weight, "r"),
-            (trace.zeros if bias is None else bias, "r"),
+            (scales_of(matrix), "r"),
+            (NOTHING if norm is None else norm.weight, "r"),
+            (NOTHING if bias is None else bias, "r"),
             (trace.step, "r"),
             (y, "w"),
             *history,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import NOTHING, Tensor, Trace, kernel
 from py_engine.ops.norm import Norm
 
 
@@ -19,7 +19,7 @@ def narrow(
     constants: dict[str, float] = {"K": k}
     if norm is not None:
         constants |= {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}
-    weight = trace.zeros if norm is None else norm.weight
+    weight = NOTHING if norm is None else norm.weight
     trace.call(
         label,
         kernel("narrow", ["tree_sum"], constants),

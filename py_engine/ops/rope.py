@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Access, Tensor, Trace, kernel
-from py_engine.host.gpu import Binding
+from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # a lane of 64 a quad of elements
-
-
-def exact(tensor: Tensor) -> Tensor:
-    """The persistent tensor bound to its own bytes only: kernels read its size from the binding's length."""
-    if tensor.binding is None:
-        return tensor
-    return replace(
-        tensor, binding=Binding(tensor.binding.buffer, tensor.binding.offset, tensor.nbytes)
-    )
 
 
 def check_head_dim(label: str, head_dim: int) -> None:
@@ -34,7 +25,7 @@ class Heads:
     """How stacked projections qkv [T, (H + 2 Hkv) D] become attention's inputs.
 
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
-    models/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
+    blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
     `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate.
     """
 
@@ -86,14 +77,14 @@ class Heads:
                 }
         return constants
 
-    def inputs(self, trace: Trace, qkv: Tensor) -> list[tuple[Tensor, Access]]:
+    def inputs(self, trace: Pass, qkv: Tensor) -> list[tuple[Tensor, Access]]:
         """The first bindings of kernels that prepare heads: qkv, table, q_norm, k_norm, step."""
-        norms = (n.weight if n else trace.zeros for n in (self.q_norm, self.k_norm))
+        norms = (n.weight if n else NOTHING for n in (self.q_norm, self.k_norm))
         return [(t, "r") for t in (qkv, exact(self.table), *norms, trace.step)]
 
 
 def rope_append(
-    trace: Trace,
+    trace: Pass,
     heads: Heads,
     qkv: Tensor,
     q: Tensor,

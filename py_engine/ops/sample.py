@@ -22,7 +22,8 @@ import struct
 from collections.abc import Sequence
 
 from py_engine.errors import InputError, ModelError
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Tensor, exact, kernel
+from py_engine.ops.step import Pass
 
 SAMPLING_BYTES = 112  # struct Sampling of shaders/lib/sampling.wgsl
 MAX_STOP_IDS = 16
@@ -76,7 +77,9 @@ def pack_sampling(
     )
 
 
-def sample_greedy(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor) -> None:
+def sample_greedy(
+    trace: Pass, ids: Tensor, logits: Tensor, sampling: Tensor, counts: Tensor
+) -> None:
     """The best token of logits [V] f32 after penalties; the lowest of equals; NaN never (2 dispatches).
 
     sampling: pack_sampling's words; counts u32 [V], the history of each token. Raises ModelError for V > 524288.
@@ -84,18 +87,14 @@ def sample_greedy(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor
     best = _best_of_blocks(trace, logits, sampling, counts)
     trace.call(
         "sample take",
-        kernel(
-            "sample_take",
-            ["step", "sampling", "sample_best", "sample_top", "sample_step"],
-            {"BLOCKS": best.shape[0]},
-        ),
-        [(best, "r"), (sampling, "r"), (counts, "w"), (trace.ids, "w"), (trace.step, "w")],
+        kernel("sample_take", ["step", "sampling", "sample_best", "sample_top", "sample_step"]),
+        [(best, "r"), (sampling, "r"), (exact(counts), "w"), (ids, "w"), (trace.step, "w")],
         (1, 1, 1),
     )
 
 
 def sample_random(
-    trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor, histogram: Tensor
+    trace: Pass, ids: Tensor, logits: Tensor, sampling: Tensor, counts: Tensor, histogram: Tensor
 ) -> None:
     """A token by its probability after penalties, temperature, top-k, top-p and min-p, in this order (3 dispatches).
 
@@ -105,14 +104,13 @@ def sample_random(
     best = _best_of_blocks(trace, logits, sampling, counts)
     blocks = best.shape[0]
     scores = trace.tensor("sample scores", blocks, 2, dtype="u32")
-    constants = {"V": logits.shape[-1], "BLOCKS": blocks}
     uses = ["step", "sampling", "sample_best", "sample_blocks", "sample_top", "sample_buckets"]
     trace.call(
         "sample histogram",
-        kernel("sample_histogram", [*uses, "sample_mode", "hash", "sample_noise"], constants),
+        kernel("sample_histogram", [*uses, "sample_mode", "hash", "sample_noise"]),
         [
-            (logits, "r"),
-            (counts, "r"),
+            (exact(logits), "r"),
+            (exact(counts), "r"),
             (best, "r"),
             (sampling, "r"),
             (trace.step, "r"),
@@ -126,44 +124,43 @@ def sample_random(
         kernel(
             "sample_choose",
             [*uses, "sample_mode", "sample_pick", "hash", "sample_noise", "sample_step"],
-            constants,
         ),
         [
-            (logits, "r"),
+            (exact(logits), "r"),
             (best, "r"),
             (scores, "r"),
             (sampling, "r"),
             (histogram, "w"),
-            (counts, "w"),
-            (trace.ids, "w"),
+            (exact(counts), "w"),
+            (ids, "w"),
             (trace.step, "w"),
         ],
         (1, 1, 1),
     )
 
 
-def mark_prompt(trace: Trace, counts: Tensor) -> None:
-    """Note trace.ids[:step.rows] as tokens of the prompt (at most trace.rows of them)."""
+def mark_prompt(trace: Pass, ids: Tensor, counts: Tensor) -> None:
+    """Note ids[:step.rows] as tokens of the prompt (at most trace.rows of them)."""
     trace.call(
         "sample mark",
-        kernel("sample_mark", ["step", "sampling"], {"V": counts.shape[0]}),
-        [(trace.ids, "r"), (trace.step, "r"), (counts, "w")],
+        kernel("sample_mark", ["step", "sampling"]),
+        [(ids, "r"), (trace.step, "r"), (exact(counts), "w")],
         (-(-trace.rows // 64), 1, 1),
     )
 
 
-def clear_counts(trace: Trace, counts: Tensor) -> None:
+def clear_counts(trace: Pass, counts: Tensor) -> None:
     """Forget prompt and answer."""
     v = counts.shape[0]
     trace.call(
         "sample clear",
-        kernel("sample_clear", constants={"V": v}),
-        [(counts, "w")],
+        kernel("sample_clear"),
+        [(exact(counts), "w")],
         (-(-v // 256), 1, 1),
     )
 
 
-def _best_of_blocks(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tensor) -> Tensor:
+def _best_of_blocks(trace: Pass, logits: Tensor, sampling: Tensor, counts: Tensor) -> Tensor:
     """(order_key, token) of the best token of each block of 128, u32 [blocks, 2]."""
     v = logits.shape[-1]
     if counts.shape != (v,):
@@ -176,8 +173,8 @@ def _best_of_blocks(trace: Trace, logits: Tensor, sampling: Tensor, counts: Tens
     best = trace.tensor("sample best", runs * _RUN_BLOCKS, 2, dtype="u32")
     trace.call(
         "sample argmax",
-        kernel("sample_argmax", ["sampling", "sample_best", "sample_blocks"], {"V": v}),
-        [(logits, "r"), (counts, "r"), (sampling, "r"), (best, "w")],
+        kernel("sample_argmax", ["sampling", "sample_best", "sample_blocks"]),
+        [(exact(logits), "r"), (exact(counts), "r"), (sampling, "r"), (best, "w")],
         (runs, 1, 1),
     )
     return best

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import Tensor, kernel
 from py_engine.ops.linear import linear
 from py_engine.ops.matvec import Convolution, matvec
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass
 
 MAX_TAPS = 16
 _ROWS = 16  # rows a thread takes
@@ -16,7 +17,7 @@ _CHANNELS = 64  # channels a workgroup takes
 
 
 def short_conv(
-    trace: Trace,
+    trace: Pass,
     x: Tensor,
     in_proj: Linear,
     conv: Convolution,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Matrix
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import NOTHING, Tensor
 
 CHUNK = 32  # elements of a row that a kernel works on at a time (shaders/lib/chunk.wgsl)
 _SCALE_FORMATS = {"f16": 0, "bf16": 1, "f32": 2}
@@ -43,6 +43,6 @@ def weight_libraries(matrix: Matrix, q4_unpack: int = 0) -> WeightLibraries:
     return WeightLibraries(("chunk", "scales", f"weight_{matrix.format}"), constants, True)
 
 
-def scales_of(matrix: Matrix, trace: Trace) -> Tensor:
+def scales_of(matrix: Matrix) -> Tensor:
     """The tensor for the `scales` binding."""
-    return trace.zeros if matrix.scales is None else matrix.scales
+    return NOTHING if matrix.scales is None else matrix.scales

@@ -19,10 +19,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any
 
 from py_engine.abort import Abort
+from py_engine.checks.tunings import record_name
 from py_engine.errors import EngineError, FormatError, StorageError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
-from py_engine.generate.tunings import record_name
 from py_engine.graph.calibrate import Calibration, parse_pair
 from py_engine.graph.submit import FLOOR, GroupedSubmit
 from py_engine.host.gpu import Gpu
@@ -59,10 +59,10 @@ class Calibrator:
         # An update of the browser may mend what failed, or break what was proven.
         self._record = record_name(gpu, webkit_version())
         self._io = io
-        self._most = max(len(plan.dispatches) for plan in decoder.plans.values())
+        self._most = max(len(plan.dispatches) for plan in decoder.programs.plans.values())
         plans = {
             name: [f"{call.label} {call.kernel.label}" for call in plan.calls]
-            for name, plan in decoder.plans.items()
+            for name, plan in decoder.programs.plans.items()
         }
         told = json.dumps([self._record, model, decoder.state.context, plans], sort_keys=True)
         self.key = hashlib.sha256(told.encode()).hexdigest()[:16]  # of device, browser and plans

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, Unpack
 
 from py_engine.abort import Abort, or_abort
-from py_engine.checks import (
+from py_engine.arguments import (
     callback,
     flag,
     instance,
@@ -18,6 +18,7 @@ from py_engine.checks import (
     token_ids,
     whole,
 )
+from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
     AbortError,
     ContextError,
@@ -46,7 +47,6 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import Tokenizer, require_text
 from py_engine.inputs.window import Dropped, Messages, Window
-from py_engine.models.kv_cache import CLASSES
 from py_engine.ops.sample import MAX_STOP_IDS
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.loading import (

@@ -10,14 +10,15 @@ from functools import partial
 from typing import Any, Literal
 
 from py_engine.abort import Abort
-from py_engine.checks import shown, whole
+from py_engine.arguments import shown, whole
+from py_engine.blocks.kv_cache import KvDtype
+from py_engine.checks.autotune import chosen_forms
+from py_engine.checks.self_check import Outcome
 from py_engine.errors import InputError, ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
-from py_engine.generate.autotune import chosen_forms
 from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
-from py_engine.generate.self_check import Outcome
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
@@ -25,20 +26,19 @@ from py_engine.host.io import Io
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.kept.lock import Note
+from py_engine.kept.opening import open_kept
 from py_engine.models import unread
-from py_engine.models.kv_cache import KvDtype
 from py_engine.serve.memory import HANDHELD_BUDGET, Estimate, Setting, estimate, require_room
-from py_engine.weights.cache import open_kept
-from py_engine.weights.config import Config, quantization, read_config, read_generation_config
-from py_engine.weights.heads import settle_head
-from py_engine.weights.hub import open_repository
-from py_engine.weights.jobs import TensorInfo
+from py_engine.sources.config import Config, quantization, read_config, read_generation_config
+from py_engine.sources.heads import settle_head
+from py_engine.sources.hub import open_repository
+from py_engine.sources.jobs import TensorInfo
+from py_engine.sources.repository import Repository
+from py_engine.sources.safetensors import read_tensors, some
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
-from py_engine.weights.repository import Repository
-from py_engine.weights.repository_lock import Note
-from py_engine.weights.safetensors import read_tensors, some
 from py_engine.weights.store import StorageForm, WeightStore
 
 # dtype -> how plain matrices are kept, dtype of the KV cache
@@ -221,7 +221,7 @@ async def _open(
     look: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[_Source]:
-    """The source of a model for the length of a block. `note`, `look`, `check`: see weights/cache.py."""
+    """The source of a model for the length of a block. `note`, `look`, `check`: see kept/opening.py."""
     if address.startswith("random:"):
         yield _RandomSource(address)
         return

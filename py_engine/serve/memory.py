@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
-from py_engine.models.kv_cache import KvDtype
-from py_engine.weights.config import Config, quantization
+from py_engine.sources.config import Config, quantization
 from py_engine.weights.loader import cut, staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
 
@@ -46,7 +46,7 @@ class Estimate:
     by_kind: Mapping[str, int]
     loaded_bytes: int
     peak_bytes: int
-    calls: Sequence[Call] = field(default=(), repr=False, compare=False)  # of one decode pass
+    calls: Sequence[Call] = field(default=(), repr=False, compare=False)  # of all passes
 
     @property
     def total_bytes(self) -> int:
@@ -92,7 +92,7 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
         await kernels.settle()
     by_kind = {"weights_bytes": store.nbytes, **decoder.memory()}
     assert sum(by_kind.values()) == paper.counters.live_bytes
-    calls = decoder.plans["decode greedy"].calls
+    calls = list(decoder.programs.calls)
     return Estimate(decoder.state.context, by_kind, loaded, paper.peak_bytes, calls)
 
 

@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
-from py_engine.checks import real, shown, whole
+from py_engine.arguments import real, shown, whole
 from py_engine.errors import InputError
 
 MessageId = str | int
@@ -158,7 +158,7 @@ class Env:
 @dataclass(frozen=True)
 class CacheList:
     """Which models are kept on this device. Result: {kind, nbytes, models: [{model, commit, refs, nbytes, complete,
-    used}]} (serve/stored.py)."""
+    used}]} (kept/inventory.py)."""
 
     type: ClassVar[str] = "cache_list"
     id: MessageId

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from py_engine.checks import shown
+from py_engine.arguments import shown
 from py_engine.errors import FormatError, InputError, SessionError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.transfer import Span, Transfer, slices
@@ -224,12 +224,12 @@ class Sessions:
                 + [[k.name, k.shape[0], k.shape[2]] for k, _ in decoder.state.cache.tensors],
                 "host": gpu.info.host,
                 "device": {k: v for k, v in vars(gpu.info).items() if k != "host"},
-                "features": sorted(decoder.features),
+                "features": sorted(decoder.programs.features),
                 # Chosen forms and sizes change the order of sums: names and constants of all kernels in use.
                 "kernels": _digest(
                     {
                         name: [call.kernel.label for call in plan.calls]
-                        for name, plan in decoder.plans.items()
+                        for name, plan in decoder.programs.plans.items()
                     }
                 ),
             }

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from py_engine.abort import Abort
-from py_engine.checks import named_options
+from py_engine.arguments import named_options
 from py_engine.errors import InputError
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.options import Options

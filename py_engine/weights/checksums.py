@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.checksum import PART_BYTES, Part, checksum, pack, unpack
-from py_engine.weights.jobs import TensorInfo
-from py_engine.weights.repository import Sum
-from py_engine.weights.spans import Spans
+from py_engine.sources.jobs import TensorInfo
+from py_engine.sources.repository import Sum
+from py_engine.sources.spans import Spans
 
 _ALIGN = 256  # bytes: where a storage binding may start
 

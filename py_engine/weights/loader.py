@@ -16,10 +16,10 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Copy, Gpu, Upload
 from py_engine.host.io import Bytes
 from py_engine.ops import layout
+from py_engine.sources.derived import made_of
+from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
+from py_engine.sources.repository import DerivedTensors, Repository
 from py_engine.weights.checksums import Checksums
-from py_engine.weights.derived import made_of
-from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
-from py_engine.weights.repository import DerivedTensors, Repository
 
 SLICE_BYTES = (
     16 << 20
@@ -191,9 +191,7 @@ class Loader:
     async def _upload(
         self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
     ) -> None:
-        nothing = piece.pieces[0][0].target  # the kernels here read neither step, ids nor zeros
-        limits = self._gpu.limits
-        trace = Trace(1, nothing, nothing, nothing, self._gpu.features, limits.max_binding_bytes)
+        trace = Trace(1, self._gpu.features)
         uploads: list[Upload] = []
         at = 0
         for job, start, end in piece.pieces:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from py_engine.errors import ModelError
-from py_engine.weights.config import QuantizationConfig
-from py_engine.weights.jobs import TensorInfo
+from py_engine.sources.config import QuantizationConfig
+from py_engine.sources.jobs import TensorInfo
 from py_engine.weights.store import Quantization
 
 FLOATS = ("F16", "BF16", "F32")

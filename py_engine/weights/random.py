@@ -13,7 +13,7 @@ from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
-from py_engine.weights.config import Config, quantization
+from py_engine.sources.config import Config, quantization
 from py_engine.weights.store import Quantization, StorageForm, StoredAs, WeightStore, quantised
 
 _SHAPES: dict[str, dict[str, Any]] = {
@@ -141,9 +141,7 @@ class RandomStore(WeightStore):
         """Run the hash over every buffer."""
         for seed, (target, matrix) in enumerate(self._fills):
             abort.check()
-            trace = Trace(
-                1, target, target, target, self._gpu.features, self._gpu.limits.max_binding_bytes
-            )
+            trace = Trace(1, self._gpu.features)
             layout.random(trace, target, matrix, seed)
             planner = Planner(self._gpu, kernels, strategy or default_strategy())
             planner.reserve([trace])

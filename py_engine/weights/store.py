@@ -14,7 +14,7 @@ from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
-from py_engine.weights.jobs import FLOAT_BYTES, Job, TensorInfo
+from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
 
 # How plain matrices are kept: as they lie in the file; F32 narrowed to f16; quantised while loading.
 StorageForm = Literal["stored", "f16", "q4", "q8"]

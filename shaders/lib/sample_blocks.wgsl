@@ -1,9 +1,10 @@
 // sample_blocks.wgsl: the vocabulary in runs of 2048 tokens (a workgroup's) and blocks of 128 (16 lanes' of a workgroup:
 // 8 stretches of 16 tokens, 256 apart), and the penalised logits as keys.
 //
-// The kernel supplies: vars logits: array<f32>, counts: array<u32>, sampling. Library before it: sampling.
+// The kernel supplies: vars logits: array<f32> [V], counts: array<u32> [V], sampling. Library before it: sampling. The
+// binding of the logits ends with them: their number is read, so that all models share these kernels.
 
-override V: u32;
+fn vocabulary() -> u32 { return arrayLength(&logits); }
 
 const A_LANE = 8u;         // tokens of a lane, STRIDE apart
 const STRIDE = 256u;
@@ -37,16 +38,16 @@ fn penalise(logit: f32, history: u32) -> f32 {
 // under no condition, so that all are on their way at once.
 fn keys_from(first: u32) -> array<u32, A_LANE> {
   var values: array<f32, A_LANE>;
-  for (var i = 0u; i < A_LANE; i++) { values[i] = logits[min(first + i * STRIDE, V - 1u)]; }
+  for (var i = 0u; i < A_LANE; i++) { values[i] = logits[min(first + i * STRIDE, vocabulary() - 1u)]; }
   if (sampling.penalised != 0u) {
     var history: array<u32, A_LANE>;
-    for (var i = 0u; i < A_LANE; i++) { history[i] = counts[min(first + i * STRIDE, V - 1u)]; }
+    for (var i = 0u; i < A_LANE; i++) { history[i] = counts[min(first + i * STRIDE, vocabulary() - 1u)]; }
     for (var i = 0u; i < A_LANE; i++) { values[i] = penalise(values[i], history[i]); }
   }
   var keys: array<u32, A_LANE>;
   for (var i = 0u; i < A_LANE; i++) {
     keys[i] = 0u;
-    if (first + i * STRIDE < V) { keys[i] = order_key(values[i]); }
+    if (first + i * STRIDE < vocabulary()) { keys[i] = order_key(values[i]); }
   }
   return keys;
 }

@@ -53,7 +53,7 @@ fn in_range(key: u32, token: u32, r: Range) -> bool {
 
 // Puts the window's blocks that may have tokens of the range into `chosen`.
 fn choose_blocks(lane: u32, window: u32, r: Range) -> u32 {
-  for (var at = window + lane; at < min(window + WINDOW, BLOCKS); at += 256u) {
+  for (var at = window + lane; at < min(window + WINDOW, block_count()); at += 256u) {
     let key = best[at].x;
     let d = below(r.top, key);
     if (r.first < r.last && key != 0u && d < REACH && bucket_of(d) < r.last) {
@@ -94,7 +94,7 @@ fn with_digit(value: u32, digit: u32) -> vec2<u32> {
 // returns how many there are, or counts them in `words` by a digit, 255 first, and returns 0.
 fn visit(lane: u32, r: Range, digit: u32, known: vec2<u32>, mask: vec2<u32>) -> u32 {
   var n = 0u;
-  for (var window = 0u; window < BLOCKS; window += WINDOW) {
+  for (var window = 0u; window < block_count(); window += WINDOW) {
     let blocks = choose_blocks(lane, window, r);
     for (var at = lane / BLOCK_LANES; at < blocks; at += 256u / BLOCK_LANES) {
       let first = first_token(chosen[at], lane);

@@ -1,7 +1,7 @@
 // step.wgsl: the small buffer that lets the GPU run the token loop by itself.
 //
 // The host writes it before a prefill chunk (pos, rows, ...); in decode only the sampling kernels write it. The first
-// four words are what is read back after each token. Layout known to py_engine/graph/step.py.
+// four words are what is read back after each token. Layout known to py_engine/ops/step.py.
 
 struct Step {
   token: u32,  // the last token that was sampled

@@ -88,7 +88,7 @@ def test_the_self_check_finds_it_right(loaded: Loaded, run: Runner) -> None:
     before = gpu.counters.live_buffers, gpu.counters.pipelines_created
     outcome = run(decoder.self_check().run())
     assert outcome.wrong == []
-    assert outcome.pipelines == len({call.kernel for call in decoder.calls}) >= 15
+    assert outcome.pipelines == len({call.kernel for call in decoder.programs.calls}) >= 15
     assert (gpu.counters.live_buffers, gpu.counters.pipelines_created) == before
 
 

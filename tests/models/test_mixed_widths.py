@@ -17,11 +17,11 @@ from py_engine.graph.matrix import Matrix
 from py_engine.host.gpu import Gpu
 from py_engine.host.io_native import NativeIo
 from py_engine.serve.engine import Engine
-from py_engine.weights.config import quantization
-from py_engine.weights.hub import open_repository
+from py_engine.sources.config import quantization
+from py_engine.sources.hub import open_repository
+from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.safetensors import read_tensors
 from py_engine.weights.store import WeightStore
 from tests import reference
 from tests.checkpoints import Checkpoint, Stored, quantise

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from py_engine.blocks.state import Rope
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
-from py_engine.graph.step import pack_step
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Binding, Gpu
-from py_engine.models.state import Rope
+from py_engine.ops.step import pack_step
 
 DTYPES = {"f32": np.float32, "u32": np.uint32, "f16": np.float16, "bf16": np.uint16}
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.blocks.state import Rope
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
-from py_engine.models.state import Rope
 from py_engine.ops.attention import attention, decode_splits
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads
+from py_engine.ops.step import Pass
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.test_rope import heads_reference
@@ -136,7 +137,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         c.gated,
     )
     cache = bench.put("k", before[0]), bench.put("v", before[1])
-    trace = Trace(c.rows, s, s, s)
+    trace = Pass(c.rows, step=s)
     attention(
         trace, heads, bench.put("qkv", stacked.reshape(c.rows, -1)), cache, y, window=c.window
     )
@@ -177,7 +178,7 @@ def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
     k, v = (bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv")
     table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
     y = bench.put("y", np.zeros((1, 4), np.float32))
-    trace = Trace(1, s, s, s)
+    trace = Pass(1, step=s)
     qkv = bench.put("qkv", np.full((1, 12), -1e6, np.float32))
     attention(trace, Heads(1, 1, 4, bench.put("table", table), 4), qkv, (k, v), y)
     run(bench.run(trace))
@@ -203,7 +204,7 @@ def test_shapes_that_differ() -> None:
         heads: int, width: int = 256, gated: bool = False, y: int = 128, window: int = 9
     ) -> None:
         attention(
-            Trace(1, x, x, x), Heads(heads, 2, 32, x, 32, gated=gated), Tensor("qkv", (1, width)),
+            Pass(1, step=x), Heads(heads, 2, 32, x, 32, gated=gated), Tensor("qkv", (1, width)),
             cache, Tensor("y", (1, y)), window=window,
         )  # fmt: skip
 

@@ -32,7 +32,7 @@ def measured(
     bench = Bench(gpu)
     data = bench.put("data", words)
     sums = bench.put("sums", np.zeros((slots, 2), np.uint32))
-    trace = Trace(1, data, data, data)
+    trace = Trace(1)
     for i in range(dispatches):
         some = parts[i::dispatches]
         table = bench.put("table", np.frombuffer(pack(some), np.uint32))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from py_engine.errors import ModelError
-from py_engine.graph.step import pack_step
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.delta import DeltaShape, delta_net
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass, pack_step
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 
@@ -96,7 +96,7 @@ class Running:
         assert self.step.binding is not None
         bench.gpu.write(self.step.binding.buffer, 0, bytes(words))
         y = bench.put("y", np.zeros((plan, s.values), np.float32))
-        trace = Trace(plan, self.step, self.step, self.step)
+        trace = Pass(plan, step=self.step)
         conv, decay, weight = self.weights
         delta_net(
             trace, s, bench.put("proj", given), conv, decay, Norm(weight, 1e-6),
@@ -199,4 +199,4 @@ def test_what_cannot_be() -> None:
     shape = DeltaShape(1, 1, 8, 8, 4)
     x = Tensor("x", (1, 8))
     with pytest.raises(ValueError, match="do not fit"):
-        delta_net(Trace(1, x, x, x), shape, x, x, x, Norm(x, 1e-6), (x, x), x)
+        delta_net(Pass(1, step=x), shape, x, x, x, Norm(x, 1e-6), (x, x), x)

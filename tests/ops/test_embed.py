@@ -27,10 +27,9 @@ FORMATS = [
 
 async def embedded(bench: Bench, ids: list[int], table: object) -> np.ndarray:
     """What embed writes for `ids`."""
-    step = bench.put("step", np.zeros(8, np.uint32))
-    trace = Trace(len(ids), step, bench.put("ids", np.array(ids, np.uint32)), step)
+    trace = Trace(len(ids))
     out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))  # type: ignore[attr-defined]
-    embed(trace, table, out, scale=SCALE)  # type: ignore[arg-type]
+    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE)  # type: ignore[arg-type]
     await bench.run(trace)
     return await bench.get(out)
 

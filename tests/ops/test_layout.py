@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from py_engine.graph.matrix import Matrix
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
 from tests.checkpoints import quantise
@@ -35,10 +35,6 @@ def words(array: np.ndarray) -> np.ndarray:
     return np.frombuffer(raw + b"\xff" * (-len(raw) % 4), np.uint32)
 
 
-def new_trace(t: Tensor) -> Trace:
-    return Trace(1, t, t, t)
-
-
 def odd_values(rng: np.random.Generator, n: int) -> np.ndarray:
     """Numbers of all sizes, subnormal in f16 and in f32 too, infinities among them."""
     values = rng.standard_normal(n) * 2.0 ** rng.integers(-26, 17, n)
@@ -56,7 +52,7 @@ def test_convert(gpu: Gpu, run: Runner, dtype: str, kind: str, n: int, element: 
     tail = 6
     before = np.full(element + n + tail, 7.0, np.float32 if kind == "f32" else np.float16)
     target = bench.put("target", before)
-    trace = new_trace(target)
+    trace = Trace(1)
     layout.convert(trace, bench.put("source", words(source)), dtype, target, kind, n, element)  # type: ignore[arg-type]
     run(bench.run(trace))
     got = run(bench.get(target))
@@ -80,7 +76,7 @@ def test_interleave(gpu: Gpu, run: Runner, dtype: str, n: int, element: int) -> 
     bits = np.uint32 if dtype == "F32" else np.uint16
     before = rng.integers(0, 2**16, (element + n + 3, 2)).astype(bits)
     target = bench.put("target", words(before))
-    trace = new_trace(target)
+    trace = Trace(1)
     for kind, part in (("scale", scales), ("bias", biases)):
         layout.interleave(trace, bench.put(kind, words(part)), dtype, target, kind, n, element)  # type: ignore[arg-type]
     run(bench.run(trace))
@@ -104,7 +100,7 @@ def test_repack(gpu: Gpu, run: Runner, bits: int, rows: int, cols: int, element:
     field = 4 if bits < 4 else 8
     n = (element + rows * cols) * field // 32
     target = bench.put("target", np.full(n + 2, 0xABCDEF01, np.uint32))
-    trace = new_trace(target)
+    trace = Trace(1)
     layout.repack(
         trace, bench.put("source", packed(fields, bits)), target, bits, rows, cols, element
     )
@@ -121,7 +117,7 @@ def test_repack_refuses_other_widths_and_columns(gpu: Gpu) -> None:
     t = bench.put("t", np.zeros(64, np.uint32))
     for bits, cols in ((4, 32), (8, 32), (3, 40)):
         with pytest.raises(ValueError, match=f"{bits} bits, {cols} columns"):
-            layout.repack(new_trace(t), t, t, bits, 1, cols)
+            layout.repack(Trace(1), t, t, bits, 1, cols)
     bench.close()
 
 
@@ -178,7 +174,7 @@ def test_quantise(gpu: Gpu, run: Runner, dtype: str, bits: int, group: int) -> N
     weight = bench.put("weight", np.full((first + n + 2) * size, 0xABCDEF01, np.uint32))
     before = np.full((first + n + 2, 2), 7, side.dtype)
     scales = bench.put("scales", words(before))
-    trace = new_trace(weight)
+    trace = Trace(1)
     layout.quantise(
         trace, bench.put("source", words(source)), dtype, weight, scales, bits, group, n, first
     )
@@ -199,7 +195,7 @@ def test_more_workgroups_than_one_dimension_has(gpu: Gpu, run: Runner) -> None:
     source = np.random.default_rng(0).integers(0, 2**16, n).astype(np.uint16)
     source &= 0xBFFF  # no infinity, no NaN
     target = bench.put("target", np.zeros(n, np.float32))
-    trace = new_trace(target)
+    trace = Trace(1)
     layout.convert(trace, bench.put("source", words(source)), "BF16", target, "f32", n)
     run(bench.run(trace))
     got = run(bench.get(target))
@@ -225,7 +221,7 @@ def filled(
             "scales", np.zeros(rows * cols // 32 * (2 if scale_format == "f32" else 1), np.uint32)
         )
     matrix = Matrix(rows, cols, form, weight, 0, scales, 32, scale_format)  # type: ignore[arg-type]
-    trace = new_trace(weight)
+    trace = Trace(1)
     layout.random(trace, weight, matrix, seed)
     run(bench.run(trace))
     return [run(bench.get(t)) for t in (weight, scales) if t is not None]
@@ -273,7 +269,7 @@ def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> N
 def test_random_vector_is_one(gpu: Gpu, run: Runner) -> None:
     bench = Bench(gpu)
     target = bench.put("target", np.zeros(77, np.float32))
-    trace = new_trace(target)
+    trace = Trace(1)
     layout.random(trace, target, None, 3)
     run(bench.run(trace))
     assert (run(bench.get(target)) == 1.0).all()

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from py_engine.graph.step import pack_step
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import AdapterInfo, Gpu
 from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec, tuning
 from py_engine.ops.norm import Norm
+from py_engine.ops.step import Pass, pack_step
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.matrices import FORMATS, act, random_matrix
@@ -32,17 +32,10 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 
 
-def trace_of(bench: Bench, rows: int = 1, valid: int | None = None) -> Trace:
+def trace_of(bench: Bench, rows: int = 1, valid: int | None = None) -> Pass:
     """A trace of `rows` rows whose step says that `valid` of them count."""
     step = np.frombuffer(pack_step(pos=0, rows=valid or rows), np.uint32)
-    return Trace(
-        rows,
-        bench.put("step", step),
-        bench.put("ids", np.zeros(64, np.uint32)),
-        bench.put("zeros", np.zeros(64, np.uint32)),
-        features=bench.gpu.features,
-        info=bench.gpu.info,
-    )
+    return Pass(rows, bench.gpu.features, bench.gpu.info, step=bench.put("step", step))
 
 
 def output(bench: Bench, rng: np.random.Generator, *shape: int) -> tuple[Tensor, np.ndarray]:

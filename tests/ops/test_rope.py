@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_append
+from py_engine.ops.step import Pass
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 
@@ -88,7 +89,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         (c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype]
     )
     s = bench.put_step(c.pos, c.valid, c.halted)
-    trace = Trace(c.rows, s, s, s)
+    trace = Pass(c.rows, step=s)
     q = bench.put("q", np.full((c.rows, c.heads, c.d), 7.0, np.float32))
     k, v = bench.put("k", cache), bench.put("v", cache)
     norms = [Norm(bench.put("w", w), 1e-6, c.offset) if c.norms else None for w in (w_q, w_k)]
@@ -132,7 +133,7 @@ def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
     bench = Bench(gpu)
     s = bench.put_step(0, 1)
     cache = [bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv"]
-    trace = Trace(1, s, s, s)
+    trace = Pass(1, step=s)
     q = bench.put("q", np.zeros((1, 1, 4), np.float32))
     heads = Heads(1, 1, 4, bench.put_rope(4, 1e4, 64), 4)
     qkv = bench.put("qkv", np.full((1, 12), -1e6, np.float32))
@@ -147,7 +148,7 @@ def test_refused_sizes() -> None:
         x = Tensor("x", (1, 3 * d))
         cache = (Tensor("k", (1, 8, d)), Tensor("v", (1, 8, d)))
         q = Tensor("q", (1, 1, d))
-        rope_append(Trace(1, x, x, x), Heads(1, 1, d, x, width), x, q, cache)
+        rope_append(Pass(1, step=x), Heads(1, 1, d, x, width), x, q, cache)
 
     for d in (6, 260):
         with pytest.raises(ModelError, match=f"head size {d}"):

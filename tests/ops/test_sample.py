@@ -12,9 +12,8 @@ import pytest
 from py_engine.errors import InputError, ModelError
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
-from py_engine.graph.step import HALT_LENGTH, HALT_STOP, pack_step
 from py_engine.graph.submit import SingleSubmit
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.sample import (
     HISTOGRAM_WORDS,
@@ -25,6 +24,7 @@ from py_engine.ops.sample import (
     sample_greedy,
     sample_random,
 )
+from py_engine.ops.step import HALT_LENGTH, HALT_STOP, Pass, pack_step
 from tests.conftest import Runner
 from tests.ops.harness import Bench
 
@@ -102,12 +102,14 @@ class Sampler:
         self.counts = put("counts", np.zeros(self.values.size, np.uint32))
         self.step = put("step", np.zeros(8, np.uint32))
         self.ids = put("ids", np.zeros(64, np.uint32))
-        self.trace = Trace(64, self.step, self.ids, self.step)
+        self.trace = Pass(64, step=self.step)
         if greedy:
-            sample_greedy(self.trace, self.logits, self.sampling, self.counts)
+            sample_greedy(self.trace, self.ids, self.logits, self.sampling, self.counts)
         else:
             self.histogram = put("histogram", np.zeros(HISTOGRAM_WORDS, np.uint32))
-            sample_random(self.trace, self.logits, self.sampling, self.counts, self.histogram)
+            sample_random(
+                self.trace, self.ids, self.logits, self.sampling, self.counts, self.histogram
+            )
         self.planner = Planner(gpu, _kernels.setdefault(id(gpu), Kernels(gpu)), SingleSubmit())
         self.planner.reserve([self.trace])
         run(self.planner.allocate())
@@ -367,9 +369,9 @@ def test_penalties(gpu: Gpu, run: Runner) -> None:
 
 def test_prompt_and_answer_are_counted(gpu: Gpu, run: Runner) -> None:
     s = Sampler(gpu, run, spread(100, 9), greedy=True)
-    trace = Trace(64, s.step, s.ids, s.step)
+    trace = Pass(64, step=s.step)
     clear_counts(trace, s.counts)
-    mark_prompt(trace, s.counts)
+    mark_prompt(trace, s.ids, s.counts)
     s.write(s.counts, np.full(V, 5, np.uint32))
     s.write(s.ids, np.array([3, 99, 3, 40] + [7] * 60, np.uint32))
     s.write(s.step, pack_step(pos=0, rows=3, limit=9))
@@ -420,4 +422,4 @@ def test_what_is_refused() -> None:
     assert len(pack_sampling(temperature=0.7, stop_ids=range(16))) == SAMPLING_BYTES
     x = Tensor("x", (600000,))
     with pytest.raises(ModelError, match="600000 tokens"):
-        sample_greedy(Trace(1, x, x, x), x, x, x)
+        sample_greedy(Pass(1, step=x), x, x, x, x)

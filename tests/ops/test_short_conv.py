@@ -10,12 +10,12 @@ import pytest
 
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
-from py_engine.graph.step import pack_step
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.matvec import Convolution
 from py_engine.ops.norm import Norm
 from py_engine.ops.short_conv import short_conv
+from py_engine.ops.step import Pass, pack_step
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.matrices import random_linear
@@ -89,7 +89,7 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, case: Case) -> None:
             gpu.write(step.binding.buffer, 0, bytes(words))
             y = bench.put("y", np.zeros((plan, c.channels), np.float32))
             info = replace(gpu.info, fallback=c.fallback)
-            trace = Trace(plan, step, step, step, gpu.features, info=info)
+            trace = Pass(plan, gpu.features, info=info, step=step)
             short_conv(trace, bench.put("x", padding), layer, conv, y, norm)  # noqa: B023
             assert plan > 1 or len(trace.calls) == (1 if len(c.parts) == 1 else 3)
             run(bench.run(trace))
@@ -109,7 +109,7 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, case: Case) -> None:
 
 def test_what_cannot_be() -> None:
     x = Tensor("x", (1, 8))
-    trace = Trace(1, x, x, x)
+    trace = Pass(1, step=x)
     with pytest.raises(ValueError, match="do not belong together"):
         short_conv(trace, x, Linear(24, 8, ()), Convolution(x, Tensor("h", (3, 8)), False), x)
     with pytest.raises(ModelError, match="17 taps"):

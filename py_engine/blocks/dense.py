@@ -1,0 +1,277 @@
+"""What the dense decoder families share: checked sizes, the names of a checkpoint, embedding and head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from py_engine.blocks.layers import Attention, Block, Mlp, Model
+from py_engine.blocks.state import Rope
+from py_engine.errors import ModelError
+from py_engine.graph.matrix import Linear
+from py_engine.graph.trace import Tensor
+from py_engine.ops.gate import Activation
+from py_engine.ops.norm import Norm
+from py_engine.sources.config import (
+    FULL,
+    MAX_LAYERS,
+    SLIDING,
+    Config,
+    layer_types,
+    require_float,
+    require_int,
+    require_str,
+    sliding_window,
+    tied,
+)
+from py_engine.sources.rope_config import rope
+from py_engine.weights.store import WeightStore
+
+# Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5), or as the
+# body alone was saved; and how its head is called there.
+HEADS = {
+    "model.": "lm_head",
+    "language_model.model.": "language_model.lm_head",
+    "model.language_model.": "lm_head",
+    "": "lm_head",
+}
+PREFIXES = tuple(HEADS)
+MAX_WIDTH = 1 << 17  # no dense model has wider layers; a larger number is a broken config
+MAX_VOCAB = 1 << 21
+MAX_CONTEXT = 1 << 24
+
+
+def depthwise(channels: int, taps: int) -> list[tuple[int, ...]]:
+    """Shapes of a depthwise convolution's weight: HF's and MLX's, which are the same bytes."""
+    return [(channels, 1, taps), (channels, taps, 1)]
+
+
+# transformers' names (ACT2FN) of the activations that there are kernels for.
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+
+
+def activation(config: Config, key: str, default: str) -> Activation:
+    """The MLP's. Raises ModelError for another."""
+    return _ACTIVATIONS[require_str(config, key, _ACTIVATIONS, default)]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Keys of config.json, checked; names as there."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+
+    @classmethod
+    def of(cls, config: Config) -> Sizes:
+        """Read and check. Raises ModelError naming the key."""
+        h = require_int(config, "hidden_size", 1, MAX_WIDTH)
+        heads = require_int(config, "num_attention_heads", 1, 1024)
+        kv_heads = heads
+        if config.get("num_key_value_heads") is not None:
+            kv_heads = require_int(config, "num_key_value_heads", 1, 1024)
+        if heads % kv_heads:
+            raise ModelError(
+                f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly"
+                " (num_attention_heads, num_key_value_heads, or the family's defaults for them)"
+            )
+        if "head_dim" not in config and h % heads:
+            raise ModelError(
+                f"config.json: no head_dim, and hidden_size {h} is not a multiple of {heads} heads"
+            )
+        d = require_int(config, "head_dim", 4, 256, h // heads)
+        if d % 4:
+            raise ModelError(
+                f"config.json: head_dim {d} is not a multiple of 4, which the attention kernels need"
+            )
+        return cls(
+            h,
+            require_int(config, "num_hidden_layers", 1, MAX_LAYERS),
+            heads,
+            kv_heads,
+            d,
+            require_int(config, "intermediate_size", 1, MAX_WIDTH),
+            require_int(config, "vocab_size", 2, MAX_VOCAB),
+            require_float(config, "rms_norm_eps", 1e-12, 1.0, 1e-6),
+            require_int(config, "max_position_embeddings", 1, MAX_CONTEXT, 2048),
+        )
+
+
+class Checkpoint:
+    """The tensors of a dense decoder under their transformers names, wherever the checkpoint's prefix puts them."""
+
+    def __init__(self, sizes: Sizes, store: WeightStore, norm_offset: float = 0.0) -> None:
+        self._sizes = sizes
+        self._store = store
+        self._offset = norm_offset
+        self._prefix = next((p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0])
+
+    def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
+        """Every layer holds the module (`modules`: kind -> name) that its kind in the config asks for.
+
+        Raises ModelError naming the layer, when it holds another kind's instead.
+        """
+        for i, kind in enumerate(kinds):
+            at = f"{self._prefix}layers.{i}."
+            if self._store.has_under(f"{at}{modules[kind]}."):
+                continue
+            for other, module in modules.items():
+                if self._store.has_under(f"{at}{module}."):
+                    raise ModelError(
+                        f"config.json makes layer {i} {kind}, but the weights hold {at}{module}.*, of {other}: "
+                        "layer_types (or the pattern it follows from) and weights disagree. They are of different "
+                        "models or revisions: fetch both again."
+                    )
+
+    def norm(self, name: str, n: int | None = None, offset: float | None = None) -> Norm:
+        """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm; `offset` if not the family's."""
+        vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
+        return Norm(vector, self._sizes.rms_norm_eps, self._offset if offset is None else offset)
+
+    def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
+        """`<prefix><name>` for each name as f32, one after another; the shapes that each may have in the file."""
+        return self._store.vectors({self._prefix + name: s for name, s in shapes.items()})
+
+    def linear(
+        self, names: Sequence[str], rows: Sequence[int], cols: int, bias: bool = False
+    ) -> Linear:
+        """`<prefix><name>` for each name, stacked."""
+        return self._store.linear([self._prefix + name for name in names], rows, cols, bias=bias)
+
+    def attention(
+        self,
+        layer: int,
+        rope: Rope,
+        scale: float,
+        *,
+        bias: bool = False,
+        out_bias: bool = False,
+        head_norms: bool = False,
+        window: int | None = None,
+        gated: bool = False,
+        out: str = "o_proj",
+        norm: str = "norm",
+    ) -> Attention:
+        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k
+        where the family has them. `out`, `norm`: how the last projection and these norms are called."""
+        s = self._sizes
+        at = f"layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+        return Attention(
+            self.linear(
+                [at + "q_proj", at + "k_proj", at + "v_proj"],
+                [q * (1 + gated), kv, kv],
+                s.hidden_size,
+                bias,
+            ),
+            self.linear([at + out], [s.hidden_size], q, out_bias),
+            s.num_attention_heads,
+            s.num_key_value_heads,
+            s.head_dim,
+            rope,
+            scale,
+            window,
+            self.norm(f"{at}q_{norm}", s.head_dim) if head_norms else None,
+            self.norm(f"{at}k_{norm}", s.head_dim) if head_norms else None,
+            gated,
+        )
+
+    def mlp(
+        self,
+        layer: int,
+        activation: Activation,
+        names: tuple[str, str, str] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        bias: bool = False,
+    ) -> Mlp:
+        """mlp of a layer: gate and up stacked, down."""
+        s = self._sizes
+        gate, up, down = (f"layers.{layer}.{name}" for name in names)
+        return Mlp(
+            self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size, bias),
+            self.linear([down], [s.hidden_size], s.intermediate_size, bias),
+            activation,
+        )
+
+    def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
+        """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied, whichever of them is there."""
+        s = self._sizes
+        shape = ([s.vocab_size], s.hidden_size)
+        embedding, usual = f"{self._prefix}embed_tokens", HEADS[self._prefix]
+        found = (name for name in (usual, *HEADS.values()) if self._store.has(f"{name}.weight"))
+        head = next(found, usual)
+        has_head = self._store.has(f"{head}.weight")
+        if not tied(config, has_head):
+            return self._store.linear([embedding], *shape), self._store.linear([head], *shape)
+        if has_head and not self._store.has(f"{embedding}.weight"):
+            embedding = head
+        else:
+            self._store.leave(head)  # a copy (sources/heads.py compares them)
+        matrix = self._store.linear([embedding], *shape)
+        return matrix, matrix
+
+
+def rope_of(
+    config: Config,
+    sizes: Sizes,
+    kind: str = FULL,
+    theta: float | None = None,
+    partial: bool = False,
+) -> Rope:
+    """The rotary embedding of layers of one kind. `partial`: the family reads partial_rotary_factor; others rotate
+    whole heads whatever it says, as in transformers."""
+    r = rope(config, kind, theta)
+    width = int(sizes.head_dim * (r.partial if partial else 1.0))
+    if width < 2 or width % 2:
+        raise ModelError(
+            f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number"
+        )
+    return Rope(width, r.theta, tuple(r.frequencies(width)), r.magnitude)
+
+
+def decoder(
+    config: Config,
+    store: WeightStore,
+    *,
+    bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    head_norms: bool = False,
+) -> Model:
+    """The plain pre-norm decoder (Llama, Qwen2, Qwen3): RMSNorm, attention with rotary positions, RMSNorm, SwiGLU.
+
+    `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
+    head. Layers slide as `layer_types` says.
+    """
+    act = activation(config, "hidden_act", "silu")
+    sizes = Sizes.of(config)
+    weights = Checkpoint(sizes, store)
+    rope = rope_of(config, sizes)
+    embedding, head = weights.embedding_and_head(config)
+    blocks = [
+        Block(
+            weights.norm(f"layers.{i}.input_layernorm"),
+            weights.attention(
+                i, rope, sizes.head_dim**-0.5, bias=bias, out_bias=out_bias, head_norms=head_norms,
+                window=sliding_window(config) if kind == SLIDING else None,
+            ),
+            weights.norm(f"layers.{i}.post_attention_layernorm"),
+            weights.mlp(i, act, bias=mlp_bias),
+        )
+        for i, kind in enumerate(layer_types(config))
+    ]  # fmt: skip
+    return Model(
+        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
+        embedding, 1.0, blocks, weights.norm("norm"), head,
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""What lasts between forward passes: KV cache, and the buffers every pass reads (step, ids, RoPE tables)."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from py_engine.blocks.kv_cache import KvCache, KvDtype
+from py_engine.graph.buffers import Buffers
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Gpu
+from py_engine.ops.step import STEP_BYTES
+
+ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
+
+    `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
+    `magnitude` (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    """
+
+    width: int
+    theta: float
+    frequencies: tuple[float, ...]
+    magnitude: float = 1.0
+
+    def table(self, context: int) -> bytes:
+        """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
+
+        Double precision on the CPU: WGSL's cos and sin may be off by 2^-11. The kernel multiplies an entry of the first
+        part by one of the second, so the magnitude stands in the first alone.
+        """
+        out = array("f")
+        for positions, magnitude in (
+            (range(0, max(context, 1), ROPE_BLOCK), self.magnitude),
+            (range(ROPE_BLOCK), 1.0),
+        ):
+            for p in positions:
+                for f in self.frequencies:
+                    out.append(magnitude * math.cos(p * f))
+                    out.append(magnitude * math.sin(p * f))
+        return out.tobytes()
+
+
+class State:
+    """Buffers of one model. Freed by `release`.
+
+    `context`: the most tokens of a text. `cache` holds fewer until a text needs them: who replaces it makes the plans
+    anew, since they are bound to its buffers.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        context: int,
+        capacity: int,
+        max_rows: int,
+        hidden: int,
+        kv_dtype: KvDtype,
+    ) -> None:
+        self._gpu = gpu
+        self._buffers = Buffers(gpu)
+        self._ropes: dict[Rope, Tensor] = {}
+        self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
+        self.context = context
+        self.max_rows = max_rows
+        self.cache = KvCache(gpu, kv_dtype, capacity)
+        try:
+            self.step = self._buffers.make("step", STEP_BYTES // 4, dtype="u32")
+            self.ids = self._buffers.make("ids", max_rows, dtype="u32")
+            # The head reads its last row in a plan of its own.
+            self.x = self._buffers.make("residual stream", max_rows, hidden)
+        except BaseException:
+            self.release()
+            raise
+        self.layers: list[Any] = []  # a slot a layer, made by its mixer
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes of everything here."""
+        return self._buffers.nbytes + self.cache.nbytes
+
+    def kv(self, name: str, heads: int, head_dim: int) -> int:
+        """A layer of the KV cache; its index there. Raises OutOfMemoryError also for what the whole context takes."""
+        dtype = self.cache.dtype
+        self._buffers.require_bindable(f"{name}.k", heads, self.context, head_dim, dtype=dtype)
+        return self.cache.add(name, heads, head_dim)
+
+    def recurrent(self, name: str, *shape: int) -> Tensor:
+        """A layer's state of fixed size, f32: no longer with a longer context, and not to be rolled back."""
+        self.recurrents.append(self._buffers.make(name, *shape))
+        return self.recurrents[-1]
+
+    def rope(self, rope: Rope) -> Tensor:
+        """The table of a rotary embedding for the whole context, made once for all layers that share it."""
+        if rope not in self._ropes:
+            data = rope.table(self.context)
+            tensor = self._buffers.make(f"rope {rope.theta:g}", len(data) // 4)
+            assert tensor.binding is not None
+            self._gpu.write(tensor.binding.buffer, 0, data)
+            self._ropes[rope] = tensor
+        return self._ropes[rope]
+
+    def release(self) -> None:
+        """Free every buffer."""
+        self._buffers.release()
+        self.cache.release()

@@ -1,0 +1,67 @@
+"""Kernels run on known inputs, and what must come out: a check for each kind of call that a traced pass holds.
+
+A check runs the very pipeline that the model runs, on small inputs of its own; only matrices are the model's. What must
+come out is computed in double precision from the same inputs, for a sample of the results. Reading order: inputs
+(numbers from a hash), bench (buffers), products (of the model's matrices), then a file for each family of kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from py_engine.checks.attention import decode_attention, prefill_attention, rope
+from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
+from py_engine.checks.matrices import embed, matmul, matvec, narrow, norm
+from py_engine.checks.sampler import clear, mark, sample
+from py_engine.checks.short_conv import short_conv
+from py_engine.checks.workbench import Bench, Check
+from py_engine.graph.trace import Call, Kernel
+
+Maker = Callable[[Bench, Sequence[Call]], Check]
+
+CHECKS: Mapping[str, Maker] = {
+    "embed": embed,
+    "norm": norm,
+    "narrow": narrow,
+    "matvec": matvec,
+    "matmul": matmul,
+    "matmul_units": matmul,
+    "rope": rope,
+    "attention_prefill": prefill_attention,
+    "attention_decode": decode_attention,
+    "delta_conv": delta_conv,
+    "delta_scan": delta_scan,
+    "delta_norm": delta_norm,
+    "delta_step": delta_step,
+    "short_conv": short_conv,
+    "sample_argmax": sample,
+    "sample_mark": mark,
+    "sample_clear": clear,
+}
+# These are checked with the call before them, whose result only they understand.
+FOLLOWERS = frozenset({"attention_reduce", "sample_take", "sample_histogram", "sample_choose"})
+
+
+def chains(calls: Iterable[Call]) -> Iterator[list[Call]]:
+    """Calls in groups that are checked together: one, with those that follow it."""
+    chain: list[Call] = []
+    for call in calls:
+        if chain and call.kernel.stem not in FOLLOWERS:
+            yield chain
+            chain = []
+        chain.append(call)
+    if chain:
+        yield chain
+
+
+def distinct(calls: Iterable[Call]) -> dict[tuple[Kernel, ...], list[Call]]:
+    """The first chain of each kind of pipelines."""
+    found: dict[tuple[Kernel, ...], list[Call]] = {}
+    for chain in chains(calls):
+        found.setdefault(tuple(call.kernel for call in chain), chain)
+    return found
+
+
+def make_check(bench: Bench, chain: Sequence[Call]) -> Check:
+    """The check of a chain: its buffers on the bench, its calls among the bench's."""
+    return CHECKS[chain[0].kernel.stem](bench, chain)

@@ -1,0 +1,275 @@
+"""Checks of attention: heads normed and rotated, for a token and for a chunk."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cache
+from operator import add, mul
+
+from py_engine.blocks.state import ROPE_BLOCK
+from py_engine.checks.inputs import Pattern, Types, dot, pack
+from py_engine.checks.workbench import (
+    TOLERANCE,
+    TOLERANCE_F16,
+    Bench,
+    Check,
+    constants,
+    difference,
+    first_of,
+    normed,
+    sigmoid,
+    whole,
+)
+from py_engine.graph.buffers import Dtype
+from py_engine.graph.trace import Call, Tensor, exact
+
+_QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
+_CONTEXT = 128
+_POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
+_TOKENS = 5  # of a chunk that is rotated
+_THETA = 1e4
+
+
+class _Heads:
+    """Heads of stacked projections, known ones, and what lib/rotary.wgsl makes of them."""
+
+    def __init__(self, bench: Bench, c: Mapping[str, float], heads: int, rows: int) -> None:
+        self._c = c
+        [self.d, self.kv, self._width, gated] = whole(c, "D", "HKV", "R", "GATED")
+        self.heads = heads
+        self._apart = 1 + gated
+        self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
+        self._qkv = Pattern(_QKV)
+        pairs = self._width // 2
+        self._frequencies = tuple(_THETA ** (-i / pairs) for i in range(pairs))
+        self._norms = {"Q": Pattern(_Q_NORM, 1.5), "K": Pattern(_K_NORM, 1.5)}
+        norms = (
+            bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
+            for letter, pattern in self._norms.items()
+        )
+        table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
+        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
+        self.k = cache(self._k)
+
+    def q(self, token: int, head: int) -> list[float]:
+        """A query head of a row at `_POSITION` + token."""
+        values = self._turned(token, self._apart * head, "Q")
+        return [v * self._c["SCALE"] for v in values]
+
+    def _k(self, token: int, head: int) -> list[float]:
+        """A key head."""
+        return self._turned(token, self._apart * self.heads + head, "K")
+
+    def v(self, token: int, head: int) -> list[float]:
+        """A value head."""
+        return self._raw(token, self._apart * self.heads + self.kv + head)
+
+    def gate(self, head: int) -> list[float]:
+        """What the only row's head is multiplied by."""
+        return list(map(sigmoid, self._raw(0, 2 * head + 1)))
+
+    def _raw(self, token: int, place: int) -> list[float]:
+        return self._qkv.part(token * self.row + place * self.d, self.d)
+
+    def _turned(self, token: int, place: int, letter: str) -> list[float]:
+        values = self._raw(token, place)
+        if self._c.get(f"NORM_{letter}"):
+            weight = self._norms[letter].part(0, self.d)
+            eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
+            values = normed(values, weight, eps, offset)
+        pairs = self._width // 2
+        for i, (cosine, sine) in enumerate(_turns(_POSITION + token, self._frequencies)):
+            a, b = values[i], values[i + pairs]
+            values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
+        return values
+
+
+@cache
+def _turns(position: int, frequencies: tuple[float, ...]) -> list[tuple[float, float]]:
+    """(cos, sin) of each pair at a position."""
+    return [(math.cos(position * f), math.sin(position * f)) for f in frequencies]
+
+
+def _rope_table(bench: Bench, frequencies: tuple[float, ...]) -> Tensor:
+    """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
+    empty = bytes(8 * len(frequencies))
+    tokens = range(_POSITION, _POSITION + _TOKENS)
+    blocks = {token // ROPE_BLOCK for token in tokens}
+    places = {token % ROPE_BLOCK for token in tokens}
+    rows = [(b * ROPE_BLOCK, b in blocks) for b in range(_CONTEXT // ROPE_BLOCK)]
+    rows += [(p, p in places) for p in range(ROPE_BLOCK)]
+    data = b"".join(
+        _angles(position, frequencies) if wanted else empty for position, wanted in rows
+    )
+    return bench.put("rope", data, len(data) // 4)
+
+
+def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
+    """A row of the table."""
+    return pack([part for turn in _turns(position, frequencies) for part in turn], "f32")
+
+
+def _dtype(call: Call) -> Dtype:
+    """Of the KV cache."""
+    return "f16" if "kv_f16" in call.kernel.uses else "f32"
+
+
+def _sample(count: int) -> list[int]:
+    """First, middle and last."""
+    return sorted({0, count // 2, count - 1})
+
+
+def _pairs(tokens: Sequence[int], heads: int) -> list[tuple[int, int]]:
+    """Each of these tokens with one of a sample of heads, and each of those with a token."""
+    sample = _sample(heads)
+    count = max(len(tokens), len(sample))
+    return [(tokens[n % len(tokens)], sample[n % len(sample)]) for n in range(count)]
+
+
+def rope(bench: Bench, calls: Sequence[Call]) -> Check:
+    """rope.wgsl: heads of five tokens, the first, one in the middle and the last."""
+    [call] = calls
+    c = constants(call)
+    [h] = whole(c, "H")
+    rows, dtype = _TOKENS, _dtype(call)
+    heads = _Heads(bench, c, h, rows)
+    d, kv = heads.d, heads.kv
+    q = bench.make("q", rows, h, d)
+    cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
+    step = bench.step(_POSITION, rows)
+    bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
+    tokens = (0, rows - 1, 2)
+    got = {(t, i): bench.read(q, (t * h + i) * d, d) for t, i in _pairs(tokens, h)}
+    kept = {
+        (t, i): [bench.read(x, (i * _CONTEXT + _POSITION + t) * d, d) for x in cache]
+        for t, i in _pairs(tokens, kv)
+    }
+
+    def verify() -> str:
+        reasons = [difference(read.floats(), heads.q(t, i)) for (t, i), read in got.items()]
+        tolerance = TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+        for (t, i), (k, v) in kept.items():
+            reasons.append(difference(k.floats(dtype), heads.k(t, i), tolerance))
+            reasons.append(difference(v.floats(dtype), heads.v(t, i), tolerance))
+        return first_of(reasons)
+
+    return Check(calls, verify)
+
+
+class _Cache:
+    """Keys and values [kv heads, context, d] of few kinds."""
+
+    def __init__(self, bench: Bench, kv: int, d: int, dtype: Dtype) -> None:
+        self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
+        self.dtype = dtype
+        self.tensors = []
+        for name, types in (("k", self.keys), ("v", self.values)):
+            data = types.pack(range(kv), _CONTEXT, dtype)
+            self.tensors.append(exact(bench.put(name, data, kv, _CONTEXT, d, dtype=dtype)))
+
+    def attend(
+        self,
+        q: Sequence[float],
+        head: int,
+        keys: range,
+        own: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> list[float]:
+        """softmax(q k) v over these rows, and over a key and value of the token's own."""
+        dots, rows = self.keys.dots(q), list(self.values.rows)
+        scores = [dots[kind] for kind in self.keys.kinds(head, keys.stop)[keys.start :]]
+        kinds = self.values.kinds(head, keys.stop)[keys.start :]
+        if own is not None:
+            scores.append(dot(q, own[0]))
+            kinds.append(len(rows))
+            rows.append(list(own[1]))
+        most = max(scores)
+        weights = [math.exp(s - most) for s in scores]
+        shares, total = [0.0] * len(rows), sum(weights)
+        for kind, weight in zip(kinds, weights, strict=True):
+            shares[kind] += weight / total
+        found = [0.0] * len(rows[0])
+        for share, row in zip(shares, rows, strict=True):
+            found = list(map(add, found, map(share.__mul__, row)))
+        return found
+
+
+def _first_key(c: Mapping[str, float], position: int) -> int:
+    """The first that a query sees."""
+    [window] = whole(c, "WINDOW")
+    return max(0, position + 1 - window) if window else 0
+
+
+def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
+    """attention_decode.wgsl with attention_reduce.wgsl: a token behind 110 others, in four splits."""
+    decode, reduce = calls
+    c, ending = constants(decode), constants(reduce)
+    h, splits = int(ending["H"]), 4
+    heads = _Heads(bench, c, h, 1)
+    d, kv = heads.d, heads.kv
+    cache = _Cache(bench, kv, d, _dtype(decode))
+    step = bench.step(_POSITION, 1)
+    partial, y = bench.make("partial", h, splits, d + 4), bench.make("y", h, d)
+    # The grid of the partial results tells how many splits there are.
+    tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]
+    bench.call(decode, tensors, (splits, decode.groups[1], 1))
+    gates = heads.tensors[0] if ending.get("GATE") else bench.zeros
+    bench.call(reduce, [exact(partial), step, cache.tensors[0], y, gates])
+    got = {i: bench.read(y, i * d, d) for i in _sample(h)}
+    appended = {
+        i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
+        for i in _sample(kv)
+    }
+    tolerance = TOLERANCE_F16 if cache.dtype == "f16" else TOLERANCE
+
+    def rounded(values: Sequence[float]) -> Sequence[float]:
+        form = f"<{d}{'e' if cache.dtype == 'f16' else 'f'}"
+        return struct.unpack(form, pack(values, cache.dtype))
+
+    def of_head(i: int) -> str:
+        group = i * kv // h
+        own = rounded(heads.k(0, group)), rounded(heads.v(0, group))
+        keys = range(_first_key(c, _POSITION), _POSITION)
+        wanted = cache.attend(heads.q(0, i), group, keys, own)
+        if ending.get("GATE"):
+            wanted = list(map(mul, wanted, heads.gate(i)))
+        return difference(got[i].floats(), wanted, tolerance)
+
+    def verify() -> str:
+        reasons = [of_head(i) for i in got]
+        for i, (k, v) in appended.items():
+            reasons.append(difference(k.floats(cache.dtype), heads.k(0, i), tolerance))
+            reasons.append(difference(v.floats(cache.dtype), heads.v(0, i), tolerance))
+        return first_of(reasons)
+
+    return Check(calls, verify)
+
+
+def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
+    """attention_prefill.wgsl: a block of rows and three more behind 40 others, in at least two tiles of keys; of some
+    rows a head each."""
+    [call] = calls
+    c = constants(call)
+    [d, h, per_kv, block, gate_heads] = whole(c, "D", "H", "HEADS_PER_KV", "BQ", "GATE")
+    position, rows = 40, block + 3
+    cache = _Cache(bench, h // per_kv, d, _dtype(call))
+    # Scores of a few units, so that many keys have a share.
+    queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
+    opened = gates.map(sigmoid)
+    q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)
+    gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
+    step = bench.step(position, rows)
+    bench.call(call, [q, *cache.tensors, step, y, gating], (2, h, 1))
+    tokens = sorted({0, 1, block // 2, block - 1, block, rows - 1})
+    sample = _pairs(tokens, h)
+    got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
+
+    def of_head(t: int, i: int) -> str:
+        keys = range(_first_key(c, position + t), position + t + 1)
+        wanted = cache.attend(queries.part((t * h + i) * d, d), i // per_kv, keys)
+        if gate_heads:
+            wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
+        return difference(got[t, i].floats(), wanted)
+
+    return Check(calls, lambda: first_of([of_head(t, i) for t, i in sample]))

@@ -1,0 +1,342 @@
+"""Checks of the kernels around matrices: embedding, norms, products for a token and for a chunk.
+
+The matrix is the model's own, read back where results are compared; inputs, biases and norms are known ones.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain
+from operator import add as plus
+from operator import mul
+from typing import NamedTuple
+
+from py_engine.checks.inputs import Cycle, Pattern
+from py_engine.checks.products import Input, MatrixRows, Outputs, Product
+from py_engine.checks.short_conv import ShortConvolution
+from py_engine.checks.workbench import (
+    TOLERANCE_F16,
+    Bench,
+    Check,
+    beyond,
+    constants,
+    difference,
+    gelu_tanh,
+    normed,
+    rms_factor,
+    silu,
+    whole,
+)
+from py_engine.graph.buffers import Dtype
+from py_engine.graph.trace import Call, Tensor
+from py_engine.ops.gate import ACTIVATIONS
+from py_engine.ops.matvec import EPILOGUES
+
+# Of the sum of all |w x| of a product, of quantised w of |scale| q and |bias|: f32 sums stay within 1e-6 of it. A chunk
+# of 32 left out of rows of 8192 is 1e-4 of it.
+_PRODUCT = 1e-5
+# Tensor units see w rounded to 11 bits: that is at most 2^-11 of the sum, and that over the square root of the number
+# of terms if the errors are of either sign, as they are; this is 16 times that.
+_UNITS = 16 * 2.0**-11
+
+_X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
+_MIDDLE = 1.5  # of weights of norms
+_FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
+_ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
+_ACTIVATE = {ACTIVATIONS["silu"]: silu, ACTIVATIONS["gelu_tanh"]: gelu_tanh}
+_READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these look at what y holds
+
+
+def norm(bench: Bench, calls: Sequence[Call]) -> Check:
+    """norm.wgsl: halves of two rows."""
+    [call] = calls
+    c = constants(call)
+    [k, add] = whole(c, "K", "ADD")
+    rows, x, weight, before = 2, Pattern(_X), _weight(), Pattern(_Y)
+    y = bench.fill("y", before.period(), rows, k)
+    bench.call(call, [bench.known(x, rows, k), bench.known(weight, k), y], (rows, 1, 1))
+    halves = _halves(k)
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
+
+    def verify() -> str:
+        wanted: list[float] = []
+        for t, (at, n) in enumerate(halves):
+            row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])[at : at + n]
+            wanted += map(plus, row, before.part(t * k + at, n)) if add else row
+        return difference(got.floats(), wanted)
+
+    return Check(calls, verify)
+
+
+def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
+    """narrow.wgsl: halves of two rows, and what f16 cannot hold."""
+    [call] = calls
+    c = constants(call)
+    [k, norms] = whole(c, "K", "NORM")
+    rows, x, weight = 2, Pattern(_X, size=1.0 if norms else 131072.0), _weight()
+    y = bench.make("y", rows, k, dtype="f16")
+    weights = bench.known(weight, k) if norms else bench.zeros
+    bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
+    halves = _halves(k)
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
+
+    def verify() -> str:
+        held = x if norms else x.map(lambda v: max(-65504.0, min(v, 65504.0)))
+        wanted = []
+        for t, (at, n) in enumerate(halves):
+            row = held.part(t * k, k)
+            if norms:
+                row = normed(row, weight.part(0, k), c["EPS"], c.get("OFFSET", 0.0))
+            wanted += row[at : at + n]
+        return difference(got.floats("f16"), wanted, TOLERANCE_F16)
+
+    return Check(calls, verify)
+
+
+def _halves(k: int) -> list[tuple[int, int]]:
+    """The first half of one row and the second of another, as (first, count): all columns once."""
+    half = k // 4 * 2  # whole words of f16
+    return [(0, half), (half, k - half)]
+
+
+def embed(bench: Bench, calls: Sequence[Call]) -> Check:
+    """embed.wgsl: first, middle and last row of this part of the table; an id behind the table means its last."""
+    [call] = calls
+    c = constants(call)
+    [n, k, offset, vocab] = whole(c, "N", "K", "ROW_OFFSET", "VOCAB")
+    rows = [0, n // 2, n - 1]
+    ids = [offset + row for row in rows]
+    if offset + n == vocab:
+        ids[-1] = vocab + 7
+    y = bench.make("y", len(ids), k)
+    tokens = bench.put("ids", struct.pack("<3I", *ids), len(ids), dtype="u32")
+    bench.call(call, [tokens, *call.tensors[1:3], y], (call.groups[0], len(ids), 1))
+    # A third of each row: all columns once.
+    thirds = [(0, k // 3), (k // 3, k // 3), (k // 3 * 2, k - k // 3 * 2)]
+    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(thirds)])
+    table = MatrixRows(bench, call, [(row, 1) for row in rows])
+
+    def verify() -> str:
+        scale, wanted = c["SCALE"], []
+        for row, (at, n) in zip(rows, thirds, strict=True):
+            wanted += [scale * w for w in table.values(row)[at : at + n]]
+        return difference(got.floats(), wanted)
+
+    return Check(calls, verify)
+
+
+def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
+    """matvec.wgsl over the whole matrix, with what is fused before and behind it."""
+    [call] = calls
+    c = constants(call)
+    [n, k, r, outputs_a_group, base, at] = whole(
+        c, "N", "K", "R", "OUTPUTS", "ROW_BASE", "Y_OFFSET"
+    )
+    sections = r // outputs_a_group
+    outputs = Outputs.of(bench, call, n // sections, sections, base)
+    # The row of x that is meant stands last where the kernel is to look for it.
+    rows = 3 if c["LAST_ROW"] else 1
+    # What is left of x behind a norm but for a factor is the x of all others.
+    pattern, weight = (_thin(), _weight()) if c["NORM"] else (_input(), None)
+    x = bench.keep(("x", rows, k, c["NORM"]), lambda: bench.fill("x", pattern.period(), rows, k))
+    norm_weight = bench.zeros
+    if weight:
+        norm_weight = bench.known(Pattern(_NORM, _MIDDLE - c["NORM_OFFSET"]), k)
+    adds, size = c.get("EPILOGUE") in _READING, at + n // sections
+    y = bench.fill("y", Pattern(_Y).period(), size) if adds else bench.make("y", size)
+    values = pattern.part((rows - 1) * k, k)
+    conv = ShortConvolution(bench, c, n // 3) if sections == 3 else None
+    if conv:
+        bias, step, more = conv.weights, bench.step(conv.position, 1), [conv.history]
+    else:
+        bias, step, more = _bias(bench, c, n), bench.step(6, rows), []
+    bench.call(call, [x, *call.tensors[1:3], norm_weight, bias, step, y, *more])
+    got = bench.read_runs(y, outputs.at(at))
+    kept = conv.read(bench, 0, outputs.runs) if conv else None
+
+    def verify() -> str:
+        row = _known_input(bench, k)
+        if c["LAST_ROW"]:
+            row = Input(list(map(mul, values, weight.part(0, k))) if weight else values)
+        factor = rms_factor(values, c["EPS"]) if weight else 1.0
+        products = [[part.times(factor) for part in of] for of in outputs.products(row)]
+        if conv and kept:
+            return _convolved(conv, outputs.indices, products, got.floats(), kept.floats())
+        made = _made(c, outputs, products, _PRODUCT)
+        wanted = _put(c, made, outputs.of_pattern(Pattern(_Y), at))
+        return beyond(
+            got.floats(), wanted.values, wanted.errors, lambda i: f"output {outputs.indices[i]} "
+        )
+
+    return Check(calls, verify)
+
+
+def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
+    """matmul.wgsl and matmul_units.wgsl: a tile of rows and three more; those behind stay as they are."""
+    [call] = calls
+    c = constants(call)
+    [n, k, rt, base, columns, at, epilogue] = whole(
+        c, "N", "K", "RT", "ROW_BASE", "Y_COLS", "Y_OFFSET", "EPILOGUE"
+    )
+    units = call.kernel.stem == "matmul_units"
+    tile = 64 if units else 8 * rt
+    valid, rows = tile + 3, tile + 16
+    sections = 2 if epilogue == EPILOGUES["gated"] else 1
+    outputs = Outputs.of(bench, call, n // sections, sections, base)
+    dtype: Dtype = "f16" if units else "f32"
+    # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid. All others are 0.
+    tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
+    x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
+    y, adds = bench.make("y", rows, columns), epilogue in _READING
+    before = Pattern(_Y).pack(columns)
+    for t in tokens if adds else ():
+        bench.write(y, t * len(before), before)
+    tensors = [x, *call.tensors[1:3], _bias(bench, c, n), bench.step(6, valid), y]
+    bench.call(call, tensors, (call.groups[0], -(-rows // tile), 1))
+    got = bench.read_runs(y, chain.from_iterable(outputs.at(t * columns + at) for t in tokens))
+    terms = len(_known_input(bench, k))
+    allowed = max(_UNITS / terms**0.5, _PRODUCT) if units else _PRODUCT
+
+    def name(i: int) -> str:
+        row, output = divmod(i, len(outputs.indices))
+        return f"row {tokens[row]}: output {outputs.indices[output]} "
+
+    def verify() -> str:
+        products = outputs.products(_known_input(bench, k))
+        old = outputs.of_pattern(Pattern(_Y), at) if adds else [0.0] * len(products)
+        untouched, made = Results(old, [0.0] * len(old)), []
+        for factor in _FACTORS:
+            scaled = [[part.times(factor) for part in of] for of in products]
+            made.append(_put(c, _made(c, outputs, scaled, allowed), old))
+        wanted = [made[t % len(made)] if t < valid else untouched for t in tokens]
+        return beyond(
+            got.floats(),
+            list(chain.from_iterable(row.values for row in wanted)),
+            list(chain.from_iterable(row.errors for row in wanted)),
+            name,
+        )
+
+    return Check(calls, verify)
+
+
+class Results(NamedTuple):
+    """What outputs must be, and what each may be off by."""
+
+    values: list[float]
+    errors: list[float]
+
+
+def _made(
+    c: Mapping[str, float],
+    outputs: Outputs,
+    products: Sequence[Sequence[Product]],
+    allowed: float,
+) -> Results:
+    """Outputs made of these products, before what y held is looked at."""
+    bias, offset, half = Pattern(_BIAS), int(c["BIAS_OFFSET"]), int(c["N"]) // 2
+    activate = _ACTIVATE[int(c["ACTIVATION"])]
+    found = Results([], [])
+    for index, parts in zip(outputs.indices, products, strict=True):
+        values, errors = [], []
+        for section, part in enumerate(parts):
+            add = bias[offset + index + section * half] if c["BIAS"] else 0.0
+            values.append(part.value + add)
+            errors.append(allowed * part.size + _ABSOLUTE)
+        if c["EPILOGUE"] == EPILOGUES["gated"]:
+            [gate, up], [gate_error, up_error] = values, errors
+            active = activate(gate)
+            # Neither activation is steeper than 1.13; WGSL's tanh and exp are off by 1e-5 of what they are applied to.
+            error = (1.13 * gate_error + 2e-5 * abs(gate)) * (abs(up) + up_error)
+            found.values.append(active * up)
+            found.errors.append(error + abs(active) * up_error)
+        else:
+            found.values.append(values[0])
+            found.errors.append(errors[0])
+    return found
+
+
+def _put(c: Mapping[str, float], made: Results, old: Sequence[float]) -> Results:
+    """What y holds afterwards, where it held `old`."""
+    if c["EPILOGUE"] == EPILOGUES["add"]:
+        return Results(list(map(plus, made.values, old)), made.errors)
+    if c["EPILOGUE"] == EPILOGUES["multiply"]:
+        gates = list(map(_ACTIVATE[int(c["ACTIVATION"])], old))
+        values = list(map(mul, gates, made.values))
+        return Results(
+            values,
+            [
+                error * abs(gate) + 2e-5 * abs(before * value)
+                for error, gate, before, value in zip(
+                    made.errors, gates, old, made.values, strict=True
+                )
+            ],
+        )
+    return made
+
+
+def _convolved(
+    conv: ShortConvolution,
+    channels: Sequence[int],
+    products: Sequence[Sequence[Product]],
+    got: Sequence[float],
+    kept: Sequence[float],
+) -> str:
+    """What is wrong with channels of a short convolution made of these products, B, C and X."""
+    found = [_channel(conv, *of) for of in zip(channels, products, strict=True)]
+    inputs, input_errors, results, errors = map(list, zip(*found, strict=True))
+
+    def name(i: int) -> str:
+        return f"channel {channels[i]} "
+
+    return beyond(kept, inputs, input_errors, name) or beyond(got, results, errors, name)
+
+
+def _channel(
+    conv: ShortConvolution, channel: int, parts: Sequence[Product]
+) -> tuple[float, float, float, float]:
+    """The gated input that is remembered and what it may be off by, the result and what that may be off by."""
+    values, errors = [], []
+    for section, part in enumerate(parts):
+        values.append(part.value + conv.in_bias(channel + section * conv.channels))
+        errors.append(_PRODUCT * part.size + _ABSOLUTE)
+    b, c, x = values
+    own = abs(b) * errors[2] + (abs(x) + errors[2]) * errors[0]
+    [total] = conv.convolved(0, channel, 1, lambda _: [b * x])
+    error = abs(c) * (own * abs(conv.last_tap(channel)) + 1e-5) + abs(total) * errors[1]
+    return b * x, own + 1e-6 * abs(b * x), c * total, error
+
+
+def _chunk(bench: Bench, rows: int, tokens: Sequence[int], k: int, dtype: Dtype) -> Tensor:
+    """A row of x times each of the factors in turn, for these tokens."""
+    x = _input()
+    scaled = [x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS]
+    tensor = bench.make("x", rows, k, dtype=dtype)
+    for t in tokens:
+        bench.write(tensor, t * len(scaled[0]), scaled[t % len(scaled)])
+    return tensor
+
+
+def _thin() -> Pattern:
+    """x before a norm."""
+    return Pattern(_X, thin=True)
+
+
+def _weight() -> Pattern:
+    """What a norm multiplies by."""
+    return Pattern(_NORM, _MIDDLE)
+
+
+@cache
+def _input() -> Cycle:
+    """x of a product: ten bits, so that f16 holds it exactly, and times any of the factors."""
+    return _thin().times(_weight())
+
+
+def _known_input(bench: Bench, k: int) -> Input:
+    return bench.keep(("x", k), lambda: Input(_input().part(0, k)))
+
+
+def _bias(bench: Bench, c: Mapping[str, float], n: int) -> Tensor:
+    return bench.known(Pattern(_BIAS), int(c["BIAS_OFFSET"]) + n) if c["BIAS"] else bench.zeros

@@ -1,0 +1,170 @@
+"""A model's passes by name and size: each is written down once, planned once, and run by whoever knows what goes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.plan import Plan, Planner
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.graph.trace import Call, Trace
+from py_engine.host.gpu import Gpu
+
+Features = frozenset[str]
+Forms = Mapping[Hashable, Any]  # of kernels, as Trace.forms
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One kind of pass: an encoder, a chunk of a prompt, a head.
+
+    `write(rows, features, forms)` gives the trace of a pass over so many rows. `sizes`: the rows that there are plans
+    for, ascending. `moving`: it is bound to buffers that are replaced while the model lives (a KV cache that grows).
+    `alone`: it is run by itself too, not only in chains.
+    """
+
+    name: str
+    write: Callable[[int, Features, Forms], Trace]
+    sizes: tuple[int, ...] = (1,)
+    moving: bool = False
+    alone: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Traces and plans that are about to take others' places."""
+
+    traces: Mapping[tuple[str, int], Trace]
+    plans: Mapping[str, Plan]
+
+
+class Programs:
+    """The programs of one model on one device. They share activations, since only one of them runs at a time.
+
+    `chains`: programs of one size that also run one behind the other, as one plan. `features`: of the device, those
+    that kernels use here.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        kernels: Kernels,
+        programs: Sequence[Program],
+        chains: Iterable[tuple[str, ...]] = (),
+        *,
+        strategy: SubmitStrategy,
+        features: Features,
+        forms: Forms,
+    ) -> None:
+        self._gpu = gpu
+        self._kernels = kernels
+        self._programs = {program.name: program for program in programs}
+        self._chains = tuple(chains)
+        self.features = features
+        self._forms = forms
+        self._planner = Planner(gpu, kernels, strategy)
+        self._traces: dict[tuple[str, int], Trace] = {}
+        self._plans: dict[str, Plan] = {}
+
+    @property
+    def plans(self) -> Mapping[str, Plan]:
+        """All of them: "NAME", or "NAME ROWS" where a program has several sizes, and "NAME NAME" of a chain."""
+        return self._plans
+
+    @property
+    def calls(self) -> Iterator[Call]:
+        """The calls of every pass that was written down."""
+        return (call for trace in self._traces.values() for call in trace.calls)
+
+    @property
+    def strategy(self) -> SubmitStrategy:
+        """How the plans are submitted. Setting another one cuts them anew; nothing may be running."""
+        return self._planner.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: SubmitStrategy) -> None:
+        if strategy == self._planner.strategy:
+            return
+        self._planner.strategy = strategy
+        self._plans = {name: self._planner.recut(plan) for name, plan in self._plans.items()}
+
+    @property
+    def activation_bytes(self) -> int:
+        """GPU bytes of the pooled activations."""
+        return self._planner.activation_bytes
+
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """The rows that a program has plans for, ascending."""
+        return self._programs[name].sizes
+
+    def find(self, name: str, rows: int = 1) -> Plan:
+        """The smallest plan of a program that holds so many rows."""
+        program = self._programs[name]
+        return self._plans[_label(program, next(n for n in program.sizes if n >= rows))]
+
+    def chain(self, *names: str) -> Plan:
+        """The plan that runs these programs one behind the other."""
+        return self._plans[" ".join(names)]
+
+    def trace(self, without: Features = frozenset()) -> None:
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
+        with kernels that are `without` these features from then on."""
+        self.features -= without
+        self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
+        self._planner = Planner(self._gpu, self._kernels, self._planner.strategy)
+        self._traces = self._written(self._programs.values())
+        self._planner.reserve(self._traces.values())
+
+    async def plan(self) -> None:
+        """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
+        await self._planner.allocate()
+        self._plans = await self._lowered(self._traces, self._programs.values(), self._chains)
+
+    async def moved(self) -> Moved:
+        """The moving programs planned anew, for buffers that others have put in the old ones' places. Not in use
+        before `adopt`. Raises OutOfMemoryError, HostError."""
+        moving = [program for program in self._programs.values() if program.moving]
+        traces = self._written(moving)
+        self._planner.reserve(traces.values())
+        await self._planner.allocate()
+        names = {program.name for program in moving}
+        chains = [chain for chain in self._chains if names & {*chain}]
+        return Moved(traces, await self._lowered(self._traces | traces, moving, chains))
+
+    def adopt(self, moved: Moved) -> None:
+        """From now on these are the plans."""
+        self._traces |= moved.traces
+        self._plans |= moved.plans
+
+    def release(self) -> None:
+        """Free the activations; the plans are dead."""
+        self._planner.release()
+
+    def _written(self, programs: Iterable[Program]) -> dict[tuple[str, int], Trace]:
+        return {
+            (program.name, rows): program.write(rows, self.features, self._forms)
+            for program in programs
+            for rows in program.sizes
+        }
+
+    async def _lowered(
+        self,
+        traces: Mapping[tuple[str, int], Trace],
+        programs: Iterable[Program],
+        chains: Iterable[tuple[str, ...]],
+    ) -> dict[str, Plan]:
+        plans = {}
+        for program in programs:
+            for rows in program.sizes if program.alone else ():
+                plan = await self._planner.lower([traces[program.name, rows]])
+                plans[_label(program, rows)] = plan
+        for chain in chains:
+            parts = [traces[name, self._programs[name].sizes[0]] for name in chain]
+            plans[" ".join(chain)] = await self._planner.lower(parts)
+        return plans
+
+
+def _label(program: Program, rows: int) -> str:
+    return program.name if len(program.sizes) == 1 else f"{program.name} {rows}"

@@ -1,0 +1,26 @@
+"""The `Step` struct of shaders/lib/step.wgsl, seen from Python, and passes that run over what it says."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from py_engine.graph.trace import Tensor, Trace
+
+STEP_BYTES = 32
+
+HALT_STOP = 1  # a stop token was sampled
+HALT_LENGTH = 2  # the token limit was reached
+
+
+@dataclass(eq=False)
+class Pass(Trace):
+    """A trace over at most `rows` rows (1 in decode, a chunk in prefill): `step` on the GPU says how many of them are
+    valid, and at which position the first one stands."""
+
+    step: Tensor = field(kw_only=True)
+
+
+def pack_step(*, pos: int, rows: int, limit: int = 0, token: int = 0, count: int = 0) -> bytes:
+    """The step as the host writes it before a pass (halt = 0)."""
+    return struct.pack("<8I", token, 0, pos, count, rows, limit, 0, 0)

@@ -1,0 +1,301 @@
+"""config.json of a model, in the old and the new style, as checked numbers.
+
+Families read their keys through `require_*`, which refuse absurd values before anything is allocated; what the two
+styles say differently (layer types, quantisation, end tokens) has a function here, rotary positions are in
+`rope_config.py`. Styles: transformers < 5 wrote `rope_theta`, `rope_scaling`, `sliding_window_pattern`,
+`rope_local_base_freq`; >= 5 writes `rope_parameters` and `layer_types`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from py_engine.errors import ModelError
+from py_engine.sources.repository import Repository
+
+Config = Mapping[str, Any]
+
+MAX_LAYERS = 1024
+MAX_TOKEN_ID = (1 << 24) - 1
+SLIDING = "sliding_attention"
+FULL = "full_attention"
+
+# Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
+# text_config alone; mlx_lm writes vocab_size beside it.
+_TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
+_INHERITED = (
+    "model_type",
+    "architectures",
+    "tie_word_embeddings",
+    "vocab_size",
+    "dtype",
+    "torch_dtype",
+    "vision_config",
+)
+# Where null says something else than a key that is left out: as many as there are query heads; no window.
+_NULLS = ("num_key_value_heads", "sliding_window")
+
+
+async def read_config(repo: Repository) -> Config:
+    """config.json, normalised. Raises HubError, FormatError, ModelError."""
+    return normalise(await repo.json("config.json"), f"{repo.address}: config.json")
+
+
+def normalise(raw: Any, where: str = "config.json") -> Config:
+    """One flat mapping of what describes the text model: `text_config`, with what holds for it of the top level.
+
+    `model_type` is the top level's: it names the family. Absent and null mean the same, but for num_key_value_heads and
+    sliding_window. Raises ModelError when it is no config.
+    """
+    if not isinstance(raw, dict):
+        raise ModelError(f"{where} is not a JSON object; it is not a model's config.")
+    flat = _without_nulls(raw)
+    text = flat.pop("text_config", None)
+    if text is not None:
+        if not isinstance(text, dict):
+            raise ModelError(f"{where}: text_config is {short(text)}, expected an object.")
+        inner = _without_nulls(text)
+        inner.pop("model_type", None)
+        outer = {key: flat[key] for key in (*_INHERITED, *_TOP_KEYS) if key in flat}
+        top = {key: flat[key] for key in _TOP_KEYS if key in flat}
+        # Multimodal configs repeat defaults in text_config; ids and quantisation of the top level win.
+        flat = outer | inner | top
+    if not isinstance(flat.get("model_type"), str):
+        raise ModelError(
+            f"{where} has no model_type, so its family is not known. Is it a transformers or MLX config?"
+        )
+    return flat
+
+
+def _without_nulls(given: Config) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None or key in _NULLS}
+
+
+def require_int(config: Config, key: str, low: int, high: int, default: int | None = None) -> int:
+    """config[key], an integer in [low, high]; `default` when it is absent (None: it must be there).
+    Raises ModelError."""
+    value = config.get(key, default)
+    if value is None:
+        raise missing(key)
+    if type(value) is float and value.is_integer():  # 1e6 and the like
+        value = int(value)
+    if type(value) is not int or not low <= value <= high:
+        raise ModelError(
+            f"config.json: {key} is {short(value)}, expected an integer from {low} to {high}."
+        )
+    return value
+
+
+def require_float(
+    config: Config, key: str, low: float, high: float, default: float | None = None
+) -> float:
+    """config[key], a finite number in [low, high]; `default` when it is absent. Raises ModelError."""
+    value = config.get(key, default)
+    if value is None:
+        raise missing(key)
+    if (
+        type(value) not in (int, float)
+        or (type(value) is float and not math.isfinite(value))
+        or not low <= value <= high
+    ):
+        raise ModelError(
+            f"config.json: {key} is {short(value)}, expected a number from {low:g} to {high:g}."
+        )
+    return float(value)
+
+
+def require_bool(config: Config, key: str, default: bool | None = None) -> bool:
+    """config[key], true or false; `default` when it is absent. Raises ModelError."""
+    value = config.get(key, default)
+    if value is None:
+        raise missing(key)
+    if type(value) is not bool:
+        raise ModelError(f"config.json: {key} is {short(value)}, expected true or false.")
+    return value
+
+
+def require_str(
+    config: Config, key: str, allowed: Collection[str], default: str | None = None
+) -> str:
+    """config[key], one of `allowed`; `default` when it is absent. Raises ModelError."""
+    value = config.get(key, default)
+    if value is None:
+        raise missing(key)
+    if not isinstance(value, str) or value not in allowed:
+        raise ModelError(
+            f"config.json: {key} is {short(value)}; supported: {', '.join(sorted(allowed))}."
+        )
+    return value
+
+
+def layer_types(
+    config: Config, pattern: int | None = None, allowed: Collection[str] = (SLIDING, FULL)
+) -> tuple[str, ...]:
+    """The kind of each of `num_hidden_layers` layers. `layer_types` wins; else every `sliding_window_pattern`-th layer
+    is full and the others slide. `pattern` is the family's default for that key; None: the family does not read it,
+    and all layers are full. Raises ModelError."""
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    given = config.get("layer_types")
+    if given is None:
+        if pattern is None:
+            return (FULL,) * count
+        every = require_int(config, "sliding_window_pattern", 1, MAX_LAYERS, pattern)
+        return tuple(FULL if (i + 1) % every == 0 else SLIDING for i in range(count))
+    if not isinstance(given, list) or not all(isinstance(kind, str) for kind in given):
+        raise ModelError(f"config.json: layer_types is {short(given)}, expected a list of names.")
+    if len(given) != count:
+        raise ModelError(
+            f"config.json: layer_types has {len(given)} entries for num_hidden_layers = {count}."
+        )
+    for kind in given:
+        if kind not in allowed:
+            raise ModelError(
+                f"config.json: layer_types holds {short(kind)}; supported: {', '.join(sorted(allowed))}."
+            )
+    return tuple(given)
+
+
+def sliding_window(config: Config) -> int:
+    """How many keys a sliding layer sees, its own included. Raises ModelError."""
+    if config.get("sliding_window") is None:
+        raise ModelError(
+            "config.json: layer_types has sliding_attention, but there is no sliding_window in use"
+            " (sliding_window, use_sliding_window). The file is not complete: fetch it again."
+        )
+    return require_int(config, "sliding_window", 1, 1 << 24)
+
+
+def tied(config: Config, has_lm_head: bool) -> bool:
+    """Whether the logits use the embedding. Without an `lm_head.weight` (`has_lm_head`) they do, whatever the config
+    says or leaves out; with one, where `tie_word_embeddings` is true."""
+    if not has_lm_head:
+        return True
+    return require_bool(config, "tie_word_embeddings", False)
+
+
+# -- quantisation ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Declared width and group of a packed layer; None where an override leaves it out."""
+
+    bits: int | None
+    group_size: int | None
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """MLX's `quantization`: the default and the layers that differ, by module path without wrapper and `.weight`.
+    An override of None is a layer that was left plain (`false` in the file)."""
+
+    default: Packing
+    overrides: Mapping[str, Packing | None]
+
+    def of(self, path: str) -> Packing | None:
+        """What is declared for a module, whichever wrapper's prefix config and weights use. None: it is plain."""
+        return self.overrides.get(bare(path), self.default)
+
+
+# What stands before a text model's own module paths, in HF's and MLX's files; the longest first.
+_WRAPPERS = ("language_model.model.", "model.language_model.", "language_model.", "model.")
+
+
+def bare(path: str) -> str:
+    """A name inside the text model, without what a wrapper puts before it."""
+    return next((path[len(w) :] for w in _WRAPPERS if path.startswith(w)), path)
+
+
+BITS = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES = (32, 64, 128)
+
+
+def quantization(config: Config) -> QuantizationConfig | None:
+    """The MLX affine quantisation of a config, None for a plain model. `quantization` wins over `quantization_config`.
+    Other modes (mxfp4, nvfp4, ...) and other tools' formats (gptq, awq, ...) are refused by name. Raises ModelError."""
+    key = "quantization" if config.get("quantization") is not None else "quantization_config"
+    given = config.get(key)
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise ModelError(f"config.json: {key} is {short(given)}, expected an object.")
+    method = given.get("quant_method")
+    if method is not None and method != "mlx":
+        raise ModelError(
+            f"config.json: {key} has quant_method {short(method)}; only MLX affine quantisation is supported."
+            " Take the model's MLX conversion, or the plain one."
+        )
+    default = _packing(given, key, required=True)
+    overrides: dict[str, Packing | None] = {}
+    for path, value in given.items():
+        if isinstance(value, dict):
+            overrides[bare(path)] = _packing(value, f"{key}[{path!r}]", required=False)
+        elif value is False:
+            overrides[bare(path)] = None
+    return QuantizationConfig(default, overrides)
+
+
+def _packing(given: Mapping[str, Any], where: str, *, required: bool) -> Packing:
+    mode = given.get("mode")
+    if mode not in (None, "affine"):
+        raise ModelError(
+            f"config.json: {where} has mode {short(mode)}; only affine is supported."
+            " Take an affine conversion of the model (mlx_lm.convert -q)."
+        )
+    numbers: list[int | None] = []
+    for key, allowed in (("bits", BITS), ("group_size", GROUP_SIZES)):
+        value = given.get(key)
+        if value is None and not required:
+            numbers.append(None)
+            continue
+        if type(value) is not int or value not in allowed:
+            raise ModelError(
+                f"config.json: {where} has {key} {short(value)}; supported: {', '.join(map(str, allowed))}."
+            )
+        numbers.append(value)
+    return Packing(*numbers)
+
+
+# -- generation ------------------------------------------------------------------------------------
+
+
+async def read_generation_config(repo: Repository) -> Config:
+    """generation_config.json, empty when there is none. Raises HubError, FormatError, ModelError."""
+    if not await repo.exists("generation_config.json"):
+        return {}
+    raw = await repo.json("generation_config.json")
+    if not isinstance(raw, dict):
+        raise ModelError(f"{repo.address}: generation_config.json is not a JSON object.")
+    return {key: value for key, value in raw.items() if value is not None}
+
+
+def eos_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, ...]:
+    """The ids that end an answer, from generation_config.json and config.json together, in that order (an id, or a
+    list of ids, in either). Raises ModelError."""
+    found: dict[int, None] = {}
+    for source, name in ((generation, "generation_config.json"), (config, "config.json")):
+        value = source.get("eos_token_id")
+        for token in value if isinstance(value, list) else [] if value is None else [value]:
+            if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
+                raise ModelError(
+                    f"{name}: eos_token_id is {short(value)}, expected an id or a list of ids."
+                )
+            if token < vocab_size:  # one beyond can never be drawn
+                found[token] = None
+    return tuple(found)
+
+
+def missing(key: str) -> ModelError:
+    """The error for a key that must be there."""
+    return ModelError(f"config.json: {key} is missing. The file is not complete: fetch it again.")
+
+
+def short(value: Any) -> str:
+    """A value as an error message quotes it."""
+    if type(value) is int and abs(value) >= 10**30:
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,209 @@
+"""The files of one model: the interface that everything else is built on, and its form for folders.
+
+Others: sources/hub.py (the hub's), kept/repository.py (the hub's, kept on this device).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from py_engine.errors import FormatError, HubError
+from py_engine.host.io import Bytes, Io
+from py_engine.host.json_text import parse_json
+from py_engine.sources.derived import Derived
+from py_engine.sources.jobs import Job, TensorInfo
+
+MAX_WHOLE_BYTES = 256 << 20  # of a file read whole (tokenizer.json is the largest, tens of MB)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The GPU's checksum (ops/checksum.py) of bytes start..end of a tensor, counted from its first."""
+
+    start: int
+    end: int
+    value: int
+
+
+class DerivedTensors(Protocol):
+    """What a load quantises, as it is kept (kept/writer.py)."""
+
+    table: Derived  # what lies where
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is still being kept."""
+
+    def steps(self, job: Job) -> list[Job]:
+        """What is done for a job: itself, or, if what it would make is there, that is uploaded."""
+
+    async def put(self, here: TensorInfo, start: int, data: Bytes) -> None:
+        """Write bytes of a tensor from its byte `start` on."""
+
+    async def finish(self, sources: Iterable[TensorInfo], sums: Mapping[TensorInfo, Sum]) -> None:
+        """Count what was made of these tensors of the checkpoint, where all of it was written by now. `sums`: of the
+        bytes so far, theirs and those of what was made."""
+
+
+class Repository(abc.ABC):
+    """Files of one model at one revision. Names are relative, with `/`.
+
+    Whoever opened it calls `close`; a load that went well calls `commit` before.
+    """
+
+    local = False  # small reads are cheap: nothing is far away
+    wants_sums = False  # `check` compares checksums of what was uploaded
+
+    def __init__(self, address: str, io: Io) -> None:
+        self.address = address
+        self.io = io
+
+    @property
+    @abc.abstractmethod
+    def revision(self) -> str | None:
+        """The commit of a hub repo; None where there is no such thing."""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether what is read stays on this device; None: it was here before."""
+        return None
+
+    @abc.abstractmethod
+    def files(self) -> list[str]:
+        """Names of all files, sorted; of a mirror that gives no listing, those that were asked for and exist."""
+
+    @abc.abstractmethod
+    async def size(self, name: str) -> int:
+        """A file's bytes. Raises HubError (status 404) when there is no such file."""
+
+    async def exists(self, name: str) -> bool:
+        """Whether there is such a file. Raises HubError when that cannot be found out."""
+        try:
+            await self.size(name)
+        except HubError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    @abc.abstractmethod
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """Bytes start..end (exclusive; None: to the file's end) as the host's own buffer, exactly that many
+        (of an empty range: `b""`).
+
+        `on_bytes(n)` is told of each n bytes as they come, and of -n when a failed attempt's bytes are dropped.
+        Raises HubError.
+        """
+
+    def sha256(self, name: str) -> str | None:
+        """The sha256 that the hub gives for a large file, else None."""
+        return None
+
+    async def expect(self, jobs: Sequence[Job]) -> DerivedTensors | None:  # noqa: ARG002
+        """These jobs will be done, and `check` called then. Where what they quantise is kept: the file for it."""
+        return None
+
+    async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:  # noqa: ARG002
+        """Compare what was uploaded, by tensor; the names of those to read and upload again, whose bytes here were
+        wrong. Raises HubError when the hub's own bytes are."""
+        return set()
+
+    async def commit(self) -> None:  # noqa: B027
+        """Everything was read and is good: keep it for the next time."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Let go of what is held; what was read so far stays."""
+
+    async def bytes(self, name: str, limit: int = MAX_WHOLE_BYTES) -> bytes:
+        """A whole small file. Raises HubError; FormatError when it is larger than `limit` bytes."""
+        size = await self.size(name)
+        if size > limit:
+            raise FormatError(
+                f"{self.address}: {name} has {size} bytes, more than the {limit} that such a file may have."
+                " It is not what its name says; check the repository."
+            )
+        return self.io.to_bytes(await self.read(name, 0, size)) if size else b""
+
+    async def json(self, name: str) -> Any:
+        """A file parsed as JSON. Raises HubError, FormatError."""
+        body = await self.bytes(name)
+        where = f"{self.address}: {name}"
+        if body.lstrip()[:1] == b"<":
+            raise HubError(f"{where} is a web page, not JSON: {html_advice()}")
+        return parse_json(body, where, lenient=True)
+
+
+def html_advice() -> str:
+    """For a web page in the place of a file."""
+    return "a login wall, a proxy, or an HF_ENDPOINT that is no hub. Check the address."
+
+
+def check_name(address: str, name: str) -> None:
+    """Refuse names that would leave the repository. Raises FormatError."""
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise FormatError(f"{address}: {name!r} is not a file name inside a repository.")
+
+
+class FolderRepository(Repository):
+    """A local folder, or files picked in the page."""
+
+    local = True
+
+    def __init__(self, address: str, path: str, names: list[str], io: Io) -> None:
+        super().__init__(address, io)
+        self._path = path.rstrip("/") or "/"
+        self._names = names
+
+    @property
+    def revision(self) -> str | None:
+        """None: a folder has no commits."""
+        return None
+
+    def files(self) -> list[str]:
+        """See Repository.files (the folder's own files, not those of folders in it)."""
+        return list(self._names)
+
+    def _place(self, name: str) -> str:
+        check_name(self.address, name)
+        return f"{self._path}/{name}"
+
+    async def size(self, name: str) -> int:
+        """See Repository.size."""
+        size = await self.io.file_size(self._place(name))
+        if size is None:
+            raise HubError(f"{self.address}: there is no file {name} in this folder.", 404)
+        return size
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """See Repository.read."""
+        try:
+            body = await self.io.read_file(self._place(name), start, end)
+        except FileNotFoundError as error:
+            raise HubError(f"{self.address}: there is no file {name} ({error}).", 404) from error
+        except OSError as error:
+            raise HubError(f"{self.address}: {name} cannot be read ({error}).") from error
+        got = self.io.nbytes(body)
+        if end is not None and got != end - start:
+            raise HubError(
+                f"{self.address}: {name} ends at byte {start + got}, before byte {end} that was asked for."
+                " It was cut or changed; copy it again."
+            )
+        if on_bytes is not None and got:
+            on_bytes(got)
+        return body
