@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from py_engine.__main__ import COMMANDS, main
@@ -117,30 +116,6 @@ def test_warm_loads_beside_their_bytes() -> None:
     assert not got["kept_before"] and 0.9 * size < got["bytes"] <= size
     assert len(got["bytes_s"]) == len(got["load_s"]) == 2 and got["ratio"] > 0
     assert sys.platform != "linux" or got["process_mb"]["main"] > 10
-
-
-def test_logits_file(tmp_path: Path) -> None:
-    out = tmp_path / "logits.npy"
-    folder = reference.folder("qwen3-bf16")
-    golden = reference.prompt("qwen3-bf16", 7)
-    ids = ",".join(map(str, golden.ids))
-    cli(
-        "logits",
-        str(folder),
-        "--ids",
-        ids,
-        "--dtype",
-        "f32",
-        "--host",
-        "wgpu",
-        "--context",
-        "64",
-        "--out",
-        str(out),
-    )
-    logits = np.load(out)
-    assert (logits.dtype, logits.shape) == (np.float32, golden.logits.shape)
-    assert int(logits.argmax()) == int(golden.logits.argmax())
 
 
 @pytest.mark.parametrize(

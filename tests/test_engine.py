@@ -522,7 +522,7 @@ def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
 
     async def talk(engine: Engine, seed: int, **options: Any) -> Any:
         noise = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": seed}  # any token comes
-        return await engine.chat(said, max_tokens=400, **noise, **options)
+        return await engine.chat(said, max_tokens=60, **noise, **options)
 
     async def check() -> None:
         async with await Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT) as engine:

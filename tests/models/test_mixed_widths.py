@@ -275,8 +275,8 @@ CASES: list[Any] = [
         pytest.param(lambda i=i: dense(i), id=f"pairs-{i}", marks=pytest.mark.slow)
         for i in range(1, len(PAIRS) // LAYERS)
     ),
-    pytest.param(lambda: hybrid("qwen3_5"), id="qwen3_5"),
-    pytest.param(lambda: hybrid("lfm2"), id="lfm2", marks=pytest.mark.slow),
+    pytest.param(lambda: hybrid("qwen3_5"), id="qwen3_5", marks=pytest.mark.slow),
+    pytest.param(lambda: hybrid("lfm2"), id="lfm2"),
 ]
 
 
