@@ -100,7 +100,7 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
     if info.fallback:
         # Software adapters run a thread at full speed and a barrier slowly. Many rows a thread share the reading of x,
         # but take longer to compile: not for tiny matrices.
-        return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 512 else 2)
+        return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 4096 else 2)
     if rows >= _HEAD_ROWS:
         lanes, per_group = 8, 8
     else:
