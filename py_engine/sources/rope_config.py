@@ -12,6 +12,7 @@ from py_engine.sources.config import (
     FULL,
     SLIDING,
     Config,
+    alike,
     missing,
     require_bool,
     require_float,
@@ -87,7 +88,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     """
     scaling = _object(config.get("rope_scaling") or {}, "rope_scaling")
     parameters = _object(config.get("rope_parameters") or {}, "rope_parameters")
-    given: dict[str, Any] = {
+    given: Config = {
         "rope_theta": config.get("rope_theta", theta),
         "partial_rotary_factor": config.get("partial_rotary_factor"),
     }
@@ -102,12 +103,12 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
         if layer_type == SLIDING and "rope_local_base_freq" in config:
             given["rope_theta"] = config["rope_local_base_freq"]
         if nested and own is None and given["rope_theta"] is None:
-            raise missing(f"rope_parameters[{layer_type!r}]")
-        given |= _object(own or {}, f"rope_parameters[{layer_type!r}]")
-        given |= scaling if layer_type == FULL else {}
+            raise missing(f"rope_parameters[{layer_type!r}]", config)
+        given = {**given, **_object(own or {}, f"rope_parameters[{layer_type!r}]")}
+        given = {**given, **(scaling if layer_type == FULL else {})}
     else:
-        given |= scaling or parameters
-    given = {key: value for key, value in given.items() if value is not None}
+        given = {**given, **(scaling or parameters)}
+    given = alike(config, {key: value for key, value in given.items() if value is not None})
 
     base = require_float(given, "rope_theta", 1.0, 1e12)
     partial = require_float(given, "partial_rotary_factor", 0.01, 1.0, 1.0)
@@ -128,7 +129,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
         if not original and source.get(_ORIGINAL) is not None:
             original = require_int(source, _ORIGINAL, 1, 1 << 30)
     if not original and "max_position_embeddings" not in config:
-        raise missing(_ORIGINAL)
+        raise missing(_ORIGINAL, config)
     original = original or require_int(config, "max_position_embeddings", 1, 1 << 30)
     if kind == "yarn":
         return _yarn(given, base, partial, original, config)
