@@ -102,7 +102,7 @@ fn main(
     if (prepares && i < quads) {
       let v = qkv[place * quads + i];
       square += dot(v, v);
-      turned[n] = rotated_quad(place * quads, i, is_q, position);
+      turned[n] = rotated_quad(place * quads, i, is_q, position + step.shift);
     }
   }
   dots[lane] = square;

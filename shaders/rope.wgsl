@@ -4,7 +4,7 @@
 //
 //   binding  name           type       shape                    access
 //   0        qkv            vec4<f32>  [T, (H + 2 Hkv) D / 4]   read         GATED: [T, (2 H + 2 Hkv) D / 4], each q head before its gate
-//   1        table          vec2<f32>  [A + 64, R/2]            read         lib/rotary
+//   1        table          vec2<f32>  [A + 64, R/2]            read         lib/rotary; PER_ROW: [T, R/2]
 //   2        q_norm         f32        [D]                      read         dummy without NORM_Q
 //   3        k_norm         f32        [D]                      read         dummy without NORM_K
 //   4        step           Step       -                        read
@@ -41,6 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let quads = D / 4u;
   let position = step.pos + t;
+  var turn = position + step.shift;  // where the tables are read
+  if (PER_ROW) { turn = t; }
   let is_q = head < H;
   var heads = H + 2u * HKV;
   var place = head;
@@ -54,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (head < H + HKV) {
     var sum = 0.0;
     if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, dot(v, v)); }
-    if (lane < quads) { v = rotated_quad(base, lane, is_q, position) * head_factor(sum, is_q); }
+    if (lane < quads) { v = rotated_quad(base, lane, is_q, turn) * head_factor(sum, is_q); }
   }
   if (lane >= quads) {
     return;

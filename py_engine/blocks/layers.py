@@ -77,9 +77,10 @@ class Attention:
         cache = state.cache[slot]
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
+        table, per_row = state.angles(trace, self.rope)
         heads = Heads(
-            self.heads, self.kv_heads, self.head_dim, state.rope(self.rope), self.rope.width,
-            self.q_norm, self.k_norm, self.scale, self.gated,
+            self.heads, self.kv_heads, self.head_dim, table, self.rope.width,
+            self.q_norm, self.k_norm, self.scale, self.gated, per_row,
         )  # fmt: skip
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
         attention(trace, heads, qkv, cache, y, window=self.window)

@@ -11,7 +11,8 @@ from py_engine.blocks.kv_cache import KvCache, KvDtype
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
-from py_engine.ops.step import STEP_BYTES
+from py_engine.ops.rope import rope_angles
+from py_engine.ops.step import STEP_BYTES, Pass
 
 ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
@@ -21,13 +22,16 @@ class Rope:
     """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
 
     `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
-    `magnitude` (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    `magnitude` (yarn). `axes`: where positions have several (time, height, width of an image's rows), which of them
+    each pair follows; (): one position, the row's number. Source: Su et al. 2021,
+    arXiv:2104.09864; halves rotated as in transformers.
     """
 
     width: int
     theta: float
     frequencies: tuple[float, ...]
     magnitude: float = 1.0
+    axes: tuple[int, ...] = ()
 
     def table(self, context: int) -> bytes:
         """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
@@ -66,6 +70,8 @@ class State:
         self._gpu = gpu
         self._buffers = Buffers(gpu)
         self._ropes: dict[Rope, Tensor] = {}
+        self._axes: dict[tuple[int, ...], Tensor] = {}
+        self.positions: Tensor | None = None  # [max rows, axes] u32, where a rope has several
         self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
         self.context = context
         self.max_rows = max_rows
@@ -104,7 +110,35 @@ class State:
             assert tensor.binding is not None
             self._gpu.write(tensor.binding.buffer, 0, data)
             self._ropes[rope] = tensor
+            if rope.axes:
+                self._make_axes(rope)
         return self._ropes[rope]
+
+    def angles(self, trace: Pass, rope: Rope) -> tuple[Tensor, bool]:
+        """Where the rows of a pass find their angles, and whether each has a row of its own there; else by position. A
+        token behind the prompt stands at one position, whatever the axes."""
+        table = self.rope(rope)
+        if not rope.axes or trace.rows == 1:
+            return table, False
+        if rope not in trace.shared:
+            assert self.positions is not None
+            trace.shared[rope] = rope_angles(trace, self.positions, self._axes[rope.axes], table)
+        return trace.shared[rope], True
+
+    def _make_axes(self, rope: Rope) -> None:
+        """The axes of its pairs on the GPU, and room for the positions of a chunk."""
+        count = max(rope.axes) + 1
+        if len(rope.axes) != len(rope.frequencies):
+            raise ValueError(f"{len(rope.axes)} axes for {len(rope.frequencies)} pairs")
+        if rope.axes not in self._axes:
+            axes = self._buffers.make("rope axes", len(rope.axes), dtype="u32")
+            assert axes.binding is not None
+            self._gpu.write(axes.binding.buffer, 0, array("I", rope.axes).tobytes())
+            self._axes[rope.axes] = axes
+        if self.positions is None:
+            self.positions = self._buffers.make("positions", self.max_rows, count, dtype="u32")
+        elif self.positions.shape[1] != count:
+            raise ValueError(f"ropes of {self.positions.shape[1]} and of {count} axes in a model")
 
     def release(self) -> None:
         """Free every buffer."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from operator import add, mul
 
 from py_engine.blocks.state import ROPE_BLOCK
@@ -28,6 +30,8 @@ from py_engine.graph.trace import Call, Tensor, exact
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
 _POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
+_SHIFT = -3  # of rotary positions against rows of the cache
+_TURN = _POSITION + _SHIFT
 _TOKENS = 5  # of a chunk that is rotated
 _THETA = 1e4
 
@@ -43,18 +47,23 @@ class _Heads:
         self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
         self._qkv = Pattern(_QKV)
         pairs = self._width // 2
-        self._frequencies = tuple(_THETA ** (-i / pairs) for i in range(pairs))
+        self._frequencies = _frequencies(pairs)
         self._norms = {"Q": Pattern(_Q_NORM, 1.5), "K": Pattern(_K_NORM, 1.5)}
         norms = (
             bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
             for letter, pattern in self._norms.items()
         )
-        table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
+        table = self._table(bench, rows) if c.get("PER_ROW") else known_rope_table(bench, pairs)
         self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
         self.k = cache(self._k)
 
+    def _table(self, bench: Bench, rows: int) -> Tensor:
+        """The angles of each row."""
+        data = b"".join(_angles(_TURN + t, self._frequencies) for t in range(rows))
+        return bench.put("angles", data, len(data) // 4)
+
     def q(self, token: int, head: int) -> list[float]:
-        """A query head of a row at `_POSITION` + token."""
+        """A query head of a row whose rotary position is `_TURN` + token."""
         values = self._turned(token, self._apart * head, "Q")
         return [v * self._c["SCALE"] for v in values]
 
@@ -80,7 +89,7 @@ class _Heads:
             eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
             values = normed(values, weight, eps, offset)
         pairs = self._width // 2
-        for i, (cosine, sine) in enumerate(_turns(_POSITION + token, self._frequencies)):
+        for i, (cosine, sine) in enumerate(_turns(_TURN + token, self._frequencies)):
             a, b = values[i], values[i + pairs]
             values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
         return values
@@ -92,10 +101,19 @@ def _turns(position: int, frequencies: tuple[float, ...]) -> list[tuple[float, f
     return [(math.cos(position * f), math.sin(position * f)) for f in frequencies]
 
 
+def _frequencies(pairs: int) -> tuple[float, ...]:
+    return tuple(_THETA ** (-i / pairs) for i in range(pairs))
+
+
+def known_rope_table(bench: Bench, pairs: int) -> Tensor:
+    """A table for so many pairs, for the positions of the tokens here."""
+    return bench.keep(("rope", pairs), lambda: _rope_table(bench, _frequencies(pairs)))
+
+
 def _rope_table(bench: Bench, frequencies: tuple[float, ...]) -> Tensor:
     """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
     empty = bytes(8 * len(frequencies))
-    tokens = range(_POSITION, _POSITION + _TOKENS)
+    tokens = range(_TURN, _TURN + _TOKENS)
     blocks = {token // ROPE_BLOCK for token in tokens}
     places = {token % ROPE_BLOCK for token in tokens}
     rows = [(b * ROPE_BLOCK, b in blocks) for b in range(_CONTEXT // ROPE_BLOCK)]
@@ -138,7 +156,7 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     d, kv = heads.d, heads.kv
     q = bench.make("q", rows, h, d)
     cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
-    step = bench.step(_POSITION, rows)
+    step = bench.step(_POSITION, rows, _SHIFT)
     bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
     tokens = (0, rows - 1, 2)
     got = {(t, i): bench.read(q, (t * h + i) * d, d) for t, i in _pairs(tokens, h)}
@@ -156,6 +174,36 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
         return first_of(reasons)
 
     return Check(calls, verify)
+
+
+def rope_angles(bench: Bench, calls: Sequence[Call]) -> Check:
+    """rope_angles.wgsl: rows whose positions differ on every axis."""
+    [call] = calls
+    [axes, pairs] = whole(constants(call), "AXES", "PAIRS")
+    positions = [[_TURN + (t + a) % _TOKENS for a in range(axes)] for t in range(_TOKENS)]
+    follows = [i % axes for i in range(pairs)]
+    angles = bench.make("angles", _TOKENS, pairs, 2)
+    tensors = [
+        bench.put("positions", _words(chain(*positions)), _TOKENS, axes, dtype="u32"),
+        bench.put("axes", _words(follows), pairs, dtype="u32"),
+        exact(known_rope_table(bench, pairs)),
+        bench.step(_POSITION, _TOKENS),
+        angles,
+    ]
+    bench.call(call, tensors, (call.groups[0], _TOKENS, 1))
+    got = bench.read(angles)
+
+    def verify() -> str:
+        frequencies = _frequencies(pairs)
+        turns = [[_turns(p, frequencies) for p in row] for row in positions]
+        wanted = (turns[t][a][i] for t in range(_TOKENS) for i, a in enumerate(follows))
+        return difference(got.floats(), list(chain(*wanted)))
+
+    return Check(calls, verify)
+
+
+def _words(values: Iterable[int]) -> bytes:
+    return array("I", values).tobytes()
 
 
 class _Cache:
@@ -209,7 +257,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     heads = _Heads(bench, c, h, 1)
     d, kv = heads.d, heads.kv
     cache = _Cache(bench, kv, d, _dtype(decode))
-    step = bench.step(_POSITION, 1)
+    step = bench.step(_POSITION, 1, _SHIFT)
     partial, y = bench.make("partial", h, splits, d + 4), bench.make("y", h, d)
     # The grid of the partial results tells how many splits there are.
     tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]

@@ -188,7 +188,9 @@ def layer_types(
         every = require_int(config, "sliding_window_pattern", 1, MAX_LAYERS, pattern)
         return tuple(FULL if (i + 1) % every == 0 else SLIDING for i in range(count))
     if not isinstance(given, list) or not all(isinstance(kind, str) for kind in given):
-        raise ModelError(f"{named(config, 'layer_types')} is {short(given)}, expected a list of names.")
+        raise ModelError(
+            f"{named(config, 'layer_types')} is {short(given)}, expected a list of names."
+        )
     if len(given) != count:
         raise ModelError(
             f"{named(config, 'layer_types')} has {len(given)} entries for num_hidden_layers = {count}."

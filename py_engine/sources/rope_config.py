@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -176,6 +176,25 @@ def _yarn(
         require_float(given, "beta_slow", 1e-3, 1e6, 1.0),
         require_bool(given, "truncate", True),
     )
+
+
+def mrope_axes(sections: Sequence[int], interleaved: bool, pairs: int) -> tuple[int, ...]:
+    """Which axis of a position (0 time, 1 height, 2 width) each of `pairs` rotated pairs follows, for the M-RoPE of
+    `mrope_section`: one section behind the other (Qwen2-VL, arXiv:2409.12191), or `interleaved` (Qwen3-VL, Qwen3.5):
+    height and width take every third pair as far as their sections go, time the rest. Raises ModelError."""
+    if len(sections) != 3 or sum(sections) != pairs or min(sections) < 0:
+        raise ModelError(
+            f"config.json: mrope_section is {short(list(sections))}, expected three numbers of pairs, {pairs} in all."
+        )
+    if not interleaved:
+        return tuple(axis for axis, n in enumerate(sections) for _ in range(n))
+    return tuple(i % 3 if i < 3 * sections[i % 3] else 0 for i in range(pairs))
+
+
+def grid_axes(pairs: int) -> tuple[int, ...]:
+    """For a tower's position of two axes, row and column: the first half of the pairs turns with the row, the second
+    with the column (`rot_pos_emb` of Qwen's towers); their frequencies are the same half twice."""
+    return (0,) * (pairs // 2) + (1,) * (pairs - pairs // 2)
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:
