@@ -1,5 +1,5 @@
-"""Prompts with rows that are given as embeddings: those of the model's own table give its own answers; what is kept of a
-prompt is told apart by the rows' content, in the cache, in a recurrent state and in saved sessions."""
+"""Prompts with rows that are given as embeddings: those of the model's own table give its own answers; what is kept of
+a prompt is told apart by the rows' content, in the cache, in a recurrent state and in saved sessions."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_two_pictures_in_a_prompt(model: Model) -> None:
 
 
 def test_penalties_do_not_see_rows(model: Model) -> None:
-    """The repetition penalty looks at the prompt's tokens; given rows are none, in an answer that begins anew as well."""
+    """The repetition penalty looks at the prompt's tokens; given rows are none, nor in an answer that begins anew."""
     prompt, given, _ = picture(model)
     tokens = [*IDS[:FIRST], *IDS[END:]]
     sampler = model.engine._loaded.decoder.sampler
@@ -201,7 +201,7 @@ def test_sessions_keep_them(model: Model, stores: Path) -> None:
 
 
 def test_positions_in_a_straight_line(model: Model) -> None:
-    """A shift of all of them changes nothing that attention sees, but in the last bits; other ones need several axes."""
+    """A shift of all of them changes nothing that attention sees but last bits; other ones need several axes."""
     ids = IDS[:20]
     given = Given(Positions([[i + 7] for i in range(len(ids))]))
     wanted = np.frombuffer(model.logits(ids), np.float32)
@@ -264,8 +264,8 @@ class Turned(Model):
 
 
 def test_axes_in_a_model(run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal positions on all axes are plain ones, bit by bit; a picture's move the tokens behind it back, in the prefill
-    and in what is decoded; where prompts are cut makes no difference."""
+    """Equal positions on all axes are plain ones, bit by bit; a picture's move the tokens behind it back, in the
+    prefill and in what is decoded; where prompts are cut makes no difference."""
     plain = Model(run, gpu, HYBRID)
     wanted = plain.logits(IDS)
     run(plain.engine.close())

@@ -101,7 +101,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
             )
         own = parameters.get(layer_type)
         if layer_type == SLIDING and "rope_local_base_freq" in config:
-            given["rope_theta"] = config["rope_local_base_freq"]
+            given = {**given, "rope_theta": config["rope_local_base_freq"]}
         if nested and own is None and given["rope_theta"] is None:
             raise missing(f"rope_parameters[{layer_type!r}]", config)
         given = {**given, **_object(own or {}, f"rope_parameters[{layer_type!r}]")}
