@@ -1,5 +1,5 @@
 // rope.wgsl: from the stacked projections of a chunk to attention's inputs, in one dispatch: RMSNorm of each q and k head
-// (where the family has it), rotary positions, the attention scale on q; k and v appended to the cache.
+// (where the family has it), rotary positions (where the layer has them), the attention scale on q; k and v appended to the cache.
 //   The maths of a head: lib/rotary.wgsl. Reference: tests/ops/test_rope.py
 //
 //   binding  name           type       shape                    access
@@ -52,9 +52,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var v = vec4<f32>(0.0);
   if (lane < quads) { v = qkv[base + lane]; }
   if (head < H + HKV) {
+    var turned = vec4<f32>(0.0);
+    if (lane < quads) { turned = rotated_quad(base, lane, is_q, position); }
     var sum = 0.0;
-    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, dot(v, v)); }
-    if (lane < quads) { v = rotated_quad(base, lane, is_q, position) * head_factor(sum, is_q); }
+    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, normed_square(v, turned)); }
+    if (lane < quads) { v = finished(turned, lane, is_q, head_factor(sum, is_q, position)); }
   }
   if (lane >= quads) {
     return;

@@ -26,7 +26,9 @@ class Heads:
 
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
     blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
-    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate.
+    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate. `neighbours`: entries 2 i and 2 i + 1
+    are a pair, instead of i and i + width / 2. `norm_last`: heads are normed behind the rotation. `growth` (b, n): q at
+    position p is multiplied by 1 + b ln(1 + floor(p / n)) too. Width 0 rotates nothing; its table is not read.
     """
 
     count: int  # H
@@ -38,6 +40,9 @@ class Heads:
     k_norm: Norm | None = None
     scale: float = 1.0
     gated: bool = False
+    neighbours: bool = False
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
 
     def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Raise ModelError for unsupported head sizes, ValueError for shapes that disagree."""
@@ -54,7 +59,7 @@ class Heads:
                 f"{label}: qkv {qkv.shape}, k {k.shape} and v {v.shape} do not belong together for {self.count} heads "
                 f"of {d}"
             )
-        if self.width % 2 or not 0 < self.width <= d:
+        if self.width % 2 or not 0 <= self.width <= d:
             raise ValueError(f"{label}: cannot rotate {self.width} of {d} entries")
         for norm in (self.q_norm, self.k_norm):
             if norm is not None and norm.weight.shape != (d,):
@@ -66,8 +71,14 @@ class Heads:
     def constants(self) -> dict[str, float]:
         """Of shaders/lib/rotary.wgsl, and the heads' size and whether gates lie between them."""
         constants: dict[str, float] = {"D": self.dim, "R": self.width, "SCALE": self.scale}
-        if self.gated:
-            constants["GATED"] = True
+        flags = {
+            "GATED": self.gated,
+            "NEIGHBOURS": self.neighbours and self.width > 0,
+            "NORM_LAST": self.norm_last,
+        }
+        constants |= {name: True for name, flag in flags.items() if flag}
+        if self.growth is not None:
+            constants["Q_GROWTH"], constants["Q_PERIOD"] = self.growth
         for letter, norm in (("Q", self.q_norm), ("K", self.k_norm)):
             if norm is not None:
                 constants |= {
