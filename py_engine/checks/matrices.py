@@ -5,6 +5,7 @@ The matrix is the model's own, read back where results are compared; inputs, bia
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -284,8 +285,11 @@ def _made(
             factor = c.get("SCALE", 1.0)
             if c.get("FACTORS"):
                 factor *= bias[int(c["FACTORS_AT"]) + index]
-            found.values.append(value * factor)
-            found.errors.append(error * abs(factor))
+            value, error = value * factor, error * abs(factor)
+            if cap := c.get("CAP"):  # no steeper than 1; WGSL's tanh is off by 1e-5
+                value, error = cap * math.tanh(value / cap), error + 1e-5 * cap
+            found.values.append(value)
+            found.errors.append(error)
     return found
 
 

@@ -30,8 +30,9 @@ def attention(
 
     qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
     their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
-    `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap). Two dispatches: for one row split over the
-    context and merged; for more, heads prepared and attended. Rows behind step.rows are left as they are.
+    `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap); 0: they
+    stay. Two dispatches: for one row split over the context and merged; for more, heads prepared and attended. Rows
+    behind step.rows are left as they are.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
     heads.check(label, qkv, cache)
@@ -88,7 +89,9 @@ def _decode(
     trace.call(
         label,
         kernel(
-            "attention_decode", [*uses, "rotary", "score_cap"], heads.constants | span | scores | group
+            "attention_decode",
+            [*uses, "rotary", "score_cap"],
+            heads.constants | span | scores | group,
         ),
         [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),
