@@ -1,5 +1,5 @@
 // rope.wgsl: from the stacked projections of a chunk to attention's inputs, in one dispatch: RMSNorm of each q and k head
-// (where the family has it), rotary positions, the attention scale on q; k and v appended to the cache.
+// (where the family has it), rotary positions (where the layer has them), the attention scale on q; k and v appended to the cache.
 //   The maths of a head: lib/rotary.wgsl. Reference: tests/ops/test_rope.py
 //
 //   binding  name           type       shape                    access
@@ -41,8 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let quads = D / 4u;
   let position = step.pos + t;
-  var turn = position + step.shift;  // where the tables are read
-  if (PER_ROW) { turn = t; }
+  var angle = position + step.shift;
+  if (PER_ROW) { angle = t; }
   let is_q = head < H;
   var heads = H + 2u * HKV;
   var place = head;
@@ -54,9 +54,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var v = vec4<f32>(0.0);
   if (lane < quads) { v = qkv[base + lane]; }
   if (head < H + HKV) {
+    var turned = vec4<f32>(0.0);
+    if (lane < quads) { turned = rotated_quad(base, lane, is_q, angle); }
     var sum = 0.0;
-    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, dot(v, v)); }
-    if (lane < quads) { v = rotated_quad(base, lane, is_q, turn) * head_factor(sum, is_q); }
+    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, normed_square(v, turned)); }
+    if (lane < quads) { v = finished(turned, lane, is_q, head_factor(sum, is_q, position)); }
   }
   if (lane >= quads) {
     return;

@@ -41,7 +41,9 @@ class _Heads:
 
     def __init__(self, bench: Bench, c: Mapping[str, float], heads: int, rows: int) -> None:
         self._c = c
-        [self.d, self.kv, self._width, gated] = whole(c, "D", "HKV", "R", "GATED")
+        [self.d, self.kv, self._width, gated, self._period] = whole(
+            c, "D", "HKV", "R", "GATED", "Q_PERIOD"
+        )
         self.heads = heads
         self._apart = 1 + gated
         self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
@@ -53,19 +55,29 @@ class _Heads:
             bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
             for letter, pattern in self._norms.items()
         )
-        table = self._table(bench, rows) if c.get("PER_ROW") else known_rope_table(bench, pairs)
-        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
+        self.tensors: list[Tensor] = [
+            bench.known(self._qkv, rows, self.row),
+            self._table(bench, rows),
+            *norms,
+        ]
         self.k = cache(self._k)
 
     def _table(self, bench: Bench, rows: int) -> Tensor:
-        """The angles of each row."""
+        """The angles of positions, or of each row."""
+        if not self._width:
+            return bench.zeros
+        if not self._c.get("PER_ROW"):
+            return exact(known_rope_table(bench, self._width // 2))
         data = b"".join(_angles(_TURN + t, self._frequencies) for t in range(rows))
         return bench.put("angles", data, len(data) // 4)
 
     def q(self, token: int, head: int) -> list[float]:
         """A query head of a row whose rotary position is `_TURN` + token."""
         values = self._turned(token, self._apart * head, "Q")
-        return [v * self._c["SCALE"] for v in values]
+        scale = self._c["SCALE"]
+        if growth := self._c.get("Q_GROWTH"):
+            scale *= 1.0 + growth * math.log(1 + (_POSITION + token) // self._period)
+        return [v * scale for v in values]
 
     def _k(self, token: int, head: int) -> list[float]:
         """A key head."""
@@ -84,15 +96,23 @@ class _Heads:
 
     def _turned(self, token: int, place: int, letter: str) -> list[float]:
         values = self._raw(token, place)
-        if self._c.get(f"NORM_{letter}"):
-            weight = self._norms[letter].part(0, self.d)
-            eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
-            values = normed(values, weight, eps, offset)
-        pairs = self._width // 2
-        for i, (cosine, sine) in enumerate(_turns(_TURN + token, self._frequencies)):
-            a, b = values[i], values[i + pairs]
-            values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
-        return values
+        if self._c.get("NORM_LAST"):
+            return self._normed(self._rotated(values, token), letter)
+        return self._rotated(self._normed(values, letter), token)
+
+    def _normed(self, values: list[float], letter: str) -> list[float]:
+        if not self._c.get(f"NORM_{letter}"):
+            return values
+        weight = self._norms[letter].part(0, self.d)
+        return normed(values, weight, self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"])
+
+    def _rotated(self, values: list[float], token: int) -> list[float]:
+        found, pairs, neighbours = list(values), self._width // 2, self._c.get("NEIGHBOURS")
+        for n, (cosine, sine) in enumerate(_turns(_TURN + token, self._frequencies)):
+            i, j = (2 * n, 2 * n + 1) if neighbours else (n, n + pairs)
+            a, b = values[i], values[j]
+            found[i], found[j] = a * cosine - b * sine, b * cosine + a * sine
+        return found
 
 
 @cache
@@ -223,8 +243,9 @@ class _Cache:
         head: int,
         keys: range,
         own: tuple[Sequence[float], Sequence[float]] | None = None,
+        cap: float = 0.0,
     ) -> list[float]:
-        """softmax(q k) v over these rows, and over a key and value of the token's own."""
+        """softmax(q k) v over these rows, and over a key and value of the token's own; scores within +-`cap`."""
         dots, rows = self.keys.dots(q), list(self.values.rows)
         scores = [dots[kind] for kind in self.keys.kinds(head, keys.stop)[keys.start :]]
         kinds = self.values.kinds(head, keys.stop)[keys.start :]
@@ -232,6 +253,8 @@ class _Cache:
             scores.append(dot(q, own[0]))
             kinds.append(len(rows))
             rows.append(list(own[1]))
+        if cap:
+            scores = [cap * math.tanh(s / cap) for s in scores]
         most = max(scores)
         weights = [math.exp(s - most) for s in scores]
         shares, total = [0.0] * len(rows), sum(weights)
@@ -279,7 +302,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         group = i * kv // h
         own = rounded(heads.k(0, group)), rounded(heads.v(0, group))
         keys = range(_first_key(c, _POSITION), _POSITION)
-        wanted = cache.attend(heads.q(0, i), group, keys, own)
+        wanted = cache.attend(heads.q(0, i), group, keys, own, c.get("CAP", 0.0))
         if ending.get("GATE"):
             wanted = list(map(mul, wanted, heads.gate(i)))
         return difference(got[i].floats(), wanted, tolerance)
@@ -315,7 +338,8 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def of_head(t: int, i: int) -> str:
         keys = range(_first_key(c, position + t), position + t + 1)
-        wanted = cache.attend(queries.part((t * h + i) * d, d), i // per_kv, keys)
+        query = queries.part((t * h + i) * d, d)
+        wanted = cache.attend(query, i // per_kv, keys, cap=c.get("CAP", 0.0))
         if gate_heads:
             wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
         return difference(got[t, i].floats(), wanted)

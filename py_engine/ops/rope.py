@@ -27,7 +27,9 @@ class Heads:
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
     blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]; with `per_row` those of each row of the
     pass, [T, width / 2]); q is multiplied by `scale` at the end.
-    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate.
+    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate. `neighbours`: entries 2 i and 2 i + 1
+    are a pair, instead of i and i + width / 2. `norm_last`: heads are normed behind the rotation. `growth` (b, n): q at
+    position p is multiplied by 1 + b ln(1 + floor(p / n)) too. Width 0 rotates nothing; its table is not read.
     """
 
     count: int  # H
@@ -39,6 +41,9 @@ class Heads:
     k_norm: Norm | None = None
     scale: float = 1.0
     gated: bool = False
+    neighbours: bool = False
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
     per_row: bool = False
 
     def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
@@ -56,7 +61,7 @@ class Heads:
                 f"{label}: qkv {qkv.shape}, k {k.shape} and v {v.shape} do not belong together for {self.count} heads "
                 f"of {d}"
             )
-        if self.width % 2 or not 0 < self.width <= d:
+        if self.width % 2 or not 0 <= self.width <= d:
             raise ValueError(f"{label}: cannot rotate {self.width} of {d} entries")
         for norm in (self.q_norm, self.k_norm):
             if norm is not None and norm.weight.shape != (d,):
@@ -68,10 +73,15 @@ class Heads:
     def constants(self) -> dict[str, float]:
         """Of shaders/lib/rotary.wgsl, and the heads' size and whether gates lie between them."""
         constants: dict[str, float] = {"D": self.dim, "R": self.width, "SCALE": self.scale}
-        if self.gated:
-            constants["GATED"] = True
-        if self.per_row:
-            constants["PER_ROW"] = True
+        flags = {
+            "GATED": self.gated,
+            "NEIGHBOURS": self.neighbours and self.width > 0,
+            "NORM_LAST": self.norm_last,
+            "PER_ROW": self.per_row,
+        }
+        constants |= {name: True for name, flag in flags.items() if flag}
+        if self.growth is not None:
+            constants["Q_GROWTH"], constants["Q_PERIOD"] = self.growth
         for letter, norm in (("Q", self.q_norm), ("K", self.k_norm)):
             if norm is not None:
                 constants |= {
