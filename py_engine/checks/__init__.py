@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from py_engine.checks.attention import decode_attention, prefill_attention, rope
+from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
-from py_engine.checks.matrices import embed, matmul, matvec, narrow, norm
+from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -22,11 +22,13 @@ Maker = Callable[[Bench, Sequence[Call]], Check]
 CHECKS: Mapping[str, Maker] = {
     "embed": embed,
     "norm": norm,
+    "layer_norm": layer_norm,
     "narrow": narrow,
     "matvec": matvec,
     "matmul": matmul,
     "matmul_units": matmul,
     "rope": rope,
+    "rope_angles": rope_angles,
     "attention_prefill": prefill_attention,
     "attention_decode": decode_attention,
     "delta_conv": delta_conv,
