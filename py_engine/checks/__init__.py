@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
+from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
@@ -31,6 +32,8 @@ CHECKS: Mapping[str, Maker] = {
     "rope_angles": rope_angles,
     "attention_prefill": prefill_attention,
     "attention_decode": decode_attention,
+    "attention_full": full_attention,
+    "pool": pool,
     "delta_conv": delta_conv,
     "delta_scan": delta_scan,
     "delta_norm": delta_norm,

@@ -154,9 +154,11 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     table = MatrixRows(bench, call, [(row, 1) for row in rows])
 
     def verify() -> str:
-        scale, wanted = c["SCALE"], []
-        for row, (at, n) in zip(rows, thirds, strict=True):
-            wanted += [scale * w for w in table.values(row)[at : at + n]]
+        scale = c["SCALE"]
+        wanted: list[float] = []
+        for t, (row, (at, n)) in enumerate(zip(rows, thirds, strict=True)):
+            values = [scale * w for w in table.values(row)[at : at + n]]
+            wanted += map(plus, values, before.part(t * k + at, n)) if c.get("ADD") else values
         return difference(got.floats(), wanted) or difference(
             left.floats(), before.part(len(rows) * k, k)
         )

@@ -43,5 +43,5 @@ class Linear:
     parts: tuple[Matrix, ...]  # in row order, together all rows
     bias: Tensor | None = None  # f32 [rows], or more, of which the first are meant
     factors_at: int | None = (
-        None  # element of `bias` where the factors begin (layer scale); 0: it holds no bias
+        None  # where in `bias` factors begin (layer scale); 0: it holds no bias
     )
