@@ -55,11 +55,14 @@ class Job(Generic[Event, Answer]):
     """A request that was checked, with all that one run of it needs to keep. It holds no buffer and no plan of a model:
     after the loss of the GPU device `run` gets another model."""
 
-    phase: During = "prefill"  # what `run` is at, for whoever is told of a lost device
+    @property
+    def phase(self) -> During:
+        """What `run` is at, for whoever is told of a lost device."""
+        return "prefill"
 
-    async def run(self, loaded: Loaded, work: Work[Event, Answer]) -> Answer:
-        """Do it: `work.emit` events, look at `work.abort` between small steps, return the answer (or give it earlier by
-        `work.finish`, and clean up afterwards). On DeviceLostError it is called again with the model on another
+    async def run(self, loaded: Loaded, work: Work[Event, Answer]) -> Answer | None:
+        """Do it: `work.emit` events, look at `work.abort` between small steps, return the answer (or None, if
+        `work.finish` gave it earlier: what is cleaned up afterwards nobody waits for). On DeviceLostError it is called again with the model on another
         device: go on behind what was emitted."""
         raise NotImplementedError
 
