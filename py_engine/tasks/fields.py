@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar
 
 from py_engine.arguments import unknown_option
@@ -27,7 +26,6 @@ class Field:
     default: Any
 
 
-@cache
 def fields_of(kind: type[Any]) -> tuple[Field, ...]:
     """The fields of a request's class, those without a name first. Raises TypeError for a name that a message uses."""
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -43,7 +41,7 @@ def fields_of(kind: type[Any]) -> tuple[Field, ...]:
         text = next((note for note in notes if isinstance(note, str)), "")
         required = f.default is MISSING and f.default_factory is MISSING
         default = None if required or f.default is MISSING else f.default
-        found.append(Field(f.name, hint, text, required, f.kw_only, default))
+        found.append(Field(f.name, hint, text, required, bool(f.kw_only), default))
     return tuple(sorted(found, key=lambda field: field.by_name))
 
 

@@ -117,9 +117,7 @@ class TextTask(Task[R]):
     def event(self, event: Delta) -> Told:
         """A token."""
         calls = [{**call} for call in event.tool_calls]
-        return "token", TokenEvent(
-            event.text, event.tps, event.num_tokens, event.reasoning, calls
-        )
+        return "token", TokenEvent(event.text, event.tps, event.num_tokens, event.reasoning, calls)
 
     def answer(self, answer: Answer) -> TextAnswer:
         """The answer with its figures beside the text."""
