@@ -51,7 +51,7 @@ from py_engine.tasks.complete import CompleteRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.task import Job, Request, W
-from py_engine.work import Work
+from py_engine.work import Answer, Event, Work
 
 T = TypeVar("T")
 
@@ -244,11 +244,18 @@ class Engine:
         The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
         do; then the message names those that it can.
         """
+        return cast(W, self.start(self.prepare(request)))
+
+    def prepare(self, request: Request[Any]) -> Job[Any, Any]:
+        """The first half of `ask`: the request checked, for whoever wants to know what it comes to before it queues."""
         loaded, task = self._in_use(), task_of(request)
         if lack := task.lacks(loaded):
-            raise loaded.cannot(f"{task.name}: it has not {lack}")
-        job = task.prepare(loaded, request)
-        return cast(W, job.work(partial(self._do, job)))
+            raise loaded.cannot(f"{task.name}: it lacks {lack}")
+        return task.prepare(loaded, request)
+
+    def start(self, job: Job[Event, Answer]) -> Work[Event, Answer]:
+        """The second half of `ask`: queue what `prepare` gave."""
+        return job.work(partial(self._do, job))
 
     def chat(
         self,
