@@ -24,6 +24,7 @@ FAMILIES = {
     "qwen3_5": "qwen3_5",
     "qwen3_5_text": "qwen3_5",
     "lfm2": "lfm2",
+    "mistral": "mistral",
 }
 
 
