@@ -19,7 +19,7 @@
 // them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
 // token's key and value takes them from qkv, rounded as the cache rounds them; one of them appends them, to rows that
 // nobody reads in this pass.
-// Libraries before it: step, kv_f32 or kv_f16, attention_span, rotary.
+// Libraries before it: step, kv_f32 or kv_f16, attention_span, rotary, score_cap.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override HEADS_PER_KV: u32;  // H / Hkv
@@ -101,23 +101,24 @@ fn main(
     turned[n] = vec4<f32>(0.0);
     if (prepares && i < quads) {
       let v = qkv[place * quads + i];
-      square += dot(v, v);
-      turned[n] = rotated_quad(place * quads, i, is_q, position);
+      turned[n] = rotated_quad(place * quads, i, is_q, position + step.shift);
+      square += normed_square(v, turned[n]);
     }
   }
   dots[lane] = square;
   workgroupBarrier();
   square = 0.0;
   for (var i = 0u; i < HEAD_LANES; i++) { square += dots[prepared * HEAD_LANES + i]; }
-  let factor = head_factor(square, is_q);
+  let factor = head_factor(square, is_q, position);
   let appends = has_current && first_in_kv == 0u && step.halt == 0u;
   let appended = cache + position * quads;
   for (var n = 0u; n < HEAD_QUADS; n++) {
     let i = lane % HEAD_LANES + n * HEAD_LANES;
-    if (i < quads && is_q) { queries[prepared * quads + i] = turned[n] * factor; }
+    if (i < quads && is_q) { queries[prepared * quads + i] = finished(turned[n], i, true, factor); }
     if (i < quads && prepared == G && has_current) {
-      new_key[i] = cached(turned[n] * factor);
-      if (appends) { k_cache[appended + i] = kv_store(turned[n] * factor); }
+      let key = finished(turned[n], i, false, factor);
+      new_key[i] = cached(key);
+      if (appends) { k_cache[appended + i] = kv_store(key); }
     }
   }
   if (appends && lane < quads) { v_cache[appended + lane] = kv_store(qkv[new_value + lane]); }
@@ -179,6 +180,7 @@ fn main(
         let from_sub = i * G * TILE + at;
         s += vec4<f32>(dots[from_sub], dots[from_sub + 1u], dots[from_sub + 2u], dots[from_sub + 3u]);
       }
+      s = capped(s);
       let left = end - tile;  // keys of this tile
       if (my_keys >= left) { s.x = -1e30; }
       if (my_keys + 1u >= left) { s.y = -1e30; }

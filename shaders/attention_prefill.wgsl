@@ -11,7 +11,7 @@
 //
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys they see in tiles of KT.
 // K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
-// Libraries before it: step, kv_f32 or kv_f16, attention_gate.
+// Libraries before it: step, kv_f32 or kv_f16, attention_gate, score_cap.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override H: u32;
@@ -95,6 +95,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         s += vec4<f32>(dot(q[q0 + at], k), dot(q[q1 + at], k), dot(q[q2 + at], k), dot(q[q3 + at], k));
       }
     }
+    s = capped(s);
     let j = tile + key;
     let inside = j < end;
     let sees = vec4<bool>(

@@ -1,8 +1,8 @@
-// embed.wgsl: y[t] = table[ids[t]] * SCALE
+// embed.wgsl: y[t] = table[ids[t]] * SCALE; where ids[t] is negative, a row of an image or a sound, y[t] is left as it is.
 //   Reference: tests/ops/test_embed.py
 //
 //   binding  name    type        shape         access
-//   0        ids     u32         [>= T]        read
+//   0        ids     u32         [>= T]        read     negative: from 2^31 on
 //   1        weight  WeightWord  [N, K]        read     see graph/matrix.py
 //   2        scales  u32         [N, K/GROUP]  read     pairs; dummy for floats
 //   3        y       f32         [T, K]        write    only the rows whose id this part holds
@@ -32,7 +32,8 @@ fn put(at: u32, k: u32, v: vec4<f32>) {
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let token = min(ids[id.y], VOCAB - 1u);
   let k = id.x * 32u;
-  if (k >= K || token < ROW_OFFSET || token - ROW_OFFSET >= N) {
+  let given = ids[id.y] >= 0x80000000u;
+  if (given || k >= K || token < ROW_OFFSET || token - ROW_OFFSET >= N) {
     return;
   }
   let chunk = weight_chunk(token - ROW_OFFSET, id.x);

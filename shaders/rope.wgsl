@@ -1,10 +1,10 @@
 // rope.wgsl: from the stacked projections of a chunk to attention's inputs, in one dispatch: RMSNorm of each q and k head
-// (where the family has it), rotary positions, the attention scale on q; k and v appended to the cache.
+// (where the family has it), rotary positions (where the layer has them), the attention scale on q; k and v appended to the cache.
 //   The maths of a head: lib/rotary.wgsl. Reference: tests/ops/test_rope.py
 //
 //   binding  name           type       shape                    access
 //   0        qkv            vec4<f32>  [T, (H + 2 Hkv) D / 4]   read         GATED: [T, (2 H + 2 Hkv) D / 4], each q head before its gate
-//   1        table          vec2<f32>  [A + 64, R/2]            read         lib/rotary
+//   1        table          vec2<f32>  [A + 64, R/2]            read         lib/rotary; PER_ROW: [T, R/2]
 //   2        q_norm         f32        [D]                      read         dummy without NORM_Q
 //   3        k_norm         f32        [D]                      read         dummy without NORM_K
 //   4        step           Step       -                        read
@@ -41,6 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let quads = D / 4u;
   let position = step.pos + t;
+  var angle = position + step.shift;
+  if (PER_ROW) { angle = t; }
   let is_q = head < H;
   var heads = H + 2u * HKV;
   var place = head;
@@ -52,9 +54,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var v = vec4<f32>(0.0);
   if (lane < quads) { v = qkv[base + lane]; }
   if (head < H + HKV) {
+    var turned = vec4<f32>(0.0);
+    if (lane < quads) { turned = rotated_quad(base, lane, is_q, angle); }
     var sum = 0.0;
-    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, dot(v, v)); }
-    if (lane < quads) { v = rotated_quad(base, lane, is_q, position) * head_factor(sum, is_q); }
+    if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, normed_square(v, turned)); }
+    if (lane < quads) { v = finished(turned, lane, is_q, head_factor(sum, is_q, position)); }
   }
   if (lane >= quads) {
     return;

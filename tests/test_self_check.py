@@ -26,6 +26,8 @@ from py_engine.host.gpu import AdapterInfo, Buffer, Copy, Gpu, Limits, Pipeline,
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
+from py_engine.ops.rope import Heads, rope_angles, rope_append
+from py_engine.ops.step import Pass
 from py_engine.serve.engine import Engine
 from py_engine.serve.loading import Progress
 from py_engine.weights.random import PRESETS, RandomStore
@@ -237,6 +239,7 @@ LFM2 = "lfm2-conv-bias-untied-f32"
 FAULTS: list[tuple[str, ...]] = [
     ("embed", "put(at, k + 28u, chunk.v7)", "put(at, k + 28u, chunk.v6)"),
     ("embed", "min(ids[id.y], VOCAB - 1u)", "min(ids[0], VOCAB - 1u)"),
+    ("embed", "given || k >= K", "k >= K"),
     ("norm", "tree_sum(lane, sum) /", "sum * 256.0 /"),
     ("norm", "half > 0u", "half > 1u"),
     ("matvec", "c += LANES) {", "c += LANES) { if (c + 1u == chunks) { break; }"),
@@ -252,13 +255,15 @@ FAULTS: list[tuple[str, ...]] = [
     ("matmul", "acc2 += from_tile(tile[home + 2u * stride]);", ""),
     ("matmul", "put_row(row + 40u, g, tn, acc5);", "put_row(row + 40u, g, tn, acc4);"),
     ("matmul", "if (row >= step.rows) { return; }", ""),
-    ("rope", "v * cosine + weighted(base, pair, is_q) * sine", "v * cosine"),
+    ("rope", "v * turn.x + b", "v * turn.x"),
     ("rope", "(coarse + position % 64u)", "(coarse + position % 32u)"),
+    ("rope", "position + step.shift", "position"),
     ("rope", "((head - H - HKV) * context + position)", "((head - H) * context + position)"),
     ("attention_prefill", "key <= position", "key < position"),
     ("attention_prefill", "let decay = exp(", "let decay = 0.0 * exp("),
     ("attention_prefill", "gated(acc2 / total.z, out_row + 2u", "gated(acc2 / total.z, out_row"),
     ("attention_decode", "if (tile + i == position) { v0 = fresh; }", ""),
+    ("attention_decode", "is_q, position + step.shift)", "is_q, position)"),
     ("attention_decode", "if (appends) { k_cache[appended + i]", "if (false) { k_cache[appended + i]"),
     ("attention_decode", "for (var i = 0u; i < SUBS; i++)", "for (var i = 1u; i < SUBS; i++)"),
     ("attention_reduce", "factors[lane] = factor", "factors[lane] = 1.0"),
@@ -325,6 +330,39 @@ def test_packed_f16_of_the_cache_is_given_up(
         compiler.break_(device, other_source(stem, old, old + ".yx"))
     found = Found(device, run, engine, stem)
     assert found.dropped == {"f16-kv"} and "going on without f16-kv" in found.wrong[0]
+
+
+def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
+    """No text model has them."""
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        step = bench.make("step", 8, dtype="u32")
+        trace = Pass(3, step=step)
+        axes, positions = bench.make("axes", 8, dtype="u32"), bench.make("p", 3, 3, dtype="u32")
+        table = rope_angles(trace, positions, axes, bench.make("table", 128, 8, 2))
+        cache = bench.make("k", 1, 64, 16), bench.make("v", 1, 64, 16)
+        heads = Heads(2, 1, 16, table, 16, per_row=True)
+        qkv, q = bench.make("qkv", 3, 64), bench.make("q", 3, 2, 16)
+        rope_append(trace, heads, qkv, q, cache)
+        bench.release()
+        return await run_checks(
+            device, Kernels(device), SingleSubmit(), [[call] for call in trace.calls]
+        )
+
+    assert run(failures()) == []
+    faults = [
+        ("rope_angles", "min(axes[pair], AXES - 1u)", "0u"),
+        ("rope_angles", "(coarse + position % 64u)", "coarse"),
+        ("rope", "if (PER_ROW) { return table[position * pairs + pair]; }", ""),
+        ("rope", "if (PER_ROW) { angle = t; }", ""),
+    ]
+    for fault in faults:
+        with pytest.MonkeyPatch.context() as patch:
+            broken = Compiler(patch)
+            broken.break_(device, other_source(*fault))
+            assert len(run(failures())) == 1, fault
+            assert broken.changed
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -45,7 +45,7 @@ class DeltaNet:
         trace: Pass,
         state: State,
         slot: tuple[Tensor, Tensor],
-        norm: Norm,
+        norm: Norm | None,
         out: Tensor | None,
     ) -> None:
         proj = trace.tensor("delta in", trace.rows, self.shape.projected)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.blocks.state import Rope, State
 from py_engine.graph.matrix import Linear
-from py_engine.graph.trace import Tensor
+from py_engine.graph.trace import NOTHING, Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.attention import attention
 from py_engine.ops.embed import embed
+from py_engine.ops.gate import Activation
 from py_engine.ops.linear import gated_linear, linear
 from py_engine.ops.norm import Norm, add_norm
 from py_engine.ops.rope import Heads
@@ -35,7 +36,9 @@ class Mixer(Protocol):
     def make_state(self, state: State, name: str) -> Any:
         """Allocate what lasts between passes."""
 
-    def forward(self, trace: Pass, state: State, slot: Any, norm: Norm, out: Tensor | None) -> None:
+    def forward(
+        self, trace: Pass, state: State, slot: Any, norm: Norm | None, out: Tensor | None
+    ) -> None:
         """Read state.x through `norm`; add the result to state.x, or store it in `out` [T, h]."""
 
 
@@ -45,7 +48,8 @@ class Attention:
 
     `window`: key j is visible to query i when i - window < j <= i; None: all before. `gated` (Qwen3.5): qkv is
     [2 (H + K) D, h], the rows of each q head followed by those of a gate: the head's output is multiplied by the
-    gate's sigmoid.
+    gate's sigmoid. `rope` None: no positions. `cap`, `norm_last`, `growth`: as ops/attention.py and ops/rope.py have
+    them.
     """
 
     recurrent: ClassVar[bool] = False
@@ -55,12 +59,15 @@ class Attention:
     heads: int
     kv_heads: int
     head_dim: int
-    rope: Rope
+    rope: Rope | None
     scale: float
     window: int | None = None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     gated: bool = False
+    cap: float = 0.0
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
 
     def make_state(self, state: State, name: str) -> int:
         """K and V caches [K, capacity, D]: their place in state.cache."""
@@ -71,18 +78,30 @@ class Attention:
         trace: Pass,
         state: State,
         slot: int,
-        norm: Norm,
+        norm: Norm | None,
         out: Tensor | None,
     ) -> None:
         cache = state.cache[slot]
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
+        table, per_row = state.angles(trace, self.rope) if self.rope else (NOTHING, False)
         heads = Heads(
-            self.heads, self.kv_heads, self.head_dim, state.rope(self.rope), self.rope.width,
-            self.q_norm, self.k_norm, self.scale, self.gated,
-        )  # fmt: skip
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            table,
+            self.rope.width if self.rope else 0,
+            self.q_norm,
+            self.k_norm,
+            self.scale,
+            self.gated,
+            self.rope is not None and self.rope.neighbours,
+            self.norm_last,
+            self.growth,
+            per_row,
+        )
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
-        attention(trace, heads, qkv, cache, y, window=self.window)
+        attention(trace, heads, qkv, cache, y, window=self.window, cap=self.cap)
         project(trace, state, "o", y, self.o, out)
 
 
@@ -92,13 +111,17 @@ class Mlp:
 
     gate_up: Linear
     down: Linear
-    activation: Literal["silu", "gelu_tanh"]
+    activation: Activation
 
-    def forward(self, trace: Pass, state: State, norm: Norm, out: Tensor | None) -> None:
+    def forward(self, trace: Pass, state: State, norm: Norm | None, out: Tensor | None) -> None:
         """Read state.x through `norm`; add to state.x, or store in `out`."""
+        project(trace, state, "down", self.inside(trace, state, norm), self.down, out)
+
+    def inside(self, trace: Pass, state: State, norm: Norm | None) -> Tensor:
+        """act(gate x) * up x [T, I], of state.x through `norm`."""
         y = trace.tensor("mlp", trace.rows, self.gate_up.rows // 2)
         gated_linear(trace, "gate_up", state.x, self.gate_up, y, self.activation, norm=norm)
-        project(trace, state, "down", y, self.down, out)
+        return y
 
 
 def project(
@@ -113,11 +136,12 @@ def project(
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """x += [mixer_post](mixer(mixer_norm(x))); x += [mlp_post](mlp(mlp_norm(x))); the post norms are Gemma's."""
+    """x += [mixer_post](mixer(mixer_norm(x))); x += [mlp_post](mlp(mlp_norm(x))); the post norms are Gemma's.
+    A norm of None, before a branch, leaves x as it is (OLMo 2, EXAONE 4)."""
 
-    mixer_norm: Norm
+    mixer_norm: Norm | None
     mixer: Mixer
-    mlp_norm: Norm
+    mlp_norm: Norm | None
     mlp: Mlp
     mixer_post: Norm | None = None
     mlp_post: Norm | None = None
@@ -136,17 +160,35 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
+class ParallelBlock:
+    """x += mixer(norm(x)) + mlp(norm(x)), both of the x before either was added (Cohere)."""
+
+    norm: Norm
+    mixer: Mixer
+    mlp: Mlp
+
+    def forward(self, trace: Pass, state: State, slot: Any) -> None:
+        """One layer over state.x."""
+        y = self.mlp.inside(trace, state, self.norm)
+        self.mixer.forward(trace, state, slot, self.norm, None)
+        project(trace, state, "down", y, self.mlp.down, None)
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A decoder: embedding, blocks, final norm, head. `max_context` is what it was trained for."""
+    """A decoder: embedding, blocks, final norm, head. `max_context` is what it was trained for; logits are multiplied
+    by `logit_scale` and held within +-`logit_cap` (0: as they are)."""
 
     hidden_size: int
     vocab_size: int
     max_context: int
     embedding: Linear
     embedding_scale: float
-    blocks: Sequence[Block]
+    blocks: Sequence[Block | ParallelBlock]
     norm: Norm
     lm_head: Linear
+    logit_scale: float = 1.0
+    logit_cap: float = 0.0
 
     @property
     def recurrent(self) -> bool:
@@ -162,7 +204,7 @@ class Model:
         try:
             for i, block in enumerate(self.blocks):
                 state.layers.append(block.mixer.make_state(state, f"layer {i}"))
-                if isinstance(block.mixer, Attention):
+                if isinstance(block.mixer, Attention) and block.mixer.rope:
                     state.rope(block.mixer.rope)
         except BaseException:
             state.release()
@@ -177,4 +219,7 @@ class Model:
 
     def head(self, trace: Pass, state: State, logits: Tensor) -> None:
         """logits [V] of the last valid row of state.x."""
-        linear(trace, "lm_head", state.x, self.lm_head, logits, norm=self.norm, last_row=True)
+        linear(
+            trace, "lm_head", state.x, self.lm_head, logits, norm=self.norm, last_row=True,
+            scale=self.logit_scale, cap=self.logit_cap,
+        )  # fmt: skip

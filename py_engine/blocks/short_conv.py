@@ -31,7 +31,7 @@ class ShortConv:
         return state.recurrent(f"{name}.conv", self.taps, self.in_proj.cols)
 
     def forward(
-        self, trace: Pass, state: State, slot: Tensor, norm: Norm, out: Tensor | None
+        self, trace: Pass, state: State, slot: Tensor, norm: Norm | None, out: Tensor | None
     ) -> None:
         y = trace.tensor("conv", trace.rows, self.in_proj.cols)
         conv = Convolution(self.weights, slot, self.in_proj.bias is not None)

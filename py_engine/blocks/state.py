@@ -11,7 +11,8 @@ from py_engine.blocks.kv_cache import KvCache, KvDtype
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
-from py_engine.ops.step import STEP_BYTES
+from py_engine.ops.rope import rope_angles
+from py_engine.ops.step import STEP_BYTES, Pass
 
 ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
@@ -21,27 +22,35 @@ class Rope:
     """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
 
     `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
-    `magnitude` (yarn). Source: Su et al. 2021, arXiv:2104.09864; halves rotated as in transformers.
+    `magnitude` (yarn). Pairs are entries i and i + width/2 (halves), or with `neighbours` 2 i and 2 i + 1.
+    `long`: the frequencies for texts of more than `border` tokens, all of their positions (longrope).
+    `axes`: where positions have several (time, height, width of an image's rows), which of them each pair follows;
+    (): one position, the row's number. Source: Su et al. 2021, arXiv:2104.09864.
     """
 
     width: int
     theta: float
     frequencies: tuple[float, ...]
     magnitude: float = 1.0
+    neighbours: bool = False
+    long: tuple[float, ...] = ()
+    border: int = 0
+    axes: tuple[int, ...] = ()
 
-    def table(self, context: int) -> bytes:
+    def table(self, context: int, long: bool = False) -> bytes:
         """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
 
         Double precision on the CPU: WGSL's cos and sin may be off by 2^-11. The kernel multiplies an entry of the first
         part by one of the second, so the magnitude stands in the first alone.
         """
         out = array("f")
+        frequencies = self.long if long and self.long else self.frequencies
         for positions, magnitude in (
             (range(0, max(context, 1), ROPE_BLOCK), self.magnitude),
             (range(ROPE_BLOCK), 1.0),
         ):
             for p in positions:
-                for f in self.frequencies:
+                for f in frequencies:
                     out.append(magnitude * math.cos(p * f))
                     out.append(magnitude * math.sin(p * f))
         return out.tobytes()
@@ -66,6 +75,9 @@ class State:
         self._gpu = gpu
         self._buffers = Buffers(gpu)
         self._ropes: dict[Rope, Tensor] = {}
+        self._axes: dict[tuple[int, ...], Tensor] = {}
+        self.positions: Tensor | None = None  # [max rows, axes] u32, where a rope has several
+        self._long = False  # whether the tables are those of long texts
         self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
         self.context = context
         self.max_rows = max_rows
@@ -99,12 +111,58 @@ class State:
     def rope(self, rope: Rope) -> Tensor:
         """The table of a rotary embedding for the whole context, made once for all layers that share it."""
         if rope not in self._ropes:
-            data = rope.table(self.context)
+            data = rope.table(self.context, self._long)
             tensor = self._buffers.make(f"rope {rope.theta:g}", len(data) // 4)
             assert tensor.binding is not None
             self._gpu.write(tensor.binding.buffer, 0, data)
             self._ropes[rope] = tensor
+            if rope.axes:
+                self._make_axes(rope)
         return self._ropes[rope]
+
+    def angles(self, trace: Pass, rope: Rope) -> tuple[Tensor, bool]:
+        """Where the rows of a pass find their angles, and whether each has a row of its own there; else by position. A
+        token behind the prompt stands at one position, whatever the axes."""
+        table = self.rope(rope)
+        if not rope.axes or trace.rows == 1:
+            return table, False
+        if rope not in trace.shared:
+            assert self.positions is not None
+            trace.shared[rope] = rope_angles(trace, self.positions, self._axes[rope.axes], table)
+        return trace.shared[rope], True
+
+    def _make_axes(self, rope: Rope) -> None:
+        """The axes of its pairs on the GPU, and room for the positions of a chunk."""
+        count = max(rope.axes) + 1
+        if len(rope.axes) != len(rope.frequencies):
+            raise ValueError(f"{len(rope.axes)} axes for {len(rope.frequencies)} pairs")
+        if rope.axes not in self._axes:
+            axes = self._buffers.make("rope axes", len(rope.axes), dtype="u32")
+            assert axes.binding is not None
+            self._gpu.write(axes.binding.buffer, 0, array("I", rope.axes).tobytes())
+            self._axes[rope.axes] = axes
+        if self.positions is None:
+            self.positions = self._buffers.make("positions", self.max_rows, count, dtype="u32")
+        elif self.positions.shape[1] != count:
+            raise ValueError(f"ropes of {self.positions.shape[1]} and of {count} axes in a model")
+
+    @property
+    def border(self) -> int | None:
+        """The most tokens of a text that is turned as short ones are; None: all texts are turned alike."""
+        return min((rope.border for rope in self._ropes if rope.long), default=None)
+
+    def turn_for(self, tokens: int) -> bool:
+        """Make the tables those of texts of so many tokens. True when that changed them: what the KV cache holds was
+        turned otherwise and must not be read again."""
+        border = self.border
+        if border is None or self._long == (tokens > border):
+            return False
+        self._long = not self._long
+        for rope, tensor in self._ropes.items():
+            if rope.long:
+                assert tensor.binding is not None
+                self._gpu.write(tensor.binding.buffer, 0, rope.table(self.context, self._long))
+        return True
 
     def release(self) -> None:
         """Free every buffer."""

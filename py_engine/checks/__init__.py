@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from py_engine.checks.attention import decode_attention, prefill_attention, rope
+from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
 from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm
 from py_engine.checks.sampler import clear, mark, sample
@@ -28,6 +28,7 @@ CHECKS: Mapping[str, Maker] = {
     "matmul": matmul,
     "matmul_units": matmul,
     "rope": rope,
+    "rope_angles": rope_angles,
     "attention_prefill": prefill_attention,
     "attention_decode": decode_attention,
     "delta_conv": delta_conv,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from operator import add, mul
 
 from py_engine.blocks.state import ROPE_BLOCK
@@ -28,6 +30,8 @@ from py_engine.graph.trace import Call, Tensor, exact
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
 _POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
+_SHIFT = -3  # of rotary positions against rows of the cache
+_TURN = _POSITION + _SHIFT
 _TOKENS = 5  # of a chunk that is rotated
 _THETA = 1e4
 
@@ -37,26 +41,43 @@ class _Heads:
 
     def __init__(self, bench: Bench, c: Mapping[str, float], heads: int, rows: int) -> None:
         self._c = c
-        [self.d, self.kv, self._width, gated] = whole(c, "D", "HKV", "R", "GATED")
+        [self.d, self.kv, self._width, gated, self._period] = whole(
+            c, "D", "HKV", "R", "GATED", "Q_PERIOD"
+        )
         self.heads = heads
         self._apart = 1 + gated
         self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
         self._qkv = Pattern(_QKV)
         pairs = self._width // 2
-        self._frequencies = tuple(_THETA ** (-i / pairs) for i in range(pairs))
+        self._frequencies = _frequencies(pairs)
         self._norms = {"Q": Pattern(_Q_NORM, 1.5), "K": Pattern(_K_NORM, 1.5)}
         norms = (
             bench.known(pattern, self.d) if c.get(f"NORM_{letter}") else bench.zeros
             for letter, pattern in self._norms.items()
         )
-        table = bench.keep(("rope", self._width), lambda: _rope_table(bench, self._frequencies))
-        self.tensors: list[Tensor] = [bench.known(self._qkv, rows, self.row), exact(table), *norms]
+        self.tensors: list[Tensor] = [
+            bench.known(self._qkv, rows, self.row),
+            self._table(bench, rows),
+            *norms,
+        ]
         self.k = cache(self._k)
 
+    def _table(self, bench: Bench, rows: int) -> Tensor:
+        """The angles of positions, or of each row."""
+        if not self._width:
+            return bench.zeros
+        if not self._c.get("PER_ROW"):
+            return exact(known_rope_table(bench, self._width // 2))
+        data = b"".join(_angles(_TURN + t, self._frequencies) for t in range(rows))
+        return bench.put("angles", data, len(data) // 4)
+
     def q(self, token: int, head: int) -> list[float]:
-        """A query head of a row at `_POSITION` + token."""
+        """A query head of a row whose rotary position is `_TURN` + token."""
         values = self._turned(token, self._apart * head, "Q")
-        return [v * self._c["SCALE"] for v in values]
+        scale = self._c["SCALE"]
+        if growth := self._c.get("Q_GROWTH"):
+            scale *= 1.0 + growth * math.log(1 + (_POSITION + token) // self._period)
+        return [v * scale for v in values]
 
     def _k(self, token: int, head: int) -> list[float]:
         """A key head."""
@@ -75,15 +96,23 @@ class _Heads:
 
     def _turned(self, token: int, place: int, letter: str) -> list[float]:
         values = self._raw(token, place)
-        if self._c.get(f"NORM_{letter}"):
-            weight = self._norms[letter].part(0, self.d)
-            eps, offset = self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"]
-            values = normed(values, weight, eps, offset)
-        pairs = self._width // 2
-        for i, (cosine, sine) in enumerate(_turns(_POSITION + token, self._frequencies)):
-            a, b = values[i], values[i + pairs]
-            values[i], values[i + pairs] = a * cosine - b * sine, b * cosine + a * sine
-        return values
+        if self._c.get("NORM_LAST"):
+            return self._normed(self._rotated(values, token), letter)
+        return self._rotated(self._normed(values, letter), token)
+
+    def _normed(self, values: list[float], letter: str) -> list[float]:
+        if not self._c.get(f"NORM_{letter}"):
+            return values
+        weight = self._norms[letter].part(0, self.d)
+        return normed(values, weight, self._c[f"EPS_{letter}"], self._c[f"OFFSET_{letter}"])
+
+    def _rotated(self, values: list[float], token: int) -> list[float]:
+        found, pairs, neighbours = list(values), self._width // 2, self._c.get("NEIGHBOURS")
+        for n, (cosine, sine) in enumerate(_turns(_TURN + token, self._frequencies)):
+            i, j = (2 * n, 2 * n + 1) if neighbours else (n, n + pairs)
+            a, b = values[i], values[j]
+            found[i], found[j] = a * cosine - b * sine, b * cosine + a * sine
+        return found
 
 
 @cache
@@ -92,10 +121,19 @@ def _turns(position: int, frequencies: tuple[float, ...]) -> list[tuple[float, f
     return [(math.cos(position * f), math.sin(position * f)) for f in frequencies]
 
 
+def _frequencies(pairs: int) -> tuple[float, ...]:
+    return tuple(_THETA ** (-i / pairs) for i in range(pairs))
+
+
+def known_rope_table(bench: Bench, pairs: int) -> Tensor:
+    """A table for so many pairs, for the positions of the tokens here."""
+    return bench.keep(("rope", pairs), lambda: _rope_table(bench, _frequencies(pairs)))
+
+
 def _rope_table(bench: Bench, frequencies: tuple[float, ...]) -> Tensor:
     """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
     empty = bytes(8 * len(frequencies))
-    tokens = range(_POSITION, _POSITION + _TOKENS)
+    tokens = range(_TURN, _TURN + _TOKENS)
     blocks = {token // ROPE_BLOCK for token in tokens}
     places = {token % ROPE_BLOCK for token in tokens}
     rows = [(b * ROPE_BLOCK, b in blocks) for b in range(_CONTEXT // ROPE_BLOCK)]
@@ -138,7 +176,7 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     d, kv = heads.d, heads.kv
     q = bench.make("q", rows, h, d)
     cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
-    step = bench.step(_POSITION, rows)
+    step = bench.step(_POSITION, rows, _SHIFT)
     bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
     tokens = (0, rows - 1, 2)
     got = {(t, i): bench.read(q, (t * h + i) * d, d) for t, i in _pairs(tokens, h)}
@@ -158,6 +196,36 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     return Check(calls, verify)
 
 
+def rope_angles(bench: Bench, calls: Sequence[Call]) -> Check:
+    """rope_angles.wgsl: rows whose positions differ on every axis."""
+    [call] = calls
+    [axes, pairs] = whole(constants(call), "AXES", "PAIRS")
+    positions = [[_TURN + (t + a) % _TOKENS for a in range(axes)] for t in range(_TOKENS)]
+    follows = [i % axes for i in range(pairs)]
+    angles = bench.make("angles", _TOKENS, pairs, 2)
+    tensors = [
+        bench.put("positions", _words(chain(*positions)), _TOKENS, axes, dtype="u32"),
+        bench.put("axes", _words(follows), pairs, dtype="u32"),
+        exact(known_rope_table(bench, pairs)),
+        bench.step(_POSITION, _TOKENS),
+        angles,
+    ]
+    bench.call(call, tensors, (call.groups[0], _TOKENS, 1))
+    got = bench.read(angles)
+
+    def verify() -> str:
+        frequencies = _frequencies(pairs)
+        turns = [[_turns(p, frequencies) for p in row] for row in positions]
+        wanted = (turns[t][a][i] for t in range(_TOKENS) for i, a in enumerate(follows))
+        return difference(got.floats(), list(chain(*wanted)))
+
+    return Check(calls, verify)
+
+
+def _words(values: Iterable[int]) -> bytes:
+    return array("I", values).tobytes()
+
+
 class _Cache:
     """Keys and values [kv heads, context, d] of few kinds."""
 
@@ -175,8 +243,9 @@ class _Cache:
         head: int,
         keys: range,
         own: tuple[Sequence[float], Sequence[float]] | None = None,
+        cap: float = 0.0,
     ) -> list[float]:
-        """softmax(q k) v over these rows, and over a key and value of the token's own."""
+        """softmax(q k) v over these rows, and over a key and value of the token's own; scores within +-`cap`."""
         dots, rows = self.keys.dots(q), list(self.values.rows)
         scores = [dots[kind] for kind in self.keys.kinds(head, keys.stop)[keys.start :]]
         kinds = self.values.kinds(head, keys.stop)[keys.start :]
@@ -184,6 +253,8 @@ class _Cache:
             scores.append(dot(q, own[0]))
             kinds.append(len(rows))
             rows.append(list(own[1]))
+        if cap:
+            scores = [cap * math.tanh(s / cap) for s in scores]
         most = max(scores)
         weights = [math.exp(s - most) for s in scores]
         shares, total = [0.0] * len(rows), sum(weights)
@@ -209,7 +280,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     heads = _Heads(bench, c, h, 1)
     d, kv = heads.d, heads.kv
     cache = _Cache(bench, kv, d, _dtype(decode))
-    step = bench.step(_POSITION, 1)
+    step = bench.step(_POSITION, 1, _SHIFT)
     partial, y = bench.make("partial", h, splits, d + 4), bench.make("y", h, d)
     # The grid of the partial results tells how many splits there are.
     tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]
@@ -231,7 +302,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         group = i * kv // h
         own = rounded(heads.k(0, group)), rounded(heads.v(0, group))
         keys = range(_first_key(c, _POSITION), _POSITION)
-        wanted = cache.attend(heads.q(0, i), group, keys, own)
+        wanted = cache.attend(heads.q(0, i), group, keys, own, c.get("CAP", 0.0))
         if ending.get("GATE"):
             wanted = list(map(mul, wanted, heads.gate(i)))
         return difference(got[i].floats(), wanted, tolerance)
@@ -267,7 +338,8 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def of_head(t: int, i: int) -> str:
         keys = range(_first_key(c, position + t), position + t + 1)
-        wanted = cache.attend(queries.part((t * h + i) * d, d), i // per_kv, keys)
+        query = queries.part((t * h + i) * d, d)
+        wanted = cache.attend(query, i // per_kv, keys, cap=c.get("CAP", 0.0))
         if gate_heads:
             wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
         return difference(got[t, i].floats(), wanted)

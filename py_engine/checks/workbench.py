@@ -107,9 +107,9 @@ class Bench:
         key = ("known", pattern.key, shape)
         return self.keep(key, lambda: self.fill("input", pattern.period(), *shape))
 
-    def step(self, pos: int, rows: int) -> Tensor:
+    def step(self, pos: int, rows: int, shift: int = 0) -> Tensor:
         """A step that no kernel writes."""
-        data = pack_step(pos=pos, rows=rows)
+        data = pack_step(pos=pos, rows=rows, shift=shift)
         return self.keep(("step", data), lambda: self.put("step", data, 8, dtype="u32"))
 
     def write(self, tensor: Tensor, offset: int, data: bytes, size: int = 0) -> None:

@@ -15,6 +15,7 @@ from py_engine.blocks.state import State
 from py_engine.checks.self_check import SelfCheck
 from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError, OutOfMemoryError
+from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
 from py_engine.generate.sampler import Sampler
@@ -122,9 +123,10 @@ class Decoder:
         """One token and a head: "logits", "greedy" or "sampled"."""
         return self.programs.chain("decode", head)
 
-    def chunk_plans(self, rows: int, head: str | None) -> list[Plan]:
-        """The plans that run so many rows, with `head` behind the last of them."""
-        if rows == 1 and head:
+    def chunk_plans(self, rows: int, head: str | None, *, apart: bool = False) -> list[Plan]:
+        """The plans that run so many rows, with `head` behind the last of them. `apart`: their rotary positions differ
+        from those that tokens behind the prompt will have by more than their number."""
+        if rows == 1 and head and not apart:
             return [self.token_plan(head)]
         chunk = self.programs.find("prefill", rows)
         return [chunk, self.programs.find(head)] if head else [chunk]
@@ -173,12 +175,19 @@ class Decoder:
         self.prefix.forget()
 
     async def logits(
-        self, ids: Sequence[int], abort: Abort | None = None, *, reuse: bool = False
+        self,
+        ids: Sequence[int],
+        abort: Abort | None = None,
+        *,
+        reuse: bool = False,
+        given: Given | None = None,
     ) -> bytes:
-        """Logits after the last id, float32 [vocab_size], as bytes. `reuse`: run only what the state has not seen."""
+        """Logits after the last id, float32 [vocab_size], as bytes. `reuse`: run only what the state has not seen.
+        `given`: rows of the negative ids. Raises InputError when it lacks one, AbortError, GPU errors."""
+        check_ids(ids, self.model.vocab_size, given)
         if not reuse:
             self.prefix.forget()
-        await self._prefill(ids, "logits", 0, abort or Abort())
+        await self._prefill(ids, "logits", 0, abort or Abort(), given=given)
         return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
 
     async def generate(
@@ -189,12 +198,14 @@ class Decoder:
         abort: Abort,
         border: int | None = None,
         answered: Sequence[int] = (),
+        given: Given | None = None,
     ) -> AsyncGenerator[list[Sampled], None]:
         """Prefill what the state has not seen of `ids`, then decode; batches of tokens as they come.
 
         `border`: how many of `ids` a next prompt is likely to begin with (a chat without its generation prompt), None:
         all; a recurrent state can be brought back to there. `answered`: tokens of an answer that was cut off before its
         end: it goes on behind them, its sampling (`seed` and history) and `max_tokens` as if it never had been.
+        `given`: rows of the negative ids, and positions that are not the rows' numbers.
         Ends after a stop token, `max_tokens`, or when the consumer
         closes the iterator; the caller then says with `keep` which tokens stay.
         Raises ContextError, AbortError (in prefill), DeviceLostError, OutOfMemoryError (no room for a longer text; what
@@ -209,13 +220,11 @@ class Decoder:
                 len(ids),
                 self.state.context,
             )
-        bad = next((i for i in ids if not 0 <= i < self.model.vocab_size), None)
-        if bad is not None:
-            raise InputError(f"token id {bad} is outside the vocabulary of {self.model.vocab_size}")
+        check_ids(ids, self.model.vocab_size, given)
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids, answered)
         ids = [*ids, *answered]
-        await self._prefill(ids, head, max_tokens, abort, border, len(answered))
+        await self._prefill(ids, head, max_tokens, abort, border, len(answered), given)
         self._seen = len(ids)
         # The first token was sampled by the prefill's head; read it by replaying nothing.
         words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
@@ -288,7 +297,7 @@ class Decoder:
             return  # the others look at the answer alone
         for at in range(0, len(ids), self.chunk_rows):
             part = ids[at : at + self.chunk_rows]
-            self._write(self.state.ids, array("I", part).tobytes())
+            self._write(self.state.ids, words(part))
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
             await self.gpu.replay(self.programs.find("mark").recording)
 
@@ -300,10 +309,13 @@ class Decoder:
         abort: Abort,
         border: int | None = None,
         count: int = 0,
+        given: Given | None = None,
     ) -> None:
         """Run the ids that the state has not seen; the last one goes through the head. `count`: tokens that were
         sampled already, of at most `limit`."""
         prefix = self.prefix
+        feed = given.begin(self.gpu, self.state.x) if given else None
+        positions = (given.positions if given else None) or Positions(())
         start = await prefix.resume(ids)
         await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start
@@ -314,11 +326,17 @@ class Decoder:
             end = min(start + self.chunk_rows, cut if start < cut else len(ids))
             last = end == len(ids)
             prefix.leave()
-            self._write(self.state.ids, array("I", ids[start:end]).tobytes())
+            self._write(self.state.ids, words(ids[start:end]))
+            if feed:
+                await feed.put(ids[start:end])
+            apart = self._place(start, end, positions)
             self._write(
-                self.state.step, pack_step(pos=start, rows=end - start, limit=limit, count=count)
+                self.state.step,
+                pack_step(
+                    pos=start, rows=end - start, limit=limit, count=count, shift=positions.shift
+                ),
             )
-            for plan in self.chunk_plans(end - start, head if last else None):
+            for plan in self.chunk_plans(end - start, head if last else None, apart=apart):
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
@@ -328,6 +346,21 @@ class Decoder:
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()
+
+    def _place(self, start: int, end: int, positions: Positions) -> bool:
+        """Upload the rotary positions of rows start..end where passes read them; whether they stand apart, see
+        `chunk_plans`. Raises InputError where this model has no positions but the rows' numbers."""
+        apart = positions.straight(start, end) != positions.shift
+        table = self.state.positions
+        if table is not None:
+            axes = table.shape[1]
+            rows = (p for i in range(start, end) for p in positions.of(i, axes))
+            self._write(table, array("I", rows).tobytes())
+        elif apart:
+            raise InputError(
+                "this model's rotary positions are the numbers of its rows; others were given with the prompt"
+            )
+        return apart
 
     async def _resize(self, tokens: int, rows: int, room: int = 0) -> None:
         """The smallest KV cache for `tokens` and, if it can be had, `room` more. One that holds nothing (`rows` 0) may

@@ -9,6 +9,7 @@ from typing import Literal
 from py_engine.errors import AbortError
 from py_engine.generate.answer import Answer, Generation, Timings
 from py_engine.generate.decoder import Decoder, Sampled
+from py_engine.generate.given import Given
 from py_engine.generate.markup import Splitter
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.stream import TextStream
@@ -25,6 +26,7 @@ class Request:
     stop: tuple[str, ...]
     border: int | None = None  # see Decoder.generate
     splitter: Splitter = field(default_factory=Splitter)
+    given: Given | None = None  # rows of negative ids
 
 
 class Run:
@@ -69,6 +71,7 @@ class Run:
         self.phase = "prefill"
         steps = decoder.generate(
             request.ids, request.sampling, request.max_tokens, generation.abort, request.border, tuple(self._tokens),
+            request.given,
         )  # fmt: skip
         try:
             async for batch in steps:

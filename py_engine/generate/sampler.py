@@ -80,7 +80,8 @@ class Sampler:
         """Upload the history that an answer has made so far, as `mark` and the sampling kernels would have."""
         words = array("I", bytes(self._counts.nbytes))
         for token in prompt:
-            words[token] = IN_PROMPT
+            if token >= 0:  # else a row of an image or a sound
+                words[token] = IN_PROMPT
         for token in answered:
             words[token] += 1
         assert self._counts.binding is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
@@ -21,14 +23,16 @@ def attention(
     y: Tensor,
     *,
     window: int | None = None,
+    cap: float = 0.0,
     label: str = "attention",
 ) -> None:
     """y [T, H * D] = softmax(q k^T, causal) v for the rows at positions step.pos.. (grouped queries, H = n Hkv).
 
     qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
     their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
-    `window`: key j is visible to query i when i - window < j <= i. Two dispatches: for one row split over the
-    context and merged; for more, heads prepared and attended. Rows behind step.rows are left as they are.
+    `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap); 0: they
+    stay. Two dispatches: for one row split over the context and merged; for more, heads prepared and attended. Rows
+    behind step.rows are left as they are.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
     heads.check(label, qkv, cache)
@@ -36,12 +40,16 @@ def attention(
         raise ValueError(f"{label}: y {y.shape} for {heads.count} heads of {heads.dim}")
     if window is not None and window < 1:
         raise ValueError(f"{label}: a window of {window} keys")
+    if cap < 0.0:
+        raise ValueError(f"{label}: scores capped at {cap:g}")
+    # What kernels of attention differ in beside their heads; absent: as in the shaders.
+    scores: dict[str, float] = {"WINDOW": window or 0} | ({"CAP": cap} if cap else {})
     if trace.rows == 1:
-        _decode(trace, heads, qkv, cache, y, window, label)
+        _decode(trace, heads, qkv, cache, y, scores, label)
     else:
         q = trace.tensor("q", trace.rows, heads.count, heads.dim)
         rope_append(trace, heads, qkv, q, cache)
-        _prefill(trace, heads, q, qkv, cache, y, window, label)
+        _prefill(trace, heads, q, qkv, cache, y, scores, label)
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
@@ -56,7 +64,7 @@ def _decode(
     qkv: Tensor,
     cache: tuple[Tensor, Tensor],
     y: Tensor,
-    window: int | None,
+    scores: Mapping[str, float],
     label: str,
 ) -> None:
     k, v = map(exact, cache)
@@ -64,13 +72,13 @@ def _decode(
     per_kv = heads.count // kv_heads
     parts = -(-per_kv // _HEADS_A_GROUP)
     a_group = -(-per_kv // parts)
-    splits = decode_splits(k.shape[1], kv_heads, window)
+    splits = decode_splits(k.shape[1], kv_heads, int(scores["WINDOW"]) or None)
     partial = trace.tensor("attention partial", heads.count, splits, d + 4)
     lanes = 32
     while lanes * (a_group + 1) > _THREADS:
         lanes //= 2
     uses = ["step", f"kv_{k.dtype}", "attention_span"]
-    span = {"HKV": kv_heads, "WINDOW": window or 0}
+    span = {"HKV": kv_heads, "WINDOW": scores["WINDOW"]}
     group = {
         "HEADS_PER_KV": per_kv,
         "G": a_group,
@@ -80,7 +88,11 @@ def _decode(
     }
     trace.call(
         label,
-        kernel("attention_decode", [*uses, "rotary"], heads.constants | span | group),
+        kernel(
+            "attention_decode",
+            [*uses, "rotary", "score_cap"],
+            heads.constants | span | scores | group,
+        ),
         [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),
     )
@@ -103,7 +115,7 @@ def _prefill(
     qkv: Tensor,
     cache: tuple[Tensor, Tensor],
     y: Tensor,
-    window: int | None,
+    scores: Mapping[str, float],
     label: str,
 ) -> None:
     k, v = map(exact, cache)
@@ -116,7 +128,7 @@ def _prefill(
         "D": d,
         "H": heads.count,
         "HEADS_PER_KV": heads.count // heads.kv_count,
-        "WINDOW": window or 0,
+        **scores,
         "BQ": block,
         "KT": tile,
         "PIECE": piece,
@@ -124,7 +136,11 @@ def _prefill(
     }
     trace.call(
         label,
-        kernel("attention_prefill", ["step", f"kv_{k.dtype}", "attention_gate"], constants),
+        kernel(
+            "attention_prefill",
+            ["step", f"kv_{k.dtype}", "attention_gate", "score_cap"],
+            constants,
+        ),
         [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
         (-(-trace.rows // block), heads.count, 1),
     )

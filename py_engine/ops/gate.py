@@ -23,7 +23,8 @@ class Finish:
     """How products become values of y. For an output i of the whole layer, with p_i = sum_k W[i, k] x[k] + bias[i]:
 
     "store": y_i = v_i and "add": y_i += v_i, where v_i = act(p_i) * factors[i] * scale (no `activation`: p_i itself);
-    "gated": y_i = act(p_i) * p_(i + rows/2); "multiply": y_i = act(y_i) * p_i, both without factors and scale.
+    "gated": y_i = act(p_i) * p_(i + rows/2); "multiply": y_i = act(y_i) * p_i, both without factors, scale and cap.
+    `cap`: v_i becomes cap * tanh(v_i / cap); 0: it stays.
 
     `vectors` f32: the bias [rows]; from element `factors_at` on, a factor for each output (layer scale). Where that is
     0, there is no bias.
@@ -34,6 +35,7 @@ class Finish:
     vectors: Tensor | None = None
     factors_at: int | None = None
     scale: float = 1.0
+    cap: float = 0.0
 
     @property
     def binding(self) -> Tensor:
@@ -44,7 +46,7 @@ class Finish:
         """The kernels' constants, where `first` is the layer's output behind row 0. What is not used is left out, so
         that kernels which do without it stay the same."""
         gates = self.epilogue in ("gated", "multiply")
-        if gates and (self.factors_at is not None or self.scale != 1.0):
+        if gates and (self.factors_at is not None or self.scale != 1.0 or self.cap):
             raise ValueError(f"a {self.epilogue} product takes neither factors nor a scale")
         bias = self.vectors is not None and self.factors_at != 0
         found: dict[str, float] = {
@@ -59,6 +61,8 @@ class Finish:
             found |= {"FACTORS": True, "FACTORS_AT": self.factors_at + first}
         if self.scale != 1.0:
             found["SCALE"] = self.scale
+        if self.cap:
+            found["CAP"] = self.cap
         return found
 
 

@@ -24,17 +24,20 @@ def linear(
     norm: Norm | None = None,
     activation: Activation | None = None,
     scale: float = 1.0,
+    cap: float = 0.0,
     residual: bool = False,
     last_row: bool = False,
 ) -> None:
-    """y = act(W norm(x) + bias) * factors * scale; with `residual`, y += that. Factors are the layer's own.
+    """y = act(W norm(x) + bias) * factors * scale; with `residual`, y += that. Factors are the layer's own. `cap`: the
+    values v become cap * tanh(v / cap) before they are stored or added.
 
     x [>= T, cols] f32, T = trace.rows; y [>= T, rows] f32. `last_row`: only row step.rows - 1 of x, to the first
     row of y (the head). Raises ValueError when shapes differ, ModelError for a format the kernels cannot read.
     """
     _check(label, x, layer, y, layer.rows)
     given = _input(trace, label, x, layer, norm, last_row)
-    finish = Finish("add" if residual else "store", activation, layer.bias, layer.factors_at, scale)
+    epilogue: Epilogue = "add" if residual else "store"
+    finish = Finish(epilogue, activation, layer.bias, layer.factors_at, scale, cap)
     for part in layer.parts:
         _part(trace, label, given, part, (0, part.rows), part.row_offset, y, finish)
 

@@ -25,8 +25,11 @@ class Heads:
     """How stacked projections qkv [T, (H + 2 Hkv) D] become attention's inputs.
 
     q and k heads are normed (where given), then their first `width` entries rotated by `table` (the layout of
-    blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]); q is multiplied by `scale` at the end.
-    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate.
+    blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]; with `per_row` those of each row of the
+    pass, [T, width / 2]); q is multiplied by `scale` at the end.
+    `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate. `neighbours`: entries 2 i and 2 i + 1
+    are a pair, instead of i and i + width / 2. `norm_last`: heads are normed behind the rotation. `growth` (b, n): q at
+    position p is multiplied by 1 + b ln(1 + floor(p / n)) too. Width 0 rotates nothing; its table is not read.
     """
 
     count: int  # H
@@ -38,6 +41,10 @@ class Heads:
     k_norm: Norm | None = None
     scale: float = 1.0
     gated: bool = False
+    neighbours: bool = False
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
+    per_row: bool = False
 
     def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Raise ModelError for unsupported head sizes, ValueError for shapes that disagree."""
@@ -54,7 +61,7 @@ class Heads:
                 f"{label}: qkv {qkv.shape}, k {k.shape} and v {v.shape} do not belong together for {self.count} heads "
                 f"of {d}"
             )
-        if self.width % 2 or not 0 < self.width <= d:
+        if self.width % 2 or not 0 <= self.width <= d:
             raise ValueError(f"{label}: cannot rotate {self.width} of {d} entries")
         for norm in (self.q_norm, self.k_norm):
             if norm is not None and norm.weight.shape != (d,):
@@ -66,8 +73,15 @@ class Heads:
     def constants(self) -> dict[str, float]:
         """Of shaders/lib/rotary.wgsl, and the heads' size and whether gates lie between them."""
         constants: dict[str, float] = {"D": self.dim, "R": self.width, "SCALE": self.scale}
-        if self.gated:
-            constants["GATED"] = True
+        flags = {
+            "GATED": self.gated,
+            "NEIGHBOURS": self.neighbours and self.width > 0,
+            "NORM_LAST": self.norm_last,
+            "PER_ROW": self.per_row,
+        }
+        constants |= {name: True for name, flag in flags.items() if flag}
+        if self.growth is not None:
+            constants["Q_GROWTH"], constants["Q_PERIOD"] = self.growth
         for letter, norm in (("Q", self.q_norm), ("K", self.k_norm)):
             if norm is not None:
                 constants |= {
@@ -81,6 +95,24 @@ class Heads:
         """The first bindings of kernels that prepare heads: qkv, table, q_norm, k_norm, step."""
         norms = (n.weight if n else NOTHING for n in (self.q_norm, self.k_norm))
         return [(t, "r") for t in (qkv, exact(self.table), *norms, trace.step)]
+
+
+def rope_angles(
+    trace: Pass, positions: Tensor, axes: Tensor, table: Tensor, label: str = "rope angles"
+) -> Tensor:
+    """(cos, sin) f32 [T, pairs, 2] of each row: a pair's frequency times the row's position on its axis.
+
+    positions [>= T, n] u32, axes [pairs] u32 below n, table as of Heads. Rows behind step.rows are not written.
+    """
+    pairs = axes.shape[0]
+    angles = trace.tensor("rope angles", trace.rows, pairs, 2)
+    trace.call(
+        label,
+        kernel("rope_angles", ["step"], {"AXES": positions.shape[1], "PAIRS": pairs}),
+        [(positions, "r"), (axes, "r"), (exact(table), "r"), (trace.step, "r"), (angles, "w")],
+        (-(-pairs // 64), trace.rows, 1),
+    )
+    return angles
 
 
 def rope_append(

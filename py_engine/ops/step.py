@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from py_engine.graph.trace import Tensor, Trace
@@ -19,8 +20,14 @@ class Pass(Trace):
     valid, and at which position the first one stands."""
 
     step: Tensor = field(kw_only=True)
+    shared: dict[Hashable, Tensor] = field(
+        default_factory=dict
+    )  # activations that several layers read
 
 
-def pack_step(*, pos: int, rows: int, limit: int = 0, token: int = 0, count: int = 0) -> bytes:
-    """The step as the host writes it before a pass (halt = 0)."""
-    return struct.pack("<8I", token, 0, pos, count, rows, limit, 0, 0)
+def pack_step(
+    *, pos: int, rows: int, limit: int = 0, token: int = 0, count: int = 0, shift: int = 0
+) -> bytes:
+    """The step as the host writes it before a pass (halt = 0). `shift`: rotary positions minus rows of the KV cache,
+    negative behind images."""
+    return struct.pack("<8I", token, 0, pos, count, rows, limit, shift % (1 << 32), 0)

@@ -29,6 +29,7 @@ from py_engine.errors import (
 )
 from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.decoder import Decoder
+from py_engine.generate.given import Given, check_ids
 from py_engine.generate.markup import Markup, Splitter
 from py_engine.generate.options import Options
 from py_engine.generate.prefix import shared
@@ -387,6 +388,13 @@ class Engine:
         """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
         return self._start(token_ids(ids, self.vocab_size), options)
 
+    def _generate_given(
+        self, ids: Sequence[int], given: Given, **options: Unpack[Options]
+    ) -> Generation:
+        """`generate` after ids of which the negative ones stand for rows that are given: of images, of sounds."""
+        check_ids(ids, self.vocab_size, given)
+        return self._start(list(ids), options, given=given)
+
     async def generate_ids(
         self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
     ) -> list[int]:
@@ -565,11 +573,12 @@ class Engine:
         splitter: Splitter | None = None,
         border: int | None = None,
         dropped: Dropped | None = None,
+        given: Given | None = None,
     ) -> Generation:
         """Check the request now, so that bad input is the caller's error, then queue it. Without a splitter, marks
         are text."""
         request = self._request(ids, dict(options))
-        request = replace(request, splitter=splitter or Splitter(), border=border)
+        request = replace(request, splitter=splitter or Splitter(), border=border, given=given)
 
         async def run(generation: Generation) -> None:
             generation.on_stop(

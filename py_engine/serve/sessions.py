@@ -29,6 +29,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.json_text import parse_json
 from py_engine.host.store import BlobStore
+from py_engine.inputs.content_ids import MOST_NEGATIVE
 from py_engine.serve.loading import Loaded
 from py_engine.version import VERSION
 
@@ -310,10 +311,9 @@ def _well_formed(session: Any, folder: str) -> bool:
         not isinstance(session.get(field), kind) for field, kind in _FIELDS.items()
     ):
         return False
-    numbers = [*session["ids"], *session["snapshots"]]
     return (
-        all(type(n) is int and n >= 0 for n in numbers)
-        and all(0 < n <= len(session["ids"]) for n in session["snapshots"])
+        all(type(n) is int and MOST_NEGATIVE <= n < 1 << 32 for n in session["ids"])
+        and all(type(n) is int and 0 < n <= len(session["ids"]) for n in session["snapshots"])
         and session["data"].startswith(f"{folder}/")
         and isinstance(session["key"].get("model"), str)
     )

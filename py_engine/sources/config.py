@@ -33,10 +33,48 @@ _INHERITED = (
     "vocab_size",
     "dtype",
     "torch_dtype",
-    "vision_config",
 )
+# Configs of other parts, and ids of what stands in a prompt for them (image_token_id): by the ends of their names.
+_INHERITED_ENDS = ("_config", "_token_id")
 # Where null says something else than a key that is left out: as many as there are query heads; no window.
 _NULLS = ("num_key_value_heads", "sliding_window")
+
+
+class Part(dict[str, Any]):
+    """An object inside config.json, a Config as the whole is. `path` is what its keys' names begin with in errors:
+    "vision_config."."""
+
+    def __init__(self, values: Config, path: str) -> None:
+        super().__init__(values)
+        self.path = path
+
+
+def part(config: Config, key: str, defaults: Config | None = None) -> Config:
+    """config[key], an object, without its nulls, over `defaults`: what the family assumes where it leaves a key out.
+
+    Errors about its keys name them by their path ("vision_config.hidden_size"), also in parts of parts. Raises
+    ModelError when it is missing or no object.
+    """
+    value = config.get(key)
+    if value is None:
+        raise missing(key, config)
+    if not isinstance(value, dict):
+        raise ModelError(f"{named(config, key)} is {short(value)}, expected an object.")
+    return Part({**(defaults or {}), **_without_nulls(value)}, f"{_path(config)}{key}.")
+
+
+def alike(config: Config, values: Config) -> Config:
+    """Other values for the same place of config.json: errors name it as they do for `config`."""
+    return Part(values, _path(config)) if isinstance(config, Part) else values
+
+
+def named(config: Config, key: str) -> str:
+    """How errors name a key of `config`."""
+    return f"config.json: {_path(config)}{key}"
+
+
+def _path(config: Config) -> str:
+    return config.path if isinstance(config, Part) else ""
 
 
 async def read_config(repo: Repository) -> Config:
@@ -47,7 +85,8 @@ async def read_config(repo: Repository) -> Config:
 def normalise(raw: Any, where: str = "config.json") -> Config:
     """One flat mapping of what describes the text model: `text_config`, with what holds for it of the top level.
 
-    `model_type` is the top level's: it names the family. Absent and null mean the same, but for num_key_value_heads and
+    `model_type` is the top level's: it names the family. Configs of other parts (vision_config, audio_config) stay as
+    they are, for `part`. Absent and null mean the same, but for num_key_value_heads and
     sliding_window. Raises ModelError when it is no config.
     """
     if not isinstance(raw, dict):
@@ -59,7 +98,11 @@ def normalise(raw: Any, where: str = "config.json") -> Config:
             raise ModelError(f"{where}: text_config is {short(text)}, expected an object.")
         inner = _without_nulls(text)
         inner.pop("model_type", None)
-        outer = {key: flat[key] for key in (*_INHERITED, *_TOP_KEYS) if key in flat}
+        outer = {
+            key: value
+            for key, value in flat.items()
+            if key in (*_INHERITED, *_TOP_KEYS) or key.endswith(_INHERITED_ENDS)
+        }
         top = {key: flat[key] for key in _TOP_KEYS if key in flat}
         # Multimodal configs repeat defaults in text_config; ids and quantisation of the top level win.
         flat = outer | inner | top
@@ -79,12 +122,12 @@ def require_int(config: Config, key: str, low: int, high: int, default: int | No
     Raises ModelError."""
     value = config.get(key, default)
     if value is None:
-        raise missing(key)
+        raise missing(key, config)
     if type(value) is float and value.is_integer():  # 1e6 and the like
         value = int(value)
     if type(value) is not int or not low <= value <= high:
         raise ModelError(
-            f"config.json: {key} is {short(value)}, expected an integer from {low} to {high}."
+            f"{named(config, key)} is {short(value)}, expected an integer from {low} to {high}."
         )
     return value
 
@@ -95,14 +138,14 @@ def require_float(
     """config[key], a finite number in [low, high]; `default` when it is absent. Raises ModelError."""
     value = config.get(key, default)
     if value is None:
-        raise missing(key)
+        raise missing(key, config)
     if (
         type(value) not in (int, float)
         or (type(value) is float and not math.isfinite(value))
         or not low <= value <= high
     ):
         raise ModelError(
-            f"config.json: {key} is {short(value)}, expected a number from {low:g} to {high:g}."
+            f"{named(config, key)} is {short(value)}, expected a number from {low:g} to {high:g}."
         )
     return float(value)
 
@@ -111,9 +154,9 @@ def require_bool(config: Config, key: str, default: bool | None = None) -> bool:
     """config[key], true or false; `default` when it is absent. Raises ModelError."""
     value = config.get(key, default)
     if value is None:
-        raise missing(key)
+        raise missing(key, config)
     if type(value) is not bool:
-        raise ModelError(f"config.json: {key} is {short(value)}, expected true or false.")
+        raise ModelError(f"{named(config, key)} is {short(value)}, expected true or false.")
     return value
 
 
@@ -123,10 +166,10 @@ def require_str(
     """config[key], one of `allowed`; `default` when it is absent. Raises ModelError."""
     value = config.get(key, default)
     if value is None:
-        raise missing(key)
+        raise missing(key, config)
     if not isinstance(value, str) or value not in allowed:
         raise ModelError(
-            f"config.json: {key} is {short(value)}; supported: {', '.join(sorted(allowed))}."
+            f"{named(config, key)} is {short(value)}; supported: {', '.join(sorted(allowed))}."
         )
     return value
 
@@ -145,15 +188,17 @@ def layer_types(
         every = require_int(config, "sliding_window_pattern", 1, MAX_LAYERS, pattern)
         return tuple(FULL if (i + 1) % every == 0 else SLIDING for i in range(count))
     if not isinstance(given, list) or not all(isinstance(kind, str) for kind in given):
-        raise ModelError(f"config.json: layer_types is {short(given)}, expected a list of names.")
+        raise ModelError(
+            f"{named(config, 'layer_types')} is {short(given)}, expected a list of names."
+        )
     if len(given) != count:
         raise ModelError(
-            f"config.json: layer_types has {len(given)} entries for num_hidden_layers = {count}."
+            f"{named(config, 'layer_types')} has {len(given)} entries for num_hidden_layers = {count}."
         )
     for kind in given:
         if kind not in allowed:
             raise ModelError(
-                f"config.json: layer_types holds {short(kind)}; supported: {', '.join(sorted(allowed))}."
+                f"{named(config, 'layer_types')} holds {short(kind)}; supported: {', '.join(sorted(allowed))}."
             )
     return tuple(given)
 
@@ -296,9 +341,11 @@ def eos_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, .
     return tuple(found)
 
 
-def missing(key: str) -> ModelError:
-    """The error for a key that must be there."""
-    return ModelError(f"config.json: {key} is missing. The file is not complete: fetch it again.")
+def missing(key: str, config: Config | None = None) -> ModelError:
+    """The error for a key (of `config`) that must be there."""
+    return ModelError(
+        f"{named(config or {}, key)} is missing. The file is not complete: fetch it again."
+    )
 
 
 def short(value: Any) -> str:

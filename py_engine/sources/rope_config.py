@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from py_engine.sources.config import (
     FULL,
     SLIDING,
     Config,
+    alike,
     missing,
     require_bool,
     require_float,
@@ -87,7 +88,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     """
     scaling = _object(config.get("rope_scaling") or {}, "rope_scaling")
     parameters = _object(config.get("rope_parameters") or {}, "rope_parameters")
-    given: dict[str, Any] = {
+    given: Config = {
         "rope_theta": config.get("rope_theta", theta),
         "partial_rotary_factor": config.get("partial_rotary_factor"),
     }
@@ -100,14 +101,14 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
             )
         own = parameters.get(layer_type)
         if layer_type == SLIDING and "rope_local_base_freq" in config:
-            given["rope_theta"] = config["rope_local_base_freq"]
+            given = {**given, "rope_theta": config["rope_local_base_freq"]}
         if nested and own is None and given["rope_theta"] is None:
-            raise missing(f"rope_parameters[{layer_type!r}]")
-        given |= _object(own or {}, f"rope_parameters[{layer_type!r}]")
-        given |= scaling if layer_type == FULL else {}
+            raise missing(f"rope_parameters[{layer_type!r}]", config)
+        given = {**given, **_object(own or {}, f"rope_parameters[{layer_type!r}]")}
+        given = {**given, **(scaling if layer_type == FULL else {})}
     else:
-        given |= scaling or parameters
-    given = {key: value for key, value in given.items() if value is not None}
+        given = {**given, **(scaling or parameters)}
+    given = alike(config, {key: value for key, value in given.items() if value is not None})
 
     base = require_float(given, "rope_theta", 1.0, 1e12)
     partial = require_float(given, "partial_rotary_factor", 0.01, 1.0, 1.0)
@@ -128,7 +129,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
         if not original and source.get(_ORIGINAL) is not None:
             original = require_int(source, _ORIGINAL, 1, 1 << 30)
     if not original and "max_position_embeddings" not in config:
-        raise missing(_ORIGINAL)
+        raise missing(_ORIGINAL, config)
     original = original or require_int(config, "max_position_embeddings", 1, 1 << 30)
     if kind == "yarn":
         return _yarn(given, base, partial, original, config)
@@ -175,6 +176,25 @@ def _yarn(
         require_float(given, "beta_slow", 1e-3, 1e6, 1.0),
         require_bool(given, "truncate", True),
     )
+
+
+def mrope_axes(sections: Sequence[int], interleaved: bool, pairs: int) -> tuple[int, ...]:
+    """Which axis of a position (0 time, 1 height, 2 width) each of `pairs` rotated pairs follows, for the M-RoPE of
+    `mrope_section`: one section behind the other (Qwen2-VL, arXiv:2409.12191), or `interleaved` (Qwen3-VL, Qwen3.5):
+    height and width take every third pair as far as their sections go, time the rest. Raises ModelError."""
+    if len(sections) != 3 or sum(sections) != pairs or min(sections) < 0:
+        raise ModelError(
+            f"config.json: mrope_section is {short(list(sections))}, expected three numbers of pairs, {pairs} in all."
+        )
+    if not interleaved:
+        return tuple(axis for axis, n in enumerate(sections) for _ in range(n))
+    return tuple(i % 3 if i < 3 * sections[i % 3] else 0 for i in range(pairs))
+
+
+def grid_axes(pairs: int) -> tuple[int, ...]:
+    """For a tower's position of two axes, row and column: the first half of the pairs turns with the row, the second
+    with the column (`rot_pos_emb` of Qwen's towers); their frequencies are the same half twice."""
+    return (0,) * (pairs // 2) + (1,) * (pairs - pairs // 2)
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

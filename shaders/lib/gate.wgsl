@@ -1,6 +1,7 @@
 // gate.wgsl: activations, and what becomes of a product before it is stored or added. In f32.
 //   Gated MLPs (SwiGLU, GeGLU): Shazeer 2020, arXiv:2002.05202. GELU: Hendrycks & Gimpel 2016, arXiv:1606.08415.
-//   Squared ReLU: So et al. 2021, arXiv:2109.08668. erf: Abramowitz & Stegun 7.1.26, off by 1.5e-7 at most.
+//   Squared ReLU: So et al. 2021, arXiv:2109.08668. Capped values: Gemma 2, arXiv:2408.00118.
+//   erf: Abramowitz & Stegun 7.1.26, off by 1.5e-7 at most.
 //
 // The kernel supplies: var bias: array<f32>, whose elements from FACTORS_AT on are the FACTORS.
 
@@ -9,6 +10,7 @@ override ACTIVATE: bool = false;  // finished() applies it
 override FACTORS: bool = false;   // finished() multiplies by one of its own for each row of W (layer scale)
 override FACTORS_AT: u32 = 0u;    // where that of row 0 stands in bias
 override SCALE: f32 = 1.0;        // finished() multiplies by it
+override CAP: f32 = 0.0;          // finished() holds values within +-CAP, CAP tanh(v / CAP); 0: as they are
 
 const SILU = 0u;       // x * sigmoid(x)
 const GELU_TANH = 1u;  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
@@ -46,5 +48,7 @@ fn finished(product: f32, row: u32) -> f32 {
   var v = product;
   if (ACTIVATE) { v = activate(v); }
   if (FACTORS) { v *= bias[FACTORS_AT + row]; }
-  return v * SCALE;
+  v *= SCALE;
+  if (CAP == 0.0) { return v; }
+  return CAP * tanh(clamp(v / CAP, -10.0, 10.0));
 }

@@ -10,6 +10,6 @@ struct Step {
   count: u32,  // tokens sampled since the host started this run
   rows: u32,   // valid rows of this pass: 1 in decode, up to the plan's rows in prefill
   limit: u32,  // sample at most this many tokens
-  reserved0: u32,
-  reserved1: u32,
+  shift: u32,  // rotary position minus row in the KV cache, modulo 2^32: not 0 behind images, whose rows share positions
+  reserved: u32,
 }

@@ -11,7 +11,7 @@ from py_engine.blocks.state import Rope
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import NOTHING, Tensor, Trace
 from py_engine.host.gpu import Binding, Gpu
 from py_engine.ops.step import pack_step
 
@@ -44,10 +44,12 @@ class Bench:
         words[1] = halted
         return self.put("step", words)
 
-    def put_rope(self, width: int, base: float, context: int) -> Tensor:
-        """The table of a plain rotary embedding."""
+    def put_rope(self, width: int, base: float, context: int, magnitude: float = 1.0) -> Tensor:
+        """The table of a plain rotary embedding; width 0 has none."""
+        if not width:
+            return NOTHING
         frequencies = tuple(base ** (-2 * i / width) for i in range(width // 2))
-        table = Rope(width, base, frequencies).table(context)
+        table = Rope(width, base, frequencies, magnitude).table(context)
         return self.put("table", np.frombuffer(table, np.float32))
 
     async def run(self, trace: Trace, strategy: SubmitStrategy | None = None) -> None:

@@ -1,5 +1,5 @@
 """attention against float64 NumPy: one token (split, merged), chunks (tiled); head norms, rotary positions, appends,
-grouped queries, windows, f16 caches, halt."""
+grouped queries, windows, capped scores, neighbour pairs, no positions, f16 caches, halt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from py_engine.ops.rope import Heads
 from py_engine.ops.step import Pass
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
-from tests.ops.test_rope import heads_reference
+from tests.ops.test_rope import growth_reference, heads_reference
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Case:
     normed: str = ""  # "q", "k", "qk"
     offset: float = 0.0
     halted: bool = False
+    cap: float = 0.0
+    neighbours: bool = False
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
 
 
 def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) -> np.ndarray:
@@ -49,6 +53,7 @@ def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) ->
         for h in range(c.heads):
             g = h // (c.heads // c.kv_heads)
             s = k[g, first : i + 1].astype(np.float64) @ q[t, h].astype(np.float64)
+            s = c.cap * np.tanh(s / c.cap) if c.cap else s
             p = np.exp(s - s.max())
             out[t, h] = p @ v[g, first : i + 1].astype(np.float64) / p.sum()
     return out.reshape(c.valid, -1)
@@ -87,6 +92,12 @@ DECODE = [
     Case(pos=4999, heads=16, kv_heads=8, d=128, context=8192, dtype="f16", width=128, normed="qk"),
     Case(pos=40, heads=8, kv_heads=1, d=256, width=64, gated=True, normed="qk"),
     Case(pos=63, halted=True),
+    Case(pos=90, cap=2.0, sharp=8.0, width=32, neighbours=True, growth=(0.3, 16), normed="qk"),
+    Case(pos=70, d=92, width=32, normed="qk", norm_last=True, offset=1.0, cap=50.0, window=40),
+    Case(pos=40, heads=6, kv_heads=2, d=24, width=0, dtype="f16"),
+    Case(
+        pos=100, heads=2, kv_heads=1, d=256, width=256, neighbours=True, normed="q", norm_last=True
+    ),
 ]
 PREFILL = [
     Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16", width=64, normed="qk"),
@@ -97,6 +108,18 @@ PREFILL = [
         rows=33, valid=33, d=92, context=128, pos=50, window=1
     ),  # D / 4 is a prime: one quad of K at a time
     Case(rows=32, valid=32, pos=96, sharp=40.0),  # to the context's last row
+    Case(
+        rows=40,
+        valid=37,
+        pos=5,
+        cap=2.0,
+        sharp=8.0,
+        width=20,
+        neighbours=True,
+        growth=(0.3, 16),
+        window=19,
+    ),
+    Case(rows=33, valid=33, d=24, width=0, normed="qk", norm_last=True, dtype="f16", cap=30.0),
 ]
 
 
@@ -135,11 +158,20 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         norms["k"],
         scale,
         c.gated,
+        c.neighbours,
+        c.norm_last,
+        c.growth,
     )
     cache = bench.put("k", before[0]), bench.put("v", before[1])
     trace = Pass(c.rows, step=s)
     attention(
-        trace, heads, bench.put("qkv", stacked.reshape(c.rows, -1)), cache, y, window=c.window
+        trace,
+        heads,
+        bench.put("qkv", stacked.reshape(c.rows, -1)),
+        cache,
+        y,
+        window=c.window,
+        cap=c.cap,
     )
     assert len(trace.calls) == 2
     run(bench.run(trace))
@@ -150,8 +182,10 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         assert [k.tobytes(), v.tobytes()] == [array.tobytes() for array in before]
         return
     q, new_k, new_v = np.split(x[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
-    q = heads_reference(q, weights["q"], c.offset, c.width, 1e4, c.pos) * scale
-    new_k = heads_reference(new_k, weights["k"], c.offset, c.width, 1e4, c.pos)
+    kind = {"neighbours": c.neighbours, "norm_last": c.norm_last}
+    q = heads_reference(q, weights["q"], c.offset, c.width, 1e4, c.pos, **kind)
+    q *= scale * growth_reference(c.growth, c.pos, c.valid)
+    new_k = heads_reference(new_k, weights["k"], c.offset, c.width, 1e4, c.pos, **kind)
     rows = slice(c.pos, c.pos + c.valid)
     for cached, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
         # f16: half a unit in the last place of 11 bits, 6e-8 at worst

@@ -50,9 +50,20 @@ def test_parts_and_ids_beyond_the_table(gpu: Gpu, run: Runner) -> None:
     bench = Bench(gpu)
     parts = [(20, "q4"), (1, "bf16"), (29, "q8")]
     table, w, _ = random_linear(bench, np.random.default_rng(4), parts, 64)
-    ids = [19, 20, 21, 49, 50, 2**32 - 1]
+    ids = [19, 20, 21, 49, 50, 2**31 - 1]
     got = run(embedded(bench, ids, table))
     assert nmse(got, w[np.minimum(ids, 49)] * SCALE) < 1e-13
+    bench.close()
+
+
+def test_rows_that_are_given_stay(gpu: Gpu, run: Runner) -> None:
+    """Every part of the table leaves them alone."""
+    bench = Bench(gpu)
+    table, w, _ = random_linear(bench, np.random.default_rng(6), [(20, "q4"), (30, "bf16")], 64)
+    ids = [3, 2**31, 2**32 - 1, 40]
+    got = run(embedded(bench, ids, table))
+    assert nmse(got[[0, 3]], w[[3, 40]] * SCALE) < 1e-13
+    assert (got[1:3] == 9.0).all()
     bench.close()
 
 

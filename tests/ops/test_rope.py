@@ -1,8 +1,10 @@
-"""rope_append against float64 NumPy: head norms, whole and partial rotation, far positions, append, padding, halt."""
+"""rope_append against float64 NumPy: head norms before and behind the rotation; whole, partial and no rotation, of
+halves and neighbours; far positions, growing queries, append, padding, halt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,17 +35,54 @@ class Case:
     base: float = 1e4
     halted: bool = False
     gated: bool = False
+    neighbours: bool = False
+    norm_last: bool = False
+    growth: tuple[float, int] | None = None
+    magnitude: float = 1.0
 
 
 def heads_reference(
-    x: np.ndarray, w: np.ndarray | None, offset: float, width: int, base: float, pos: int
+    x: np.ndarray,
+    w: np.ndarray | None,
+    offset: float,
+    width: int,
+    base: float,
+    pos: int,
+    *,
+    neighbours: bool = False,
+    norm_last: bool = False,
+    magnitude: float = 1.0,
 ) -> np.ndarray:
     """[T, heads, D] normed and rotated."""
     x = x.astype(np.float64)
-    if w is not None:
-        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (w + offset)
+
+    def normed(x: np.ndarray) -> np.ndarray:
+        made: np.ndarray = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (w + offset)
+        return made
+
+    if w is not None and not norm_last:
+        x = normed(x)
+    x = rotated_reference(x, width, base, pos, neighbours, magnitude) if width else x
+    return normed(x) if w is not None and norm_last else x
+
+
+def growth_reference(growth: tuple[float, int] | None, pos: int, rows: int) -> np.ndarray:
+    """[T, 1, 1]: what q is multiplied by."""
+    beta, period = growth or (0.0, 1)
+    made: np.ndarray = 1 + beta * np.log1p((pos + np.arange(rows)) // period)
+    return made[:, None, None]
+
+
+def rotated_reference(
+    x: np.ndarray, width: int, base: float, pos: int, neighbours: bool, magnitude: float
+) -> np.ndarray:
+    """[T, heads, D] with pairs of the first `width` entries turned."""
     angle = (pos + np.arange(len(x)))[:, None] * base ** (-2.0 * np.arange(width // 2) / width)
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    cos, sin = magnitude * np.cos(angle)[:, None], magnitude * np.sin(angle)[:, None]
+    if neighbours:
+        a, b = x[..., 0:width:2], x[..., 1:width:2]
+        pairs = np.stack([a * cos - b * sin, b * cos + a * sin], -1)
+        return np.concatenate([pairs.reshape(*x.shape[:-1], width), x[..., width:]], -1)
     a, b = x[..., : width // 2], x[..., width // 2 : width]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, x[..., width:]], -1)
 
@@ -70,6 +109,22 @@ CASES = [
     Case(d=4, width=2, heads=2, kv_heads=1, rows=1, valid=1, pos=95),
     Case(d=64, width=64, rows=4, valid=4, pos=40003, context=40960, kv_heads=1, heads=1, base=1e6),
     Case(halted=True),
+    Case(d=32, width=32, pos=60, neighbours=True, growth=(0.3, 16), magnitude=1.3),
+    Case(d=20, width=10, pos=61, rows=3, valid=3, neighbours=True, norms=False),
+    Case(d=92, width=32, norm_last=True, offset=1.0, magnitude=0.7, pos=3, dtype="f16"),
+    Case(d=24, width=0, pos=7, growth=(0.1, 4)),
+    Case(d=24, width=0, norms=False, rows=1, valid=1),
+    Case(
+        d=256,
+        width=256,
+        heads=2,
+        kv_heads=1,
+        neighbours=True,
+        norm_last=True,
+        rows=2,
+        valid=2,
+        pos=9,
+    ),
 ]
 
 
@@ -97,23 +152,33 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         c.heads,
         c.kv_heads,
         c.d,
-        bench.put_rope(c.width, c.base, c.context),
+        bench.put_rope(c.width, c.base, c.context, c.magnitude),
         c.width,
         norms[0],
         norms[1],
         0.25,
         c.gated,
+        c.neighbours,
+        c.norm_last,
+        c.growth,
     )
     rope_append(trace, heads, bench.put("qkv", stacked.reshape(c.rows, -1)), q, (k, v))
     run(bench.run(trace))
 
     xq, xk, xv = np.split(qkv[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
     rotation = (c.offset, c.width, c.base, c.pos)
-    want_q = 0.25 * heads_reference(xq, w_q if c.norms else None, *rotation)
+    kind: dict[str, Any] = {
+        "neighbours": c.neighbours,
+        "norm_last": c.norm_last,
+        "magnitude": c.magnitude,
+    }
+    want_q = heads_reference(xq, w_q if c.norms else None, *rotation, **kind)
+    want_q *= 0.25 * growth_reference(c.growth, c.pos, c.valid)
     want_k, want_v = cache.astype(np.float64), cache.astype(np.float64)
     if not c.halted:
         rows = slice(c.pos, c.pos + c.valid)
-        want_k[:, rows] = heads_reference(xk, w_k if c.norms else None, *rotation).swapaxes(0, 1)
+        turned = heads_reference(xk, w_k if c.norms else None, *rotation, **kind)
+        want_k[:, rows] = turned.swapaxes(0, 1)
         want_v[:, rows] = xv.swapaxes(0, 1)
     got_q = run(bench.get(q))
     assert nmse(got_q[: c.valid], want_q) < 1e-12

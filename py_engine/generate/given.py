@@ -1,0 +1,152 @@
+"""Rows of a prompt that are given as embeddings (an image's, a sound's) beside those that token ids stand for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from py_engine.errors import InputError
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Copy, Gpu
+
+NO_TOKEN = 0xFFFFFFFF  # on the GPU, in the place of a negative id: embed.wgsl leaves that row to us
+
+# f32 [n, h], on the host as little-endian bytes or on the GPU; made when the first of its rows is to run.
+Source = Callable[[], Awaitable["bytes | memoryview | Tensor"]]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Rotary positions of a prompt that are not just its rows' numbers.
+
+    `rows`: of each of the prompt's ids, a position on every axis (M-RoPE: time, height, width). Ids behind them stand
+    at the largest of these + 1, and on.
+    """
+
+    rows: Sequence[Sequence[int]]
+
+    @property
+    def shift(self) -> int:
+        """Position minus number of a row behind these."""
+        return max((max(row) for row in self.rows), default=-1) + 1 - len(self.rows)
+
+    def of(self, row: int, axes: int) -> Sequence[int]:
+        """The position of a row of the prompt, or behind it."""
+        return self.rows[row] if row < len(self.rows) else [row + self.shift] * axes
+
+    def straight(self, start: int, end: int) -> int | None:
+        """Position minus number where it is the same for all rows start..end and on all axes, else None."""
+        found = {p - i for i in range(start, end) for p in self.of(i, 1)}
+        return found.pop() if len(found) == 1 else None
+
+
+class Given:
+    """Embeddings by the negative ids (inputs/content_ids.py) that stand for them in a prompt; `positions` where the
+    family counts them in a way of its own.
+
+    Rows enter the residual stream as they are: a family's scale of embeddings is not applied to them.
+    """
+
+    def __init__(self, positions: Positions | None = None) -> None:
+        self.positions = positions
+        self._places: dict[int, tuple[int, int]] = {}  # id -> source, row there
+        self._sources: list[tuple[Source, int]] = []  # with its rows
+
+    def add(self, ids: Sequence[int], source: Source) -> None:
+        """Rows 0, 1, ... of what `source` gives are those of `ids`. It is asked once in a prefill, and only if the
+        state has not seen all of them. Raises InputError for ids that are not negative."""
+        if any(i >= 0 for i in ids):
+            raise InputError(
+                "rows that are given take negative ids: those of inputs/content_ids.py"
+            )
+        for row, i in enumerate(ids):
+            self._places.setdefault(i, (len(self._sources), row))
+        self._sources.append((source, len(ids)))
+
+    def __contains__(self, i: int) -> bool:
+        return i in self._places
+
+    def begin(self, gpu: Gpu, x: Tensor) -> Feed:
+        """What brings rows into the residual stream x [max rows, h] during one prefill."""
+        return Feed(gpu, x, self._places, self._sources)
+
+
+class Feed:
+    """Rows of one prefill on their way into the residual stream."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        x: Tensor,
+        places: Mapping[int, tuple[int, int]],
+        sources: Sequence[tuple[Source, int]],
+    ) -> None:
+        self._gpu, self._x = gpu, x
+        self._places, self._sources = places, sources
+        self._made: dict[int, memoryview | Tensor] = {}
+
+    async def put(self, ids: Sequence[int]) -> None:
+        """Rows of the negative ones among a chunk's ids, each to its row of the chunk. Raises InputError when a source
+        gives other rows than were promised; GPU errors."""
+        assert self._x.binding is not None
+        buffer, row_bytes = self._x.binding.buffer, 4 * self._x.shape[1]
+        for source, first, row, count in _runs(ids, self._places):
+            made = await self._rows(source)
+            start, size, target = first * row_bytes, count * row_bytes, row * row_bytes
+            if isinstance(made, Tensor):
+                assert made.binding is not None
+                start += made.binding.offset
+                await self._gpu.copy([Copy(made.binding.buffer, buffer, size, start, target)])
+            else:
+                self._gpu.write(buffer, target, bytes(made[start : start + size]))
+
+    async def _rows(self, source: int) -> memoryview | Tensor:
+        if source not in self._made:
+            make, count = self._sources[source]
+            made = await make()
+            wanted = 4 * count * self._x.shape[1]
+            data = made if isinstance(made, Tensor) else memoryview(made).cast("B")
+            if data.nbytes != wanted:
+                raise InputError(
+                    f"rows that are given for {count} ids have {data.nbytes} bytes; {count} rows of"
+                    f" {self._x.shape[1]} f32 have {wanted}"
+                )
+            self._made[source] = data
+        return self._made[source]
+
+
+def _runs(
+    ids: Sequence[int], places: Mapping[int, tuple[int, int]]
+) -> Iterable[tuple[int, int, int, int]]:
+    """(source, first row there, row of the chunk, count) of what stands side by side in both."""
+    run: tuple[int, int, int, int] | None = None
+    for row, i in enumerate(ids):
+        if i >= 0:
+            continue
+        source, place = places[i]
+        if run and run[0] == source and run[1] + run[3] == place and run[2] + run[3] == row:
+            run = (*run[:3], run[3] + 1)
+            continue
+        if run:
+            yield run
+        run = (source, place, row, 1)
+    if run:
+        yield run
+
+
+def words(ids: Iterable[int]) -> bytes:
+    """Ids as the kernels read them."""
+    return array("I", [i if i >= 0 else NO_TOKEN for i in ids]).tobytes()
+
+
+def check_ids(ids: Iterable[int], vocab_size: int, given: Given | None) -> None:
+    """Raise InputError for an id that is neither of the vocabulary nor a given row's."""
+    for i in ids:
+        if i >= vocab_size:
+            raise InputError(f"token id {i} is outside the vocabulary of {vocab_size}")
+        if i < 0 and (given is None or i not in given):
+            raise InputError(
+                f"id {i} stands for a row of an image or a sound that is not given with this prompt, or is no id of"
+                f" the vocabulary of {vocab_size}"
+            )

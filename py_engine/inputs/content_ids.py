@@ -1,0 +1,35 @@
+"""Ids of what enters a prompt as rows instead of tokens: rows of an image, frames of a sound.
+
+They are negative, so that no vocabulary has them, and hashed from the content, so that two prompts share a beginning
+only where they hold the same content: the KV cache and saved sessions compare ids and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+MOST_NEGATIVE = -(1 << 64)
+
+
+def content_ids(
+    kind: str, count: int, parts: Iterable[bytes | bytearray | memoryview]
+) -> list[int]:
+    """One id for each of `count` rows, from -1 down to -2^64: 64 bits of a SHA-256 of the content and the row's number.
+
+    `kind` says what made rows of it ("qwen3_5 image"); `parts` are all that decides the rows and their positions: the
+    pixels or samples as the model gets them, and their shape.
+    """
+    whole = hashlib.sha256(kind.encode())
+    for part in parts:
+        view = memoryview(part).cast("B")
+        # A length before each, so that no two lists of parts are one text.
+        whole.update(len(view).to_bytes(8, "little"))
+        whole.update(view)
+    seed = whole.digest()
+    return [_row_id(seed, row) for row in range(count)]
+
+
+def _row_id(seed: bytes, row: int) -> int:
+    digest = hashlib.sha256(seed + row.to_bytes(8, "little")).digest()
+    return -1 - int.from_bytes(digest[:8], "little")
