@@ -53,7 +53,26 @@ class Family:
         return {key: v for key, v in {**SMALL, **self.config}.items() if key not in absent}
 
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 5e5,
+}
+
 FAMILIES = [
+    Family(
+        "granite",
+        "granite",
+        {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.2,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 3.0,
+            "tie_word_embeddings": True,
+        },
+        gains={"embed_tokens.weight": 0.1, "o_proj.weight": 4.0, "down_proj.weight": 3.0},
+    ),
     Family(  # every layer slides, which mlx_lm does not do
         "mistral",
         "mistral",
@@ -63,5 +82,34 @@ FAMILIES = [
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         },
         mlx_agrees=False,
+    ),
+    Family(  # norms are 1 + w
+        "nemotron",
+        "nemotron",
+        gains={"norm.weight": 0.3, "up_proj.weight": 1.0, "o_proj.weight": 2.0},
+    ),
+    Family("olmo2", "olmo2"),
+    Family(  # sliding and full layers, the full ones scaled
+        "olmo3",
+        "olmo3",
+        {
+            "sliding_window": 24,
+            "layer_types": [SLIDING, FULL],
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 5e5},
+                FULL: YARN,
+            },
+        },
+        mlx_agrees=False,
+    ),
+    Family("seed_oss", "seed_oss", {"head_dim": 16}),
+    Family("stablelm", "stablelm", {"use_qkv_bias": True}),
+    Family(  # the 12B kind
+        "stablelm-parallel",
+        "stablelm",
+        {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
+    ),
+    Family(  # every layer slides, which mlx_lm does not do
+        "starcoder2", "starcoder2", {"sliding_window": 40}, mlx_agrees=False
     ),
 ]
