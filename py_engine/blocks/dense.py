@@ -11,7 +11,7 @@ from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor
 from py_engine.ops.gate import Activation
-from py_engine.ops.norm import Norm
+from py_engine.ops.norm import Norm, PartNorms
 from py_engine.sources.config import (
     FULL,
     MAX_LAYERS,
@@ -115,7 +115,15 @@ class Sizes:
 class Checkpoint:
     """The tensors of a dense decoder under their transformers names, wherever the checkpoint's prefix puts them."""
 
-    def __init__(self, sizes: Sizes, store: WeightStore, norm_offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        store: WeightStore,
+        norm_offset: float = 0.0,
+        layer_norm: bool = False,
+    ) -> None:
+        """`norm_offset`: added to the weights of norms. `layer_norm`: these are LayerNorms with a bias."""
+        self._layer_norm = layer_norm
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
@@ -139,9 +147,31 @@ class Checkpoint:
                     )
 
     def norm(self, name: str, n: int | None = None, offset: float | None = None) -> Norm:
-        """`<prefix><name>.weight` [n, default hidden_size] as an RMSNorm; `offset` if not the family's."""
-        vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
-        return Norm(vector, self._sizes.rms_norm_eps, self._offset if offset is None else offset)
+        """`<prefix><name>.weight` [n, default hidden_size] as the family's norm; `offset` if not the family's."""
+        name, n = self._prefix + name, n or self._sizes.hidden_size
+        return Norm(
+            self._store.vector(f"{name}.weight", n),
+            self._sizes.rms_norm_eps,
+            self._offset if offset is None else offset,
+            self._layer_norm,
+            self._store.vector(f"{name}.bias", n) if self._layer_norm else None,
+        )
+
+    def whole_norms(self, layer: int) -> PartNorms:
+        """q_norm and k_norm of a layer over all of q's and k's columns, before heads are split (OLMo 2)."""
+        s, at = self._sizes, f"layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+        weight = self.vectors({f"{at}q_norm.weight": [(q,)], f"{at}k_norm.weight": [(kv,)]})
+        return PartNorms(weight, (1, q), (1, kv), s.rms_norm_eps)
+
+    def norms_by_head(self, layer: int) -> PartNorms:
+        """LayerNorms without bias of q's and k's heads, each with weights of its own (StableLM)."""
+        s, at = self._sizes, f"layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads, s.num_key_value_heads
+        names = [f"q_layernorm.norms.{i}.weight" for i in range(q)]
+        names += [f"k_layernorm.norms.{i}.weight" for i in range(kv)]
+        weight = self.vectors({at + name: [(s.head_dim,)] for name in names})
+        return PartNorms(weight, (q, s.head_dim), (kv, s.head_dim), s.rms_norm_eps, centred=True)
 
     def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
         """`<prefix><name>` for each name as f32, one after another; the shapes that each may have in the file."""
@@ -205,6 +235,19 @@ class Checkpoint:
             self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size, bias),
             self.linear([down], [s.hidden_size], s.intermediate_size, bias),
             activation,
+        )
+
+    def plain_mlp(
+        self, layer: int, activation: Activation, names: tuple[str, str], bias: bool = False
+    ) -> Mlp:
+        """mlp of a layer without a gate: up, down."""
+        s = self._sizes
+        up, down = (f"layers.{layer}.mlp.{name}" for name in names)
+        return Mlp(
+            self.linear([up], [s.intermediate_size], s.hidden_size, bias),
+            self.linear([down], [s.hidden_size], s.intermediate_size, bias),
+            activation,
+            gated=False,
         )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:

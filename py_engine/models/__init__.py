@@ -24,6 +24,14 @@ FAMILIES = {
     "qwen3_5": "qwen3_5",
     "qwen3_5_text": "qwen3_5",
     "lfm2": "lfm2",
+    "mistral": "mistral",
+    "olmo2": "olmo2",
+    "olmo3": "olmo3",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "stablelm": "stablelm",
+    "nemotron": "nemotron",
+    "seed_oss": "seed_oss",
 }
 
 
