@@ -12,7 +12,7 @@ ENGINE = Path(__file__).parent.parent / "py_engine"
 ORDER = (
     "host graph ops sources kept weights blocks models checks inputs generate tasks serve diagnostics convert cli"
 ).split()
-ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "version"}
+ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "work", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
 NUMPY_TOOLS = {

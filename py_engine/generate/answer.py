@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from py_engine.abort import Abort
 from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.inputs.window import Dropped
+from py_engine.work import Work
 
 
 @dataclass
@@ -71,85 +71,34 @@ def _shortened(name: str, text: str) -> str:
     return f"{name}={text!r}" if len(text) <= 200 else f"{name}={text[:200]!r}..."
 
 
-class Generation:
-    """A generation that is queued or running: iterate it for deltas, or await it for the whole answer.
+class Generation(Work[Delta, Answer]):
+    """Text that is queued or being generated: iterate it for deltas, or await it for the whole answer.
 
-    It runs whether anybody looks yet or not. `stop()` ends it (finish_reason "abort"), and so does whoever looked and
-    goes away before its end: a cancelled await, a loop over it that is left. `dropped`, from the beginning: see Answer.
+    `stop()` and going away end it with what came so far, finish_reason "abort". `dropped`, from the beginning: see
+    Answer.
     """
 
     def __init__(
-        self, run: Callable[[Generation], Awaitable[None]], dropped: Dropped | None = None
+        self, run: Callable[[Any], Awaitable[None]], dropped: Dropped | None = None
     ) -> None:
         self.dropped = dropped
-        self.abort = Abort()
-        self._when_stopped: Callable[[], None] = lambda: None
-        self._deltas: asyncio.Queue[Delta | None] = asyncio.Queue()
         self._tokens = 0  # of the deltas so far
-        self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.ensure_future(self._run(run))
+        super().__init__(run)
 
-    def __repr__(self) -> str:
-        if not self._answer.done():
-            state = "stopping" if self.abort.is_set else "running" if self._tokens else "waiting"
-        elif error := self._answer.exception():
-            state = f"failed: {error!r}"
-        else:
-            state = f"done: {self._answer.result().finish_reason}"
-        return f"<Generation {state}, {self._tokens} tokens>"
-
-    def stop(self) -> None:
-        """End it now, queued or running. What came so far is the answer."""
-        self.abort.set()
-        if not self._answer.done():
-            self._when_stopped()
-
-    def on_stop(self, call: Callable[[], None]) -> None:
-        """For the engine: how `stop` finishes the generation from here on."""
-        self._when_stopped = call
-        if self.abort.is_set:
-            call()
-
-    def emit(self, delta: Delta) -> None:
+    def emit(self, event: Delta) -> None:
         """For the engine: a delta is ready."""
-        self._tokens += delta.tokens
-        self._deltas.put_nowait(delta)
+        self._tokens += event.tokens
+        self._begun = self._begun or event.tokens > 0
+        self._events.put_nowait(event)
 
     def finish(self, answer: Answer) -> None:
-        """For the engine: this is the answer; whoever waits goes on, whatever clean-up the engine still does."""
+        """For the engine: this is the answer."""
         if not self._answer.done():
             answer.dropped = self.dropped
-            self._answer.set_result(answer)
-            self._deltas.put_nowait(None)
+        super().finish(answer)
 
-    async def _run(self, run: Callable[[Generation], Awaitable[None]]) -> None:
-        try:
-            await run(self)
-        except BaseException as error:
-            if not self._answer.done():
-                self._answer.set_exception(error)
-                self._answer.exception()  # whoever iterates sees it too; do not warn when nobody awaits
-                self._deltas.put_nowait(None)
-            if not isinstance(error, Exception):
-                raise
+    def _ended(self, answer: Answer) -> str:
+        return f": {answer.finish_reason}"
 
-    def __await__(self) -> Generator[None, None, Answer]:
-        try:
-            return (yield from asyncio.shield(self._answer).__await__())
-        finally:
-            self._left()
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        try:
-            while (delta := await self._deltas.get()) is not None:
-                yield delta
-            # For whoever iterates again, or as well.
-            self._deltas.put_nowait(None)
-            await self
-        finally:
-            self._left()
-
-    def _left(self) -> None:
-        """Nobody looks any more."""
-        if not self._answer.done():
-            self.stop()
+    def _progress(self) -> str:
+        return f", {self._tokens} tokens"

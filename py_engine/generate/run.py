@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from py_engine.errors import AbortError
-from py_engine.generate.answer import Answer, Generation, Timings
+from py_engine.generate.answer import Answer, Timings
 from py_engine.generate.decoder import Decoder, Sampled
 from py_engine.generate.markup import Splitter
 from py_engine.generate.sampling import Sampling
-from py_engine.generate.stream import TextStream
+from py_engine.generate.stream import Delta, TextStream
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.work import Work
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Request:
 
 
 class Run:
-    """Feeds a Generation. A stop by the caller finishes it at once; the GPU's steps in flight land afterwards."""
+    """Feeds a Work. A stop by the caller finishes it at once; the GPU's steps in flight land afterwards."""
 
     def __init__(
         self,
         request: Request,
-        generation: Generation,
+        generation: Work[Delta, Answer],
         tokenizer: Tokenizer,
         now: Callable[[], float],
         load_s: float,
@@ -51,6 +52,7 @@ class Run:
             tokenizer.control,
         )
         self._tokens: list[int] = []
+        self._early = 0  # tokens of the first batch, whose time is the prompt's
         self._prefilled = 0  # tokens that ran before the first one came
         self._started = self._first = self._last = now()
         self.phase: Literal["prefill", "decode"] = "prefill"  # what is going on, or failed
@@ -62,7 +64,6 @@ class Run:
         Raises DeviceLostError; called again with a decoder on another device, it goes on behind the tokens that came.
         """
         request, generation = self._request, self._generation
-        generation.on_stop(self.finish)
         if self._stream.finish_reason is not None:
             return  # it was lost after the last token
         self._begun += 1
@@ -93,39 +94,49 @@ class Run:
         ids = [sampled.token for sampled in batch]
         delta = self._stream.push(ids)
         self._tokens += ids[: delta.tokens]
-        self._generation.emit(delta)
+        self._early = self._early or delta.tokens
+        self._emit(delta)
         if delta.finish_reason is not None:
             self.finish()
         return delta.finish_reason is not None
 
-    def finish(self) -> None:
+    def _emit(self, delta: Delta) -> None:
+        self._generation.emit(
+            replace(delta, num_tokens=len(self._tokens), tps=round(self._decode_tps(), 2))
+        )
+
+    def _decode_tps(self) -> float:
+        """Tokens per second since the first batch came; 0 before there is a second one."""
+        decoding = self._last - self._first
+        return (len(self._tokens) - self._early) / decoding if decoding > 0 else 0.0
+
+    def finish(self) -> Answer:
         """Give the answer, once; "abort" when nothing else has ended it."""
         stream, tokens = self._stream, self._tokens
         if stream.finish_reason is None:
-            self._generation.emit(stream.finish("abort"))
-        decoding = self._last - self._first
+            self._emit(stream.finish("abort"))
         waiting = self._first - self._started
         prefilled = self._prefilled
-        self._generation.finish(
-            Answer(
-                stream.text,
-                self._answered(),
-                len(self._request.ids),
-                len(self._request.ids) - prefilled if tokens else 0,
-                stream.finish_reason or "abort",
-                Timings(
-                    self._load_s,
-                    waiting,
-                    prefilled / waiting if waiting > 0 else 0.0,
-                    (len(tokens) - 1) / decoding if len(tokens) > 1 and decoding > 0 else 0.0,
-                ),
-                stream.reasoning,
-                stream.reasoning_tokens,
-                stream.tool_calls,
-                stream.errors,
-                device_losses=max(0, self._begun - 1),
-            )
+        answer = Answer(
+            stream.text,
+            self._answered(),
+            len(self._request.ids),
+            len(self._request.ids) - prefilled if tokens else 0,
+            stream.finish_reason or "abort",
+            Timings(
+                self._load_s,
+                waiting,
+                prefilled / waiting if waiting > 0 else 0.0,
+                self._decode_tps(),
+            ),
+            stream.reasoning,
+            stream.reasoning_tokens,
+            stream.tool_calls,
+            stream.errors,
+            device_losses=max(0, self._begun - 1),
         )
+        self._generation.finish(answer)
+        return answer
 
     def _answered(self) -> list[int]:
         """The tokens, without the stop token that ended them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from py_engine.errors import InputError
@@ -30,17 +30,22 @@ _MARK = re.compile("[\ud800-\udfff]")
 @dataclass(frozen=True, repr=False)
 class Delta:
     """A piece of the answer. `tokens` ids were consumed for it; `finish_reason` is set on the last
-    one. `reasoning` comes before all `text`, tool calls come whole."""
+    one. `reasoning` comes before all `text`, tool calls come whole.
+
+    Of the answer so far: `num_tokens`, and `tps`, tokens per second since the first ones came (0 before that).
+    """
 
     text: str
     tokens: int
     finish_reason: FinishReason | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    num_tokens: int = field(default=0, compare=False)
+    tps: float = field(default=0.0, compare=False)
 
     def __repr__(self) -> str:
         """What it holds, not what it lacks."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         shown = ", ".join(f"{k}={v!r}" for k, v in held.items() if v or k in ("text", "tokens"))
         return f"Delta({shown})"
 

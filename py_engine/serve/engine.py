@@ -1,4 +1,4 @@
-"""One loaded model behind a small API: load, chat, complete, count_tokens, info, close."""
+"""One loaded model behind a small API: load, ask (chat, complete, ...), count_tokens, info, close."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import replace
-from typing import Any, TypeVar, Unpack
+from functools import partial
+from typing import Any, TypeVar, Unpack, cast
 
 from py_engine.abort import Abort, or_abort
-from py_engine.arguments import (
-    callback,
-    flag,
-    instance,
-    named_options,
-    shown,
-    token_ids,
-    whole,
-)
+from py_engine.arguments import callback, flag, instance, named_options, shown, token_ids, whole
 from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
     AbortError,
@@ -27,36 +20,22 @@ from py_engine.errors import (
     InputError,
     NoAdapterError,
 )
-from py_engine.generate.answer import Answer, Generation
+from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.markup import Markup, Splitter
 from py_engine.generate.options import Options
-from py_engine.generate.prefix import shared
-from py_engine.generate.run import Request, Run
-from py_engine.generate.sampling import Sampling
 from py_engine.generate.tools import check_tools
-from py_engine.graph.submit import (
-    GroupedSubmit,
-    SingleSubmit,
-    SubmitStrategy,
-    default_strategy,
-)
+from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy, default_strategy
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
-from py_engine.inputs.tokenizer import Tokenizer, require_text
-from py_engine.inputs.window import Dropped, Messages, Window
-from py_engine.ops.sample import MAX_STOP_IDS
+from py_engine.inputs.tokenizer import require_text
+from py_engine.inputs.window import Messages
 from py_engine.serve.calibration import Calibrator
-from py_engine.serve.loading import (
-    Loaded,
-    Progress,
-    check_choice,
-    estimate_model,
-    load_model,
-)
+from py_engine.serve.info import model_info
+from py_engine.serve.loading import Progress, check_choice, estimate_model, load_model
 from py_engine.serve.memory import Estimate
+from py_engine.serve.methods import add_methods
 from py_engine.serve.progress import showing
 from py_engine.serve.recovery import (
     MOST_LOSSES,
@@ -66,31 +45,17 @@ from py_engine.serve.recovery import (
     Recovery,
 )
 from py_engine.serve.sessions import SessionInfo, Sessions
+from py_engine.tasks import task_of, tasks_of
+from py_engine.tasks.chat import ChatRequest
+from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.fields import made
+from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.task import Job, Request, W
+from py_engine.work import Work
 
 T = TypeVar("T")
 
 MOST_CONTEXT = 1 << 31  # tokens that may be asked for; the model says how many it takes
-MAX_STOPS = 1000
-
-
-def _length(max_tokens: object) -> int | None:
-    """max_tokens where it is one; whether it may be anything else is checked with the other options."""
-    with suppress(InputError):
-        return whole("max_tokens", max_tokens, 1, 1 << 31)
-    return None
-
-
-def _stop_strings(stop: object) -> tuple[str, ...]:
-    """The strings that end an answer. Raises InputError."""
-    if stop is None:
-        return ()
-    strings = [stop] if isinstance(stop, str) else stop
-    if not isinstance(strings, (list, tuple)) or len(strings) > MAX_STOPS:
-        raise InputError(f"stop={shown(stop)}: give a str, or a list of at most {MAX_STOPS}")
-    for place, text in enumerate(strings):
-        if not require_text(text, f"stop[{place}]"):
-            raise InputError(f"stop[{place}] is empty: it would end every answer at once")
-    return tuple(strings)
 
 
 def _check_model(model: object, gpu: object, io: object, host: object, context: object) -> None:
@@ -124,13 +89,10 @@ class Engine:
         self._gone_ids: list[int] = []  # what the model had seen, where its state has it no more
         if recovery is not None:
             gpu.on_lost = self._device_lost
-        self._markup = Markup.of(loaded.tokenizer, loaded.template.source)
-        loaded.template.write_calls = self._markup.write_calls
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
         self._closed = False
-        self._under_way: set[Generation] = set()  # queued and running
+        self._under_way: set[Work[Any, Any]] = set()  # queued and running
         self._status = "ready"
-        self._window = Window(loaded.decoder.state.context)
         self._sessions: Sessions | None = None
         # Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given.
         self.calibrator: Calibrator | None = None
@@ -227,8 +189,8 @@ class Engine:
             tell = on_device or (lambda _: None)
             recovery = Recovery(lambda: open_gpu(host), load_on, tell, most)
             engine = cls(*await or_abort(recovery.load(abort), abort), recovery)
-        if strategy is None and submit.await_each:
-            loaded = engine._loaded
+        loaded = engine._loaded
+        if strategy is None and submit.await_each and loaded.generating:
             name = f"{loaded.name} {loaded.form}"
             calibrator = Calibrator(engine._gpu, loaded.io, loaded.decoder, name)
             await calibrator.start(loaded.decoder, proven)
@@ -269,7 +231,24 @@ class Engine:
             if given is None:
                 io.close()
 
-    # -- text --------------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of what this model can do; each is a method, too."""
+        return tasks_of(self._loaded)
+
+    def ask(self, request: Request[W]) -> W:
+        """Do what a request of a task asks for: `chat` and its siblings are short for this.
+
+        The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
+        do; then the message names those that it can.
+        """
+        loaded, task = self._in_use(), task_of(request)
+        if lack := task.lacks(loaded):
+            raise loaded.cannot(f"{task.name}: it has not {lack}")
+        job = task.prepare(loaded, request)
+        return cast(W, job.work(partial(self._do, job)))
 
     def chat(
         self,
@@ -296,41 +275,19 @@ class Engine:
         out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
         Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
         """
-        flag("enable_thinking", enable_thinking)
-        offered = check_tools(tools)
-        template = self._loaded.template
-
-        def lay_out(said: Messages) -> list[tuple[str, bool]]:
-            return template.pieces(said, offered, enable_thinking=enable_thinking)
-
-        encode = self._tokenizer().encode_pieces
-        prompt = lay_out(messages)
-        ids = encode(prompt)
-        messages, dropped = self._window.fit(
-            messages,
-            len(ids),
-            lambda said: len(encode(lay_out(said))),
-            _length(options.get("max_tokens")),
-        )
-        if dropped:
-            prompt = lay_out(messages)
-            ids = encode(prompt)
-        splitter = Splitter(self._markup, offered, self._markup.begins_thinking(prompt))
-        border = None
-        if self._decoder().prefix.recurrent:
-            # Kept from before the generation prompt: what follows it is often rendered otherwise once it is history
-            # (thinking is dropped).
-            said = template.encode(
-                messages, offered, enable_thinking=enable_thinking, add_generation_prompt=False
+        return self.ask(
+            made(
+                ChatRequest,
+                messages=messages,
+                tools=tools,
+                enable_thinking=enable_thinking,
+                **options,
             )
-            border = shared(ids, said)
-        return self._start(ids, options, splitter, border, dropped)
+        )
 
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
-        if not isinstance(prompt, str) or not prompt:
-            raise InputError(f"prompt={shown(prompt)}: give some text, a str")
-        return self._start(self._tokenizer().encode(prompt, add_special_tokens=True), options)
+        return self.ask(made(CompleteRequest, prompt=prompt, **options))
 
     @named_options
     def count_tokens(
@@ -345,13 +302,13 @@ class Engine:
         flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         if not isinstance(content, str):
-            template = self._loaded.template
+            template = self._loaded.text.template
             return template.count_tokens(content, offered, enable_thinking=enable_thinking)
         if offered or enable_thinking is not None:
             raise InputError(
                 "tools and enable_thinking belong to a conversation: give messages, not a text"
             )
-        return self._tokenizer().count_tokens(content)
+        return self._loaded.tokenizer.count_tokens(content)
 
     # -- token ids ---------------------------------------------------------------------------------------------------
 
@@ -365,7 +322,8 @@ class Engine:
         flag("reuse", reuse)
         ids = token_ids(ids, self.vocab_size)
 
-        async def work(decoder: Decoder) -> memoryview[float]:
+        async def work(loaded: Loaded) -> memoryview[float]:
+            decoder = loaded.decoder
             if not ids or len(ids) > decoder.state.context:
                 raise ContextError(
                     f"{len(ids)} ids do not fit 1..{decoder.state.context}",
@@ -385,7 +343,7 @@ class Engine:
 
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
         """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
-        return self._start(token_ids(ids, self.vocab_size), options)
+        return self.ask(made(CompleteRequest, ids=token_ids(ids, self.vocab_size), **options))
 
     async def generate_ids(
         self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
@@ -401,7 +359,8 @@ class Engine:
         """Keep what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage), in
         the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
 
-        async def work(decoder: Decoder) -> SessionInfo:
+        async def work(loaded: Loaded) -> SessionInfo:
+            decoder = loaded.decoder
             if not decoder.prefix.ids and self._gone_ids:
                 await decoder.logits(self._gone_ids)  # seen again
             return await self._open_sessions().save(name)
@@ -417,7 +376,7 @@ class Engine:
         version; then nothing changes. Also InputError, StorageError, OutOfMemoryError.
         """
 
-        async def work(_: Decoder) -> SessionInfo:
+        async def work(_: Loaded) -> SessionInfo:
             restored = await self._open_sessions().restore(name)
             self._gone_ids = []
             return restored
@@ -436,53 +395,12 @@ class Engine:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
+        """Model, what it can do, context used and in all, GPU bytes by kind, plan counts, adapter, status.
 
         status: "ready", "generating", "saving", "restoring", "recovering" (from the loss of the GPU device), "lost" (no
         other could take its place; the next call tries again) or "closed"; before it is "ready" there is no engine.
         """
-        loaded, gpu = self._loaded, self._gpu
-        decoder = loaded.decoder
-        return {
-            "status": self._status,
-            "model": loaded.name,
-            "family": loaded.family,
-            "dtype": loaded.dtype,
-            "weights_as": loaded.form,
-            "context": {
-                "used": len(decoder.prefix.ids),
-                "class": decoder.state.cache.capacity,
-                "max": decoder.state.context,
-            },
-            "memory": {
-                "weights_bytes": loaded.weights_bytes,
-                **decoder.memory(),
-                "peak_transient_bytes": loaded.peak_transient_bytes,
-            },
-            "plan": {
-                "decode_dispatches": decoder.decode_dispatches,
-                "prefill_dispatches": decoder.prefill_dispatches,
-                "pipelines": gpu.counters.pipelines_created,
-                "buffers": gpu.counters.live_buffers,
-            },
-            "load_s": loaded.load_s,
-            "kept": loaded.kept,
-            "self_check": loaded.checked and loaded.checked.summary(),
-            "adapter": vars(gpu.info),
-            "features": sorted(gpu.features),
-            "tuning": decoder.tuning_digest,
-            "submit": {**vars(decoder.strategy)},
-            "chat": loaded.has_template,
-            "thinking": {
-                "marks": self._markup.thinks,
-                "switch": loaded.template.thinking_switch,
-            },
-            "tool_format": self._markup.calls.name if self._markup.calls else None,
-            "traffic": {
-                "upload_bytes_per_token": decoder.upload_bytes_per_token,
-                "readback_bytes_per_token": decoder.readback_bytes_per_token,
-            },
-        }
+        return model_info(self._loaded, self._gpu, self._status)
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[Decoder]:
@@ -493,7 +411,7 @@ class Engine:
         """
         async with self._turn:
             await self._revive()
-            decoder = self._decoder()
+            decoder = self._in_use().decoder
             self._gone_ids = decoder.prefix.ids or self._gone_ids
             try:
                 yield decoder
@@ -506,8 +424,8 @@ class Engine:
             return
         self._closed = True
         self._ending.set()
-        for generation in [*self._under_way]:
-            generation.stop()
+        for work in [*self._under_way]:
+            work.stop()
         async with self._busy("closed"):
             self._loaded.release()
             if self._recovery is not None:
@@ -517,12 +435,14 @@ class Engine:
     unload = close
 
     def __repr__(self) -> str:
-        loaded, decoder = self._loaded, self._loaded.decoder
-        used, most = len(decoder.prefix.ids), decoder.state.context
-        gpu = self._gpu.info.device or self._gpu.info.description or "a GPU"
+        loaded, adapter = self._loaded, self._gpu.info
+        used = ""
+        if isinstance(loaded.runtime, Decoder):
+            state = loaded.runtime.state
+            used = f"{len(loaded.runtime.prefix.ids)} of {state.context} tokens, "
         return (
-            f"<Engine {loaded.name} ({loaded.family}), {self._status}: {used} of {most} tokens, "
-            f"{loaded.weights_bytes / 1e6:.1f} MB of weights on {gpu}>"
+            f"<Engine {loaded.name} ({loaded.family}), {self._status}: {used}"
+            f"{loaded.weights_bytes / 1e6:.1f} MB of weights on {adapter.device or adapter.description or 'a GPU'}>"
         )
 
     async def __aenter__(self) -> Engine:
@@ -533,10 +453,10 @@ class Engine:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _decoder(self) -> Decoder:
+    def _in_use(self) -> Loaded:
         if self._closed:
             raise InputError("this engine is closed: load the model again")
-        return self._loaded.decoder
+        return self._loaded
 
     @asynccontextmanager
     async def _busy(self, status: str) -> AsyncIterator[None]:
@@ -550,97 +470,49 @@ class Engine:
                 self._status = "closed" if self._closed else "lost" if broken else "ready"
 
     def _open_sessions(self) -> Sessions:
-        self._decoder()  # not closed
+        loaded = self._in_use()
         if self._sessions is None:
-            self._sessions = Sessions(self._gpu, self._loaded)
+            self._sessions = Sessions(self._gpu, loaded)
         return self._sessions
 
-    def _tokenizer(self) -> Tokenizer:
-        return self._loaded.tokenizer
+    async def _do(self, job: Job[Any, Any], work: Work[Any, Any]) -> None:
+        """Run a job when its turn comes."""
 
-    def _start(
-        self,
-        ids: list[int],
-        options: Mapping[str, Any],
-        splitter: Splitter | None = None,
-        border: int | None = None,
-        dropped: Dropped | None = None,
-    ) -> Generation:
-        """Check the request now, so that bad input is the caller's error, then queue it. Without a splitter, marks
-        are text."""
-        request = self._request(ids, dict(options))
-        request = replace(request, splitter=splitter or Splitter(), border=border)
-
-        async def run(generation: Generation) -> None:
-            generation.on_stop(
-                lambda: generation.finish(Answer(prompt_tokens=len(ids), finish_reason="abort"))
-            )
-            self._under_way.add(generation)
+        def stop() -> None:
             try:
-                async with self._busy("generating"):
-                    if not generation.abort.is_set:
-                        await self._generate(request, generation)
-            finally:
-                self._under_way.discard(generation)
+                work.finish(job.stopped())
+            except AbortError as error:
+                work.fail(error)
 
-        return Generation(run, dropped)
-
-    def _request(self, ids: list[int], options: dict[str, Any]) -> Request:
-        context = self._decoder().state.context
-        room = context - len(ids)
-        if room < 1:
-            raise ContextError(
-                f"the prompt of {len(ids)} tokens leaves no room in the context of {context}: shorten the "
-                "conversation or load the model with a larger context",
-                len(ids),
-                context,
-            )
-        max_tokens = options.pop("max_tokens", None)
-        max_tokens = room if max_tokens is None else whole("max_tokens", max_tokens, 1, 1 << 31)
-        if max_tokens > room:
-            raise ContextError(
-                f"{len(ids)} prompt tokens + max_tokens={max_tokens} exceed the context of {context}: ask for at "
-                f"most {room} tokens, shorten the conversation, or load the model with a larger context",
-                len(ids),
-                context,
-            )
-        stop = _stop_strings(options.pop("stop", None))
-        ignore_eos = flag("ignore_eos", options.pop("ignore_eos", None)) or self._loaded.ignore_eos
-        sampling = Sampling.make(
-            self._loaded.sampling_defaults, options, () if ignore_eos else self._stop_ids()
-        )
-        return Request(ids, sampling, max_tokens, stop)
-
-    def _stop_ids(self) -> tuple[int, ...]:
-        """What ends an answer: the eos tokens that the model's files name, and the end of a turn that its
-        template writes."""
-        named, written = self._loaded.stop_ids, self._loaded.template.turn_ends
-        return tuple(dict.fromkeys((*named, *written)))[:MAX_STOP_IDS]
-
-    async def _generate(self, request: Request, generation: Generation) -> None:
-        loaded = self._loaded
-        run = Run(request, generation, loaded.tokenizer, loaded.io.now, loaded.load_s)
-
-        async def work(decoder: Decoder) -> None:
+        async def run(loaded: Loaded) -> Any:
             self._gone_ids = []
-            await run.run(decoder)
+            return await job.run(loaded, work)
 
+        work.on_stop(stop)
+        self._under_way.add(work)
         try:
-            await self._survive(work, lambda: run.phase)
+            async with self._busy("generating"):
+                if work.abort.is_set:
+                    return
+                answer = await self._survive(run, lambda: job.phase)
+                if answer is not None:
+                    work.finish(answer)
         except AbortError:  # closed while the model was being loaded again
-            run.finish()
+            stop()
+        finally:
+            self._under_way.discard(work)
 
     # -- a lost device -----------------------------------------------------------------------------------------------
 
     async def _survive(
-        self, work: Callable[[Decoder], Awaitable[T]], phase: Callable[[], During]
+        self, work: Callable[[Loaded], Awaitable[T]], phase: Callable[[], During]
     ) -> T:
-        """The result of `work`, which begins again with another decoder when the device is lost. The caller holds the
+        """The result of `work`, which begins again with the model on another device when this one is lost. The caller holds the
         turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
         await self._revive()
         while True:
             try:
-                return await work(self._decoder())
+                return await work(self._in_use())
             except DeviceLostError as error:
                 await self._reload(error, phase())
 
@@ -672,7 +544,9 @@ class Engine:
             self._status = status
         new.decoder.strategy = old.decoder.strategy  # what was proven on this device meanwhile
         # Requests that wait were laid out by the old tokenizer and template, which are the same.
-        self._loaded = replace(new, name=old.name, tokenizer=old.tokenizer, template=old.template)
+        self._loaded = replace(
+            new, name=old.name, tokenizer=old.tokenizer, generating=old.generating
+        )
         self._gpu.on_lost = self._device_lost
 
     def _device_lost(self, reason: str) -> None:  # noqa: ARG002
@@ -685,3 +559,6 @@ class Engine:
                 self._recovery.begin_if_calm()
                 with suppress(EngineError):  # on_device was told, and the next call tries again
                     await self._replace_lost()
+
+
+add_methods(Engine)

@@ -13,7 +13,6 @@ from py_engine.abort import Abort
 from py_engine.arguments import shown, whole
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.autotune import chosen_forms
-from py_engine.checks.self_check import Outcome
 from py_engine.errors import InputError, ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.build import build_decoder
@@ -36,6 +35,7 @@ from py_engine.sources.hub import open_repository
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
 from py_engine.sources.safetensors import read_tensors, some
+from py_engine.tasks.loaded import Loaded, TextSettings
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
@@ -61,42 +61,6 @@ class Progress:
     loaded: int = 0
     total: int = 0
     message: str = ""
-
-
-@dataclass(eq=False)
-class Loaded:
-    """A model in use, with all that belongs to it."""
-
-    name: str
-    pinned: str  # the address of these very weights: with the commit of a hub's repository
-    family: str
-    dtype: str  # as asked
-    form: StorageForm  # what became of plain matrices
-    io: Io
-    store: WeightStore
-    decoder: Decoder
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    has_template: bool
-    sampling_defaults: Sampling
-    stop_ids: tuple[int, ...]
-    ignore_eos: bool
-    load_s: float
-    peak_transient_bytes: int
-    kept: (
-        bool | None
-    )  # whether the store has it for the next time; None: it came from a folder, or from nowhere
-    checked: Outcome | None  # of the self-check; None: not asked for
-
-    @property
-    def weights_bytes(self) -> int:
-        """GPU bytes of the weights."""
-        return self.store.nbytes
-
-    def release(self) -> None:
-        """Free every buffer."""
-        self.decoder.release()
-        self.store.release()
 
 
 async def load_model(
@@ -182,11 +146,12 @@ async def load_model(
             await gpu.idle()
             await source.commit()
             tell(Progress("ready", message="Ready"))
+            text = TextSettings.of(
+                template, tokens, decoder.state.context, source.defaults, source.ignore_eos
+            )
             return Loaded(
                 address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder,
-                tokens, template, template.available,
-                source.defaults, tokens.stop_ids, source.ignore_eos,
-                io.now() - started, peak, source.kept, checked,
+                tokens, text, io.now() - started, peak, source.kept, checked,
             )  # fmt: skip
         except BaseException:
             tokenizer.cancel()

@@ -11,7 +11,7 @@ from typing import Literal
 from py_engine.abort import Abort
 from py_engine.errors import AbortError, DeviceLostError, EngineError, HostError, NoAdapterError
 from py_engine.host.gpu import Gpu
-from py_engine.serve.loading import Loaded
+from py_engine.tasks.loaded import Loaded
 
 During = Literal["load", "prefill", "decode", "idle"]
 

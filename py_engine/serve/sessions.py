@@ -29,7 +29,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.json_text import parse_json
 from py_engine.host.store import BlobStore
-from py_engine.serve.loading import Loaded
+from py_engine.tasks.loaded import Loaded
 from py_engine.version import VERSION
 
 LAYOUT = 1  # of the files; a change here leaves old sessions unreadable

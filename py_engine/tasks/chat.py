@@ -1,0 +1,74 @@
+"""Task `chat`: answer a conversation by the model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any
+
+from py_engine.arguments import flag
+from py_engine.generate.markup import Splitter
+from py_engine.generate.prefix import shared
+from py_engine.generate.tools import check_tools
+from py_engine.inputs.window import Messages
+from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.text import TextJob, TextRequest, TextTask, length, text_job
+
+
+@dataclass(frozen=True)
+class ChatRequest(TextRequest):
+    """A conversation whose last message is to be answered."""
+
+    messages: Annotated[
+        Sequence[Mapping[str, Any]],
+        "objects with role (system, user, assistant, tool) and content, the last one to be answered",
+    ]
+    _: KW_ONLY
+    tools: Annotated[
+        Sequence[Mapping[str, Any]] | None, "what the model may call, as OpenAI's API has it"
+    ] = None
+    enable_thinking: Annotated[
+        bool | None, "let the model think first, or not; default: as its template has it"
+    ] = None
+
+
+class Chat(TextTask[ChatRequest]):
+    """Answer a conversation by the model's chat template."""
+
+    name, request = "chat", ChatRequest
+    uses_template = True
+
+    def lacks(self, loaded: Loaded) -> str | None:
+        """A decoder, or a template."""
+        if loaded.generating and not loaded.text.template.available:
+            return "a chat template (it is a base model, or its files are incomplete)"
+        return super().lacks(loaded)
+
+    def prepare(self, loaded: Loaded, request: ChatRequest) -> TextJob:
+        """Lay the conversation out; what does not fit the context is left out, the oldest turns first."""
+        thinking = flag("enable_thinking", request.enable_thinking)
+        offered = check_tools(request.tools)
+        text, encode = loaded.text, loaded.tokenizer.encode_pieces
+
+        def lay_out(said: Messages) -> list[tuple[str, bool]]:
+            return text.template.pieces(said, offered, enable_thinking=thinking)
+
+        messages: Messages = request.messages
+        prompt = lay_out(messages)
+        ids = encode(prompt)
+        messages, dropped = text.window.fit(
+            messages, len(ids), lambda said: len(encode(lay_out(said))), length(request.max_tokens)
+        )
+        if dropped:
+            prompt = lay_out(messages)
+            ids = encode(prompt)
+        splitter = Splitter(text.markup, offered, text.markup.begins_thinking(prompt))
+        border = None
+        if loaded.decoder.prefix.recurrent:
+            # Kept from before the generation prompt: what follows it is often rendered otherwise once it is history
+            # (thinking is dropped).
+            said = text.template.encode(
+                messages, offered, enable_thinking=thinking, add_generation_prompt=False
+            )
+            border = shared(ids, said)
+        return text_job(loaded, ids, request, splitter, border, dropped)

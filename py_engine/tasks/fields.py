@@ -1,0 +1,67 @@
+"""The fields of a request as data: from them follow a method's signature, a message's keys, a subcommand's words."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+from py_engine.arguments import unknown_option
+
+T = TypeVar("T")
+
+ENVELOPE = ("type", "id", "model")  # keys of a message that are not the request's
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a request: `hint` is its type without its help."""
+
+    name: str
+    hint: Any
+    help: str
+    required: bool
+    by_name: bool  # behind KW_ONLY
+    default: Any
+
+
+def fields_of(kind: type[Any]) -> tuple[Field, ...]:
+    """The fields of a request's class, those without a name first. Raises TypeError for a name that a message uses."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = []
+    for f in fields(kind):
+        if f.name in ENVELOPE:
+            raise TypeError(
+                f"{kind.__name__}.{f.name}: messages use this name themselves; choose another"
+            )
+        hint, *notes = (hints[f.name],)
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, *notes = typing.get_args(hint)
+        text = next((note for note in notes if isinstance(note, str)), "")
+        required = f.default is MISSING and f.default_factory is MISSING
+        default = None if required or f.default is MISSING else f.default
+        found.append(Field(f.name, hint, text, required, bool(f.kw_only), default))
+    return tuple(sorted(found, key=lambda field: field.by_name))
+
+
+def made(kind: type[T], /, *args: Any, **options: Any) -> T:
+    """A request of its arguments. Raises InputError for a name that it does not know."""
+    known = [field.name for field in fields_of(kind)]
+    for name in options:
+        if name not in known:
+            raise unknown_option(name, known)
+    return kind(*args, **options)
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: dataclasses become objects, buffers and tuples lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, memoryview):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
