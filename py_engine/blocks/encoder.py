@@ -32,7 +32,10 @@ class EncoderInputs:
 
 
 class Part(Protocol):
-    """The two halves of a block."""
+    """The two halves of a block. `width`: numbers of a row in between."""
+
+    @property
+    def width(self) -> int: ...
 
     def forward(
         self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
@@ -48,6 +51,11 @@ class SelfAttention:
     qkv: Linear
     o: Linear
     heads: FullHeads
+
+    @property
+    def width(self) -> int:
+        """See Part."""
+        return self.qkv.rows
 
     def forward(
         self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
@@ -72,6 +80,11 @@ class FeedForward:
     down: Linear
     activation: Activation
     gated: bool = False
+
+    @property
+    def width(self) -> int:
+        """See Part."""
+        return self.down.cols
 
     def forward(
         self,
@@ -161,6 +174,11 @@ class EncoderModel:
     embeddings: Embeddings
     blocks: Sequence[PostNormBlock | PreNormBlock]
     norm: Norm | None = None
+
+    @property
+    def widest(self) -> int:
+        """Numbers of a row in the widest layer."""
+        return max(max(block.attention.width, block.mlp.width) for block in self.blocks)
 
     def forward(self, trace: Pass, inputs: EncoderInputs, out: Tensor) -> None:
         """out [>= T, h] f32 = the last hidden states of the rows of this trace."""

@@ -26,8 +26,8 @@ _QUERIES, _KEYS, _VALUES, _ROWS = 81, 82, 83, 84  # seeds
 
 
 def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_full.wgsl: a block of rows and three more that see 40 keys, one, none, or ten behind a gap; of some rows
-    a head each. Queries, keys and values stand as the model's do, in tensors of their own."""
+    """attention_full.wgsl: a block of rows and three more that see 40 keys, one, none, or ten behind a gap; of some
+    rows a head each. Queries, keys and values stand as the model's do, in tensors of their own."""
     [call] = calls
     c = constants(call)
     [d, h, per_kv, block, before, after] = whole(

@@ -18,6 +18,7 @@ from py_engine.blocks.encoder import (
     SelfAttention,
 )
 from py_engine.errors import ModelError
+from py_engine.graph.matrix import Linear
 from py_engine.ops.attention_full import FullHeads
 from py_engine.ops.norm import Norm
 from py_engine.sources.config import (
@@ -46,7 +47,9 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
     act = activation(config, "hidden_act", "gelu")
     full = FullHeads(heads, heads, h // heads, (h // heads) ** -0.5)
     names = _Names(config, store, h)
-    words, places, types = (f"embeddings.{name}_embeddings" for name in ("word", "position", "token_type"))
+    words, places, types = (
+        f"embeddings.{name}_embeddings" for name in ("word", "position", "token_type")
+    )
 
     def block(layer: int) -> PostNormBlock:
         at = f"encoder.layer.{layer}."
@@ -85,25 +88,22 @@ class _Names:
         self._store, self._h = store, hidden
         self._eps = require_float(config, "layer_norm_eps", 1e-14, 1.0, 1e-12)
         self._prefix = "bert." if store.has_under("bert.encoder.") else ""
-        for name in ("pooler.dense", "embeddings.position_ids"):
-            for part in ("weight", "bias"):
-                store.ignore(f"{self._prefix}{name}.{part}")
+        for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):
+            store.ignore(f"{self._prefix}{name}")
 
-    def linear(self, names: Sequence[str], rows: int, cols: int):  # type: ignore[no-untyped-def]
+    def linear(self, names: Sequence[str], rows: int, cols: int) -> Linear:
         """Layers with biases, stacked."""
         full = [self._prefix + name for name in names]
         return self._store.linear(full, [rows] * len(names), cols, bias=True)
 
-    def table(self, name: str, rows: int):  # type: ignore[no-untyped-def]
+    def table(self, name: str, rows: int) -> Linear:
         """An embedding."""
         return self._store.linear([self._prefix + name], [rows], self._h)
 
     def norm(self, name: str) -> Norm:
         """A LayerNorm."""
         at = self._prefix + name
-        weight, bias = (
-            ("gamma", "beta") if self._store.has(f"{at}.gamma") else ("weight", "bias")
-        )
+        weight, bias = ("gamma", "beta") if self._store.has(f"{at}.gamma") else ("weight", "bias")
         return Norm(
             self._store.vector(f"{at}.{weight}", self._h),
             self._eps,
