@@ -48,9 +48,10 @@ def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         return 4 * int(row * c[f"{of}_STRIDE"] + c[f"{of}_AT"]) + head * apart
 
     sizes = {"Q": place("Q", rows, h), "K": place("K", keys, kv), "V": place("V", keys, kv)}
+    forms: dict[str, Dtype] = {"Q": "f32", "K": dtype, "V": dtype}
     tensors = [
         bench.fill(of, patterns[of].period(form), sizes[of], dtype=form)
-        for of, form in (("Q", "f32"), ("K", dtype), ("V", dtype))
+        for of, form in forms.items()
     ]
     words = struct.pack(f"<{2 * rows}I", *(bound for span in spans for bound in span))
     y = bench.make("y", rows, h, d)

@@ -153,7 +153,8 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     table = MatrixRows(bench, call, [(row, 1) for row in rows])
 
     def verify() -> str:
-        scale, wanted = c["SCALE"], []
+        scale = c["SCALE"]
+        wanted: list[float] = []
         for t, (row, (at, n)) in enumerate(zip(rows, thirds, strict=True)):
             values = [scale * w for w in table.values(row)[at : at + n]]
             wanted += map(plus, values, before.part(t * k + at, n)) if c.get("ADD") else values

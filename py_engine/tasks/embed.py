@@ -23,17 +23,17 @@ class Embeddings:
     """`embeddings`: a row for each text, in their order, of `dimensions` float32: buffers that numpy.asarray reads
     without copying. `prompt_tokens`: of all texts, special tokens and prompts too."""
 
-    embeddings: Sequence[memoryview]
+    embeddings: Sequence[memoryview[float]]
     dimensions: int
     prompt_tokens: int
 
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def __getitem__(self, index: int) -> memoryview:
+    def __getitem__(self, index: int) -> memoryview[float]:
         return self.embeddings[index]
 
-    def __iter__(self) -> Iterator[memoryview]:
+    def __iter__(self) -> Iterator[memoryview[float]]:
         return iter(self.embeddings)
 
 
@@ -140,7 +140,7 @@ def _given(ids: Any, vocab: int, most: int) -> list[int]:
     return taken
 
 
-def _shortened(row: memoryview, dimensions: int) -> memoryview:
+def _shortened(row: memoryview[float], dimensions: int) -> memoryview[float]:
     """The beginning of a row, of unit length (Kusupati et al. 2022, arXiv:2205.13147)."""
     part = row[:dimensions].tolist()
     length = math.sqrt(math.fsum(v * v for v in part)) or 1.0
