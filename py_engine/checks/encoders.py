@@ -26,8 +26,8 @@ _QUERIES, _KEYS, _VALUES, _ROWS = 81, 82, 83, 84  # seeds
 
 
 def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_full.wgsl: a block of rows and three more that see 40 keys, one, none, or ten behind a gap; of some rows
-    a head each. Queries, keys and values stand as the model's do, in tensors of their own."""
+    """attention_full.wgsl: a block of rows and three more that see 40 keys, one, none, or ten behind a gap; of some
+    rows a head each. Queries, keys and values stand as the model's do, in tensors of their own."""
     [call] = calls
     c = constants(call)
     [d, h, per_kv, block, before, after] = whole(
@@ -48,9 +48,10 @@ def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         return 4 * int(row * c[f"{of}_STRIDE"] + c[f"{of}_AT"]) + head * apart
 
     sizes = {"Q": place("Q", rows, h), "K": place("K", keys, kv), "V": place("V", keys, kv)}
+    forms: dict[str, Dtype] = {"Q": "f32", "K": dtype, "V": dtype}
     tensors = [
         bench.fill(of, patterns[of].period(form), sizes[of], dtype=form)
-        for of, form in (("Q", "f32"), ("K", dtype), ("V", dtype))
+        for of, form in forms.items()
     ]
     words = struct.pack(f"<{2 * rows}I", *(bound for span in spans for bound in span))
     y = bench.make("y", rows, h, d)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 
+from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.layers import Model
 from py_engine.errors import ModelError
 from py_engine.sources.config import Config
@@ -16,6 +17,7 @@ from py_engine.weights.store import WeightStore
 
 # model_type -> file. Multimodal wrappers name the same text model.
 FAMILIES = {
+    "bert": "bert",
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
@@ -42,7 +44,7 @@ _OTHER_PARTS = re.compile(
 )
 
 
-def build_model(config: Config, store: WeightStore) -> Model:
+def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 
     Raises ModelError for an unknown family, absurd numbers, tensors that do not fit them, or one that stands beside
@@ -53,7 +55,9 @@ def build_model(config: Config, store: WeightStore) -> Model:
         raise ModelError(
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(FAMILIES))}."
         )
-    model: Model = import_module(f"py_engine.models.{FAMILIES[kind]}").build(config, store)
+    model: Model | EncoderModel = import_module(f"py_engine.models.{FAMILIES[kind]}").build(
+        config, store
+    )
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):

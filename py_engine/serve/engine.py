@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, Never, TypeVar, Unpack, cast
 
 from py_engine.abort import Abort, or_abort
 from py_engine.arguments import callback, flag, instance, named_options, shown, token_ids, whole
@@ -49,6 +49,7 @@ from py_engine.serve.sessions import SessionInfo, Sessions
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
 from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.task import Job, Request, W
@@ -297,6 +298,23 @@ class Engine:
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
         return self.ask(made(CompleteRequest, prompt=prompt, **options))
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+    ) -> Work[Never, Embeddings]:
+        """A vector of unit length for each text, in their order: rows that numpy.asarray reads without copying.
+
+        ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
+        the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
+        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
+        Raises InputError at once.
+        """
+        return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
 
     @named_options
     def count_tokens(
@@ -552,7 +570,8 @@ class Engine:
             raise error
         gpu, old, status = self._gpu, self._loaded, self._status
         self._given_up, self._status, self._sessions = gpu, "recovering", None
-        self._gone_ids = old.decoder.prefix.ids or self._gone_ids
+        if isinstance(old.runtime, Decoder):
+            self._gone_ids = old.runtime.prefix.ids or self._gone_ids
         old.release()
         gpu.close()
         try:
@@ -560,7 +579,7 @@ class Engine:
             self._gpu, new = await or_abort(reloading, self._ending)
         finally:
             self._status = status
-        new.decoder.strategy = old.decoder.strategy  # what was proven on this device meanwhile
+        new.runtime.strategy = old.runtime.strategy  # what was proven on this device meanwhile
         # Requests that wait were laid out by the old tokenizer and template, which are the same.
         self._loaded = replace(
             new, name=old.name, tokenizer=old.tokenizer, generating=old.generating
