@@ -65,13 +65,13 @@ FAMILIES = [
         "granite",
         "granite",
         {
-            "embedding_multiplier": 12.0,
+            "embedding_multiplier": 0.5,
             "attention_multiplier": 0.2,
-            "residual_multiplier": 0.22,
-            "logits_scaling": 3.0,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 0.4,
             "tie_word_embeddings": True,
         },
-        gains={"embed_tokens.weight": 0.1, "o_proj.weight": 4.0, "down_proj.weight": 3.0},
+        gains={"o_proj.weight": 2.5, "down_proj.weight": 2.5},
     ),
     Family(  # every layer slides, which mlx_lm does not do
         "mistral",

@@ -7,7 +7,14 @@ import pytest
 
 from py_engine.graph.trace import Trace
 from py_engine.host.gpu import Gpu
-from py_engine.ops.norm import Norm, add_norm, apply_norm, norm_last_row
+from py_engine.ops.norm import (
+    Norm,
+    PartNorms,
+    add_norm,
+    apply_norm,
+    norm_last_row,
+    norm_parts,
+)
 from py_engine.ops.step import Pass, pack_step
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
@@ -106,6 +113,58 @@ def test_layer_norm(
         found, n = run(bench.get(got)), len(expected)
         assert nmse(found[:n], expected) < bar
         assert np.array_equal(found[n:], before[n:])
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    "rows, first, second, behind, centred",
+    [
+        (1, (1, 640), (1, 160), 160, False),  # q and k over their whole width, v behind them
+        (3, (1, 36), (1, 12), 12, False),
+        (7, (5, 20), (1, 20), 20, True),  # heads, each with weights of its own
+        (2, (2, 100), (2, 68), 136, True),
+        (2, (3, 5), (2, 77), 0, False),  # other widths, nothing behind
+    ],
+)
+def test_norms_of_parts(
+    gpu: Gpu,
+    run: Runner,
+    rows: int,
+    first: tuple[int, int],
+    second: tuple[int, int],
+    behind: int,
+    centred: bool,
+) -> None:
+    """In place; what lies behind the parts, and rows that are not of the pass, stay as they are."""
+    rng = np.random.default_rng(rows + first[1])
+    bench = Bench(gpu)
+    widths = [first[1]] * first[0] + [second[1]] * second[0]
+    x = (0.5 + rng.standard_normal((rows + 2, sum(widths) + behind))).astype(np.float32)
+    x[rows:] = np.nan
+    w = rng.standard_normal(sum(widths)).astype(np.float32)
+    y = bench.put("y", x)
+    trace = Trace(rows)
+    norm_parts(trace, y, PartNorms(bench.put("w", w), first, second, 1e-5, centred))
+    run(bench.run(trace))
+    got, at = run(bench.get(y)), 0
+    for n in widths:
+        part, weight = x[:rows, at : at + n], w[at : at + n]
+        if centred:
+            wanted = layer_reference(part, weight, None, 1e-5, 0.0)
+        else:
+            wanted = rms_reference(part, weight, 1e-5, 0.0)
+        assert nmse(got[:rows, at : at + n], wanted) < 1e-12
+        at += n
+    assert np.array_equal(got[:rows, at:], x[:rows, at:])
+    assert np.isnan(got[rows:]).all()
+    bench.close()
+
+
+def test_parts_that_do_not_fit(gpu: Gpu) -> None:
+    bench = Bench(gpu)
+    y, w = bench.put("y", np.zeros((2, 8), np.float32)), bench.put("w", np.zeros(12, np.float32))
+    with pytest.raises(ValueError, match="12 columns"):
+        norm_parts(Trace(2), y, PartNorms(w, (1, 8), (1, 4), 1e-6))
     bench.close()
 
 
