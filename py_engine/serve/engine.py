@@ -514,8 +514,8 @@ class Engine:
     async def _survive(
         self, work: Callable[[Loaded], Awaitable[T]], phase: Callable[[], During]
     ) -> T:
-        """The result of `work`, which begins again with the model on another device when this one is lost. The caller holds the
-        turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
+        """The result of `work`, which begins again with the model on another device when this one is lost. The caller
+        holds the turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
         await self._revive()
         while True:
             try:

@@ -182,14 +182,16 @@ def _one_of(choices: list[Any], value: Any, where: str) -> Any:
     """`value` of whichever type it is."""
     if len(choices) == 1:
         return _checked(choices[0], value, where)
-    wrong: list[InputError] = []
+    inside: InputError | None = None  # of the kind that the value is, with something wrong in it
     for choice in choices:
         try:
             return _checked(choice, value, where)
         except InputError as error:
-            wrong.append(error)
-    if isinstance(value, (list, Mapping)):  # of the right kind, and what is wrong lies inside
-        raise wrong[-1]
+            origin = typing.get_origin(choice) or choice
+            if isinstance(origin, type) and isinstance(value, origin):
+                inside = error
+    if inside is not None:
+        raise inside
     raise InputError(f"{where} must be {' or '.join(map(_name, choices))}, not {shown(value)}")
 
 
