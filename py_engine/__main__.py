@@ -55,7 +55,8 @@ async def _run(args: argparse.Namespace) -> int | None:
         return await COMMANDS[args.command](args)
     from py_engine.cli.task import run
 
-    return await run(args)
+    await run(args)
+    return None
 
 
 def _failed(kind: str, message: str, as_json: bool, code: int = 1) -> int:

@@ -219,8 +219,8 @@ class SyncEngine:
 
 
 class SyncWork(Generic[Event, Answer]):
-    """Work that is queued or running: iterate it for events, or ask for its `result()`, which waits for its end. Whoever
-    leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
+    """Work that is queued or running: iterate it for events, or ask for its `result()`, which waits for its end.
+    Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
 
     def __init__(
         self, engine: SyncEngine, background: _Background, work: Work[Event, Answer]

@@ -22,8 +22,8 @@ is looked through, nothing else is edited. A new one is written so (docs/adding-
 
 Fields of a request are of types that a message can carry: str, bool, int, float, Literal of str, a Sequence or Mapping
 of these, `X | Y`, `| None`, Any; not named type, id or model. On the command line a Sequence of numbers is one word
-with commas, and a Mapping is JSON. A frozen dataclass checks nothing: `prepare` does. Events and answers are dataclasses
-(buffers in them become lists where JSON is wanted).
+with commas, and a Mapping is JSON. A frozen dataclass checks nothing: `prepare` does. Events and answers are
+dataclasses (buffers in them become lists where JSON is wanted).
 """
 
 from __future__ import annotations
