@@ -18,8 +18,9 @@ from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMem
 from py_engine.host.gpu import Buffer, Gpu, Limits
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io_native import NativeIo
+from py_engine.host.profile import HANDHELD
 from py_engine.serve.engine import Engine
-from py_engine.serve.memory import HANDHELD_BUDGET, Estimate
+from py_engine.serve.memory import Estimate
 from tests import reference
 from tests.conftest import Runner
 
@@ -117,8 +118,8 @@ def test_a_phone_has_a_budget_whoever_loads(
         run(Engine.load("random:qwen3.5-0.8b", gpu=CountingGpu(), dtype="f16", memory_budget=asked))
     assert caught.value.budget == budget
     page = (Path(__file__).parent.parent / "app" / "device.py").read_text()
-    (gigabytes,) = re.findall(r"^HANDHELD_BUDGET = ([\d.]+) \* GB", page, re.MULTILINE)
-    assert float(gigabytes) * 1e9 == HANDHELD_BUDGET
+    (gigabytes,) = re.findall(r"^HANDHELD.memory_budget = ([\d.]+) \* GB", page, re.MULTILINE)
+    assert float(gigabytes) * 1e9 == HANDHELD.memory_budget
 
 
 def test_nothing_fits(run: Runner) -> None:
