@@ -343,7 +343,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
     run: Runner, devices: Devices, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when nothing was asked for: the worker writes it down for the length of that load, and of a close."""
-    monkeypatch.setattr(Engine, "load", partial(Engine.load, host="wgpu", self_check=False))
+    monkeypatch.setattr(device_module.Device, "open", partial(device_module.Device.open, "wgpu"))
     monkeypatch.setenv("JERBOA_RUN", "run")
     crumb = stores / "crumbs" / "run.json"
     heard: list[dict[str, Any]] = []

@@ -118,7 +118,7 @@ def test_a_phone_has_a_budget_whoever_loads(
         run(Engine.load("random:qwen3.5-0.8b", gpu=CountingGpu(), dtype="f16", memory_budget=asked))
     assert caught.value.budget == budget
     page = (Path(__file__).parent.parent / "app" / "device.py").read_text()
-    (gigabytes,) = re.findall(r"^HANDHELD.memory_budget = ([\d.]+) \* GB", page, re.MULTILINE)
+    (gigabytes,) = re.findall(r"^HANDHELD_BUDGET = ([\d.]+) \* GB", page, re.MULTILINE)
     assert float(gigabytes) * 1e9 == HANDHELD.memory_budget
 
 

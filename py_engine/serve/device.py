@@ -241,8 +241,8 @@ class Device:
     def lost(self, gpu: Gpu, error: DeviceLostError, during: During, losses: Losses) -> None:
         """A model noticed that this GPU is gone. The first one tells of it, and later of what came of it."""
         losses.count += 1
-        if gpu is not self._gpu or (self._broken and not self._tried):
-            return
+        if not (self._tried if self._broken else gpu is self._gpu):
+            return  # another model has told of it
         self._broken, self._tried = True, False
         gpu.on_lost = None
         gpu.close()
