@@ -27,7 +27,7 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
 from py_engine.serve.engine import Engine
-from py_engine.serve.loading import Progress
+from py_engine.serve.options import Progress
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
 from tests.conftest import Runner

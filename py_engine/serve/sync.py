@@ -31,9 +31,9 @@ from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import IN_BROWSER
 from py_engine.inputs.window import Messages
 from py_engine.serve.engine import Engine
-from py_engine.serve.loading import Progress
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
+from py_engine.serve.options import Progress
 from py_engine.serve.progress import showing
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.serve.sessions import SessionInfo
