@@ -10,7 +10,7 @@ from app.storage import is_handheld
 GB = 1e9
 OVERHEAD = 1.15  # activations and repacking, as a share of the weights
 STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
-HANDHELD_BUDGET = 1.2 * GB  # the engine's own, from py_engine/serve/memory.py
+HANDHELD_BUDGET = 1.2 * GB  # the engine's own, from py_engine/host/profile.py
 ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium first answers null
 
 

@@ -24,6 +24,7 @@ from py_engine.kept import inventory
 from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
+from py_engine.serve.models import UNNAMED, Models
 from py_engine.serve.protocol import (
     NO_ID,
     Ask,
@@ -71,7 +72,8 @@ QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
 
 
 class Host:
-    """One worker: at most one model loaded; loads, unloads and benches take turns, generations queue in the engine.
+    """One worker: one model, or several by name (py_engine/serve/models.py); loads, unloads and benches take turns,
+    generations queue in their engine.
 
     `post` sends a plain object to the page; `prepare_chat` fetches what chat templates need, awaited before the first.
     """
@@ -84,8 +86,9 @@ class Host:
         self._post = post
         self._prepare_chat = prepare_chat
         self._chat_ready = False
-        self._engine: Engine | None = None
-        self._turn = asyncio.Lock()  # held by whoever changes self._engine
+        self._models = Models(self._device_event)
+        self._turn = asyncio.Lock()  # held by whoever changes self._models
+        self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
         self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
         self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
         self._unnamed: list[Abort] = []  # of messages without an id
@@ -187,7 +190,7 @@ class Host:
     def _work(self, message: ToWorker, abort: Abort) -> Coroutine[Any, Any, None]:
         match message:
             case Load():
-                return self._load(message.id, message.repo, message.options, abort)
+                return self._load(message, abort)
             case Generate():
                 return self._ask(as_task(message), abort)
             case Ask():
@@ -195,9 +198,9 @@ class Host:
             case CountTokens():
                 return self._count(message)
             case Info():
-                return self._info(message.id)
+                return self._info(message)
             case Unload():
-                return self._unload(message.id)
+                return self._unload(message)
             case Bench():
                 return self._bench(message, abort)
             case Diagnose():
@@ -220,9 +223,10 @@ class Host:
         finally:
             self._turn.release()
 
-    async def _load(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> None:
+    async def _load(self, message: Load, abort: Abort) -> None:
+        id, name = message.id, message.model
         async with self._my_turn(abort):
-            engine = await self._open(id, repo, options, abort)
+            engine = await self._open(id, message.repo, message.options, abort, name)
             self._send(Ready(id, engine.info()))
         self._start(self._warm_up(engine))
 
@@ -236,8 +240,29 @@ class Host:
         ) as error:  # a base model has no template; of all else the first chat will tell
             self._send(Log(f"the chat template was not prepared: {error}"))
 
-    async def _open(self, id: MessageId, repo: str, options: LoadOptions, abort: Abort) -> Engine:
-        """Replace the engine; the one before goes when the new one's weights come. The caller holds the turn."""
+    @property
+    def _engine(self) -> Engine | None:
+        """The one model of a page that names none."""
+        return self._models.get(None)
+
+    def _device_event(self, event: DeviceEvent) -> None:
+        self._send(Device(event.state, event.during, event.losses, event.message))
+        if event.state != "lost":
+            self._back.set()
+        elif event.during == "idle":
+            self._back.clear()
+            self._start(self._wait_until_back(self._loading))
+
+    async def _open(
+        self,
+        id: MessageId,
+        repo: str,
+        options: LoadOptions,
+        abort: Abort,
+        name: str | None = None,
+    ) -> Engine:
+        """Replace the engine of this name; the one before goes when the new one's weights come. The caller holds the
+        turn."""
         said = ""
 
         def on_progress(progress: Any) -> None:
@@ -252,16 +277,16 @@ class Host:
             if progress.total:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
-        def on_device(event: DeviceEvent) -> None:
-            self._send(Device(event.state, event.during, event.losses, event.message))
-            if event.state != "lost":
-                self._back.set()
-            elif event.during == "idle":
-                self._back.clear()
-                self._start(self._wait_until_back(loading))
-
         settings: dict[str, Any] = {}
-        for name in ("dtype", "context", "memory_budget", "tune", "self_check", "proven"):
+        for name in (
+            "dtype",
+            "context",
+            "memory_budget",
+            "tune",
+            "self_check",
+            "proven",
+            "make_room",
+        ):
             if getattr(options, name) is not None:
                 settings[name] = getattr(options, name)
         settings["strategy"] = asked = asked_group(options.group, options.passes)
@@ -271,11 +296,10 @@ class Host:
             return self._at("load", repo, options.context, asked and asked.dispatches)
 
         async with loading():
-            engine = await Engine.load(
-                repo, on_progress=on_progress, on_device=on_device, abort=abort,
-                before_weights=self._close, **settings,
-            )  # fmt: skip
-        self._engine = engine
+            engine = await self._models.load(
+                name or UNNAMED, repo, on_progress=on_progress, abort=abort, **settings
+            )
+        self._loading = loading
         if engine.calibrator:
             self._start(self._calibrate(engine, engine.calibrator))
         return engine
@@ -292,12 +316,9 @@ class Host:
         excused = [*self._runs("JERBOA_LEFT"), *self._runs("JERBOA_UNSEEN")]
 
         async def quiet() -> bool:
-            while engine is self._engine:
-                idle = (
-                    not self._aborts
-                    and not self._unnamed
-                    and time.monotonic() - self._asked >= QUIET_S
-                )
+            while self._models.has(engine):
+                busy = self._aborts or self._unnamed
+                idle = not busy and time.monotonic() - self._asked >= QUIET_S
                 if idle and not self._io.env("JERBOA_HIDDEN"):
                     return True
                 await asyncio.sleep(0.1)
@@ -332,16 +353,10 @@ class Host:
         async with self._crumbs.at(phase, model, context, group):
             yield
 
-    async def _close(self) -> None:
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
-            await engine.close()
-            self._back.set()
-
     async def _ask(self, message: Ask, abort: Abort) -> None:
         task = tasks()[message.task]
         try:
-            engine = await or_abort(self._ready_for(task), abort)
+            engine = await or_abort(self._ready_for(task, message.model), abort)
         except AbortError:  # before it had a place in the engine's queue
             self._send(Complete(message.id, task.answer(task.unasked())))
             return
@@ -353,8 +368,8 @@ class Host:
             abort.then(work.stop)
             await self._hear(message.id, task, work)
 
-    async def _ready_for(self, task: Task[Any]) -> Engine:
-        engine = await self._loaded()
+    async def _ready_for(self, task: Task[Any], name: str | None) -> Engine:
+        engine = await self._loaded(name)
         if task.uses_template:
             await self._ready_to_chat()
         if self._begun is not None:
@@ -368,7 +383,7 @@ class Host:
         self._send(Complete(id, task.answer(await work)))
 
     async def _count(self, message: CountTokens) -> None:
-        engine = await self._loaded()
+        engine = await self._loaded(message.model)
         if message.messages is not None:
             await self._ready_to_chat()
         content = message.text or "" if message.messages is None else message.messages
@@ -377,13 +392,18 @@ class Host:
         )
         self._send(Result(message.id, value))
 
-    async def _info(self, id: MessageId) -> None:
-        self._send(Result(id, self._engine.info() if self._engine else None))
+    async def _info(self, message: Info) -> None:
+        engine, models = self._models.get(message.model), self._models.info()
+        value: dict[str, Any] | None = engine.info() if engine else None
+        if any(model["name"] for model in models):
+            value = {**(value or {}), "models": models}
+        self._send(Result(message.id, value))
 
-    async def _unload(self, id: MessageId) -> None:
+    async def _unload(self, message: Unload) -> None:
         async with self._turn:
-            await self._close()
-        self._send(Result(id, None))
+            await self._models.unload(message.model)
+            self._back.set()
+        self._send(Result(message.id, None))
 
     async def _cache_list(self, id: MessageId) -> None:
         if self._begun is not None:
@@ -397,7 +417,7 @@ class Host:
     async def _session(
         self, message: SessionList | SessionSave | SessionRestore | SessionDelete
     ) -> None:
-        engine = await self._loaded()
+        engine = await self._loaded(getattr(message, "model", None))
         value: Any = None
         match message:
             case SessionList():
@@ -464,12 +484,10 @@ class Host:
                 gpu.close()
         self._send(Result(message.id, value))
 
-    async def _loaded(self) -> Engine:
-        """The engine, after a load that is under way. Raises InputError when there is none."""
+    async def _loaded(self, name: str | None) -> Engine:
+        """The engine of this name, after a load that is under way. Raises InputError when there is none."""
         async with self._turn:
-            if self._engine is None:
-                raise InputError("no model is loaded: send a load message first")
-            return self._engine
+            return self._models.find(name)
 
     async def _ready_to_chat(self) -> None:
         if not self._chat_ready:

@@ -26,9 +26,9 @@ export class Device {
     this.queue = device.queue;
     this.lost = null;        // once lost: "reason: message"
     this.uncaptured = null;  // the first error outside any scope
-    this.open = new Set();   // promises of the scopes whose errors are not known yet
-    this.failed = null;      // the first error that a scope told of: [what, kind, message]
-    this.loop = Promise.resolve(); // ends when the newest decode loop has given its slots back
+    this.scopes = new Set(); // promises of the errors that are not known yet, or not told: null or [what, kind, message]
+    this.loops = new WeakMap(); // of a result's buffer: ends when its newest decode loop has given its slots back
+    this.line = Promise.resolve(); // ends when the last work that wanted the device alone is done
     this.clear();
     device.addEventListener('uncapturederror', event => {
       event.preventDefault?.();
@@ -55,22 +55,34 @@ export class Device {
     } finally {
       const none = () => null; // a lost device: `lost` tells of it
       const errors = [this.device.popErrorScope().catch(none), this.device.popErrorScope().catch(none)];
-      const closed = Promise.all(errors).then(([validation, memory]) => {
-        this.open.delete(closed);
-        if (memory) this.failed ??= [what, 'out-of-memory', memory.message];
-        if (validation) this.failed ??= [what, 'validation', validation.message];
+      const found = Promise.all(errors).then(([validation, memory]) => {
+        if (memory) return [what, 'out-of-memory', memory.message];
+        if (validation) return [what, 'validation', validation.message];
+        this.scopes.delete(found);
+        return null;
       });
-      this.open.add(closed);
+      this.scopes.add(found);
     }
   }
 
-  /** The first error since the last call, as [what, kind, message], or null. */
+  /** The first error of what was made since the last call, as [what, kind, message], or null. Whoever calls it next, even
+      before this one is answered, hears of what is made from now on. */
   async firstError() {
-    await Promise.all(this.open);
-    const outside = this.uncaptured && ['a command', 'validation', this.uncaptured];
-    const first = this.failed ?? outside ?? null;
-    this.failed = this.uncaptured = null;
-    return first;
+    const [scopes, outside] = [[...this.scopes], this.uncaptured];
+    this.scopes.clear();
+    this.uncaptured = null;
+    const found = (await Promise.all(scopes)).find(error => error);
+    const late = outside ?? this.uncaptured;
+    if (!found && late) this.uncaptured = null;
+    return found ?? (late ? ['a command', 'validation', late] : null);
+  }
+
+  /** The result of `work`, which runs when all before it in this line is done: several models share the device, and of
+      WebKit's only one command buffer may be in flight. */
+  alone(work) {
+    const done = this.line.then(work);
+    this.line = done.catch(() => {});
+    return done;
   }
 
   createBuffer(label, size, usage) {
@@ -93,28 +105,36 @@ export class Device {
 
   /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
   async copy(sources, targets, ranges) {
-    if (this.oneInFlight) await this.idle();
-    this.scoped(`${sources.length} copies`, () => {
-      const encoder = this.device.createCommandEncoder();
-      sources.forEach((source, i) => {
-        const [from, to, size] = ranges.slice(3 * i, 3 * i + 3);
-        encoder.copyBufferToBuffer(source, from, targets[i], to, size);
+    const submit = () => {
+      this.scoped(`${sources.length} copies`, () => {
+        const encoder = this.device.createCommandEncoder();
+        sources.forEach((source, i) => {
+          const [from, to, size] = ranges.slice(3 * i, 3 * i + 3);
+          encoder.copyBufferToBuffer(source, from, targets[i], to, size);
+        });
+        this.queue.submit([encoder.finish()]);
       });
-      this.queue.submit([encoder.finish()]);
+      this.submits += 1;
+    };
+    if (!this.oneInFlight) return submit();
+    await this.alone(async () => {
+      await this.idle();
+      submit();
+      await this.idle();
     });
-    this.submits += 1;
-    if (this.oneInFlight) await this.idle();
   }
 
   /** A copy of a range of a buffer, through a mapped buffer made for it. */
   async read(buffer, offset, size) {
     const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
-    try {
-      if (this.oneInFlight) await this.idle();
+    const submit = () => {
       const encoder = this.device.createCommandEncoder();
       encoder.copyBufferToBuffer(buffer, offset, target, 0, size);
       this.queue.submit([encoder.finish()]);
-      await target.mapAsync(GPUMapMode.READ);
+      return target.mapAsync(GPUMapMode.READ);
+    };
+    try {
+      await (this.oneInFlight ? this.alone(() => this.idle().then(submit)) : submit());
       return new Uint8Array(target.getMappedRange().slice(0));
     } finally {
       target.destroy();
@@ -225,8 +245,7 @@ export class Recording {
     }
   }
 
-  /** Submit all of it once. A promise when command buffers are awaited (all but the last one if a copy follows, since
-      its map is awaited anyway), else nothing. */
+  /** Submit all of it once; `copy` as in #submit. A promise when command buffers are awaited, else nothing. */
   replay(copy) {
     const last = this.buffers.length - 1;
     if (this.awaitEach) return this.#awaited(last, copy);
@@ -235,8 +254,10 @@ export class Recording {
 
   async #awaited(last, copy) {
     for (let i = 0; i <= last; i++) {
-      this.#submit(i, i === last ? copy : null);
-      if (i < last || !copy) await this.gpu.idle();
+      await this.gpu.alone(() => {
+        this.#submit(i, i === last ? copy : null);
+        return this.gpu.idle();
+      });
     }
   }
 }
@@ -254,11 +275,12 @@ export class DecodeLoop {
   constructor(recording, result, ring, maxSteps) {
     this.#left = maxSteps;
     const gpu = this.gpu = recording.gpu;
-    const before = gpu.loop; // shares the ring
-    gpu.loop = this.finished = before
+    const before = gpu.loops.get(result) ?? Promise.resolve(); // shares the ring
+    this.finished = before
       .then(() => this.#run(gpu, recording, result, ring))
       .catch(error => { this.#failure = error; })
       .then(() => { this.#ended = true; this.#wake(); });
+    gpu.loops.set(result, this.finished);
   }
 
   /** Submit nothing more; results of steps in flight still come. */

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from py_engine.abort import Abort
     from py_engine.errors import (
         AbortError,
+        ClosedError,
         ContextError,
         DeviceLostError,
         EngineError,
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
         is_standalone,
         request_persistent_storage,
     )
+    from py_engine.serve.device import Device
     from py_engine.serve.engine import Engine
-    from py_engine.serve.loading import Progress
     from py_engine.serve.memory import Estimate
+    from py_engine.serve.options import Progress
     from py_engine.serve.recovery import DeviceEvent
     from py_engine.serve.sessions import SessionInfo
     from py_engine.serve.sync import SyncEngine, SyncGeneration, load
@@ -64,8 +66,10 @@ _NAMES = {
     "Abort": "abort",
     "AbortError": "errors",
     "Answer": "generate.answer",
+    "ClosedError": "errors",
     "ContextError": "errors",
     "Delta": "generate.stream",
+    "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
     "Engine": "serve.engine",
@@ -82,7 +86,7 @@ _NAMES = {
     "NoAdapterError": "errors",
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
-    "Progress": "serve.loading",
+    "Progress": "serve.options",
     "SelfCheckError": "errors",
     "SessionError": "errors",
     "SessionInfo": "serve.sessions",
@@ -106,8 +110,10 @@ __all__ = [
     "Abort",
     "AbortError",
     "Answer",
+    "ClosedError",
     "ContextError",
     "Delta",
+    "Device",
     "DeviceEvent",
     "DeviceLostError",
     "Engine",

@@ -15,6 +15,7 @@
     ├── SessionError        a saved session is not there, damaged, or of another model, device or version
     ├── InputError          the caller's arguments: prompt, messages, sampling settings, template
     │   └── ContextError    prompt and answer do not fit the context (numbers inside)
+    ├── ClosedError         the engine or device was closed, or unloaded to make room for another model
     └── AbortError          the caller stopped it
 
 A message says what happened, to what, and what to do about it.
@@ -108,6 +109,10 @@ class ContextError(InputError):
         super().__init__(message)
         self.prompt_tokens = prompt_tokens
         self.context = context
+
+
+class ClosedError(EngineError):
+    """The engine or device was closed, or unloaded to make room; the message says which, and what to do."""
 
 
 class AbortError(EngineError):

@@ -23,6 +23,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io_native import NativeIo
 from py_engine.serve import calibration
 from py_engine.serve.breadcrumbs import CRUMB_BYTES, Breadcrumbs
+from py_engine.serve.device import Device
 from py_engine.serve.engine import Engine
 from tests import reference, waiting
 from tests.conftest import Runner
@@ -185,12 +186,11 @@ def test_the_worker_writes_it_down_and_tells(
     monkeypatch.setattr("app.worker.QUIET_S", 0.0)
     monkeypatch.setattr("py_engine.generate.decoder.STEPS_IN_FLIGHT", 1)
     gpu = open_software_gpu("wgpu")
-    opened = Engine.load
 
-    async def load(*args: Any, **options: Any) -> Engine:
-        return await opened(*args, gpu=gpu, **options)
+    async def opened(**options: Any) -> Device:
+        return Device(gpu, recovers=False)
 
-    monkeypatch.setattr(Engine, "load", load)
+    monkeypatch.setattr(Device, "open", opened)
     folder = str(reference.folder(NAME))
     heard: list[dict[str, Any]] = []
 

@@ -24,7 +24,7 @@ from py_engine.host import open_gpu
 from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_native import NativeGpu
 from py_engine.host.io_native import NativeIo
-from py_engine.serve import engine as engine_module
+from py_engine.serve import device as device_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
 from py_engine.serve.recovery import MOST_LOSSES, MOST_LOSSES_HANDHELD, DeviceEvent
@@ -119,7 +119,7 @@ class Rig:
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Devices]:
     """In the engine's hands instead of open_gpu; a driver is not waited for between two looks."""
     devices = Devices()
-    monkeypatch.setattr(engine_module, "open_gpu", devices.open)
+    monkeypatch.setattr(device_module, "open_gpu", devices.open)
     monkeypatch.setattr(recovery, "_PAUSE_S", 0.0)
     with software_adapter("wgpu"):
         yield devices
@@ -329,7 +329,7 @@ def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch)
     def lose() -> list[tuple[str, str, int]]:
         rig.devices.lose()
         # As a browser's device tells it; a native one does not.
-        rig.run(rig.engine._replace_when_idle(rig.devices.opened[-1]))
+        rig.run(rig.engine.replace_when_idle(rig.devices.opened[-1]))
         return rig.told()
 
     for _ in range(3):
@@ -343,7 +343,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
     run: Runner, devices: Devices, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when nothing was asked for: the worker writes it down for the length of that load, and of a close."""
-    monkeypatch.setattr(Engine, "load", partial(Engine.load, host="wgpu", self_check=False))
+    monkeypatch.setattr(device_module.Device, "open", partial(device_module.Device.open, "wgpu"))
     monkeypatch.setenv("JERBOA_RUN", "run")
     crumb = stores / "crumbs" / "run.json"
     heard: list[dict[str, Any]] = []
@@ -364,7 +364,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
     async def lose(engine: Engine) -> None:
         heard.clear()
         devices.lose()
-        engine._device_lost("as a browser's device tells it; a native one does not")
+        engine._device.told_lost("as a browser's device tells it; a native one does not")
         await until("device", "lost")
 
         def loading() -> bool:

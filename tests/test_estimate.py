@@ -18,8 +18,9 @@ from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMem
 from py_engine.host.gpu import Buffer, Gpu, Limits
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io_native import NativeIo
+from py_engine.host.profile import HANDHELD
 from py_engine.serve.engine import Engine
-from py_engine.serve.memory import HANDHELD_BUDGET, Estimate
+from py_engine.serve.memory import Estimate
 from tests import reference
 from tests.conftest import Runner
 
@@ -118,7 +119,7 @@ def test_a_phone_has_a_budget_whoever_loads(
     assert caught.value.budget == budget
     page = (Path(__file__).parent.parent / "app" / "device.py").read_text()
     (gigabytes,) = re.findall(r"^HANDHELD_BUDGET = ([\d.]+) \* GB", page, re.MULTILINE)
-    assert float(gigabytes) * 1e9 == HANDHELD_BUDGET
+    assert float(gigabytes) * 1e9 == HANDHELD.memory_budget
 
 
 def test_nothing_fits(run: Runner) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
-from py_engine.serve.loading import Progress
+from py_engine.serve.options import Progress
 from tests import reference
 from tests.conftest import Runner
 from tests.hub_server import COMMIT, HubServer, hub_server

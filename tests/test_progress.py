@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from py_engine.serve.loading import Progress
+from py_engine.serve.options import Progress
 from py_engine.serve.progress import Bar, LoadBar, amount, duration, showing
 
 

@@ -29,7 +29,7 @@ from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_angles, rope_append
 from py_engine.ops.step import Pass
 from py_engine.serve.engine import Engine
-from py_engine.serve.loading import Progress
+from py_engine.serve.options import Progress
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
 from tests.conftest import Runner

@@ -18,7 +18,7 @@ from py_engine.abort import Abort, or_abort
 from py_engine.errors import AbortError, InputError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_native import open_gpu
-from py_engine.serve import engine as engine_module
+from py_engine.serve import device as device_module
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner, software_adapter
@@ -85,7 +85,7 @@ def page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
         with software_adapter("wgpu"):
             return await open_gpu("wgpu")
 
-    monkeypatch.setattr(engine_module, "open_gpu", open_one)
+    monkeypatch.setattr(device_module, "open_gpu", open_one)
     monkeypatch.setattr(worker, "open_gpu", open_one)
     page = Page(run)
     yield page
@@ -133,32 +133,67 @@ def test_the_old_model_is_freed_before_the_new_ones_weights(
     old = page.host._engine
     assert old is not None
     seen: list[int] = []
-    fill = engine_module.load_model.__globals__["_FileSource"].fill
+    fill = device_module.load_model.__globals__["_FileSource"].fill
 
     async def watched(self: Any, *args: Any) -> Any:
         seen.append(old._gpu.counters.live_bytes)
         return await fill(self, *args)
 
-    monkeypatch.setattr(engine_module.load_model.__globals__["_FileSource"], "fill", watched)
+    monkeypatch.setattr(device_module.load_model.__globals__["_FileSource"], "fill", watched)
     assert page.load(2, OTHER)["status"] == "ready"
     assert seen == [0], "on a phone both do not fit"
 
 
+def test_several_models_by_name(page: Page) -> None:
+    """Both answer at once; each goes alone; a page that names none has the one of before."""
+    assert page.load(1, FOLDER)["status"] == "ready"
+    options = {"context": 512, "self_check": False}
+    assert page.ask("load", 2, repo=str(OTHER), model="other", options=options)["status"] == "ready"
+    assert page.model(3) == str(FOLDER)
+    told = page.ask("info", 4, model="other")["value"]
+    assert told["model"] == str(OTHER)
+    assert [(m["name"], m["model"]) for m in told["models"]] == [
+        ("", str(FOLDER)),
+        ("other", str(OTHER)),
+    ]
+    asked = {"prompt": "one two", "options": {"max_tokens": 24, "temperature": 0.0}}
+    alone = (
+        page.ask("generate", 5, **asked)["text"],
+        page.ask("generate", 6, model="other", **asked)["text"],
+    )
+    page.post("generate", 7, **asked)
+    page.post("generate", 8, model="other", **asked)
+    assert (page.answer(7)["text"], page.answer(8)["text"]) == alone
+    tokens = [m["id"] for m in page.heard if m["status"] == "token" and m["id"] in (7, 8)]
+    assert tokens != sorted(tokens), "neither waits for the other's whole answer"
+    assert "'other'" in page.ask("generate", 9, model="nobody", **asked)["error"]
+    budget = {**options, "memory_budget": told["models"][0]["most_bytes"] * 2}
+    assert (
+        page.ask("load", 10, repo=str(OTHER), model="third", options=budget)["error_type"]
+        == "MemoryBudgetError"
+    )
+    assert page.ask("unload", 11, model="other")["status"] == "result"
+    assert page.ask("generate", 12, **asked)["text"] == alone[0]
+    device = page.host._models._device
+    assert device and len(device.engines) == 1
+
+
 def test_a_load_that_fails_in_its_weights_says_that_nothing_is_loaded(page: Page) -> None:
     page.load(1, FOLDER)
-    failing = worker.Engine.load
+    failing = device_module.Device.load
 
     async def fails(*args: Any, **options: Any) -> Any:
-        before = options.pop("before_weights")
+        before, old = options.pop("before_weights"), options.pop("replacing")
 
         async def then_fail() -> None:
             await before()
+            await old.close()
             raise InputError("in the weights")
 
         return await failing(*args, before_weights=then_fail, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker.Engine, "load", staticmethod(fails))
+        patch.setattr(device_module.Device, "load", fails)
         assert page.load(2, OTHER)["error"] == "in the weights"
     assert page.model(3) is None
 

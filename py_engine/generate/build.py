@@ -14,12 +14,12 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.device_storage import is_ios
 from py_engine.host.gpu import Gpu
+from py_engine.host.profile import DESKTOP, profile_of
 from py_engine.models import build_model
 from py_engine.sources.config import Config
 from py_engine.weights.store import WeightStore
 
-DEFAULT_CONTEXT = 4096
-IOS_CONTEXT = 512  # iOS ends a tab between 1.5 and 2 GB, Python's heap and the page counted
+DEFAULT_CONTEXT = DESKTOP.context
 
 
 def build_decoder(
@@ -36,7 +36,7 @@ def build_decoder(
 ) -> Decoder:
     """Weights asked for from `store` (of the same GPU), state made, passes traced.
 
-    `context`: tokens; None: the smaller of the model's and DEFAULT_CONTEXT (IOS_CONTEXT there). `classes`: those below
+    `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: those below
     it are the sizes of KV cache that a text goes through, in tokens. `forms`: measured ones of kernels.
     Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
     """
@@ -80,7 +80,7 @@ def decoder_of(
 
 def _context(asked: int | None, most: int) -> int:
     if asked is None:
-        return min(most, IOS_CONTEXT if is_ios() else DEFAULT_CONTEXT)
+        return min(most, profile_of(False, is_ios()).context)
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
         raise InputError(f"context={asked!r}: this model takes 1 to {most} tokens")
     return asked

@@ -28,13 +28,13 @@ def assemble(kernel: Kernel) -> str:
 
 
 class Kernels:
-    """Pipelines of one device, one a Kernel, compiled once."""
+    """Pipelines of one device, one a Kernel, compiled once for all of its models."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
         self._pipelines: dict[Kernel, asyncio.Task[Pipeline]] = {}
         self._compiled = 0
-        self._on_compiled: Callable[[int, int], object] | None = None
+        self._listeners: list[Callable[[int, int], object]] = []
 
     def start(self, kernels: Iterable[Kernel]) -> None:
         """Begin to compile, so that the wait falls together with other work (weights streaming in)."""
@@ -63,13 +63,22 @@ class Kernels:
     async def compiled(self, tell: Callable[[int, int], object]) -> None:
         """Wait for all that were begun; `tell(how many are done, of how many)`. Errors are told by `pipeline`."""
         tell(self._compiled, len(self))
-        self._on_compiled = tell
-        await self.settle()
-        self._on_compiled = None
+        self._listeners.append(tell)
+        try:
+            await self.settle()
+        finally:
+            self._listeners.remove(tell)
 
     async def settle(self) -> None:
         """Wait until nothing compiles any more, whatever came of it (before the device is closed)."""
         await asyncio.gather(*self._pipelines.values(), return_exceptions=True)
+
+    async def forget_failed(self) -> None:
+        """Settle, and let those that failed be tried again: the next model may find the device in a better state."""
+        await self.settle()
+        for kernel, task in [*self._pipelines.items()]:
+            if task.done() and (task.cancelled() or task.exception()):
+                del self._pipelines[kernel]
 
     def __len__(self) -> int:
         return len(self._pipelines)
@@ -78,6 +87,6 @@ class Kernels:
         code = self._gpu.enable_lines(kernel.features) + "\n" + assemble(kernel)
         pipeline = await self._gpu.create_pipeline(kernel.label, code, dict(kernel.constants))
         self._compiled += 1
-        if self._on_compiled:
-            self._on_compiled(self._compiled, len(self))
+        for tell in self._listeners:
+            tell(self._compiled, len(self))
         return pipeline

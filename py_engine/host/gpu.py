@@ -171,7 +171,7 @@ class DecodeLoop(abc.ABC):
 
 @dataclass(eq=False)
 class Gpu(abc.ABC):
-    """An open device. Not thread-safe; one engine owns it and closes it."""
+    """An open device. Not thread-safe. Several models may use it at the same time; who opened it closes it."""
 
     info: AdapterInfo
     limits: Limits
@@ -182,8 +182,8 @@ class Gpu(abc.ABC):
     # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
     warning: str = ""  # what a person should know about the choice of this device
-    # Of decode loops, by depth; kept until the end of the device.
-    _rings: dict[int, list[Buffer]] = field(default_factory=dict, init=False)
+    # Of decode loops: a result's rings, by depth; kept as long as the buffer of the result.
+    _rings: dict[Buffer, dict[int, list[Buffer]]] = field(default_factory=dict, init=False)
     _counters: Counters = field(default_factory=Counters, init=False)
 
     @property
@@ -226,9 +226,12 @@ class Gpu(abc.ABC):
         """The host's own buffer, for `create_buffer`, and raising as that says."""
 
     def destroy_buffer(self, buffer: Buffer) -> None:
-        """Free it now. A second call does nothing."""
+        """Free it now, and what decode loops read it back through. A second call does nothing."""
         if buffer.handle is None:
             return
+        for ring in self._rings.pop(buffer, {}).values():
+            for slot in ring:
+                self.destroy_buffer(slot)
         buffer.handle.destroy()
         buffer.handle = None
         counters = self._counters
@@ -291,19 +294,25 @@ class Gpu(abc.ABC):
         self, recording: Recording, result: Buffer, max_steps: int, depth: int
     ) -> DecodeLoop:
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
-        RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host."""
+        RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host.
 
-    def _ring(self, depth: int) -> list[Buffer]:
-        """The mapped buffers of decode loops of this depth, made once."""
-        if depth not in self._rings:
-            self._rings[depth] = [
+        Loops of one `result`, that is of one model, follow each other: drain one before the next is made. Those of
+        different ones run side by side, a step of each in turn."""
+
+    def _ring(self, result: Buffer, depth: int) -> list[Buffer]:
+        """The mapped buffers of the decode loops that read `result` at this depth, made once. Models have their own: a
+        buffer that one of them waits for must not be in a submit of another's."""
+        rings = self._rings.setdefault(result, {})
+        if depth not in rings:
+            rings[depth] = [
                 self.create_buffer(f"ring {i}", RESULT_WORDS * 4, "readback") for i in range(depth)
             ]
-        return self._rings[depth]
+        return rings[depth]
 
     def _free_rings(self) -> None:
-        for buffer in (buffer for ring in self._rings.values() for buffer in ring):
-            self.destroy_buffer(buffer)
+        for rings in self._rings.values():
+            for buffer in (buffer for ring in rings.values() for buffer in ring):
+                self.destroy_buffer(buffer)
         self._rings.clear()
 
     def timed_passes(self, recording: Recording) -> int:
@@ -321,7 +330,10 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     async def check(self) -> None:
-        """Raise the first error that the host reported late for a buffer or bind group made since the last check."""
+        """Raise the first error that the host reported late for a buffer or bind group made since the last check.
+
+        Called right after they were made, without an `await` between, it tells of these alone, whoever else makes some
+        at the same time."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -363,7 +363,7 @@ class BrowserGpu(Gpu):
         self._alive("cannot decode")
         if recording.await_each:
             depth = 1
-        ring = to_js([buffer.handle for buffer in self._ring(depth)])
+        ring = to_js([buffer.handle for buffer in self._ring(result, depth)])
         loop = js.jerboa.replay.DecodeLoop.new(recording.handle, result.handle, ring, max_steps)
         return BrowserDecodeLoop(self, loop)
 

@@ -517,7 +517,7 @@ class NativeGpu(Gpu):
     ) -> DecodeLoop:
         if recording.await_each:
             depth = 1
-        return NativeDecodeLoop(self, recording, result, max_steps, self._ring(depth))
+        return NativeDecodeLoop(self, recording, result, max_steps, self._ring(result, depth))
 
     async def idle(self) -> None:
         try:

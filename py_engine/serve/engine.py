@@ -1,22 +1,24 @@
-"""One loaded model behind a small API: load, ask (chat, complete, ...), count_tokens, info, close."""
+"""One loaded model behind a small API: load, chat, complete, count_tokens, info, close."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, nullcontext, suppress
-from dataclasses import replace
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Never, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Never, Unpack, cast
 
-from py_engine.abort import Abort, or_abort
-from py_engine.arguments import callback, flag, instance, named_options, shown, token_ids, whole
+from py_engine.abort import Abort
+from py_engine.arguments import (
+    callback,
+    flag,
+    instance,
+    named_options,
+    token_ids,
+)
 from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
     AbortError,
     ContextError,
-    DeviceLostError,
-    EngineError,
     InputError,
     NoAdapterError,
 )
@@ -25,26 +27,22 @@ from py_engine.generate.decoder import Decoder
 from py_engine.generate.given import Given, check_ids
 from py_engine.generate.options import Options
 from py_engine.generate.tools import check_tools
-from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy, default_strategy
+from py_engine.graph.submit import (
+    SubmitStrategy,
+)
 from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
-from py_engine.inputs.tokenizer import require_text
 from py_engine.inputs.window import Messages
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.info import model_info
-from py_engine.serve.loading import Progress, check_choice, estimate_model, load_model
+from py_engine.serve.life import Life, LoadOn
+from py_engine.serve.loading import estimate_model
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
-from py_engine.serve.progress import showing
-from py_engine.serve.recovery import (
-    MOST_LOSSES,
-    MOST_LOSSES_HANDHELD,
-    DeviceEvent,
-    During,
-    Recovery,
-)
+from py_engine.serve.options import LoadOptions, Progress, check_choice, check_place
+from py_engine.serve.recovery import DeviceEvent, Losses
 from py_engine.serve.sessions import SessionInfo, Sessions
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
@@ -56,47 +54,21 @@ from py_engine.tasks.task import Job, Request, W
 from py_engine.tasks.text import text_job
 from py_engine.work import Answer, Event, Work
 
-T = TypeVar("T")
-
-MOST_CONTEXT = 1 << 31  # tokens that may be asked for; the model says how many it takes
-
-
-def _check_model(model: object, gpu: object, io: object, host: object, context: object) -> None:
-    """What `load` and `estimate` are told of where a model is and where it goes. Raises InputError."""
-    if not isinstance(model, str) or not model:
-        raise InputError(
-            f"model={shown(model)}: give a folder, a hub's ORGANISATION/NAME or random:PRESET as a str"
-        )
-    require_text(model, "model")
-    instance("gpu", gpu, Gpu, "a Gpu of open_gpu()")
-    instance("io", io, Io, "an Io of open_io()")
-    instance("host", host, str, "the name of a host")
-    if context is not None:
-        whole("context", context, 1, MOST_CONTEXT)
+if TYPE_CHECKING:
+    from py_engine.serve.device import Device
 
 
-class Engine:
+class Engine(Life):
     """A model on a GPU. Calls wait their turn, first come first served.
 
-    Made by `Engine.load`; `close()` gives every buffer back.
+    Made by `Engine.load` or `Device.load`; `close()` gives every buffer back.
     """
 
-    def __init__(self, gpu: Gpu, loaded: Loaded, recovery: Recovery | None) -> None:
-        """`recovery`: of an engine that opened its device itself."""
-        self._gpu = gpu
-        self._loaded = loaded
-        self._recovery = recovery
-        self._ending = Abort()
-        self._revival: asyncio.Task[None] | None = None
-        self._given_up: Gpu | None = None  # a lost device, once its replacement was tried
-        self._gone_ids: list[int] = []  # what the model had seen, where its state has it no more
-        if recovery is not None:
-            gpu.on_lost = self._device_lost
-        self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
-        self._closed = False
-        self._under_way: set[Work[Any, Any]] = set()  # queued and running
-        self._status = "ready"
-        self._sessions: Sessions | None = None
+    def __init__(
+        self, device: Device, placed: tuple[Gpu, Loaded], load_on: LoadOn, losses: Losses
+    ) -> None:
+        super().__init__(device, placed, load_on, losses)
+        self.on_device: Callable[[DeviceEvent], object] | None = None
         # Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given.
         self.calibrator: Calibrator | None = None
 
@@ -150,54 +122,27 @@ class Engine:
         Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
         was allocated), InputError, AbortError, DeviceLostError (lost again and again); then nothing stays allocated.
         """
-        _check_model(model, gpu, io, host, context)
-        check_choice(dtype, memory_budget)
-        if not isinstance(context_classes, Sequence) or isinstance(context_classes, str):
-            raise InputError(f"context_classes={shown(context_classes)}: give a list of tokens")
-        context_classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in context_classes]
-        instance("strategy", strategy, (SingleSubmit, GroupedSubmit), "a strategy to submit")
-        instance("proven", proven, Mapping, "what the calibrator told, a dict")
+        check_place(model, gpu, io, host, context)
+        options: dict[str, Any] = {
+            "dtype": dtype, "context": context, "context_classes": context_classes,
+            "memory_budget": memory_budget, "strategy": strategy, "proven": proven, "tune": tune,
+            "self_check": self_check, "progress": progress, "on_progress": on_progress,
+            "on_device": on_device,
+        }  # fmt: skip
+        LoadOptions.of(options)
         instance("abort", abort, Abort, "an Abort")
-        for name, value in (("tune", tune), ("self_check", self_check), ("progress", progress)):
-            flag(name, value)
-        for name, call in (
-            ("on_progress", on_progress),
-            ("on_device", on_device),
-            ("before_weights", before_weights),
-        ):
-            callback(name, call)
-        address, submit = model, strategy or default_strategy()
+        callback("before_weights", before_weights)
+        from py_engine.serve.device import Device  # which makes engines
 
-        async def load_on(device: Gpu, abort: Abort) -> Loaded:
-            nonlocal address, host, before_weights
-            host = device.info.host  # another one that comes after a loss is of the same kind
-            opened = closing(open_io()) if io is None else nullcontext(io)
-            with opened as access, showing(model, on_progress, progress) as tell:
-                loaded = await load_model(
-                    address, device, access, dtype=dtype, context=context,
-                    context_classes=context_classes, memory_budget=memory_budget, strategy=submit,
-                    tune=tune, self_check=self_check, on_progress=tell, abort=abort,
-                    before_weights=before_weights,
-                )  # fmt: skip
-            before_weights = None
-            address = loaded.pinned  # whatever its branch comes to be meanwhile
-            return loaded
-
-        abort = abort or Abort()
-        if gpu is not None:
-            engine = cls(gpu, await or_abort(load_on(gpu, abort), abort), None)
-        else:
-            with closing(open_io()) if io is None else nullcontext(io) as access:
-                most = MOST_LOSSES_HANDHELD if access.handheld else MOST_LOSSES
-            tell = on_device or (lambda _: None)
-            recovery = Recovery(lambda: open_gpu(host), load_on, tell, most)
-            engine = cls(*await or_abort(recovery.load(abort), abort), recovery)
-        loaded = engine._loaded
-        if strategy is None and submit.await_each and loaded.generating:
-            name = f"{loaded.name} {loaded.form}"
-            calibrator = Calibrator(engine._gpu, loaded.io, loaded.decoder, name)
-            await calibrator.start(loaded.decoder, proven)
-            engine.calibrator = calibrator
+        device = Device(gpu, recovers=False) if gpu else await Device.open(host)
+        try:
+            engine = await device.load(
+                model, io=io, abort=abort, before_weights=before_weights, **options
+            )
+        except BaseException:
+            await device.close()
+            raise
+        engine._owns_device = True
         return engine
 
     @staticmethod
@@ -217,7 +162,7 @@ class Engine:
         `gpu`: whose limits and features count; None: those of `host`, or WebGPU's own where no adapter answers.
         Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
         """
-        _check_model(model, gpu, io, host, context)
+        check_place(model, gpu, io, host, context)
         check_choice(dtype, None)
         own: Gpu | None = None
         if gpu is None:
@@ -431,7 +376,7 @@ class Engine:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Model, what it can do, context used and in all, GPU bytes by kind, plan counts, adapter, status.
+        """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
 
         status: "ready", "generating", "saving", "restoring", "recovering" (from the loss of the GPU device), "lost" (no
         other could take its place; the next call tries again) or "closed"; before it is "ready" there is no engine.
@@ -446,6 +391,7 @@ class Engine:
         session that is saved then holds what the model had seen before.
         """
         async with self._turn:
+            self._device.used(self)
             await self._revive()
             decoder = self._in_use().decoder
             self._gone_ids = decoder.prefix.ids or self._gone_ids
@@ -453,22 +399,6 @@ class Engine:
                 yield decoder
             finally:
                 decoder.prefix.forget()
-
-    async def close(self) -> None:
-        """Stop what runs, free every buffer and, if `load` opened it, the device. A second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._ending.set()
-        for work in [*self._under_way]:
-            work.stop()
-        async with self._busy("closed"):
-            self._loaded.release()
-            if self._recovery is not None:
-                self._gpu.on_lost = None
-                self._gpu.close()
-
-    unload = close
 
     def __repr__(self) -> str:
         loaded, adapter = self._loaded, self._gpu.info
@@ -488,22 +418,6 @@ class Engine:
         await self.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _in_use(self) -> Loaded:
-        if self._closed:
-            raise InputError("this engine is closed: load the model again")
-        return self._loaded
-
-    @asynccontextmanager
-    async def _busy(self, status: str) -> AsyncIterator[None]:
-        """Have the turn, and say meanwhile what for."""
-        async with self._turn:
-            self._status = status
-            try:
-                yield
-            finally:
-                broken = self._gpu is self._given_up
-                self._status = "closed" if self._closed else "lost" if broken else "ready"
 
     def _open_sessions(self) -> Sessions:
         loaded = self._in_use()
@@ -537,65 +451,6 @@ class Engine:
             stop()
         finally:
             self._under_way.discard(work)
-
-    # -- a lost device -----------------------------------------------------------------------------------------------
-
-    async def _survive(
-        self, work: Callable[[Loaded], Awaitable[T]], phase: Callable[[], During]
-    ) -> T:
-        """The result of `work`, which begins again with the model on another device when this one is lost. The caller holds the
-        turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
-        await self._revive()
-        while True:
-            try:
-                return await work(self._in_use())
-            except DeviceLostError as error:
-                await self._reload(error, phase())
-
-    async def _revive(self) -> None:
-        """See that there is a device, if it was lost while nobody used it. The caller holds the turn."""
-        if self._recovery is not None:
-            self._recovery.begin()
-            await self._replace_lost()
-
-    async def _replace_lost(self) -> None:
-        reason = self._gpu.lost
-        if reason and not self._closed:
-            error = DeviceLostError(f"the GPU device was lost ({reason})", reason)
-            await self._reload(error, "idle")
-
-    async def _reload(self, error: DeviceLostError, during: During) -> None:
-        """Put the model onto another device. The caller holds the turn."""
-        if self._recovery is None:
-            raise error
-        gpu, old, status = self._gpu, self._loaded, self._status
-        self._given_up, self._status, self._sessions = gpu, "recovering", None
-        if isinstance(old.runtime, Decoder):
-            self._gone_ids = old.runtime.prefix.ids or self._gone_ids
-        old.release()
-        gpu.close()
-        try:
-            reloading = self._recovery.reload(error, during, self._ending)
-            self._gpu, new = await or_abort(reloading, self._ending)
-        finally:
-            self._status = status
-        new.runtime.strategy = old.runtime.strategy  # what was proven on this device meanwhile
-        # Requests that wait were laid out by the old tokenizer and template, which are the same.
-        self._loaded = replace(
-            new, name=old.name, tokenizer=old.tokenizer, generating=old.generating
-        )
-        self._gpu.on_lost = self._device_lost
-
-    def _device_lost(self, reason: str) -> None:  # noqa: ARG002
-        """The host tells of a loss. Whoever has the turn notices it too; else nobody does."""
-        self._revival = asyncio.ensure_future(self._replace_when_idle(self._gpu))
-
-    async def _replace_when_idle(self, lost: Gpu) -> None:
-        async with self._busy("recovering"):
-            if self._recovery and self._gpu is lost and self._given_up is not lost:
-                self._recovery.begin_if_calm()
-                with suppress(EngineError):  # on_device was told, and the next call tries again
-                    await self._replace_lost()
 
 
 add_methods(Engine)

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from py_engine.abort import Abort
-from py_engine.arguments import shown, whole
-from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.autotune import chosen_forms
 from py_engine.encode.build import build_runtime
 from py_engine.encode.encoder import Encoder
 from py_engine.encode.settings import EmbedSettings, read_embed_settings
-from py_engine.errors import InputError, ModelError
+from py_engine.errors import ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.submit import SubmitStrategy
+from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.host.profile import profile_of
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
 from py_engine.models import unread
-from py_engine.serve.memory import HANDHELD_BUDGET, Estimate, Setting, estimate, require_room
+from py_engine.serve.memory import Estimate, MakeRoom, Setting, Taken, estimate, require_room
+from py_engine.serve.options import DEFAULTS, LoadOptions, Progress, check_choice, storage_of
 from py_engine.sources.config import Config, quantization, read_config, read_generation_config
 from py_engine.sources.heads import settle_head
 from py_engine.sources.hub import open_repository
@@ -43,53 +42,36 @@ from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
 from py_engine.weights.store import StorageForm, WeightStore
 
-# dtype -> how plain matrices are kept, dtype of the KV cache
-_STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
-    "auto": ("stored", "f16"),
-    "f32": ("stored", "f32"),
-    "f16": ("f16", "f16"),
-    "q8": ("q8", "f16"),
-    "q4": ("q4", "f16"),
-}
-DTYPES = tuple(_STORAGE)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a load is. Bytes in `loaded` and `total` when the phase is "weights", else 0. A "note" is no phase: its
-    message tells what is out of the ordinary (damage found, nothing can be kept, another tab is waited for)."""
-
-    phase: Literal["config", "weights", "kernels", "ready", "note"]
-    loaded: int = 0
-    total: int = 0
-    message: str = ""
-
 
 async def load_model(
     address: str,
     gpu: Gpu,
     io: Io,
+    options: LoadOptions = DEFAULTS,
     *,
-    dtype: str,
-    context: int | None,
-    context_classes: Sequence[int],
-    memory_budget: int | None,
-    strategy: SubmitStrategy | None,
-    tune: bool | None,
-    self_check: bool | None,
-    on_progress: Callable[[Progress], object] | None,
-    abort: Abort,
+    kernels: Kernels | None = None,
+    make_room: MakeRoom | None = None,
+    tell: Callable[[Progress], object] = lambda _: None,
+    abort: Abort | None = None,
     before_weights: Callable[[], Awaitable[object]] | None = None,
 ) -> Loaded:
     """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says.
 
-    `before_weights` is awaited when all but the weights was read and found right, before anything large is allocated.
+    `kernels`: those of the device's models; None: its own. `make_room`: what other models of the device take; None:
+    nothing. `before_weights` is awaited when all but the weights was read and found right, before anything large is
+    allocated.
     """
     started = io.now()
-    tell = on_progress or (lambda _: None)
-    check_choice(dtype, memory_budget)
-    if memory_budget is None and io.handheld:
-        memory_budget = HANDHELD_BUDGET
+    abort = abort or Abort()
+    kernels = Kernels(gpu) if kernels is None else kernels
+    dtype, context, tune = options.dtype, options.context, options.tune
+    strategy, self_check = options.strategy or default_strategy(), options.self_check
+    if make_room is None:
+        budget = options.memory_budget or profile_of(io.handheld).memory_budget
+
+        async def make_room(_: int) -> Taken:
+            return Taken(budget)
+
     tell(Progress("config", message=f"Reading {address}"))
 
     def note(message: str) -> None:
@@ -101,9 +83,8 @@ async def load_model(
         abort.check()
         setting = setting_of(dtype, context, source.config, io)
         room = await require_room(
-            address, source.config, source.make_store, gpu, setting, memory_budget
+            address, source.config, source.make_store, gpu, setting, make_room
         )
-        kernels = Kernels(gpu)
         if tune:
             tell(Progress("config", message="Measuring kernels on this device"))
             if strategy and strategy.await_each:
@@ -111,7 +92,7 @@ async def load_model(
         try:
             forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
         except BaseException:
-            await kernels.settle()
+            await kernels.forget_failed()
             raise
         abort.check()
         tokenizer = asyncio.ensure_future(source.tokenizer())
@@ -123,16 +104,17 @@ async def load_model(
         except BaseException:
             tokenizer.cancel()
             await asyncio.gather(tokenizer, return_exceptions=True)
-            await kernels.settle()
+            await kernels.forget_failed()
             raise
         store = source.make_store(gpu, setting.form)
         runtime: Decoder | Encoder | None = None
         try:
             runtime = build_runtime(
                 source.config, store, gpu, kernels,
-                context=context, kv_dtype=setting.kv_dtype, classes=context_classes, strategy=strategy,
+                context=context, kv_dtype=setting.kv_dtype, classes=options.context_classes, strategy=strategy,
                 forms=forms,
             )  # fmt: skip
+            await gpu.check()
             if left := unread(store):
                 note(f"The weights hold tensors that this model does not read: {some(left)}.")
             wanted = not gpu.info.fallback if self_check is None else self_check
@@ -157,7 +139,7 @@ async def load_model(
                 embedding = await source.embedding()
             return Loaded(
                 address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, runtime,
-                tokens, text, io.now() - started, peak, source.kept, checked, embedding,
+                tokens, text, io.now() - started, peak, source.kept, checked, room.peak_bytes, embedding,
             )  # fmt: skip
         except BaseException:
             tokenizer.cancel()
@@ -205,19 +187,11 @@ async def _open(
         await repository.close()
 
 
-def check_choice(dtype: Any, budget: Any) -> None:
-    """Raise InputError for a dtype or memory budget that is none."""
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(f"dtype={shown(dtype)}: choose one of {', '.join(DTYPES)}")
-    if budget is not None:
-        whole("memory_budget", budget, 1, 1 << 53)
-
-
 def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
     """What loading a model of this config as `dtype` means on this device."""
-    if dtype == "auto" and io.handheld:
-        dtype = "q4"
-    form, kv_dtype = _STORAGE[dtype]
+    if dtype == "auto":
+        dtype = profile_of(io.handheld).dtype
+    form, kv_dtype = storage_of(dtype)
     if form in ("q4", "q8") and quantization(config) is not None:
         form = "stored"  # whoever quantised it left some layers plain on purpose
     return Setting(form, kv_dtype, context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,10 +18,25 @@ from py_engine.sources.config import Config, quantization
 from py_engine.weights.loader import cut, staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore
 
-# On a phone or tablet, unless somebody says otherwise: iPadOS and iOS close a page between 1.5 and 2 GB, and Python's
-# heap, the page and the pieces that are on their way count too. The page's own is in app/device.py.
-HANDHELD_BUDGET = 1_200_000_000
 
+@dataclass(frozen=True)
+class Taken:
+    """What the other models of a device hold at most, GPU bytes by name, within `budget` for all (None: any)."""
+
+    budget: int | None
+    models: Sequence[tuple[str, int]] = ()
+
+    @property
+    def left(self) -> int | None:
+        """Bytes for one more model."""
+        return None if self.budget is None else self.budget - sum(n for _, n in self.models)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {mb(nbytes)}" for name, nbytes in self.models)
+
+
+# What others hold once room was made, where that was asked for, for so many bytes.
+MakeRoom = Callable[[int], Awaitable[Taken]]
 MakeStore = Callable[[Gpu, StorageForm], WeightStore]
 
 
@@ -103,23 +118,31 @@ async def require_room(
     make_store: MakeStore,
     gpu: Gpu,
     setting: Setting,
-    budget: int | None,
+    make_room: MakeRoom,
 ) -> Estimate:
-    """The estimate, if it is within `budget` bytes (None: any) and the device's limits.
+    """The estimate, if it is within the budget, beside the other models, and the device's limits.
 
     Raises MemoryBudgetError or OutOfMemoryError with the numbers and with what would fit; else as `estimate`.
     """
     try:
         found = await estimate(config, make_store, gpu, setting)
     except OutOfMemoryError as error:
-        advice = await _advice(config, make_store, gpu, setting, budget)
+        left = (await make_room(0)).left
+        advice = await _advice(config, make_store, gpu, setting, left)
         raise OutOfMemoryError(f"{error} {advice}") from error
-    if budget is None or found.peak_bytes <= budget:
+    taken = await make_room(found.peak_bytes)
+    left, budget = taken.left, taken.budget
+    if left is None or budget is None or found.peak_bytes <= left:
         return found
-    advice = await _advice(config, make_store, gpu, setting, budget)
+    advice = await _advice(config, make_store, gpu, setting, left)
+    others = f" of which other models take {mb(budget - left)} ({taken})" if taken.models else ""
+    if others:
+        advice += (
+            " Or unload another model: by close(), or with make_room=True those that are idle."
+        )
     raise MemoryBudgetError(
         f"{address} with a context of {found.context} needs {found} of GPU memory, more than the budget of "
-        f"{mb(budget)}; nothing was loaded. {advice}",
+        f"{mb(budget)}{others}; nothing was loaded. {advice}",
         found.peak_bytes,
         budget,
     )

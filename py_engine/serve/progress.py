@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TextIO
 
-from py_engine.serve.loading import Progress
+from py_engine.serve.options import Progress
 
 _DRAW_S = 0.1  # between two drawings of the bar
 _RATE_S = 8.0  # the rate is that of the last seconds

@@ -64,6 +64,9 @@ class LoadOptions:
         None  # true: measure kernels' forms on this device; false: nor use what was measured
     )
     self_check: bool | None = None  # absent: on all but software adapters
+    make_room: bool | None = (
+        None  # true: unload idle models where this one would not fit beside them
+    )
     passes: int | None = None  # compute passes a command buffer; without `group` a dispatch each
     proven: dict[str, Any] | None = None  # of Calibrated messages: {key: {"group", "passes"}}
 
@@ -91,12 +94,16 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a model: a hub id with optional "@revision", "files:NAME" of an earlier `files`, or "random:PRESET"."""
+    """Load a model: a hub id with optional "@revision", "files:NAME" of an earlier `files`, or "random:PRESET". It
+    takes the place of the model with the same name, and stays beside those with others."""
 
     type: ClassVar[str] = "load"
     id: MessageId
     repo: str
     options: LoadOptions = field(default_factory=LoadOptions)
+    model: str | None = (
+        None  # the name that other messages call it by; absent: the one model of a page
+    )
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ class Generate:
     messages: list[dict[str, Any]] | None = None
     prompt: str | None = None
     options: GenerateOptions = field(default_factory=GenerateOptions)
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ class Ask:
     id: MessageId
     task: str
     request: Request[Any]
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,7 @@ class Unload:
 
     type: ClassVar[str] = "unload"
     id: MessageId
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
@@ -146,14 +156,17 @@ class CountTokens:
     text: str | None = None
     tools: list[dict[str, Any]] | None = None
     enable_thinking: bool | None = None
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
 class Info:
-    """Result: the object of `ready`, or null when no model is loaded."""
+    """Result: the object of `ready`, or null when there is no such model; with `models`, [{name, model, status,
+    most_bytes}], where any is loaded by a name."""
 
     type: ClassVar[str] = "info"
     id: MessageId
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
@@ -209,6 +222,7 @@ class SessionSave:
     type: ClassVar[str] = "session_save"
     id: MessageId
     name: str
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)
@@ -218,6 +232,7 @@ class SessionRestore:
     type: ClassVar[str] = "session_restore"
     id: MessageId
     name: str
+    model: str | None = None  # which one, by the name of its load; absent: the one model
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def to_wire(message: ToWorker | FromWorker) -> dict[str, Any]:
     """The plain object of a message. One without an id has its keys in camel case, too."""
     if isinstance(message, Ask):
         wire = {"type": message.task, "id": message.id, **plain(message.request)}
+        wire["model"] = message.model
     elif isinstance(message, (Event, Complete)):
         wire = {"status": message.status, "id": message.id, **plain(message.body)}
     elif isinstance(message, ToWorker):
@@ -69,7 +70,8 @@ def parse(data: Any) -> ToWorker:
     task = tasks().get(name) if isinstance(name, str) else None
     if task is not None and name not in _KINDS:
         id = _id(task.name, data)
-        return Ask(id, task.name, _build(task.request, body, task.name))
+        name = _checked(str | None, body.pop("model", None), f"{task.name}.model")
+        return Ask(id, task.name, _build(task.request, body, task.name), name)
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         known = ", ".join(sorted({*_KINDS, *tasks()}))
@@ -100,7 +102,8 @@ def as_task(message: Generate) -> Ask:
         name, options["messages"] = "chat", message.messages
     else:
         name, options["prompt"] = "complete", message.prompt
-    return Ask(message.id, name, _build(tasks()[name].request, options, "generate.options"))
+    request = _build(tasks()[name].request, options, "generate.options")
+    return Ask(message.id, name, request, message.model)
 
 
 def sent_id(data: Any) -> MessageId | None:
@@ -180,16 +183,20 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 def _one_of(choices: list[Any], value: Any, where: str) -> Any:
     """`value` of whichever type it is."""
+    if value is None:
+        return None
     if len(choices) == 1:
         return _checked(choices[0], value, where)
-    wrong: list[InputError] = []
+    inside: InputError | None = None  # of the kind that the value is, with something wrong in it
     for choice in choices:
         try:
             return _checked(choice, value, where)
         except InputError as error:
-            wrong.append(error)
-    if isinstance(value, (list, Mapping)):  # of the right kind, and what is wrong lies inside
-        raise wrong[-1]
+            origin = typing.get_origin(choice) or choice
+            if isinstance(origin, type) and isinstance(value, origin):
+                inside = error
+    if inside is not None:
+        raise inside
     raise InputError(f"{where} must be {' or '.join(map(_name, choices))}, not {shown(value)}")
 
 

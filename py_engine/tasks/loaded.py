@@ -82,6 +82,7 @@ class Loaded:
     peak_transient_bytes: int
     kept: bool | None  # whether the store has it for the next time; None: it came from no hub
     checked: Outcome | None  # of the self-check; None: not asked for
+    takes: int  # GPU bytes at most, once the context is full: Estimate.peak_bytes
     embedding: EmbedSettings | None = None  # of a model that makes vectors of texts
 
     @property

@@ -1,0 +1,430 @@
+"""One GPU device for several models: compiled kernels, the memory budget and the recovery from a loss are its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing, nullcontext
+from typing import Any
+
+from py_engine.abort import Abort, or_abort
+from py_engine.arguments import callback, flag, instance, named_options, whole
+from py_engine.errors import (
+    AbortError,
+    ClosedError,
+    DeviceLostError,
+    EngineError,
+    MemoryBudgetError,
+    OutOfMemoryError,
+)
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.submit import default_strategy
+from py_engine.host import open_gpu, open_io
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.host.profile import profile_of
+from py_engine.serve.calibration import Calibrator
+from py_engine.serve.engine import Engine
+from py_engine.serve.life import Life, LoadOn
+from py_engine.serve.loading import load_model
+from py_engine.serve.memory import Taken, mb
+from py_engine.serve.options import LoadOptions, Progress, check_place
+from py_engine.serve.progress import showing
+from py_engine.serve.recovery import DeviceEvent, During, Losses, reopen
+from py_engine.tasks.loaded import Loaded
+
+OnDevice = Callable[[DeviceEvent], object]
+
+
+class Device:
+    """A GPU that models share. Made by `Device.open`; `close()` closes its models and gives it back.
+
+    Each model has a queue of its own, and models that are asked at the same time take turns step by step: neither waits
+    for the other's whole answer. Loads come one after the other, in the order they were asked for, beside the answers
+    of other models.
+    """
+
+    def __init__(self, gpu: Gpu, *, recovers: bool = True, budget: int | None = None) -> None:
+        """`recovers`: another GPU is opened when this one is lost, and it is closed here; else it is the caller's."""
+        self._gpu = gpu
+        self.recovers = recovers
+        self._budget = budget
+        self._kernels = Kernels(gpu)
+        self._engines: list[Engine] = []  # the least recently used first
+        self._listeners: list[OnDevice] = []
+        self._line = asyncio.Lock()  # of loads; asyncio's lock wakes waiters in the order they came
+        self._opening = asyncio.Lock()
+        self._ending = Abort()
+        self._broken = False  # the GPU is lost; nobody has opened another one yet
+        self._tried = False  # somebody tried to, in vain
+        self._closed = False
+        self._revivals: set[asyncio.Task[None]] = set()
+        if recovers:
+            gpu.on_lost = self.told_lost
+
+    @classmethod
+    @named_options
+    async def open(
+        cls,
+        host: str | None = None,
+        *,
+        memory_budget: int | None = None,
+        on_device: OnDevice | None = None,
+    ) -> Device:
+        """Open the best GPU.
+
+        `host` (CPython only): "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the two that has a GPU in
+        hardware. `memory_budget`: GPU bytes of all models together; None: any, on phones and tablets 1.2 GB.
+        `on_device`: told of a loss of the GPU, once for all models.
+        Raises NoAdapterError, HostError, InputError.
+        """
+        instance("host", host, str, "the name of a host")
+        if memory_budget is not None:
+            memory_budget = whole("memory_budget", memory_budget, 1, 1 << 53)
+        callback("on_device", on_device)
+        device = cls(await open_gpu(host), budget=memory_budget)
+        if on_device is not None:
+            device._listeners.append(on_device)
+        return device
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The models that are loaded, the least recently used first."""
+        return tuple(self._engines)
+
+    def info(self) -> dict[str, Any]:
+        """The adapter, features, compiled pipelines, buffers and their bytes, the budget, and each model's name, status
+        and the bytes that it takes at most."""
+        counters = self._gpu.counters
+        return {
+            "adapter": vars(self._gpu.info),
+            "features": sorted(self._gpu.features),
+            "pipelines": counters.pipelines_created,
+            "buffers": counters.live_buffers,
+            "bytes": counters.live_bytes,
+            "memory_budget": self._budget,
+            "models": [
+                {"model": e.name, "status": e.info()["status"], "most_bytes": e.takes}
+                for e in self._engines
+            ],
+        }
+
+    async def load(
+        self,
+        model: str,
+        *,
+        make_room: bool = False,
+        replacing: Engine | None = None,
+        io: Io | None = None,
+        abort: Abort | None = None,
+        before_weights: Callable[[], Awaitable[object]] | None = None,
+        **options: Any,
+    ) -> Engine:
+        """Load one more model. Options, and what is raised, as for Engine.load, but `gpu` and `host`, which the device
+        has.
+
+        `memory_budget`: GPU bytes that all models of the device may take together with this one; the device's own holds
+        too. `make_room`: where that, or the GPU's memory, is not enough, unload idle models, the least recently used
+        one first, until it is; on_progress is told in notes. `replacing`: an engine of this device whose place this one
+        takes: it is closed when all but the weights was found right, and does not count before.
+        Raises ClosedError also when the device is closed meanwhile.
+        """
+        check_place(model, None, io, None, None)
+        chosen = LoadOptions.of(options)
+        flag("make_room", make_room)
+        instance("replacing", replacing, Engine, "an engine of this device")
+        instance("abort", abort, Abort, "an Abort")
+        callback("before_weights", before_weights)
+        self._check_open()
+        stop = Abort()
+        asked = abort or Abort()
+        for one in (asked, self._ending):
+            one.then(stop.set)
+        load = _Load(self, model, chosen, io, make_room, replacing, before_weights)
+        try:
+            return await or_abort(self._load(load, stop), stop)
+        except AbortError as error:
+            if self._closed and not asked.is_set:
+                raise ClosedError(
+                    f"the device was closed while {model} was being loaded"
+                ) from error
+            raise
+        finally:
+            for one in (asked, self._ending):
+                one.never_mind(stop.set)
+
+    async def _load(self, load: _Load, stop: Abort) -> Engine:
+        async with self._line:
+            self._check_open()
+            with _io(load.io) as io:
+                losses = Losses(profile_of(io.handheld).losses)
+            tell = load.options.on_device
+            if tell is not None and tell not in self._listeners:
+                self._listeners.append(tell)
+            try:
+                placed = await self._first_place(load, losses, stop)
+                engine = Engine(self, placed, load.on, losses)
+                self._engines.append(engine)
+            except BaseException:
+                if tell is not None and all(e.on_device != tell for e in self._engines):
+                    self._listeners.remove(tell)
+                raise
+            load.done()
+            engine.on_device = tell
+        try:
+            engine.calibrator = await _calibrator(engine, load.options)
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    async def _first_place(self, load: _Load, losses: Losses, stop: Abort) -> tuple[Gpu, Loaded]:
+        """Onto the device, once more after each model that was unloaded to make room in its memory."""
+        while True:
+            try:
+                return await self.place(load.on, losses, "load", stop)
+            except MemoryBudgetError:
+                raise
+            except OutOfMemoryError as error:
+                taken = self._taken(load)
+                if not taken.models:
+                    raise
+                if load.make_room and (victim := self._idle(load)):
+                    await self._unload(victim, load)
+                    continue
+                raise OutOfMemoryError(
+                    f"{error} Other models on this device take {taken}: close one, or load with make_room=True, which "
+                    "unloads those that are idle."
+                ) from error
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def _taken(self, load: _Load) -> Taken:
+        budgets = [n for n in (self._budget, load.budget) if n is not None]
+        others = [e for e in self._engines if e is not load.replacing]
+        return Taken(min(budgets, default=None), [(e.name, e.takes) for e in others])
+
+    def _idle(self, load: _Load) -> Engine | None:
+        """The least recently used idle one."""
+        return next((e for e in self._engines if e.idle and e is not load.replacing), None)
+
+    async def make_room(self, load: _Load, needed: int) -> Taken:
+        """What other models take, once those that are idle were unloaded, where that was asked for and is enough."""
+        while load.make_room and needed:
+            taken = self._taken(load)
+            idle = sum(e.takes for e in self._engines if e.idle and e is not load.replacing)
+            if taken.left is None or needed <= taken.left or needed > taken.left + idle:
+                break
+            victim = self._idle(load)
+            assert victim is not None
+            await self._unload(victim, load)
+        return self._taken(load)
+
+    async def _unload(self, engine: Engine, load: _Load) -> None:
+        load.note(f"{engine.name} was unloaded to make room ({mb(engine.takes)}).")
+        await engine._end(
+            f"{engine.name} was unloaded to make room for {load.address}: load it again, or give the device a larger "
+            "memory_budget"
+        )
+
+    # -- what its engines tell ---------------------------------------------------------------------------------------
+
+    def used(self, engine: Life) -> None:
+        """Somebody has this engine's turn."""
+        if engine in self._engines:
+            self._engines.remove(engine)
+            self._engines.append(engine)
+
+    def left(self, engine: Life) -> None:
+        """It is closed, its buffers are freed."""
+        self._engines = [e for e in self._engines if e is not engine]
+
+    def lost(self, gpu: Gpu, error: DeviceLostError, during: During, losses: Losses) -> None:
+        """A model noticed that this GPU is gone. The first one tells of it, and later of what came of it."""
+        losses.count += 1
+        if not (self._tried if self._broken else gpu is self._gpu):
+            return  # another model has told of it
+        self._broken, self._tried = True, False
+        gpu.on_lost = None
+        gpu.close()
+        losses.during = during
+        self._tell(DeviceEvent("lost", during, losses.count, error.reason))
+
+    async def place(
+        self, load_on: LoadOn, losses: Losses, during: During, abort: Abort
+    ) -> tuple[Gpu, Loaded]:
+        """A model on the GPU, or on another one after each loss. Raises DeviceLostError after too many, NoAdapterError,
+        and as Engine.load."""
+        during = losses.during or during
+        try:
+            while True:
+                gpu = await self._open(losses, abort)
+                try:
+                    loaded = await load_on(gpu, self._kernels, abort)
+                    break
+                except DeviceLostError as error:
+                    if not self.recovers:
+                        raise
+                    owed = losses.during
+                    self.lost(gpu, error, "load", losses)
+                    losses.during = owed or losses.during
+        except AbortError:
+            raise
+        except EngineError as error:
+            if losses.during:
+                self._tried = self._broken
+                self._tell(DeviceEvent("failed", during, losses.count, str(error)))
+                losses.during = None
+            raise
+        losses.placed()
+        if losses.during:
+            name = gpu.info.description or gpu.info.device or "the GPU"
+            losses.during = None
+            self._tell(DeviceEvent("recovered", during, losses.count, f"the model is on {name}"))
+        return gpu, loaded
+
+    async def _open(self, losses: Losses, abort: Abort) -> Gpu:
+        """The GPU, in place of a lost one another of the same kind."""
+        async with self._opening:
+            losses.check()
+            self._check_open()
+            if self._broken:
+                host = self._gpu.info.host
+                gone, self._gpu = self._gpu, await reopen(lambda: open_gpu(host), abort)
+                self._kernels = Kernels(self._gpu)
+                self._broken = False
+                self._gpu.on_lost = self.told_lost
+                if len(self._engines) > 1:
+                    self._bring_back(gone)
+            return self._gpu
+
+    def told_lost(self, reason: str) -> None:  # noqa: ARG002
+        """The host tells of a loss. Whoever has a turn notices it too; else nobody does."""
+        self._bring_back(self._gpu)
+
+    def _bring_back(self, gone: Gpu) -> None:
+        task = asyncio.ensure_future(self._revive(gone))
+        self._revivals.add(task)
+        task.add_done_callback(self._revivals.discard)
+
+    async def _revive(self, gone: Gpu) -> None:
+        """Every model that was on this GPU, the one used last first. What is asked meanwhile does not wait for it."""
+        for engine in reversed([*self._engines]):
+            await engine.replace_when_idle(gone)
+
+    def _tell(self, event: DeviceEvent) -> None:
+        for tell in [*self._listeners]:
+            tell(event)
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Stop loads and answers, free every model and close the GPU. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ending.set()
+        await self._close_models()
+        async with self._line:  # a load that was under way has cleaned up after itself
+            await self._close_models()
+            await asyncio.gather(*self._revivals, return_exceptions=True)
+            await self._kernels.settle()
+            if self.recovers:
+                self._gpu.on_lost = None
+                self._gpu.close()
+
+    async def _close_models(self) -> None:
+        for engine in [*self._engines]:
+            await engine._end(
+                "its device is closed: open one (Device.open) and load the model again"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this device is closed: open another one (Device.open)")
+
+    async def __aenter__(self) -> Device:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        name = self._gpu.info.device or self._gpu.info.description or "a GPU"
+        state = "closed" if self._closed else f"{len(self._engines)} models"
+        return f"<Device {name}, {state}>"
+
+
+class _Load:
+    """A model and how it is loaded, now and after each loss of its device."""
+
+    def __init__(
+        self,
+        device: Device,
+        address: str,
+        options: LoadOptions,
+        io: Io | None,
+        make_room: bool,
+        replacing: Engine | None,
+        before_weights: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        self._device = device
+        self.address = address
+        self.options = options
+        self.io = io
+        self.make_room = make_room
+        self.replacing = replacing
+        self._before_weights = before_weights
+        self._first = True
+        self._tell: Callable[[Progress], object] = lambda _: None
+        self.budget = options.memory_budget
+
+    async def on(self, gpu: Gpu, kernels: Kernels, abort: Abort) -> Loaded:
+        """See LoadOn."""
+        options = self.options
+        with (
+            _io(self.io) as io,
+            showing(self.address, options.on_progress, options.progress) as self._tell,
+        ):
+            self.budget = options.memory_budget or profile_of(io.handheld).memory_budget
+            loaded = await load_model(
+                self.address, gpu, io, options, kernels=kernels, make_room=self._room,
+                tell=self._tell, abort=abort, before_weights=self._place_is_free,
+            )  # fmt: skip
+        self.address = loaded.pinned  # whatever its branch comes to be meanwhile
+        return loaded
+
+    async def _room(self, needed: int) -> Taken:
+        if self._first:
+            return await self._device.make_room(self, needed)
+        return Taken(self.budget)  # it was beside the others before
+
+    async def _place_is_free(self) -> None:
+        before, self._before_weights = self._before_weights, None
+        if before is not None:
+            await before()
+        if self.replacing is not None:
+            replaced, self.replacing = self.replacing, None
+            await replaced.close()
+
+    def note(self, message: str) -> None:
+        """Tell on_progress."""
+        self._tell(Progress("note", message=message))
+
+    def done(self) -> None:
+        """The model is in use: from now on it is only loaded again."""
+        self._first = self.make_room = False
+
+
+def _io(io: Io | None) -> Any:
+    return closing(open_io()) if io is None else nullcontext(io)
+
+
+async def _calibrator(engine: Engine, options: LoadOptions) -> Calibrator | None:
+    """Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given."""
+    if options.strategy is not None or not default_strategy().await_each:
+        return None
+    loaded = engine._loaded
+    calibrator = Calibrator(engine._gpu, loaded.io, loaded.decoder, f"{loaded.name} {loaded.form}")
+    await calibrator.start(loaded.decoder, options.proven)
+    return calibrator

@@ -1,0 +1,111 @@
+"""How a model is loaded: the options, checked, and what a load tells of its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from py_engine.arguments import callback, flag, instance, shown, unknown_option, whole
+from py_engine.blocks.kv_cache import CLASSES, KvDtype
+from py_engine.errors import InputError
+from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.inputs.tokenizer import require_text
+from py_engine.serve.recovery import DeviceEvent
+from py_engine.weights.store import StorageForm
+
+MOST_CONTEXT = 1 << 31  # tokens that may be asked for; the model says how many it takes
+
+# dtype -> how plain matrices are kept, dtype of the KV cache
+_STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
+    "auto": ("stored", "f16"),
+    "f32": ("stored", "f32"),
+    "f16": ("f16", "f16"),
+    "q8": ("q8", "f16"),
+    "q4": ("q4", "f16"),
+}
+DTYPES = tuple(_STORAGE)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a load is. Bytes in `loaded` and `total` when the phase is "weights", else 0. A "note" is no phase: its
+    message tells what is out of the ordinary (damage found, nothing can be kept, another tab is waited for, a model
+    unloaded to make room)."""
+
+    phase: Literal["config", "weights", "kernels", "ready", "note"]
+    loaded: int = 0
+    total: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The options of Engine.load and Device.load, which say what each means."""
+
+    dtype: str = "auto"
+    context: int | None = None
+    context_classes: Sequence[int] = CLASSES
+    memory_budget: int | None = None
+    strategy: SubmitStrategy | None = None
+    proven: Mapping[str, Any] | None = None
+    tune: bool | None = None
+    self_check: bool | None = None
+    progress: bool | None = None
+    on_progress: Callable[[Progress], object] | None = None
+    on_device: Callable[[DeviceEvent], object] | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> LoadOptions:
+        """The options by name, checked. Raises InputError, also for a name that is none."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_option(name, known)
+        made = cls(**options)
+        check_choice(made.dtype, made.memory_budget)
+        if made.context is not None:
+            whole("context", made.context, 1, MOST_CONTEXT)
+        classes = made.context_classes
+        if not isinstance(classes, Sequence) or isinstance(classes, str):
+            raise InputError(f"context_classes={shown(classes)}: give a list of tokens")
+        classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in classes]
+        instance("strategy", made.strategy, (SingleSubmit, GroupedSubmit), "a strategy to submit")
+        instance("proven", made.proven, Mapping, "what the calibrator told, a dict")
+        for name in ("tune", "self_check", "progress"):
+            flag(name, getattr(made, name))
+        for name in ("on_progress", "on_device"):
+            callback(name, getattr(made, name))
+        return replace(made, context_classes=classes)
+
+
+DEFAULTS = LoadOptions()
+
+
+def check_choice(dtype: Any, budget: Any) -> None:
+    """Raise InputError for a dtype or memory budget that is none."""
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype={shown(dtype)}: choose one of {', '.join(DTYPES)}")
+    if budget is not None:
+        whole("memory_budget", budget, 1, 1 << 53)
+
+
+def storage_of(dtype: str) -> tuple[StorageForm, KvDtype]:
+    """How plain matrices and the KV cache are kept."""
+    return _STORAGE[dtype]
+
+
+def check_place(model: object, gpu: object, io: object, host: object, context: object) -> None:
+    """What `load` and `estimate` are told of where a model is and where it goes. Raises InputError."""
+    if not isinstance(model, str) or not model:
+        raise InputError(
+            f"model={shown(model)}: give a folder, a hub's ORGANISATION/NAME or random:PRESET as a str"
+        )
+    require_text(model, "model")
+    instance("gpu", gpu, Gpu, "a Gpu of open_gpu()")
+    instance("io", io, Io, "an Io of open_io()")
+    instance("host", host, str, "the name of a host")
+    if context is not None:
+        whole("context", context, 1, MOST_CONTEXT)
