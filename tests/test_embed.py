@@ -58,7 +58,7 @@ def golden(name: str) -> Any:
 def test_vectors_are_those_of_transformers(
     engines: Callable[[str], Engine], run: Runner, name: str
 ) -> None:
-    """Every pooling, of texts one at a time and packed into one pass, in either order. A text sees nothing of others."""
+    """Every pooling, of texts one at a time and packed into one pass, in either order: a text sees no other."""
     engine, wanted = engines(name), golden(name)
     assert engine.info()["self_check"]["wrong"] == []
     runtime: Any = engine._loaded.runtime
@@ -245,7 +245,7 @@ def test_large_models_take_fewer_rows() -> None:
 
 @pytest.mark.real_model
 def test_real_minilm(device: Gpu, run: Runner) -> None:
-    """Ids equal, and cosines of at least 0.99999 with transformers' vectors, mean-pooled as sentence-transformers does."""
+    """Ids equal; cosines of at least 0.99999 with transformers' vectors, mean-pooled as sentence-transformers does."""
     try:
         folder = prepare_folder(ENCODERS[0])
     except PackageModelError as error:
