@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from py_engine.checks import autotune
 from py_engine.checks.autotune import chosen_forms, fastest, measure
 from py_engine.checks.tunings import pack, store_forms, stored_forms, tuning_digest, unpack
-from py_engine.generate import autotune
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
