@@ -214,10 +214,15 @@ def sliding_window(config: Config) -> int:
 
 
 def every_layer_slides(config: Config) -> Config:
-    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window, whatever
-    layer_types says. Raises ModelError."""
-    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window.
+    Raises ModelError when its own layer_types say something else."""
     kind = FULL if config.get("sliding_window") is None else SLIDING
+    if config.get("layer_types") is not None and set(layer_types(config)) != {kind}:
+        raise ModelError(
+            f"{named(config, 'layer_types')} has other layers than {kind}, which sliding_window makes all of this"
+            " family. Is the config another family's (ministral)?"
+        )
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
     return {**config, "layer_types": [kind] * count}
 
 
