@@ -24,6 +24,16 @@ FAMILIES = {
     "qwen3_5": "qwen3_5",
     "qwen3_5_text": "qwen3_5",
     "lfm2": "lfm2",
+    "cohere2": "cohere2",
+    "ernie4_5": "ernie4_5",
+    "exaone4": "exaone4",
+    "gemma2": "gemma2",
+    "glm4": "glm4",
+    "helium": "helium",
+    "hunyuan_v1_dense": "hunyuan_v1_dense",
+    "ministral3": "ministral3",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
 }
 
 
