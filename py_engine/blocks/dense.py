@@ -11,7 +11,7 @@ from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor
 from py_engine.ops.gate import Activation
-from py_engine.ops.norm import Norm
+from py_engine.ops.norm import Norm, PartNorms
 from py_engine.sources.config import (
     FULL,
     MAX_LAYERS,
@@ -120,13 +120,15 @@ class Checkpoint:
         sizes: Sizes,
         store: WeightStore,
         norm_offset: float = 0.0,
-        centred: bool = False,
+        layer_norm: bool = False,
+        norm_bias: bool = True,
     ) -> None:
-        """`norm_offset`: what norms add to their weights; `centred`: they are LayerNorms, without a bias."""
+        """`norm_offset`: added to the weights of norms. `layer_norm`: these are LayerNorms, with a bias or without
+        (`norm_bias`)."""
+        self._layer_norm, self._norm_bias = layer_norm, layer_norm and norm_bias
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
-        self._centred = centred
         self._prefix = next((p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0])
 
     def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
@@ -147,10 +149,31 @@ class Checkpoint:
                     )
 
     def norm(self, name: str, n: int | None = None, offset: float | None = None) -> Norm:
-        """`<prefix><name>.weight` [n, default hidden_size] as a norm; `offset` if not the family's."""
-        vector = self._store.vector(f"{self._prefix}{name}.weight", n or self._sizes.hidden_size)
-        offset = self._offset if offset is None else offset
-        return Norm(vector, self._sizes.rms_norm_eps, offset, self._centred)
+        """`<prefix><name>.weight` [n, default hidden_size] as the family's norm; `offset` if not the family's."""
+        name, n = self._prefix + name, n or self._sizes.hidden_size
+        return Norm(
+            self._store.vector(f"{name}.weight", n),
+            self._sizes.rms_norm_eps,
+            self._offset if offset is None else offset,
+            self._layer_norm,
+            self._store.vector(f"{name}.bias", n) if self._norm_bias else None,
+        )
+
+    def whole_norms(self, layer: int) -> PartNorms:
+        """q_norm and k_norm of a layer over all of q's and k's columns, before heads are split (OLMo 2)."""
+        s, at = self._sizes, f"layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
+        weight = self.vectors({f"{at}q_norm.weight": [(q,)], f"{at}k_norm.weight": [(kv,)]})
+        return PartNorms(weight, (1, q), (1, kv), s.rms_norm_eps)
+
+    def norms_by_head(self, layer: int) -> PartNorms:
+        """LayerNorms without bias of q's and k's heads, each with weights of its own (StableLM)."""
+        s, at = self._sizes, f"layers.{layer}.self_attn."
+        q, kv = s.num_attention_heads, s.num_key_value_heads
+        names = [f"q_layernorm.norms.{i}.weight" for i in range(q)]
+        names += [f"k_layernorm.norms.{i}.weight" for i in range(kv)]
+        weight = self.vectors({at + name: [(s.head_dim,)] for name in names})
+        return PartNorms(weight, (q, s.head_dim), (kv, s.head_dim), s.rms_norm_eps, centred=True)
 
     def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
         """`<prefix><name>` for each name as f32, one after another; the shapes that each may have in the file."""
@@ -224,6 +247,19 @@ class Checkpoint:
         if self._store.has(f"{self._prefix}{fused}.weight"):
             names, rows = [fused], [sum(rows)]
         return self.linear(names, rows, self._sizes.hidden_size, bias)
+
+    def plain_mlp(
+        self, layer: int, activation: Activation, names: tuple[str, str], bias: bool = False
+    ) -> Mlp:
+        """mlp of a layer without a gate: up, down."""
+        s = self._sizes
+        up, down = (f"layers.{layer}.mlp.{name}" for name in names)
+        return Mlp(
+            self.linear([up], [s.intermediate_size], s.hidden_size, bias),
+            self.linear([down], [s.hidden_size], s.intermediate_size, bias),
+            activation,
+            gated=False,
+        )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
         """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied, whichever of them is there."""

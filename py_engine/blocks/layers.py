@@ -19,7 +19,7 @@ from py_engine.ops.attention import attention
 from py_engine.ops.embed import embed
 from py_engine.ops.gate import Activation
 from py_engine.ops.linear import gated_linear, linear
-from py_engine.ops.norm import Norm, add_norm
+from py_engine.ops.norm import Norm, PartNorms, add_norm, norm_parts
 from py_engine.ops.rope import Heads
 from py_engine.ops.step import Pass
 
@@ -49,7 +49,8 @@ class Attention:
     `window`: key j is visible to query i when i - window < j <= i; None: all before. `gated` (Qwen3.5): qkv is
     [2 (H + K) D, h], the rows of each q head followed by those of a gate: the head's output is multiplied by the
     gate's sigmoid. `rope` None: no positions. `cap`, `norm_last`, `growth`: as ops/attention.py and ops/rope.py have
-    them.
+    them. `part_norms`: of columns of the projections, before heads are split. The result is multiplied by
+    `residual_scale` where it goes into the residual stream.
     """
 
     recurrent: ClassVar[bool] = False
@@ -68,6 +69,8 @@ class Attention:
     cap: float = 0.0
     norm_last: bool = False
     growth: tuple[float, int] | None = None
+    part_norms: PartNorms | None = None
+    residual_scale: float = 1.0
 
     def make_state(self, state: State, name: str) -> int:
         """K and V caches [K, capacity, D]: their place in state.cache."""
@@ -84,6 +87,8 @@ class Attention:
         cache = state.cache[slot]
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", state.x, self.qkv, qkv, norm=norm)
+        if self.part_norms:
+            norm_parts(trace, qkv, self.part_norms, "q, k norm")
         table, per_row = state.angles(trace, self.rope) if self.rope else (NOTHING, False)
         heads = Heads(
             self.heads,
@@ -102,34 +107,54 @@ class Attention:
         )
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
         attention(trace, heads, qkv, cache, y, window=self.window, cap=self.cap)
-        project(trace, state, "o", y, self.o, out)
+        project(trace, state, "o", y, self.o, out, self.residual_scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Mlp:
-    """down(act(gate x) * up x): gate and up stacked [2 I, h], down [h, I]."""
+    """down(act(gate x) * up x): gate and up stacked [2 I, h], down [h, I].
+
+    Not `gated`: down(act(up x)), with up alone [I, h] as `gate_up`. The result is multiplied by
+    `residual_scale` where it goes into the residual stream.
+    """
 
     gate_up: Linear
     down: Linear
     activation: Activation
+    gated: bool = True
+    residual_scale: float = 1.0
 
     def forward(self, trace: Pass, state: State, norm: Norm | None, out: Tensor | None) -> None:
         """Read state.x through `norm`; add to state.x, or store in `out`."""
-        project(trace, state, "down", self.inside(trace, state, norm), self.down, out)
+        self.end(trace, state, self.inside(trace, state, norm), out)
 
     def inside(self, trace: Pass, state: State, norm: Norm | None) -> Tensor:
-        """act(gate x) * up x [T, I], of state.x through `norm`."""
-        y = trace.tensor("mlp", trace.rows, self.gate_up.rows // 2)
-        gated_linear(trace, "gate_up", state.x, self.gate_up, y, self.activation, norm=norm)
+        """act(gate x) * up x [T, I], or act(up x), of state.x through `norm`."""
+        y = trace.tensor("mlp", trace.rows, self.down.cols)
+        if self.gated:
+            gated_linear(trace, "gate_up", state.x, self.gate_up, y, self.activation, norm=norm)
+        else:
+            linear(trace, "up", state.x, self.gate_up, y, norm=norm, activation=self.activation)
         return y
+
+    def end(self, trace: Pass, state: State, y: Tensor, out: Tensor | None) -> None:
+        """down y: into the residual stream, or into `out`."""
+        project(trace, state, "down", y, self.down, out, self.residual_scale)
 
 
 def project(
-    trace: Pass, state: State, label: str, y: Tensor, layer: Linear, out: Tensor | None
+    trace: Pass,
+    state: State,
+    label: str,
+    y: Tensor,
+    layer: Linear,
+    out: Tensor | None,
+    scale: float = 1.0,
 ) -> None:
-    """The last layer of a branch: into the residual stream in place, or into `out` for a norm that follows."""
+    """The last layer of a branch: times `scale` into the residual stream in place, or into `out` for a norm that
+    follows."""
     if out is None:
-        linear(trace, label, y, layer, state.x, residual=True)
+        linear(trace, label, y, layer, state.x, residual=True, scale=scale)
     else:
         linear(trace, label, y, layer, out)
 
@@ -171,7 +196,7 @@ class ParallelBlock:
         """One layer over state.x."""
         y = self.mlp.inside(trace, state, self.norm)
         self.mixer.forward(trace, state, slot, self.norm, None)
-        project(trace, state, "down", y, self.mlp.down, None)
+        self.mlp.end(trace, state, y, None)
 
 
 @dataclass(frozen=True, eq=False)

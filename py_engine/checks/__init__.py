@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
-from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm
+from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm, norm_parts
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -23,6 +23,7 @@ CHECKS: Mapping[str, Maker] = {
     "embed": embed,
     "norm": norm,
     "layer_norm": layer_norm,
+    "norm_parts": norm_parts,
     "narrow": narrow,
     "matvec": matvec,
     "matmul": matmul,

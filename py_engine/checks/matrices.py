@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from operator import add as plus
 from operator import mul
 from typing import NamedTuple
@@ -44,6 +44,7 @@ _UNITS = 16 * 2.0**-11
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
 _GIVEN = 0x80000001  # an id of a row that is given
 _MIDDLE = 1.5  # of weights of norms
+_SEEN = 64  # of a part: its first columns
 _FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
 _ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
 _ACTIVATE = {ACTIVATIONS[name]: function for name, function in ACTIVATE.items()}
@@ -96,6 +97,43 @@ def layer_norm(bench: Bench, calls: Sequence[Call]) -> Check:
             more = Pattern(_BIAS).part(0, k) if biased else [0.0] * k
             done = layer_normed(row, weight.part(0, k), more, c["EPS"], c["OFFSET"])[at : at + n]
             wanted += map(plus, done, before.part(t * k + at, n)) if add else done
+        return difference(got.floats(), wanted)
+
+    return Check(calls, verify)
+
+
+def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
+    """norm_parts.wgsl: two rows, the borders of all parts and of what lies behind them."""
+    [call] = calls
+    c = constants(call)
+    [cols, count, width, width_2, centred] = whole(
+        c, "COLS", "COUNT", "WIDTH", "WIDTH_2", "CENTRED"
+    )
+    parts = call.groups[1]
+    begins = [min(p, count) * width + max(p - count, 0) * width_2 for p in range(parts + 1)]
+    rows, x, weight = 2, Pattern(_X, _MIDDLE), _weight()
+    y = bench.fill("y", x.period(), rows, cols)
+    bench.call(call, [bench.known(weight, begins[-1]), y], (rows, parts, 1))
+    ranges = [(a, b - a) for a, b in pairwise(begins)]
+    left = cols - begins[-1]
+    seen = [
+        (t * cols + at, min(n, _SEEN))
+        for t in range(rows)
+        for at, n in [*ranges, (begins[-1], left)]
+    ]
+    got = bench.read_runs(y, [run for run in seen if run[1]])
+
+    def verify() -> str:
+        wanted: list[float] = []
+        for t in range(rows):
+            for at, n in ranges:
+                row, w = x.part(t * cols + at, n), weight.part(at, n)
+                if centred:
+                    row = layer_normed(row, w, [0.0] * n, c["EPS"], 0.0)
+                else:
+                    row = normed(row, w, c["EPS"], 0.0)
+                wanted += row[:_SEEN]
+            wanted += x.part(t * cols + begins[-1], min(left, _SEEN))
         return difference(got.floats(), wanted)
 
     return Check(calls, verify)

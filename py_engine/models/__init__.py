@@ -34,6 +34,14 @@ FAMILIES = {
     "ministral3": "ministral3",
     "phi3": "phi3",
     "smollm3": "smollm3",
+    "mistral": "mistral",
+    "olmo2": "olmo2",
+    "olmo3": "olmo3",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "stablelm": "stablelm",
+    "nemotron": "nemotron",
+    "seed_oss": "seed_oss",
 }
 
 

@@ -35,7 +35,7 @@ def build(config: Config, store: WeightStore) -> Model:
     given = {key: value for key, value in config.items() if key != "head_dim"}
     config = {**DEFAULTS, **given, "rms_norm_eps": eps}
     sizes = Sizes.of(config)
-    weights = Checkpoint(sizes, store, centred=True)
+    weights = Checkpoint(sizes, store, layer_norm=True, norm_bias=False)
     rope = rope_of(config, sizes, neighbours=True)
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)

@@ -1,4 +1,5 @@
-"""RMSNorm and LayerNorm of rows (shaders/norm.wgsl, layer_norm.wgsl); before a matvec RMSNorm is fused there."""
+"""RMSNorm and LayerNorm of rows (shaders/norm.wgsl, layer_norm.wgsl), and of parts of rows (norm_parts.wgsl); before a
+matvec RMSNorm is fused there."""
 
 from __future__ import annotations
 
@@ -25,6 +26,42 @@ class Norm:
     def __post_init__(self) -> None:
         if self.bias is not None and not self.centred:
             raise ValueError("an RMSNorm has no bias")
+
+
+@dataclass(frozen=True)
+class PartNorms:
+    """Norms of the first columns of rows: `first` (count, width) parts, then `second`, each with weights of its own.
+
+    `weight` f32 [columns of all parts], in their order. `centred`: LayerNorm without bias, else RMSNorm.
+    """
+
+    weight: Tensor
+    first: tuple[int, int]
+    second: tuple[int, int]
+    eps: float
+    centred: bool = False
+
+
+def norm_parts(trace: Trace, y: Tensor, norms: PartNorms, label: str = "part norms") -> None:
+    """Norm the parts of y [T, K] f32 in place; columns behind them stay. Raises ValueError when the shapes differ."""
+    (count, width), (more, width_2) = norms.first, norms.second
+    columns = count * width + more * width_2
+    if norms.weight.shape != (columns,) or y.shape[-1] < columns:
+        raise ValueError(f"{label}: {columns} columns, weight {norms.weight.shape}, y {y.shape}")
+    constants = {
+        "COLS": y.shape[-1],
+        "COUNT": count,
+        "WIDTH": width,
+        "WIDTH_2": width_2,
+        "EPS": norms.eps,
+        "CENTRED": norms.centred,
+    }
+    trace.call(
+        label,
+        kernel("norm_parts", ["tree_sum"], constants),
+        [(norms.weight, "r"), (y, "w")],
+        (trace.rows, count + more, 1),
+    )
 
 
 def apply_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:

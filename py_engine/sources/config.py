@@ -218,6 +218,14 @@ def sliding_window(config: Config) -> int:
     return require_int(config, "sliding_window", 1, 1 << 24)
 
 
+def every_layer_slides(config: Config) -> Config:
+    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window, whatever
+    layer_types says. Raises ModelError."""
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    kind = FULL if config.get("sliding_window") is None else SLIDING
+    return {**config, "layer_types": [kind] * count}
+
+
 def tied(config: Config, has_lm_head: bool) -> bool:
     """Whether the logits use the embedding. Without an `lm_head.weight` (`has_lm_head`) they do, whatever the config
     says or leaves out; with one, where `tie_word_embeddings` is true."""
