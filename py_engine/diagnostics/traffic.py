@@ -48,7 +48,7 @@ class Traffic:
         # What is small (a row of some hundred bytes a token), or bound and not read.
         self._small = _by_buffer([state.step, state.ids])
         for block in model.blocks:
-            if isinstance(block.mixer, Attention):
+            if isinstance(block.mixer, Attention) and block.mixer.rope:
                 self._small |= _by_buffer(state.rope(block.mixer.rope))
         self._stream = _by_buffer(state.x)
         self._logits = _by_buffer(logits)

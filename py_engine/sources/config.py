@@ -36,8 +36,13 @@ _INHERITED = (
 )
 # Configs of other parts, and ids of what stands in a prompt for them (image_token_id): by the ends of their names.
 _INHERITED_ENDS = ("_config", "_token_id")
-# Where null says something else than a key that is left out: as many as there are query heads; no window.
-_NULLS = ("num_key_value_heads", "sliding_window")
+# Where null says something else than a key that is left out: as many as there are query heads; no window; no cap.
+_NULLS = (
+    "num_key_value_heads",
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
 
 
 class Part(dict[str, Any]):
