@@ -70,6 +70,27 @@ BASES: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-5,
         "layer_types": [CONV, FULL],
     },
+    "mistral": {**COMMON, "model_type": "mistral", "sliding_window": 8, "rope_theta": 5e3},
+    "olmo2": {**COMMON, "model_type": "olmo2", "rope_theta": 5e3},
+    "olmo3": {
+        **COMMON,
+        "model_type": "olmo3",
+        "sliding_window": 8,
+        "layer_types": [SLIDING, FULL],
+    },
+    "granite": {
+        **COMMON,
+        "model_type": "granite",
+        "rope_theta": 5e3,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 2.0,
+        "logits_scaling": 2.0,
+    },
+    "starcoder2": {**COMMON, "model_type": "starcoder2", "rope_theta": 5e3},
+    "stablelm": {**COMMON, "model_type": "stablelm", "rope_theta": 50.0},
+    "nemotron": {**COMMON, "model_type": "nemotron", "rope_theta": 50.0},
+    "seed_oss": {**COMMON, "model_type": "seed_oss", "head_dim": D, "rope_theta": 5e3},
 }
 
 
@@ -140,11 +161,24 @@ def base_shapes(family: str) -> Shapes:
             at + "mlp.down_proj.weight": (H, MLP),
             at + "input_layernorm.weight": (H,), at + "post_attention_layernorm.weight": (H,),
         }  # fmt: skip
+        if family == "starcoder2":
+            for ours, theirs in (("up_proj", "c_fc"), ("down_proj", "c_proj")):
+                shapes[f"{at}mlp.{theirs}.weight"] = shapes.pop(f"{at}mlp.{ours}.weight")
+        if family in ("starcoder2", "nemotron"):
+            del shapes[at + "mlp.gate_proj.weight"]
+        if family in ("olmo2", "olmo3"):
+            shapes[at + "post_feedforward_layernorm.weight"] = shapes.pop(
+                at + "input_layernorm.weight"
+            )
         if family == "gemma3":
             shapes |= {
                 at + f"{which}_feedforward_layernorm.weight": (H,) for which in ("pre", "post")
             }
     shapes["model.embedding_norm.weight" if family == "lfm2" else "model.norm.weight"] = (H,)
+    if family in ("starcoder2", "stablelm", "nemotron"):
+        shapes = biases("norm")(shapes)  # LayerNorm
+    if family == "starcoder2":
+        shapes = EVERY_LINEAR(without_head(shapes))
     return shapes
 
 
@@ -158,9 +192,11 @@ def attention_shapes(at: str, family: str, heads: int, kv: int, d: int) -> Shape
         at + "v_proj.weight": (kv * d, H),
         f"{at}{out}.weight": (H, heads * d),
     }
-    if family == "qwen2":
+    if family in ("olmo2", "olmo3"):
+        shapes |= {at + "q_norm.weight": (heads * d,), at + "k_norm.weight": (kv * d,)}
+    elif family in ("qwen2", "seed_oss"):
         shapes |= {at + f"{p}_proj.bias": shapes[at + f"{p}_proj.weight"][:1] for p in "qkv"}
-    elif family != "llama":
+    elif family in ("qwen3", "gemma3", "qwen3_5", "lfm2"):
         shapes |= {f"{at}{p}_{norm}.weight": (d,) for p in "qk"}
     return shapes
 
@@ -180,7 +216,9 @@ def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
     if name.endswith("A_log"):
         values = -2.0 + unit
     elif name.endswith("norm.weight") or "layernorm" in name:
-        neutral = family == "gemma3" or (family == "qwen3_5" and "linear_attn" not in name)
+        neutral = family in ("gemma3", "nemotron") or (
+            family == "qwen3_5" and "linear_attn" not in name
+        )
         values = (0.0 if neutral else 1.0) + 0.4 * unit
         if "q_" in name or "k_" in name:
             values = values + 0.7
@@ -225,6 +263,8 @@ def biases(*ends: str) -> Callable[[Shapes], Shapes]:
     return add
 
 
+QKV = biases("q_proj", "k_proj", "v_proj")
+EVERY_LINEAR = biases("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 QKVO = biases("q_proj", "k_proj", "v_proj", "o_proj")
 GATE_UP_DOWN = biases("gate_proj", "up_proj", "down_proj")
 
@@ -246,6 +286,26 @@ def with_buffers(shapes: Shapes) -> Shapes:
     return shapes | {
         f"model.layers.{i}.self_attn.rotary_emb.inv_freq": (D // 2,) for i in range(LAYERS)
     }
+
+
+def without_linear_biases(shapes: Shapes) -> Shapes:
+    """Biases of norms alone."""
+    return {n: s for n, s in shapes.items() if not n.endswith(("_proj.bias", "c_fc.bias"))}
+
+
+def with_head(shapes: Shapes) -> Shapes:
+    """A head of its own, where the family's files have none."""
+    return {**shapes, "lm_head.weight": (VOCAB, H)}
+
+
+def per_head_norms(shapes: Shapes) -> Shapes:
+    """StableLM's: a weight for each head of q and k, no norm of the MLP."""
+    made = {n: s for n, s in shapes.items() if "post_attention" not in n}
+    for i in range(LAYERS):
+        at = f"model.layers.{i}.self_attn."
+        made |= {f"{at}q_layernorm.norms.{j}.weight": (D,) for j in range(HEADS)}
+        made |= {f"{at}k_layernorm.norms.{j}.weight": (D,) for j in range(KV)}
+    return made
 
 
 def with_mtp(shapes: Shapes) -> Shapes:
@@ -578,4 +638,115 @@ VARIANTS = [
     Variant("lfm2-eps", "lfm2", {"norm_eps": ABSENT, "rms_norm_eps": 0.5}, like="lfm2"),
     Variant("lfm2-theta", "lfm2", {"rope_theta": 50.0}),
     Variant("lfm2-attn-idxs", "lfm2", {"layer_types": ABSENT, "full_attn_idxs": [1]}, like="lfm2"),
+    # -- mistral
+    Variant("mistral", "mistral", {}),
+    Variant("mistral-window-null", "mistral", {"sliding_window": None}),
+    Variant(
+        "mistral-window-absent", "mistral", {"sliding_window": ABSENT}, like="mistral-window-null"
+    ),
+    Variant("mistral-layer-types", "mistral", {"layer_types": [FULL, FULL]}, refused="layer_types"),
+    Variant(
+        "mistral-kv-absent",
+        "mistral",
+        {"num_key_value_heads": ABSENT},
+        refused="num_key_value_heads",
+    ),
+    # -- olmo2, olmo3
+    Variant("olmo2", "olmo2", {}),
+    Variant("olmo2-eps", "olmo2", {"rms_norm_eps": 0.5}),
+    Variant("olmo2-attention-bias", "olmo2", {"attention_bias": True}, QKVO),
+    Variant(
+        "olmo2-sliding",
+        "olmo2",
+        {"sliding_window": 4, "layer_types": [SLIDING, FULL]},
+        like="olmo2",
+    ),
+    Variant("olmo3", "olmo3", {}),
+    Variant("olmo3-types-absent", "olmo3", {"layer_types": ABSENT}),
+    Variant(
+        "olmo3-pattern",
+        "olmo3",
+        {"layer_types": ABSENT, "sliding_window_pattern": 2},
+        like="olmo3-types-absent",
+    ),
+    Variant("olmo3-theta", "olmo3", {"rope_theta": 50.0}),
+    Variant(
+        "olmo3-yarn",
+        "olmo3",
+        {"rope_scaling": {**YARN, "original_max_position_embeddings": 32}, "rope_theta": 50.0},
+    ),
+    Variant(
+        "olmo3-yarn-new",
+        "olmo3",
+        {
+            "rope_parameters": {
+                SLIDING: {"rope_type": "default", "rope_theta": 5e5},
+                FULL: {**YARN, "original_max_position_embeddings": 32, "rope_theta": 50.0},
+            }
+        },
+        like="olmo3-yarn",
+    ),
+    # -- granite
+    Variant("granite", "granite", {}),
+    Variant("granite-tied", "granite", {"tie_word_embeddings": True}, without_head),
+    Variant(
+        "granite-defaults",
+        "granite",
+        {
+            "attention_multiplier": ABSENT,
+            "residual_multiplier": ABSENT,
+            "embedding_multiplier": ABSENT,
+            "logits_scaling": ABSENT,
+        },
+    ),
+    Variant("granite-mlp-bias", "granite", {"mlp_bias": True}, GATE_UP_DOWN),
+    Variant("granite-attention-bias", "granite", {"attention_bias": True}, QKVO),
+    # -- starcoder2
+    Variant("starcoder2", "starcoder2", {}),
+    Variant("starcoder2-untied", "starcoder2", {"tie_word_embeddings": False}, with_head),
+    Variant("starcoder2-window", "starcoder2", {"sliding_window": 8}),
+    Variant("starcoder2-eps", "starcoder2", {"norm_epsilon": 0.5}),
+    Variant("starcoder2-rms-eps", "starcoder2", {"rms_norm_eps": 0.5}, like="starcoder2"),
+    Variant("starcoder2-no-bias", "starcoder2", {"use_bias": False}, without_linear_biases),
+    Variant("starcoder2-relu", "starcoder2", {"hidden_act": "relu"}),
+    # -- stablelm
+    Variant("stablelm", "stablelm", {}),
+    Variant("stablelm-partial", "stablelm", {"partial_rotary_factor": 0.5}),
+    Variant(
+        "stablelm-partial-new",
+        "stablelm",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 50.0,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+        like="stablelm-partial",
+    ),
+    Variant("stablelm-qkv-bias", "stablelm", {"use_qkv_bias": True}, QKV),
+    Variant(
+        "stablelm-12b",
+        "stablelm",
+        {"qk_layernorm": True, "use_parallel_residual": True},
+        per_head_norms,
+    ),
+    # -- nemotron
+    Variant("nemotron", "nemotron", {}),
+    Variant("nemotron-whole", "nemotron", {"partial_rotary_factor": 1.0}),
+    Variant("nemotron-eps", "nemotron", {"norm_eps": 0.5}),
+    Variant("nemotron-attention-bias", "nemotron", {"attention_bias": True}, QKVO),
+    Variant("nemotron-mlp-bias", "nemotron", {"mlp_bias": True}, biases("up_proj", "down_proj")),
+    # -- seed_oss
+    Variant("seed_oss", "seed_oss", {}),
+    Variant("seed_oss-no-bias", "seed_oss", {"attention_bias": False}, without_linear_biases),
+    Variant(
+        "seed_oss-out-bias", "seed_oss", {"attention_out_bias": True}, biases("self_attn.o_proj")
+    ),
+    Variant(
+        "seed_oss-head-dim-absent",
+        "seed_oss",
+        {"head_dim": ABSENT},
+        refused=r"q_proj\.weight is \[32, 32\]",
+    ),
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from py_engine.blocks.layers import Attention, Block, Mlp, Model
 from py_engine.blocks.state import Rope
@@ -121,9 +121,11 @@ class Checkpoint:
         store: WeightStore,
         norm_offset: float = 0.0,
         layer_norm: bool = False,
+        norm_bias: bool = True,
     ) -> None:
-        """`norm_offset`: added to the weights of norms. `layer_norm`: these are LayerNorms with a bias."""
-        self._layer_norm = layer_norm
+        """`norm_offset`: added to the weights of norms. `layer_norm`: these are LayerNorms, with a bias or without
+        (`norm_bias`)."""
+        self._layer_norm, self._norm_bias = layer_norm, layer_norm and norm_bias
         self._sizes = sizes
         self._store = store
         self._offset = norm_offset
@@ -154,7 +156,7 @@ class Checkpoint:
             self._sizes.rms_norm_eps,
             self._offset if offset is None else offset,
             self._layer_norm,
-            self._store.vector(f"{name}.bias", n) if self._layer_norm else None,
+            self._store.vector(f"{name}.bias", n) if self._norm_bias else None,
         )
 
     def whole_norms(self, layer: int) -> PartNorms:
@@ -186,7 +188,7 @@ class Checkpoint:
     def attention(
         self,
         layer: int,
-        rope: Rope,
+        rope: Rope | None,
         scale: float,
         *,
         bias: bool = False,
@@ -197,16 +199,17 @@ class Checkpoint:
         out: str = "o_proj",
         norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, with a `bias` each; o, with `out_bias`; per-head norms of q and k
-        where the family has them. `out`, `norm`: how the last projection and these norms are called."""
+        """self_attn of a layer: q, k, v stacked, with a `bias` each, or in the file already (qkv_proj); o, with
+        `out_bias`; per-head norms of q and k where the family has them. `out`, `norm`: how the last projection and
+        these norms are called."""
         s = self._sizes
         at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
         return Attention(
-            self.linear(
+            self._stacked(
+                at + "qkv_proj",
                 [at + "q_proj", at + "k_proj", at + "v_proj"],
                 [q * (1 + gated), kv, kv],
-                s.hidden_size,
                 bias,
             ),
             self.linear([at + out], [s.hidden_size], q, out_bias),
@@ -228,14 +231,22 @@ class Checkpoint:
         names: tuple[str, str, str] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         bias: bool = False,
     ) -> Mlp:
-        """mlp of a layer: gate and up stacked, down."""
+        """mlp of a layer: gate and up stacked, or in the file already (gate_up_proj); down."""
         s = self._sizes
         gate, up, down = (f"layers.{layer}.{name}" for name in names)
         return Mlp(
-            self.linear([gate, up], [s.intermediate_size] * 2, s.hidden_size, bias),
+            self._stacked(
+                f"layers.{layer}.mlp.gate_up_proj", [gate, up], [s.intermediate_size] * 2, bias
+            ),
             self.linear([down], [s.hidden_size], s.intermediate_size, bias),
             activation,
         )
+
+    def _stacked(self, fused: str, names: Sequence[str], rows: Sequence[int], bias: bool) -> Linear:
+        """Layers that read the residual stream: `names`, or the one that the file has of them all."""
+        if self._store.has(f"{self._prefix}{fused}.weight"):
+            names, rows = [fused], [sum(rows)]
+        return self.linear(names, rows, self._sizes.hidden_size, bias)
 
     def plain_mlp(
         self, layer: int, activation: Activation, names: tuple[str, str], bias: bool = False
@@ -274,16 +285,24 @@ def rope_of(
     kind: str = FULL,
     theta: float | None = None,
     partial: bool = False,
+    neighbours: bool = False,
 ) -> Rope:
     """The rotary embedding of layers of one kind. `partial`: the family reads partial_rotary_factor; others rotate
-    whole heads whatever it says, as in transformers."""
+    whole heads whatever it says, as in transformers. `neighbours`: as blocks/state.py has it."""
     r = rope(config, kind, theta)
     width = int(sizes.head_dim * (r.partial if partial else 1.0))
     if width < 2 or width % 2:
         raise ModelError(
             f"config.json: {width} rotated entries of {sizes.head_dim}: not an even number"
         )
-    return Rope(width, r.theta, tuple(r.frequencies(width)), r.magnitude)
+    return Rope(
+        width, r.theta, tuple(r.frequencies(width)), r.magnitude, neighbours,
+        tuple(r.long_frequencies(width)), r.original_context,
+    )  # fmt: skip
+
+
+# What a family does to the attention of a layer that is like everybody's but for that.
+Refine = Callable[[Checkpoint, int, Attention], Attention]
 
 
 def decoder(
@@ -294,29 +313,41 @@ def decoder(
     out_bias: bool = False,
     mlp_bias: bool = False,
     head_norms: bool = False,
+    partial: bool = False,
+    neighbours: bool = False,
+    rotates: Sequence[bool] | None = None,
+    refine: Refine | None = None,
 ) -> Model:
     """The plain pre-norm decoder (Llama, Qwen2, Qwen3): RMSNorm, attention with rotary positions, RMSNorm, SwiGLU.
 
     `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
-    head. Layers slide as `layer_types` says.
+    head. Layers slide as `layer_types` says. `partial`, `neighbours`: as rope_of has them; `rotates`: which layers have
+    positions (None: all). `refine`: what else the family does to the attention of a layer.
     """
     act = activation(config, "hidden_act", "silu")
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store)
-    rope = rope_of(config, sizes)
+    rope = rope_of(config, sizes, partial=partial, neighbours=neighbours)
     embedding, head = weights.embedding_and_head(config)
+
+    def attention(i: int, kind: str) -> Attention:
+        made = weights.attention(
+            i, rope, sizes.head_dim**-0.5, bias=bias, out_bias=out_bias, head_norms=head_norms,
+            window=sliding_window(config) if kind == SLIDING else None,
+        )  # fmt: skip
+        if rotates is not None and not rotates[i]:
+            made = replace(made, rope=None)
+        return refine(weights, i, made) if refine else made
+
     blocks = [
         Block(
             weights.norm(f"layers.{i}.input_layernorm"),
-            weights.attention(
-                i, rope, sizes.head_dim**-0.5, bias=bias, out_bias=out_bias, head_norms=head_norms,
-                window=sliding_window(config) if kind == SLIDING else None,
-            ),
+            attention(i, kind),
             weights.norm(f"layers.{i}.post_attention_layernorm"),
             weights.mlp(i, act, bias=mlp_bias),
         )
         for i, kind in enumerate(layer_types(config))
-    ]  # fmt: skip
+    ]
     return Model(
         sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
         embedding, 1.0, blocks, weights.norm("norm"), head,

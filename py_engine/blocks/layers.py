@@ -114,8 +114,8 @@ class Attention:
 class Mlp:
     """down(act(gate x) * up x): gate and up stacked [2 I, h], down [h, I].
 
-    Not `gated`: down(act(up x)), with up alone [I, h] as `gate_up`. The result is multiplied by `residual_scale` where
-    it goes into the residual stream.
+    Not `gated`: down(act(up x)), with up alone [I, h] as `gate_up`. The result is multiplied by
+    `residual_scale` where it goes into the residual stream.
     """
 
     gate_up: Linear

@@ -151,11 +151,20 @@ class State:
         """The most tokens of a text that is turned as short ones are; None: all texts are turned alike."""
         return min((rope.border for rope in self._ropes if rope.long), default=None)
 
+    def turns_behind(self, tokens: int) -> int | None:
+        """How many more tokens than these can run before the tables must be those of long texts; None: any number."""
+        border = self.border
+        return None if border is None or self._long else border - tokens
+
+    def turned_for(self, tokens: int) -> bool:
+        """Whether the tables are those of texts of so many tokens."""
+        border = self.border
+        return border is None or self._long == (tokens > border)
+
     def turn_for(self, tokens: int) -> bool:
         """Make the tables those of texts of so many tokens. True when that changed them: what the KV cache holds was
         turned otherwise and must not be read again."""
-        border = self.border
-        if border is None or self._long == (tokens > border):
+        if self.turned_for(tokens):
             return False
         self._long = not self._long
         for rope, tensor in self._ropes.items():

@@ -229,24 +229,37 @@ class Decoder:
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids, answered)
         ids = [*ids, *answered]
-        await self._prefill(ids, head, max_tokens, abort, border, len(answered), given)
-        self._seen = len(ids)
-        # The first token was sampled by the prefill's head; read it by replaying nothing.
-        words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
-        first = Sampled(words[0], words[1])
-        yield [first]
-        left = 0 if first.halt else max_tokens - len(answered) - 1
-        while left > 0 and self._seen is not None:
+        text, left, begun = list(ids), max_tokens - len(answered), False
+        while not begun or (left > 0 and self._seen is not None):
+            # The prompt; and the whole text once more, where it outgrows what its tokens were turned for.
+            if not begun or self.state.turns_behind(len(text) - 1) == 0:
+                begun, done = True, len(answered) + len(text) - len(ids)
+                await self._prefill(text, head, max_tokens, abort, border, done, given)
+                self._seen = len(text)
+                first = await self._sampled()
+                text.append(first.token)
+                left = 0 if first.halt else left - 1
+                yield [first]
+                continue
+            assert self._seen is not None
             await self._resize(self._seen + 1, self._seen)
             async with aclosing(self._decode(head, left)) as batches:
                 async for batch in batches:
+                    text += [sampled.token for sampled in batch]
                     left = 0 if batch[-1].halt else left - len(batch)
                     yield batch
 
+    async def _sampled(self) -> Sampled:
+        """The token that a prefill's head sampled, read by replaying nothing."""
+        words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
+        return Sampled(words[0], words[1])
+
     async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
-        """Up to `most` tokens, fewer when the KV cache is full then."""
+        """Up to `most` tokens, fewer when the KV cache is full then, or the text must be turned otherwise."""
         assert self._seen is not None
         steps = min(most, self.state.cache.capacity - self._seen)
+        turns = self.state.turns_behind(self._seen)
+        steps = steps if turns is None else min(steps, turns)
         loop = self.gpu.decode_loop(
             self.token_plan(head).recording,
             _buffer(self.state.step),
@@ -276,8 +289,13 @@ class Decoder:
         A recurrent state may have run past them: the host stopped with steps in flight, or a stop string cut tokens
         off. The next prompt then goes on from the last snapshot.
         """
-        if self._seen is not None:
-            self.prefix.keep(ids[: self._seen], self._seen)
+        if self._seen is None:
+            return
+        kept = ids[: self._seen]
+        if self.state.turned_for(len(kept)):
+            self.prefix.keep(kept, self._seen)
+        else:  # turned as a text that is longer than what stays
+            self.prefix.forget()
 
     def release(self) -> None:
         """Free state, snapshots, activations and sampler; the weights belong to whoever loaded them."""
@@ -321,6 +339,8 @@ class Decoder:
         prefix = self.prefix
         feed = given.begin(self.gpu, self.state.x) if given else None
         positions = (given.positions if given else None) or Positions(())
+        if self.state.turn_for(len(ids)):
+            prefix.forget()
         start = await prefix.resume(ids)
         await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start

@@ -89,7 +89,7 @@ def _decode(
         kernel(
             "attention_decode",
             [*uses, "rotary", "score_cap"],
-            heads.constants | span | scores | group,
+            {**heads.constants, **span, **scores, **group},
         ),
         [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),

@@ -205,6 +205,7 @@ class Sessions:
             if await hasher.hexdigest() != session["sha256"]:
                 raise _damaged(session["name"])
         await decoder.begin_with(session["capacity"])
+        decoder.state.turn_for(len(ids))
         async with Transfer(self._gpu, spans()) as transfer:
             for start, end in transfer.slices():
                 await transfer.write(start, end, await store.read(session["data"], start, end))

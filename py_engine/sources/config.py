@@ -36,8 +36,13 @@ _INHERITED = (
 )
 # Configs of other parts, and ids of what stands in a prompt for them (image_token_id): by the ends of their names.
 _INHERITED_ENDS = ("_config", "_token_id")
-# Where null says something else than a key that is left out: as many as there are query heads; no window.
-_NULLS = ("num_key_value_heads", "sliding_window")
+# Where null says something else than a key that is left out: as many as there are query heads; no window; no cap.
+_NULLS = (
+    "num_key_value_heads",
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
 
 
 class Part(dict[str, Any]):
@@ -214,10 +219,15 @@ def sliding_window(config: Config) -> int:
 
 
 def every_layer_slides(config: Config) -> Config:
-    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window, whatever
-    layer_types says. Raises ModelError."""
-    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
+    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window.
+    Raises ModelError when its own layer_types say something else."""
     kind = FULL if config.get("sliding_window") is None else SLIDING
+    if config.get("layer_types") is not None and set(layer_types(config)) != {kind}:
+        raise ModelError(
+            f"{named(config, 'layer_types')} has other layers than {kind}, which sliding_window makes all of this"
+            " family. Is the config another family's (ministral)?"
+        )
+    count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
     return {**config, "layer_types": [kind] * count}
 
 

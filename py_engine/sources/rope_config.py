@@ -1,4 +1,4 @@
-"""Rotary positions of a model's config: base, scaling (linear, yarn, llama3), by kind of layer, in both styles."""
+"""Rotary positions of a model's config: base, scaling (KINDS), by kind of layer, in both styles."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from py_engine.sources.config import (
     short,
 )
 
-Kind = Literal["default", "linear", "yarn", "llama3"]
+Kind = Literal["default", "linear", "yarn", "llama3", "longrope"]
 _ORIGINAL = "original_max_position_embeddings"
-KINDS: tuple[Kind, ...] = ("default", "linear", "yarn", "llama3")
+KINDS: tuple[Kind, ...] = ("default", "linear", "yarn", "llama3", "longrope")
 
 
 @dataclass(frozen=True)
 class RopeConfig:
     """Rotary positions of one kind of layer. `partial` is the share of a head that is rotated; cos and sin are both
-    multiplied by `magnitude` (1 but for yarn). The formulas are those of transformers' modeling_rope_utils.py."""
+    multiplied by `magnitude` (1 but for yarn and longrope). The formulas are those of
+    transformers' modeling_rope_utils.py."""
 
     theta: float
     kind: Kind = "default"
     factor: float = 1.0
     partial: float = 1.0
     magnitude: float = 1.0
-    original_context: int = 0  # yarn and llama3: the context before it was stretched
+    original_context: int = 0  # yarn, llama3 and longrope: the context before it was stretched
     low: float = 0.0  # yarn: beta_fast; llama3: low_freq_factor
     high: float = 0.0  # yarn: beta_slow; llama3: high_freq_factor
     truncate: bool = True  # yarn: correction range in whole pairs
+    short_factors: tuple[float, ...] = ()  # longrope: what each pair's frequency is divided by
+    long_factors: tuple[float, ...] = ()  # and in texts longer than original_context
 
     def frequencies(self, width: int) -> list[float]:
         """Angle of one position for each of `width`/2 pairs, in radians."""
@@ -49,7 +52,25 @@ class RopeConfig:
             return self._yarn(plain, width)
         if self.kind == "llama3":
             return [self._llama3(f) for f in plain]
+        if self.kind == "longrope":
+            return self._divided(plain, self.short_factors, "short_factor")
         return plain
+
+    def long_frequencies(self, width: int) -> list[float]:
+        """As `frequencies`, for texts longer than `original_context`; [] where those are turned like all others."""
+        if self.kind != "longrope":
+            return []
+        plain = [self.theta ** (-2.0 * i / width) for i in range(width // 2)]
+        return self._divided(plain, self.long_factors, "long_factor")
+
+    @staticmethod
+    def _divided(plain: list[float], factors: Sequence[float], name: str) -> list[float]:
+        """LongRoPE: Ding et al. 2024, arXiv:2402.13753."""
+        if len(factors) != len(plain):
+            raise ModelError(
+                f"config.json: {name} of longrope scaling has {len(factors)} numbers for {len(plain)} pairs."
+            )
+        return [f / factor for f, factor in zip(plain, factors, strict=True)]
 
     def _yarn(self, plain: list[float], width: int) -> list[float]:
         """Peng et al. 2023, arXiv:2309.00071: slow pairs are interpolated, fast ones kept, a ramp between."""
@@ -133,6 +154,8 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     original = original or require_int(config, "max_position_embeddings", 1, 1 << 30)
     if kind == "yarn":
         return _yarn(given, base, partial, original, config)
+    if kind == "longrope":
+        return _longrope(given, base, partial, original, config)
     factor = require_float(given, "factor", 1.0, 1e4)
     low = require_float(given, "low_freq_factor", 1e-3, 1e4)
     high = require_float(given, "high_freq_factor", 1e-3, 1e4)
@@ -142,6 +165,40 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
             f" low_freq_factor {low:g}."
         )
     return RopeConfig(base, "llama3", factor, partial, 1.0, original, low, high)
+
+
+def _longrope(
+    given: Config, base: float, partial: float, original: int, config: Config
+) -> RopeConfig:
+    if "factor" in given:
+        factor = require_float(given, "factor", 1e-3, 1e4)
+    else:
+        factor = require_int(config, "max_position_embeddings", 1, 1 << 30) / original
+    magnitude = 1.0
+    if factor > 1.0 and original > 1:
+        magnitude = math.sqrt(1.0 + math.log(factor) / math.log(original))
+    magnitude = require_float(given, "attention_factor", 1e-3, 1e3, magnitude)
+    short, long = (_factors(given, f"{name}_factor") for name in ("short", "long"))
+    return RopeConfig(
+        base,
+        "longrope",
+        factor,
+        partial,
+        magnitude,
+        original,
+        short_factors=short,
+        long_factors=long,
+    )
+
+
+def _factors(given: Config, key: str) -> tuple[float, ...]:
+    """A list of divisors of frequencies."""
+    value = given.get(key)
+    if value is None:
+        raise missing(key, given)
+    if not isinstance(value, list):
+        raise ModelError(f"config.json: {key} is {short(value)}, expected a list of numbers.")
+    return tuple(require_float({key: v}, key, 1e-6, 1e6) for v in value)
 
 
 def _yarn(

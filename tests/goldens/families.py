@@ -112,4 +112,96 @@ FAMILIES = [
     Family(  # every layer slides, which mlx_lm does not do
         "starcoder2", "starcoder2", {"sliding_window": 40}, mlx_agrees=False
     ),
+    Family(  # scores and logits near their caps; mlx_lm has no windows
+        "gemma2",
+        "gemma2",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 40,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 4.0,
+        },
+        gains={"embed_tokens.weight": 0.05},
+        mlx_agrees=False,
+    ),
+    Family(  # a layer without positions behind one that slides
+        "cohere2",
+        "cohere2",
+        {"sliding_window": 40, "layer_types": [SLIDING, FULL], "logit_scale": 0.5},
+        gains={
+            "q_proj.weight": 3.0,
+            "k_proj.weight": 3.0,
+            "o_proj.weight": 3.0,
+            "embed_tokens.weight": 0.2,
+        },
+        mlx_agrees=False,
+    ),
+    Family("glm4", "glm4", {"head_dim": 16}),
+    Family("helium", "helium", {"head_dim": 16}),
+    Family("ernie4_5", "ernie4_5", {"head_dim": 16, "use_bias": True}),
+    Family(
+        "hunyuan_v1_dense",
+        "hunyuan_v1_dense",
+        {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "type": "dynamic",
+                "alpha": 50.0,
+                "factor": 1.0,
+                "rope_theta": 1e4,
+            },
+        },
+    ),
+    Family("smollm3", "smollm3", {"no_rope_layers": [1, 0]}),
+    Family(
+        "exaone4",
+        "exaone4",
+        {
+            "head_dim": 16,
+            "sliding_window": 40,
+            "layer_types": [SLIDING, FULL],
+            "sliding_window_pattern": "LG",
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e6,
+                "factor": 16.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        mlx_agrees=False,
+    ),
+    Family(  # queries grow every 16 positions
+        "ministral3",
+        "ministral3",
+        {
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e6,
+                "factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            },
+        },
+    ),
+    Family(  # the answer to a prompt of 7 grows past the 32 of the short factors; mlx_lm has the long ones alone
+        "phi3",
+        "phi3",
+        {
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0, 1.0, 1.1, 1.2, 1.4, 1.5, 1.7, 2.0],
+                "long_factor": [1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0],
+            },
+        },
+        mlx_agrees=False,
+    ),
 ]

@@ -933,6 +933,9 @@ def sensitivity(model, out) -> dict[str, float]:
     for buffer_name, buffer in other.named_buffers():
         if buffer_name.endswith("inv_freq"):
             buffer *= 1.02
+    for module in other.modules():  # longrope's, which take the buffers' place in long texts
+        if getattr(module, "long_inv_freq", None) is not None:
+            module.long_inv_freq = module.long_inv_freq * 1.02
     result["base"] = nmse(last_logits(other, ids[65]), out["logits_65"])
     changed = [(ids[65][0] + 1) % config.vocab_size, *ids[65][1:]]
     result["first"] = nmse(last_logits(model, changed), out["logits_65"])
