@@ -17,7 +17,6 @@ from typing import Any
 
 from py_engine.abort import Abort, or_abort
 from py_engine.errors import AbortError, EngineError, InputError
-from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
 from py_engine.host import open_gpu, open_io
@@ -26,6 +25,8 @@ from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
 from py_engine.serve.protocol import (
+    NO_ID,
+    Ask,
     Bench,
     CacheDelete,
     CacheList,
@@ -35,8 +36,8 @@ from py_engine.serve.protocol import (
     Crashed,
     Device,
     Diagnose,
-    Dropped,
     Error,
+    Event,
     Filed,
     FromWorker,
     Generate,
@@ -56,15 +57,14 @@ from py_engine.serve.protocol import (
     SessionList,
     SessionRestore,
     SessionSave,
-    Token,
     ToWorker,
     Unload,
-    given,
-    parse,
-    sent_id,
-    to_wire,
 )
 from py_engine.serve.recovery import DeviceEvent
+from py_engine.serve.wire import as_task, given, parse, sent_id, to_wire
+from py_engine.tasks import tasks
+from py_engine.tasks.task import Task
+from py_engine.work import Work
 
 FILED_S = 1.0  # that the page may take to keep a row before what it announces is tried
 QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
@@ -88,6 +88,8 @@ class Host:
         self._turn = asyncio.Lock()  # held by whoever changes self._engine
         self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
         self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
+        self._unnamed: list[Abort] = []  # of messages without an id
+        self._one_by_one = asyncio.Lock()  # these are answered in the order they came
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
         self._crumbs = Breadcrumbs(self._io)
@@ -135,7 +137,7 @@ class Host:
                 return
             if message.id in self._aborts:
                 raise InputError(
-                    f"the id {message.id!r} belongs to a {message.type} or another message that is still being "
+                    f"the id {message.id!r} belongs to another message that is still being "
                     "answered: give each its own"
                 )
         except InputError as error:
@@ -143,18 +145,31 @@ class Host:
             return
         self._asked = time.monotonic()
         # From now on, not from when its task first runs: an interrupt may follow at once.
-        abort = self._aborts[message.id] = Abort()
-        self._start(self._answer(message, abort))
+        abort = Abort()
+        if message.id is NO_ID:
+            self._unnamed.append(abort)
+            self._start(self._answer_in_turn(message, abort))
+        else:
+            self._aborts[message.id] = abort
+            self._start(self._answer(message, abort))
 
     def _interrupt(self, id: MessageId) -> None:
-        abort = self._aborts.get(id)
-        if abort is not None:
-            abort.set()
+        for abort in [*self._unnamed] if id is NO_ID else [self._aborts.get(id)]:
+            if abort is not None:
+                abort.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _answer_in_turn(self, message: ToWorker, abort: Abort) -> None:
+        """Answer a message without an id, after those that came before it."""
+        try:
+            async with self._one_by_one:
+                await self._answer(message, abort)
+        finally:
+            self._unnamed.remove(abort)
 
     async def _answer(self, message: ToWorker, abort: Abort) -> None:
         try:
@@ -174,7 +189,9 @@ class Host:
             case Load():
                 return self._load(message.id, message.repo, message.options, abort)
             case Generate():
-                return self._generate(message, abort)
+                return self._ask(as_task(message), abort)
+            case Ask():
+                return self._ask(message, abort)
             case CountTokens():
                 return self._count(message)
             case Info():
@@ -276,7 +293,11 @@ class Host:
 
         async def quiet() -> bool:
             while engine is self._engine:
-                idle = not self._aborts and time.monotonic() - self._asked >= QUIET_S
+                idle = (
+                    not self._aborts
+                    and not self._unnamed
+                    and time.monotonic() - self._asked >= QUIET_S
+                )
                 if idle and not self._io.env("JERBOA_HIDDEN"):
                     return True
                 await asyncio.sleep(0.1)
@@ -298,8 +319,8 @@ class Host:
 
     def _at_work(self, phase: str, engine: Engine) -> AbstractAsyncContextManager[None]:
         info = engine.info()
-        group = info["submit"].get("dispatches")
-        return self._at(phase, info["model"], info["context"]["max"], group)
+        group = info.get("submit", {}).get("dispatches")
+        return self._at(phase, info["model"], info.get("context", {}).get("max"), group)
 
     @asynccontextmanager
     async def _at(
@@ -317,61 +338,34 @@ class Host:
             await engine.close()
             self._back.set()
 
-    async def _generate(self, message: Generate, abort: Abort) -> None:
+    async def _ask(self, message: Ask, abort: Abort) -> None:
+        task = tasks()[message.task]
         try:
-            engine = await or_abort(self._ready_for(message), abort)
+            engine = await or_abort(self._ready_for(task), abort)
         except AbortError:  # before it had a place in the engine's queue
-            self._send(Complete(message.id, "", 0, 0.0, "abort", 0, 0, 0.0))
+            self._send(Complete(message.id, task.answer(task.unasked())))
             return
-        options = given(message.options)
         async with self._at_work("generate", engine):
-            if message.messages is not None:
-                generation = engine.chat(message.messages, **options)
-            else:
-                generation = engine.complete(message.prompt or "", **options)
-            if generation.dropped:
-                dropped = generation.dropped
-                self._send(Dropped(message.id, [*dropped.messages], dropped.tokens))
-            abort.then(generation.stop)
-            await self._hear(message.id, generation)
+            job = engine.prepare(message.request)
+            for status, body in task.first(job):
+                self._send(Event(message.id, status, body))
+            work = engine.start(job)
+            abort.then(work.stop)
+            await self._hear(message.id, task, work)
 
-    async def _ready_for(self, message: Generate) -> Engine:
+    async def _ready_for(self, task: Task[Any]) -> Engine:
         engine = await self._loaded()
-        if message.messages is not None:
+        if task.uses_template:
             await self._ready_to_chat()
         if self._begun is not None:
             await self._begun
         return engine
 
-    async def _hear(self, id: MessageId, generation: Generation) -> None:
-        """Pass its tokens on as they come, and the whole answer."""
-        count, began, first = 0, 0, 0.0
-        async for delta in generation:
-            now = time.perf_counter()
-            if not count:
-                first = now
-                began = delta.tokens
-            count += delta.tokens
-            tps = (count - began) / (now - first) if now > first else 0.0
-            calls = [{**call} for call in delta.tool_calls]
-            self._send(Token(id, delta.text, round(tps, 2), count, delta.reasoning, calls))
-        answer = await generation
-        self._send(
-            Complete(
-                id,
-                answer.text,
-                answer.completion_tokens,
-                round(answer.timings.decode_tps, 2),
-                answer.finish_reason,
-                answer.prompt_tokens,
-                answer.cached_tokens,
-                answer.timings.ttft_s,
-                answer.reasoning,
-                answer.reasoning_tokens,
-                [{**call} for call in answer.tool_calls],
-                answer.tool_call_errors,
-            )
-        )
+    async def _hear(self, id: MessageId, task: Task[Any], work: Work[Any, Any]) -> None:
+        """Pass its events on as they come, and the answer."""
+        async for event in work:
+            self._send(Event(id, *task.event(event)))
+        self._send(Complete(id, task.answer(await work)))
 
     async def _count(self, message: CountTokens) -> None:
         engine = await self._loaded()

@@ -29,7 +29,7 @@ const refuse = (data, error, error_type = 'InputError') =>
 
 /** What is wrong with a message about things that only JavaScript holds; '' for a right one. */
 function wrong({ type, id, name, files, values, ...others }) {
-  if (typeof id === 'string' ? id.length > MAX_ID : !Number.isInteger(id)) return `${type} needs an id, a string or a whole number`;
+  if (id != null && (typeof id === 'string' ? id.length > MAX_ID : !Number.isInteger(id))) return `${type}.id must be a string or a whole number`;
   if (Object.keys(others).length) return `${type} has no field ${JSON.stringify(Object.keys(others)[0].slice(0, 80))}`;
   if (type === 'env') {
     if (name != null || files != null) return 'env has the field values and no other';
@@ -50,14 +50,15 @@ function handledHere(data) {
     refuse(data, error);
     return true;
   }
-  const { type, id, name, files, values } = data;
+  const { type, name, files, values } = data;
+  const answer = value => self.postMessage({ status: 'result', ...(data.id == null ? {} : { id: data.id }), value });
   if (type === 'files') {
     for (const key of [...jerboa.files.keys()]) if (key.startsWith(`${name}/`)) jerboa.files.delete(key);
     for (const file of files) jerboa.files.set(`${name}/${file.name}`, file);
-    self.postMessage({ status: 'result', id, value: files.length });
+    answer(files.length);
   } else {
     for (const [key, value] of Object.entries(values)) jerboa.env.set(key, value);
-    self.postMessage({ status: 'result', id, value: null });
+    answer(null);
   }
   return true;
 }

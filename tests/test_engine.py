@@ -180,8 +180,8 @@ def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> N
     tokens = ids_of(engine, run, PROMPT, 12, **drawn)
     stop_at = next(i for i in range(3, 12) if tokens[i] not in tokens[:i])
     decoder = engine._loaded.decoder
-    sampling = engine._loaded.sampling_defaults.make(
-        engine._loaded.sampling_defaults, drawn, [tokens[stop_at]]
+    sampling = engine._loaded.text.sampling_defaults.make(
+        engine._loaded.text.sampling_defaults, drawn, [tokens[stop_at]]
     )
 
     async def halted() -> tuple[list[int], int]:
@@ -579,7 +579,7 @@ def test_the_worker_prepares_the_first_chat_before_it_is_asked(
         await Host(heard.append, fetch)._warm_up(engine)
         return fetched, heard
 
-    template = thinker._loaded.template
+    template = thinker._loaded.text.template
     template._compiled.clear()
     assert run(warm_up(thinker)) == (["Jinja2"], [])
     assert template._compiled

@@ -262,7 +262,7 @@ def test_an_abort_in_prefill_keeps_what_ran(emptied: Engine, run: Runner) -> Non
     abort = Abort()
     abort.set()
     decoder = emptied._loaded.decoder
-    sampling = emptied._loaded.sampling_defaults
+    sampling = emptied._loaded.text.sampling_defaults
 
     async def stopped() -> None:
         async for _ in decoder.generate([*PROMPT, *range(30)], sampling, 5, abort):

@@ -9,6 +9,8 @@ import pytest
 
 from py_engine.errors import InputError
 from py_engine.serve.protocol import (
+    NO_ID,
+    Ask,
     Bench,
     Booted,
     Booting,
@@ -21,9 +23,9 @@ from py_engine.serve.protocol import (
     Device,
     Diagnose,
     Died,
-    Dropped,
     Env,
     Error,
+    Event,
     Filed,
     Files,
     FromWorker,
@@ -44,14 +46,14 @@ from py_engine.serve.protocol import (
     SessionList,
     SessionRestore,
     SessionSave,
-    Token,
     ToWorker,
     Unload,
-    given,
-    parse,
-    sent_id,
-    to_wire,
 )
+from py_engine.serve.wire import as_task, given, parse, sent_id, to_wire
+from py_engine.tasks import tasks
+from py_engine.tasks.chat import ChatRequest
+from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.text import DroppedEvent, TextAnswer, TokenEvent
 
 TO_WORKER: list[ToWorker] = [
     Load(1, "org/name@main", LoadOptions(dtype="f16", context=512, group=40, passes=2)),
@@ -59,6 +61,12 @@ TO_WORKER: list[ToWorker] = [
     Generate(2, prompt="once", options=GenerateOptions(temperature=0.5, top_k=3, stop=["\n"])),
     Generate(3, messages=[], options=GenerateOptions(enable_thinking=True, tools=[{"name": "f"}])),
     Load(4, "org/name", LoadOptions(proven={"0123abcd": {"group": 32, "passes": 1}})),
+    Ask(20, "chat", ChatRequest([{"role": "user", "content": "hi"}], tools=[{"name": "f"}], top_k=3)),
+    Ask("b", "complete", CompleteRequest("once", stop="\n", max_tokens=2)),
+    Ask(21, "complete", CompleteRequest(ids=[1, 2], ignore_eos=True)),
+    Load(NO_ID, "org/name"),
+    Generate(NO_ID, prompt="once", options=GenerateOptions(max_tokens=3)),
+    Interrupt(NO_ID),
     Interrupt(2),
     Unload(3),
     CountTokens(4, text="hi"),
@@ -88,7 +96,7 @@ TO_WORKER: list[ToWorker] = [
 ]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [
-    Dropped(5, [1, 2], 40),
+    Event(5, "dropped", DroppedEvent([1, 2], 40)),
     Booting("Fetching Python"),
     Booted("Pyodide 314.0.7", 500.0, True),
     Died("the stack is used up"),
@@ -100,17 +108,17 @@ FROM_WORKER: list[FromWorker] = [
     Note(1, "The model is not kept on this device: it is full."),
     Progress(1, 5, 10, "weights"),
     Ready(1, {"model": "x"}),
-    Token(2, "hé", 30.5, 4),
-    Token(2, "", 30.5, 4, "hm", [CALL]),
-    Complete(2, "hé", 4, 30.5, "stop", 12, 3, 0.25),
-    Complete(2, "", 4, 30.5, "tool_calls", 12, 3, 0.25, "hm", 2, [CALL], ["no"]),
+    Event(2, "token", TokenEvent("hé", 30.5, 4)),
+    Event(2, "token", TokenEvent("", 30.5, 4, "hm", [CALL])),
+    Complete(2, TextAnswer("hé", 4, 30.5, "stop", 12, 3, 0.25)),
+    Complete(2, TextAnswer("", 4, 30.5, "tool_calls", 12, 3, 0.25, "hm", 2, [CALL], ["no"])),
     Row(16, {"phase": "begin", "test": "sweep", "setting": {"length": 3}}),
     Error(None, "HostError", "no"),
     Result(3, None),
 ]
 
 
-@pytest.mark.parametrize("message", TO_WORKER, ids=lambda m: m.type)
+@pytest.mark.parametrize("message", TO_WORKER, ids=lambda m: getattr(m, "type", "task"))
 def test_a_message_survives_the_wire(message: ToWorker) -> None:
     assert parse(json.loads(json.dumps(to_wire(message)))) == message
 
@@ -123,7 +131,8 @@ def test_every_kind_is_tried_here() -> None:
 @pytest.mark.parametrize("message", FROM_WORKER, ids=lambda m: m.status)
 def test_answers_are_plain_objects_with_a_status(message: FromWorker) -> None:
     wire = to_wire(message)
-    assert wire["status"] == type(message).__name__.lower()
+    if not isinstance(message, Event):
+        assert wire["status"] == type(message).__name__.lower()
     assert json.loads(json.dumps(wire)) == wire
     if not isinstance(message, (Booting, Booted, Died, Log, Crashed, Calibrated, Device)):
         assert "id" in wire
@@ -154,7 +163,14 @@ def test_null_counts_as_absent() -> None:
         ({"id": 1}, "unknown message type None"),
         ({"type": "laod", "id": 1}, "'laod'"),
         ({"type": "load", "id": 1}, "'repo'"),
-        ({"type": "load", "repo": "x"}, "'id'"),
+        ({"type": "complete", "id": 1, "prompt": 5}, "complete.prompt must be str"),
+        ({"type": "complete", "id": 1, "ids": [1, "a"]}, "complete.ids[1] must be int"),
+        ({"type": "complete", "id": 1, "promt": "x"}, "'promt'"),
+        ({"type": "complete", "id": 1, "stop": [5]}, "complete.stop[0] must be str"),
+        ({"type": "complete", "id": 1, "stop": 5}, "complete.stop must be str or a list"),
+        ({"type": "complete", "id": 1, "maxTokens": 5, "max_tokens": 5}, "twice"),
+        ({"type": "chat", "id": 1}, "'messages'"),
+        ({"type": "load"}, "'repo'"),
         ({"type": "load", "id": 1, "repo": 5}, "load.repo must be str"),
         ({"type": "load", "id": True, "repo": "x"}, "load.id"),
         ({"type": "load", "id": [], "repo": "x"}, "load.id must be str or int"),
@@ -196,3 +212,38 @@ def test_a_wrong_message_is_refused_by_name(data: object, told: str) -> None:
 )  # fmt: skip
 def test_a_refused_message_is_answered_under_its_id(data: object, told: object) -> None:
     assert sent_id(data) == told
+
+
+def test_generate_is_a_task_by_another_name() -> None:
+    chat = parse({"type": "generate", "id": 1, "messages": [], "options": {"maxTokens": 4}})
+    assert isinstance(chat, Generate)
+    assert as_task(chat) == Ask(1, "chat", ChatRequest([], max_tokens=4))
+    text = parse({"type": "generate", "id": 1, "prompt": "x", "options": {"stop": ["a"]}})
+    assert isinstance(text, Generate)
+    assert as_task(text) == Ask(1, "complete", CompleteRequest("x", stop=["a"]))
+    with pytest.raises(InputError, match="enable_thinking"):
+        as_task(Generate(1, prompt="x", options=GenerateOptions(enable_thinking=True)))
+
+
+def test_without_an_id_keys_are_there_in_both_ways_of_writing() -> None:
+    wire = to_wire(Complete(NO_ID, TextAnswer("Hello world!", 3, 75.0, "stop", 1, 0, 0.1)))
+    assert wire["status"] == "complete" and wire["text"] == "Hello world!" and "id" not in wire
+    assert wire["numTokens"] == wire["num_tokens"] == 3 and wire["finishReason"] == "stop"
+    assert to_wire(Error(NO_ID, "HostError", "no")) == {
+        "status": "error", "error_type": "HostError", "errorType": "HostError", "error": "no",
+    }  # fmt: skip
+    named = to_wire(Complete(1, TextAnswer("", 3, 75.0, "stop", 1, 0, 0.1)))
+    assert "numTokens" not in named
+
+
+def test_the_minimal_messages_are_read() -> None:
+    load = parse({"type": "load", "repo": "Qwen/Qwen3.5-0.8B"})
+    assert load == Load(NO_ID, "Qwen/Qwen3.5-0.8B")
+    generate = parse({"type": "generate", "prompt": "...", "options": {}})
+    assert generate == Generate(NO_ID, prompt="...")
+    assert parse({"type": "interrupt"}) == Interrupt(NO_ID)
+
+
+def test_tasks_and_other_messages_do_not_share_a_name() -> None:
+    kinds = {kind.type for kind in typing.get_args(ToWorker) if kind is not Ask}
+    assert not kinds & {*tasks()}

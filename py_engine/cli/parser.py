@@ -1,4 +1,4 @@
-"""What the command line takes. Needs nothing of the engine, so that `--help` and wrong words are answered at once."""
+"""What the command line takes. The words that are no task's need nothing of the engine, and are answered at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def asks_for_json(arguments: list[str]) -> bool:
     return any(len(word) > 2 and "--json".startswith(word) for word in arguments)
 
 
-def parser() -> Parser:
-    """All commands. Of a parsed line, `command` names the one to run."""
+def parser(*, tasks: bool = True) -> Parser:
+    """All commands. Of a parsed line, `command` names the one to run. Without `tasks` their subcommands are missing,
+    and nothing of the engine is imported."""
     top = Parser(prog="jerboa", description="AI models on your own GPU.")
     top.add_argument("--version", action="version", version=f"jerboa {VERSION}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -64,6 +65,11 @@ def parser() -> Parser:
     p.add_argument("--stop", action="append", metavar="TEXT", help="end before it; may be repeated")
     _add_sampling(p, "default: the model's generation_config, else off")
     p.add_argument("--seed", type=int)
+
+    if tasks:
+        from py_engine.cli.task import add_tasks
+
+        add_tasks(commands, [model, running, host, json])
 
     p = commands.add_parser(
         "logits", parents=[model, running, host, json], help="logits after a list of token ids"

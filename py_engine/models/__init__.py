@@ -1,12 +1,14 @@
 """Model families: one file each, named as the `model_type` of config.json. `build_model` finds it by that name.
 
-To add one: a file here with `build(config, store) -> Model`, its name in FAMILIES, a test. See
-docs/adding-a-model-family.md.
+To add one: a file here with `build(config, store) -> Model` (and ALIASES, other `model_type`s that it takes, such as
+those of multimodal wrappers), and a test. See docs/adding-a-model-family.md.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import re
+from functools import cache
 from importlib import import_module
 
 from py_engine.blocks.encoder import EncoderModel
@@ -15,25 +17,28 @@ from py_engine.errors import ModelError
 from py_engine.sources.config import Config
 from py_engine.weights.store import WeightStore
 
-# model_type -> file. Multimodal wrappers name the same text model.
-FAMILIES = {
-    "bert": "bert",
-    "llama": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "gemma3": "gemma3",
-    "gemma3_text": "gemma3",
-    "qwen3_5": "qwen3_5",
-    "qwen3_5_text": "qwen3_5",
-    "lfm2": "lfm2",
-}
-
-
 # What text models' checkpoints hold beside their weights: buffers that are computed, and parts that are not read.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
 _OTHER_PARTS = re.compile(
     r"(model\.)?(vision_tower|vision_model|visual|vision_embed_tokens|multi_modal_projector|embed_vision|audio_tower|mtp)\."
 )
+
+
+@cache
+def _files() -> frozenset[str]:
+    """Names of the files here, in a folder or a zip."""
+    return frozenset(info.name for info in pkgutil.iter_modules(__path__))
+
+
+@cache
+def families() -> dict[str, str]:
+    """model_type -> file, of all families here and their ALIASES."""
+    modules = {name: import_module(f"{__name__}.{name}") for name in sorted(_files())}
+    found = {name: name for name, module in modules.items() if hasattr(module, "build")}
+    for name in [*found]:
+        for alias in getattr(modules[name], "ALIASES", ()):
+            found.setdefault(alias, name)
+    return found
 
 
 def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
@@ -43,13 +48,14 @@ def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     those of a module in use and that nobody asked for.
     """
     kind = str(config.get("model_type"))
-    if kind not in FAMILIES:
+    # The file of this name, without a look into all others.
+    name = kind if kind in _files() else families().get(kind)
+    build = name and getattr(import_module(f"{__name__}.{name}"), "build", None)
+    if not build:
         raise ModelError(
-            f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(FAMILIES))}."
+            f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(families()))}."
         )
-    model: Model | EncoderModel = import_module(f"py_engine.models.{FAMILIES[kind]}").build(
-        config, store
-    )
+    model: Model | EncoderModel = build(config, store)
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):

@@ -21,6 +21,7 @@ from py_engine.sources.config import (
 )
 from py_engine.weights.store import WeightStore
 
+ALIASES = ("gemma3_text",)  # inside a multimodal wrapper's config
 _THETA = {"full_attention": 1e6, SLIDING: 1e4}
 # What transformers' Gemma3TextConfig assumes; published multimodal configs leave these out.
 _DEFAULTS = {

@@ -32,6 +32,7 @@ from py_engine.sources.config import (
 )
 from py_engine.weights.store import WeightStore
 
+ALIASES = ("qwen3_5_text",)  # inside a multimodal wrapper's config
 LINEAR = "linear_attention"
 # What transformers' Qwen3_5TextConfig assumes.
 _DEFAULTS = {

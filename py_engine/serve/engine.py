@@ -52,7 +52,7 @@ from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.task import Job, Request, W
-from py_engine.work import Work
+from py_engine.work import Answer, Event, Work
 
 T = TypeVar("T")
 
@@ -245,11 +245,18 @@ class Engine:
         The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
         do; then the message names those that it can.
         """
+        return cast(W, self.start(self.prepare(request)))
+
+    def prepare(self, request: Request[Any]) -> Job[Any, Any]:
+        """The first half of `ask`: the request checked, for whoever wants to know what it comes to before it queues."""
         loaded, task = self._in_use(), task_of(request)
         if lack := task.lacks(loaded):
-            raise loaded.cannot(f"{task.name}: it has not {lack}")
-        job = task.prepare(loaded, request)
-        return cast(W, job.work(partial(self._do, job)))
+            raise loaded.cannot(f"{task.name}: it lacks {lack}")
+        return task.prepare(loaded, request)
+
+    def start(self, job: Job[Event, Answer]) -> Work[Event, Answer]:
+        """The second half of `ask`: queue what `prepare` gave."""
+        return job.work(partial(self._do, job))
 
     def chat(
         self,
@@ -525,8 +532,8 @@ class Engine:
     async def _survive(
         self, work: Callable[[Loaded], Awaitable[T]], phase: Callable[[], During]
     ) -> T:
-        """The result of `work`, which begins again with the model on another device when this one is lost. The caller holds the
-        turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
+        """The result of `work`, which begins again with the model on another device when this one is lost. The caller
+        holds the turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
         await self._revive()
         while True:
             try:

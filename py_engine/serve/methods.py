@@ -1,5 +1,5 @@
-"""A method for each task: of Engine, and of SyncEngine. The tasks that come with the engine have theirs written out, for
-type checkers; those of further files in tasks/ get it here, with the signature and the help of their request."""
+"""A method for each task, of Engine and of SyncEngine. The tasks that come with the engine have theirs written out,
+for type checkers; those of further files in tasks/ get it here, with the signature and the help of their request."""
 
 from __future__ import annotations
 

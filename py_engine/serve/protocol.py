@@ -2,18 +2,27 @@
 
 A message is a plain object. To the worker it has a `type` and an `id` that the page chose (a string or a number); every
 answer carries the same `id` and a `status`. A class below is a kind of message, its fields are the object's other keys.
+serve/wire.py reads and writes them.
 
     load          -> loading*, progress*, note*, then ready | error. The model before is unloaded when all but the
                      weights of the new one was found right: a load that fails or ends earlier leaves it in use
-    generate      -> dropped?, token*, then complete | error         (queued, first come first served)
-    interrupt     -> no answer of its own: the load, generate, bench or diagnose with that id ends, wherever it
-                     waits: a generate with complete and finish_reason "abort", the others with error AbortError
+    TASK          -> events*, then complete | error: the name of a file in tasks/ (chat, complete, ...) with the fields
+                     of its request beside type and id; queued, first come first served
+    generate      -> as chat with `messages`, as complete with a `prompt`; their other fields stand in `options`
+    interrupt     -> no answer of its own: the load, task, bench or diagnose with that id ends, wherever it
+                     waits: text with complete and finish_reason "abort", the others with error AbortError
     diagnose      -> row*, then result | error
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
+Chat and complete tell dropped?, token* and complete as tasks/text.py has them.
+
 Every message is answered: what is none, what has an id that is still being answered, and a field that is unknown
 or of the wrong type with an error (InputError), under the message's id where it has one.
+
+A page that asks one thing at a time may leave `id` out: then the answers have none, their keys are there in camel case
+too (numTokens beside num_tokens), such messages are answered one after another, and an interrupt without id ends all
+of them that are not answered yet. Keys of options may be in camel case in any message.
 
 Without being asked the worker says booting*, then booted (or error with id null, when it cannot start), then crashed,
 if an earlier run ended in the middle of something, to a page that has named this one; calibrated, device and log may
@@ -26,19 +35,21 @@ is).
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, ClassVar
 
-from py_engine.arguments import real, shown, whole
-from py_engine.errors import InputError
+from py_engine.tasks.task import Request
 
-MessageId = str | int
-MAX_ID = 256  # characters
-MAX_BENCH = 1_000_000  # tokens of a bench's prompt or answer
-MAX_RUNS = 1000
+
+class NoId(Enum):
+    """In the place of an id that was left out."""
+
+    NO_ID = "no id"
+
+
+NO_ID = NoId.NO_ID
+MessageId = str | int | NoId
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,17 @@ class Generate:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """A task's message: `type` is the task's name, the other keys are the fields of its request."""
+
+    id: MessageId
+    task: str
+    request: Request[Any]
+
+
+@dataclass(frozen=True)
 class Interrupt:
-    """End the load, generate, bench or diagnose of this id."""
+    """End the load, task, bench or diagnose of this id."""
 
     type: ClassVar[str] = "interrupt"
     id: MessageId
@@ -248,6 +268,7 @@ class Filed:
 ToWorker = (
     Load
     | Generate
+    | Ask
     | Interrupt
     | Unload
     | CountTokens
@@ -264,7 +285,6 @@ ToWorker = (
     | SessionRestore
     | SessionDelete
 )
-_KINDS: dict[str, type[ToWorker]] = {kind.type: kind for kind in typing.get_args(ToWorker)}
 
 
 # ---- from the worker -------------------------------------------------------------------------------------------------
@@ -382,53 +402,22 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """The chat does not fit the context: the model does not see these messages (places in those of the generate), which
-    took so many tokens. Once, before the first token, for every answer that leaves some out."""
+class Event:
+    """What a task has come to; `status` and `body` (a dataclass or an object, its keys stand beside the id) are the
+    task's: Task.event and Task.first."""
 
-    status: ClassVar[str] = "dropped"
     id: MessageId
-    messages: list[int]
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Token:
-    """New text (never half a character); `num_tokens` generated so far, `tps` tokens per second since the first.
-
-    What the model thinks comes as `reasoning`, before all text; a tool call comes whole, as OpenAI's API has it.
-    """
-
-    status: ClassVar[str] = "token"
-    id: MessageId
-    text: str
-    tps: float
-    num_tokens: int
-    reasoning: str = ""
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    status: str
+    body: Any
 
 
 @dataclass(frozen=True)
 class Complete:
-    """The whole answer. `finish_reason`: "stop", "length", "tool_calls" or "abort".
-
-    `text` is the answer itself, `reasoning` what was thought before it. `tool_calls`: {"id", "type": "function",
-    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why others stayed text, and what schemas forbid.
-    """
+    """The answer of a task; `body` is what Task.answer gives of it, its keys stand beside the id."""
 
     status: ClassVar[str] = "complete"
     id: MessageId
-    text: str
-    num_tokens: int
-    tps: float
-    finish_reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    ttft_s: float
-    reasoning: str = ""
-    reasoning_tokens: int = 0
-    tool_calls: list[dict[str, Any]] = field(default_factory=list)
-    tool_call_errors: list[str] = field(default_factory=list)
+    body: Any
 
 
 @dataclass(frozen=True)
@@ -472,116 +461,9 @@ FromWorker = (
     | Progress
     | Note
     | Ready
-    | Dropped
-    | Token
+    | Event
     | Complete
     | Row
     | Error
     | Result
 )
-
-
-# ---- both ways -------------------------------------------------------------------------------------------------------
-
-
-def to_wire(message: ToWorker | FromWorker) -> dict[str, Any]:
-    """The plain object of a message."""
-    if isinstance(message, ToWorker):
-        return {"type": message.type, **asdict(message)}
-    return {"status": message.status, **asdict(message)}
-
-
-def parse(data: Any) -> ToWorker:
-    """The message of an object that a page sent. Keys whose value is null count as absent.
-
-    Raises InputError naming the field that is missing, unknown or of the wrong type.
-    """
-    if not isinstance(data, Mapping):
-        raise InputError(f"a message is an object with type and id, not {shown(data)}")
-    name = data.get("type")
-    kind = _KINDS.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise InputError(
-            f"unknown message type {shown(name)}: known are {', '.join(sorted(_KINDS))}"
-        )
-    message = _build(kind, {k: v for k, v in data.items() if k != "type"}, kind.type)
-    if isinstance(message.id, str) and len(message.id) > MAX_ID:
-        raise InputError(f"{kind.type}.id has {len(message.id)} characters, more than {MAX_ID}")
-    if isinstance(message, Generate) and (message.messages is None) == (message.prompt is None):
-        raise InputError("generate wants either messages or prompt")
-    if isinstance(message, CountTokens) and (message.messages is None) == (message.text is None):
-        raise InputError("count_tokens wants either messages or text")
-    if isinstance(message, Bench):
-        whole("bench.prompt_tokens", message.prompt_tokens, 1, MAX_BENCH)
-        whole("bench.new_tokens", message.new_tokens, 1, MAX_BENCH)
-        whole("bench.runs", message.runs, 1, MAX_RUNS)
-    if isinstance(message, Diagnose) and message.most is not None:
-        whole("diagnose.most", message.most, 1, MAX_BENCH)
-    return typing.cast(ToWorker, message)
-
-
-def sent_id(data: Any) -> MessageId | None:
-    """The id to answer a message under that is refused; a long one is cut, and what is none is None."""
-    value = data.get("id") if isinstance(data, Mapping) else None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    return value[:MAX_ID] if isinstance(value, str) else value
-
-
-def given(options: LoadOptions | GenerateOptions) -> dict[str, Any]:
-    """The options that were set, as keyword arguments."""
-    return {k: v for k, v in vars(options).items() if v is not None}
-
-
-def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    values = {}
-    for key, value in data.items():
-        if key not in known:
-            raise InputError(f"{where} has no field {shown(key)}: known are {', '.join(known)}")
-        if value is not None:
-            values[key] = _checked(hints[key], value, f"{where}.{key}")
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise InputError(f"{where} needs the field {name!r}")
-    return kind(**values)
-
-
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` if it is of the annotated type; objects of options become their class, lists are looked into."""
-    if hint is Any:
-        return value
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        choices = [a for a in args if a is not type(None)]
-        if len(choices) == 1:
-            return _checked(choices[0], value, where)
-        for choice in choices:
-            try:
-                return _checked(choice, value, where)
-            except InputError:
-                continue
-        names = " or ".join(c.__name__ for c in choices)
-        raise InputError(f"{where} must be {names}, not {shown(value)}")
-    if hint in (LoadOptions, GenerateOptions):
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, not {shown(value)}")
-        return _build(hint, value, where)
-    if origin is list:
-        if not isinstance(value, list):
-            raise InputError(f"{where} must be a list, not {shown(value)}")
-        return [_checked(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{where} must be an object, not {shown(value)}")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return real(where, value, -1e300, 1e300)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)  # JavaScript has one kind of number
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{where} must be {hint.__name__}, not {shown(value)}")
-    return value

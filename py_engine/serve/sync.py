@@ -17,24 +17,28 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from py_engine.abort import Abort
 from py_engine.arguments import named_options
 from py_engine.errors import InputError
-from py_engine.generate.answer import Answer, Generation
+from py_engine.generate.answer import Answer as TextAnswer
+from py_engine.generate.answer import Generation
 from py_engine.generate.options import Options
 from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host import IN_BROWSER
-from py_engine.inputs.window import Dropped, Messages
+from py_engine.inputs.window import Messages
 from py_engine.serve.engine import Engine
 from py_engine.serve.loading import Progress
 from py_engine.serve.memory import Estimate
+from py_engine.serve.methods import add_methods
 from py_engine.serve.progress import showing
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.serve.sessions import SessionInfo
+from py_engine.tasks.task import Request
+from py_engine.work import Answer, Event, Work
 
 T = TypeVar("T")
 
@@ -122,6 +126,16 @@ class SyncEngine:
         """Go on after token ids. As Engine.generate."""
         return self._generate(lambda: self._engine.generate(ids, **options))
 
+    def ask(self, request: Request[Work[Event, Answer]]) -> SyncWork[Event, Answer]:
+        """Do what a request of a task asks for. As Engine.ask."""
+        work = self._call(lambda: self._engine.ask(request))
+        return SyncWork(self, self._background, work)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of what this model can do. As Engine.tasks."""
+        return self._engine.tasks
+
     def _generate(self, start: Callable[[], Generation]) -> SyncGeneration:
         return SyncGeneration(self, self._background, self._call(start))
 
@@ -204,15 +218,17 @@ class SyncEngine:
         return self._background.wait(work)
 
 
-class SyncGeneration:
-    """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it, which waits
-    for its end. Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
+class SyncWork(Generic[Event, Answer]):
+    """Work that is queued or running: iterate it for events, or ask for its `result()`, which waits for its end.
+    Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
 
-    def __init__(self, engine: SyncEngine, background: _Background, generation: Generation) -> None:
+    def __init__(
+        self, engine: SyncEngine, background: _Background, work: Work[Event, Answer]
+    ) -> None:
         self._engine = engine  # which is in use as long as this is
         self._background = background
-        self._generation = generation
-        self._deltas: list[Delta] = []
+        self._work = work
+        self._events: list[Event] = []
         self._ended = False
         self._news = threading.Condition()
         background.start(self._collect())
@@ -220,9 +236,9 @@ class SyncGeneration:
     async def _collect(self) -> None:
         """On the engine's thread: put by what comes."""
         try:
-            async for delta in self._generation:
+            async for event in self._work:
                 with self._news:
-                    self._deltas.append(delta)
+                    self._events.append(event)
                     self._news.notify_all()
         except Exception:  # `result` raises it
             pass
@@ -231,35 +247,47 @@ class SyncGeneration:
                 self._ended = True
                 self._news.notify_all()
 
-    def __iter__(self) -> Iterator[Delta]:
+    def __iter__(self) -> Iterator[Event]:
         at = 0
         try:
-            while (delta := self._delta(at)) is not None:
-                yield delta
+            while self._has(at):
+                yield self._events[at]
                 at += 1
         except BaseException:
             self.stop()
             raise
         self.result()
 
-    def _delta(self, at: int) -> Delta | None:
-        """The delta at a place, once it is there; None behind the last one."""
+    def _has(self, at: int) -> bool:
+        """Whether there is an event at a place, once that is known."""
         with self._news:
-            while len(self._deltas) <= at and not self._ended:
+            while len(self._events) <= at and not self._ended:
                 self._news.wait(_WAIT_S)
-            return self._deltas[at] if at < len(self._deltas) else None
+            return at < len(self._events)
 
     def result(self) -> Answer:
-        """The whole answer. Raises what ended the generation."""
+        """The answer. Raises what ended the work."""
         try:
-            return self._background.wait(_awaited(self._generation))
+            return self._background.wait(_awaited(self._work))
         except KeyboardInterrupt:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End it now, queued or running. What came so far is the answer."""
-        self._background.post(self._generation.stop)
+        """End it now, queued or running."""
+        self._background.post(self._work.stop)
+
+    def __repr__(self) -> str:
+        return repr(self._work).replace("<", "<Sync", 1)
+
+
+class SyncGeneration(SyncWork[Delta, TextAnswer]):
+    """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it. What came
+    before a stop is the answer."""
+
+    def __init__(self, engine: SyncEngine, background: _Background, work: Generation) -> None:
+        super().__init__(engine, background, work)
+        self.dropped = work.dropped  # the messages that did not fit the context
 
     @property
     def text(self) -> str:
@@ -280,14 +308,6 @@ class SyncGeneration:
     def finish_reason(self) -> FinishReason:
         """Why it ended."""
         return self.result().finish_reason
-
-    @property
-    def dropped(self) -> Dropped | None:
-        """The messages that did not fit the context; known at once."""
-        return self._generation.dropped
-
-    def __repr__(self) -> str:
-        return repr(self._generation).replace("<Generation", "<SyncGeneration", 1)
 
 
 class _Background:
@@ -360,9 +380,12 @@ class _Background:
                 self._loop.close()
 
 
-async def _awaited(generation: Generation) -> Answer:
-    return await generation
+async def _awaited(work: Work[Any, Answer]) -> Answer:
+    return await work
 
 
 def _close(engine: Engine, background: _Background) -> None:
     background.close(engine.close())
+
+
+add_methods(SyncEngine)

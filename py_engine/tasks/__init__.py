@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from py_engine.tasks.task import Request, Task
 
 
+ENVELOPE = ("type", "id", "model", "status")  # keys of messages that are not a task's
+
+
 @cache
 def tasks() -> Mapping[str, Task[Any]]:
     """All tasks by their names. Looks at the folder once; it may lie in a zip."""
@@ -26,10 +29,22 @@ def tasks() -> Mapping[str, Task[Any]]:
         for value in vars(module).values():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and issubclass(value, Task) and "name" in vars(value):
-                if value.name in found:
-                    raise TypeError(f"two tasks are called {value.name!r}: give each its own name")
+                _check(value, found)
                 found[value.name] = value()
     return found
+
+
+def _check(task: type[Task[Any]], found: Mapping[str, Task[Any]]) -> None:
+    """Raise TypeError for names that a task cannot have."""
+    from py_engine.tasks.fields import fields_of
+
+    if task.name in found:
+        raise TypeError(f"two tasks are called {task.name!r}: give each its own name")
+    for field in fields_of(task.request):
+        if field.name in ENVELOPE:
+            raise TypeError(
+                f"{task.request.__name__}.{field.name}: messages use this name themselves, choose another"
+            )
 
 
 def task_of(request: Request[Any]) -> Task[Any]:

@@ -11,8 +11,6 @@ from py_engine.arguments import unknown_option
 
 T = TypeVar("T")
 
-ENVELOPE = ("type", "id", "model")  # keys of a message that are not the request's
-
 
 @dataclass(frozen=True)
 class Field:
@@ -27,14 +25,10 @@ class Field:
 
 
 def fields_of(kind: type[Any]) -> tuple[Field, ...]:
-    """The fields of a request's class, those without a name first. Raises TypeError for a name that a message uses."""
+    """The fields of a dataclass, those that are given without a name first."""
     hints = typing.get_type_hints(kind, include_extras=True)
     found = []
     for f in fields(kind):
-        if f.name in ENVELOPE:
-            raise TypeError(
-                f"{kind.__name__}.{f.name}: messages use this name themselves; choose another"
-            )
         hint, *notes = (hints[f.name],)
         if typing.get_origin(hint) is typing.Annotated:
             hint, *notes = typing.get_args(hint)

@@ -1,8 +1,8 @@
 """What a task is: one thing that models can do, such as to chat or to embed, in one file of this folder.
 
 From the file follow the Engine's method (`engine.NAME(...)`, waiting and not), the worker's message
-(`{type: "NAME", id, ...fields of the request}`) and the command line's subcommand (`jerboa NAME MODEL ...`): the folder is
-looked through, nothing else is edited. A new one is written so (docs/adding-a-task.md builds one):
+(`{type: "NAME", id, ...fields of the request}`) and the command line's subcommand (`jerboa NAME MODEL ...`): the folder
+is looked through, nothing else is edited. A new one is written so (docs/adding-a-task.md builds one):
 
     @dataclass(frozen=True)
     class CountRequest(Request[Work[Counted, Total]]):      # what comes while it runs, what comes at its end
@@ -21,9 +21,9 @@ looked through, nothing else is edited. A new one is written so (docs/adding-a-t
         async def run(self, loaded, work): ...              # -> Total; begins again after a lost device
 
 Fields of a request are of types that a message can carry: str, bool, int, float, Literal of str, a Sequence or Mapping
-of these, `X | Y`, `| None`, Any; not named type, id or model. On the command line a Sequence of numbers is one word with
-commas, and a Mapping is JSON. A frozen dataclass checks nothing: `prepare` does. Events and answers are dataclasses
-(buffers in them become lists where JSON is wanted).
+of these, `X | Y`, `| None`, Any; not named type, id or model. On the command line a Sequence of numbers is one word
+with commas, and a Mapping is JSON. A frozen dataclass checks nothing: `prepare` does. Events and answers are
+dataclasses (buffers in them become lists where JSON is wanted).
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ class Job(Generic[Event, Answer]):
 
     async def run(self, loaded: Loaded, work: Work[Event, Answer]) -> Answer | None:
         """Do it: `work.emit` events, look at `work.abort` between small steps, return the answer (or None, if
-        `work.finish` gave it earlier: what is cleaned up afterwards nobody waits for). On DeviceLostError it is called again with the model on another
-        device: go on behind what was emitted."""
+        `work.finish` gave it earlier: nobody waits for what is cleaned up afterwards).
+
+        On DeviceLostError it is called again with the model on another device: go on behind what was emitted.
+        """
         raise NotImplementedError
 
     def stopped(self) -> Answer:
-        """The answer of a work that is stopped now, before or while it runs. Raises AbortError where a part of an answer
-        is of no use."""
+        """The answer of a work that is stopped now, before or while it runs. Raises AbortError where a part of an
+        answer is of no use."""
         raise AbortError("stopped by the caller")
 
     def work(self, run: Any) -> Work[Event, Answer]:

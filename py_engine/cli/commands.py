@@ -1,0 +1,20 @@
+"""The commands by their names; those of tasks are found (cli/task.py)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+
+from py_engine.cli.measure import bench_command, doctor, estimate
+from py_engine.cli.models import cache, convert_command
+from py_engine.cli.text import generate, logits_command
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int | None]]] = {
+    "generate": generate,
+    "logits": logits_command,
+    "bench": bench_command,
+    "estimate": estimate,
+    "convert": convert_command,
+    "cache": cache,
+    "doctor": doctor,
+}

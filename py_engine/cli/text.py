@@ -1,0 +1,146 @@
+"""The commands `generate` and `logits`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from py_engine.cli.common import at_least_one, load_engine
+from py_engine.cli.parser import SAMPLING
+from py_engine.errors import InputError
+from py_engine.host.json_text import JsonError, read_json
+
+if TYPE_CHECKING:
+    from py_engine.generate.answer import Answer, Generation
+    from py_engine.generate.options import Options
+    from py_engine.serve.engine import Engine
+
+
+async def generate(args: argparse.Namespace) -> None:
+    options = _options(args)
+    if not args.prompt:
+        raise InputError("--prompt: the prompt is empty: give some text")
+    if not args.chat and (args.tools is not None or args.think is not None):
+        raise InputError("--think, --no-think and --tools go through the template: add --chat")
+    tools = None if args.tools is None else _read_tools(args.tools)
+    async with await load_engine(args) as engine:
+        if args.chat:
+            messages = [{"role": "user", "content": args.prompt}]
+            generation = engine.chat(messages, tools=tools, enable_thinking=args.think, **options)
+        else:
+            generation = engine.complete(args.prompt, **options)
+        if not args.json:
+            await _print_deltas(generation)
+        answer = await generation
+        for problem in answer.tool_call_errors:
+            print(problem, file=sys.stderr)
+        if args.json:
+            print(json.dumps(_report(engine, answer)))
+        else:
+            t = answer.timings
+            print(
+                f"{answer.prompt_tokens} + {answer.completion_tokens} tokens, first after {t.ttft_s:.2f} s, "
+                f"prefill {t.prefill_tps:.1f}, decode {t.decode_tps:.1f} tokens/s",
+                file=sys.stderr,
+            )
+
+
+def _options(args: argparse.Namespace) -> Options:
+    """How to generate, checked before anything is loaded. Raises InputError."""
+    from py_engine.generate.sampling import Sampling
+    from py_engine.generate.stream import StopStrings
+
+    sampling = {name: getattr(args, name) for name in (*SAMPLING, "seed")}
+    Sampling.make(Sampling(), sampling, ())
+    StopStrings(args.stop or ())
+    at_least_one(args, "max_tokens")
+    return {"max_tokens": args.max_tokens, "stop": args.stop, **sampling}  # type: ignore[typeddict-item]
+
+
+async def _print_deltas(generation: Generation) -> None:
+    """The answer and its tool calls, a JSON object each, to stdout; what the model thinks to stderr."""
+    thinking = False
+    async for delta in generation:
+        print(delta.reasoning, end="", flush=True, file=sys.stderr)
+        if thinking and (delta.text or delta.tool_calls):
+            print("\n", file=sys.stderr)
+        thinking = bool(delta.reasoning) or (thinking and not (delta.text or delta.tool_calls))
+        print(delta.text, end="", flush=True)
+        for call in delta.tool_calls:
+            print(f"\n{json.dumps(call, ensure_ascii=False)}", end="", flush=True)
+    print()
+
+
+def _read_tools(path: str) -> Any:
+    """The tools of a file. Raises InputError for those that Engine.chat would refuse."""
+    from py_engine.generate.tools import check_tools
+
+    try:
+        tools = read_json(Path(path).read_bytes())
+        check_tools(tools)
+    except (OSError, JsonError, InputError) as error:
+        raise InputError(
+            f"--tools {path}: give a JSON file with a list of tools ({error})"
+        ) from error
+    return tools
+
+
+def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
+    info = engine.info()
+    return {
+        "tokens": answer.tokens,
+        "text": answer.text,
+        "reasoning": answer.reasoning,
+        "tool_calls": answer.tool_calls,
+        "prompt_tokens": answer.prompt_tokens,
+        "finish_reason": answer.finish_reason,
+        "timings": asdict(answer.timings),
+        "plan": info["plan"],
+        "memory": info["memory"],
+        "traffic": info["traffic"],
+        "adapter": info["adapter"],
+    }
+
+
+async def logits_command(args: argparse.Namespace) -> None:
+    try:
+        ids = [int(part) for part in args.ids.split(",")]
+    except ValueError as error:
+        raise InputError(f"--ids {args.ids}: give token ids like 1,2,3") from error
+    if min(ids) < 0:
+        raise InputError(f"--ids {args.ids}: token ids begin at 0")
+    out = _place_for(args.out, "--out")
+    async with await load_engine(args) as engine:
+        logits = await engine.logits(ids)
+    _write_npy(out, logits)
+    best = max(range(len(logits)), key=logits.__getitem__)
+    print(f"{len(logits)} logits in {out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"out": str(out), "logits": len(logits), "best": best}))
+
+
+def _place_for(path: str, option: str) -> Path:
+    """Where a file will be written. Raises InputError where it cannot be, before anybody waits for its content."""
+    out = Path(path)
+    folder = out.parent
+    if out.is_dir():
+        raise InputError(f"{option} {path}: is a folder; name a file")
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {folder}")
+    if not os.access(out if out.exists() else folder, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written here")
+    return out
+
+
+def _write_npy(path: Path, values: memoryview[float]) -> None:
+    """A float32 vector as NumPy's .npy, version 1.0 (numpy.lib.format)."""
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
+    head += b" " * (-(len(head) + 11) % 64) + b"\n"
+    path.write_bytes(
+        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes()
+    )
