@@ -140,8 +140,6 @@ class Variant:
         save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-
-
 def base_shapes(family: str) -> Shapes:
     """Tensors of the base config, a head of its own among them."""
     d = 16 if family == "qwen3_5" else D
@@ -777,6 +775,7 @@ VARIANTS = [
         "seed_oss",
         {"head_dim": ABSENT},
         refused=r"q_proj\.weight is \[32, 32\]",
+    ),
     # -- phi3: 40 tokens, more than the 32 of the short factors
     Variant("phi3", "phi3", {}, fused),
     Variant("phi3-short", "phi3", {"original_max_position_embeddings": 64}, fused),
