@@ -132,16 +132,20 @@ def test_the_old_model_is_freed_before_the_new_ones_weights(
     page.load(1, FOLDER)
     old = page.host._engine
     assert old is not None
-    seen: list[int] = []
+    seen: list[tuple[str, int]] = []
     fill = device_module.load_model.__globals__["_FileSource"].fill
 
     async def watched(self: Any, *args: Any) -> Any:
-        seen.append(old._gpu.counters.live_bytes)
+        seen.append((old.info()["status"], old._gpu.counters.live_bytes))
         return await fill(self, *args)
 
     monkeypatch.setattr(device_module.load_model.__globals__["_FileSource"], "fill", watched)
     assert page.load(2, OTHER)["status"] == "ready"
-    assert seen == [0], "on a phone both do not fit"
+    ((status, nbytes),) = seen
+    new = page.host._engine
+    assert new is not None
+    assert status == "closed"
+    assert nbytes <= new.takes, "on a phone both do not fit"
 
 
 def test_several_models_by_name(page: Page) -> None:
