@@ -278,7 +278,7 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        for name in (
+        for key in (
             "dtype",
             "context",
             "memory_budget",
@@ -287,8 +287,8 @@ class Host:
             "proven",
             "make_room",
         ):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
+            if getattr(options, key) is not None:
+                settings[key] = getattr(options, key)
         settings["strategy"] = asked = asked_group(options.group, options.passes)
         self._send(Loading(id, f"Opening {repo}"))
 
