@@ -15,8 +15,10 @@ from tokenizers import Tokenizer
 from py_engine.convert.gguf import TYPES as READ_TYPES
 from py_engine.convert.gguf import GgufTensor, parse_gguf
 from py_engine.convert.gguf_blocks import dequantise
+from py_engine.convert.gguf_splits import SPLITS
 from py_engine.convert.gguf_tokenizer import MARK, build_tokenizer
 from py_engine.errors import EngineError, FormatError, ModelError
+from py_engine.inputs.tokenizer_checks import check_head
 from tests.gguf_writer import TYPES, float_tensor, text, value, write_gguf
 
 REAL = Path(__file__).parent.parent / ".models" / "gguf"
@@ -368,12 +370,47 @@ def test_smollm_ids(name: str) -> None:
         assert tokenizer.decode(ids, skip_special_tokens=False) == string
 
 
+SPLIT: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "goldens" / "gguf_splits.json").read_text()
+)
+
+
+@pytest.mark.parametrize("name", [name for name in SPLIT if name != "texts"])
+def test_split_rules(name: str) -> None:
+    """Texts of many scripts are split as another regex engine splits them (goldens/make_gguf_splits.py)."""
+    made = build_tokenizer(byte_level_metadata() | {"tokenizer.ggml.pre": name}, "f").tokenizer
+    tokenizer = Tokenizer.from_str(json.dumps(made))
+    for string, pieces in zip(SPLIT["texts"], SPLIT[name], strict=True):
+        found = tokenizer.pre_tokenizer.pre_tokenize_str(string)
+        assert [string[first:last] for _, (first, last) in found] == pieces
+        assert tokenizer.decode(tokenizer.encode(string, add_special_tokens=False).ids) == string
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_split_rules_pass_the_engine_s_checks(name: str) -> None:
+    """The engine refuses expressions that may take exponential time; none of these does."""
+    made = build_tokenizer(byte_level_metadata() | {"tokenizer.ggml.pre": name}, "f").tokenizer
+    check_head(made, made["model"])
+
+
+def test_llama3_takes_whole_words_and_begins_with_bos() -> None:
+    """As in Llama 3's own tokenizer.json: a part that is a token is one, though no merges make it."""
+    metadata = byte_level_metadata() | {"tokenizer.ggml.pre": "llama-bpe"}
+    tokens = metadata["tokenizer.ggml.tokens"]
+    tokens[tokens.index("12")] = "xyz"
+    del metadata["tokenizer.ggml.add_bos_token"]
+    metadata["tokenizer.ggml.merges"].remove("1 2")
+    tokenizer = Tokenizer.from_str(json.dumps(build_tokenizer(metadata, "f").tokenizer))
+    ids = tokenizer.encode("xyz").ids
+    assert [tokens[i] for i in ids] == ["<|endoftext|>", "xyz"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"tokenizer.ggml.model": "bert"}, "'bert' is not supported"),
         ({"tokenizer.ggml.model": ["x"]}, "not supported"),
-        ({"tokenizer.ggml.pre": "llama-bpe"}, "split rule 'llama-bpe'"),
+        ({"tokenizer.ggml.pre": "kimi-k2"}, "split rule 'kimi-k2'"),
         ({"tokenizer.ggml.pre": ["x"]}, "split rule"),
         ({"tokenizer.ggml.merges": ["abc"]}, "two parts"),
         ({"tokenizer.ggml.merges": "x"}, "merges"),

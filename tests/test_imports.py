@@ -16,10 +16,12 @@ ORDER = (
 ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "work", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
-NUMPY_TOOLS = {
-    "convert/convert.py",
+NUMPY_TOOLS = {  # the command-line converter, not the engine
+    "convert/config.py",
     "convert/gguf_blocks.py",
-}  # the command-line converter, not the engine
+    "convert/packing.py",
+    "convert/tensors.py",
+}
 FILES = sorted(ENGINE.rglob("*.py"))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from py_engine.convert.gguf_splits import ALIASES, SPLITS, Split
 from py_engine.errors import FormatError, ModelError
 
 # llama.h: enum llama_token_type
@@ -18,33 +19,6 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's sign for a space
 
 
-@dataclass(frozen=True)
-class Split:
-    """How a byte-level vocabulary's text is split before merging: by `pattern` (None: by GPT-2's), after it was cut
-    into single digits if `digits`; brought to NFC before that if `nfc`."""
-
-    pattern: str | None = None
-    digits: bool = False
-    nfc: bool = False
-
-
-# By the name that GGUF gives the rule.
-SPLITS: Mapping[str, Split] = {
-    "qwen2": Split(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-        nfc=True,
-    ),
-    "smollm": Split(digits=True),
-}
-# Other names of these rules: src/llama-vocab.cpp of llama.cpp gives them the same type, or the same expressions.
-ALIASES: Mapping[str, str] = {
-    "deepseek-r1-qwen": "qwen2",
-    "kormo": "qwen2",
-    "f2llmv2": "qwen2",
-    "megrez": "qwen2",
-    "starcoder": "smollm",
-}
 # Tokens that end a turn though GGUF's single eos id does not name them.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
 
@@ -85,7 +59,9 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> GgufTokenizer:
     bos = _id(metadata, "bos_token_id", tokens, where)
     eos = _id(metadata, "eos_token_id", tokens, where)
     pad = _id(metadata, "padding_token_id", tokens, where)
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", False)) and bos is not None
+    split = _split(metadata) if model == "gpt2" else None
+    unsaid = split is not None and split.bos  # what files say that were made before the setting was
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", unsaid)) and bos is not None
     add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and eos is not None
     if add_bos or add_eos:
         before = [tokens[bos]] if add_bos and bos is not None else []
@@ -114,15 +90,21 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> GgufTokenizer:
     return GgufTokenizer(tokenizer, config, eos_ids, bos, pad)
 
 
+def _split(metadata: Mapping[str, Any]) -> Split | None:
+    """The rule that the file names; None for one that is not supported."""
+    pre = metadata.get("tokenizer.ggml.pre")
+    return SPLITS.get(ALIASES.get(pre, pre)) if isinstance(pre, str) else None
+
+
 def _byte_level(
     metadata: Mapping[str, Any], tokens: list[str], types: list[int], where: str
 ) -> dict[str, Any]:
-    pre = metadata.get("tokenizer.ggml.pre")
-    split = SPLITS.get(ALIASES.get(pre, pre)) if isinstance(pre, str) else None
+    split = _split(metadata)
     if split is None:
+        rule = metadata.get("tokenizer.ggml.pre")
         raise ModelError(
-            f"{where}: the split rule {pre!r} is not supported; supported: {', '.join((*SPLITS, *ALIASES))}."
-            " Take the model's safetensors."
+            f"{where}: the split rule {rule!r} is not supported; supported:"
+            f" {', '.join((*SPLITS, *ALIASES))}. Take the model's safetensors."
         )
     merges = _list(metadata, "merges", str, where)
     pairs = [merge.split(" ") for merge in merges]
@@ -136,10 +118,10 @@ def _byte_level(
     steps: list[dict[str, Any]] = []
     if split.digits:
         steps.append({"type": "Digits", "individual_digits": True})
-    if split.pattern is not None:
-        pattern = {"Regex": split.pattern}
+    for expression in split.patterns:
+        pattern = {"Regex": expression}
         steps.append({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False})
-    steps.append(byte_level | {"use_regex": split.pattern is None})
+    steps.append(byte_level | {"use_regex": not split.patterns})
     return {
         "version": "1.0",
         "truncation": None,
@@ -157,7 +139,7 @@ def _byte_level(
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": split.whole_words,
             "vocab": vocab,
             "merges": pairs,
         },
