@@ -12,10 +12,11 @@ from py_engine.host import open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.profile import profile_of
-from py_engine.serve.loading import Loaded, load_model
+from py_engine.serve.loading import load_model
 from py_engine.serve.memory import Taken
 from py_engine.serve.options import LoadOptions, Progress
 from py_engine.serve.progress import showing
+from py_engine.tasks.loaded import Loaded
 
 if TYPE_CHECKING:
     from py_engine.serve.device import Device
