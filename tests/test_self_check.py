@@ -305,7 +305,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("sample_choose", "pcg(pcg(token) ^ key)", "pcg(token ^ key)"),
     ("sample_choose", "kept = min(n,", "kept = max(n,"),
     ("sample_mark", "id.x < step.rows", "id.x <= step.rows"),
-    ("sample_clear", "id.x < V", "id.x < V - 1u"),
+    ("sample_clear", "if (id.x < arrayLength", "if (id.x + 1u < arrayLength"),
 ]  # fmt: skip
 
 
