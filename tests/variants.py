@@ -7,6 +7,7 @@ Weights are not stored: they follow from their names by integer arithmetic, so t
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 LINEAR_2 = {"rope_type": "linear", "factor": 2.0}
 YARN = {"rope_type": "yarn", "factor": 4.0}
 
+SHORT, LONG = [1.0, 1.2, 1.5, 2.0], [2.0, 3.0, 5.0, 9.0]
 COMMON: dict[str, Any] = {
     "hidden_size": H,
     "num_attention_heads": HEADS,
@@ -91,6 +93,16 @@ BASES: dict[str, dict[str, Any]] = {
     "stablelm": {**COMMON, "model_type": "stablelm", "rope_theta": 50.0},
     "nemotron": {**COMMON, "model_type": "nemotron", "rope_theta": 50.0},
     "seed_oss": {**COMMON, "model_type": "seed_oss", "head_dim": D, "rope_theta": 5e3},
+    "phi3": {
+        **COMMON,
+        "model_type": "phi3",
+        "rope_theta": 5e3,
+        "original_max_position_embeddings": 32,
+        "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
+    },
+    "smollm3": {**COMMON, "model_type": "smollm3", "rope_theta": 5e3},
+    "ministral3": {**COMMON, "model_type": "ministral3", "head_dim": D},
+    "helium": {**COMMON, "model_type": "helium", "head_dim": D, "rope_theta": 5e3},
 }
 
 
@@ -126,6 +138,9 @@ class Variant:
             shapes = {n.replace("model.", "model.language_model.", 1): s for n, s in shapes.items()}
         values = {name: weights(name, shape, self.family) for name, shape in shapes.items()}
         save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+PLAIN = ("llama", "phi3", "smollm3", "ministral3", "helium")  # no norms of heads
 
 
 def base_shapes(family: str) -> Shapes:
@@ -229,6 +244,21 @@ def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
     else:
         values = 2.6 * unit / np.sqrt(shape[-1])
     return values.astype(np.float32)
+
+
+def fused(shapes: Shapes) -> Shapes:
+    """q, k and v in one tensor, gate and up in another, as in Phi-3's files."""
+    made: Shapes = {}
+    for name, shape in shapes.items():
+        for part, whole in (
+            ("self_attn.[qkv]_proj", "qkv_proj"),
+            ("mlp.(gate|up)_proj", "gate_up_proj"),
+        ):
+            if re.search(part, name):
+                name = re.sub(r"(q|k|v|gate|up)_proj", whole, name)
+                shape = (made.get(name, (0,))[0] + shape[0], *shape[1:])
+        made[name] = shape
+    return made
 
 
 # -- what becomes of the tensors ----------------------------------------------------------------
@@ -753,5 +783,80 @@ VARIANTS = [
         "seed_oss",
         {"head_dim": ABSENT},
         refused=r"q_proj\.weight is \[32, 32\]",
+    ),
+    # -- phi3: 40 tokens, more than the 32 of the short factors
+    Variant("phi3", "phi3", {}, fused),
+    Variant("phi3-short", "phi3", {"original_max_position_embeddings": 64}, fused),
+    Variant(
+        "phi3-su",
+        "phi3",
+        {
+            "rope_scaling": {
+                "type": "su",
+                "original_max_position_embeddings": 32,
+                "short_factor": SHORT,
+                "long_factor": LONG,
+            }
+        },
+        fused,
+        like="phi3",
+    ),
+    Variant(
+        "phi3-partial",
+        "phi3",
+        {
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": SHORT[:2],
+                "long_factor": LONG[:2],
+            },
+        },
+        fused,
+    ),
+    Variant("phi3-plain", "phi3", {"rope_scaling": ABSENT}, fused),
+    Variant("phi3-window", "phi3", {"sliding_window": 8}, fused),
+    Variant(
+        "phi3-factors-too-few",
+        "phi3",
+        {"rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG[:3]}},
+        fused,
+        refused="long_factor",
+    ),
+    # -- smollm3
+    Variant("smollm3", "smollm3", {}),
+    Variant("smollm3-list", "smollm3", {"no_rope_layers": [0, 1], "no_rope_layer_interval": 1}),
+    Variant("smollm3-interval", "smollm3", {"no_rope_layer_interval": 1}),
+    Variant(
+        "smollm3-window",
+        "smollm3",
+        {"no_rope_layers": [1, 0], "use_sliding_window": True, "sliding_window": 8},
+    ),
+    Variant(
+        "smollm3-layer-types",
+        "smollm3",
+        {"sliding_window": 8, "layer_types": [SLIDING, FULL]},
+    ),
+    # -- ministral3
+    Variant("ministral3", "ministral3", {}),
+    Variant(
+        "ministral3-growth",
+        "ministral3",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 5e3,
+                "factor": 4.0,
+                "original_max_position_embeddings": 8,
+                "llama_4_scaling_beta": 0.4,
+            }
+        },
+    ),
+    Variant("ministral3-window", "ministral3", {"sliding_window": 8}),
+    # -- helium
+    Variant("helium", "helium", {}),
+    Variant("helium-theta", "helium", {"rope_theta": ABSENT}),
+    Variant(
+        "helium-bias", "helium", {"attention_bias": True}, biases("q_proj", "k_proj", "v_proj")
     ),
 ]

@@ -55,9 +55,9 @@ def _rotates(config: Config) -> list[bool]:
 
 
 def _windowed(config: Config, rotates: list[bool]) -> Config:
-    """Layers slide only where use_sliding_window is true: those of layer_types, else those without positions."""
-    if not require_bool(config, "use_sliding_window", False) or not config.get("sliding_window"):
-        return {**config, "layer_types": None}
+    """Layers slide as layer_types says; without it, those without positions where use_sliding_window is true."""
     if config.get("layer_types") is not None:
+        return config
+    if not require_bool(config, "use_sliding_window", False) or not config.get("sliding_window"):
         return config
     return {**config, "layer_types": [FULL if turns else SLIDING for turns in rotates]}

@@ -125,15 +125,20 @@ FAMILIES = [
         gains={"embed_tokens.weight": 0.05},
         mlx_agrees=False,
     ),
-    Family(  # a layer without positions behind one that slides
+    Family(  # a layer without positions behind two that slide
+        "cohere2-nope",
         "cohere2",
-        "cohere2",
-        {"sliding_window": 40, "layer_types": [SLIDING, FULL], "logit_scale": 0.5},
+        {
+            "num_hidden_layers": 3,
+            "sliding_window": 40,
+            "layer_types": [SLIDING, SLIDING, FULL],
+            "logit_scale": 0.5,
+        },
         gains={
-            "q_proj.weight": 3.0,
-            "k_proj.weight": 3.0,
+            "embed_tokens.weight": 0.5,
+            "v_proj.weight": 2.0,
             "o_proj.weight": 3.0,
-            "embed_tokens.weight": 0.2,
+            "down_proj.weight": 0.3,
         },
         mlx_agrees=False,
     ),
@@ -197,6 +202,7 @@ FAMILIES = [
             "original_max_position_embeddings": 32,
             "rope_parameters": {
                 "rope_type": "longrope",
+                "type": "longrope",
                 "rope_theta": 1e4,
                 "short_factor": [1.0, 1.0, 1.1, 1.2, 1.4, 1.5, 1.7, 2.0],
                 "long_factor": [1.5, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0],
