@@ -408,7 +408,12 @@ VARIANTS = [
     Variant("llama-act-absent", "llama", {"hidden_act": ABSENT}, like="llama"),
     Variant("llama-act-swish", "llama", {"hidden_act": "swish"}, like="llama"),
     Variant("llama-act-gelu-tanh", "llama", {"hidden_act": "gelu_pytorch_tanh"}),
-    Variant("llama-act-gelu", "llama", {"hidden_act": "gelu"}, refused=r"hidden_act is 'gelu'"),
+    Variant(
+        "llama-act-quick",
+        "llama",
+        {"hidden_act": "quick_gelu"},
+        refused=r"hidden_act is 'quick_gelu'",
+    ),
     Variant(
         "llama-irrelevant",
         "llama",
