@@ -68,6 +68,8 @@ from py_engine.tasks.task import Task
 from py_engine.work import Work
 
 FILED_S = 1.0  # that the page may take to keep a row before what it announces is tried
+# Options of a load message that go to the engine as they are.
+LOADING = ("dtype", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
 QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
 
 
@@ -278,17 +280,9 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        for name in (
-            "dtype",
-            "context",
-            "memory_budget",
-            "tune",
-            "self_check",
-            "proven",
-            "make_room",
-        ):
-            if getattr(options, name) is not None:
-                settings[name] = getattr(options, name)
+        for key in LOADING:
+            if getattr(options, key) is not None:
+                settings[key] = getattr(options, key)
         settings["strategy"] = asked = asked_group(options.group, options.passes)
         self._send(Loading(id, f"Opening {repo}"))
 
