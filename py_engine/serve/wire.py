@@ -108,7 +108,7 @@ def as_task(message: Generate) -> Ask:
 
 def sent_id(data: Any) -> MessageId | None:
     """The id to answer a message under that is refused: a long one is cut, what is none is None."""
-    if isinstance(data, Mapping) and data.get("type") and data.get("id") is None:
+    if isinstance(data, Mapping) and isinstance(data.get("type"), str) and data.get("id") is None:
         return NO_ID
     value = data.get("id") if isinstance(data, Mapping) else None
     if isinstance(value, float) and value.is_integer():
