@@ -230,7 +230,7 @@ def test_the_worker_writes_it_down_and_tells(
         host._crumbs._store = None
         host.receive({"type": "interrupt", "id": 2})
         await until("complete")
-        await host._close()
+        await host._models.unload(None)
 
     async def second() -> None:
         host = start("second")
@@ -253,7 +253,7 @@ def test_the_worker_writes_it_down_and_tells(
         groups = [m["group"] for m in heard if m["status"] == "calibrated"]
         assert groups == sorted(groups) and groups[0] == 8
         assert host._engine and host._engine.info()["submit"]["dispatches"] == groups[-1]
-        await host._close()
+        await host._models.unload(None)
         await host._crumbs.close()
 
     run(first())

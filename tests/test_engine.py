@@ -18,7 +18,14 @@ import pytest
 
 from app.worker import Host
 from py_engine.abort import Abort
-from py_engine.errors import AbortError, ContextError, InputError, ModelError, OutOfMemoryError
+from py_engine.errors import (
+    AbortError,
+    ClosedError,
+    ContextError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+)
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
@@ -392,8 +399,14 @@ def test_the_closed_engine_says_so(gpu: Gpu, run: Runner) -> None:
     loaded: Engine = run(Engine.load(str(FOLDER), gpu=gpu, context=64))
     run(loaded.close())
     run(loaded.close())
-    with pytest.raises(InputError, match="closed"):
-        run(loaded.logits([1]))
+    for call in (
+        lambda: loaded.generate([1]),
+        lambda: loaded.complete("one"),
+        lambda: run(loaded.logits([1])),
+        lambda: run(loaded.save_session("s")),
+    ):
+        with pytest.raises(ClosedError, match="closed: load the model again"):
+            call()
 
 
 def test_matrices_above_the_binding_limit_are_cut(

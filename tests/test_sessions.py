@@ -140,7 +140,7 @@ def test_over_the_worker(saved: list[int], engine: Engine, run: Runner) -> None:
     async def ask() -> list[Any]:
         heard: list[dict[str, Any]] = []
         host = Host(heard.append, nothing)
-        host._engine = engine
+        host._models._engines[""] = engine
         for kind, fields in (
             ("list", {}),
             ("restore", {"name": "s"}),

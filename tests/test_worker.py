@@ -19,6 +19,7 @@ from py_engine.errors import AbortError, InputError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_native import open_gpu
 from py_engine.serve import device as device_module
+from py_engine.serve import planned_load
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner, software_adapter
@@ -132,16 +133,20 @@ def test_the_old_model_is_freed_before_the_new_ones_weights(
     page.load(1, FOLDER)
     old = page.host._engine
     assert old is not None
-    seen: list[int] = []
-    fill = device_module.load_model.__globals__["_FileSource"].fill
+    seen: list[tuple[str, int]] = []
+    fill = planned_load.load_model.__globals__["_FileSource"].fill
 
     async def watched(self: Any, *args: Any) -> Any:
-        seen.append(old._gpu.counters.live_bytes)
+        seen.append((old.info()["status"], old._gpu.counters.live_bytes))
         return await fill(self, *args)
 
-    monkeypatch.setattr(device_module.load_model.__globals__["_FileSource"], "fill", watched)
+    monkeypatch.setattr(planned_load.load_model.__globals__["_FileSource"], "fill", watched)
     assert page.load(2, OTHER)["status"] == "ready"
-    assert seen == [0], "on a phone both do not fit"
+    ((status, nbytes),) = seen
+    new = page.host._engine
+    assert new is not None
+    assert status == "closed"
+    assert nbytes <= new.takes, "on a phone both do not fit"
 
 
 def test_several_models_by_name(page: Page) -> None:

@@ -229,6 +229,34 @@ def test_chat_uses_the_template(loaded: Worker) -> None:
     assert answer["prompt_tokens"] == count["value"]
 
 
+def test_two_models_in_one_worker_answer_at_once(loaded: Worker) -> None:
+    """A token of each in turns, the same texts as alone; the second one is freed by itself."""
+    second = {**load("second", "qwen2-mlx4-g64"), "model": "second"}
+    assert loaded.ask(second)["status"] == "ready"
+    first = generate("alone", max_tokens=40)
+    other = {**generate("other alone", max_tokens=40), "model": "second"}
+    alone = loaded.ask(first)["text"], loaded.ask(other)["text"]
+    both = {"first at once": first, "second at once": other}
+    for id, message in both.items():
+        loaded.post({**message, "id": id})
+    ended: set[str] = set()
+
+    def over(message: dict[str, Any]) -> bool:
+        if message["status"] in ("complete", "error"):
+            ended.add(message["id"])
+        return ended == {*both}
+
+    heard = loaded.wait(over)
+    texts = {m["id"]: m["text"] for m in heard if m["status"] == "complete"}
+    assert tuple(texts[id] for id in both) == alone
+    tokens = [m["id"] for m in heard if m["status"] == "token"]
+    assert tokens.index("second at once") < len(tokens) - 1 - tokens[::-1].index("first at once")
+    models = loaded.ask({"type": "info", "id": "both"})["value"]["models"]
+    assert [m["name"] for m in models] == ["", "second"]
+    assert loaded.ask({"type": "unload", "id": "gone", "model": "second"})["status"] == "result"
+    assert loaded.ask({**first, "id": "afterwards"})["text"] == alone[0]
+
+
 def test_interrupt_ends_that_generation_and_no_other(loaded: Worker) -> None:
     loaded.post(generate("long", max_tokens=400))
     loaded.post(generate("queued", max_tokens=400))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import closing, nullcontext
 from typing import Any
 
 from py_engine.abort import Abort, or_abort
@@ -19,17 +18,16 @@ from py_engine.errors import (
 )
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import default_strategy
-from py_engine.host import open_gpu, open_io
+from py_engine.host import open_gpu
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.profile import profile_of
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
 from py_engine.serve.life import Life, LoadOn
-from py_engine.serve.loading import load_model
 from py_engine.serve.memory import Taken, mb
-from py_engine.serve.options import LoadOptions, Progress, check_place
-from py_engine.serve.progress import showing
+from py_engine.serve.options import LoadOptions, check_place
+from py_engine.serve.planned_load import PlannedLoad, opened_io
 from py_engine.serve.recovery import DeviceEvent, During, Losses, reopen
 from py_engine.tasks.loaded import Loaded
 
@@ -140,7 +138,7 @@ class Device:
         asked = abort or Abort()
         for one in (asked, self._ending):
             one.then(stop.set)
-        load = _Load(self, model, chosen, io, make_room, replacing, before_weights)
+        load = PlannedLoad(self, model, chosen, io, make_room, replacing, before_weights)
         try:
             return await or_abort(self._load(load, stop), stop)
         except AbortError as error:
@@ -153,10 +151,10 @@ class Device:
             for one in (asked, self._ending):
                 one.never_mind(stop.set)
 
-    async def _load(self, load: _Load, stop: Abort) -> Engine:
+    async def _load(self, load: PlannedLoad, stop: Abort) -> Engine:
         async with self._line:
             self._check_open()
-            with _io(load.io) as io:
+            with opened_io(load.io) as io:
                 losses = Losses(profile_of(io.handheld).losses)
             tell = load.options.on_device
             if tell is not None and tell not in self._listeners:
@@ -178,7 +176,9 @@ class Device:
             raise
         return engine
 
-    async def _first_place(self, load: _Load, losses: Losses, stop: Abort) -> tuple[Gpu, Loaded]:
+    async def _first_place(
+        self, load: PlannedLoad, losses: Losses, stop: Abort
+    ) -> tuple[Gpu, Loaded]:
         """Onto the device, once more after each model that was unloaded to make room in its memory."""
         while True:
             try:
@@ -199,16 +199,16 @@ class Device:
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
-    def _taken(self, load: _Load) -> Taken:
+    def _taken(self, load: PlannedLoad) -> Taken:
         budgets = [n for n in (self._budget, load.budget) if n is not None]
         others = [e for e in self._engines if e is not load.replacing]
         return Taken(min(budgets, default=None), [(e.name, e.takes) for e in others])
 
-    def _idle(self, load: _Load) -> Engine | None:
+    def _idle(self, load: PlannedLoad) -> Engine | None:
         """The least recently used idle one."""
         return next((e for e in self._engines if e.idle and e is not load.replacing), None)
 
-    async def make_room(self, load: _Load, needed: int) -> Taken:
+    async def make_room(self, load: PlannedLoad, needed: int) -> Taken:
         """What other models take, once those that are idle were unloaded, where that was asked for and is enough."""
         while load.make_room and needed:
             taken = self._taken(load)
@@ -220,7 +220,7 @@ class Device:
             await self._unload(victim, load)
         return self._taken(load)
 
-    async def _unload(self, engine: Engine, load: _Load) -> None:
+    async def _unload(self, engine: Engine, load: PlannedLoad) -> None:
         load.note(f"{engine.name} was unloaded to make room ({mb(engine.takes)}).")
         await engine._end(
             f"{engine.name} was unloaded to make room for {load.address}: load it again, or give the device a larger "
@@ -353,71 +353,6 @@ class Device:
         name = self._gpu.info.device or self._gpu.info.description or "a GPU"
         state = "closed" if self._closed else f"{len(self._engines)} models"
         return f"<Device {name}, {state}>"
-
-
-class _Load:
-    """A model and how it is loaded, now and after each loss of its device."""
-
-    def __init__(
-        self,
-        device: Device,
-        address: str,
-        options: LoadOptions,
-        io: Io | None,
-        make_room: bool,
-        replacing: Engine | None,
-        before_weights: Callable[[], Awaitable[object]] | None,
-    ) -> None:
-        self._device = device
-        self.address = address
-        self.options = options
-        self.io = io
-        self.make_room = make_room
-        self.replacing = replacing
-        self._before_weights = before_weights
-        self._first = True
-        self._tell: Callable[[Progress], object] = lambda _: None
-        self.budget = options.memory_budget
-
-    async def on(self, gpu: Gpu, kernels: Kernels, abort: Abort) -> Loaded:
-        """See LoadOn."""
-        options = self.options
-        with (
-            _io(self.io) as io,
-            showing(self.address, options.on_progress, options.progress) as self._tell,
-        ):
-            self.budget = options.memory_budget or profile_of(io.handheld).memory_budget
-            loaded = await load_model(
-                self.address, gpu, io, options, kernels=kernels, make_room=self._room,
-                tell=self._tell, abort=abort, before_weights=self._place_is_free,
-            )  # fmt: skip
-        self.address = loaded.pinned  # whatever its branch comes to be meanwhile
-        return loaded
-
-    async def _room(self, needed: int) -> Taken:
-        if self._first:
-            return await self._device.make_room(self, needed)
-        return Taken(self.budget)  # it was beside the others before
-
-    async def _place_is_free(self) -> None:
-        before, self._before_weights = self._before_weights, None
-        if before is not None:
-            await before()
-        if self.replacing is not None:
-            replaced, self.replacing = self.replacing, None
-            await replaced.close()
-
-    def note(self, message: str) -> None:
-        """Tell on_progress."""
-        self._tell(Progress("note", message=message))
-
-    def done(self) -> None:
-        """The model is in use: from now on it is only loaded again."""
-        self._first = self.make_room = False
-
-
-def _io(io: Io | None) -> Any:
-    return closing(open_io()) if io is None else nullcontext(io)
 
 
 async def _calibrator(engine: Engine, options: LoadOptions) -> Calibrator | None:

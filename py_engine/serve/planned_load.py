@@ -1,0 +1,89 @@
+"""A load that a device is asked for: the model and its options, now and after each loss of the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING
+
+from py_engine.abort import Abort
+from py_engine.graph.kernels import Kernels
+from py_engine.host import open_io
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.host.profile import profile_of
+from py_engine.serve.loading import load_model
+from py_engine.serve.memory import Taken
+from py_engine.serve.options import LoadOptions, Progress
+from py_engine.serve.progress import showing
+from py_engine.tasks.loaded import Loaded
+
+if TYPE_CHECKING:
+    from py_engine.serve.device import Device
+    from py_engine.serve.engine import Engine
+
+
+class PlannedLoad:
+    """A model and how it is loaded, now and after each loss of its device."""
+
+    def __init__(
+        self,
+        device: Device,
+        address: str,
+        options: LoadOptions,
+        io: Io | None,
+        make_room: bool,
+        replacing: Engine | None,
+        before_weights: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        self._device = device
+        self.address = address
+        self.options = options
+        self.io = io
+        self.make_room = make_room
+        self.replacing = replacing
+        self._before_weights = before_weights
+        self._first = True
+        self._tell: Callable[[Progress], object] = lambda _: None
+        self.budget = options.memory_budget
+
+    async def on(self, gpu: Gpu, kernels: Kernels, abort: Abort) -> Loaded:
+        """See LoadOn."""
+        options = self.options
+        with (
+            opened_io(self.io) as io,
+            showing(self.address, options.on_progress, options.progress) as self._tell,
+        ):
+            self.budget = options.memory_budget or profile_of(io.handheld).memory_budget
+            loaded = await load_model(
+                self.address, gpu, io, options, kernels=kernels, make_room=self._room,
+                tell=self._tell, abort=abort, before_weights=self._place_is_free,
+            )  # fmt: skip
+        self.address = loaded.pinned  # whatever its branch comes to be meanwhile
+        return loaded
+
+    async def _room(self, needed: int) -> Taken:
+        if self._first:
+            return await self._device.make_room(self, needed)
+        return Taken(self.budget)  # it was beside the others before
+
+    async def _place_is_free(self) -> None:
+        before, self._before_weights = self._before_weights, None
+        if before is not None:
+            await before()
+        if self.replacing is not None:
+            replaced, self.replacing = self.replacing, None
+            await replaced.close()
+
+    def note(self, message: str) -> None:
+        """Tell on_progress."""
+        self._tell(Progress("note", message=message))
+
+    def done(self) -> None:
+        """The model is in use: from now on it is only loaded again."""
+        self._first = self.make_room = False
+
+
+def opened_io(io: Io | None) -> AbstractContextManager[Io]:
+    """The caller's, or one that is closed at the end of the block."""
+    return closing(open_io()) if io is None else nullcontext(io)
