@@ -21,6 +21,22 @@ from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
 from py_engine.host import open_gpu, open_io
 from py_engine.kept import inventory
+from py_engine.serve.answers import (
+    Calibrated,
+    Complete,
+    Crashed,
+    Device,
+    Error,
+    Event,
+    FromWorker,
+    Loading,
+    Log,
+    Note,
+    Progress,
+    Ready,
+    Result,
+    Row,
+)
 from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
@@ -31,29 +47,15 @@ from py_engine.serve.protocol import (
     Bench,
     CacheDelete,
     CacheList,
-    Calibrated,
-    Complete,
     CountTokens,
-    Crashed,
-    Device,
     Diagnose,
-    Error,
-    Event,
     Filed,
-    FromWorker,
     Generate,
     Info,
     Interrupt,
     Load,
-    Loading,
     LoadOptions,
-    Log,
     MessageId,
-    Note,
-    Progress,
-    Ready,
-    Result,
-    Row,
     SessionDelete,
     SessionList,
     SessionRestore,

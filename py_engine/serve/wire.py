@@ -15,15 +15,17 @@ from typing import Any, Literal
 
 from py_engine.arguments import real, shown, whole
 from py_engine.errors import InputError
+from py_engine.serve.answers import (
+    Complete,
+    Event,
+    FromWorker,
+)
 from py_engine.serve.protocol import (
     NO_ID,
     Ask,
     Bench,
-    Complete,
     CountTokens,
     Diagnose,
-    Event,
-    FromWorker,
     Generate,
     GenerateOptions,
     LoadOptions,
