@@ -21,6 +21,22 @@ from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
 from py_engine.host import open_gpu, open_io
 from py_engine.kept import inventory
+from py_engine.serve.answers import (
+    Calibrated,
+    Complete,
+    Crashed,
+    Device,
+    Error,
+    Event,
+    FromWorker,
+    Loading,
+    Log,
+    Note,
+    Progress,
+    Ready,
+    Result,
+    Row,
+)
 from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
@@ -31,29 +47,15 @@ from py_engine.serve.protocol import (
     Bench,
     CacheDelete,
     CacheList,
-    Calibrated,
-    Complete,
     CountTokens,
-    Crashed,
-    Device,
     Diagnose,
-    Error,
-    Event,
     Filed,
-    FromWorker,
     Generate,
     Info,
     Interrupt,
     Load,
-    Loading,
     LoadOptions,
-    Log,
     MessageId,
-    Note,
-    Progress,
-    Ready,
-    Result,
-    Row,
     SessionDelete,
     SessionList,
     SessionRestore,
@@ -68,6 +70,8 @@ from py_engine.tasks.task import Task
 from py_engine.work import Work
 
 FILED_S = 1.0  # that the page may take to keep a row before what it announces is tried
+# Options of a load message that go to the engine as they are.
+LOADING = ("dtype", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
 QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
 
 
@@ -278,15 +282,7 @@ class Host:
                 self._send(Progress(id, progress.loaded, progress.total, progress.message))
 
         settings: dict[str, Any] = {}
-        for key in (
-            "dtype",
-            "context",
-            "memory_budget",
-            "tune",
-            "self_check",
-            "proven",
-            "make_room",
-        ):
+        for key in LOADING:
             if getattr(options, key) is not None:
                 settings[key] = getattr(options, key)
         settings["strategy"] = asked = asked_group(options.group, options.passes)

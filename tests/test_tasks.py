@@ -174,6 +174,16 @@ def reference_ids(text: str) -> list[int]:
     return asyncio.run(ids())
 
 
+def test_the_example_of_the_docs_works(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "adding-a-task.md").read_text()
+    code = page.partition("```py\n")[2].partition("```\n")[0]
+    for folder in ("tasks", "models"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tasks" / "measure.py").write_text(code)
+    told = python(tmp_path, COMMAND, "measure", str(FOLDER), "abc", "d", "--most", "--json")
+    assert json.loads(told.splitlines()[-1]) == {"total_tokens": len(reference_ids("abc"))}
+
+
 def test_its_help_has_every_field(toys: Path) -> None:
     shown = " ".join(python(toys, COMMAND, "measure", "--help").split())
     assert "Measure texts in tokens. More about it." in shown

@@ -375,3 +375,68 @@ def test_or_abort(run: Runner) -> None:
             await or_abort(long(), abort)
 
     run(work())
+
+
+def alone(page: Page, last: str) -> list[dict[str, Any]]:
+    """What came without an id up to a status or an error; it is forgotten then."""
+
+    async def wait() -> list[dict[str, Any]]:
+        began = time.monotonic()
+        while True:
+            found = [m for m in page.heard if "id" not in m]
+            if any(m["status"] in (last, "error") for m in found):
+                page.heard.clear()
+                return found
+            assert time.monotonic() - began < PATIENCE_S
+            await asyncio.sleep(0.001)
+
+    return page._run(wait())
+
+
+def test_a_page_that_asks_one_thing_at_a_time_needs_no_ids(page: Page) -> None:
+    """The messages of docs/worker-messages.md, word for word."""
+
+    def post(**message: Any) -> None:
+        async def send() -> None:
+            page.host.receive(message)
+
+        page._run(send())
+
+    options = {"context": 512, "selfCheck": False}
+    post(type="load", repo=str(FOLDER), options=options)
+    load = alone(page, "ready")
+    assert [m["status"] for m in load][:: len(load) - 1] == ["loading", "ready"]
+    assert any({"loaded", "total"} <= {*m} for m in load if m["status"] == "progress")
+    post(type="generate", prompt="one", options={"maxTokens": 3, "temperature": 0})
+    *tokens, complete = alone(page, "complete")
+    assert complete["numTokens"] == complete["num_tokens"] == 3 and complete["tps"] > 0
+    assert "".join(m["text"] for m in tokens) == complete["text"]
+    assert tokens[-1]["tps"] == complete["tps"]
+    # Sent at once, they are answered in their order; an interrupt ends all that are not answered yet.
+    for text in ("one", "two"):
+        post(type="generate", prompt=text, options={"max_tokens": 400, "temperature": 0})
+    post(type="interrupt")
+    ended: list[dict[str, Any]] = []
+    while len(ended) < 2:
+        ended += [m for m in alone(page, "complete") if m["status"] == "complete"]
+    assert [m["finishReason"] for m in ended] == ["abort", "abort"]
+    post(type="complete", prompt="one", ids=[1], id=7)
+    assert "not both" in page.answer(7)["error"], "a message with an id is answered as ever"
+    post(type="generate", prompt="", options={})
+    refused = alone(page, "complete")[-1]
+    assert refused["status"] == "error" and "prompt" in refused["error"]
+
+
+def test_tasks_are_messages_of_their_own(page: Page) -> None:
+    page.load(1, FOLDER)
+    asked = {"prompt": "one", "max_tokens": 3, "temperature": 0}
+    first = page.ask("complete", 2, **asked)
+    options = {"max_tokens": 3, "temperature": 0}
+    again = page.ask("generate", 3, prompt="one", options=options)
+    assert first["text"] == again["text"] and {*first} == {*again}
+    assert {"chat", "complete"} <= {*page.ask("info", 4)["value"]["tasks"]}
+    assert page.ask("load", 5, repo="random:tiny")["status"] == "ready"
+    assert page.ask("info", 6)["value"]["tasks"] == ["complete"], "it has no chat template"
+    refused = page.ask("chat", 7, messages=[{"role": "user", "content": "a"}])
+    assert refused["error_type"] == "InputError"
+    assert "chat template" in refused["error"] and "can do: complete" in refused["error"]

@@ -347,3 +347,30 @@ def test_page_folder_has_no_eval() -> None:
     ]:
         text = file.read_text()
         assert "run_js" not in text and "eval(" not in text and "new Function" not in text, file
+
+
+def test_the_minimal_protocol_works_without_ids(worker: Worker, loaded: Worker) -> None:
+    """The messages of docs/worker-messages.md, word for word: one thing at a time, and no `id`."""
+
+    def heard(last: str) -> list[dict[str, Any]]:
+        found = worker.wait(lambda m: "id" not in m and m["status"] in (last, "error"))
+        return [m for m in found if "id" not in m]
+
+    worker.post({"type": "load", "repo": f"{ORGANISATION}/{MODEL}"})
+    load = heard("ready")
+    assert load[-1]["status"] == "ready"
+    assert [m["message"] for m in load if m["status"] == "loading"]
+    assert {"loaded", "total"} <= {*next(m for m in load if m["status"] == "progress")}
+    options = {"maxTokens": 3, "temperature": 0}
+    worker.post({"type": "generate", "prompt": "Hello", "options": options})
+    *tokens, complete = heard("complete")
+    assert complete["status"] == "complete" and complete["numTokens"] == complete["num_tokens"] == 3
+    assert "".join(m["text"] for m in tokens if m["status"] == "token") == complete["text"]
+    assert all(m["tps"] >= 0 for m in [*tokens, complete])
+    worker.post({"type": "generate", "prompt": "Hello", "options": {"maxTokens": 200, "seed": 1}})
+    worker.wait(lambda m: m["status"] == "token")
+    worker.post({"type": "interrupt"})
+    assert heard("complete")[-1]["finishReason"] == "abort"
+    worker.post({"type": "generate", "prompt": "", "options": {}})
+    refused = worker.wait(lambda m: m["status"] == "error")[-1]
+    assert "id" not in refused and "prompt" in refused["error"]

@@ -357,7 +357,8 @@ class Device:
 
 async def _calibrator(engine: Engine, options: LoadOptions) -> Calibrator | None:
     """Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given."""
-    if options.strategy is not None or not default_strategy().await_each:
+    given = options.strategy is not None
+    if given or not default_strategy().await_each or not engine._loaded.generating:
         return None
     loaded = engine._loaded
     calibrator = Calibrator(engine._gpu, loaded.io, loaded.decoder, f"{loaded.name} {loaded.form}")

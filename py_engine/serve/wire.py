@@ -15,15 +15,17 @@ from typing import Any, Literal
 
 from py_engine.arguments import real, shown, whole
 from py_engine.errors import InputError
+from py_engine.serve.answers import (
+    Complete,
+    Event,
+    FromWorker,
+)
 from py_engine.serve.protocol import (
     NO_ID,
     Ask,
     Bench,
-    Complete,
     CountTokens,
     Diagnose,
-    Event,
-    FromWorker,
     Generate,
     GenerateOptions,
     LoadOptions,
@@ -108,7 +110,7 @@ def as_task(message: Generate) -> Ask:
 
 def sent_id(data: Any) -> MessageId | None:
     """The id to answer a message under that is refused: a long one is cut, what is none is None."""
-    if isinstance(data, Mapping) and data.get("type") and data.get("id") is None:
+    if isinstance(data, Mapping) and isinstance(data.get("type"), str) and data.get("id") is None:
         return NO_ID
     value = data.get("id") if isinstance(data, Mapping) else None
     if isinstance(value, float) and value.is_integer():
