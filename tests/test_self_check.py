@@ -215,24 +215,24 @@ class Found:
 
     async def _run(self, gpu: Gpu, engine: Engine, stem: str) -> None:
         kernels = Kernels(gpu)
-        async with engine.exclusive() as decoder:
-            calls = [
-                call
-                for chain in chains(decoder.programs.calls)
-                if stem in {call.kernel.stem for call in chain}
-                for call in chain
-            ]
-            assert calls, f"the model has no {stem}"
-            checking = SelfCheck(gpu, kernels, SingleSubmit(), lambda: calls, lambda _: None)
-            try:
-                outcome = await checking.run()
-                self.dropped, self.wrong = outcome.dropped, [str(w) for w in outcome.wrong]
-            except SelfCheckError as error:
-                self.error = str(error)
-            await kernels.settle()
+        calls = [
+            call
+            for chain in chains(calls_of(engine))
+            if stem in {call.kernel.stem for call in chain}
+            for call in chain
+        ]
+        assert calls, f"the model has no {stem}"
+        checking = SelfCheck(gpu, kernels, SingleSubmit(), lambda: calls, lambda _: None)
+        try:
+            outcome = await checking.run()
+            self.dropped, self.wrong = outcome.dropped, [str(w) for w in outcome.wrong]
+        except SelfCheckError as error:
+            self.error = str(error)
+        await kernels.settle()
 
 
 LFM2 = "lfm2-conv-bias-untied-f32"
+BERT = "bert-f32"
 # Kernel, what stands in its source or in a library's, what a driver makes of it; the model, if not NAME.
 FAULTS: list[tuple[str, ...]] = [
     ("embed", "put(at, k + 28u, chunk.v7)", "put(at, k + 28u, chunk.v6)"),
@@ -241,7 +241,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("norm", "half > 0u", "half > 1u"),
     ("matvec", "c += LANES) {", "c += LANES) { if (c + 1u == chunks) { break; }"),
     ("matvec", "if (R > 1u) { lo.y += row_dot(w.r1", "if (R > 1u) { lo.y += row_dot(w.r0"),
-    ("matvec", "y[at] = held + value", "y[at] = value"),
+    ("matvec", "y[at] = held + finished(value, row)", "y[at] = finished(value, row)"),
     ("matvec", "affine.y * input_sum", "affine.x * input_sum"),
     ("matvec", "return v / (1.0 + exp(min(-v, 80.0)))", "return v / (1.0 + exp(min(-v, 0.0)))"),
     ("matvec", "{ return step.rows - 1u; }", "{ return 0u; }"),
@@ -252,6 +252,19 @@ FAULTS: list[tuple[str, ...]] = [
     ("matmul", "acc2 += from_tile(tile[home + 2u * stride]);", ""),
     ("matmul", "put_row(row + 40u, g, tn, acc5);", "put_row(row + 40u, g, tn, acc4);"),
     ("matmul", "if (row >= step.rows) { return; }", ""),
+    ("matmul", "return v * (1.0 - tail)", "return v", BERT),
+    ("matmul", "if (ACTIVATE) { v = activate(v); }", "", BERT),
+    ("embed", "y[at] += v * SCALE", "y[at] = v * SCALE", BERT),
+    ("layer_norm", "let d = x[source + i] - mean;", "let d = x[source + i];", BERT),
+    ("layer_norm", "v += bias[i];", "", BERT),
+    ("attention_full", "key < span.y", "key <= span.y", BERT),
+    ("attention_full", "let decay = exp(", "let decay = 0.0 * exp(", BERT),
+    ("attention_full", "s *= SCALE", "s *= 1.0", BERT),
+    ("attention_full", "acc3 += p4.w * value", "acc3 += p4.z * value", BERT),
+    ("attention_full", "V_AT + head /", "head /", BERT),
+    ("pool", "row < end", "row + 1u < end", BERT),
+    ("pool", "begin = end - 1u", "begin = begin", BERT),
+    ("pool", "*= factor", "*= 1.0", BERT),
     ("rope", "v * cosine + weighted(base, pair, is_q) * sine", "v * cosine"),
     ("rope", "(coarse + position % 64u)", "(coarse + position % 32u)"),
     ("rope", "((head - H - HKV) * context + position)", "((head - H) * context + position)"),
@@ -281,7 +294,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("sample_choose", "pcg(pcg(token) ^ key)", "pcg(token ^ key)"),
     ("sample_choose", "kept = min(n,", "kept = max(n,"),
     ("sample_mark", "id.x < step.rows", "id.x <= step.rows"),
-    ("sample_clear", "id.x < V", "id.x < V - 1u"),
+    ("sample_clear", "if (id.x < arrayLength", "if (id.x + 1u < arrayLength"),
 ]  # fmt: skip
 
 
@@ -301,15 +314,16 @@ def test_a_fault_in_any_kernel_is_found(
     named = found.error or found.wrong[0]
     leaders = {
         chain[0].kernel.stem
-        for chain in chains(run(calls_of(engine)))
+        for chain in chains(calls_of(engine))
         if stem in {call.kernel.stem for call in chain}
     }
     assert any(leader in named for leader in leaders)
 
 
-async def calls_of(engine: Engine) -> list[Call]:
-    async with engine.exclusive() as decoder:
-        return list(decoder.programs.calls)
+def calls_of(engine: Engine) -> list[Call]:
+    """Of a model that nobody else uses."""
+    runtime: Any = engine._loaded.runtime
+    return list(runtime.programs.calls)
 
 
 @pytest.mark.parametrize("stem", ["rope", "attention_prefill", "attention_decode"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.blocks.state import Rope, State
@@ -17,6 +17,7 @@ from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.attention import attention
 from py_engine.ops.embed import embed
+from py_engine.ops.gate import Activation
 from py_engine.ops.linear import gated_linear, linear
 from py_engine.ops.norm import Norm, add_norm
 from py_engine.ops.rope import Heads
@@ -92,7 +93,7 @@ class Mlp:
 
     gate_up: Linear
     down: Linear
-    activation: Literal["silu", "gelu_tanh"]
+    activation: Activation
 
     def forward(self, trace: Pass, state: State, norm: Norm, out: Tensor | None) -> None:
         """Read state.x through `norm`; add to state.x, or store in `out`."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from py_engine.checks.attention import decode_attention, prefill_attention, rope
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
-from py_engine.checks.matrices import embed, matmul, matvec, narrow, norm
+from py_engine.checks.encoders import full_attention, pool
+from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -22,6 +23,7 @@ Maker = Callable[[Bench, Sequence[Call]], Check]
 CHECKS: Mapping[str, Maker] = {
     "embed": embed,
     "norm": norm,
+    "layer_norm": layer_norm,
     "narrow": narrow,
     "matvec": matvec,
     "matmul": matmul,
@@ -29,6 +31,8 @@ CHECKS: Mapping[str, Maker] = {
     "rope": rope,
     "attention_prefill": prefill_attention,
     "attention_decode": decode_attention,
+    "attention_full": full_attention,
+    "pool": pool,
     "delta_conv": delta_conv,
     "delta_scan": delta_scan,
     "delta_norm": delta_norm,

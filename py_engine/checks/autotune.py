@@ -19,6 +19,7 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Io
+from py_engine.ops.gate import Finish
 from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import STEP_BYTES, Pass, pack_step
@@ -155,7 +156,9 @@ class _Bench:
                 task.group_size,
                 task.scale_format,
             )
-            matvec(trace, str(task), x, matrix, y, norm=norm, epilogue=task.epilogue, form=form)
+            matvec(
+                trace, str(task), x, matrix, y, norm=norm, finish=Finish(task.epilogue), form=form
+            )
         self.planner.reserve([trace])
         return trace
 

@@ -17,22 +17,21 @@ from py_engine.checks.inputs import Cycle, Pattern
 from py_engine.checks.products import Input, MatrixRows, Outputs, Product
 from py_engine.checks.short_conv import ShortConvolution
 from py_engine.checks.workbench import (
+    ACTIVATE,
     TOLERANCE_F16,
     Bench,
     Check,
     beyond,
     constants,
     difference,
-    gelu_tanh,
+    layer_normed,
     normed,
     rms_factor,
-    silu,
     whole,
 )
 from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
-from py_engine.ops.gate import ACTIVATIONS
-from py_engine.ops.matvec import EPILOGUES
+from py_engine.ops.gate import ACTIVATIONS, EPILOGUES
 
 # Of the sum of all |w x| of a product, of quantised w of |scale| q and |bias|: f32 sums stay within 1e-6 of it. A chunk
 # of 32 left out of rows of 8192 is 1e-4 of it.
@@ -45,7 +44,7 @@ _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
 _MIDDLE = 1.5  # of weights of norms
 _FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
 _ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
-_ACTIVATE = {ACTIVATIONS["silu"]: silu, ACTIVATIONS["gelu_tanh"]: gelu_tanh}
+_ACTIVATE = {ACTIVATIONS[name]: function for name, function in ACTIVATE.items()}
 _READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these look at what y holds
 
 
@@ -65,6 +64,36 @@ def norm(bench: Bench, calls: Sequence[Call]) -> Check:
         for t, (at, n) in enumerate(halves):
             row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])[at : at + n]
             wanted += map(plus, row, before.part(t * k + at, n)) if add else row
+        return difference(got.floats(), wanted)
+
+    return Check(calls, verify)
+
+
+def layer_norm(bench: Bench, calls: Sequence[Call]) -> Check:
+    """layer_norm.wgsl: halves of two rows, or of the last row twice, of numbers whose mean is not 0."""
+    [call] = calls
+    c = constants(call)
+    [k, biased, add, last] = whole(c, "K", "BIAS", "ADD", "LAST_ROW")
+    rows, x, weight, before = 2, Pattern(_X, _MIDDLE), _weight(), Pattern(_Y)
+    y = bench.fill("y", before.period(), rows, k)
+    bias = bench.known(Pattern(_BIAS), k) if biased else bench.zeros
+    step = bench.step(6, rows) if last else bench.zeros
+    bench.call(
+        call,
+        [bench.known(x, rows, k), bench.known(weight, k), bias, step, y],
+        (1 if last else rows, 1, 1),
+    )
+    halves = _halves(k)
+    places = [(0 if last else t, *half) for t, half in enumerate(halves)]
+    got = bench.read_runs(y, [(t * k + at, n) for t, at, n in places])
+
+    def verify() -> str:
+        wanted: list[float] = []
+        for t, at, n in places:
+            row = x.part((rows - 1 if last else t) * k, k)
+            more = Pattern(_BIAS).part(0, k) if biased else [0.0] * k
+            done = layer_normed(row, weight.part(0, k), more, c["EPS"], c["OFFSET"])[at : at + n]
+            wanted += map(plus, done, before.part(t * k + at, n)) if add else done
         return difference(got.floats(), wanted)
 
     return Check(calls, verify)
@@ -110,7 +139,12 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     ids = [offset + row for row in rows]
     if offset + n == vocab:
         ids[-1] = vocab + 7
-    y = bench.make("y", len(ids), k)
+    before = Pattern(_Y)
+    y = (
+        bench.fill("y", before.period(), len(ids), k)
+        if c.get("ADD")
+        else bench.make("y", len(ids), k)
+    )
     tokens = bench.put("ids", struct.pack("<3I", *ids), len(ids), dtype="u32")
     bench.call(call, [tokens, *call.tensors[1:3], y], (call.groups[0], len(ids), 1))
     # A third of each row: all columns once.
@@ -119,9 +153,11 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     table = MatrixRows(bench, call, [(row, 1) for row in rows])
 
     def verify() -> str:
-        scale, wanted = c["SCALE"], []
-        for row, (at, n) in zip(rows, thirds, strict=True):
-            wanted += [scale * w for w in table.values(row)[at : at + n]]
+        scale = c["SCALE"]
+        wanted: list[float] = []
+        for t, (row, (at, n)) in enumerate(zip(rows, thirds, strict=True)):
+            values = [scale * w for w in table.values(row)[at : at + n]]
+            wanted += map(plus, values, before.part(t * k + at, n)) if c.get("ADD") else values
         return difference(got.floats(), wanted)
 
     return Check(calls, verify)
@@ -236,7 +272,6 @@ def _made(
 ) -> Results:
     """Outputs made of these products, before what y held is looked at."""
     bias, offset, half = Pattern(_BIAS), int(c["BIAS_OFFSET"]), int(c["N"]) // 2
-    activate = _ACTIVATE[int(c["ACTIVATION"])]
     found = Results([], [])
     for index, parts in zip(outputs.indices, products, strict=True):
         values, errors = [], []
@@ -246,15 +281,27 @@ def _made(
             errors.append(allowed * part.size + _ABSOLUTE)
         if c["EPILOGUE"] == EPILOGUES["gated"]:
             [gate, up], [gate_error, up_error] = values, errors
-            active = activate(gate)
-            # Neither activation is steeper than 1.13; WGSL's tanh and exp are off by 1e-5 of what they are applied to.
-            error = (1.13 * gate_error + 2e-5 * abs(gate)) * (abs(up) + up_error)
+            active, active_error = _active(c, gate, gate_error)
             found.values.append(active * up)
-            found.errors.append(error + abs(active) * up_error)
+            found.errors.append(active_error * (abs(up) + up_error) + abs(active) * up_error)
         else:
-            found.values.append(values[0])
-            found.errors.append(errors[0])
+            value, error = values[0], errors[0]
+            if c.get("ACTIVATE"):
+                value, error = _active(c, value, error)
+            factor = c.get("SCALE", 1.0)
+            if c.get("FACTORS"):
+                factor *= bias[int(c["FACTORS_AT"]) + index]
+            found.values.append(value * factor)
+            found.errors.append(error * abs(factor))
     return found
+
+
+def _active(c: Mapping[str, float], value: float, error: float) -> tuple[float, float]:
+    """The activation of a value, and what it may be off by where that is."""
+    kind = int(c["ACTIVATION"])
+    # WGSL's tanh and exp are off by 1e-5 of what they are applied to. But for the square, none is steeper than 1.13.
+    steepest = 2 * abs(value) + error if kind == ACTIVATIONS["relu2"] else 1.13
+    return _ACTIVATE[kind](value), steepest * error + 2e-5 * abs(value)
 
 
 def _put(c: Mapping[str, float], made: Results, old: Sequence[float]) -> Results:
@@ -339,4 +386,8 @@ def _known_input(bench: Bench, k: int) -> Input:
 
 
 def _bias(bench: Bench, c: Mapping[str, float], n: int) -> Tensor:
-    return bench.known(Pattern(_BIAS), int(c["BIAS_OFFSET"]) + n) if c["BIAS"] else bench.zeros
+    """The bias of n rows, and their factors."""
+    begins = [c["BIAS_OFFSET"]] if c["BIAS"] else []
+    if c.get("FACTORS"):
+        begins.append(c["FACTORS_AT"])
+    return bench.known(Pattern(_BIAS), int(max(begins)) + n) if begins else bench.zeros

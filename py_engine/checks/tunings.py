@@ -19,7 +19,8 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.json_text import parse_json
 from py_engine.host.store import BlobStore
-from py_engine.ops.matvec import EPILOGUES, MatvecTask, MatvecTuning, fits
+from py_engine.ops.gate import EPILOGUES
+from py_engine.ops.matvec import MatvecTask, MatvecTuning, fits
 from py_engine.version import VERSION
 
 _LAYOUT = 1  # of the file

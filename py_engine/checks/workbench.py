@@ -16,6 +16,7 @@ from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import ITEMSIZE, Call, Tensor, Trace
 from py_engine.host.gpu import Binding, Buffer, Copy, Gpu, Upload
+from py_engine.ops.gate import Activation
 from py_engine.ops.step import pack_step
 
 # Of the largest number of a result: sums of a thousand f32 in another order, WGSL's exp, log and inverseSqrt and
@@ -257,6 +258,30 @@ def gelu_tanh(v: float) -> float:
     return 0.5 * v * (1.0 + math.tanh(0.7978845608028654 * (v + 0.044715 * v**3)))
 
 
+def gelu(v: float) -> float:
+    """v Phi(v), exactly."""
+    return 0.5 * v * math.erfc(-v * math.sqrt(0.5))
+
+
+def relu(v: float) -> float:
+    """max(v, 0)."""
+    return max(v, 0.0)
+
+
+def relu2(v: float) -> float:
+    """max(v, 0)^2."""
+    return max(v, 0.0) ** 2
+
+
+ACTIVATE: Mapping[Activation, Callable[[float], float]] = {
+    "silu": silu,
+    "gelu_tanh": gelu_tanh,
+    "gelu": gelu,
+    "relu": relu,
+    "relu2": relu2,
+}
+
+
 def rms_factor(values: Sequence[float], eps: float) -> float:
     """1 / sqrt(mean x^2 + eps)."""
     return 1.0 / math.sqrt(dot(values, values) / len(values) + eps)
@@ -268,3 +293,17 @@ def normed(
     """RMSNorm of a row."""
     factor = rms_factor(values, eps)
     return [v * factor * (w + offset) for v, w in zip(values, weights, strict=True)]
+
+
+def layer_normed(
+    values: Sequence[float],
+    weights: Sequence[float],
+    bias: Sequence[float],
+    eps: float,
+    offset: float,
+) -> list[float]:
+    """LayerNorm of a row."""
+    mean = math.fsum(values) / len(values)
+    centred = [v - mean for v in values]
+    row = normed(centred, weights, eps, offset)
+    return [v + b for v, b in zip(row, bias, strict=True)]

@@ -21,9 +21,10 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.gpu_native import open_gpu
+from py_engine.ops.gate import Epilogue, Finish
 from py_engine.ops.matmul import MatmulTuning, matmul
 from py_engine.ops.matmul import tuning as matmul_tuning
-from py_engine.ops.matvec import Epilogue, MatvecTuning, matvec
+from py_engine.ops.matvec import MatvecTuning, matvec
 from py_engine.ops.matvec import tuning as matvec_tuning
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass, pack_step
@@ -147,7 +148,9 @@ async def bench_matvec(gpu: Gpu, name: str, form: MatrixFormat, args: argparse.N
 
             def add(trace: Pass, matrix: Matrix, t: MatvecTuning = t) -> None:
                 norm = case.norm if normed else None
-                matvec(trace, name, case.x, matrix, case.y, norm=norm, epilogue=epilogue, form=t)
+                matvec(
+                    trace, name, case.x, matrix, case.y, norm=norm, finish=Finish(epilogue), form=t
+                )
 
             done[t] = await case.seconds(add, args.dispatches, args.budget)
 
@@ -193,7 +196,7 @@ async def bench_matmul(
     for m in forms:
 
         def add(trace: Pass, matrix: Matrix, m: MatmulTuning = m) -> None:
-            matmul(trace, name, case.x, matrix, case.y, epilogue=epilogue, form=m)
+            matmul(trace, name, case.x, matrix, case.y, finish=Finish(epilogue), form=m)
 
         if m not in done:
             done[m] = await case.seconds(add, max(4, args.dispatches // 8), args.budget)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from py_engine.blocks.kv_cache import CLASSES, KvDtype, classes_up_to
+from py_engine.blocks.layers import Model
 from py_engine.checks.tunings import Forms
-from py_engine.errors import InputError
+from py_engine.errors import InputError, ModelError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.passes import PREFILL_ROWS
 from py_engine.graph.kernels import Kernels
@@ -40,6 +41,25 @@ def build_decoder(
     Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)
+    if not isinstance(model, Model):
+        raise ModelError("this model generates no text")
+    return decoder_of(
+        model, gpu, kernels, context=context, kv_dtype=kv_dtype, classes=classes, strategy=strategy, forms=forms
+    )  # fmt: skip
+
+
+def decoder_of(
+    model: Model,
+    gpu: Gpu,
+    kernels: Kernels,
+    *,
+    context: int | None,
+    kv_dtype: KvDtype,
+    classes: Sequence[int] = CLASSES,
+    strategy: SubmitStrategy | None = None,
+    forms: Forms | None = None,
+) -> Decoder:
+    """As build_decoder, of a model whose weights were asked for."""
     context = _context(context, model.max_context)
     # Rows of the largest prefill plan: no more than the context can fill.
     rows = min(PREFILL_ROWS[0], -(-context // 16) * 16)

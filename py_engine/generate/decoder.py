@@ -92,6 +92,11 @@ class Decoder:
         )
 
     @property
+    def context(self) -> int:
+        """The most tokens of a text."""
+        return self.state.context
+
+    @property
     def strategy(self) -> SubmitStrategy:
         """How its plans are submitted; may be set while nothing runs."""
         return self.programs.strategy

@@ -36,9 +36,12 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear layer (or several that read the same input, stacked): y[rows] = W x + bias."""
+    """A linear layer (or several that read the same input, stacked): y[rows] = (W x + bias) * factors."""
 
     rows: int
     cols: int
     parts: tuple[Matrix, ...]  # in row order, together all rows
     bias: Tensor | None = None  # f32 [rows], or more, of which the first are meant
+    factors_at: int | None = (
+        None  # where in `bias` factors begin (layer scale); 0: it holds no bias
+    )

@@ -258,7 +258,11 @@ class Tokenizer:
         require_text(text, "the text")
         pieces = self.split(text) if control else [(text, False)]
         ids = self.encode_pieces(pieces)
-        return self._known([*self._prefix, *ids, *self._suffix]) if add_special_tokens else ids
+        return self._known(self.with_special(ids)) if add_special_tokens else ids
+
+    def with_special(self, ids: Iterable[int]) -> list[int]:
+        """Ids of a text with what the file's post-processor puts around one."""
+        return [*self._prefix, *ids, *self._suffix]
 
     def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
         """Ids of (text, is a control token) pieces, as `split` and `ChatTemplate.pieces` give them.

@@ -11,6 +11,7 @@ import re
 from functools import cache
 from importlib import import_module
 
+from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.layers import Model
 from py_engine.errors import ModelError
 from py_engine.sources.config import Config
@@ -40,7 +41,7 @@ def families() -> dict[str, str]:
     return found
 
 
-def build_model(config: Config, store: WeightStore) -> Model:
+def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 
     Raises ModelError for an unknown family, absurd numbers, tensors that do not fit them, or one that stands beside
@@ -54,7 +55,7 @@ def build_model(config: Config, store: WeightStore) -> Model:
         raise ModelError(
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(families()))}."
         )
-    model: Model = build(config, store)
+    model: Model | EncoderModel = build(config, store)
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):

@@ -108,26 +108,32 @@ def _prefill(
 ) -> None:
     k, v = map(exact, cache)
     d = heads.dim
-    block = 32 if d <= 64 else 16 if d <= 128 else 8  # 128 threads hold 4 rows x 4 elements each
-    tile = 512 // block
-    quads = d // 4
-    piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
+    cut = tiles(d)
     constants = {
         "D": d,
         "H": heads.count,
         "HEADS_PER_KV": heads.count // heads.kv_count,
         "WINDOW": window or 0,
-        "BQ": block,
-        "KT": tile,
-        "PIECE": piece,
+        **cut,
         **_gate(heads),
     }
     trace.call(
         label,
         kernel("attention_prefill", ["step", f"kv_{k.dtype}", "attention_gate"], constants),
         [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (-(-trace.rows // block), heads.count, 1),
+        (-(-trace.rows // int(cut["BQ"])), heads.count, 1),
     )
+
+
+def tiles(head_dim: int) -> dict[str, float]:
+    """Query rows and keys of a tile, and quads of K that stand in workgroup memory at a time, of the tiled kernels."""
+    block = (
+        32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
+    )  # 128 threads hold 4 rows x 4 elements each
+    tile = 512 // block
+    quads = head_dim // 4
+    piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
+    return {"BQ": block, "KT": tile, "PIECE": piece}
 
 
 def _gate(heads: Heads) -> dict[str, float]:

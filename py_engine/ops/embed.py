@@ -8,9 +8,17 @@ from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 
 def embed(
-    trace: Trace, ids: Tensor, table: Linear, y: Tensor, *, scale: float = 1.0, label: str = "embed"
+    trace: Trace,
+    ids: Tensor,
+    table: Linear,
+    y: Tensor,
+    *,
+    scale: float = 1.0,
+    add: bool = False,
+    label: str = "embed",
 ) -> None:
-    """y [>= T, cols] f32 = table[ids[:T]] * scale, T = trace.rows; a dispatch for each part of the table.
+    """y [>= T, cols] f32 = table[ids[:T]] * scale, T = trace.rows; with `add`, y += that. A dispatch for each
+    part of the table.
 
     An id beyond the table means its last row. Raises ModelError for a format the kernels cannot read.
     """
@@ -26,6 +34,8 @@ def embed(
             "SCALE": scale,
             **libraries.constants,
         }
+        if add:
+            constants["ADD"] = True
         trace.call(
             label,
             kernel("embed", [*libraries.uses, "weight_chunk"], constants),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
 from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Tensor
-from py_engine.ops.gate import Activation
+from py_engine.ops.gate import Activation, Epilogue, Finish
 from py_engine.ops.matmul import matmul, takes_units
 from py_engine.ops.matvec import matvec
 from py_engine.ops.narrow import narrow
-from py_engine.ops.norm import Norm, rms_norm
+from py_engine.ops.norm import Norm, apply_norm, norm_last_row
 from py_engine.ops.step import Pass
 
 
@@ -22,21 +22,21 @@ def linear(
     y: Tensor,
     *,
     norm: Norm | None = None,
+    activation: Activation | None = None,
+    scale: float = 1.0,
     residual: bool = False,
     last_row: bool = False,
 ) -> None:
-    """y = W norm(x) + bias; with `residual`, y += that.
+    """y = act(W norm(x) + bias) * factors * scale; with `residual`, y += that. Factors are the layer's own.
 
     x [>= T, cols] f32, T = trace.rows; y [>= T, rows] f32. `last_row`: only row step.rows - 1 of x, to the first
     row of y (the head). Raises ValueError when shapes differ, ModelError for a format the kernels cannot read.
     """
     _check(label, x, layer, y, layer.rows)
-    x, norm = _input(trace, label, x, layer, norm, last_row)
+    given = _input(trace, label, x, layer, norm, last_row)
+    finish = Finish("add" if residual else "store", activation, layer.bias, layer.factors_at, scale)
     for part in layer.parts:
-        _part(
-            trace, label, x, layer, part, (0, part.rows), part.row_offset, y,
-            "add" if residual else "store", None, norm, last_row,
-        )  # fmt: skip
+        _part(trace, label, given, part, (0, part.rows), part.row_offset, y, finish)
 
 
 def gated_linear(
@@ -56,21 +56,25 @@ def gated_linear(
     """
     half = layer.rows // 2
     _check(label, x, layer, y, half)
-    x, norm = _input(trace, label, x, layer, norm, False)
+    given = _input(trace, label, x, layer, norm, False)
+
+    def finish(epilogue: Epilogue) -> Finish:
+        act = None if epilogue == "store" else activation
+        return Finish(epilogue, act, layer.bias, layer.factors_at)
+
     if len(layer.parts) == 1:
         part = layer.parts[0]
-        _part(trace, label, x, layer, part, (0, part.rows), 0, y, "gated", activation, norm, False)
+        _part(trace, label, given, part, (0, part.rows), 0, y, finish("gated"))
         return
     for part in layer.parts:
         rows = (0, min(part.rows, half - part.row_offset))
         if rows[1] > 0:
-            at = part.row_offset
-            _part(trace, label, x, layer, part, rows, at, y, "store", None, norm, False)
+            _part(trace, label, given, part, rows, part.row_offset, y, finish("store"))
     for part in layer.parts:
         rows = (max(0, half - part.row_offset), part.rows)
         if rows[0] < rows[1]:
             at = part.row_offset + rows[0] - half
-            _part(trace, label, x, layer, part, rows, at, y, "multiply", activation, norm, False)
+            _part(trace, label, given, part, rows, at, y, finish("multiply"))
 
 
 def _check(label: str, x: Tensor, layer: Linear, y: Tensor, rows: int) -> None:
@@ -80,45 +84,53 @@ def _check(label: str, x: Tensor, layer: Linear, y: Tensor, rows: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Input:
+    """What the parts of a layer read: one row of it (row step.rows - 1 where `last`), through `norm`, or all rows."""
+
+    x: Tensor
+    one: bool
+    norm: Norm | None = None
+    last: bool = False
+
+
 def _input(
     trace: Pass, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
-) -> tuple[Tensor, Norm | None]:
-    """What the parts read: matvec norms by itself, matmul reads rows that were normed, or narrowed, once."""
-    if trace.rows == 1 or last_row:
-        return x, norm
-    if takes_units(trace, layer):
-        narrowed = trace.tensor(f"{label} input", trace.rows, x.shape[-1], dtype="f16")
+) -> _Input:
+    """matvec takes an RMSNorm by itself; a LayerNorm, and what matmul reads, is normed, or narrowed, once."""
+    one, k = trace.rows == 1 or last_row, x.shape[-1]
+    if one and (norm is None or not norm.centred):
+        return _Input(x, True, norm, last_row)
+    if norm is not None and last_row:
+        row = trace.tensor(f"{label} input", 1, k)
+        norm_last_row(trace, x, norm, row)
+        return _Input(row, True)
+    narrows = not one and takes_units(trace, layer)
+    if norm is not None and (norm.centred or not narrows):
+        normed = trace.tensor(f"{label} input", trace.rows, k)
+        apply_norm(trace, x, norm, normed)
+        x, norm = normed, None
+    if narrows:
+        narrowed = trace.tensor(f"{label} input", trace.rows, k, dtype="f16")
         narrow(trace, x, narrowed, norm, f"{label} input")
-        return narrowed, None
-    if norm is None:
-        return x, None
-    normed = trace.tensor(f"{label} input", trace.rows, x.shape[-1])
-    rms_norm(trace, x, norm, normed)
-    return normed, None
+        x = narrowed
+    return _Input(x, one)
 
 
 def _part(
     trace: Pass,
     label: str,
-    x: Tensor,
-    layer: Linear,
+    given: _Input,
     part: Matrix,
     rows: tuple[int, int],
     y_offset: int,
     y: Tensor,
-    epilogue: Literal["store", "add", "gated", "multiply"],
-    activation: Activation | None,
-    norm: Norm | None,
-    last_row: bool,
+    finish: Finish,
 ) -> None:
-    act = activation or "silu"
-    if trace.rows == 1 or last_row:
+    if given.one:
         matvec(
-            trace, label, x, part, y, norm=norm, bias=layer.bias, epilogue=epilogue, activation=act,
-            last_row=last_row, rows=rows, y_offset=y_offset,
-        )  # fmt: skip
-    else:
-        matmul(
-            trace, label, x, part, y, bias=layer.bias, epilogue=epilogue, activation=act,
+            trace, label, given.x, part, y, norm=given.norm, finish=finish, last_row=given.last,
             rows=rows, y_offset=y_offset,
         )  # fmt: skip
+    else:
+        matmul(trace, label, given.x, part, y, finish=finish, rows=rows, y_offset=y_offset)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.graph.matrix import Linear, Matrix
-from py_engine.graph.trace import NOTHING, Kernel, Tensor, kernel
+from py_engine.graph.trace import Kernel, Tensor, kernel
 from py_engine.host.gpu import AdapterInfo
-from py_engine.ops.gate import ACTIVATIONS, Activation
-from py_engine.ops.matvec import EPILOGUES, Epilogue
+from py_engine.ops.gate import STORE, Finish
 from py_engine.ops.step import Pass
 from py_engine.ops.weight import WeightLibraries, scales_of, weight_libraries
 
@@ -59,17 +58,15 @@ def matmul(
     matrix: Matrix,
     y: Tensor,
     *,
-    bias: Tensor | None = None,
-    epilogue: Epilogue = "store",
-    activation: Activation = "silu",
+    finish: Finish = STORE,
     rows: tuple[int, int] | None = None,
     y_offset: int | None = None,
     form: MatmulTuning | None = None,
 ) -> None:
-    """y[t, y_offset + i] <- sum_k W[i, k] x[t, k] + bias, for the step.rows valid rows t of x.
+    """y[t, y_offset + i] <- sum_k W[i, k] x[t, k], for the step.rows valid rows t of x.
 
-    x [>= T, cols] f32, or f16 for the tensor units (`takes_units`); y [>= T, any] f32, T = trace.rows. `epilogue`,
-    `bias`, `rows`, `y_offset` as in matvec. Rows of y behind step.rows stay as they are. Raises ModelError for a
+    x [>= T, cols] f32, or f16 for the tensor units (`takes_units`); y [>= T, any] f32, T = trace.rows. `finish`,
+    `rows`, `y_offset` as in matvec. Rows of y behind step.rows stay as they are. Raises ModelError for a
     format the kernels cannot read.
     """
     begin, end = rows or (0, matrix.rows)
@@ -81,10 +78,7 @@ def matmul(
         "Y_COLS": y.shape[-1],
         "ROW_BASE": begin,
         "Y_OFFSET": matrix.row_offset + begin if y_offset is None else y_offset,
-        "BIAS_OFFSET": matrix.row_offset + begin if bias is not None else 0,
-        "BIAS": bias is not None,
-        "EPILOGUE": EPILOGUES[epilogue],
-        "ACTIVATION": ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0,
+        **finish.constants(matrix.row_offset + begin),
         **libraries.constants,
     }
     if x.dtype == "f16":
@@ -98,7 +92,7 @@ def matmul(
             (x, "r"),
             (matrix.weight, "r"),
             (scales_of(matrix), "r"),
-            (NOTHING if bias is None else bias, "r"),
+            (finish.binding, "r"),
             (trace.step, "r"),
             (y, "w"),
         ],

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from py_engine.graph.matrix import Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import NOTHING, Access, Tensor, kernel
 from py_engine.host.gpu import AdapterInfo
-from py_engine.ops.gate import ACTIVATIONS, Activation
+from py_engine.ops.gate import STORE, Epilogue, Finish
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
-Epilogue = Literal["store", "add", "gated", "multiply"]
-
-EPILOGUES: dict[Epilogue, int] = {"store": 0, "add": 1, "gated": 2, "multiply": 3}
 _GRID = 65535  # workgroups in one dimension
 
 
@@ -163,32 +160,32 @@ def matvec(
     y: Tensor,
     *,
     norm: Norm | None = None,
-    bias: Tensor | None = None,
-    epilogue: Epilogue = "store",
-    activation: Activation = "silu",
+    finish: Finish = STORE,
     conv: Convolution | None = None,
     last_row: bool = False,
     rows: tuple[int, int] | None = None,
     y_offset: int | None = None,
     form: MatvecTuning | None = None,
 ) -> None:
-    """y[y_offset + i] <- sum_k W[i, k] norm(x)[k] + bias, for one row of x.
+    """y[y_offset + i] <- sum_k W[i, k] norm(x)[k], for one row of x.
 
     x [T, cols] f32: row 0, or row step.rows - 1 with `last_row`. y f32, its first row is written.
-    `epilogue`: "store"; "add" (y += ..); "gated" (rows of W are [gate; up], y[i] = act(gate_i) * up_i); "multiply"
-    (y holds the gate: y = act(y) * ..). `conv` instead: y [rows / 3] is the convolution's, the bias in its weights.
-    `bias` f32 for the whole layer, indexed from the part's row_offset.
+    `norm`: an RMSNorm, taken on the way. `finish`: bias, activation, scale, and how y is written ("gated": rows of W
+    are [gate; up]); its vectors are indexed from the part's row_offset. `conv` instead: y [rows / 3] is the
+    convolution's, the bias in its weights.
     `rows`: only these rows of the part; `y_offset`: by default where they stand in the layer.
-    Raises ModelError for a format the kernels cannot read.
+    Raises ModelError for a format the kernels cannot read, ValueError for a LayerNorm.
     """
+    if norm is not None and norm.centred:
+        raise ValueError(f"{label}: a matvec takes no LayerNorm on the way")
     begin, end = rows or (0, matrix.rows)
     n = end - begin
-    sections = 3 if conv else 2 if epilogue == "gated" else 1  # rows of W behind a value
+    sections = 3 if conv else 2 if finish.epilogue == "gated" else 1  # rows of W behind a value
     task = None
     if conv is None:
         task = MatvecTask(
             n, matrix.cols, matrix.format, matrix.group_size, matrix.scale_format,
-            epilogue, norm is not None,
+            finish.epilogue, norm is not None,
         )  # fmt: skip
         form = form or trace.forms.get(task)
     form = form or tuning(n, matrix.cols, trace.features, trace.info)
@@ -201,8 +198,6 @@ def matvec(
         source = "input_any"
     else:
         source = "input_staged" if form.staged else "input_direct"
-    if conv:
-        bias = conv.weights
     constants: dict[str, float] = {
         "N": n,
         "K": matrix.cols,
@@ -212,23 +207,19 @@ def matvec(
         "OUTPUTS": outputs_a_group,
         "ROW_BASE": begin,
         "Y_OFFSET": matrix.row_offset + begin if y_offset is None else y_offset,
-        "BIAS_OFFSET": matrix.row_offset + begin if bias is not None else 0,
         "LAST_ROW": last_row,
         "NORM": norm is not None,
-        "BIAS": conv.biased if conv else bias is not None,
         **libraries.constants,
     }
     history: list[tuple[Tensor, Access]] = []
     if conv:
         ending = ["causal_conv", "matvec_conv"]
+        constants |= {"BIAS": conv.biased, "BIAS_OFFSET": matrix.row_offset + begin}
         constants |= conv.constants
         history = [(conv.history, "w")]
     else:
         ending = ["gate", "matvec_out"]
-        constants["EPILOGUE"] = EPILOGUES[epilogue]
-        constants["ACTIVATION"] = (
-            ACTIVATIONS[activation] if epilogue in ("gated", "multiply") else 0
-        )
+        constants |= finish.constants(matrix.row_offset + begin)
     if norm is not None:
         constants |= {"NORM_OFFSET": norm.offset, "EPS": norm.eps}
     if form.subgroups:
@@ -254,7 +245,7 @@ def matvec(
             (matrix.weight, "r"),
             (scales_of(matrix), "r"),
             (NOTHING if norm is None else norm.weight, "r"),
-            (NOTHING if bias is None else bias, "r"),
+            (conv.weights if conv else finish.binding, "r"),
             (trace.step, "r"),
             (y, "w"),
             *history,

@@ -13,6 +13,8 @@ def narrow(
 
     Raises ValueError when the shapes differ.
     """
+    if norm is not None and norm.centred:
+        raise ValueError(f"{label}: no LayerNorm is taken on the way to f16")
     k = x.shape[-1]
     if y.shape[-1] != k or k % 2 or (norm is not None and norm.weight.shape != (k,)):
         raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be rows of one even width")

@@ -1,22 +1,33 @@
-"""RMSNorm of rows (shaders/norm.wgsl), for prefill and for Gemma's post norms; before a matvec it is fused there."""
+"""RMSNorm and LayerNorm of rows (shaders/norm.wgsl, layer_norm.wgsl); before a matvec RMSNorm is fused there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.graph.trace import NOTHING, Tensor, Trace, kernel
+from py_engine.ops.step import Pass
 
 
 @dataclass(frozen=True)
 class Norm:
-    """x / sqrt(mean(x^2) + eps) * (weight + offset): weight f32 [K]; offset 1 for Gemma, else 0."""
+    """RMSNorm: x / sqrt(mean(x^2) + eps) * (weight + offset); offset 1 for Gemma, else 0 (Zhang & Sennrich 2019).
+
+    `centred`: LayerNorm, (x - mean(x)) / sqrt(variance(x) + eps) * (weight + offset) + bias (Ba et al. 2016,
+    arXiv:1607.06450). weight, bias f32 [K]; a bias, which may be left out, only where centred.
+    """
 
     weight: Tensor
     eps: float
     offset: float = 0.0
+    centred: bool = False
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.bias is not None and not self.centred:
+            raise ValueError("an RMSNorm has no bias")
 
 
-def rms_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
+def apply_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
     """y [T, K] = norm(x [T, K]), f32. Raises ValueError when the shapes differ."""
     _call(trace, x, norm, y, label, add=False)
 
@@ -26,16 +37,59 @@ def add_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "post 
     _call(trace, x, norm, y, label, add=True)
 
 
+def norm_last_row(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
+    """y [1, K] = LayerNorm of row step.rows - 1 of x [>= T, K]. Raises ValueError for an RMSNorm, or when the shapes
+    differ."""
+    if not norm.centred:
+        raise ValueError(f"{label}: of an RMSNorm the products take the last row by themselves")
+    _check(x, norm, y, label)
+    _layer_norm(trace, x, norm, y, label, {"LAST_ROW": True}, trace.step, 1)
+
+
 def _call(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str, add: bool) -> None:
-    k = x.shape[-1]
-    if y.shape[-1] != k or norm.weight.shape != (k,):
-        raise ValueError(
-            f"{label}: x {x.shape}, y {y.shape} and weight {norm.weight.shape} differ in the last axis"
-        )
-    constants = {"K": k, "EPS": norm.eps, "OFFSET": norm.offset, "ADD": add}
+    _check(x, norm, y, label)
+    if norm.centred:
+        _layer_norm(trace, x, norm, y, label, {"ADD": True} if add else {}, NOTHING, trace.rows)
+        return
+    constants = {"K": x.shape[-1], "EPS": norm.eps, "OFFSET": norm.offset, "ADD": add}
     trace.call(
         label,
         kernel("norm", ["tree_sum"], constants),
         [(x, "r"), (norm.weight, "r"), (y, "w")],
         (trace.rows, 1, 1),
     )
+
+
+def _layer_norm(
+    trace: Trace,
+    x: Tensor,
+    norm: Norm,
+    y: Tensor,
+    label: str,
+    switches: dict[str, float],
+    step: Tensor,
+    rows: int,
+) -> None:
+    constants = {
+        "K": x.shape[-1],
+        "EPS": norm.eps,
+        "OFFSET": norm.offset,
+        "BIAS": norm.bias is not None,
+        **switches,
+    }
+    bias = NOTHING if norm.bias is None else norm.bias
+    trace.call(
+        label,
+        kernel("layer_norm", ["step", "tree_sum"], constants),
+        [(x, "r"), (norm.weight, "r"), (bias, "r"), (step, "r"), (y, "w")],
+        (rows, 1, 1),
+    )
+
+
+def _check(x: Tensor, norm: Norm, y: Tensor, label: str) -> None:
+    vectors = [norm.weight, *([norm.bias] if norm.bias is not None else [])]
+    k = x.shape[-1]
+    if y.shape[-1] != k or any(v.shape != (k,) for v in vectors):
+        raise ValueError(
+            f"{label}: x {x.shape}, y {y.shape} and weights {[v.shape for v in vectors]} differ in the last axis"
+        )

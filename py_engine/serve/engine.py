@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Never, Unpack, cast
 
 from py_engine.abort import Abort
 from py_engine.arguments import (
@@ -46,6 +46,7 @@ from py_engine.serve.sessions import SessionInfo, Sessions
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
 from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.task import Job, Request, W
@@ -240,6 +241,23 @@ class Engine(Life):
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
         """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
         return self.ask(made(CompleteRequest, prompt=prompt, **options))
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+    ) -> Work[Never, Embeddings]:
+        """A vector of unit length for each text, in their order: rows that numpy.asarray reads without copying.
+
+        ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
+        the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
+        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
+        Raises InputError at once.
+        """
+        return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
 
     @named_options
     def count_tokens(

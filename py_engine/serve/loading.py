@@ -10,9 +10,11 @@ from typing import Any
 
 from py_engine.abort import Abort
 from py_engine.checks.autotune import chosen_forms
+from py_engine.encode.build import build_runtime
+from py_engine.encode.encoder import Encoder
+from py_engine.encode.settings import EmbedSettings, read_embed_settings
 from py_engine.errors import ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
-from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
@@ -105,9 +107,9 @@ async def load_model(
             await kernels.forget_failed()
             raise
         store = source.make_store(gpu, setting.form)
-        decoder: Decoder | None = None
+        runtime: Decoder | Encoder | None = None
         try:
-            decoder = build_decoder(
+            runtime = build_runtime(
                 source.config, store, gpu, kernels,
                 context=context, kv_dtype=setting.kv_dtype, classes=options.context_classes, strategy=strategy,
                 forms=forms,
@@ -120,27 +122,31 @@ async def load_model(
             await kernels.compiled(partial(_tell_compiling, tell))
             if wanted:
                 tell(Progress("kernels", message="Checking what this GPU computes"))
-            checked = await decoder.self_check().run() if wanted else None
+            checked = await runtime.self_check().run() if wanted else None
             for wrong in checked.wrong if checked else ():
                 note(f"self-check: {wrong}")
-            await decoder.plan()
+            await runtime.plan()
             tokens, template = await tokenizer
             await gpu.idle()
             await source.commit()
             tell(Progress("ready", message="Ready"))
-            text = TextSettings.of(
-                template, tokens, decoder.state.context, source.defaults, source.ignore_eos
-            )
+            text, embedding = None, None
+            if isinstance(runtime, Decoder):
+                text = TextSettings.of(
+                    template, tokens, runtime.context, source.defaults, source.ignore_eos
+                )
+            else:
+                embedding = await source.embedding()
             return Loaded(
-                address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, decoder,
-                tokens, text, io.now() - started, peak, source.kept, checked, room.peak_bytes,
+                address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, runtime,
+                tokens, text, io.now() - started, peak, source.kept, checked, room.peak_bytes, embedding,
             )  # fmt: skip
         except BaseException:
             tokenizer.cancel()
             await asyncio.gather(tokenizer, return_exceptions=True)
             await kernels.settle()
-            if decoder is not None:
-                decoder.release()
+            if runtime is not None:
+                runtime.release()
             store.release()
             raise
 
@@ -206,6 +212,10 @@ class _Source:
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         raise NotImplementedError
+
+    async def embedding(self) -> EmbedSettings:
+        """How an encoder's rows become vectors."""
+        return EmbedSettings()
 
     async def fill(
         self,
@@ -301,6 +311,9 @@ class _FileSource(_Source):
         )
         texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
         return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)
+
+    async def embedding(self) -> EmbedSettings:
+        return await read_embed_settings(self._repository)
 
     async def _json(self, name: str) -> dict[str, Any]:
         """A file that may be missing, as an object."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from py_engine.blocks.kv_cache import KvDtype
+from py_engine.encode.build import build_runtime
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
-from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
+from py_engine.generate.build import DEFAULT_CONTEXT
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
@@ -94,21 +95,21 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
     kernels = Kernels(paper)
     try:
         store = make_store(paper, setting.form)
-        decoder = build_decoder(
+        runtime = build_runtime(
             config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype
         )
         # The order of a load: the weights stream in through staging, then the activations are made.
         paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(store.jobs))))
-        await decoder.plan()
+        await runtime.plan()
         loaded = paper.counters.live_bytes
-        for capacity in decoder.classes:
-            await decoder.fit(capacity)
+        for capacity in runtime.classes:
+            await runtime.fit(capacity)
     finally:
         await kernels.settle()
-    by_kind = {"weights_bytes": store.nbytes, **decoder.memory()}
+    by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}
     assert sum(by_kind.values()) == paper.counters.live_bytes
-    calls = list(decoder.programs.calls)
-    return Estimate(decoder.state.context, by_kind, loaded, paper.peak_bytes, calls)
+    calls = list(runtime.programs.calls)
+    return Estimate(runtime.context, by_kind, loaded, paper.peak_bytes, calls)
 
 
 async def require_room(

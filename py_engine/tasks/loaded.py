@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from py_engine.checks.self_check import Outcome
+from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.markup import Markup
 from py_engine.generate.sampling import Sampling
+from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.io import Io
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
@@ -26,6 +28,8 @@ class Runtime(Protocol):
     def memory(self) -> dict[str, int]:
         """GPU bytes by kind, without the weights."""
         ...
+
+    strategy: SubmitStrategy
 
     def release(self) -> None:
         """Free every buffer."""
@@ -79,6 +83,7 @@ class Loaded:
     kept: bool | None  # whether the store has it for the next time; None: it came from no hub
     checked: Outcome | None  # of the self-check; None: not asked for
     takes: int  # GPU bytes at most, once the context is full: Estimate.peak_bytes
+    embedding: EmbedSettings | None = None  # of a model that makes vectors of texts
 
     @property
     def decoder(self) -> Decoder:

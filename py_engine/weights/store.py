@@ -107,6 +107,10 @@ class WeightStore:
         names = {f"{module}.{part}" for part in ("weight", "scales", "biases")}
         self._known |= names & self._tensors.keys()
 
+    def ignore(self, name: str) -> None:
+        """The tensor of this full name is not needed, on purpose, if there is one."""
+        self._known |= {name} & self._tensors.keys()
+
     def unused(self) -> list[str]:
         """Names of the tensors that nobody asked for, sorted."""
         return sorted(self._tensors.keys() - self._known)

@@ -11,7 +11,7 @@ override BIAS: bool = false;
 override EPILOGUE: u32 = 0u;  // the constants below
 
 const STORE = 0u;
-const ADD = 1u;       // Y += (the residual)
+const ADD = 1u;       // Y += (the residual); both as gate.wgsl's finished() makes it
 const GATED = 2u;     // rows of W are [gate; up]: Y = activate(gate) * up
 const MULTIPLY = 3u;  // Y holds the gate: Y = activate(Y) * (X W^T)
 
@@ -25,11 +25,11 @@ fn put(row: u32, col: u32, sum: f32) {
   let at = row * Y_COLS + Y_OFFSET + col;
   let value = with_bias(sum, col);
   if (EPILOGUE == ADD) {
-    y[at] += value;
+    y[at] += finished(value, col);
   } else if (EPILOGUE == MULTIPLY) {
     y[at] = activate(y[at]) * value;
   } else {
-    y[at] = value;
+    y[at] = finished(value, col);
   }
 }
 

@@ -5,7 +5,7 @@
 override EPILOGUE: u32 = 0u;  // the constants below
 
 const STORE = 0u;
-const ADD = 1u;       // y += W x (the residual)
+const ADD = 1u;       // y += W x (the residual); both as gate.wgsl's finished() makes it
 const GATED = 2u;     // rows are [gate; up]: y = activate(gate) * up
 const MULTIPLY = 3u;  // y holds the gate: y = activate(y) * W x
 
@@ -28,11 +28,11 @@ fn put(row: u32, i: u32, factor: f32) {
     let value = with_bias(total(i) * factor, row);
     if (OUTPUTS > LANES) { hold(row); }  // there are more than this lane's first
     if (EPILOGUE == ADD) {
-      y[at] = held + value;
+      y[at] = held + finished(value, row);
     } else if (EPILOGUE == MULTIPLY) {
       y[at] = activate(held) * value;
     } else {
-      y[at] = value;
+      y[at] = finished(value, row);
     }
   }
 }

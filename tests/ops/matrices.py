@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,7 +95,12 @@ def random_linear(
 
 
 def act(v: np.ndarray, kind: str) -> np.ndarray:
-    """silu or gelu_tanh, float64."""
+    """An activation of ops/gate.py, float64."""
     if kind == "silu":
         return v / (1 + np.exp(-v))
+    if kind == "gelu":
+        return np.vectorize(lambda x: 0.5 * x * math.erfc(-x / math.sqrt(2)))(v)
+    if kind in ("relu", "relu2"):
+        return np.maximum(v, 0) ** (2 if kind == "relu2" else 1)
+    assert kind == "gelu_tanh"
     return 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))

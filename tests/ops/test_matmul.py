@@ -9,6 +9,7 @@ import pytest
 
 from py_engine.graph.matrix import Linear, Matrix
 from py_engine.host.gpu import AdapterInfo, Gpu
+from py_engine.ops.gate import Finish
 from py_engine.ops.linear import linear
 from py_engine.ops.matmul import MatmulTuning, matmul, tuning
 from tests.conftest import Runner
@@ -83,9 +84,9 @@ def test_tiles(
         bench.put("x", x),
         matrix,
         y,
-        bias=bench.put("bias", b),
-        epilogue=epilogue,  # type: ignore[arg-type]
-        activation=kind,  # type: ignore[arg-type]
+        finish=Finish(
+            epilogue, kind if gated or epilogue == "multiply" else None, bench.put("bias", b)
+        ),  # type: ignore[arg-type]
         y_offset=3,
         form=t,
     )
@@ -145,8 +146,8 @@ def test_units(
     y, before = output(bench, rng, 80, n + 5)
     trace = trace_of(bench, rows=80, valid=70)
     matmul(
-        trace, "test", bench.put("x", x), matrix, y, bias=bench.put("bias", b), epilogue=epilogue,  # type: ignore[arg-type]
-        y_offset=3,
+        trace, "test", bench.put("x", x), matrix, y, y_offset=3,
+        finish=Finish(epilogue, None, bench.put("bias", b)),  # type: ignore[arg-type]
     )  # fmt: skip
     run(bench.run(trace))
     v = x.astype(np.float64) @ w.T + b

@@ -10,6 +10,7 @@ import pytest
 
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import AdapterInfo, Gpu
+from py_engine.ops.gate import Finish
 from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec, tuning
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass, pack_step
@@ -139,6 +140,7 @@ def test_forms(
         pytest.skip("no subgroups")
     rows, cols = 54, 2048 + 320
     gated = epilogue == "gated"
+    kind = "gelu_tanh" if t.lanes == 4 else "silu"
     n = rows // 2 if gated else rows
     matrix, w = random_matrix(bench, rng, rows, cols, "q4")
     x = rng.standard_normal((1, cols)).astype(np.float32)
@@ -156,14 +158,15 @@ def test_forms(
         matrix,
         y,
         norm=Norm(bench.put("norm", nw), 1e-5, 1.0),
-        bias=bench.put("bias", b),
-        epilogue=epilogue,  # type: ignore[arg-type]
-        activation="gelu_tanh" if t.lanes == 4 else "silu",
+        finish=Finish(
+            epilogue,  # type: ignore[arg-type]
+            kind if gated or epilogue == "multiply" else None,  # type: ignore[arg-type]
+            bench.put("bias", b),
+        ),
         y_offset=3,
         form=t,
     )
     run(bench.run(trace))
-    kind = "gelu_tanh" if t.lanes == 4 else "silu"
     v = rms_norm(x.astype(np.float64), nw.astype(np.float64), 1.0, 1e-5) @ w.T + b
     old = before[:, 3:]
     if epilogue == "add":
@@ -206,7 +209,7 @@ def test_every_candidate_of_the_autotune(
         y, before = output(bench, rng, 1, v.shape[1])
         trace = trace_of(bench)
         trace.forms = {task: form}
-        matvec(trace, "test", bench.put("x", x), matrix, y, norm=norm, epilogue=task.epilogue)
+        matvec(trace, "test", bench.put("x", x), matrix, y, norm=norm, finish=Finish(task.epilogue))
         assert trace.calls[0].task == task
         assert dict(trace.calls[0].kernel.constants)["LANES"] == form.lanes, "not the form given"
         run(bench.run(trace))
@@ -259,7 +262,7 @@ def test_large_activations_stay_finite(bench: Bench, run: Runner, rng: np.random
         x = np.full((1, 32), 1e4 / 32, np.float32)
         y, _ = output(bench, rng, 1, 2)
         trace = trace_of(bench)
-        matvec(trace, "t", bench.put("x", x), matrix, y, epilogue="gated", activation=kind)  # type: ignore[arg-type]
+        matvec(trace, "t", bench.put("x", x), matrix, y, finish=Finish("gated", kind))  # type: ignore[arg-type]
         run(bench.run(trace))
         assert run(bench.get(y)).tolist() == [[pytest.approx(1e8), pytest.approx(0.0)]]
 

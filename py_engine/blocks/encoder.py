@@ -1,0 +1,191 @@
+"""Blocks that encoder families are wired from: attention to both sides, plain and gated MLPs, embeddings, the loop.
+
+Axes as in blocks/layers.py; T rows of a pass hold several texts, one behind the other. Here a block takes its rows x
+[T, h] f32 as a tensor and gives those that come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from py_engine.graph.matrix import Linear
+from py_engine.graph.trace import Tensor
+from py_engine.ops.attention_full import FullHeads, HeadRows, full_attention
+from py_engine.ops.embed import embed
+from py_engine.ops.gate import Activation
+from py_engine.ops.linear import gated_linear, linear
+from py_engine.ops.norm import Norm, apply_norm
+from py_engine.ops.step import Pass
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderInputs:
+    """What a pass reads, u32: ids, positions within a text and token types [max rows]; spans [max rows, 2], the first
+    row of each row's text and the one behind its last."""
+
+    ids: Tensor
+    positions: Tensor
+    types: Tensor
+    spans: Tensor
+
+
+class Part(Protocol):
+    """The two halves of a block. `width`: numbers of a row in between."""
+
+    @property
+    def width(self) -> int: ...
+
+    def forward(
+        self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
+    ) -> None:
+        """y [T, h] += this part of norm(x)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SelfAttention:
+    """Rows of a text look at all of it, or at a window of it: qkv stacked [(H + 2 Hkv) D, h], o [h, H D]."""
+
+    qkv: Linear
+    o: Linear
+    heads: FullHeads
+
+    @property
+    def width(self) -> int:
+        """See Part."""
+        return self.qkv.rows
+
+    def forward(
+        self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
+    ) -> None:
+        """See Part.forward."""
+        heads = self.heads
+        qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
+        linear(trace, "qkv", x, self.qkv, qkv, norm=norm)
+        k, v = heads.count * heads.dim, (heads.count + heads.kv_count) * heads.dim
+        seen = trace.tensor("attention", trace.rows, heads.count * heads.dim)
+        full_attention(
+            trace, heads, HeadRows(qkv), HeadRows(qkv, k), HeadRows(qkv, v), inputs.spans, seen
+        )
+        linear(trace, "o", seen, self.o, y, residual=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FeedForward:
+    """down(act(up x)), or down(act(gate x) * up x) where `gated`: up is [I, h] or [2 I, h] (gate; up), down [h, I]."""
+
+    up: Linear
+    down: Linear
+    activation: Activation
+    gated: bool = False
+
+    @property
+    def width(self) -> int:
+        """See Part."""
+        return self.down.cols
+
+    def forward(
+        self,
+        trace: Pass,
+        inputs: EncoderInputs,  # noqa: ARG002
+        x: Tensor,
+        norm: Norm | None,
+        y: Tensor,
+    ) -> None:
+        """See Part.forward."""
+        middle = trace.tensor("mlp", trace.rows, self.down.cols)
+        if self.gated:
+            gated_linear(trace, "gate_up", x, self.up, middle, self.activation, norm=norm)
+        else:
+            linear(trace, "up", x, self.up, middle, activation=self.activation, norm=norm)
+        linear(trace, "down", middle, self.down, y, residual=True)
+
+
+@dataclass(frozen=True, eq=False)
+class PostNormBlock:
+    """x = norm(x + attention(x)); x = norm(x + mlp(x)) (BERT; Vaswani et al. 2017, arXiv:1706.03762)."""
+
+    attention: Part
+    attention_norm: Norm
+    mlp: Part
+    mlp_norm: Norm
+
+    def forward(self, trace: Pass, inputs: EncoderInputs, x: Tensor, y: Tensor) -> Tensor:
+        """One layer over x, which it uses up; the result is in y."""
+        self.attention.forward(trace, inputs, x, None, x)
+        middle = trace.tensor("x", trace.rows, x.shape[-1])
+        apply_norm(trace, x, self.attention_norm, middle)
+        self.mlp.forward(trace, inputs, middle, None, middle)
+        apply_norm(trace, middle, self.mlp_norm, y)
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class PreNormBlock:
+    """x += attention(norm(x)); x += mlp(norm(x)). ModernBERT's first layer has no norm before its attention."""
+
+    attention_norm: Norm | None
+    attention: Part
+    mlp_norm: Norm
+    mlp: Part
+
+    def forward(self, trace: Pass, inputs: EncoderInputs, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """One layer over x, in place."""
+        self.attention.forward(trace, inputs, x, self.attention_norm, x)
+        self.mlp.forward(trace, inputs, x, self.mlp_norm, x)
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Rows of tables by id, and where there are such by position in the text and token type, summed and normed."""
+
+    words: Linear
+    positions: Linear | None = None
+    types: Linear | None = None
+    norm: Norm | None = None
+
+    def forward(self, trace: Pass, inputs: EncoderInputs) -> Tensor:
+        """x [T, h]."""
+        h = self.words.cols
+        x = trace.tensor("x", trace.rows, h)
+        embed(trace, inputs.ids, self.words, x)
+        if self.positions is not None:
+            embed(trace, inputs.positions, self.positions, x, add=True, label="positions")
+        if self.types is not None:
+            embed(trace, inputs.types, self.types, x, add=True, label="token types")
+        if self.norm is None:
+            return x
+        normed = trace.tensor("x", trace.rows, h)
+        apply_norm(trace, x, self.norm, normed)
+        return normed
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderModel:
+    """A text encoder. `max_context`: the most tokens of a text, special ones too. `norm`: behind the last block, of
+    pre-norm models."""
+
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+    embeddings: Embeddings
+    blocks: Sequence[PostNormBlock | PreNormBlock]
+    norm: Norm | None = None
+
+    @property
+    def widest(self) -> int:
+        """Numbers of a row in the widest layer."""
+        return max(max(block.attention.width, block.mlp.width) for block in self.blocks)
+
+    def forward(self, trace: Pass, inputs: EncoderInputs, out: Tensor) -> None:
+        """out [>= T, h] f32 = the last hidden states of the rows of this trace."""
+        x, last = self.embeddings.forward(trace, inputs), len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            ends = i == last and self.norm is None
+            y = out if ends else trace.tensor("x", trace.rows, self.hidden_size)
+            x = block.forward(trace, inputs, x, y)
+        if self.norm is not None:
+            apply_norm(trace, x, self.norm, out)

@@ -1,0 +1,54 @@
+"""From a config and a place for weights to what runs such a model, a decoder or an encoder, its passes written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from py_engine.arguments import whole
+from py_engine.blocks.encoder import EncoderModel
+from py_engine.blocks.kv_cache import CLASSES, KvDtype
+from py_engine.checks.tunings import Forms
+from py_engine.encode.encoder import Encoder
+from py_engine.generate.build import decoder_of
+from py_engine.generate.decoder import Decoder
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.host.gpu import Gpu
+from py_engine.models import build_model
+from py_engine.sources.config import Config
+from py_engine.weights.store import WeightStore
+
+
+def build_runtime(
+    config: Config,
+    store: WeightStore,
+    gpu: Gpu,
+    kernels: Kernels,
+    *,
+    context: int | None,
+    kv_dtype: KvDtype,
+    classes: Sequence[int] = CLASSES,
+    strategy: SubmitStrategy | None = None,
+    forms: Forms | None = None,
+) -> Decoder | Encoder:
+    """As generate/build.py has it for a decoder; an encoder has no KV cache, but is as exact as its dtype says.
+
+    Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
+    """
+    model = build_model(config, store)
+    if not isinstance(model, EncoderModel):
+        return decoder_of(
+            model, gpu, kernels, context=context, kv_dtype=kv_dtype, classes=classes, strategy=strategy,
+            forms=forms,
+        )  # fmt: skip
+    most = model.max_context
+    longest = most if context is None else whole("context", context, 1, most)
+    encoder = Encoder(
+        gpu, kernels, model, longest, exact=kv_dtype == "f32", strategy=strategy, forms=forms
+    )
+    try:
+        encoder.trace()
+    except BaseException:
+        encoder.release()
+        raise
+    return encoder

@@ -1,0 +1,153 @@
+"""What a repository says of making vectors of texts, read as sentence-transformers reads it.
+
+modules.json names what follows the network, 1_Pooling/config.json how rows become a vector,
+sentence_bert_config.json the most tokens, config_sentence_transformers.json what is put before a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from py_engine.errors import FormatError, ModelError
+from py_engine.ops.pool import Pooling
+from py_engine.sources.config import short
+from py_engine.sources.repository import Repository
+
+MAX_PROMPTS = 256
+MAX_PROMPT_CHARS = 1 << 16
+# pooling_mode_<name> of a config, or its newer `pooling_mode`. Sums over the root of the length point where means do.
+_POOLINGS: Mapping[str, Pooling] = {
+    "cls_token": "first",
+    "cls": "first",
+    "mean_tokens": "mean",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean",
+    "lasttoken": "last",
+}
+_DOCUMENTS = ("document", "passage", "corpus")  # what the prompt of a document may be called
+
+
+@dataclass(frozen=True)
+class EmbedSettings:
+    """`most`: tokens of a text, None: as many as there are positions. `prompts`: what stands before a text, by the name
+    of a task; `default`: the one that is used where none is named. `lower`: texts are lower-cased first."""
+
+    pooling: Pooling = "mean"
+    most: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default: str | None = None
+    lower: bool = False
+
+    def prompt(self, task: str | None) -> str | None:
+        """What is put before texts for a task; None for a task that the model does not know. "query" and "document"
+        are known to all, as in sentence-transformers' encode_query and encode_document."""
+        usual = self.prompts.get(self.default, "") if self.default else ""
+        if task is None:
+            return usual
+        if task in self.prompts:
+            return self.prompts[task]
+        if task == "document":
+            return next((self.prompts[name] for name in _DOCUMENTS if name in self.prompts), usual)
+        return usual if task == "query" else None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names that `prompt` knows."""
+        return sorted({*self.prompts, "query", "document"})
+
+
+async def read_embed_settings(repository: Repository) -> EmbedSettings:
+    """Of a repository; the mean of all rows where it has no modules.json.
+
+    Raises ModelError for modules and poolings that there is nothing for here, FormatError, HubError.
+    """
+    modules = await _pooling_path(repository)
+    limits = await _object(repository, "sentence_bert_config.json")
+    tokenizer = await _object(repository, "tokenizer_config.json")
+    extra = await _object(repository, "config_sentence_transformers.json")
+    prompts = _prompts(extra)
+    pooling: Pooling = "mean"
+    if modules is not None:
+        pooling = _pooling(
+            await _object(repository, f"{modules}/config.json"), any(prompts.values())
+        )
+    default = extra.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise FormatError(
+            f"config_sentence_transformers.json: default_prompt_name {short(default)} is none of the prompts "
+            f"({', '.join(sorted(prompts)) or 'there are none'})"
+        )
+    most = limits.get("max_seq_length")
+    if most is None:
+        # transformers writes 1e30 where nothing is known.
+        given = tokenizer.get("model_max_length")
+        most = int(given) if isinstance(given, (int, float)) and 0 < given < 1 << 24 else None
+    elif type(most) is not int or not 1 <= most < 1 << 24:
+        raise FormatError(f"sentence_bert_config.json: max_seq_length is {short(most)}")
+    return EmbedSettings(pooling, most, prompts, default, limits.get("do_lower_case") is True)
+
+
+async def _pooling_path(repository: Repository) -> str | None:
+    """Folder of the pooling module; None where there is no modules.json."""
+    if not await repository.exists("modules.json"):
+        return None
+    modules = await repository.json("modules.json")
+    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+        raise FormatError("modules.json is no list of modules")
+    found = None
+    for module in modules:
+        kind, path = str(module.get("type", "")).rpartition(".")[2], module.get("path", "")
+        if kind == "Pooling":
+            found = str(path)
+        elif kind not in ("Transformer", "Normalize"):
+            raise ModelError(
+                f"modules.json: {kind or 'a module without a type'} follows the network, which is not supported; "
+                "supported: Transformer, Pooling, Normalize"
+            )
+    return found
+
+
+def _pooling(config: Mapping[str, Any], prompts: bool) -> Pooling:
+    if prompts and config.get("include_prompt", True) is False:
+        raise ModelError(
+            "1_Pooling: include_prompt is false; pooling a text without its prompt is not supported"
+        )
+    given = config.get("pooling_mode")
+    modes = [given] if isinstance(given, str) else given if isinstance(given, list) else None
+    if modes is None:
+        modes = [
+            key.removeprefix("pooling_mode_")
+            for key, value in config.items()
+            if key.startswith("pooling_mode_") and value is True
+        ]
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ModelError(
+            f"1_Pooling/config.json: pooling {' and '.join(map(str, modes)) or 'of no kind'} is not supported; "
+            f"supported, one at a time: {', '.join(_POOLINGS)}"
+        )
+    return _POOLINGS[modes[0]]
+
+
+def _prompts(extra: Mapping[str, Any]) -> Mapping[str, str]:
+    prompts = extra.get("prompts")
+    if prompts is None:
+        return {}
+    if (
+        not isinstance(prompts, dict)
+        or len(prompts) > MAX_PROMPTS
+        or not all(isinstance(p, str) and len(p) <= MAX_PROMPT_CHARS for p in prompts.values())
+    ):
+        raise FormatError("config_sentence_transformers.json: prompts is no object of texts")
+    return prompts
+
+
+async def _object(repository: Repository, name: str) -> Mapping[str, Any]:
+    """A file that may be missing, as an object."""
+    if not await repository.exists(name):
+        return {}
+    value = await repository.json(name)
+    if not isinstance(value, dict):
+        raise FormatError(f"{repository.address}: {name} is not a JSON object")
+    return value

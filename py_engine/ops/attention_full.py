@@ -1,0 +1,110 @@
+"""Attention to both sides, within texts, in a window, or over another sequence (shaders/attention_full.wgsl)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from py_engine.graph.trace import Tensor, kernel
+from py_engine.ops.attention import tiles
+from py_engine.ops.rope import check_head_dim
+from py_engine.ops.step import Pass
+
+
+@dataclass(frozen=True)
+class FullHeads:
+    """H query heads of size D that share Hkv key/value heads. Scores are multiplied by `scale`.
+
+    `window` (before, after): row t sees keys t - before .. t + after of its span, where keys are the rows themselves;
+    None: its whole span. ModernBERT's |i - j| <= w is (w, w).
+    """
+
+    count: int
+    kv_count: int
+    dim: int
+    scale: float
+    window: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRows:
+    """Heads in a tensor: [rows, N], where a row's heads stand side by side from element `at` on, or [Hkv, rows, D]."""
+
+    tensor: Tensor
+    at: int = 0
+
+    def places(self, label: str, heads: int, dim: int) -> tuple[int, int, int]:
+        """Quads from row to row, from head to head, and before the first. Raises ValueError when they do not fit."""
+        shape = self.tensor.shape
+        if len(shape) == 3:
+            fits = shape[::2] == (heads, dim) and self.at == 0
+            row, head = dim, shape[1] * dim
+        else:
+            fits = len(shape) == 2 and self.at + heads * dim <= shape[1]
+            row, head = shape[-1], dim
+        if not fits or row % 4 or self.at % 4:
+            raise ValueError(
+                f"{label}: {heads} heads of {dim} from element {self.at} on do not fit {shape} in fours"
+            )
+        return row // 4, head // 4, self.at // 4
+
+
+def full_attention(
+    trace: Pass,
+    heads: FullHeads,
+    q: HeadRows,
+    k: HeadRows,
+    v: HeadRows,
+    spans: Tensor,
+    y: Tensor,
+    *,
+    label: str = "attention",
+) -> None:
+    """y [>= T, H * D] f32: row t of the step.rows valid ones is softmax(scale q k^T) v over keys spans[t, 0] ..
+    spans[t, 1] - 1, zeros where there are none. spans u32 [>= T, 2].
+
+    q f32 [T, ..]; k, v f32 or both f16, of any number of rows: those of the pass itself, or of another sequence.
+    Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
+    """
+    h, d = heads.count, heads.dim
+    check_head_dim(label, d)
+    if h % heads.kv_count or y.shape[-1] != h * d or k.tensor.dtype != v.tensor.dtype:
+        raise ValueError(
+            f"{label}: {h} heads of {d} over {heads.kv_count}, y {y.shape}, keys {k.tensor.dtype}, values "
+            f"{v.tensor.dtype}"
+        )
+    q_row, _, q_at = q.places(label, h, d)
+    k_row, k_head, k_at = k.places(label, heads.kv_count, d)
+    v_row, v_head, v_at = v.places(label, heads.kv_count, d)
+    constants: dict[str, float] = {
+        "D": d,
+        "H": h,
+        "HEADS_PER_KV": h // heads.kv_count,
+        "Q_STRIDE": q_row,
+        "Q_AT": q_at,
+        "K_STRIDE": k_row,
+        "K_HEAD": k_head,
+        "K_AT": k_at,
+        "V_STRIDE": v_row,
+        "V_HEAD": v_head,
+        "V_AT": v_at,
+        "SCALE": heads.scale,
+        **tiles(d),
+    }
+    if heads.window is not None:
+        before, after = heads.window
+        if before < 0 or after < 0:
+            raise ValueError(f"{label}: a window of {before} before and {after} after")
+        constants |= {"WINDOWED": True, "BEFORE": before, "AFTER": after}
+    trace.call(
+        label,
+        kernel("attention_full", ["step", f"kv_{k.tensor.dtype}"], constants),
+        [
+            (q.tensor, "r"),
+            (k.tensor, "r"),
+            (v.tensor, "r"),
+            (spans, "r"),
+            (trace.step, "r"),
+            (y, "w"),
+        ],
+        (-(-trace.rows // int(constants["BQ"])), h, 1),
+    )

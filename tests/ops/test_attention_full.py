@@ -1,0 +1,137 @@
+"""full_attention against float64 NumPy: texts in one pass, windows to both sides, another sequence, shared heads,
+packed f16; texts of one row and of none; keys and rows that nobody sees are NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from py_engine.errors import ModelError
+from py_engine.graph.trace import Tensor
+from py_engine.host.gpu import Gpu
+from py_engine.ops.attention_full import FullHeads, HeadRows, full_attention
+from py_engine.ops.step import Pass
+from tests.conftest import Runner
+from tests.ops.harness import Bench, nmse
+
+
+@dataclass(frozen=True)
+class Case:
+    """`texts`: (rows, keys) of each; a gap of one poisoned key stands between them."""
+
+    texts: tuple[tuple[int, int], ...]
+    heads: int = 2
+    kv_heads: int = 2
+    d: int = 32
+    window: tuple[int, int] | None = None
+    dtype: str = "f32"
+    sharp: float = 1.0  # of the scores
+    apart: bool = False  # keys and values [Hkv, rows, D] instead of side by side with the queries
+
+
+SELF = [
+    Case(((1, 1),)),
+    Case(((70, 70),), sharp=30.0),
+    Case(((5, 5), (1, 1), (33, 33), (0, 0), (20, 20)), heads=4, kv_heads=2, d=36),
+    Case(((80, 80), (9, 9)), window=(7, 7), heads=3, kv_heads=1, d=64),
+    Case(((50, 50),), window=(20, 0), d=4),
+    Case(((3, 3), (40, 40)), window=(0, 16), d=256, heads=1, kv_heads=1),
+]
+CROSS = [
+    Case(((1, 70),), apart=True, d=64),
+    Case(((13, 150), (4, 1), (2, 0), (6, 33)), heads=4, kv_heads=2, apart=True, d=52),
+    Case(((9, 40), (3, 60)), apart=True, dtype="f16", d=96),
+    Case(((20, 45),), d=128, heads=6, kv_heads=2),
+]
+
+
+def reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, spans: np.ndarray, c: Case, scale: float
+) -> np.ndarray:
+    """q [T, H, D], k, v [S, Hkv, D] -> [T, H * D]."""
+    out = np.zeros(q.shape)
+    for t, (begin, end) in enumerate(spans):
+        if c.window:
+            begin, end = max(begin, t - c.window[0]), min(end, t + c.window[1] + 1)
+        for h in range(c.heads):
+            g = h // (c.heads // c.kv_heads)
+            if begin < end:
+                s = scale * (k[begin:end, g].astype(np.float64) @ q[t, h].astype(np.float64))
+                p = np.exp(s - s.max())
+                out[t, h] = p @ v[begin:end, g].astype(np.float64) / p.sum()
+    return out.reshape(len(q), -1)
+
+
+@pytest.mark.parametrize("c", [*SELF, *CROSS], ids=lambda c: f"{c.texts} {c.d} {c.window}")
+def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
+    rng, bench = np.random.default_rng(c.d), Bench(gpu)
+    itself = c in SELF
+    spans, rows, keys = [], 0, 0
+    for n, seen in c.texts:
+        first = rows if itself else keys
+        spans += [(first, first + seen)] * n
+        rows, keys = rows + n, keys + seen + (0 if itself else 1)
+    keys = rows if itself else keys
+    total = rows + 3  # rows of the plan; those behind the valid ones hold anything
+    q = rng.standard_normal((total, c.heads, c.d)).astype(np.float32)
+    k, v = rng.standard_normal((2, total if itself else keys, c.kv_heads, c.d)).astype(np.float32)
+    seen = np.zeros(len(k), bool)
+    for begin, end in spans:
+        seen[begin:end] = True
+    if c.dtype == "f16":
+        k, v = k.astype(np.float16), v.astype(np.float16)
+    q[rows:], k[~seen], v[~seen] = np.nan, np.nan, np.nan
+    scale = c.sharp * c.d**-0.5
+    if c.apart:
+        given = [HeadRows(bench.put("q", q.reshape(total, -1)))]
+        given += [HeadRows(bench.put("kv", x.transpose(1, 0, 2))) for x in (k, v)]
+    elif itself:
+        qkv = np.concatenate([q, k, v], 1).reshape(total, -1)
+        stacked = bench.put("qkv", qkv)
+        ats = (0, c.heads * c.d, (c.heads + c.kv_heads) * c.d)
+        given = [HeadRows(stacked, at) for at in ats]
+    else:
+        kv = bench.put("kv", np.concatenate([k, v], 1).reshape(len(k), -1))
+        given = [
+            HeadRows(bench.put("q", q.reshape(total, -1))),
+            HeadRows(kv),
+            HeadRows(kv, c.kv_heads * c.d),
+        ]
+    before = rng.standard_normal((total, c.heads * c.d)).astype(np.float32)
+    y = bench.put("y", before)
+    bounds = np.full((total, 2), 1 << 30, np.uint32)  # of rows that are not valid: nobody looks
+    bounds[:rows] = np.array(spans, np.uint32).reshape(rows, 2)
+    trace = Pass(total, bench.gpu.features, bench.gpu.info, step=bench.put_step(0, rows))
+    heads = FullHeads(c.heads, c.kv_heads, c.d, scale, c.window)
+    full_attention(trace, heads, *given, bench.put("spans", bounds), y)
+    run(bench.run(trace))
+    got = run(bench.get(y))
+    wanted = reference(q[:rows], k, v, np.array(spans).reshape(rows, 2), c, scale)
+    assert nmse(got[:rows], wanted) < 1e-10  # f32 sums and exp: seen 1e-13
+    empty = [t for t, (begin, end) in enumerate(spans) if begin == end]
+    assert not got[empty].any()
+    assert np.array_equal(got[rows:], before[rows:])
+    bench.close()
+
+
+def test_what_does_not_fit(gpu: Gpu) -> None:
+    bench = Bench(gpu)
+    x = bench.put("x", np.zeros((4, 96), np.float32))
+    spans = bench.put("spans", np.zeros((4, 2), np.uint32))
+    trace = Pass(4, step=bench.put_step(0, 4))
+
+    def attend(heads: FullHeads, at: int, y: Tensor) -> None:
+        full_attention(trace, heads, HeadRows(x), HeadRows(x, 32), HeadRows(x, at), spans, y)
+
+    y = bench.put("y", np.zeros((4, 32), np.float32))
+    with pytest.raises(ModelError, match="head size 30"):
+        attend(FullHeads(1, 1, 30, 1.0), 64, y)
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(FullHeads(1, 1, 32, 1.0), 68, y)
+    with pytest.raises(ValueError, match="window"):
+        attend(FullHeads(1, 1, 32, 1.0, (-1, 2)), 64, y)
+    with pytest.raises(ValueError, match="over 3"):
+        attend(FullHeads(1, 3, 32, 1.0), 64, y)
+    bench.close()

@@ -1,0 +1,287 @@
+"""Vectors of texts: tiny encoders against transformers, what a repository says of pooling and prompts, what callers may
+ask, and the real all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from devtools.package_models import ENCODERS, PackageModelError, prepare_folder
+from py_engine.abort import Abort
+from py_engine.encode import encoder as encoders
+from py_engine.errors import FormatError, InputError, ModelError
+from py_engine.host.gpu import Gpu
+from py_engine.serve.engine import Engine
+from tests import reference
+from tests.conftest import Runner, missing_adapter
+from tests.reference import nmse
+
+PLAIN, OLD = "bert-f32", "bert-old-names"
+LENGTHS = (1, 2, 33, 80)
+
+
+@pytest.fixture(scope="module")
+def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    return open_software_gpu("wgpu")
+
+
+@pytest.fixture(scope="module")
+def engines(device: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
+    """Loaded once each, checked."""
+    loaded: dict[str, Engine] = {}
+
+    def load(name: str) -> Engine:
+        if name not in loaded:
+            path = str(reference.folder(name))
+            loaded[name] = run(Engine.load(path, gpu=device, dtype="f32", self_check=True))
+        return loaded[name]
+
+    yield load
+    for engine in loaded.values():
+        run(engine.close())
+    assert device.counters.live_buffers == 0
+
+
+def golden(name: str) -> Any:
+    return np.load(reference.folder(name) / "embedding.npz")
+
+
+@pytest.mark.parametrize("name", [PLAIN, OLD])
+def test_vectors_are_those_of_transformers(
+    engines: Callable[[str], Engine], run: Runner, name: str
+) -> None:
+    """Every pooling, of texts one at a time and packed into one pass, in either order. A text sees nothing of others."""
+    engine, wanted = engines(name), golden(name)
+    assert engine.info()["self_check"]["wrong"] == []
+    runtime: Any = engine._loaded.runtime
+    texts = [wanted[f"ids_{n}"].tolist() for n in LENGTHS]
+    for pooling in ("mean", "first", "last"):
+        rows = np.stack([wanted[f"{pooling}_{n}"] for n in LENGTHS])
+        alone = [run(runtime.embed([ids], pooling, Abort())) for ids in texts]
+        assert nmse(np.frombuffer(b"".join(alone), np.float32), rows.ravel()) <= reference.NMSE_F32
+        packed = np.frombuffer(run(runtime.embed(texts[::-1], pooling, Abort())), np.float32)
+        assert nmse(packed, rows[::-1].ravel()) <= reference.NMSE_F32
+
+
+def test_more_texts_than_a_pass_holds(
+    engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their order is kept over the borders of passes, by rows and by number."""
+    engine, wanted = engines(PLAIN), golden(PLAIN)
+    runtime: Any = engine._loaded.runtime
+    monkeypatch.setattr(runtime, "_sizes", (32, 100))
+    lengths = [80, 33, 1, 2, 80, 80, 1, 33, 33, 33, *([1, 2] * 40)]
+    found = run(runtime.embed([wanted[f"ids_{n}"].tolist() for n in lengths], "mean", Abort()))
+    rows = np.stack([wanted[f"mean_{n}"] for n in lengths])
+    assert nmse(np.frombuffer(found, np.float32), rows.ravel()) <= reference.NMSE_F32
+
+
+@pytest.mark.parametrize("name", [PLAIN, OLD])
+def test_ids_are_those_of_tokenizers(engines: Callable[[str], Engine], name: str) -> None:
+    """WordPiece on hostile texts, whatever truncation and padding the file asks for."""
+    tokenizer = engines(name)._loaded.tokenizer
+    for text, ids in json.loads(str(golden(name)["texts"])):
+        assert tokenizer.encode(text, add_special_tokens=True) == ids, text
+    # Who writes a control token means its text.
+    assert not {2, 3} & set(tokenizer.encode("[CLS] a [SEP]"))
+
+
+def test_what_a_repository_says(engines: Callable[[str], Engine], run: Runner) -> None:
+    """CLS, prompts by task, texts cut to 20 tokens with [SEP] at their end."""
+    engine = engines(OLD)
+    tokenizer = engine._loaded.tokenizer
+
+    def first(text: str) -> Any:
+        ids = tokenizer.encode(text, add_special_tokens=True)
+        ids = [*ids[:19], 3] if len(ids) > 20 else ids
+        runtime: Any = engine._loaded.runtime
+        return np.frombuffer(run(runtime.embed([ids], "first", Abort())), np.float32)
+
+    long = "hello again " * 30
+    for task, prompt in (
+        (None, ""),
+        ("query", "query: "),
+        ("passage", "passage: "),
+        ("document", "passage: "),
+    ):
+        answer = run(_embed(engine, [long, "hello"], task=task))
+        assert nmse(np.asarray(answer[0]), first(prompt + long)) < 1e-10
+        assert nmse(np.asarray(answer[1]), first(prompt + "hello")) < 1e-10
+        short = len(tokenizer.encode(prompt + "hello", add_special_tokens=True))
+        assert answer.prompt_tokens == 20 + short
+
+
+async def _embed(engine: Engine, *texts: Any, **options: Any) -> Any:
+    return await engine.embed(*texts, **options)
+
+
+def test_rows(engines: Callable[[str], Engine], run: Runner) -> None:
+    """Unit length, without copies; fewer dimensions are the first ones, of unit length again; ids as they are."""
+    engine = engines(PLAIN)
+    answer = run(_embed(engine, ["hello world", "jerboas"]))
+    assert len(answer) == 2 and answer.dimensions == 60
+    row = np.asarray(answer[0])
+    assert row.dtype == np.float32 and row.shape == (60,) and row.base is not None
+    assert np.shares_memory(row, np.asarray(answer.embeddings[0]))
+    assert all(abs(np.linalg.norm(np.asarray(row)) - 1) < 1e-6 for row in answer)
+    cut = run(_embed(engine, ["hello world"], dimensions=8))
+    assert cut.dimensions == 8
+    assert np.allclose(cut[0], row[:8] / np.linalg.norm(row[:8]), atol=1e-6)
+    ids = engine._loaded.tokenizer.encode("hello world", add_special_tokens=True)
+    same = run(_embed(engine, ids=ids))
+    assert nmse(np.asarray(same[0]), row) < 1e-10 and same.prompt_tokens == len(ids)
+
+
+@pytest.mark.parametrize(
+    "texts, options, message",
+    [
+        (None, {}, "give a list of texts"),
+        ([], {}, "give a list of texts"),
+        ("hello", {}, "give a list of texts"),
+        (["a", ""], {}, r"texts\[1\] is empty"),
+        (["a", 3], {}, r"texts\[1\] must be a str"),
+        (["\ud800"], {}, "surrogate"),
+        (["a"], {"task": "sing"}, "document, query"),
+        (["a"], {"task": 3}, "give one of"),
+        (["a"], {"dimensions": 61}, "from 1 to 60"),
+        (["a"], {"dimensions": 0}, "from 1 to 60"),
+        (["a"], {"ids": [1]}, "not both"),
+        (None, {"ids": [1], "task": "query"}, "not both"),
+        (None, {"ids": []}, "0 ids"),
+        (None, {"ids": [1] * 81}, "81 ids"),
+        (None, {"ids": [100000]}, "outside the vocabulary"),
+    ],
+)
+def test_bad_requests_fail_at_once(
+    engines: Callable[[str], Engine], run: Runner, texts: Any, options: Any, message: str
+) -> None:
+    engine = engines(PLAIN)
+
+    async def ask() -> None:
+        with pytest.raises(InputError, match=message):
+            engine.embed(texts, **options)
+
+    run(ask())
+
+
+def test_what_an_encoder_cannot_do_names_what_it_can(
+    engines: Callable[[str], Engine], run: Runner
+) -> None:
+    engine = engines(PLAIN)
+    assert engine.tasks == ["embed"]
+
+    async def ask() -> None:
+        with pytest.raises(InputError, match="embed"):
+            engine.chat([{"role": "user", "content": "hello"}])
+        with pytest.raises(InputError, match="embed"):
+            engine.complete("hello")
+        with pytest.raises(InputError, match="embed"):
+            engine.generate([1, 2])
+
+    run(ask())
+
+
+@pytest.mark.parametrize(
+    "files, kind, message",
+    [
+        ({"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]}, ModelError, "Dense"),
+        ({"1_Pooling/config.json": {"pooling_mode_max_tokens": True}}, ModelError, "max_tokens"),
+        ({"1_Pooling/config.json": {"pooling_mode": ["cls", "mean"]}}, ModelError, "cls and mean"),
+        ({"sentence_bert_config.json": {"max_seq_length": "many"}}, FormatError, "max_seq_length"),
+        ({"config_sentence_transformers.json": {"prompts": {"query": 3}}}, FormatError, "prompts"),
+        ({"config_sentence_transformers.json": {"default_prompt_name": "q"}}, FormatError, "none of the prompts"),
+        ({"config.json": {"position_embedding_type": "relative_key"}}, ModelError, "position_embedding_type"),
+        ({"config.json": {"hidden_act": "tanh"}}, ModelError, "hidden_act"),
+        ({"config.json": {"is_decoder": True}}, ModelError, "is_decoder"),
+        ({"config.json": {"num_attention_heads": 7}}, ModelError, "7 heads"),
+    ],
+)  # fmt: skip
+def test_repositories_that_cannot_be_read(
+    device: Gpu, run: Runner, tmp_path: Path, files: Any, kind: Any, message: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(reference.folder(OLD), folder)
+    for name, value in files.items():
+        path = folder / name
+        old = json.loads(path.read_text()) if name == "config.json" else {}
+        path.write_text(json.dumps({**old, **value} if isinstance(value, dict) else value))
+    before = device.counters.live_buffers
+    with pytest.raises(kind, match=message):
+        run(Engine.load(str(folder), gpu=device, dtype="f32"))
+    assert device.counters.live_buffers == before
+
+
+def test_estimate_is_what_a_load_takes(
+    engines: Callable[[str], Engine], device: Gpu, run: Runner
+) -> None:
+    memory = engines(PLAIN).info()["memory"]
+    found = run(Engine.estimate(str(reference.folder(PLAIN)), gpu=device, dtype="f32"))
+    assert all(memory[name] == nbytes for name, nbytes in found.by_kind.items())
+    assert found.context == 80
+
+
+def test_large_models_take_fewer_rows() -> None:
+    """But always a whole text."""
+
+    class Wide:
+        widest = 4096
+
+    for context, widest, sizes in (
+        (512, 1536, (32, 512, 2048)), (512, 8192, (32, 512, 1024)), (512, 32768, (32, 512)),
+        (8192, 8192, (32, 512, 2048, 8192)), (20, 64, (32, 512, 2048)),
+    ):  # fmt: skip
+        wide: Any = Wide()
+        wide.widest = widest
+        assert encoders._sizes(wide, context) == sizes
+
+
+@pytest.mark.real_model
+def test_real_minilm(device: Gpu, run: Runner) -> None:
+    """Ids equal, and cosines of at least 0.99999 with transformers' vectors, mean-pooled as sentence-transformers does."""
+    try:
+        folder = prepare_folder(ENCODERS[0])
+    except PackageModelError as error:
+        missing_adapter(f"the packaged model is not to be had: {error}")
+    wanted = json.loads((reference.GOLDENS / "real_embeddings.json").read_text())["texts"]
+
+    async def work() -> None:
+        async with await Engine.load(str(folder), gpu=device, dtype="f32") as engine:
+            tokenizer = engine._loaded.tokenizer
+            for case in wanted:
+                ids = tokenizer.encode(case["text"], add_special_tokens=True)
+                assert (ids if len(ids) <= 256 else [*ids[:255], ids[-1]]) == case["ids"], case[
+                    "text"
+                ]
+            answer = await engine.embed([case["text"] for case in wanted])
+            for row, case in zip(answer, wanted, strict=True):
+                assert np.dot(row, case["vector"]) >= 0.99999, case["text"]
+            assert answer.prompt_tokens == sum(len(case["ids"]) for case in wanted)
+
+    run(work())
+
+
+def test_command_line() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "py_engine",
+        "embed",
+        str(reference.folder(PLAIN)),
+        "hello",
+        "again",
+    ]
+    found = subprocess.run(
+        [*command, "--json", "--dimensions", "5", "--dtype", "f32", "--host", "wgpu"],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    answer = json.loads(found.stdout)
+    assert answer.keys() == {"embeddings", "dimensions", "prompt_tokens"}
+    assert [len(row) for row in answer["embeddings"]] == [5, 5] and answer["dimensions"] == 5
