@@ -145,8 +145,7 @@ class Life:
             self._gpu, new = await or_abort(placing, self._ending)
         finally:
             self._status = status
-        if isinstance(old.runtime, Decoder):
-            new.decoder.strategy = old.runtime.strategy  # what was proven on this device meanwhile
+        new.runtime.strategy = old.runtime.strategy  # what was proven on this device meanwhile
         # Requests that wait were laid out by the old tokenizer and template, which are the same.
         self._loaded = replace(
             new, name=old.name, tokenizer=old.tokenizer, generating=old.generating
