@@ -1,5 +1,5 @@
-"""Makes the tiny random text encoders of tests/goldens/bert-*/ and what transformers computes with them, and, of the real
-all-MiniLM-L6-v2, ids and vectors of a few texts (real_embeddings.json).
+"""Makes the tiny random text encoders of tests/goldens/bert-*/ and what transformers computes with them, and, of the
+real all-MiniLM-L6-v2, ids and vectors of a few texts (real_embeddings.json).
 
 Run with a Python that has torch, transformers, safetensors and tokenizers:
 
