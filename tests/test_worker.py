@@ -440,3 +440,17 @@ def test_tasks_are_messages_of_their_own(page: Page) -> None:
     refused = page.ask("chat", 7, messages=[{"role": "user", "content": "a"}])
     assert refused["error_type"] == "InputError"
     assert "chat template" in refused["error"] and "can do: complete" in refused["error"]
+
+
+def test_an_encoder_embeds_and_says_what_it_cannot(run: Runner) -> None:
+    with software_adapter("wgpu"):
+        page = Page(run)
+        options = {"dtype": "f32"}
+        folder = str(reference.folder("bert-f32"))
+        assert page.ask("load", 1, repo=folder, options=options)["status"] == "ready"
+        answer = page.ask("embed", 2, texts=["hello", "again"], dimensions=4)
+        assert answer["status"] == "complete" and answer["dimensions"] == 4
+        assert [len(row) for row in answer["embeddings"]] == [4, 4]
+        refused = page.ask("generate", 3, prompt="hello")
+        assert refused["status"] == "error" and "embed" in str(refused)
+        assert page.ask("unload", 4)["status"] == "result"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -374,3 +376,17 @@ def test_the_minimal_protocol_works_without_ids(worker: Worker, loaded: Worker) 
     worker.post({"type": "generate", "prompt": "", "options": {}})
     refused = worker.wait(lambda m: m["status"] == "error")[-1]
     assert "id" not in refused and "prompt" in refused["error"]
+
+
+def test_an_encoder_embeds_in_the_page(worker: Worker) -> None:
+    """WordPiece in wasm and the kernels of a browser: the vectors that the native engine's test holds against transformers."""
+    name = "bert-f32"
+    assert worker.ask(load("encoder", name, dtype="f32", context=80))["status"] == "ready"
+    with np.load(reference.folder(name) / "embedding.npz") as golden:
+        ids, wanted = golden["ids_33"].tolist(), golden["mean_33"]
+        [text, *_], *_ = [case for case in json.loads(str(golden["texts"])) if len(case[1]) <= 80]
+    answer = worker.ask({"type": "embed", "id": "ids", "ids": ids})
+    assert answer["status"] == "complete" and answer["prompt_tokens"] == 33
+    assert reference.nmse(np.array(answer["embeddings"][0]), wanted) <= reference.NMSE_F32
+    answer = worker.ask({"type": "embed", "id": "texts", "texts": [text, "Hello, World!"]})
+    assert [len(row) for row in answer["embeddings"]] == [60, 60]
