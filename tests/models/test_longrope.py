@@ -1,4 +1,4 @@
-"""Longrope: a text longer than the original context is turned by other frequencies, from its first token on (phi3: 32)."""
+"""Longrope: a text longer than the original context is turned by other frequencies, all of it (phi3: 32)."""
 
 from __future__ import annotations
 
