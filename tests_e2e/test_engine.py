@@ -379,7 +379,7 @@ def test_the_minimal_protocol_works_without_ids(worker: Worker, loaded: Worker) 
 
 
 def test_an_encoder_embeds_in_the_page(worker: Worker) -> None:
-    """WordPiece in wasm and the kernels of a browser: the vectors that the native engine's test holds against transformers."""
+    """WordPiece in wasm and the kernels of a browser: the vectors that the native test holds against transformers."""
     name = "bert-f32"
     assert worker.ask(load("encoder", name, dtype="f32", context=80))["status"] == "ready"
     with np.load(reference.folder(name) / "embedding.npz") as golden:
