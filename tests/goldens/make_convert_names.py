@@ -1,5 +1,5 @@
-"""Writes convert_names.json: for each architecture that `convert` takes, a tiny model of transformers, its config, and each
-parameter's name, shape, and name in GGUF as the `gguf` package (llama.cpp's) gives it.
+"""Writes convert_names.json: for each architecture that `convert` takes, a tiny model of transformers, its config,
+and each parameter's name, shape, and name in GGUF as the `gguf` package (llama.cpp's) gives it.
 
     python tests/goldens/make_convert_names.py     (transformers 5.24, gguf 0.19; weights are never made)
 """
