@@ -62,13 +62,11 @@ def test_every_folder_has_its_place_in_the_order() -> None:
 
 
 MAX_LINES, MAX_ARGUMENTS = 400, 12
-# These are longer, and should not grow: each still holds two subjects.
-LONG_FILES = {
+# These are longer and must not grow. They wait to be cut: each holds more than one subject.
+LONG_FILES = {  # lines
     "__main__.py": 420,
     "host/gpu_browser.py": 449,
     "host/gpu_native.py": 632,
-    "host/io_native.py": 452,
-    "inputs/template_costs.py": 466,
     "inputs/tokenizer.py": 605,
     "kept/writer.py": 487,
     "serve/engine.py": 687,

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import http.client
 import os
-import re
 import socket
 import ssl
 import threading
@@ -22,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from py_engine.errors import AbortError, HubError
+from py_engine.host.http_native import Place, as_sent, no_answer, place_of, request_target
 from py_engine.host.io import (
     Bytes,
     Hasher,
@@ -40,9 +40,6 @@ MAX_ERROR_BODY_BYTES = 64 << 10
 IDLE_CONNECTIONS = 4  # kept open for each host
 MAX_TRANSFERS = 16  # at a time; others wait
 
-REFUSED_ATTEMPTS = 2  # worth while where nobody listens: the server may just start
-
-Place = tuple[str, str, int]  # scheme, host, port
 Key = tuple[Place, Proxy | None]
 
 
@@ -152,12 +149,12 @@ class NativeIo(Io):
             if status not in (301, 302, 303, 307, 308) or not location:
                 return Response(status, got, body, url)
             try:
-                target = urllib.parse.urljoin(url, _as_sent(location))
+                target = urllib.parse.urljoin(url, as_sent(location))
             except ValueError:
                 raise HubError(
                     f"{shown(url)} redirects to what is not an address; check HF_ENDPOINT."
                 ) from None
-            if _place(target) != _place(url):
+            if place_of(target) != place_of(url):
                 headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
             url = target
         raise HubError(f"{shown(url)}: more than {MAX_REDIRECTS} redirects; check HF_ENDPOINT.")
@@ -173,9 +170,9 @@ class NativeIo(Io):
         report: Callable[[int], None],
     ) -> tuple[int, dict[str, str], Bytes]:
         """One request and its answer, without redirects."""
-        place = _place(url)
+        place = place_of(url)
         proxy = find_proxy(*place)
-        target = _request_target(url, proxy if place[0] == "http" else None)
+        target = request_target(url, proxy if place[0] == "http" else None)
         if proxy and place[0] == "http":
             headers = headers | proxy.headers
         failure: Exception | None = None
@@ -219,7 +216,7 @@ class NativeIo(Io):
             return answer.status, got, body
         if transfer.cancelled:
             raise AbortError(f"{shown(url)}: stopped by the caller.")
-        raise _no_answer(url, failure, timeout_s, proxy)
+        raise no_answer(url, failure, timeout_s, proxy)
 
     def _connect(self, key: Key, timeout_s: float) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
@@ -323,40 +320,6 @@ def _local(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
-def _place(url: str) -> Place:
-    """Scheme, host and port of an address. Raises HubError when it is not http(s)."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-        (host or "").encode("idna")
-    except ValueError:  # UnicodeError too
-        host, port = None, None
-    # http.client raises errors of other kinds for blanks in a host and for lone surrogates.
-    if re.search(r"[\x00-\x20\x7f]", host or "") or re.search(r"[\ud800-\udfff]", url):
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise HubError(f"{shown(url)} is not an http(s) address; check HF_ENDPOINT.", attempts=1)
-    return parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
-
-
-def _as_sent(location: str) -> str:
-    """A header that was read as Latin-1, as the UTF-8 that servers send."""
-    return location.encode("latin-1", "replace").decode("utf-8", "replace")
-
-
-def _request_target(url: str, proxy: Proxy | None) -> str:
-    """What the request's first line asks for: of a proxy the whole address, of the server itself its path."""
-    parts = urllib.parse.urlsplit(url)
-    path, query = (urllib.parse.quote(part, safe=_SENT) for part in (parts.path, parts.query))
-    host = parts.netloc.rpartition("@")[2].encode("idna").decode() if proxy else ""
-    return urllib.parse.urlunsplit((parts.scheme if proxy else "", host, path or "/", query, ""))
-
-
-_SENT = (
-    "!$%&'()*+,/:;=?@[]~"  # as they stand; blanks and what is not ASCII are escaped, as browsers do
-)
-
-
 def _read_body(
     answer: http.client.HTTPResponse,
     got: Mapping[str, str],
@@ -408,35 +371,6 @@ def _read_body(
     if length is not None and filled == length:
         answer.read()  # tells http.client that the connection is free again
     return memoryview(body)[:filled], answer.isclosed()
-
-
-def _no_answer(url: str, error: Exception, timeout_s: float, proxy: Proxy | None) -> HubError:
-    where = shown(url)
-    way = f" through the proxy {proxy.address}" if proxy else ""
-    if isinstance(error, TimeoutError):
-        return HubError(
-            f"{where}: nothing came for {timeout_s:g} s{way}. Check the network and try again."
-        )
-    if isinstance(error, http.client.IncompleteRead):
-        short = "early" if error.expected is None else f"{error.expected} bytes short"
-        return HubError(f"{where}: the body ended {short}. Try again.")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        reason = f"its TLS certificate was not accepted ({error.verify_message})"
-        return HubError(f"{where}: {reason}.", attempts=1)
-    if isinstance(error, socket.gaierror):
-        name = f"the proxy's name {proxy.host}" if proxy else "the host name"
-        advice = "the proxy's settings" if proxy else "HF_ENDPOINT"
-        return HubError(
-            f"{where}: {name} was not found. Check the network and {advice}.", attempts=1
-        )
-    if "Tunnel connection failed: 407" in str(error):
-        return HubError(
-            f"{where}: the proxy {way.rpartition(' ')[2]} wants another user or password; give them in https_proxy.",
-            407,
-        )
-    attempts = REFUSED_ATTEMPTS if isinstance(error, ConnectionRefusedError) else None
-    reason = str(error) or type(error).__name__
-    return HubError(f"{where}: no answer{way} ({reason}). Check the network.", attempts=attempts)
 
 
 def _read_file(path: str, start: int, end: int | None) -> Bytes:

@@ -2,7 +2,7 @@
 be reached, and work is bounded.
 
 On top of Jinja2's immutable sandbox, whatever a template does is charged to a budget before it is done:
-template_budget.py counts, template_costs.py says what each filter, method and operator costs,
+template_budget.py counts, template_costs.py and template_operators.py say what each step costs,
 template_tree.py makes the template ask. Jinja2 is imported with this module, which is imported when
 the first template is compiled.
 """
@@ -27,7 +27,8 @@ from jinja2.utils import Namespace
 from py_engine.errors import InputError
 
 from .template_budget import CALL, CASE_WORK, ESCAPED, MAX_BITS, OPERATION, Budget, size_of, small
-from .template_costs import FILTERS, Given, compare_cost, format_cost, methods_of, operator_cost
+from .template_costs import FILTERS, Given, methods_of
+from .template_operators import compare_cost, format_cost, operator_cost
 from .template_tree import charge, check_depth, check_source, check_tokens
 
 MAX_RANGE = 10_000
