@@ -108,6 +108,7 @@ def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) ->
 
 def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
     """No pipeline, as many buffers as before; and nothing at all within a class."""
+    answer(emptied, run, PROMPT[:3], 2)  # makes what tokens are read back through
     before = gpu.counters.pipelines_created, gpu.counters.live_buffers
     small = emptied.info()["memory"]["state_bytes"]
     answer(emptied, run, PROMPT, 160)

@@ -12,7 +12,7 @@ import pytest
 
 from py_engine.host.gpu import Gpu
 from py_engine.host.io_native import NativeIo
-from py_engine.serve import loading
+from py_engine.serve import options as load_options
 from py_engine.serve.engine import Engine
 from py_engine.weights.loader import SLICE_BYTES
 from tests import reference
@@ -42,8 +42,8 @@ def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 def exact_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A KV cache in f32, so that only the weights differ."""
     for dtype in ("q4", "q8"):
-        form, _ = loading._STORAGE[dtype]
-        monkeypatch.setitem(loading._STORAGE, dtype, (form, "f32"))
+        form, _ = load_options._STORAGE[dtype]
+        monkeypatch.setitem(load_options._STORAGE, dtype, (form, "f32"))
 
 
 class Loaded:
