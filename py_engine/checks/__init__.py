@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
 from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
 from py_engine.checks.encoders import full_attention, pool
-from py_engine.checks.matrices import embed, layer_norm, matmul, matvec, narrow, norm, norm_parts
+from py_engine.checks.matrices import embed, matmul, matvec
+from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check

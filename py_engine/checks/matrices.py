@@ -1,4 +1,4 @@
-"""Checks of the kernels around matrices: embedding, norms, products for a token and for a chunk.
+"""Checks of the kernels around matrices: embedding, products for a token and for a chunk.
 
 The matrix is the model's own, read back where results are compared; inputs, biases and norms are known ones.
 """
@@ -9,24 +9,22 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import chain, pairwise
+from itertools import chain
 from operator import add as plus
 from operator import mul
 from typing import NamedTuple
 
 from py_engine.checks.inputs import Cycle, Pattern
+from py_engine.checks.norms import known_weight
 from py_engine.checks.products import Input, MatrixRows, Outputs, Product
 from py_engine.checks.short_conv import ShortConvolution
 from py_engine.checks.workbench import (
     ACTIVATE,
-    TOLERANCE_F16,
     Bench,
     Check,
     beyond,
     constants,
     difference,
-    layer_normed,
-    normed,
     rms_factor,
     whole,
 )
@@ -49,125 +47,6 @@ _FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
 _ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
 _ACTIVATE = {ACTIVATIONS[name]: function for name, function in ACTIVATE.items()}
 _READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these look at what y holds
-
-
-def norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm.wgsl: halves of two rows."""
-    [call] = calls
-    c = constants(call)
-    [k, add] = whole(c, "K", "ADD")
-    rows, x, weight, before = 2, Pattern(_X), _weight(), Pattern(_Y)
-    y = bench.fill("y", before.period(), rows, k)
-    bench.call(call, [bench.known(x, rows, k), bench.known(weight, k), y], (rows, 1, 1))
-    halves = _halves(k)
-    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
-
-    def verify() -> str:
-        wanted: list[float] = []
-        for t, (at, n) in enumerate(halves):
-            row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])[at : at + n]
-            wanted += map(plus, row, before.part(t * k + at, n)) if add else row
-        return difference(got.floats(), wanted)
-
-    return Check(calls, verify)
-
-
-def layer_norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """layer_norm.wgsl: halves of two rows, or of the last row twice, of numbers whose mean is not 0."""
-    [call] = calls
-    c = constants(call)
-    [k, biased, add, last] = whole(c, "K", "BIAS", "ADD", "LAST_ROW")
-    rows, x, weight, before = 2, Pattern(_X, _MIDDLE), _weight(), Pattern(_Y)
-    y = bench.fill("y", before.period(), rows, k)
-    bias = bench.known(Pattern(_BIAS), k) if biased else bench.zeros
-    step = bench.step(6, rows) if last else bench.zeros
-    bench.call(
-        call,
-        [bench.known(x, rows, k), bench.known(weight, k), bias, step, y],
-        (1 if last else rows, 1, 1),
-    )
-    halves = _halves(k)
-    places = [(0 if last else t, *half) for t, half in enumerate(halves)]
-    got = bench.read_runs(y, [(t * k + at, n) for t, at, n in places])
-
-    def verify() -> str:
-        wanted: list[float] = []
-        for t, at, n in places:
-            row = x.part((rows - 1 if last else t) * k, k)
-            more = Pattern(_BIAS).part(0, k) if biased else [0.0] * k
-            done = layer_normed(row, weight.part(0, k), more, c["EPS"], c["OFFSET"])[at : at + n]
-            wanted += map(plus, done, before.part(t * k + at, n)) if add else done
-        return difference(got.floats(), wanted)
-
-    return Check(calls, verify)
-
-
-def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm_parts.wgsl: two rows, the borders of all parts and of what lies behind them."""
-    [call] = calls
-    c = constants(call)
-    [cols, count, width, width_2, centred] = whole(
-        c, "COLS", "COUNT", "WIDTH", "WIDTH_2", "CENTRED"
-    )
-    parts = call.groups[1]
-    begins = [min(p, count) * width + max(p - count, 0) * width_2 for p in range(parts + 1)]
-    rows, x, weight = 2, Pattern(_X, _MIDDLE), _weight()
-    y = bench.fill("y", x.period(), rows, cols)
-    bench.call(call, [bench.known(weight, begins[-1]), y], (rows, parts, 1))
-    ranges = [(a, b - a) for a, b in pairwise(begins)]
-    left = cols - begins[-1]
-    seen = [
-        (t * cols + at, min(n, _SEEN))
-        for t in range(rows)
-        for at, n in [*ranges, (begins[-1], left)]
-    ]
-    got = bench.read_runs(y, [run for run in seen if run[1]])
-
-    def verify() -> str:
-        wanted: list[float] = []
-        for t in range(rows):
-            for at, n in ranges:
-                row, w = x.part(t * cols + at, n), weight.part(at, n)
-                if centred:
-                    row = layer_normed(row, w, [0.0] * n, c["EPS"], 0.0)
-                else:
-                    row = normed(row, w, c["EPS"], 0.0)
-                wanted += row[:_SEEN]
-            wanted += x.part(t * cols + begins[-1], min(left, _SEEN))
-        return difference(got.floats(), wanted)
-
-    return Check(calls, verify)
-
-
-def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
-    """narrow.wgsl: halves of two rows, and what f16 cannot hold."""
-    [call] = calls
-    c = constants(call)
-    [k, norms] = whole(c, "K", "NORM")
-    rows, x, weight = 2, Pattern(_X, size=1.0 if norms else 131072.0), _weight()
-    y = bench.make("y", rows, k, dtype="f16")
-    weights = bench.known(weight, k) if norms else bench.zeros
-    bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
-    halves = _halves(k)
-    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
-
-    def verify() -> str:
-        held = x if norms else x.map(lambda v: max(-65504.0, min(v, 65504.0)))
-        wanted = []
-        for t, (at, n) in enumerate(halves):
-            row = held.part(t * k, k)
-            if norms:
-                row = normed(row, weight.part(0, k), c["EPS"], c.get("OFFSET", 0.0))
-            wanted += row[at : at + n]
-        return difference(got.floats("f16"), wanted, TOLERANCE_F16)
-
-    return Check(calls, verify)
-
-
-def _halves(k: int) -> list[tuple[int, int]]:
-    """The first half of one row and the second of another, as (first, count): all columns once."""
-    half = k // 4 * 2  # whole words of f16
-    return [(0, half), (half, k - half)]
 
 
 def embed(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -216,7 +95,7 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     # The row of x that is meant stands last where the kernel is to look for it.
     rows = 3 if c["LAST_ROW"] else 1
     # What is left of x behind a norm but for a factor is the x of all others.
-    pattern, weight = (_thin(), _weight()) if c["NORM"] else (_input(), None)
+    pattern, weight = (_thin(), known_weight()) if c["NORM"] else (_input(), None)
     x = bench.keep(("x", rows, k, c["NORM"]), lambda: bench.fill("x", pattern.period(), rows, k))
     norm_weight = bench.zeros
     if weight:
@@ -414,15 +293,10 @@ def _thin() -> Pattern:
     return Pattern(_X, thin=True)
 
 
-def _weight() -> Pattern:
-    """What a norm multiplies by."""
-    return Pattern(_NORM, _MIDDLE)
-
-
 @cache
 def _input() -> Cycle:
     """x of a product: ten bits, so that f16 holds it exactly, and times any of the factors."""
-    return _thin().times(_weight())
+    return _thin().times(known_weight())
 
 
 def _known_input(bench: Bench, k: int) -> Input:
