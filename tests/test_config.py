@@ -131,8 +131,8 @@ def test_rope_styles() -> None:
         ({"rope_theta": -1}, "rope_theta is -1"),
         ({"rope_theta": math.nan}, "rope_theta"),
         (
-            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "longrope"}},
-            "'longrope' is not supported",
+            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "proportional"}},
+            "'proportional' is not supported",
         ),
         ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["a"]}}, "not supported"),
         ({"rope_theta": 1e4, "rope_scaling": {"rope_type": "linear"}}, "factor is missing"),

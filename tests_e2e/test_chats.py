@@ -97,7 +97,10 @@ def ask(page: Page, text: str) -> None:
 
 
 def turns(page: Page) -> list[str]:
-    """What stands in the conversation, without the numbers of the worker's answers."""
+    """What stands in the conversation once it is drawn, without the numbers of the worker's answers."""
+    page.wait_for_function(
+        "[...document.querySelectorAll('#messages .answer .text')].every(text => text.textContent)"
+    )
     found = page.locator("#messages .bubble, #messages .answer .text").all_inner_texts()
     return [re.sub(r"^answer \d+ ", "answer ", text) for text in found]
 
