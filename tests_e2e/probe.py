@@ -252,7 +252,7 @@ async def traced() -> dict[str, Any]:
             trace = Pass(1, gpu.features, gpu.info, step=step)
             h = trace.tensor("h", 1, rows)
             matvec(trace, "project", x, matrix, h, norm=Norm(norm, 1e-6))
-            matvec(trace, "residual", x, matrix, y, epilogue="add")
+            matvec(trace, "residual", x, matrix, y, finish=Finish("add"))
             planner = Planner(gpu, Kernels(gpu), strategy)
             planner.reserve([trace])
             await planner.allocate()
