@@ -218,6 +218,7 @@ async def traced() -> dict[str, Any]:
     from py_engine.graph.plan import Planner
     from py_engine.graph.submit import GroupedSubmit, SingleSubmit
     from py_engine.graph.trace import Tensor
+    from py_engine.ops.gate import Finish
     from py_engine.ops.matvec import Norm, matvec
 
     rows, cols = 96, 128

@@ -179,7 +179,8 @@ STRANGE = """box => {
     {type: 'env', id: 'p', values: {a: 5}}, {type: 'env', id: 'q', values: new Map()}, {type: 'env', values: {}},
     {type: 'env', id: 'r', values: {}, more: 1}, {type: 'bench', id: 's', model: 'm', runs: 1e300},
     {type: 'bench', id: 't', model: 'm', new_tokens: 0n}, {type: 'diagnose', id: 'u', most: -1},
-    {type: 'interrupt', more: 1}, {type: 'interrupt', id: []}, {type: 'filed', more: 1}, {type: 'info', id: 'x'.repeat(1e6)},
+    {type: 'interrupt', more: 1}, {type: 'interrupt', id: []}, {type: 'filed', more: 1},
+    {type: 'info', id: 'x'.repeat(1e6)},
   ];
   for (const message of strange) worker.postMessage(message);
   return strange.length;
