@@ -120,7 +120,7 @@ def test_the_worker_says_it_before_the_first_token(engine: Engine, run: Runner) 
     async def ask() -> list[dict[str, Any]]:
         heard: list[dict[str, Any]] = []
         host = Host(heard.append, nothing)
-        host._engine = engine
+        host._models._engines[""] = engine
         host.receive(
             {
                 "type": "generate",
