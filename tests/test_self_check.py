@@ -372,7 +372,7 @@ def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
 
     assert run(failures()) == []
     faults = [
-        ("rope_angles", "min(axes[pair], AXES - 1u)", "0u"),
+        ("rope_angles", "min(axes[pair], AXES - 1u)", "min(axes[pair], 0u)"),
         ("rope_angles", "(coarse + position % 64u)", "coarse"),
         ("rope", "if (PER_ROW) { return table[position * pairs + pair]; }", ""),
         ("rope", "if (PER_ROW) { angle = t; }", ""),
