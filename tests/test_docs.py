@@ -23,7 +23,9 @@ from tests.test_convert import model as gguf_model
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "shaders" / "README.md"]
-HUB_ID = re.compile(r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers)/[\w.-]+")
+HUB_ID = re.compile(
+    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers)/[\w.-]+"
+)
 SLOW = ("jerboa doctor --probes",)
 
 
