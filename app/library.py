@@ -278,7 +278,7 @@ class Library:
         await self.look()
 
     def stored(self, event):
-        """Something changed in localStorage: an older version of this page may be open in another tab, or chats are kept
+        """Something changed in localStorage: an older version of this page is open in another tab, or chats are kept
         there. Then this is when the change can be read: the other tab's word of it may have come before."""
         if event.key and event.key.startswith(storage.PREFIX + "kept."):
             asyncio.create_task(self._catch_up())
