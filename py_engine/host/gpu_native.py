@@ -258,7 +258,6 @@ def _open(
     )
 
 
-@cache
 def _unwanted(adapter: Any) -> list[str]:
     """Dawn's toggles that are switched off."""
     # Timestamps in full, not in steps of 65 us; they are only written where a profile asks for them.
@@ -270,6 +269,7 @@ def _unwanted(adapter: Any) -> list[str]:
     return toggles
 
 
+@cache
 def _switch_toggles(text: str) -> None:
     """Switch on Dawn's toggles named in `text`, once in a process. Raises HostError for one that Dawn does not have."""
     names = [name.strip() for name in text.split(",") if name.strip()]
