@@ -13,6 +13,7 @@ from py_engine.abort import Abort
 from py_engine.errors import (
     AbortError,
     ClosedError,
+    HostError,
     InputError,
     MemoryBudgetError,
     ModelError,
@@ -229,6 +230,33 @@ def test_loads_take_turns_beside_an_answer(run: Runner, host: str) -> None:
         with pytest.raises(ModelError):
             await device.load("random:no-such", **SETTINGS)
         assert device._gpu.counters.live_bytes == before
+
+    on_device(run, host, work)
+
+
+def test_a_compile_that_failed_is_tried_again(
+    run: Runner, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels are the device's: what failed in one load must not stand in the way of the next."""
+
+    async def work(device: Device) -> None:
+        compile_ = device._gpu.create_pipeline
+        labels: list[str] = []
+
+        async def fail(label: str, *rest: Any) -> Any:
+            labels.append(label)
+            if len(labels) == 3:
+                raise HostError(f"{label}: not this time")
+            return await compile_(label, *rest)
+
+        monkeypatch.setattr(device._gpu, "create_pipeline", fail)
+        with pytest.raises(HostError, match="not this time"):
+            await device.load(ONE, **SETTINGS)
+        assert device._gpu.counters.live_buffers == 0
+        first = len(labels)
+        engine = await device.load(ONE, **SETTINGS)
+        assert labels[first:] == [labels[2]]
+        assert len(await answer(engine, PROMPTS[0])) == NEW
 
     on_device(run, host, work)
 

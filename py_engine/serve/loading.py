@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -87,28 +88,20 @@ async def load_model(
         )
         if tune:
             tell(Progress("config", message="Measuring kernels on this device"))
-            if strategy and strategy.await_each:
+            if strategy.await_each:
                 tune = None  # measuring wants many dispatches in a command buffer, which this device may not take
-        try:
-            forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
-        except BaseException:
-            await kernels.forget_failed()
-            raise
-        abort.check()
-        tokenizer = asyncio.ensure_future(source.tokenizer())
-        try:
-            if before_weights is not None:
-                await asyncio.shield(tokenizer)
-                abort.check()
-                await before_weights()
-        except BaseException:
-            tokenizer.cancel()
-            await asyncio.gather(tokenizer, return_exceptions=True)
-            await kernels.forget_failed()
-            raise
-        store = source.make_store(gpu, setting.form)
+        begun: asyncio.Future[tuple[Tokenizer, ChatTemplate]] | None = None
+        store: WeightStore | None = None
         runtime: Decoder | Encoder | None = None
         try:
+            forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
+            abort.check()
+            begun = asyncio.ensure_future(source.tokenizer())
+            if before_weights is not None:
+                await asyncio.shield(begun)
+                abort.check()
+                await before_weights()
+            store = source.make_store(gpu, setting.form)
             runtime = build_runtime(
                 source.config, store, gpu, kernels,
                 context=context, kv_dtype=setting.kv_dtype, classes=options.context_classes, strategy=strategy,
@@ -118,7 +111,7 @@ async def load_model(
             if left := unread(store):
                 note(f"The weights hold tensors that this model does not read: {some(left)}.")
             wanted = not gpu.info.fallback if self_check is None else self_check
-            peak = await source.fill(store, gpu, kernels, strategy, tell, abort)
+            peak = await source.fill(store, _Filling(gpu, kernels, strategy, tell, abort))
             await kernels.compiled(partial(_tell_compiling, tell))
             if wanted:
                 tell(Progress("kernels", message="Checking what this GPU computes"))
@@ -126,7 +119,7 @@ async def load_model(
             for wrong in checked.wrong if checked else ():
                 note(f"self-check: {wrong}")
             await runtime.plan()
-            tokens, template = await tokenizer
+            tokens, template = await begun
             await gpu.idle()
             await source.commit()
             tell(Progress("ready", message="Ready"))
@@ -142,12 +135,14 @@ async def load_model(
                 tokens, text, io.now() - started, peak, source.kept, checked, room.peak_bytes, embedding,
             )  # fmt: skip
         except BaseException:
-            tokenizer.cancel()
-            await asyncio.gather(tokenizer, return_exceptions=True)
-            await kernels.settle()
+            if begun is not None:
+                begun.cancel()
+                await asyncio.gather(begun, return_exceptions=True)
+            await kernels.forget_failed()
             if runtime is not None:
                 runtime.release()
-            store.release()
+            if store is not None:
+                store.release()
             raise
 
 
@@ -197,6 +192,17 @@ def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setti
     return Setting(form, kv_dtype, context)
 
 
+@dataclass(frozen=True)
+class _Filling:
+    """What brings weights to a GPU, and whom it tells."""
+
+    gpu: Gpu
+    kernels: Kernels
+    strategy: SubmitStrategy
+    tell: Callable[[Progress], object]
+    abort: Abort
+
+
 class _Source:
     """Where weights and tokenizer come from."""
 
@@ -217,15 +223,7 @@ class _Source:
         """How an encoder's rows become vectors."""
         return EmbedSettings()
 
-    async def fill(
-        self,
-        store: WeightStore,
-        gpu: Gpu,
-        kernels: Kernels,
-        strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], object],
-        abort: Abort,
-    ) -> int:
+    async def fill(self, store: WeightStore, by: _Filling) -> int:
         """Fill the store's buffers; the most host bytes held meanwhile."""
         raise NotImplementedError
 
@@ -253,17 +251,9 @@ class _RandomSource(_Source):
         tokenizer = await byte_tokenizer()
         return tokenizer, ChatTemplate(None, tokenizer)
 
-    async def fill(
-        self,
-        store: WeightStore,
-        gpu: Gpu,
-        kernels: Kernels,
-        strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], object],
-        abort: Abort,
-    ) -> int:
+    async def fill(self, store: WeightStore, by: _Filling) -> int:
         assert isinstance(store, RandomStore)
-        await store.fill(kernels, abort, strategy)
+        await store.fill(by.kernels, by.abort, by.strategy)
         return 0
 
 
@@ -329,15 +319,7 @@ class _FileSource(_Source):
             return None
         return (await self._repository.bytes(name)).decode("utf-8", "replace")
 
-    async def fill(
-        self,
-        store: WeightStore,
-        gpu: Gpu,
-        kernels: Kernels,
-        strategy: SubmitStrategy | None,
-        tell: Callable[[Progress], object],
-        abort: Abort,
-    ) -> int:
+    async def fill(self, store: WeightStore, by: _Filling) -> int:
         loaded = 0
         here = self._repository.local and self._repository.kept
         message = "Reading weights kept on this device" if here else ""
@@ -345,9 +327,9 @@ class _FileSource(_Source):
         def count(n: int) -> None:
             nonlocal loaded
             loaded += n
-            tell(Progress("weights", min(loaded, loader.total), loader.total, message))
+            by.tell(Progress("weights", min(loaded, loader.total), loader.total, message))
 
-        loader = Loader(gpu, kernels, self._repository, count, abort, strategy)
+        loader = Loader(by.gpu, by.kernels, self._repository, count, by.abort, by.strategy)
         await loader.run(store.jobs)
-        tell(Progress("weights", loader.total, loader.total, message))
+        by.tell(Progress("weights", loader.total, loader.total, message))
         return loader.peak_bytes
