@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from py_engine.errors import InputError
 from py_engine.graph.trace import Tensor
@@ -26,7 +27,7 @@ class Positions:
 
     rows: Sequence[Sequence[int]]
 
-    @property
+    @cached_property
     def shift(self) -> int:
         """Position minus number of a row behind these."""
         return max((max(row) for row in self.rows), default=-1) + 1 - len(self.rows)
@@ -37,6 +38,8 @@ class Positions:
 
     def straight(self, start: int, end: int) -> int | None:
         """Position minus number where it is the same for all rows start..end and on all axes, else None."""
+        if start >= len(self.rows):
+            return self.shift
         found = {p - i for i in range(start, end) for p in self.of(i, 1)}
         return found.pop() if len(found) == 1 else None
 
