@@ -295,6 +295,23 @@ def test_tasks_and_families_are_found_in_a_zip(tmp_path: Path) -> None:
     assert {"qwen2", "gemma3", "gemma3_text", "qwen3_5_text"} <= {*families}
 
 
+@pytest.mark.parametrize(
+    ("kind", "file"), [("qwen3_5_text", "qwen3_5"), ("gemma3_text", "gemma3"), ("qwen3", "qwen3")]
+)
+def test_a_family_is_found_without_a_look_into_all(kind: str, file: str) -> None:
+    code = (
+        "import sys; from py_engine import models; found = models._family(sys.argv[1]).__name__\n"
+        "print(found, *(name for name in sys.modules if name.startswith('py_engine.models.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, kind], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    found, *imported = done.stdout.split()
+    assert found == f"py_engine.models.{file}" and found in imported
+    # A file may build on another family's, but not on these.
+    assert not {f"py_engine.models.{name}" for name in ("bert", "lfm2", "phi3")} & {*imported}
+
+
 @pytest.mark.parametrize("name", [*tasks()])
 def test_every_task_is_well_made(name: str) -> None:
     task = tasks()[name]

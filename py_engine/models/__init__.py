@@ -10,6 +10,7 @@ import pkgutil
 import re
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.layers import Model
@@ -41,6 +42,16 @@ def families() -> dict[str, str]:
     return found
 
 
+def _family(kind: str) -> Any:
+    """The module of this `model_type`, or None. Files are imported until one takes it: first those whose name it
+    begins with (gemma3 for gemma3_text), the longest name before all."""
+    for name in sorted(_files(), key=lambda name: (not kind.startswith(name), -len(name))):
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "build") and (name == kind or kind in getattr(module, "ALIASES", ())):
+            return module
+    return None
+
+
 def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 
@@ -48,14 +59,12 @@ def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     those of a module in use and that nobody asked for.
     """
     kind = str(config.get("model_type"))
-    # The file of this name, without a look into all others.
-    name = kind if kind in _files() else families().get(kind)
-    build = name and getattr(import_module(f"{__name__}.{name}"), "build", None)
-    if not build:
+    family = _family(kind)
+    if family is None:
         raise ModelError(
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(families()))}."
         )
-    model: Model | EncoderModel = build(config, store)
+    model: Model | EncoderModel = family.build(config, store)
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):
