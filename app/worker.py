@@ -235,13 +235,13 @@ class Host:
         self._start(self._warm_up(engine))
 
     async def _warm_up(self, engine: Engine) -> None:
-        """What the first chat needs beside the model, before somebody waits for it: Jinja2, the template compiled."""
+        """What the first chat with a text model needs beside it, before somebody waits: Jinja2, the template compiled."""
+        if "complete" not in engine.tasks:
+            return
         try:
             await self._ready_to_chat()
             engine.count_tokens([{"role": "user", "content": "Hello"}])
-        except (
-            Exception
-        ) as error:  # a base model has no template; of all else the first chat will tell
+        except Exception as error:  # a base model has no template; of all else the first chat tells
             self._send(Log(f"the chat template was not prepared: {error}"))
 
     @property
