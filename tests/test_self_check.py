@@ -17,8 +17,9 @@ from py_engine.abort import Abort
 from py_engine.checks import CHECKS, FOLLOWERS, chains, distinct, make_check
 from py_engine.checks.self_check import SelfCheck, run_checks
 from py_engine.checks.workbench import Bench, difference
+from py_engine.encode.build import build_runtime
 from py_engine.errors import HostError, SelfCheckError
-from py_engine.generate.build import build_decoder
+from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
 from py_engine.graph.trace import Call, Trace
@@ -133,7 +134,8 @@ def test_every_pipeline_is_checked_and_none_is_added(
     async def count() -> None:
         gpu = paper(features)
         store, kernels = RandomStore(gpu, PRESETS[name], "stored"), Kernels(gpu)
-        decoder = build_decoder(PRESETS[name], store, gpu, kernels, context=4096, kv_dtype="f16")
+        decoder = build_runtime(PRESETS[name], store, gpu, kernels, context=4096, kv_dtype="f16")
+        assert isinstance(decoder, Decoder)
         forward = len(kernels)
         await store.fill(kernels, Abort())
         bench = Bench(gpu)

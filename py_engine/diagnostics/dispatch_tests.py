@@ -17,8 +17,8 @@ from py_engine.checks import chains, distinct, make_check
 from py_engine.checks.self_check import run_checks
 from py_engine.checks.workbench import Bench
 from py_engine.diagnostics.chains import SENTINEL, Chain, ChainSetting
+from py_engine.encode.build import build_runtime
 from py_engine.errors import DeviceLostError, HostError, InputError, OutOfMemoryError
-from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.kernels import Kernels
@@ -363,7 +363,7 @@ async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
     paper = CountingGpu.like(gpu)
     kernels = Kernels(paper)
     config = PRESETS[MODEL.removeprefix("random:")]
-    decoder = build_decoder(
+    runtime = build_runtime(
         config,
         RandomStore(paper, config, "stored"),
         paper,
@@ -373,7 +373,7 @@ async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
     )
     await kernels.settle()
     stems = ("attention_decode", "attention_prefill")
-    found = {chain[0].kernel.stem: chain for chain in chains(decoder.programs.calls)}
+    found = {chain[0].kernel.stem: chain for chain in chains(runtime.programs.calls)}
     return [found[stem] for stem in stems]
 
 

@@ -9,7 +9,7 @@ from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.kv_cache import CLASSES, KvDtype
 from py_engine.checks.tunings import Forms
 from py_engine.encode.encoder import Encoder
-from py_engine.generate.build import decoder_of
+from py_engine.generate.build import build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
@@ -31,13 +31,14 @@ def build_runtime(
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
 ) -> Decoder | Encoder:
-    """As generate/build.py has it for a decoder; an encoder has no KV cache, but is as exact as its dtype says.
+    """Weights asked for from `store` (of the same GPU), the rest as generate/build.py has it for a decoder; an encoder
+    has no KV cache, but is as exact as its dtype says.
 
     Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)
     if not isinstance(model, EncoderModel):
-        return decoder_of(
+        return build_decoder(
             model, gpu, kernels, context=context, kv_dtype=kv_dtype, classes=classes, strategy=strategy,
             forms=forms,
         )  # fmt: skip
