@@ -235,7 +235,7 @@ class Host:
         self._start(self._warm_up(engine))
 
     async def _warm_up(self, engine: Engine) -> None:
-        """What the first chat with a text model needs beside it, before somebody waits: Jinja2, the template compiled."""
+        """What a text model's first chat needs beside it, before somebody waits: Jinja2, the template compiled."""
         if "complete" not in engine.tasks:
             return
         try:

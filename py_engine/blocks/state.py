@@ -113,8 +113,7 @@ class State:
         if rope not in self._ropes:
             data = rope.table(self.context, self._long)
             tensor = self._buffers.make(f"rope {rope.theta:g}", len(data) // 4)
-            assert tensor.binding is not None
-            self._gpu.write(tensor.binding.buffer, 0, data)
+            self._gpu.write(tensor.buffer, 0, data)
             self._ropes[rope] = tensor
             if rope.axes:
                 self._make_axes(rope)
@@ -138,8 +137,7 @@ class State:
             raise ValueError(f"{len(rope.axes)} axes for {len(rope.frequencies)} pairs")
         if rope.axes not in self._axes:
             axes = self._buffers.make("rope axes", len(rope.axes), dtype="u32")
-            assert axes.binding is not None
-            self._gpu.write(axes.binding.buffer, 0, array("I", rope.axes).tobytes())
+            self._gpu.write(axes.buffer, 0, array("I", rope.axes).tobytes())
             self._axes[rope.axes] = axes
         if self.positions is None:
             self.positions = self._buffers.make("positions", self.max_rows, count, dtype="u32")
@@ -169,8 +167,7 @@ class State:
         self._long = not self._long
         for rope, tensor in self._ropes.items():
             if rope.long:
-                assert tensor.binding is not None
-                self._gpu.write(tensor.binding.buffer, 0, rope.table(self.context, self._long))
+                self._gpu.write(tensor.buffer, 0, rope.table(self.context, self._long))
         return True
 
     def release(self) -> None:

@@ -126,8 +126,7 @@ class _Bench:
         except HostError:
             self.release()
             raise
-        assert self._step.binding is not None
-        gpu.write(self._step.binding.buffer, 0, pack_step(pos=0, rows=1))
+        gpu.write(self._step.buffer, 0, pack_step(pos=0, rows=1))
         self.planner = Planner(gpu, kernels, SingleSubmit())
 
     def holds(self, task: MatvecTask) -> bool:

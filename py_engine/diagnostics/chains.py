@@ -67,8 +67,7 @@ class Chain:
         await gpu.replay(gpu.record(strategy.cut(self._links), strategy.await_each))
         await gpu.idle()
         await gpu.replay(self._gather)
-        assert self._gathered.binding is not None
-        data = await gpu.read(self._gathered.binding.buffer, 0, 4 * PLACES)
+        data = await gpu.read(self._gathered.buffer, 0, 4 * PLACES)
         return self._verdict(memoryview(data).cast("I").tolist())
 
     def release(self) -> None:
@@ -82,8 +81,7 @@ class Chain:
         more = self._buffers.make("chain more", 64, dtype="u32")
         self._gathered = self._buffers.make("chain gathered", PLACES, dtype="u32")
         await gpu.check()
-        assert more.binding is not None
-        gpu.write(more.binding.buffer, 0, _MORE.to_bytes(4, "little"))
+        gpu.write(more.buffer, 0, _MORE.to_bytes(4, "little"))
 
         def trace() -> Trace:
             return Trace(1)

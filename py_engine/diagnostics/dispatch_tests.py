@@ -167,8 +167,7 @@ async def bind_groups(session: Session) -> None:
         buffers = Buffers(session.gpu)
         try:
             whole = buffers.make("places", 64 * _GROUPS, dtype="u32")
-            assert whole.binding is not None
-            buffer = whole.binding.buffer
+            buffer = whole.buffer
             calls = []
             for i in range(_GROUPS):
                 place = Tensor(f"place {i}", (64,), "u32", Binding(buffer, 256 * i, 256))
@@ -253,18 +252,16 @@ class _Forward:
     async def _logits(self, token: int, together: Sequence[Dispatch]) -> bytes:
         """The first dispatches `together` in one pass, the others one by one."""
         logits = self._decoder.sampler.logits
-        assert logits.binding is not None
         size = 4 * self._decoder.model.vocab_size
         self._write(self._decoder.state.ids, struct.pack("<I", token))
         self._write(logits, SENTINEL.to_bytes(4, "little") * (size // 4))
         rest = self._dispatches[len(together) :]
         buffers = ([[list(together)]] if together else []) + _ONE_BY_ONE.cut(rest)
         await self._gpu.replay(self._gpu.record(buffers, await_each=True))
-        return await self._gpu.read(logits.binding.buffer, 0, size)
+        return await self._gpu.read(logits.buffer, 0, size)
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
-        assert tensor.binding is not None
-        self._gpu.write(tensor.binding.buffer, 0, data)
+        self._gpu.write(tensor.buffer, 0, data)
 
 
 # ---- how far submits may go
@@ -388,5 +385,4 @@ async def _replay(session: Session, calls: Sequence[tuple[str, Any, list[Tensor]
 
 
 async def _read(gpu: Gpu, tensor: Tensor) -> bytes:
-    assert tensor.binding is not None
-    return await gpu.read(tensor.binding.buffer, 0, tensor.nbytes)
+    return await gpu.read(tensor.buffer, 0, tensor.nbytes)

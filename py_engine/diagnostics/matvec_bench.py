@@ -69,8 +69,7 @@ class Case:
         self.y = self._tensor("y", t, rows)
         self.norm = Norm(self._tensor("norm", cols), 1e-6)
         self.step = self._tensor("step", 8)
-        assert self.step.binding is not None
-        gpu.write(self.step.binding.buffer, 0, pack_step(pos=0, rows=t))
+        gpu.write(self.step.buffer, 0, pack_step(pos=0, rows=t))
         self.t = t
 
     async def seconds(

@@ -72,8 +72,7 @@ async def _section(
     """One pass of `rows` tokens from `position`, made of `plans` one after the other."""
     gpu, state = decoder.gpu, decoder.state
     traffic = Traffic(decoder.model, state, decoder.sampler.logits)
-    assert state.step.binding is not None
-    step = state.step.binding.buffer
+    step = state.step.buffer
 
     def reset() -> None:
         gpu.write(step, 0, pack_step(pos=position, rows=rows, limit=_NO_LIMIT))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from py_engine.abort import Abort
 from py_engine.blocks.encoder import EncoderInputs, EncoderModel
-from py_engine.checks.self_check import SelfCheck
 from py_engine.checks.tunings import Forms
+from py_engine.generate.runtime import Runtime
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.programs import Features, Program, Programs
-from py_engine.graph.programs import Forms as Measured
-from py_engine.graph.submit import SubmitStrategy, default_strategy
-from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Buffer, Gpu
+from py_engine.graph.programs import Program
+from py_engine.graph.submit import SubmitStrategy
+from py_engine.host.gpu import AdapterInfo, Gpu
 from py_engine.ops.pool import POOLINGS, Pooling, pool
-from py_engine.ops.step import STEP_BYTES, Pass, pack_step
+from py_engine.ops.step import STEP_BYTES, Pass, pack_step, pass_program
 
 PASS_ROWS = (32, 512, 2048)  # plan sizes; a pass takes the smallest that holds its texts
 PASS_TEXTS = 64  # the most texts of a pass
@@ -25,7 +24,7 @@ PASS_TEXTS = 64  # the most texts of a pass
 _WIDEST_BYTES = 32 << 20
 
 
-class Encoder:
+class Encoder(Runtime):
     """One model at work. `context`: the most tokens of a text."""
 
     classes: Sequence[int] = ()  # there is no KV cache that grows
@@ -41,9 +40,8 @@ class Encoder:
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`exact`: without the tensor units, which round activations to 11 bits."""
-        self.gpu, self.model, self.context = gpu, model, context
-        self._kernels = kernels
+        """`exact`, `forms`: see Runtime."""
+        self.model, self.context = model, context
         self._sizes = _sizes(model, context)
         rows, h = self._sizes[-1], model.hidden_size
         self._buffers = Buffers(gpu)
@@ -62,41 +60,24 @@ class Encoder:
         except BaseException:
             self._buffers.release()
             raise
-        self.programs = Programs(
-            gpu,
-            kernels,
-            self._passes(),
-            strategy=strategy or default_strategy(),
-            features=gpu.features - ({"subgroup-matrix"} if exact else set[str]()),
-            forms=forms or {},
+        super().__init__(
+            gpu, kernels, self._passes(gpu.info), exact=exact, strategy=strategy, forms=forms
         )
 
-    def _passes(self) -> Sequence[Program]:
+    def _passes(self, info: AdapterInfo) -> Sequence[Program]:
         """ "encode" (rows of texts), and a pooling of each kind, which follows it."""
+        program = partial(pass_program, step=self._step, info=info)
 
-        def encode(rows: int, features: Features, forms: Measured) -> Pass:
-            trace = Pass(rows, features, self.gpu.info, forms, step=self._step)
+        def encode(trace: Pass) -> None:
             self.model.forward(trace, self._inputs, self._hidden)
-            return trace
 
-        def pooled(kind: Pooling) -> Program:
-            def write(rows: int, features: Features, forms: Measured) -> Pass:
-                trace = Pass(rows, features, self.gpu.info, forms, step=self._step)
-                pool(trace, self._hidden, self._texts, self._vectors, kind)
-                return trace
+        def pooled(kind: Pooling, trace: Pass) -> None:
+            pool(trace, self._hidden, self._texts, self._vectors, kind)
 
-            return Program(kind, write)
-
-        return [Program("encode", encode, self._sizes), *map(pooled, POOLINGS)]
-
-    @property
-    def strategy(self) -> SubmitStrategy:
-        """How its plans are submitted; may be set while nothing runs."""
-        return self.programs.strategy
-
-    @strategy.setter
-    def strategy(self, strategy: SubmitStrategy) -> None:
-        self.programs.strategy = strategy
+        return [
+            program("encode", encode, sizes=self._sizes),
+            *(program(kind, partial(pooled, kind)) for kind in POOLINGS),
+        ]
 
     def memory(self) -> dict[str, int]:
         """GPU bytes of everything here, by kind."""
@@ -105,20 +86,6 @@ class Encoder:
             "snapshot_bytes": 0,
             "activation_bytes": self.programs.activation_bytes,
         }
-
-    def trace(self, without: Features = frozenset()) -> None:
-        """See Programs.trace."""
-        self.programs.trace(without)
-
-    def self_check(self) -> SelfCheck:
-        """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
-        return SelfCheck(
-            self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
-        )
-
-    async def plan(self) -> None:
-        """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
-        await self.programs.plan()
 
     async def fit(self, tokens: int) -> None:
         """Room for a text of so many tokens: it is there from the start."""
@@ -138,7 +105,7 @@ class Encoder:
             await self.gpu.replay(self.programs.find("encode", rows).recording)
             await self.gpu.replay(self.programs.find(pooling).recording)
             nbytes = 4 * self.model.hidden_size * len(batch)
-            found += await self.gpu.read(_buffer(self._vectors), 0, nbytes)
+            found += await self.gpu.read(self._vectors.buffer, 0, nbytes)
         return found
 
     def _batches(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
@@ -171,8 +138,8 @@ class Encoder:
             (self._inputs.spans, spans),
             (self._texts, bounds),
         ):
-            self.gpu.write(_buffer(tensor), 0, data.tobytes())
-        self.gpu.write(_buffer(self._step), 0, pack_step(pos=0, rows=rows))
+            self.gpu.write(tensor.buffer, 0, data.tobytes())
+        self.gpu.write(self._step.buffer, 0, pack_step(pos=0, rows=rows))
         return rows
 
     def release(self) -> None:
@@ -189,8 +156,3 @@ def _sizes(model: EncoderModel, context: int) -> tuple[int, ...]:
         most //= 2
     most = max(most, longest)
     return (*(rows for rows in PASS_ROWS if rows < most), most)
-
-
-def _buffer(tensor: Tensor) -> Buffer:
-    assert tensor.binding is not None
-    return tensor.binding.buffer

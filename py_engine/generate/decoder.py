@@ -12,20 +12,20 @@ from py_engine.blocks.kv_cache import F16_KV
 from py_engine.blocks.layers import Model
 from py_engine.blocks.snapshots import Snapshots
 from py_engine.blocks.state import State
-from py_engine.checks.self_check import SelfCheck
 from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError, OutOfMemoryError
 from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
+from py_engine.generate.runtime import Runtime
 from py_engine.generate.sampler import Sampler
 from py_engine.generate.sampling import Sampling
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan
-from py_engine.graph.programs import Programs
-from py_engine.graph.submit import SubmitStrategy, default_strategy
+from py_engine.graph.programs import Features
+from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Buffer, Gpu
+from py_engine.host.gpu import Gpu
 from py_engine.ops.step import pack_step
 
 STEPS_IN_FLIGHT = (
@@ -44,7 +44,7 @@ class Sampled:
     halt: int
 
 
-class Decoder:
+class Decoder(Runtime):
     """One model at work; `prefix` knows what its state has seen.
 
     `classes`: the sizes of KV cache to go through as a text grows, in tokens; the last is the state's context.
@@ -60,8 +60,7 @@ class Decoder:
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`forms`: of kernels, as measured on this device (checks/tunings.py); the ops choose the rest."""
-        self.gpu = gpu
+        """`forms`: see Runtime."""
         self.model = model
         self.state = state
         self.classes = classes
@@ -79,32 +78,20 @@ class Decoder:
         except BaseException:
             self.snapshots.release()
             raise
-        self._kernels = kernels
-        # The tensor units round activations to 11 bits: not where f32 was asked for.
-        rounding = {"subgroup-matrix"} if state.cache.dtype == "f32" else set[str]()
-        self.programs = Programs(
+        super().__init__(
             gpu,
             kernels,
             passes(model, state, self.sampler, gpu.info),
             CHAINS,
-            strategy=strategy or default_strategy(),
-            features=gpu.features - rounding,
-            forms=forms or {},
+            exact=state.cache.dtype == "f32",
+            strategy=strategy,
+            forms=forms,
         )
 
     @property
     def context(self) -> int:
         """The most tokens of a text."""
         return self.state.context
-
-    @property
-    def strategy(self) -> SubmitStrategy:
-        """How its plans are submitted; may be set while nothing runs."""
-        return self.programs.strategy
-
-    @strategy.setter
-    def strategy(self, strategy: SubmitStrategy) -> None:
-        self.programs.strategy = strategy
 
     @property
     def activation_bytes(self) -> int:
@@ -146,24 +133,13 @@ class Decoder:
         """dispatchWorkgroups calls of one token, the worst of its heads."""
         return max(len(self.token_plan(head).dispatches) for head in HEADS)
 
-    def trace(self, without: frozenset[str] = frozenset()) -> None:
-        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
-        with kernels that are `without` these features (or F16_KV) from then on. Raises OutOfMemoryError."""
+    def trace(self, without: Features = frozenset()) -> None:
+        """As every runtime does; `without` may also hold F16_KV."""
         cache = self.state.cache
         if F16_KV in without and cache.dtype == "f16":
             self.state.cache = cache.resized(cache.capacity, "f32")
             cache.release()
-        self.programs.trace(without)
-
-    def self_check(self) -> SelfCheck:
-        """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
-        return SelfCheck(
-            self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
-        )
-
-    async def plan(self) -> None:
-        """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
-        await self.programs.plan()
+        super().trace(without)
 
     async def fit(self, tokens: int) -> None:
         """Make the KV cache large enough for `tokens`; what it holds stays.
@@ -193,7 +169,7 @@ class Decoder:
         if not reuse:
             self.prefix.forget()
         await self._prefill(ids, "logits", 0, abort or Abort(), given=given)
-        return await self.gpu.read(_buffer(self.sampler.logits), 0, 4 * self.model.vocab_size)
+        return await self.gpu.read(self.sampler.logits.buffer, 0, 4 * self.model.vocab_size)
 
     async def generate(
         self,
@@ -251,7 +227,7 @@ class Decoder:
 
     async def _sampled(self) -> Sampled:
         """The token that a prefill's head sampled, read by replaying nothing."""
-        words = memoryview(await self.gpu.read(_buffer(self.state.step), 0, 16)).cast("I")
+        words = memoryview(await self.gpu.read(self.state.step.buffer, 0, 16)).cast("I")
         return Sampled(words[0], words[1])
 
     async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
@@ -262,7 +238,7 @@ class Decoder:
         steps = steps if turns is None else min(steps, turns)
         loop = self.gpu.decode_loop(
             self.token_plan(head).recording,
-            _buffer(self.state.step),
+            self.state.step.buffer,
             steps,
             STEPS_IN_FLIGHT,
         )
@@ -423,10 +399,4 @@ class Decoder:
         self.programs.adopt(moved)
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
-        self.gpu.write(_buffer(tensor), 0, data)
-
-
-def _buffer(tensor: Tensor) -> Buffer:
-    """The buffer of a persistent tensor."""
-    assert tensor.binding is not None
-    return tensor.binding.buffer
+        self.gpu.write(tensor.buffer, 0, data)

@@ -92,8 +92,7 @@ class Feed:
     async def put(self, ids: Sequence[int]) -> None:
         """Rows of the negative ones among a chunk's ids, each to its row of the chunk. Raises InputError when a source
         gives other rows than were promised; GPU errors."""
-        assert self._x.binding is not None
-        buffer, row_bytes = self._x.binding.buffer, 4 * self._x.shape[1]
+        buffer, row_bytes = self._x.buffer, 4 * self._x.shape[1]
         for source, first, row, count in _runs(ids, self._places):
             made = await self._rows(source)
             start, size, target = first * row_bytes, count * row_bytes, row * row_bytes

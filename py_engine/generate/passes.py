@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from py_engine.blocks.layers import Model
 from py_engine.blocks.state import State
 from py_engine.generate.sampler import Sampler
-from py_engine.graph.programs import Features, Forms, Program
+from py_engine.graph.programs import Program
 from py_engine.host.gpu import AdapterInfo
-from py_engine.ops.step import Pass
+from py_engine.ops.step import Pass, pass_program
 
 PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
 HEADS = ("logits", "greedy", "sampled")
@@ -20,20 +21,7 @@ def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> S
     """ "prefill" (rows of a chunk), "decode" (one token), HEADS behind either, and "forget" and "mark" of the
     sampler. Those that see the KV cache are moving."""
 
-    def program(
-        name: str,
-        fill: Callable[[Pass], None],
-        sizes: tuple[int, ...] = (1,),
-        *,
-        moving: bool = False,
-        alone: bool = True,
-    ) -> Program:
-        def write(rows: int, features: Features, forms: Forms) -> Pass:
-            trace = Pass(rows, features, info, forms, step=state.step)
-            fill(trace)
-            return trace
-
-        return Program(name, write, sizes, moving, alone)
+    program = partial(pass_program, step=state.step, info=info)
 
     def body(trace: Pass) -> None:
         model.forward(trace, state)
@@ -51,11 +39,11 @@ def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> S
 
     sizes = tuple(sorted({min(rows, state.max_rows) for rows in PREFILL_ROWS}))
     return (
-        program("prefill", body, sizes, moving=True),
+        program("prefill", body, sizes=sizes, moving=True),
         program("decode", body, moving=True, alone=False),
         program("logits", logits),
         program("greedy", greedy),
         program("sampled", sampled),
         program("forget", sampler.forget),
-        program("mark", sampler.mark, sizes[-1:]),
+        program("mark", sampler.mark, sizes=sizes[-1:]),
     )

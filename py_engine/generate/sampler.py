@@ -73,8 +73,7 @@ class Sampler:
             seed=sampling.seed or 0,
             stop_ids=sampling.stop_ids,
         )
-        assert self._settings.binding is not None
-        self._gpu.write(self._settings.binding.buffer, 0, data)
+        self._gpu.write(self._settings.buffer, 0, data)
 
     def remember(self, prompt: Sequence[int], answered: Sequence[int]) -> None:
         """Upload the history that an answer has made so far, as `mark` and the sampling kernels would have."""
@@ -84,8 +83,7 @@ class Sampler:
                 words[token] = IN_PROMPT
         for token in answered:
             words[token] += 1
-        assert self._counts.binding is not None
-        self._gpu.write(self._counts.binding.buffer, 0, words.tobytes())
+        self._gpu.write(self._counts.buffer, 0, words.tobytes())
 
     def release(self) -> None:
         """Free the buffers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
-from py_engine.host.gpu import AdapterInfo, Binding
+from py_engine.host.gpu import AdapterInfo, Binding, Buffer
 
 Access = Literal["r", "w"]  # of a kernel to a tensor; "w" covers read_write as well
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
@@ -30,6 +30,12 @@ class Tensor:
     def nbytes(self) -> int:
         """Size in bytes, rounded up to 4."""
         return (prod(self.shape) * ITEMSIZE[self.dtype] + 3) & ~3
+
+    @property
+    def buffer(self) -> Buffer:
+        """Where a tensor that outlives a forward pass lies."""
+        assert self.binding is not None, f"{self.name} is no persistent tensor"
+        return self.binding.buffer
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from py_engine.graph.programs import Features, Forms, Program
 from py_engine.graph.trace import Tensor, Trace
+from py_engine.host.gpu import AdapterInfo
 
 STEP_BYTES = 32
 
@@ -23,6 +25,26 @@ class Pass(Trace):
     shared: dict[Hashable, Tensor] = field(
         default_factory=dict
     )  # activations that several layers read
+
+
+def pass_program(
+    name: str,
+    fill: Callable[[Pass], None],
+    *,
+    step: Tensor,
+    info: AdapterInfo,
+    sizes: tuple[int, ...] = (1,),
+    moving: bool = False,
+    alone: bool = True,
+) -> Program:
+    """A program (see there) whose passes over `step` are written down by `fill`."""
+
+    def write(rows: int, features: Features, forms: Forms) -> Pass:
+        trace = Pass(rows, features, info, forms, step=step)
+        fill(trace)
+        return trace
+
+    return Program(name, write, sizes, moving, alone)
 
 
 def pack_step(

@@ -201,7 +201,4 @@ async def _numbers_of(decoder: Decoder, ids: list[int], sampling: Sampling) -> b
         async for batch in batches:
             tokens.extend(sampled.token for sampled in batch)
     logits = decoder.sampler.logits
-    assert logits.binding is not None
-    return tokens.tobytes() + await decoder.gpu.read(
-        logits.binding.buffer, 0, 4 * decoder.model.vocab_size
-    )
+    return tokens.tobytes() + await decoder.gpu.read(logits.buffer, 0, 4 * decoder.model.vocab_size)

@@ -1,0 +1,65 @@
+"""What every model at work has, whatever it makes: its passes on one GPU, written down, checked and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from py_engine.checks.self_check import SelfCheck
+from py_engine.checks.tunings import Forms
+from py_engine.graph.kernels import Kernels
+from py_engine.graph.programs import Features, Program, Programs
+from py_engine.graph.submit import SubmitStrategy, default_strategy
+from py_engine.host.gpu import Gpu
+
+
+class Runtime:
+    """The programs of a model. Traced first, then checked, then planned."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        kernels: Kernels,
+        programs: Sequence[Program],
+        chains: Iterable[tuple[str, ...]] = (),
+        *,
+        exact: bool,
+        strategy: SubmitStrategy | None,
+        forms: Forms | None,
+    ) -> None:
+        """`exact`: without the tensor units, which round activations to 11 bits. `forms`: of kernels, as measured on
+        this device (checks/tunings.py); the ops choose the rest."""
+        self.gpu = gpu
+        self._kernels = kernels
+        self.programs = Programs(
+            gpu,
+            kernels,
+            programs,
+            chains,
+            strategy=strategy or default_strategy(),
+            features=gpu.features - ({"subgroup-matrix"} if exact else set[str]()),
+            forms=forms or {},
+        )
+
+    @property
+    def strategy(self) -> SubmitStrategy:
+        """How its plans are submitted; may be set while nothing runs."""
+        return self.programs.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: SubmitStrategy) -> None:
+        self.programs.strategy = strategy
+
+    def trace(self, without: Features = frozenset()) -> None:
+        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
+        with kernels that are `without` these features from then on. Raises OutOfMemoryError."""
+        self.programs.trace(without)
+
+    def self_check(self) -> SelfCheck:
+        """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
+        return SelfCheck(
+            self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
+        )
+
+    async def plan(self) -> None:
+        """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
+        await self.programs.plan()
