@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import HEAR, Worker, blank_page
-from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
+from tests_e2e.conftest import HEAR, Worker, blank_page, returning
+from tests_e2e.visit import ORGANISATION, PATIENCE_S
 
 MODEL = "qwen3-mlx4-g128"
 PATIENCE_MS = PATIENCE_S * 1000
@@ -51,7 +51,7 @@ def deadly(context: BrowserContext) -> None:
 def test_a_worker_says_that_its_python_died(
     browser: Browser, site: PageServer, runtime: str
 ) -> None:
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     deadly(context)
     page = blank_page(context, site)
     worker = Worker(page, "worker.mjs", runtime)
@@ -79,7 +79,7 @@ def test_a_chat_outlives_the_death_of_python(browser: Browser, site: PageServer)
             "size": 5_000_000, "endpoint": "local", "default": True,
         }
     ]  # fmt: skip
-    context, outside = watched(browser, site)
+    context, outside = returning(browser, site)
     context.add_init_script(SETTINGS)
     context.add_init_script(HEAR)
     deadly(context)
@@ -119,7 +119,7 @@ def test_a_chat_outlives_the_death_of_python(browser: Browser, site: PageServer)
 
 
 def test_a_wrong_hub_id_leaves_the_model_in_use(browser: Browser, site: PageServer) -> None:
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     page = blank_page(context, site)
     worker = Worker(page, "worker.mjs")
     worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
@@ -146,7 +146,7 @@ def test_a_panic_of_the_tokenizers_costs_no_later_model(browser: Browser, site: 
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = [["no such", "pieces"]]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     worker = Worker(blank_page(context, site), "worker.mjs")
     worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
     for round in range(2):
@@ -191,7 +191,7 @@ STRANGE = """box => {
 def test_every_strange_message_is_answered(
     browser: Browser, site: PageServer, runtime: str
 ) -> None:
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     page = blank_page(context, site)
     worker = Worker(page, "worker.mjs", runtime)
     worker.wait(lambda m: m["status"] == "booted")

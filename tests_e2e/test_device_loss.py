@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import CRASH_FLAGS, HEAR, WEBGPU_FLAGS, launch_chromium
-from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
+from tests_e2e.conftest import CRASH_FLAGS, HEAR, WEBGPU_FLAGS, launch_chromium, returning
+from tests_e2e.visit import ORGANISATION, PATIENCE_S
 
 MODEL = "qwen3-mlx4-g128"
 HYBRID = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text
@@ -42,7 +42,7 @@ def open_page(browser: Browser, site: PageServer, model: str) -> Page:
             "default": True,
         }
     ]
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     context.add_init_script(SETTINGS)
     context.add_init_script(HEAR)
     page = context.new_page()

@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from devtools.page_server import PageServer
-from tests_e2e.conftest import kill, shim
+from tests_e2e.conftest import kill, returning, shim
 from tests_e2e.test_install import DESKTOP_IPAD, device
-from tests_e2e.visit import PATIENCE_S, watched
+from tests_e2e.visit import PATIENCE_S
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def rows(site: PageServer, tmp_path: Path) -> Iterator[Path]:
 def page(browser: Browser, site: PageServer) -> Iterator[Page]:
     if browser.browser_type.name == "webkit":
         pytest.skip("Playwright's WebKit has no WebGPU")
-    context, outside = watched(browser, site, viewport={"width": 1000, "height": 900})
+    context, outside = returning(browser, site, viewport={"width": 1000, "height": 900})
     yield context.new_page()
     context.close()
     assert not outside
@@ -149,7 +149,7 @@ def test_the_system_of_who_gives_no_hints(
     options = device(playwright, name)
     if "iPad" in name:
         options["user_agent"] = DESKTOP_IPAD
-    context, _ = watched(browser, site, **options)
+    context, _ = returning(browser, site, **options)
     context.add_init_script("Object.defineProperty(navigator, 'userAgentData', {value: undefined})")
     page = context.new_page()
     shim(context, "worker.mjs", lambda: "webkit_shim.mjs?queue=1")

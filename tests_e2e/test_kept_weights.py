@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, expect
 from devtools.page_server import PageServer
 from py_engine.sources.safetensors import FIRST_READ_BYTES
 from tests.checkpoints import Checkpoint, Stored, dequantise
-from tests_e2e.conftest import GOLDENS, Asked, Probe, TestHandler, blank_page, set_quota
-from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
+from tests_e2e.conftest import GOLDENS, Asked, Probe, TestHandler, blank_page, returning, set_quota
+from tests_e2e.visit import ORGANISATION, PATIENCE_S
 
 HOLD = """name => new Promise(held => navigator.locks.request(name, () => {
   held();
@@ -31,7 +31,7 @@ SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 @pytest.fixture
 def context(browser: Browser, site: PageServer) -> Iterator[BrowserContext]:
     """A fresh profile."""
-    context, _ = watched(browser, site)
+    context, _ = returning(browser, site)
     yield context
     context.close()
 

@@ -20,10 +20,10 @@ from tests_e2e.conftest import (
     blank_page,
     kill,
     launch_chromium,
+    returning,
     shim,
-    visit_first,
 )
-from tests_e2e.visit import ORGANISATION, watched
+from tests_e2e.visit import ORGANISATION
 
 MODEL = "qwen2-f32"  # few tensors: each is several changes
 WEIGHTS = "model.safetensors"
@@ -46,8 +46,7 @@ EVERY = pytest.param(None, marks=pytest.mark.slow)
 def context(playwright: Any, site: PageServer) -> Iterator[BrowserContext]:
     """A profile of a Chromium of its own: renderers are crashed. It has been here before, so boots are short."""
     browser = launch_chromium(playwright, WEBGPU_FLAGS)
-    context, _ = watched(browser, site)
-    visit_first(context, site)
+    context, _ = returning(browser, site)
     shim(context, "probe.mjs", lambda: "store_faults.mjs")
     yield context
     browser.close()

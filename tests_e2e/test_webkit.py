@@ -13,9 +13,18 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests.waiting import wait_until
-from tests_e2e.conftest import HEAR, WEBGPU_FLAGS, Worker, blank_page, kill, launch_chromium, shim
+from tests_e2e.conftest import (
+    HEAR,
+    WEBGPU_FLAGS,
+    Worker,
+    blank_page,
+    kill,
+    launch_chromium,
+    returning,
+    shim,
+)
 from tests_e2e.test_install import DESKTOP_IPAD, device
-from tests_e2e.visit import ENGINE_MS, MODEL, ORGANISATION, UI_MS, offer, watched
+from tests_e2e.visit import ENGINE_MS, MODEL, ORGANISATION, UI_MS, offer
 
 PROMPT = "one two three"
 # The page's own worker ends with its page; the page's end is for the test to bring about.
@@ -33,7 +42,7 @@ class Phone:
     def __init__(self, browser: Browser, site: PageServer, **options: Any) -> None:
         self.site = site
         self.limits = ""
-        self.context, self.outside = watched(browser, site, **options)
+        self.context, self.outside = returning(browser, site, **options)
         self.context.add_init_script(HEAR)
         shim(self.context, "worker.mjs", lambda: f"webkit_shim.mjs?{self.limits}")
 
