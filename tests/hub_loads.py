@@ -16,7 +16,7 @@ from py_engine.host.io import Bytes
 from py_engine.host.io_native import NativeIo
 from py_engine.host.store_native import FileStore
 from py_engine.kept.opening import open_kept
-from py_engine.sources.hub import open_repository
+from py_engine.sources.address import open_repository
 from py_engine.sources.jobs import Job
 from py_engine.sources.repository import Sum
 from py_engine.sources.safetensors import read_tensors

@@ -27,7 +27,7 @@ from py_engine.kept import opening, writer
 from py_engine.kept.library import Library
 from py_engine.kept.manifest import Manifest, Stored
 from py_engine.kept.opening import open_kept
-from py_engine.sources.hub import open_repository
+from py_engine.sources.address import open_repository
 from py_engine.sources.spans import Spans
 from tests import hub_server as hub_module
 from tests.hub_loads import NAME, SIZES, FaultIo, Killed, die, load, make_repository

@@ -12,6 +12,7 @@ import pytest
 
 from py_engine.errors import FormatError, ModelError
 from py_engine.host.io_native import NativeIo
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import (
     FULL,
     SLIDING,
@@ -29,7 +30,6 @@ from py_engine.sources.config import (
     sliding_window,
     tied,
 )
-from py_engine.sources.hub import open_repository
 from py_engine.sources.rope_config import RopeConfig, rope
 
 

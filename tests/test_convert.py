@@ -22,8 +22,8 @@ from py_engine.convert.tensors import Packed
 from py_engine.convert.writer import Writer
 from py_engine.errors import EngineError, FormatError, InputError, ModelError
 from py_engine.host.io_native import NativeIo
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
-from py_engine.sources.hub import open_repository
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.mlx_quant import quantization_of

@@ -25,8 +25,10 @@ from py_engine.host.io import Io, check_headers, shown
 from py_engine.host.io_native import NativeIo
 from py_engine.host.proxies import Proxy, find_proxy, matches, parse_proxy
 from py_engine.serve import loading
-from py_engine.sources import hub
-from py_engine.sources.hub import HubRepository, Waiting, open_repository
+from py_engine.sources import hub_client
+from py_engine.sources.address import open_repository
+from py_engine.sources.hub import HubRepository
+from py_engine.sources.hub_client import Waiting
 from py_engine.sources.hub_settings import hub_settings
 from py_engine.sources.rate_limit import wait_asked
 from tests.hub_server import Fault, HubServer, hub_server, tiny_model
@@ -538,7 +540,7 @@ def test_a_wait_beyond_the_bound_says_when_to_try_again(
     with pytest.raises(HubError, match=r"try again at \d\d:\d\d:\d\d UTC") as caught:
         run(repository.json("config.json"))
     assert caught.value.status == 429 and len(clock.waits) == waits
-    assert sum(clock.waits) < hub.MAX_WAIT_S
+    assert sum(clock.waits) < hub_client.MAX_WAIT_S
 
 
 def test_a_wait_ends_when_the_caller_stops(

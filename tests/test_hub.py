@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from py_engine.errors import FormatError, HubError
 from py_engine.host.io_native import NativeIo
-from py_engine.sources import hub
-from py_engine.sources.hub import open_repository
+from py_engine.sources import hub, hub_client
+from py_engine.sources.address import open_repository
 from py_engine.sources.repository import Repository
 from py_engine.sources.safetensors import read_tensors
 from tests.hub_server import COMMIT, HubServer, hub_server, tiny_model
@@ -163,7 +163,7 @@ def test_faults_that_stay_end_in_a_clear_error(
     with pytest.raises(HubError, match=text) as caught:
         run(repo.read("model.safetensors", 0, 1000))
     assert "Gave up after 5 attempts" in str(caught.value)
-    assert len(io.waits) == hub.ATTEMPTS - 1
+    assert len(io.waits) == hub_client.ATTEMPTS - 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from py_engine.errors import EngineError, FormatError, ModelError
 from py_engine.host.io_native import NativeIo
 from py_engine.sources import safetensors
-from py_engine.sources.hub import open_repository
+from py_engine.sources.address import open_repository
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.safetensors import read_tensors
 

@@ -9,8 +9,8 @@ from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.kept.opening import open_kept
 from py_engine.models import build_model
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
-from py_engine.sources.hub import open_repository
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.loader import Loader

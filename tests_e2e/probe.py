@@ -324,7 +324,7 @@ async def quantised(endpoint: str, repo: str, layer: str, rows: int, cols: int) 
     from py_engine.abort import Abort
     from py_engine.graph.kernels import Kernels
     from py_engine.host import open_io
-    from py_engine.sources.hub import open_repository
+    from py_engine.sources.address import open_repository
     from py_engine.sources.safetensors import read_tensors
     from py_engine.weights.loader import Loader
     from py_engine.weights.store import WeightStore
@@ -772,8 +772,8 @@ async def keep(
     from py_engine.host import open_io
     from py_engine.kept.opening import open_kept
     from py_engine.models import build_model
+    from py_engine.sources.address import open_repository
     from py_engine.sources.config import quantization, read_config
-    from py_engine.sources.hub import open_repository
     from py_engine.sources.safetensors import read_tensors
     from py_engine.weights.loader import Loader
     from py_engine.weights.mlx_quant import quantization_of

@@ -18,8 +18,8 @@ from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
 from py_engine.models import build_model
 from py_engine.serve.loading import setting_of
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
-from py_engine.sources.hub import open_repository
 from py_engine.sources.jobs import Job
 from py_engine.sources.repository import Repository
 from py_engine.sources.safetensors import read_tensors

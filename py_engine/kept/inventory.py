@@ -12,7 +12,7 @@ from py_engine.errors import InputError
 from py_engine.host.io import Io
 from py_engine.kept.library import Library, total
 from py_engine.kept.manifest import Manifest, Stored, folder
-from py_engine.sources.hub import HUB_ID
+from py_engine.sources.address import HUB_ID
 
 _PIECE_BYTES = 4 << 20
 

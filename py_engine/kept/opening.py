@@ -12,7 +12,8 @@ from py_engine.kept.lock import Note, RepositoryLock
 from py_engine.kept.manifest import Manifest, folder
 from py_engine.kept.repository import KeptRepository
 from py_engine.kept.writer import Keeper
-from py_engine.sources.hub import ATTEMPTS, COMMIT, TIMEOUT_S, HubRepository, Waiting
+from py_engine.sources.hub import COMMIT, HubRepository
+from py_engine.sources.hub_client import ATTEMPTS, TIMEOUT_S, Waiting
 from py_engine.sources.repository import Repository
 
 CHECK_ATTEMPTS = 1  # at asking which commit a branch is, when there is one to fall back to
@@ -57,7 +58,9 @@ async def _open_in(
     finally:
         await store.close()  # a file that is open here cannot be written by who has the lock
     if not COMMIT.fullmatch(commit):
-        note(f"{hub.endpoint} names no commit of {name}: nothing of it is kept on this device.")
+        note(
+            f"{hub.client.endpoint} names no commit of {name}: nothing of it is kept on this device."
+        )
         return _kept_nowhere(hub, commit, note)
     if look and not complete:
         return hub
@@ -120,5 +123,5 @@ async def _resolve(
             f"The hub does not tell what {name}@{revision} is now ({error}); using the copy here."
         )
         return HubRepository(name, here, io, waiting=waiting), here
-    hub.attempts, hub.timeout_s = ATTEMPTS, TIMEOUT_S
+    hub.client.attempts, hub.client.timeout_s = ATTEMPTS, TIMEOUT_S
     return hub, hub.revision or here

@@ -31,9 +31,9 @@ from py_engine.kept.opening import open_kept
 from py_engine.models import unread
 from py_engine.serve.memory import Estimate, MakeRoom, Setting, Taken, estimate, require_room
 from py_engine.serve.options import DEFAULTS, LoadOptions, Progress, check_choice, storage_of
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import Config, quantization, read_config, read_generation_config
 from py_engine.sources.heads import settle_head
-from py_engine.sources.hub import open_repository
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
 from py_engine.sources.safetensors import read_tensors, some

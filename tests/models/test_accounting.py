@@ -16,8 +16,8 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io_native import NativeIo
 from py_engine.serve.engine import Engine
 from py_engine.serve.options import Progress
+from py_engine.sources.address import open_repository
 from py_engine.sources.heads import settle_head
-from py_engine.sources.hub import open_repository
 from py_engine.sources.safetensors import read_tensors
 from tests import reference
 from tests.checkpoints import Checkpoint, Stored, write_tensors

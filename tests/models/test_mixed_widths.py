@@ -17,8 +17,8 @@ from py_engine.graph.matrix import Matrix
 from py_engine.host.gpu import Gpu
 from py_engine.host.io_native import NativeIo
 from py_engine.serve.engine import Engine
+from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization
-from py_engine.sources.hub import open_repository
 from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
