@@ -13,7 +13,8 @@ from py_engine.blocks.layers import Model
 from py_engine.blocks.snapshots import Snapshots
 from py_engine.blocks.state import State
 from py_engine.checks.tunings import Forms, tuning_digest
-from py_engine.errors import ContextError, InputError, OutOfMemoryError
+from py_engine.errors import ContextError, InputError
+from py_engine.generate.cache_growth import CacheGrowth
 from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
@@ -28,12 +29,10 @@ from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
 from py_engine.ops.step import pack_step
 
-STEPS_IN_FLIGHT = (
-    4  # one awaited step costs 3 ms in Chromium whatever it does, four in flight 0.3 ms (PEERS)
-)
-ANSWER_ROOM = (
-    128  # tokens that a cache made for a prompt has room for beyond it, if they are wanted
-)
+# One awaited step costs 3 ms in Chromium whatever it does, four in flight cost 0.3 ms each.
+STEPS_IN_FLIGHT = 4
+# A cache that is made for a prompt also has room for so many tokens of the answer, if that many are wanted.
+ANSWER_ROOM = 128
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ class Decoder(Runtime):
         self.model = model
         self.state = state
         self.classes = classes
-        self._seen: int | None = (
-            None  # tokens that ran by the end of the last decode; None: not known
-        )
+        # Tokens that had run at the end of the last decode; None: not known.
+        self._seen: int | None = None
         self.prefill_dispatches = 0  # of the last prefill, all chunks and the head
         self.upload_bytes_per_token = 0  # of the last decode, at steady state
         self.readback_bytes_per_token = 0
@@ -87,6 +85,7 @@ class Decoder(Runtime):
             strategy=strategy,
             forms=forms,
         )
+        self._growth = CacheGrowth(gpu, state, self.programs, classes)
 
     @property
     def context(self) -> int:
@@ -146,13 +145,13 @@ class Decoder(Runtime):
 
         Raises OutOfMemoryError; then the old one stays in use, with all that it holds.
         """
-        await self._resize(tokens, len(self.prefix.ids))
+        await self._growth.fit(tokens, len(self.prefix.ids))
 
     async def begin_with(self, capacity: int) -> None:
         """Forget everything, with a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError with
         everything as it was."""
         if capacity != self.state.cache.capacity:
-            await self._grow(capacity, 0)
+            await self._growth.replace(capacity, 0)
         self.prefix.forget()
 
     async def logits(
@@ -218,7 +217,7 @@ class Decoder(Runtime):
                 yield [first]
                 continue
             assert self._seen is not None
-            await self._resize(self._seen + 1, self._seen)
+            await self._growth.fit(self._seen + 1, self._seen)
             async with aclosing(self._decode(head, left)) as batches:
                 async for batch in batches:
                     text += [sampled.token for sampled in batch]
@@ -318,7 +317,7 @@ class Decoder(Runtime):
         if self.state.turn_for(len(ids)):
             prefix.forget()
         start = await prefix.resume(ids)
-        await self._resize(len(ids), start, min(limit, ANSWER_ROOM))
+        await self._growth.fit(len(ids), start, min(limit, ANSWER_ROOM))
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
@@ -362,41 +361,6 @@ class Decoder(Runtime):
                 "this model's rotary positions are the numbers of its rows; others were given with the prompt"
             )
         return apart
-
-    async def _resize(self, tokens: int, rows: int, room: int = 0) -> None:
-        """The smallest KV cache for `tokens` and, if it can be had, `room` more. One that holds nothing (`rows` 0) may
-        shrink. Raises OutOfMemoryError with what there is unchanged."""
-        wanted = next((n for n in self.classes if n >= tokens + room), self.classes[-1])
-        now = self.state.cache.capacity
-        if wanted == now or (rows and wanted < now):
-            return
-        try:
-            await self._grow(wanted, rows)
-        except OutOfMemoryError as error:
-            if now >= tokens:
-                return
-            raise OutOfMemoryError(
-                f"no room on the GPU for a KV cache of {wanted} tokens, which a text of {tokens} needs; the one of "
-                f"{now} stays in use: ask for less, or begin a new conversation ({error})"
-            ) from error
-
-    async def _grow(self, capacity: int, rows: int) -> None:
-        """A KV cache for `capacity` tokens that keeps the first `rows` of the old one, and plans for it.
-
-        Raises OutOfMemoryError, HostError; then everything is as it was.
-        """
-        old, new = self.state.cache, self.state.cache.resized(capacity)
-        try:
-            await self.gpu.check()
-            self.state.cache = new
-            moved = await self.programs.moved()
-            await new.copy_rows(old, rows)
-        except BaseException:
-            self.state.cache = old
-            new.release()
-            raise
-        old.release()
-        self.programs.adopt(moved)
 
     def _write(self, tensor: Tensor, data: bytes) -> None:
         self.gpu.write(tensor.buffer, 0, data)
