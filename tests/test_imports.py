@@ -68,7 +68,6 @@ LONG_FILES = {  # lines
     "host/gpu_native.py": 632,
     "inputs/tokenizer.py": 610,
     "kept/writer.py": 487,
-    "serve/engine.py": 460,
 }
 # Every one is an option that a caller gives by name.
 MANY_ARGUMENTS = {"ops/matvec.py matvec", "serve/engine.py load"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, Never, Unpack, cast
+from typing import TYPE_CHECKING, Any
 
 from py_engine.abort import Abort
 from py_engine.arguments import (
@@ -17,16 +16,10 @@ from py_engine.arguments import (
 )
 from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
-    AbortError,
     ContextError,
-    InputError,
     NoAdapterError,
 )
-from py_engine.generate.answer import Generation
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.given import Given, check_ids
-from py_engine.generate.options import Options
-from py_engine.generate.tools import check_tools
 from py_engine.graph.submit import (
     SubmitStrategy,
 )
@@ -34,31 +27,23 @@ from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
-from py_engine.inputs.window import Messages
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.info import model_info
-from py_engine.serve.life import Life, LoadOn
+from py_engine.serve.life import LoadOn
 from py_engine.serve.loading import estimate_model
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
 from py_engine.serve.options import LoadOptions, Progress, check_choice, check_place
 from py_engine.serve.recovery import DeviceEvent, Losses
 from py_engine.serve.sessions import SessionInfo, Sessions
-from py_engine.tasks import task_of, tasks_of
-from py_engine.tasks.chat import ChatRequest
-from py_engine.tasks.complete import CompleteRequest
-from py_engine.tasks.embed import Embeddings, EmbedRequest
-from py_engine.tasks.fields import made
+from py_engine.serve.task_engine import TaskEngine
 from py_engine.tasks.loaded import Loaded
-from py_engine.tasks.task import Job, Request, W
-from py_engine.tasks.text import text_job
-from py_engine.work import Answer, Event, Work
 
 if TYPE_CHECKING:
     from py_engine.serve.device import Device
 
 
-class Engine(Life):
+class Engine(TaskEngine):
     """A model on a GPU. Calls wait their turn, first come first served.
 
     Made by `Engine.load` or `Device.load`; `close()` gives every buffer back.
@@ -179,109 +164,6 @@ class Engine(Life):
             if given is None:
                 io.close()
 
-    # -- tasks -------------------------------------------------------------------------------------------------------
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of what this model can do; each is a method, too."""
-        return tasks_of(self._loaded)
-
-    def ask(self, request: Request[W]) -> W:
-        """Do what a request of a task asks for: `chat` and its siblings are short for this.
-
-        The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
-        do; then the message names those that it can.
-        """
-        return cast(W, self.start(self.prepare(request)))
-
-    def prepare(self, request: Request[Any]) -> Job[Any, Any]:
-        """The first half of `ask`: the request checked, for whoever wants to know what it comes to before it queues."""
-        loaded, task = self._in_use(), task_of(request)
-        if lack := task.lacks(loaded):
-            raise loaded.cannot(f"{task.name}: it lacks {lack}")
-        return task.prepare(loaded, request)
-
-    def start(self, job: Job[Event, Answer]) -> Work[Event, Answer]:
-        """The second half of `ask`: queue what `prepare` gave."""
-        return job.work(partial(self._do, job))
-
-    def chat(
-        self,
-        messages: Messages,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        enable_thinking: bool | None = None,
-        **options: Unpack[Options],
-    ) -> Generation:
-        """Answer a conversation by the model's chat template.
-
-        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
-        content may be a list of {"type": "text", "text": str}. An assistant's may hold the `reasoning` and
-        `tool_calls` of the Answer that it was; a tool's result goes into a message with role "tool" and the call's id
-        as `tool_call_id`. Every text is in the prompt, finished thinking apart, or the call is refused
-        (docs/conversations.md).
-        tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
-        Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
-        enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
-        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
-        options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
-        frequency_penalty, seed, stop (str or list), ignore_eos (generate/options.py).
-        When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
-        out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
-        Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
-        """
-        return self.ask(
-            made(
-                ChatRequest,
-                messages=messages,
-                tools=tools,
-                enable_thinking=enable_thinking,
-                **options,
-            )
-        )
-
-    def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
-        """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
-        return self.ask(made(CompleteRequest, prompt=prompt, **options))
-
-    def embed(
-        self,
-        texts: Sequence[str] | None = None,
-        *,
-        ids: Sequence[int] | None = None,
-        task: str | None = None,
-        dimensions: int | None = None,
-    ) -> Work[Never, Embeddings]:
-        """A vector of unit length for each text, in their order: rows that numpy.asarray reads without copying.
-
-        ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
-        the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
-        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
-        Raises InputError at once.
-        """
-        return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
-
-    @named_options
-    def count_tokens(
-        self,
-        content: str | Messages,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        enable_thinking: bool | None = None,
-    ) -> int:
-        """Tokens of a text, or of a conversation with its template and generation prompt, as `chat` would lay it out
-        with the same `tools` and `enable_thinking`. Raises InputError, also for either of those beside a text."""
-        flag("enable_thinking", enable_thinking)
-        offered = check_tools(tools)
-        if not isinstance(content, str):
-            template = self._loaded.text.template
-            return template.count_tokens(content, offered, enable_thinking=enable_thinking)
-        if offered or enable_thinking is not None:
-            raise InputError(
-                "tools and enable_thinking belong to a conversation: give messages, not a text"
-            )
-        return self._loaded.tokenizer.count_tokens(content)
-
     # -- token ids ---------------------------------------------------------------------------------------------------
 
     @named_options
@@ -307,32 +189,6 @@ class Engine(Life):
 
         async with self._turn:
             return await self._survive(work, lambda: "prefill")
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits."""
-        return self._loaded.decoder.model.vocab_size
-
-    def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
-        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
-        return self.ask(made(CompleteRequest, ids=token_ids(ids, self.vocab_size), **options))
-
-    def _generate_given(
-        self, ids: Sequence[int], given: Given, **options: Unpack[Options]
-    ) -> Generation:
-        """`generate` after ids of which the negative ones stand for rows that are given: of images, of sounds."""
-        check_ids(ids, self.vocab_size, given)
-        request = made(CompleteRequest, **options)
-        job = text_job(self._in_use(), list(ids), request, given=given)
-        return cast(Generation, self.start(job))
-
-    async def generate_ids(
-        self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
-    ) -> list[int]:
-        """At most `most` (or max_tokens) ids that follow `ids`, without the stop token. Options as for `chat`;
-        temperature 0 unless given."""
-        options = {"max_tokens": most, "temperature": 0.0, **options}
-        return (await self.generate(ids, **options)).tokens
 
     # -- sessions ----------------------------------------------------------------------------------------------------
 
@@ -424,33 +280,6 @@ class Engine(Life):
         if self._sessions is None:
             self._sessions = Sessions(self._gpu, loaded)
         return self._sessions
-
-    async def _do(self, job: Job[Any, Any], work: Work[Any, Any]) -> None:
-        """Run a job when its turn comes."""
-
-        def stop() -> None:
-            try:
-                work.finish(job.stopped())
-            except AbortError as error:
-                work.fail(error)
-
-        async def run(loaded: Loaded) -> Any:
-            self._gone_ids = []
-            return await job.run(loaded, work)
-
-        work.on_stop(stop)
-        self._under_way.add(work)
-        try:
-            async with self._busy("generating"):
-                if work.abort.is_set:
-                    return
-                answer = await self._survive(run, lambda: job.phase)
-                if answer is not None:
-                    work.finish(answer)
-        except AbortError:  # closed while the model was being loaded again
-            stop()
-        finally:
-            self._under_way.discard(work)
 
 
 add_methods(Engine)

@@ -1,0 +1,183 @@
+"""What a model in use can be asked: its tasks, by requests and by methods that are short for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Never, Unpack, cast
+
+from py_engine.arguments import flag, named_options, token_ids
+from py_engine.errors import AbortError, InputError
+from py_engine.generate.answer import Generation
+from py_engine.generate.given import Given, check_ids
+from py_engine.generate.options import Options
+from py_engine.generate.tools import check_tools
+from py_engine.inputs.window import Messages
+from py_engine.serve.life import Life
+from py_engine.tasks import task_of, tasks_of
+from py_engine.tasks.chat import ChatRequest
+from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.embed import Embeddings, EmbedRequest
+from py_engine.tasks.fields import made
+from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.task import Job, Request, W
+from py_engine.tasks.text import text_job
+from py_engine.work import Answer, Event, Work
+
+
+class TaskEngine(Life):
+    """A model in use that does tasks, one after the other."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of what this model can do; each is a method, too."""
+        return tasks_of(self._loaded)
+
+    def ask(self, request: Request[W]) -> W:
+        """Do what a request of a task asks for: `chat` and its siblings are short for this.
+
+        The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
+        do; then the message names those that it can.
+        """
+        return cast(W, self.start(self.prepare(request)))
+
+    def prepare(self, request: Request[Any]) -> Job[Any, Any]:
+        """The first half of `ask`: the request checked, for whoever wants to know what it comes to before it queues."""
+        loaded, task = self._in_use(), task_of(request)
+        if lack := task.lacks(loaded):
+            raise loaded.cannot(f"{task.name}: it lacks {lack}")
+        return task.prepare(loaded, request)
+
+    def start(self, job: Job[Event, Answer]) -> Work[Event, Answer]:
+        """The second half of `ask`: queue what `prepare` gave."""
+        return job.work(partial(self._do, job))
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        **options: Unpack[Options],
+    ) -> Generation:
+        """Answer a conversation by the model's chat template.
+
+        messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
+        content may be a list of {"type": "text", "text": str}. An assistant's may hold the `reasoning` and
+        `tool_calls` of the Answer that it was; a tool's result goes into a message with role "tool" and the call's id
+        as `tool_call_id`. Every text is in the prompt, finished thinking apart, or the call is refused
+        (docs/conversations.md).
+        tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
+        Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
+        enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
+        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
+        options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, seed, stop (str or list), ignore_eos (generate/options.py).
+        When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
+        out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
+        Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
+        """
+        return self.ask(
+            made(
+                ChatRequest,
+                messages=messages,
+                tools=tools,
+                enable_thinking=enable_thinking,
+                **options,
+            )
+        )
+
+    def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
+        """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
+        return self.ask(made(CompleteRequest, prompt=prompt, **options))
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+    ) -> Work[Never, Embeddings]:
+        """A vector of unit length for each text, in their order: rows that numpy.asarray reads without copying.
+
+        ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
+        the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
+        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
+        Raises InputError at once.
+        """
+        return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
+
+    @named_options
+    def count_tokens(
+        self,
+        content: str | Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> int:
+        """Tokens of a text, or of a conversation with its template and generation prompt, as `chat` would lay it out
+        with the same `tools` and `enable_thinking`. Raises InputError, also for either of those beside a text."""
+        flag("enable_thinking", enable_thinking)
+        offered = check_tools(tools)
+        if not isinstance(content, str):
+            template = self._loaded.text.template
+            return template.count_tokens(content, offered, enable_thinking=enable_thinking)
+        if offered or enable_thinking is not None:
+            raise InputError(
+                "tools and enable_thinking belong to a conversation: give messages, not a text"
+            )
+        return self._loaded.tokenizer.count_tokens(content)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits."""
+        return self._loaded.decoder.model.vocab_size
+
+    def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
+        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
+        return self.ask(made(CompleteRequest, ids=token_ids(ids, self.vocab_size), **options))
+
+    def _generate_given(
+        self, ids: Sequence[int], given: Given, **options: Unpack[Options]
+    ) -> Generation:
+        """`generate` after ids of which the negative ones stand for rows that are given: of images, of sounds."""
+        check_ids(ids, self.vocab_size, given)
+        request = made(CompleteRequest, **options)
+        job = text_job(self._in_use(), list(ids), request, given=given)
+        return cast(Generation, self.start(job))
+
+    async def generate_ids(
+        self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
+    ) -> list[int]:
+        """At most `most` (or max_tokens) ids that follow `ids`, without the stop token. Options as for `chat`;
+        temperature 0 unless given."""
+        options = {"max_tokens": most, "temperature": 0.0, **options}
+        return (await self.generate(ids, **options)).tokens
+
+    async def _do(self, job: Job[Any, Any], work: Work[Any, Any]) -> None:
+        """Run a job when its turn comes."""
+
+        def stop() -> None:
+            try:
+                work.finish(job.stopped())
+            except AbortError as error:
+                work.fail(error)
+
+        async def run(loaded: Loaded) -> Any:
+            self._gone_ids = []
+            return await job.run(loaded, work)
+
+        work.on_stop(stop)
+        self._under_way.add(work)
+        try:
+            async with self._busy("generating"):
+                if work.abort.is_set:
+                    return
+                answer = await self._survive(run, lambda: job.phase)
+                if answer is not None:
+                    work.finish(answer)
+        except AbortError:  # closed while the model was being loaded again
+            stop()
+        finally:
+            self._under_way.discard(work)
