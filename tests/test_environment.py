@@ -24,7 +24,7 @@ from py_engine.errors import AbortError, HubError
 from py_engine.host.io import Io, check_headers, shown
 from py_engine.host.io_native import NativeIo
 from py_engine.host.proxies import Proxy, find_proxy, matches, parse_proxy
-from py_engine.serve import loading
+from py_engine.serve.source import open_source
 from py_engine.sources import hub_client
 from py_engine.sources.address import open_repository
 from py_engine.sources.hub import HubRepository
@@ -588,7 +588,7 @@ def test_a_load_that_the_hub_makes_wait_is_told_and_stopped(
     abort, notes = Abort(), list[str]()
 
     async def load() -> None:
-        async with loading._open("org/tiny", io, notes.append, check=abort.check):
+        async with open_source("org/tiny", io, notes.append, check=abort.check):
             pass
 
     async def go() -> float:

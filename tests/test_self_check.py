@@ -17,7 +17,6 @@ from py_engine.abort import Abort
 from py_engine.checks import CHECKS, FOLLOWERS, chains, distinct, make_check
 from py_engine.checks.self_check import SelfCheck, run_checks
 from py_engine.checks.workbench import Bench, difference
-from py_engine.encode.build import build_runtime
 from py_engine.errors import HostError, SelfCheckError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
@@ -31,6 +30,7 @@ from py_engine.ops.rope import Heads, rope_angles, rope_append
 from py_engine.ops.step import Pass
 from py_engine.serve.engine import Engine
 from py_engine.serve.options import Progress
+from py_engine.serve.runtime import build_runtime
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
 from tests.conftest import Runner

@@ -17,7 +17,6 @@ from py_engine.checks import chains, distinct, make_check
 from py_engine.checks.self_check import run_checks
 from py_engine.checks.workbench import Bench
 from py_engine.diagnostics.chains import SENTINEL, Chain, ChainSetting
-from py_engine.encode.build import build_runtime
 from py_engine.errors import DeviceLostError, HostError, InputError, OutOfMemoryError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.buffers import Buffers
@@ -29,6 +28,7 @@ from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.step import pack_step
 from py_engine.serve.engine import Engine
+from py_engine.serve.runtime import build_runtime
 from py_engine.weights.random import PRESETS, RandomStore
 
 Row = dict[str, Any]

@@ -64,14 +64,14 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
     Raises ModelError for modules and poolings that there is nothing for here, FormatError, HubError.
     """
     modules = await _pooling_path(repository)
-    limits = await _object(repository, "sentence_bert_config.json")
-    tokenizer = await _object(repository, "tokenizer_config.json")
-    extra = await _object(repository, "config_sentence_transformers.json")
+    limits = await repository.json_object("sentence_bert_config.json")
+    tokenizer = await repository.json_object("tokenizer_config.json")
+    extra = await repository.json_object("config_sentence_transformers.json")
     prompts = _prompts(extra)
     pooling: Pooling = "mean"
     if modules is not None:
         pooling = _pooling(
-            await _object(repository, f"{modules}/config.json"), any(prompts.values())
+            await repository.json_object(f"{modules}/config.json"), any(prompts.values())
         )
     default = extra.get("default_prompt_name")
     if default is not None and default not in prompts:
@@ -141,13 +141,3 @@ def _prompts(extra: Mapping[str, Any]) -> Mapping[str, str]:
     ):
         raise FormatError("config_sentence_transformers.json: prompts is no object of texts")
     return prompts
-
-
-async def _object(repository: Repository, name: str) -> Mapping[str, Any]:
-    """A file that may be missing, as an object."""
-    if not await repository.exists(name):
-        return {}
-    value = await repository.json(name)
-    if not isinstance(value, dict):
-        raise FormatError(f"{repository.address}: {name} is not a JSON object")
-    return value

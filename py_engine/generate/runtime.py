@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Sequence
 
 from py_engine.checks.self_check import SelfCheck
@@ -12,7 +13,7 @@ from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host.gpu import Gpu
 
 
-class Runtime:
+class Runtime(abc.ABC):
     """The programs of a model. Traced first, then checked, then planned."""
 
     def __init__(
@@ -48,6 +49,14 @@ class Runtime:
     @strategy.setter
     def strategy(self, strategy: SubmitStrategy) -> None:
         self.programs.strategy = strategy
+
+    @abc.abstractmethod
+    def memory(self) -> dict[str, int]:
+        """GPU bytes by kind, without the weights."""
+
+    @abc.abstractmethod
+    def release(self) -> None:
+        """Free every buffer but the weights, which belong to whoever loaded them."""
 
     def trace(self, without: Features = frozenset()) -> None:
         """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,

@@ -101,10 +101,7 @@ class Device:
             "buffers": counters.live_buffers,
             "bytes": counters.live_bytes,
             "memory_budget": self._budget,
-            "models": [
-                {"model": e.name, "status": e.info()["status"], "most_bytes": e.takes}
-                for e in self._engines
-            ],
+            "models": [engine.summary() for engine in self._engines],
         }
 
     async def load(
@@ -127,7 +124,7 @@ class Device:
         takes: it is closed when all but the weights was found right, and does not count before.
         Raises ClosedError also when the device is closed meanwhile.
         """
-        check_place(model, None, io, None, None)
+        check_place(model, None, io, None)
         chosen = LoadOptions.of(options)
         flag("make_room", make_room)
         instance("replacing", replacing, Engine, "an engine of this device")

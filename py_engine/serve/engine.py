@@ -33,7 +33,7 @@ from py_engine.serve.life import LoadOn
 from py_engine.serve.loading import estimate_model
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
-from py_engine.serve.options import LoadOptions, Progress, check_choice, check_place
+from py_engine.serve.options import LoadOptions, Progress, check_place
 from py_engine.serve.recovery import DeviceEvent, Losses
 from py_engine.serve.sessions import SessionInfo, Sessions
 from py_engine.serve.task_engine import TaskEngine
@@ -107,7 +107,7 @@ class Engine(TaskEngine):
         Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
         was allocated), InputError, AbortError, DeviceLostError (lost again and again); then nothing stays allocated.
         """
-        check_place(model, gpu, io, host, context)
+        check_place(model, gpu, io, host)
         options: dict[str, Any] = {
             "dtype": dtype, "context": context, "context_classes": context_classes,
             "memory_budget": memory_budget, "strategy": strategy, "proven": proven, "tune": tune,
@@ -147,8 +147,8 @@ class Engine(TaskEngine):
         `gpu`: whose limits and features count; None: those of `host`, or WebGPU's own where no adapter answers.
         Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
         """
-        check_place(model, gpu, io, host, context)
-        check_choice(dtype, None)
+        check_place(model, gpu, io, host)
+        options = LoadOptions.of({"dtype": dtype, "context": context})
         own: Gpu | None = None
         if gpu is None:
             try:
@@ -157,7 +157,7 @@ class Engine(TaskEngine):
                 gpu = CountingGpu()
         given, io = io, io or open_io()
         try:
-            return await estimate_model(model, gpu, io, dtype=dtype, context=context)
+            return await estimate_model(model, gpu, io, options)
         finally:
             if own is not None:
                 own.close()
@@ -234,8 +234,9 @@ class Engine(TaskEngine):
     def info(self) -> dict[str, Any]:
         """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
 
-        status: "ready", "generating", "saving", "restoring", "recovering" (from the loss of the GPU device), "lost" (no
-        other could take its place; the next call tries again) or "closed"; before it is "ready" there is no engine.
+        status: "ready"; "generating", "embedding" or, in a task that names nothing else, "working"; "saving" or
+        "restoring" (a session); "recovering" (from the loss of the GPU device); "lost" (no other device could take its
+        place; the next call tries again); "closed".
         """
         return model_info(self._loaded, self._gpu, self._status)
 

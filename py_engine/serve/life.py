@@ -62,6 +62,10 @@ class Life:
         """GPU bytes at most."""
         return self._loaded.takes
 
+    def summary(self) -> dict[str, Any]:
+        """`model` (its address), `status` (as in Engine.info) and `most_bytes` (of GPU memory)."""
+        return {"model": self.name, "status": self._status, "most_bytes": self.takes}
+
     async def close(self) -> None:
         """Stop what runs, free every buffer and, if `Engine.load` opened it, the device. A second call does nothing,
         others raise ClosedError from then on."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from py_engine.blocks.kv_cache import KvDtype
-from py_engine.encode.build import build_runtime
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.build import DEFAULT_CONTEXT
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.runtime import build_runtime
 from py_engine.sources.config import Config, quantization
 from py_engine.weights.loader import cut, staging_bytes
 from py_engine.weights.store import StorageForm, WeightStore

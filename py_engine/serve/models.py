@@ -75,15 +75,7 @@ class Models:
 
     def info(self) -> list[dict[str, Any]]:
         """Of each model: `name`, `model` (its address), `status`, `most_bytes` (of GPU memory)."""
-        return [
-            {
-                "name": name,
-                "model": engine.name,
-                "status": engine.info()["status"],
-                "most_bytes": engine.takes,
-            }
-            for name, engine in self._engines.items()
-        ]
+        return [{"name": name, **engine.summary()} for name, engine in self._engines.items()]
 
     async def _close_if_empty(self) -> None:
         if self._device is not None and not self._device.engines:

@@ -65,7 +65,10 @@ class LoadOptions:
             if name not in known:
                 raise unknown_option(name, known)
         made = cls(**options)
-        check_choice(made.dtype, made.memory_budget)
+        if not isinstance(made.dtype, str) or made.dtype not in DTYPES:
+            raise InputError(f"dtype={shown(made.dtype)}: choose one of {', '.join(DTYPES)}")
+        if made.memory_budget is not None:
+            whole("memory_budget", made.memory_budget, 1, 1 << 53)
         if made.context is not None:
             whole("context", made.context, 1, MOST_CONTEXT)
         classes = made.context_classes
@@ -84,20 +87,12 @@ class LoadOptions:
 DEFAULTS = LoadOptions()
 
 
-def check_choice(dtype: Any, budget: Any) -> None:
-    """Raise InputError for a dtype or memory budget that is none."""
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(f"dtype={shown(dtype)}: choose one of {', '.join(DTYPES)}")
-    if budget is not None:
-        whole("memory_budget", budget, 1, 1 << 53)
-
-
 def storage_of(dtype: str) -> tuple[StorageForm, KvDtype]:
     """How plain matrices and the KV cache are kept."""
     return _STORAGE[dtype]
 
 
-def check_place(model: object, gpu: object, io: object, host: object, context: object) -> None:
+def check_place(model: object, gpu: object, io: object, host: object) -> None:
     """What `load` and `estimate` are told of where a model is and where it goes. Raises InputError."""
     if not isinstance(model, str) or not model:
         raise InputError(
@@ -107,5 +102,3 @@ def check_place(model: object, gpu: object, io: object, host: object, context: o
     instance("gpu", gpu, Gpu, "a Gpu of open_gpu()")
     instance("io", io, Io, "an Io of open_io()")
     instance("host", host, str, "the name of a host")
-    if context is not None:
-        whole("context", context, 1, MOST_CONTEXT)

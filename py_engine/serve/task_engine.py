@@ -171,7 +171,7 @@ class TaskEngine(Life):
         work.on_stop(stop)
         self._under_way.add(work)
         try:
-            async with self._busy("generating"):
+            async with self._busy(job.status):
                 if work.abort.is_set:
                     return
                 answer = await self._survive(run, lambda: job.phase)

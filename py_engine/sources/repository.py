@@ -141,6 +141,15 @@ class Repository(abc.ABC):
             raise HubError(f"{where} is a web page, not JSON: {html_advice()}")
         return parse_json(body, where, lenient=True)
 
+    async def json_object(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file, {} where there is no such file. Raises HubError, FormatError."""
+        if not await self.exists(name):
+            return {}
+        value = await self.json(name)
+        if not isinstance(value, dict):
+            raise FormatError(f"{self.address}: {name} is not a JSON object")
+        return value
+
 
 def html_advice() -> str:
     """For a web page in the place of a file."""

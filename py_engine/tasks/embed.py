@@ -92,6 +92,8 @@ class Embed(Task[EmbedRequest]):
 
 
 class _Embedding(Job[Never, Embeddings]):
+    status = "embedding"
+
     def __init__(
         self, texts: Sequence[Sequence[int]], settings: EmbedSettings, dimensions: int
     ) -> None:

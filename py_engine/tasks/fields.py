@@ -24,8 +24,19 @@ class Field:
     default: Any
 
 
+# By class, since a request is read again at every call. functools.cache takes Hashable, and mypy says that the classes
+# of frozen dataclasses are not.
+_READ: dict[type[Any], tuple[Field, ...]] = {}
+
+
 def fields_of(kind: type[Any]) -> tuple[Field, ...]:
     """The fields of a dataclass, those that are given without a name first."""
+    if kind not in _READ:
+        _READ[kind] = _read(kind)
+    return _READ[kind]
+
+
+def _read(kind: type[Any]) -> tuple[Field, ...]:
     hints = typing.get_type_hints(kind, include_extras=True)
     found = []
     for f in fields(kind):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from py_engine.checks.self_check import Outcome
 from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.markup import Markup
+from py_engine.generate.runtime import Runtime
 from py_engine.generate.sampling import Sampling
-from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.io import Io
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
@@ -20,20 +20,6 @@ from py_engine.tasks import tasks_of
 from py_engine.weights.store import StorageForm, WeightStore
 
 T = TypeVar("T")
-
-
-class Runtime(Protocol):
-    """What runs a model's programs: a Decoder, or another kind. Tasks ask for the kind that they know."""
-
-    def memory(self) -> dict[str, int]:
-        """GPU bytes by kind, without the weights."""
-        ...
-
-    strategy: SubmitStrategy
-
-    def release(self) -> None:
-        """Free every buffer."""
-        ...
 
 
 @dataclass(eq=False)

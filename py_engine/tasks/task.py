@@ -53,7 +53,12 @@ class Request(Generic[W]):
 
 class Job(Generic[Event, Answer]):
     """A request that was checked, with all that one run of it needs to keep. It holds no buffer and no plan of a model:
-    after the loss of the GPU device `run` gets another model."""
+    after the loss of the GPU device `run` gets another model.
+
+    `status`: what the model is doing meanwhile, in Engine.info().
+    """
+
+    status: ClassVar[str] = "working"
 
     @property
     def phase(self) -> During:

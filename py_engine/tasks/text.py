@@ -140,6 +140,8 @@ class TextTask(Task[R]):
 class TextJob(Job[Delta, Answer]):
     """One generation. After the loss of a device it goes on behind the tokens that came."""
 
+    status = "generating"
+
     def __init__(self, request: generating.Request, dropped: Dropped | None = None) -> None:
         self.dropped = dropped
         self._request = request

@@ -1,4 +1,4 @@
-"""From a config and a place for weights to what runs such a model, a decoder or an encoder, its passes written down."""
+"""From a config and a store of weights to what runs such a model: a decoder or an encoder, its passes traced."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ def build_runtime(
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
 ) -> Decoder | Encoder:
-    """Weights asked for from `store` (of the same GPU), the rest as generate/build.py has it for a decoder; an encoder
-    has no KV cache, but is as exact as its dtype says.
+    """What runs the model of `config`. Its weights are asked for from `store`, which is of the same GPU and need not be
+    filled yet.
 
+    Options as for build_decoder (generate/build.py). An encoder has no KV cache; there `kv_dtype` "f32" means that its
+    products are computed without rounding activations.
     Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)

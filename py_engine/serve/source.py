@@ -1,0 +1,162 @@
+"""Where a model's config, weights and tokenizer come from: files of a repository, or a preset with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from py_engine.encode.settings import EmbedSettings, read_embed_settings
+from py_engine.errors import ModelError
+from py_engine.generate.advice import not_applied, sampling_advice
+from py_engine.generate.sampling import Sampling
+from py_engine.host.gpu import Gpu
+from py_engine.host.io import Io
+from py_engine.inputs.byte_tokenizer import byte_tokenizer
+from py_engine.inputs.chat_template import ChatTemplate, find_template
+from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.kept.lock import Note
+from py_engine.kept.opening import open_kept
+from py_engine.sources.address import open_repository
+from py_engine.sources.config import Config, quantization, read_config, read_generation_config
+from py_engine.sources.heads import settle_head
+from py_engine.sources.jobs import TensorInfo
+from py_engine.sources.repository import Repository
+from py_engine.sources.safetensors import read_tensors
+from py_engine.weights.mlx_quant import quantization_of
+from py_engine.weights.random import PRESETS, RandomStore
+from py_engine.weights.store import StorageForm, WeightStore
+
+
+class Source:
+    """What a model is made of. Opened by `open_source`."""
+
+    pinned: str  # see Loaded
+    config: Config
+    defaults: Sampling  # the sampling that generation_config.json advises
+    ignore_eos = False
+    kept: bool | None = None  # see Loaded; known after `commit`
+    repository: Repository | None = None  # of the weights' files; None: there are no files
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
+        """An empty store of this model's weights on a GPU."""
+        raise NotImplementedError
+
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
+        """Raises HubError, FormatError."""
+        raise NotImplementedError
+
+    async def embedding(self) -> EmbedSettings:
+        """How the rows of an encoder become vectors. Raises HubError, ModelError."""
+        return EmbedSettings()
+
+    async def commit(self) -> None:
+        """Keep what was read: the model is in use."""
+
+
+@asynccontextmanager
+async def open_source(
+    address: str,
+    io: Io,
+    note: Note,
+    *,
+    look: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Source]:
+    """The source of the model at `address` for the length of a block. `note`, `look`, `check`: see open_kept
+    (kept/opening.py). Raises HubError, ModelError."""
+    if address.startswith("random:"):
+        yield RandomSource(address)
+        return
+    repository = await open_repository(
+        address, io, partial(open_kept, note=note, look=look, check=check)
+    )
+    try:
+        yield await FileSource.open(repository, note)
+    finally:
+        await repository.close()
+
+
+class RandomSource(Source):
+    """`random:PRESET[-4bit]`: the shapes of a published model, weights from a hash on the GPU, bytes as tokens. End
+    tokens are ignored."""
+
+    ignore_eos = True
+
+    def __init__(self, address: str) -> None:
+        """Raises ModelError for a preset that does not exist."""
+        self.pinned = address
+        name = address.removeprefix("random:")
+        if name not in PRESETS:
+            raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")
+        self.config = PRESETS[name]
+        self.defaults = Sampling()
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> RandomStore:
+        """A store whose `fill` computes the weights."""
+        return RandomStore(gpu, self.config, form)
+
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
+        """Bytes as tokens, and no chat template."""
+        tokenizer = await byte_tokenizer()
+        return tokenizer, ChatTemplate(None, tokenizer)
+
+
+class FileSource(Source):
+    """A folder or hub repository with config.json, safetensors and tokenizer.json."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository: Repository = repository
+        self._tensors: Mapping[str, TensorInfo] = {}
+        self._generation_config: Mapping[str, Any] = {}
+
+    @classmethod
+    async def open(cls, repository: Repository, note: Note) -> FileSource:
+        """Read config.json and the headers of the weights. `note`: told where they contradict each other."""
+        self = cls(repository)
+        name, commit = repository.address.partition("@")[0], repository.revision
+        self.pinned = repository.address if commit is None else f"{name}@{commit}"
+        config = await read_config(repository)
+        self._generation_config = await read_generation_config(repository)
+        self.defaults = sampling_advice(self._generation_config)
+        if left := not_applied(self._generation_config):
+            note(f"generation_config.json asks for {', '.join(left)}, which has no effect here.")
+        self._tensors = await read_tensors(repository, note)
+        self.config = await settle_head(repository, config, self._tensors, note)
+        return self
+
+    async def commit(self) -> None:
+        """Keep the files for the next load, where the repository is one that is kept."""
+        await self.repository.commit()
+        self.kept = self.repository.kept
+
+    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
+        """A store that a Loader fills from the repository."""
+        return WeightStore(
+            gpu, self._tensors, quantization_of(self._tensors, quantization(self.config)), form=form,
+            family=str(self.config["model_type"]),
+        )  # fmt: skip
+
+    async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
+        """Of tokenizer.json and the files beside it."""
+        config = await self.repository.json_object("tokenizer_config.json")
+        tokenizer = await Tokenizer.load(
+            await self.repository.bytes("tokenizer.json"),
+            config,
+            self._generation_config,
+            self.config,
+            await self.repository.json_object("special_tokens_map.json"),
+        )
+        texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
+        return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)
+
+    async def embedding(self) -> EmbedSettings:
+        """Of modules.json and the files beside it, as sentence-transformers reads them."""
+        return await read_embed_settings(self.repository)
+
+    async def _text(self, name: str) -> str | None:
+        """A text file, None where there is no such file."""
+        if not await self.repository.exists(name):
+            return None
+        return (await self.repository.bytes(name)).decode("utf-8", "replace")
