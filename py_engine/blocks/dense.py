@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from py_engine.blocks.layers import Attention, Block, Mlp, Model
+from py_engine.blocks.layers import Attention, Block, Mlp, Model, ParallelBlock
 from py_engine.blocks.state import Rope
 from py_engine.errors import ModelError
 from py_engine.graph.matrix import Linear
@@ -78,8 +78,9 @@ class Sizes:
     max_position_embeddings: int
 
     @classmethod
-    def of(cls, config: Config) -> Sizes:
-        """Read and check. Raises ModelError naming the key."""
+    def of(cls, config: Config, eps_key: str = "rms_norm_eps", eps: float = 1e-6) -> Sizes:
+        """Read and check. `eps_key`: what the family calls the epsilon of its norms; `eps`: its default.
+        Raises ModelError naming the key."""
         h = require_int(config, "hidden_size", 1, MAX_WIDTH)
         heads = require_int(config, "num_attention_heads", 1, 1024)
         kv_heads = heads
@@ -107,7 +108,7 @@ class Sizes:
             d,
             require_int(config, "intermediate_size", 1, MAX_WIDTH),
             require_int(config, "vocab_size", 2, MAX_VOCAB),
-            require_float(config, "rms_norm_eps", 1e-12, 1.0, 1e-6),
+            require_float(config, eps_key, 1e-12, 1.0, eps),
             require_int(config, "max_position_embeddings", 1, MAX_CONTEXT, 2048),
         )
 
@@ -278,6 +279,32 @@ class Checkpoint:
         matrix = self._store.linear([embedding], *shape)
         return matrix, matrix
 
+    def model(
+        self,
+        embedding: Linear,
+        blocks: Sequence[Block | ParallelBlock],
+        head: Linear,
+        *,
+        norm: str = "norm",
+        embedding_scale: float = 1.0,
+        logit_scale: float = 1.0,
+        logit_cap: float = 0.0,
+    ) -> Model:
+        """The decoder of these parts and `<prefix><norm>`, the norm before the head. Scales and cap: see Model."""
+        s = self._sizes
+        return Model(
+            s.hidden_size,
+            s.vocab_size,
+            s.max_position_embeddings,
+            embedding,
+            embedding_scale,
+            blocks,
+            self.norm(norm),
+            head,
+            logit_scale,
+            logit_cap,
+        )
+
 
 def rope_of(
     config: Config,
@@ -348,7 +375,4 @@ def decoder(
         )
         for i, kind in enumerate(layer_types(config))
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)

@@ -30,11 +30,10 @@ DEFAULTS = {
 def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     act = activation(config, "hidden_act", "silu")
-    eps = require_float(config, "layer_norm_eps", 1e-12, 1.0, 1e-5)
     # A head_dim in the file is not read: heads are as wide as hidden_size makes them.
     given = {key: value for key, value in config.items() if key != "head_dim"}
-    config = {**DEFAULTS, **given, "rms_norm_eps": eps}
-    sizes = Sizes.of(config)
+    config = {**DEFAULTS, **given}
+    sizes = Sizes.of(config, "layer_norm_eps", 1e-5)
     weights = Checkpoint(sizes, store, layer_norm=True, norm_bias=False)
     rope = rope_of(config, sizes, neighbours=True)
     bias = require_bool(config, "attention_bias", False)
@@ -50,8 +49,6 @@ def build(config: Config, store: WeightStore) -> Model:
             weights.mlp(i, act),
         )  # fmt: skip
 
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings, embedding, 1.0,
-        [block(i, kind == SLIDING) for i, kind in enumerate(layer_types(config, pattern=4))],
-        weights.norm("norm"), head, require_float(config, "logit_scale", 1e-6, 1e6, 0.0625),
-    )  # fmt: skip
+    blocks = [block(i, kind == SLIDING) for i, kind in enumerate(layer_types(config, pattern=4))]
+    scale = require_float(config, "logit_scale", 1e-6, 1e6, 0.0625)
+    return weights.model(embedding, blocks, head, logit_scale=scale)

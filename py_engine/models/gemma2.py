@@ -66,9 +66,9 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i, kind in enumerate(layer_types(config, pattern=2))
     ]  # fmt: skip
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings, embedding,
-        sizes.hidden_size**0.5, blocks, weights.norm("norm"), head, logit_cap=_cap(config, "final"),
+    return weights.model(
+        embedding, blocks, head,
+        embedding_scale=sizes.hidden_size**0.5, logit_cap=_cap(config, "final"),
     )  # fmt: skip
 
 

@@ -69,7 +69,4 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i, kind in enumerate(kinds)
     ]  # fmt: skip
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, sizes.hidden_size**0.5, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head, embedding_scale=sizes.hidden_size**0.5)

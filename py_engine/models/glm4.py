@@ -42,7 +42,4 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i in range(sizes.num_hidden_layers)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)

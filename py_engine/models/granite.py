@@ -42,7 +42,6 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i in range(sizes.num_hidden_layers)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, embedded, blocks, weights.norm("norm"), head, logit_scale=1.0 / logits,
-    )  # fmt: skip
+    return weights.model(
+        embedding, blocks, head, embedding_scale=embedded, logit_scale=1.0 / logits
+    )

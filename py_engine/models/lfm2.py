@@ -39,7 +39,7 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     config = _normalised(config)
     kinds = _kinds(config)
-    sizes = Sizes.of(config)
+    sizes = Sizes.of(config, "norm_eps", 1e-5)
     taps = require_int(config, "conv_L_cache", 2, 16, 3)
     bias = require_bool(config, "conv_bias", False)
     weights = Checkpoint(sizes, store)
@@ -64,10 +64,7 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i, kind in enumerate(kinds)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("embedding_norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head, norm="embedding_norm")
 
 
 def _normalised(config: Config) -> Config:
@@ -76,7 +73,6 @@ def _normalised(config: Config) -> Config:
         **_DEFAULTS,
         **config,
         "intermediate_size": _mlp_width(config),
-        "rms_norm_eps": require_float(config, "norm_eps", 1e-12, 1.0, 1e-5),
     }
     if "tie_embedding" in config:
         made["tie_word_embeddings"] = require_bool(config, "tie_embedding")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from py_engine.blocks.dense import Checkpoint, Sizes, activation, rope_of
 from py_engine.blocks.layers import Block, Model
-from py_engine.sources.config import Config, require_bool, require_float
+from py_engine.sources.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 # What transformers' NemotronConfig assumes.
@@ -20,8 +20,7 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     config = {**DEFAULTS, **config}
     act = activation(config, "hidden_act", "relu2")
-    eps = require_float(config, "norm_eps", 1e-12, 1.0, 1e-5)
-    sizes = Sizes.of({**config, "rms_norm_eps": eps})
+    sizes = Sizes.of(config, "norm_eps", 1e-5)
     bias = require_bool(config, "attention_bias", False)
     mlp_bias = require_bool(config, "mlp_bias", False)
     weights = Checkpoint(sizes, store, norm_offset=1.0, layer_norm=True)
@@ -36,7 +35,4 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i in range(sizes.num_hidden_layers)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)

@@ -43,7 +43,4 @@ def wire(config: Config, store: WeightStore) -> Model:
                 weights.norm(f"layers.{i}.post_feedforward_layernorm"),
             )
         )  # fmt: skip
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)

@@ -83,10 +83,7 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i, kind in enumerate(kinds)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)
 
 
 def _kinds(config: Config) -> tuple[str, ...]:

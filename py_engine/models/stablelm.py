@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from py_engine.blocks.dense import Checkpoint, Sizes, activation, rope_of
 from py_engine.blocks.layers import Block, Model, ParallelBlock
-from py_engine.sources.config import Config, require_bool, require_float
+from py_engine.sources.config import Config, require_bool
 from py_engine.weights.store import WeightStore
 
 # What transformers' StableLmConfig assumes.
@@ -27,9 +27,9 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     config = {**DEFAULTS, **config}
     act = activation(config, "hidden_act", "silu")
-    eps = require_float(config, "layer_norm_eps", 1e-12, 1.0, 1e-5)
-    config = {k: v for k, v in config.items() if k != "head_dim"} | {"rms_norm_eps": eps}
-    sizes = Sizes.of(config)
+    # A head_dim in the file is not read: heads are as wide as hidden_size makes them.
+    config = {key: value for key, value in config.items() if key != "head_dim"}
+    sizes = Sizes.of(config, "layer_norm_eps", 1e-5)
     bias = require_bool(config, "use_qkv_bias", False)
     normed = require_bool(config, "qk_layernorm", False)
     parallel = require_bool(config, "use_parallel_residual", False)
@@ -48,7 +48,4 @@ def build(config: Config, store: WeightStore) -> Model:
         else:
             after = weights.norm(f"layers.{i}.post_attention_layernorm")
             blocks.append(Block(norm, attention, after, mlp))
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)

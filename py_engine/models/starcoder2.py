@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from py_engine.blocks.dense import Checkpoint, Sizes, activation, rope_of
 from py_engine.blocks.layers import Block, Model
-from py_engine.sources.config import Config, require_bool, require_float, sliding_window
+from py_engine.sources.config import Config, require_bool, sliding_window
 from py_engine.weights.store import WeightStore
 
 # What transformers' Starcoder2Config assumes.
@@ -24,8 +24,7 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     config = {**DEFAULTS, **config}
     act = activation(config, "hidden_act", "gelu_pytorch_tanh")
-    eps = require_float(config, "norm_epsilon", 1e-12, 1.0, 1e-5)
-    sizes = Sizes.of({**config, "rms_norm_eps": eps})
+    sizes = Sizes.of(config, "norm_epsilon", 1e-5)
     bias = require_bool(config, "use_bias", True)
     window = None if config.get("sliding_window") is None else sliding_window(config)
     weights, rope = Checkpoint(sizes, store, layer_norm=True), rope_of(config, sizes)
@@ -41,7 +40,4 @@ def build(config: Config, store: WeightStore) -> Model:
         )
         for i in range(sizes.num_hidden_layers)
     ]
-    return Model(
-        sizes.hidden_size, sizes.vocab_size, sizes.max_position_embeddings,
-        embedding, 1.0, blocks, weights.norm("norm"), head,
-    )  # fmt: skip
+    return weights.model(embedding, blocks, head)
