@@ -60,18 +60,26 @@ if TYPE_CHECKING:
     from py_engine.serve.options import Progress
     from py_engine.serve.recovery import DeviceEvent
     from py_engine.serve.sessions import SessionInfo
-    from py_engine.serve.sync import SyncEngine, SyncGeneration, load
+    from py_engine.serve.sync import SyncEngine, SyncGeneration, SyncWork, load
+    from py_engine.tasks.chat import ChatRequest
+    from py_engine.tasks.complete import CompleteRequest
+    from py_engine.tasks.embed import Embeddings, EmbedRequest
+    from py_engine.work import Work
 
 _NAMES = {
     "Abort": "abort",
     "AbortError": "errors",
     "Answer": "generate.answer",
+    "ChatRequest": "tasks.chat",
     "ClosedError": "errors",
+    "CompleteRequest": "tasks.complete",
     "ContextError": "errors",
     "Delta": "generate.stream",
     "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
+    "EmbedRequest": "tasks.embed",
+    "Embeddings": "tasks.embed",
     "Engine": "serve.engine",
     "EngineError": "errors",
     "Estimate": "serve.memory",
@@ -95,8 +103,10 @@ _NAMES = {
     "StorageFullError": "errors",
     "SyncEngine": "serve.sync",
     "SyncGeneration": "serve.sync",
+    "SyncWork": "serve.sync",
     "Timings": "generate.answer",
     "ToolCall": "generate.tools",
+    "Work": "work",
     "can_cache_model": "host.device_storage",
     "get_install_guidance": "host.device_storage",
     "get_storage_status": "host.device_storage",
@@ -110,12 +120,16 @@ __all__ = [
     "Abort",
     "AbortError",
     "Answer",
+    "ChatRequest",
     "ClosedError",
+    "CompleteRequest",
     "ContextError",
     "Delta",
     "Device",
     "DeviceEvent",
     "DeviceLostError",
+    "EmbedRequest",
+    "Embeddings",
     "Engine",
     "EngineError",
     "Estimate",
@@ -139,8 +153,10 @@ __all__ = [
     "StorageFullError",
     "SyncEngine",
     "SyncGeneration",
+    "SyncWork",
     "Timings",
     "ToolCall",
+    "Work",
     "__version__",
     "can_cache_model",
     "get_install_guidance",

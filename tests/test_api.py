@@ -9,9 +9,11 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
 
 import pytest
 from packaging.requirements import Requirement
@@ -23,6 +25,8 @@ from py_engine.generate.answer import Answer, Generation
 from py_engine.generate.options import Options
 from py_engine.generate.sampling import Sampling
 from py_engine.generate.stream import Delta
+from py_engine.tasks import tasks
+from py_engine.tasks.task import Request
 from tests.conftest import Runner
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +55,9 @@ async def main() -> None:
         print(answer.texts)  # WRONG: texts
         print(answer.tool_calls[0]["functon"])  # WRONG: functon
         print(engine.info)
+        vectors: py_engine.Embeddings = await engine.ask(py_engine.EmbedRequest(["a"]))
+        generation: py_engine.Generation = engine.ask(py_engine.ChatRequest(messages, seed=1))
+        generation.dropt  # WRONG: dropt
     await Engine.load("org/name", contxt=5)  # WRONG: contxt
 
 with jerboa.load("org/name", dtype="q4") as model:
@@ -58,6 +65,8 @@ with jerboa.load("org/name", dtype="q4") as model:
         print(delta.text, delta.tokens)
     print(model.complete("a").text, model.chat(messages).result().finish_reason)
     model.chat(messages, max_tokns=5)  # WRONG: max_tokns
+    print(model.embed(["a"]).result().embeddings[0][0])
+    model.embed(["a"], dimension=64)  # WRONG: dimension
     model.complete("a").txt  # WRONG: txt
 jerboa.load("org/name", contxt=5)  # WRONG: contxt
 try:
@@ -118,6 +127,27 @@ def test_every_error_that_callers_may_catch_is_public() -> None:
     ]
     assert len(raised) > 10
     assert [name for name in raised if name not in py_engine.__all__] == []
+
+
+def test_requests_and_what_they_give_are_public() -> None:
+    """`Engine.ask` takes the request of each task; its type parameter says what comes of it."""
+
+    def named(kind: Any) -> Iterator[str]:
+        if getattr(kind, "__module__", "").startswith("py_engine"):
+            yield (get_origin(kind) or kind).__name__
+        for part in get_args(kind):
+            yield from named(part)
+
+    for task in tasks().values():
+        (works,) = [
+            get_args(base)[0]
+            for kind in task.request.__mro__
+            for base in getattr(kind, "__orig_bases__", ())
+            if get_origin(base) is Request and not isinstance(get_args(base)[0], TypeVar)
+        ]
+        names = {task.request.__name__, *named(works)}
+        assert len(names) > 1
+        assert names - {*py_engine.__all__} == set()
 
 
 def test_options_are_typed_as_they_are_taken() -> None:

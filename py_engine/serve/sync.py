@@ -10,26 +10,24 @@ the call that waits: a load is given up, a generation stopped.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Never, TypedDict, TypeVar, Unpack
 
 from py_engine.abort import Abort
 from py_engine.arguments import named_options
-from py_engine.errors import InputError
 from py_engine.generate.answer import Answer as TextAnswer
 from py_engine.generate.answer import Generation
 from py_engine.generate.options import Options
 from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.host import IN_BROWSER
 from py_engine.inputs.window import Messages
+from py_engine.serve.background import WAIT_S, Background
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
@@ -37,13 +35,11 @@ from py_engine.serve.options import Progress
 from py_engine.serve.progress import showing
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.serve.sessions import SessionInfo
+from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.task import Request
 from py_engine.work import Answer, Event, Work
 
 T = TypeVar("T")
-
-_WAIT_S = 0.1  # Windows tells of Ctrl-C only between two waits
-_CLOSE_S = 10.0  # at the end of a program
 
 
 class LoadOptions(TypedDict, total=False):
@@ -69,7 +65,7 @@ def load(
 ) -> SyncEngine:
     """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`. Options and errors as for
     Engine.load; `on_device` is called in the engine's thread."""
-    background = _Background()
+    background = Background()
     abort = Abort()
     events: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 
@@ -84,7 +80,7 @@ def load(
                 Engine.load(model, abort=abort, progress=False, on_progress=events.put, **options)
             )
             while not loading.done():
-                concurrent.futures.wait([loading], timeout=_WAIT_S)
+                concurrent.futures.wait([loading], timeout=WAIT_S)
                 told(tell)
             told(tell)
             return SyncEngine(loading.result(), background)
@@ -98,7 +94,7 @@ class SyncEngine:
     """A model on a GPU, as Engine, for callers that wait. Made by `load`; `close()`, the end of a `with` block or that
     of the program gives every buffer back. Any thread may call it; calls take turns."""
 
-    def __init__(self, engine: Engine, background: _Background) -> None:
+    def __init__(self, engine: Engine, background: Background) -> None:
         self._engine = engine
         self._background = background
         self._end = weakref.finalize(self, _close, engine, background)
@@ -125,6 +121,17 @@ class SyncEngine:
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> SyncGeneration:
         """Go on after token ids. As Engine.generate."""
         return self._generate(lambda: self._engine.generate(ids, **options))
+
+    def embed(
+        self,
+        texts: Sequence[str] | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+    ) -> SyncWork[Never, Embeddings]:
+        """A vector of unit length for each text. As Engine.embed."""
+        return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
 
     def ask(self, request: Request[Work[Event, Answer]]) -> SyncWork[Event, Answer]:
         """Do what a request of a task asks for. As Engine.ask."""
@@ -167,7 +174,7 @@ class SyncEngine:
         model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. As Engine.estimate."""
-        background = _Background()
+        background = Background()
         try:
             return background.wait(Engine.estimate(model, host=host, dtype=dtype, context=context))
         finally:
@@ -223,7 +230,7 @@ class SyncWork(Generic[Event, Answer]):
     Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
 
     def __init__(
-        self, engine: SyncEngine, background: _Background, work: Work[Event, Answer]
+        self, engine: SyncEngine, background: Background, work: Work[Event, Answer]
     ) -> None:
         self._engine = engine  # which is in use as long as this is
         self._background = background
@@ -262,7 +269,7 @@ class SyncWork(Generic[Event, Answer]):
         """Whether there is an event at a place, once that is known."""
         with self._news:
             while len(self._events) <= at and not self._ended:
-                self._news.wait(_WAIT_S)
+                self._news.wait(WAIT_S)
             return at < len(self._events)
 
     def result(self) -> Answer:
@@ -285,7 +292,7 @@ class SyncGeneration(SyncWork[Delta, TextAnswer]):
     """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it. What came
     before a stop is the answer."""
 
-    def __init__(self, engine: SyncEngine, background: _Background, work: Generation) -> None:
+    def __init__(self, engine: SyncEngine, background: Background, work: Generation) -> None:
         super().__init__(engine, background, work)
         self.dropped = work.dropped  # the messages that did not fit the context
 
@@ -310,81 +317,11 @@ class SyncGeneration(SyncWork[Delta, TextAnswer]):
         return self.result().finish_reason
 
 
-class _Background:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        if IN_BROWSER:
-            raise InputError(
-                "a browser's Python cannot wait for a GPU: use `await jerboa.Engine.load(...)`"
-            )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="jerboa", daemon=True)
-        self._thread.start()
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing runs here any more."""
-        return not self._thread.is_alive()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run it there. Raises InputError after `close`, and in the thread itself, which would wait for itself."""
-        inside = threading.current_thread() is self._thread
-        if self.closed or inside:
-            work.close()
-            raise InputError(
-                "this engine cannot wait inside a callback of its own: use another thread"
-                if inside
-                else "this engine is closed: load the model again"
-            )
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it there, and wait; whoever is interrupted cancels it."""
-        future = self.start(work)
-        try:
-            while not future.done():
-                concurrent.futures.wait([future], timeout=_WAIT_S)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def post(self, work: Callable[[], object]) -> None:
-        """Call it there, some time soon; not at all after `close`."""
-        if not self.closed:
-            self._loop.call_soon_threadsafe(work)
-
-    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """Run `last`, end what else runs there, then the thread. A second call does nothing."""
-        if self.closed:
-            if last:
-                last.close()
-            return
-
-        async def end() -> None:
-            try:
-                if last:
-                    await last
-            finally:
-                others = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in others:
-                    task.cancel()
-                await asyncio.gather(*others, return_exceptions=True)
-                self._loop.call_soon(self._loop.stop)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop)
-        if threading.current_thread() is not self._thread:  # which may collect garbage, too
-            self._thread.join(_CLOSE_S)
-            if self.closed:
-                self._loop.close()
-
-
 async def _awaited(work: Work[Any, Answer]) -> Answer:
     return await work
 
 
-def _close(engine: Engine, background: _Background) -> None:
+def _close(engine: Engine, background: Background) -> None:
     background.close(engine.close())
 
 
