@@ -1,4 +1,4 @@
-"""Messages from the worker; serve/protocol.py tells which answers what."""
+"""Messages from the worker. serve/protocol.py says which messages answer which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from py_engine.serve.protocol import MessageId
 
 @dataclass(frozen=True)
 class Booting:
-    """What the worker is at before Python runs, in words."""
+    """What the worker is doing before Python runs, in words."""
 
     status: ClassVar[str] = "booting"
     message: str
@@ -28,7 +28,7 @@ class Booted:
 
 @dataclass(frozen=True)
 class Died:
-    """Python has ended and this worker answers nothing any more; public/worker.mjs says it. `message`: why."""
+    """Python has ended, and this worker answers nothing any more. Sent by public/worker.mjs. `message`: why."""
 
     status: ClassVar[str] = "died"
     message: str
@@ -36,7 +36,7 @@ class Died:
 
 @dataclass(frozen=True)
 class Log:
-    """A line for whoever looks for a fault."""
+    """A line for debugging."""
 
     status: ClassVar[str] = "log"
     message: str
@@ -44,8 +44,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Crashed:
-    """The page or its process ended while the engine was at work: `phase` is "load", "generate" or "calibrate", `model`
-    which one, `context` its tokens (null: not known), `group` dispatches a command buffer (null: all in one)."""
+    """An earlier page or its process ended while the engine was working.
+
+    `phase`: "load", "generate" or "calibrate". `model`: its address. `context`: tokens (null: not known). `group`:
+    dispatches in a command buffer (null: all in one).
+    """
 
     status: ClassVar[str] = "crashed"
     phase: str
@@ -56,8 +59,8 @@ class Crashed:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """This device was found to take `group` dispatches in `passes` passes in one command buffer, with the model whose
-    plans have this `key`. The page keeps it and gives it back as the `proven` of later loads."""
+    """This device was found to run `group` dispatches in `passes` passes in one command buffer, with the model whose
+    plans have this `key`. The page stores it and sends it as `proven` with later loads."""
 
     status: ClassVar[str] = "calibrated"
     key: str
@@ -76,7 +79,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes of weights that have come, of how many (0: not known yet)."""
+    """`loaded` of `total` bytes of weights have arrived (`total` 0: not known yet)."""
 
     status: ClassVar[str] = "progress"
     id: MessageId
@@ -87,8 +90,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """Something out of the ordinary about a load that goes on: damage that was found and repaired, no room to keep the
-    model, another tab that is waited for, a hub that does not answer, kernels that this GPU computes wrongly."""
+    """Something unusual about a load that goes on: damage was found and repaired, there is no room to store the model,
+    another tab is waited for, the hub does not answer, this GPU computes some kernels wrongly."""
 
     status: ClassVar[str] = "note"
     id: MessageId
@@ -106,10 +109,10 @@ class Ready:
 
 @dataclass(frozen=True)
 class Device:
-    """The GPU device was lost; a load or generate that it interrupted goes on by itself, or ends with its own error.
+    """The GPU device was lost. A load or task that this interrupted goes on by itself, or ends with its own error.
 
     `state`, `during`, `losses` and `message` are those of DeviceEvent in serve/recovery.py. Between "lost" and
-    "recovered" the model is loaded again: loading, progress and note come once more, with the id of its load.
+    "recovered" the model is loaded again: loading, progress and note messages come once more, with the id of its load.
     """
 
     status: ClassVar[str] = "device"
@@ -121,8 +124,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Event:
-    """What a task has come to; `status` and `body` (a dataclass or an object, its keys stand beside the id) are the
-    task's: Task.event and Task.first."""
+    """News of a running task. The task chooses `status` and `body` (Task.event and Task.first); `body` is a dataclass
+    or a mapping, whose keys stand beside the id."""
 
     id: MessageId
     status: str
@@ -131,7 +134,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Complete:
-    """The answer of a task; `body` is what Task.answer gives of it, its keys stand beside the id."""
+    """The answer of a task. `body` is what Task.answer makes of it; its keys stand beside the id."""
 
     status: ClassVar[str] = "complete"
     id: MessageId
@@ -140,8 +143,8 @@ class Complete:
 
 @dataclass(frozen=True)
 class Row:
-    """What `diagnose` has come to: {"phase": "device", "begin" or "end", ...}. A "begin" comes before what may end the
-    tab is tried, which waits for `filed`, a second at most."""
+    """A row of `diagnose`: {"phase": "device", "begin" or "end", ...}. A "begin" announces a test that may end the tab.
+    The test waits for `filed`, but no longer than a second."""
 
     status: ClassVar[str] = "row"
     id: MessageId
@@ -150,7 +153,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Error:
-    """It failed: the class of py_engine/errors.py and its message. `id` is null when no message can be blamed."""
+    """A message failed. `error_type`: a class of py_engine/errors.py; `error`: its message. `id` is null when the error
+    belongs to no message."""
 
     status: ClassVar[str] = "error"
     id: MessageId | None

@@ -31,11 +31,12 @@ class Background:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing runs here any more."""
+        """Whether the thread has ended."""
         return not self._thread.is_alive()
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run it there. Raises InputError after `close`, and in the thread itself, which would wait for itself."""
+        """Run `work` in the thread. Raises InputError after `close`, and in the thread itself, which would wait for
+        itself."""
         inside = threading.current_thread() is self._thread
         if self.closed or inside:
             work.close()
@@ -47,7 +48,7 @@ class Background:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it there, and wait; whoever is interrupted cancels it."""
+        """Run `work` in the thread and wait for it. An interrupt of the caller cancels it."""
         future = self.start(work)
         try:
             while not future.done():
@@ -58,12 +59,12 @@ class Background:
             raise
 
     def post(self, work: Callable[[], object]) -> None:
-        """Call it there, some time soon; not at all after `close`."""
+        """Call `work` in the thread soon, without waiting. Does nothing after `close`."""
         if not self.closed:
             self._loop.call_soon_threadsafe(work)
 
     def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """Run `last`, end what else runs there, then the thread. A second call does nothing."""
+        """Run `last`, cancel what else runs, then end the thread. A second call does nothing."""
         if self.closed:
             if last:
                 last.close()

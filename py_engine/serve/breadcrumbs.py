@@ -1,8 +1,7 @@
-"""What this run is at, written where it outlives it: a browser may end a page without a word, and the next start should
-say what happened.
+"""A record of what this run is doing. A browser may end a page without a word; the next start then says what happened.
 
-One small file a run, in the store "crumbs", and a lock of the same name, held as long as the run lives: a file that has
-something in it and whose lock is free belongs to a run that died at its work. Nothing is written while nothing is done.
+Each run has a small file in the store "crumbs", and holds a lock of the same name as long as it lives. A file that is
+not empty and whose lock is free belongs to a run that crashed while it worked. An idle run writes nothing.
 """
 
 from __future__ import annotations
@@ -20,25 +19,27 @@ from py_engine.host.json_text import parse_json
 from py_engine.host.store import BlobStore
 
 STORE = "crumbs"
-CRUMB_BYTES = 1024  # of a file, padded with spaces: it is written in place
+CRUMB_BYTES = 1024  # size of a file, which is padded with spaces, since it is written in place
 MAX_MODEL = 120  # characters, of which JSON may make six bytes each
 
 
 class Breadcrumbs:
-    """Of one run. Without a store that outlives it, or when that refuses, all of this does nothing."""
+    """The record of one run. Does nothing when there is no store that outlives the page, or when the store fails."""
 
     def __init__(self, io: Io) -> None:
         self._io = io
         self._store: BlobStore | None = None
         self._name = ""
         self._held = AsyncExitStack()
-        self._open: list[dict[str, Any]] = []  # of the blocks entered, in that order
+        self._open: list[
+            dict[str, Any]
+        ] = []  # one for each `at` block that was entered, in that order
         self._written: dict[str, Any] = {}
         self._writing = asyncio.Lock()
 
     async def open(self, run: str, left: Collection[str]) -> list[dict[str, Any]]:
-        """Begin as `run` (a word), and tell what earlier runs died at, which is then forgotten: {"phase", "model",
-        "context", "group"} each. `left`: runs that are known to have ended in peace."""
+        """Begin a record named `run` (one word). Returns what earlier runs were doing when they crashed, {"phase",
+        "model", "context", "group"} each, and deletes their records. `left`: runs that are known to have ended well."""
         with contextlib.suppress(EngineError):
             store = await self._io.open_store(STORE, records=True)
             if not store.persistent:
@@ -71,8 +72,8 @@ class Breadcrumbs:
     async def at(
         self, phase: str, model: str, context: int | None, group: int | None
     ) -> AsyncIterator[None]:
-        """For the length of a block, which begins once it is written. Where blocks overlap, what was entered first and
-        goes on counts: the others wait for it, or are part of it."""
+        """Record this for the length of a block, which begins once the record is on the medium. When blocks overlap,
+        the record shows the oldest that goes on: the others wait for it or are part of it."""
         crumb = {"phase": phase, "model": model[:MAX_MODEL], "context": context, "group": group}
         self._open.append(crumb)
         try:
@@ -83,7 +84,7 @@ class Breadcrumbs:
             await self._write()
 
     async def close(self) -> None:
-        """End in peace."""
+        """End well: delete the record."""
         if self._store is not None:
             store, self._store = self._store, None
             with contextlib.suppress(EngineError):

@@ -1,11 +1,11 @@
-"""Finds out, on the device itself, how many dispatches it takes in one command buffer: only where the default is the
-floor (graph/submit.py), that is on WebKit, and only when nobody said how to submit.
+"""Finds out, on the device itself, how many dispatches it can run in one command buffer. This is done only where the
+default is the floor (graph/submit.py), that is on WebKit, and only when the caller did not say how to submit.
 
-A candidate (graph/calibrate.py) is written to the record, and that awaited, before it is tried: it may end the tab, and
-then the next start finds it there. It is tried on the loaded model itself: prompts that are prefilled and continued by
-a few tokens must give the same tokens and the same bits of logits as the floor gave. Every plan that generations use
-runs with two prompts that take turns, so that what is stale is another prompt's, and wrong. A KV cache that grows
-changes the sizes of a plan's dispatches, neither their number nor their pipelines, so one size stands for all.
+Each candidate (graph/calibrate.py) is written to a record before it is tried, since it may end the tab; the next start
+then finds it there. It is tried on the loaded model: prompts are prefilled and continued by a few tokens, which must
+give the same tokens and the same bits of logits as with the floor. Every plan that generations use runs with two
+prompts in turn, so that stale data is that of another prompt, and shows. A KV cache that grows changes the sizes of a
+plan's dispatches, but not their number or pipelines, so it is enough to try one size.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from py_engine.host.webkit import webkit_version
 STORE = "submit"
 LOCK = "calibrate"
 NEW_TOKENS = 3  # the first is the prefill's own; two decode steps
-# Tokens for the larger and for the smaller prefill plan, and how the next one is chosen: the best, or drawn with all
-# that the sampler can do.
+# Prompt lengths for the larger and for the smaller prefill plan, and ways to choose the next token: the best one, or
+# drawn with everything that the sampler can do.
 _LONG, _SHORT = 24, 13
 _BEST = Sampling()
 _DRAWN = Sampling(
@@ -53,7 +53,7 @@ Exclusive = Callable[[], contextlib.AbstractAsyncContextManager[Decoder]]
 
 
 class Calibrator:
-    """Of one loaded model, which `model` tells from others on this device."""
+    """Calibrates one loaded model. `model` is a name that tells it from others on this device."""
 
     def __init__(self, gpu: Gpu, io: Io, decoder: Decoder, model: str) -> None:
         # An update of the browser may mend what failed, or break what was proven.
@@ -68,8 +68,8 @@ class Calibrator:
         self.key = hashlib.sha256(told.encode()).hexdigest()[:16]  # of device, browser and plans
 
     async def start(self, decoder: Decoder, known: Mapping[str, Any] | None) -> None:
-        """Submit by what was proven for these plans on this device: the record says so, or `known`, which the page
-        keeps of earlier confirmations ({key: {"group", "passes"}}). Nothing is proven: the floor stays."""
+        """Submit by what was proven for these plans on this device, according to the record or to `known`: what the
+        page has stored of earlier confirmations, {key: {"group", "passes"}}. Without either the floor stays."""
         record = await self._look()
         if self.key not in record.proven and known and self.key in known:
             with contextlib.suppress(ValueError):
@@ -84,13 +84,15 @@ class Calibrator:
         run: str = "",
         excused: Sequence[str] = (),
     ) -> None:
-        """Climb until there is nothing left to try. `exclusive`: Engine.exclusive. `quiet` waits for a moment when
-        nothing else runs; False: give up. `on_confirmed(key, strategy)` hears of each step up; from then on the
-        model is submitted by it. `run`: a name for this run of the page; `excused`: of runs whose end says nothing,
-        since the person closed them or they were out of sight.
+        """Try candidates until none is left.
 
-        Without a store that outlives the process nothing is tried. One tab at a time calibrates a device.
-        Raises HostError, also DeviceLostError, when a candidate broke the device; it is on record as failed then,
+        `exclusive`: Engine.exclusive. `quiet` waits for a moment when nothing else runs; it gives False to end the
+        climb. `on_confirmed(key, strategy)` is called after each step up, from when on the model uses that strategy.
+        `run`: a name for this run of the page. `excused`: names of runs whose end proves nothing, because the user
+        closed them or they were out of sight.
+
+        Nothing is tried without a store that outlives the process. One tab at a time calibrates a device.
+        Raises HostError, also DeviceLostError, when a candidate broke the device. The record then says that it failed,
         unless it was the floor.
         """
         store = await self._io.open_store(STORE, records=True)
@@ -140,7 +142,7 @@ class Calibrator:
     async def _tried(
         self, store: BlobStore, record: Calibration, candidate: GroupedSubmit, run: str
     ) -> AsyncIterator[None]:
-        """On record for the length of a block, which says what came of it, unless it raises."""
+        """Keep `candidate` on record for the length of a block. The block enters the result, unless it raises."""
         record.begin(candidate, self.key, run)
         await self._write(store, record)
         try:
@@ -150,7 +152,7 @@ class Calibrator:
             raise
         except EngineError as error:
             if candidate == FLOOR:
-                record.withdraw()  # answers are submitted so, too: it is no fault of grouping
+                record.withdraw()  # answers are submitted this way too, so grouping is not to blame
             else:
                 record.refuse(f"{error.type}: {error}")
             raise
@@ -158,7 +160,7 @@ class Calibrator:
             await self._write(store, record)
 
     async def _look(self) -> Calibration:
-        """The record as it stands; an empty one where it cannot be read."""
+        """The record; an empty one where it cannot be read."""
         try:
             store = await self._io.open_store(STORE, records=True)
             try:
@@ -169,7 +171,7 @@ class Calibrator:
             return Calibration()
 
     async def _read(self, store: BlobStore) -> Calibration:
-        """An empty record where there is none, or none that makes sense. Raises StorageError."""
+        """The record; an empty one where there is none or it is damaged. Raises StorageError."""
         try:
             data = self._io.to_bytes(await store.read(self._record))
             return Calibration.from_dict(parse_json(data, "calibration"))
@@ -181,7 +183,7 @@ class Calibrator:
 
 
 async def _numbers(decoder: Decoder, strategy: GroupedSubmit) -> bytes:
-    """What the model makes of every run, submitted so: tokens and the logits behind the last of them."""
+    """What the model computes in every run of _RUNS with this strategy: its tokens, and the logits after the last."""
     settled, decoder.strategy = decoder.strategy, strategy
     vocab, most = decoder.model.vocab_size, decoder.state.context - NEW_TOKENS
     found = []

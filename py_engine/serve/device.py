@@ -1,4 +1,4 @@
-"""One GPU device for several models: compiled kernels, the memory budget and the recovery from a loss are its own."""
+"""One GPU device for several models. It owns the compiled kernels, the memory budget and the recovery from a loss."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ OnDevice = Callable[[DeviceEvent], object]
 
 
 class Device:
-    """A GPU that models share. Made by `Device.open`; `close()` closes its models and gives it back.
+    """A GPU that models share. Made by `Device.open`; `close()` closes its models and the GPU.
 
-    Each model has a queue of its own, and models that are asked at the same time take turns step by step: neither waits
-    for the other's whole answer. Loads come one after the other, in the order they were asked for, beside the answers
-    of other models.
+    Each model has a queue of its own. Models that are asked at the same time take turns step by step, so none waits for
+    another's whole answer. Loads run one after another, in the order of their calls, while other models answer.
     """
 
     def __init__(self, gpu: Gpu, *, recovers: bool = True, budget: int | None = None) -> None:
-        """`recovers`: another GPU is opened when this one is lost, and it is closed here; else it is the caller's."""
+        """`recovers`: open another GPU when this one is lost, and close it at the end. False: the GPU is the
+        caller's."""
         self._gpu = gpu
         self.recovers = recovers
         self._budget = budget
@@ -53,8 +53,8 @@ class Device:
         self._line = asyncio.Lock()  # of loads; asyncio's lock wakes waiters in the order they came
         self._opening = asyncio.Lock()
         self._ending = Abort()
-        self._broken = False  # the GPU is lost; nobody has opened another one yet
-        self._tried = False  # somebody tried to, in vain
+        self._broken = False  # the GPU is lost, and no other was opened yet
+        self._tried = False  # an attempt to open another one failed
         self._closed = False
         self._revivals: set[asyncio.Task[None]] = set()
         if recovers:
@@ -72,8 +72,8 @@ class Device:
         """Open the best GPU.
 
         `host` (CPython only): "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the two that has a GPU in
-        hardware. `memory_budget`: GPU bytes of all models together; None: any, on phones and tablets 1.2 GB.
-        `on_device`: told of a loss of the GPU, once for all models.
+        hardware. `memory_budget`: the most GPU bytes of all models together; None: no limit, on phones and tablets
+        1.2 GB. `on_device`: called when the GPU is lost, once for all models.
         Raises NoAdapterError, HostError, InputError.
         """
         instance("host", host, str, "the name of a host")
@@ -91,8 +91,8 @@ class Device:
         return tuple(self._engines)
 
     def info(self) -> dict[str, Any]:
-        """The adapter, features, compiled pipelines, buffers and their bytes, the budget, and each model's name, status
-        and the bytes that it takes at most."""
+        """The adapter, features, compiled pipelines, buffers and their bytes, the budget, and for each model its
+        address, status and the most bytes that it takes."""
         counters = self._gpu.counters
         return {
             "adapter": vars(self._gpu.info),
@@ -115,14 +115,13 @@ class Device:
         before_weights: Callable[[], Awaitable[object]] | None = None,
         **options: Any,
     ) -> Engine:
-        """Load one more model. Options, and what is raised, as for Engine.load, but `gpu` and `host`, which the device
-        has.
+        """Load one more model. Options and errors as for Engine.load, without `gpu` and `host`.
 
-        `memory_budget`: GPU bytes that all models of the device may take together with this one; the device's own holds
-        too. `make_room`: where that, or the GPU's memory, is not enough, unload idle models, the least recently used
-        one first, until it is; on_progress is told in notes. `replacing`: an engine of this device whose place this one
-        takes: it is closed when all but the weights was found right, and does not count before.
-        Raises ClosedError also when the device is closed meanwhile.
+        `memory_budget`: the most GPU bytes of all models of the device together, this one included. The device's own
+        budget holds too. `make_room`: where a budget or the GPU's memory is not enough, unload idle models until it is,
+        the least recently used first; notes of on_progress say which. `replacing`: an engine of this device whose place
+        the new one takes. It is closed once everything but the weights was found right, and its bytes are not counted.
+        Also raises ClosedError when the device is closed meanwhile.
         """
         check_place(model, None, io, None)
         chosen = LoadOptions.of(options)
@@ -176,7 +175,8 @@ class Device:
     async def _first_place(
         self, load: PlannedLoad, losses: Losses, stop: Abort
     ) -> tuple[Gpu, Loaded]:
-        """Onto the device, once more after each model that was unloaded to make room in its memory."""
+        """Put a model onto the device. Tries again after each model that is unloaded to make room in the GPU's
+        memory."""
         while True:
             try:
                 return await self.place(load.on, losses, "load", stop)
@@ -202,11 +202,12 @@ class Device:
         return Taken(min(budgets, default=None), [(e.name, e.takes) for e in others])
 
     def _idle(self, load: PlannedLoad) -> Engine | None:
-        """The least recently used idle one."""
+        """The least recently used idle engine."""
         return next((e for e in self._engines if e.idle and e is not load.replacing), None)
 
     async def make_room(self, load: PlannedLoad, needed: int) -> Taken:
-        """What other models take, once those that are idle were unloaded, where that was asked for and is enough."""
+        """What other models take. Idle ones are unloaded before, where the load asks for it and it makes enough
+        room."""
         while load.make_room and needed:
             taken = self._taken(load)
             idle = sum(e.takes for e in self._engines if e.idle and e is not load.replacing)
@@ -224,23 +225,23 @@ class Device:
             "memory_budget"
         )
 
-    # -- what its engines tell ---------------------------------------------------------------------------------------
+    # -- calls from its engines ---------------------------------------------------------------------------------------
 
     def used(self, engine: Life) -> None:
-        """Somebody has this engine's turn."""
+        """This engine is used now."""
         if engine in self._engines:
             self._engines.remove(engine)
             self._engines.append(engine)
 
     def left(self, engine: Life) -> None:
-        """It is closed, its buffers are freed."""
+        """This engine was closed, and its buffers are freed."""
         self._engines = [e for e in self._engines if e is not engine]
 
     def lost(self, gpu: Gpu, error: DeviceLostError, during: During, losses: Losses) -> None:
-        """A model noticed that this GPU is gone. The first one tells of it, and later of what came of it."""
+        """An engine noticed that this GPU is lost. The first one reports it, and later what came of it."""
         losses.count += 1
         if not (self._tried if self._broken else gpu is self._gpu):
-            return  # another model has told of it
+            return  # another engine has reported it
         self._broken, self._tried = True, False
         gpu.on_lost = None
         gpu.close()
@@ -250,8 +251,8 @@ class Device:
     async def place(
         self, load_on: LoadOn, losses: Losses, during: During, abort: Abort
     ) -> tuple[Gpu, Loaded]:
-        """A model on the GPU, or on another one after each loss. Raises DeviceLostError after too many, NoAdapterError,
-        and as Engine.load."""
+        """Put a model onto the GPU, after each loss onto another one. Raises DeviceLostError after too many losses,
+        NoAdapterError, and errors of Engine.load."""
         during = losses.during or during
         try:
             while True:
@@ -281,7 +282,7 @@ class Device:
         return gpu, loaded
 
     async def _open(self, losses: Losses, abort: Abort) -> Gpu:
-        """The GPU, in place of a lost one another of the same kind."""
+        """The GPU; another one of the same host when it is lost."""
         async with self._opening:
             losses.check()
             self._check_open()
@@ -296,7 +297,7 @@ class Device:
             return self._gpu
 
     def told_lost(self, reason: str) -> None:  # noqa: ARG002
-        """The host tells of a loss. Whoever has a turn notices it too; else nobody does."""
+        """Called by the host after a loss. A running engine also notices by itself, an idle one does not."""
         self._bring_back(self._gpu)
 
     def _bring_back(self, gone: Gpu) -> None:
@@ -305,7 +306,8 @@ class Device:
         task.add_done_callback(self._revivals.discard)
 
     async def _revive(self, gone: Gpu) -> None:
-        """Every model that was on this GPU, the one used last first. What is asked meanwhile does not wait for it."""
+        """Bring back every model that was on this GPU, the most recently used first. Calls meanwhile do not wait for
+        this."""
         for engine in reversed([*self._engines]):
             await engine.replace_when_idle(gone)
 
@@ -313,7 +315,7 @@ class Device:
         for tell in [*self._listeners]:
             tell(event)
 
-    # -- its end -----------------------------------------------------------------------------------------------------
+    # -- close -------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stop loads and answers, free every model and close the GPU. A second call does nothing."""
@@ -353,7 +355,7 @@ class Device:
 
 
 async def _calibrator(engine: Engine, options: LoadOptions) -> Calibrator | None:
-    """Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given."""
+    """A calibrator, where groups of dispatches must be proven on the device first and the caller gave no strategy."""
     given = options.strategy is not None
     if given or not default_strategy().await_each or not engine._loaded.generating:
         return None

@@ -1,4 +1,4 @@
-"""One loaded model behind a small API: load, chat, complete, count_tokens, info, close."""
+"""One loaded model behind a small API: load and estimate, its tasks (task_engine.py), sessions, info, close."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class Engine(TaskEngine):
     """A model on a GPU. Calls wait their turn, first come first served.
 
-    Made by `Engine.load` or `Device.load`; `close()` gives every buffer back.
+    Made by `Engine.load` or `Device.load`; `close()` frees every buffer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Engine(TaskEngine):
     ) -> None:
         super().__init__(device, placed, load_on, losses)
         self.on_device: Callable[[DeviceEvent], object] | None = None
-        # Where groups of dispatches have to be proven on the device first; None elsewhere, or when they were given.
+        # Only where groups of dispatches have to be proven on the device first, and the caller gave no strategy.
         self.calibrator: Calibrator | None = None
 
     @classmethod
@@ -84,28 +84,29 @@ class Engine(TaskEngine):
 
         `host` (CPython only): the WebGPU implementation, "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
         two that has a GPU in hardware.
-        `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
-        "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
-        as stored and f16. Checkpoints that are quantised already keep their weights.
+        `dtype`: the form of plain weights, and of the KV cache. "f32": as stored, f32. "f16": F32 narrowed to F16, f16.
+        "q8", "q4": quantised on the GPU while loading, by MLX's rule, f16. "auto": "q4" on phones and tablets,
+        elsewhere as stored, f16. Checkpoints that are quantised already keep their weights.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
-        cache begins with room for the first of `context_classes` (tokens) and grows to the next one when a text needs
+        cache begins with room for the first of `context_classes` (tokens), and grows to the next one when a text needs
         it.
-        `memory_budget`: GPU bytes that the load may take at most; None: the device's, on phones and tablets 1.2 GB.
+        `memory_budget`: the most GPU bytes that the load may take; None: no limit, on phones and tablets 1.2 GB.
         `strategy`: how dispatches are put into command buffers; None: all in one, on WebKit as many as were proven on
-        this device (`calibrator` finds out; `proven` is what it told of earlier, {key: {"group", "passes"}}).
-        `tune`: True: time the forms of kernels that were not timed on this device before (some seconds, once; software
-        adapters are left out) and keep what was found; None: use what was found before; False: do not.
-        `self_check`: whether the model's kernels are run on known inputs and compared first (docs/self-check.md); None:
+        this device. The `calibrator` finds out how many; `proven` is what it has reported before, {key: {"group",
+        "passes"}}.
+        `tune`: True: time the forms of kernels that were never timed on this device, and store the results (this takes
+        some seconds, once; not on software adapters). None: use stored results. False: do not use them.
+        `self_check`: whether the model's kernels are first run on known inputs and compared (docs/self-check.md); None:
         on every GPU but software adapters.
-        `progress`: whether stderr shows how far the load is; None: on a terminal and in a notebook, where `on_progress`
-        is not given.
-        When the GPU device is lost, in a load, an answer or between them, another one is opened, the model loaded onto
-        it again, and what was interrupted goes on; `on_device` is told. Not with a `gpu` of the caller's: then calls
-        raise DeviceLostError.
-        `before_weights`: awaited once, when config, tokenizer and the headers of the weights are found right, before
-        any weight is allocated: the moment to close an engine whose place this one takes.
+        `progress`: whether stderr shows how far the load is; None: on a terminal and in a notebook, if `on_progress` is
+        not given.
+        `on_device`: called when the GPU device is lost, in a load, in an answer or between them. Another device is
+        opened, the model is loaded onto it, and what was interrupted goes on. With a `gpu` of the caller's this is not
+        so: then calls raise DeviceLostError.
+        `before_weights`: awaited once, when config, tokenizer and the headers of the weights were found right and no
+        weight is allocated yet. That is the moment to close an engine whose place this one takes.
         Raises NoAdapterError, SelfCheckError, HubError, ModelError, OutOfMemoryError (MemoryBudgetError before anything
-        was allocated), InputError, AbortError, DeviceLostError (lost again and again); then nothing stays allocated.
+        was allocated), InputError, AbortError, DeviceLostError (after several losses); then nothing stays allocated.
         """
         check_place(model, gpu, io, host)
         options: dict[str, Any] = {
@@ -144,7 +145,7 @@ class Engine(TaskEngine):
         """GPU bytes by kind that `load` with these arguments would take. Reads config.json and the headers of the
         weights; allocates nothing.
 
-        `gpu`: whose limits and features count; None: those of `host`, or WebGPU's own where no adapter answers.
+        `gpu`: the GPU whose limits and features count; None: that of `host`, or WebGPU's defaults where there is none.
         Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
         """
         check_place(model, gpu, io, host)
@@ -168,11 +169,11 @@ class Engine(TaskEngine):
 
     @named_options
     async def logits(self, ids: Sequence[int], *, reuse: bool = False) -> memoryview[float]:
-        """Logits after the last id: float32, shape [vocab], as a buffer that numpy.asarray reads.
+        """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads.
 
-        All of `ids` are run; `reuse`: only those that the state has not seen, as a generation does it.
+        All of `ids` are run; with `reuse` only those that the state has not seen, as in a generation.
+        Raises InputError; ContextError when there are none, or more than the context.
         """
-
         flag("reuse", reuse)
         ids = token_ids(ids, self.vocab_size)
 
@@ -184,7 +185,7 @@ class Engine(TaskEngine):
                     len(ids),
                     decoder.state.context,
                 )
-            self._gone_ids = []
+            self._lost_ids = []
             return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
 
         async with self._turn:
@@ -193,40 +194,40 @@ class Engine(TaskEngine):
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     async def save_session(self, name: str) -> SessionInfo:
-        """Keep what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage), in
-        the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
+        """Save what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage). An
+        older session of that name is replaced. Waits its turn. Raises InputError, StorageError."""
 
         async def work(loaded: Loaded) -> SessionInfo:
             decoder = loaded.decoder
-            if not decoder.prefix.ids and self._gone_ids:
-                await decoder.logits(self._gone_ids)  # seen again
+            if not decoder.prefix.ids and self._lost_ids:
+                await decoder.logits(self._lost_ids)  # run again what the lost state had seen
             return await self._open_sessions().save(name)
 
         async with self._busy("saving"):
             return await self._survive(work, lambda: "idle")
 
     async def restore_session(self, name: str) -> SessionInfo:
-        """Bring a session back: the same next tokens, bit by bit, as if it had never ended; a prompt that begins with
-        its tokens goes on from there.
+        """Bring a saved session back, bit by bit: the next tokens are the same as if it had never ended. A prompt that
+        begins with its tokens continues from there.
 
-        Raises SessionError for one that is not there, damaged, or of another model, revision, dtype, device, host or
-        version; then nothing changes. Also InputError, StorageError, OutOfMemoryError.
+        Raises SessionError when the session is missing, damaged, or of another model, revision, dtype, device, host or
+        version; InputError, StorageError, OutOfMemoryError. Then nothing changes.
         """
 
         async def work(_: Loaded) -> SessionInfo:
             restored = await self._open_sessions().restore(name)
-            self._gone_ids = []
+            self._lost_ids = []
             return restored
 
         async with self._busy("restoring"):
             return await self._survive(work, lambda: "idle")
 
     async def list_sessions(self) -> list[SessionInfo]:
-        """What is saved on this device, by whichever model, the newest first. Raises StorageError."""
+        """The sessions that are saved on this device, of any model, the newest first. Raises StorageError."""
         return await self._open_sessions().all()
 
     async def delete_session(self, name: str) -> None:
-        """Remove a saved session; an absent one is no error. Raises InputError, StorageError."""
+        """Delete a saved session; an absent one is no error. Raises InputError, StorageError."""
         await self._open_sessions().delete(name)
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -242,16 +243,16 @@ class Engine(TaskEngine):
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[Decoder]:
-        """The decoder, with nobody else's generation in between: for measurements of its plans.
+        """The decoder, for the length of a block in which nothing else runs. For measurements of its plans.
 
-        Whoever has run anything on it leaves a cache of unknown content: nothing of it is reused afterwards, and a
-        session that is saved then holds what the model had seen before.
+        Afterwards the content of the KV cache is unknown, so nothing of it is reused. A session that is saved then
+        holds what the model had seen before the block.
         """
         async with self._turn:
             self._device.used(self)
             await self._revive()
             decoder = self._in_use().decoder
-            self._gone_ids = decoder.prefix.ids or self._gone_ids
+            self._lost_ids = decoder.prefix.ids or self._lost_ids
             try:
                 yield decoder
             finally:

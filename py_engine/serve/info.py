@@ -11,7 +11,7 @@ from py_engine.tasks.loaded import Loaded
 
 
 def model_info(loaded: Loaded, gpu: Gpu, status: str) -> dict[str, Any]:
-    """The value of Engine.info(): what all kinds of models have, then what those that generate text have."""
+    """The value of Engine.info(): what all models have, then what models that generate text have."""
     info = {
         "status": status,
         "model": loaded.name,

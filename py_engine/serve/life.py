@@ -1,4 +1,4 @@
-"""The life of a model in use: its place in the queue, the loss of its device, and its end."""
+"""The life of a model in use: its queue, the loss of its device, and its end."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Loads the model onto a GPU with the kernels of that device.
+# Loads the model onto a GPU, with the kernels of that device.
 LoadOn = Callable[[Gpu, Kernels, Abort], Awaitable[Loaded]]
 
 
 class Life:
-    """A loaded model on a device. Whoever uses it has its turn meanwhile, first come first served."""
+    """A loaded model on a device. One caller at a time has its turn, first come first served."""
 
     def __init__(
         self, device: Device, placed: tuple[Gpu, Loaded], load_on: LoadOn, losses: Losses
@@ -39,10 +39,10 @@ class Life:
         self._losses = losses
         self._owns_device = False
         self._ending = Abort()
-        self._given_up: Gpu | None = None  # a lost device, once its replacement was tried
-        self._gone_ids: list[int] = []  # what the model had seen, where its state has it no more
+        self._given_up: Gpu | None = None  # the lost device, after an attempt to replace it
+        self._lost_ids: list[int] = []  # what the model had seen before its state was lost
         self._turn = asyncio.Lock()  # asyncio's lock wakes waiters in the order they came
-        self._closed = ""  # why, once it is
+        self._closed = ""  # why it is closed; "" while it is open
         self._under_way: set[Work[Any, Any]] = set()  # queued and running
         self._status = "ready"
         self._sessions: Sessions | None = None
@@ -54,12 +54,12 @@ class Life:
 
     @property
     def idle(self) -> bool:
-        """Nobody uses it, or waits to."""
+        """Whether no caller uses it or waits for it."""
         return not (self._turn.locked() or self._under_way or self._closed)
 
     @property
     def takes(self) -> int:
-        """GPU bytes at most."""
+        """The most GPU bytes that it takes."""
         return self._loaded.takes
 
     def summary(self) -> dict[str, Any]:
@@ -67,8 +67,8 @@ class Life:
         return {"model": self.name, "status": self._status, "most_bytes": self.takes}
 
     async def close(self) -> None:
-        """Stop what runs, free every buffer and, if `Engine.load` opened it, the device. A second call does nothing,
-        others raise ClosedError from then on."""
+        """Stop what runs, free every buffer, and close the device if `Engine.load` opened it. A second call does
+        nothing. All other calls raise ClosedError from then on."""
         await self._end("this engine is closed: load the model again")
 
     unload = close
@@ -96,7 +96,7 @@ class Life:
 
     @asynccontextmanager
     async def _busy(self, status: str) -> AsyncIterator[None]:
-        """Have the turn, and say meanwhile what for."""
+        """Wait for the turn and hold it for the length of a block, with this status."""
         async with self._turn:
             self._device.used(self)
             self._status = status
@@ -111,8 +111,10 @@ class Life:
     async def _survive(
         self, work: Callable[[Loaded], Awaitable[T]], phase: Callable[[], During]
     ) -> T:
-        """The result of `work`, which begins again with the model on another device when this one is lost. The caller
-        holds the turn; `phase` tells what `work` is at. Raises DeviceLostError when that does not help."""
+        """The result of `work`. When the device is lost, `work` is called again with the model on another device.
+
+        `phase` says what `work` is doing. The caller holds the turn. Raises DeviceLostError after too many losses.
+        """
         await self._revive()
         while True:
             try:
@@ -121,7 +123,7 @@ class Life:
                 await self._reload(error, phase())
 
     async def _revive(self) -> None:
-        """See that there is a device, if it was lost while nobody used it. The caller holds the turn."""
+        """Replace the device if it was lost while the model was idle. The caller holds the turn."""
         self._check_open()
         if self._device.recovers:
             self._losses.begin()
@@ -141,7 +143,7 @@ class Life:
         gpu, old, status = self._gpu, self._loaded, self._status
         self._given_up, self._status, self._sessions = gpu, "recovering", None
         if isinstance(old.runtime, Decoder):
-            self._gone_ids = old.runtime.prefix.ids or self._gone_ids
+            self._lost_ids = old.runtime.prefix.ids or self._lost_ids
         old.release()
         self._device.lost(gpu, error, during, self._losses)
         try:
@@ -150,15 +152,15 @@ class Life:
         finally:
             self._status = status
         new.runtime.strategy = old.runtime.strategy  # what was proven on this device meanwhile
-        # Requests that wait were laid out by the old tokenizer and template, which are the same.
+        # Requests that wait were made with the old tokenizer and template, which the new ones equal.
         self._loaded = replace(
             new, name=old.name, tokenizer=old.tokenizer, generating=old.generating
         )
 
     async def replace_when_idle(self, lost: Gpu) -> None:
-        """Come back from the loss of this device, if nobody has seen to it when this one has the turn."""
+        """Recover from the loss of this device, unless that has happened before the model has its turn."""
         async with self._busy("recovering"):
             if self._gpu is lost and self._given_up is not lost and not self._closed:
                 self._losses.begin_if_calm()
-                with suppress(EngineError):  # on_device was told, and the next call tries again
+                with suppress(EngineError):  # on_device was called, and the next call tries again
                     await self._replace_lost()

@@ -43,11 +43,11 @@ async def load_model(
     abort: Abort | None = None,
     before_weights: Callable[[], Awaitable[object]] | None = None,
 ) -> Loaded:
-    """Load `address`. Whatever fails, nothing stays allocated. Raises as Engine.load says.
+    """Load the model at `address`. After an error nothing stays allocated. Raises the errors of Engine.load.
 
-    `kernels`: those of the device's models; None: its own. `make_room`: what other models of the device take; None:
-    nothing. `before_weights` is awaited when all but the weights was read and found right, before anything large is
-    allocated.
+    `kernels`: the compiled kernels of the device, which models share; None: new ones. `make_room` gives what other
+    models of the device take; None: there are none. `tell` is called with the progress. `before_weights` is awaited
+    once everything but the weights was read and found right, before anything large is allocated.
     """
     started = io.now()
     abort = abort or Abort()
@@ -76,7 +76,7 @@ async def load_model(
         if tune:
             tell(Progress("config", message="Measuring kernels on this device"))
             if strategy.await_each:
-                tune = None  # measuring wants many dispatches in a command buffer, which this device may not take
+                tune = None  # measuring needs many dispatches in a command buffer, which this device may not survive
         begun: asyncio.Future[tuple[Tokenizer, ChatTemplate]] | None = None
         store: WeightStore | None = None
         runtime: Decoder | Encoder | None = None
@@ -152,19 +152,19 @@ def _tell_compiling(tell: Callable[[Progress], object], done: int, of: int) -> N
 
 
 async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -> Estimate:
-    """What load_model would take on a device like `gpu`. Raises as Engine.estimate says."""
+    """What load_model would take on a device like `gpu`. Raises the errors of Engine.estimate."""
     async with open_source(address, io, lambda _: None, look=True) as source:
         setting = setting_of(options.dtype, options.context, source.config, io)
         return await estimate(source.config, source.make_store, gpu, setting)
 
 
 def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
-    """What loading a model of this config as `dtype` means on this device."""
+    """How a model of this config is loaded as `dtype` on this device."""
     if dtype == "auto":
         dtype = profile_of(io.handheld).dtype
     form, kv_dtype = storage_of(dtype)
     if form in ("q4", "q8") and quantization(config) is not None:
-        form = "stored"  # whoever quantised it left some layers plain on purpose
+        form = "stored"  # layers that a quantised checkpoint left plain were left so on purpose
     return Setting(form, kv_dtype, context)
 
 

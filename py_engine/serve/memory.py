@@ -1,4 +1,5 @@
-"""What a load takes, found by loading onto a GPU that only counts; and the refusal of one that would not fit."""
+"""How much GPU memory a load takes, found by loading onto a GPU that only counts; and the error for one that is too
+large."""
 
 from __future__ import annotations
 
@@ -21,28 +22,28 @@ from py_engine.weights.store import StorageForm, WeightStore
 
 @dataclass(frozen=True)
 class Taken:
-    """What the other models of a device hold at most, GPU bytes by name, within `budget` for all (None: any)."""
+    """The most GPU bytes that the other models of a device take, by name, and the `budget` for all (None: no limit)."""
 
     budget: int | None
     models: Sequence[tuple[str, int]] = ()
 
     @property
     def left(self) -> int | None:
-        """Bytes for one more model."""
+        """Bytes that are left for one more model; None: no limit."""
         return None if self.budget is None else self.budget - sum(n for _, n in self.models)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {mb(nbytes)}" for name, nbytes in self.models)
 
 
-# What others hold once room was made, where that was asked for, for so many bytes.
+# What the other models take, after room was made for so many bytes where the load asks for it.
 MakeRoom = Callable[[int], Awaitable[Taken]]
 MakeStore = Callable[[Gpu, StorageForm], WeightStore]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model would be loaded. `context`: tokens, None: the engine's choice."""
+    """How a model would be loaded. `context`: tokens; None: the engine chooses."""
 
     form: StorageForm
     kv_dtype: KvDtype
@@ -51,11 +52,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Estimate:
-    """GPU bytes of a model whose text has filled the context, exactly those that `info()["memory"]` then gives.
+    """GPU bytes of a model whose text fills the context: exactly what `info()["memory"]` then says.
 
-    `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at a
-    time, the loader's staging buffer and both KV caches of its last growth included. `loaded_bytes`: in all after the
-    load, with the smallest KV cache. `context`: tokens they are for.
+    `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at any time, with
+    the loader's staging buffer, and with both KV caches while the last growth copies. `loaded_bytes`: the total after
+    the load, with the smallest KV cache. `context`: tokens that all this is for.
     """
 
     context: int
@@ -66,11 +67,11 @@ class Estimate:
 
     @property
     def total_bytes(self) -> int:
-        """Once the context is full."""
+        """The sum of all kinds."""
         return sum(self.by_kind.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json` and the worker."""
+        """The numbers as a dict, for `--json` and the worker."""
         return {
             "context": self.context,
             **self.by_kind,
@@ -86,10 +87,10 @@ class Estimate:
 
 
 async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting) -> Estimate:
-    """What loading takes on a device like `gpu`. Allocates nothing there.
+    """What a load takes on a device like `gpu`. Allocates nothing there.
 
-    Raises ModelError for a checkpoint that does not fit its config, InputError for a context beyond the model's,
-    OutOfMemoryError for a buffer above the device's limits: all that a load finds out before its first byte.
+    Raises the errors that a load finds before its first byte: ModelError for a checkpoint that does not fit its config,
+    InputError for a context beyond the model's, OutOfMemoryError for a buffer above the device's limits.
     """
     paper = CountingGpu.like(gpu)
     kernels = Kernels(paper)
@@ -120,9 +121,9 @@ async def require_room(
     setting: Setting,
     make_room: MakeRoom,
 ) -> Estimate:
-    """The estimate, if it is within the budget, beside the other models, and the device's limits.
+    """The estimate, if the model fits beside the other models into the budget and the device's limits.
 
-    Raises MemoryBudgetError or OutOfMemoryError with the numbers and with what would fit; else as `estimate`.
+    Raises MemoryBudgetError or OutOfMemoryError that give the numbers and say what would fit, and errors of `estimate`.
     """
     try:
         found = await estimate(config, make_store, gpu, setting)
@@ -151,7 +152,7 @@ async def require_room(
 async def _advice(
     config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting, budget: int | None
 ) -> str:
-    """Which smaller context, and which context with 4-bit weights (of a plain checkpoint), would fit."""
+    """A sentence on what would fit: a smaller context, or 4-bit weights of a plain checkpoint with some context."""
     asked = setting.context or DEFAULT_CONTEXT
     smaller = [1 << n for n in range((asked - 1).bit_length() - 1, 7, -1)]
     choices = [(setting, "", smaller)]
@@ -181,7 +182,7 @@ async def _largest(
     contexts: Sequence[int],
     budget: int | None,
 ) -> Estimate | None:
-    """Of the first of these falling contexts that fits; what is beyond the model's or the device's limits does not."""
+    """The estimate for the first of `contexts`, which fall, that fits the budget and the limits of model and device."""
     best: Estimate | None = None
     low, high = 0, len(contexts)
     while low < high:
@@ -200,5 +201,5 @@ async def _largest(
 
 
 def mb(nbytes: int) -> str:
-    """Decimal megabytes, rounded up: a number that fits, shown as one, must fit."""
+    """Decimal megabytes, rounded up: the number that is shown is enough."""
     return f"{-(-nbytes // 10**6):,} MB"

@@ -1,5 +1,8 @@
-"""A method for each task, of Engine and of SyncEngine. The tasks that come with the engine have theirs written out,
-for type checkers; those of further files in tasks/ get it here, with the signature and the help of their request."""
+"""A method of Engine and SyncEngine for each task.
+
+The tasks that come with the engine have their methods written out, for type checkers. Tasks in other files of tasks/
+get theirs here, with the signature and the help of their request.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from py_engine.tasks.task import Task
 
 
 def add_methods(front: type[Any]) -> None:
-    """Give a class that has `ask` a method for each task whose name it has not yet."""
+    """Add a method for each task to a class that has `ask`, unless it has one of that name."""
     for name, task in tasks().items():
         if not hasattr(front, name):
             setattr(front, name, _method(front, task))

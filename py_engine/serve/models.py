@@ -1,4 +1,4 @@
-"""The models of one page by name, on one device, which is open as long as there are any."""
+"""The models of one page by name, on one device that is open as long as there are any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNNAMED = ""  # what a page with one model loads
 
 
 class Models:
-    """At most one model a name. Loads and unloads take turns by their caller's care."""
+    """At most one model for each name. The caller sees that loads and unloads take turns."""
 
     def __init__(self, on_device: Callable[[DeviceEvent], object]) -> None:
         self._on_device = on_device
@@ -22,8 +22,8 @@ class Models:
         self._engines: dict[str, Engine] = {}
 
     async def load(self, name: str, repo: str, **options: Any) -> Engine:
-        """Load `repo` by this name, in the place of what has it, which goes when the new one's weights come. Options,
-        and what is raised, as for Device.load."""
+        """Load `repo` by this name. A model that has the name is closed just before the new weights come. Options and
+        errors as for Device.load."""
 
         async def gone() -> None:
             self._engines.pop(name, None)
@@ -40,7 +40,7 @@ class Models:
         return engine
 
     def find(self, name: str | None) -> Engine:
-        """The model of this name; None: the unnamed one, or else the only one. Raises InputError."""
+        """The model of this name; None: the unnamed one, or the only one. Raises InputError when there is none."""
         engine = self.get(name)
         if engine is not None:
             return engine
@@ -52,18 +52,18 @@ class Models:
         raise InputError(f"no model is loaded as {name!r}. There are: {names}")
 
     def get(self, name: str | None) -> Engine | None:
-        """As `find`, or None."""
+        """The model that `find` gives, or None when there is none."""
         if name is not None:
             return self._engines.get(name)
         only = [*self._engines.values()]
         return self._engines.get(UNNAMED) or (only[0] if len(only) == 1 else None)
 
     def has(self, engine: Engine) -> bool:
-        """Whether it is still in use."""
+        """Whether this engine is still loaded here."""
         return engine in self._engines.values()
 
     async def unload(self, name: str | None) -> None:
-        """Free the model of this name, None as for `find`, and the device with the last one. An absent one is no
+        """Free the model of this name (None as for `find`), and with the last model the device. An absent one is no
         error."""
         engine = self.get(name)
         for known, other in [*self._engines.items()]:
@@ -74,7 +74,7 @@ class Models:
         await self._close_if_empty()
 
     def info(self) -> list[dict[str, Any]]:
-        """Of each model: `name`, `model` (its address), `status`, `most_bytes` (of GPU memory)."""
+        """For each model its `name`, and `model`, `status` and `most_bytes` (Life.summary)."""
         return [{"name": name, **engine.summary()} for name, engine in self._engines.items()]
 
     async def _close_if_empty(self) -> None:

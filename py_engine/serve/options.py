@@ -1,4 +1,4 @@
-"""How a model is loaded: the options, checked, and what a load tells of its progress."""
+"""How a model is loaded: the options and their checks, and the progress that a load reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from py_engine.inputs.tokenizer import require_text
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.weights.store import StorageForm
 
-MOST_CONTEXT = 1 << 31  # tokens that may be asked for; the model says how many it takes
+MOST_CONTEXT = (
+    1 << 31
+)  # the most tokens that an option may ask for; the model itself may take fewer
 
 # dtype -> how plain matrices are kept, dtype of the KV cache
 _STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
@@ -31,8 +33,8 @@ DTYPES = tuple(_STORAGE)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a load is. Bytes in `loaded` and `total` when the phase is "weights", else 0. A "note" is no phase: its
-    message tells what is out of the ordinary (damage found, nothing can be kept, another tab is waited for, a model
+    """How far a load is. `loaded` and `total`: bytes when the phase is "weights", else 0. A "note" is no phase: its
+    message says something unusual (damage was found, nothing can be stored, another tab is waited for, a model was
     unloaded to make room)."""
 
     phase: Literal["config", "weights", "kernels", "ready", "note"]
@@ -59,7 +61,7 @@ class LoadOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> LoadOptions:
-        """The options by name, checked. Raises InputError, also for a name that is none."""
+        """The options by name, checked. Raises InputError, also for an unknown name."""
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:
@@ -88,12 +90,12 @@ DEFAULTS = LoadOptions()
 
 
 def storage_of(dtype: str) -> tuple[StorageForm, KvDtype]:
-    """How plain matrices and the KV cache are kept."""
+    """For a dtype: the form of plain matrices, and the dtype of the KV cache."""
     return _STORAGE[dtype]
 
 
 def check_place(model: object, gpu: object, io: object, host: object) -> None:
-    """What `load` and `estimate` are told of where a model is and where it goes. Raises InputError."""
+    """Check the arguments that say where a model is and where it goes. Raises InputError."""
     if not isinstance(model, str) or not model:
         raise InputError(
             f"model={shown(model)}: give a folder, a hub's ORGANISATION/NAME or random:PRESET as a str"

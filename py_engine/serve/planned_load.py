@@ -1,4 +1,4 @@
-"""A load that a device is asked for: the model and its options, now and after each loss of the GPU."""
+"""A load: the model and its options, for the first time and for each time after a loss of the GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PlannedLoad:
-    """A model and how it is loaded, now and after each loss of its device."""
+    """A model and how it is loaded. `make_room`, `replacing`: as Device.load has them."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class PlannedLoad:
         self.budget = options.memory_budget
 
     async def on(self, gpu: Gpu, kernels: Kernels, abort: Abort) -> Loaded:
-        """See LoadOn."""
+        """Load the model onto a GPU, with the kernels of that device. Errors as for Engine.load."""
         options = self.options
         with (
             opened_io(self.io) as io,
@@ -59,13 +59,15 @@ class PlannedLoad:
                 self.address, gpu, io, options, kernels=kernels, make_room=self._room,
                 tell=self._tell, abort=abort, before_weights=self._place_is_free,
             )  # fmt: skip
-        self.address = loaded.pinned  # whatever its branch comes to be meanwhile
+        self.address = (
+            loaded.pinned
+        )  # a later load takes the same commit, wherever the branch points then
         return loaded
 
     async def _room(self, needed: int) -> Taken:
         if self._first:
             return await self._device.make_room(self, needed)
-        return Taken(self.budget)  # it was beside the others before
+        return Taken(self.budget)  # it has fitted beside the others before
 
     async def _place_is_free(self) -> None:
         before, self._before_weights = self._before_weights, None
@@ -76,14 +78,14 @@ class PlannedLoad:
             await replaced.close()
 
     def note(self, message: str) -> None:
-        """Tell on_progress."""
+        """Report a note to on_progress."""
         self._tell(Progress("note", message=message))
 
     def done(self) -> None:
-        """The model is in use: from now on it is only loaded again."""
+        """Note that the model is in use: later loads only bring it back."""
         self._first = self.make_room = False
 
 
 def opened_io(io: Io | None) -> AbstractContextManager[Io]:
-    """The caller's, or one that is closed at the end of the block."""
+    """The caller's Io, or a new one that is closed at the end of the block."""
     return closing(open_io()) if io is None else nullcontext(io)

@@ -1,4 +1,4 @@
-"""How far a load is, for people: a bar on a terminal and in a notebook, lines elsewhere if they are asked for."""
+"""Shows how far a load is: a bar on a terminal and in a notebook, elsewhere lines if they are wanted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import TextIO
 from py_engine.serve.options import Progress
 
 _DRAW_S = 0.1  # between two drawings of the bar
-_RATE_S = 8.0  # the rate is that of the last seconds
-_GUESS_S = 1.5  # no time left before this much was seen
+_RATE_S = 8.0  # the rate shown is that of so many last seconds
+_GUESS_S = 1.5  # the time left is shown only after so many seconds
 _BAR = 20  # characters
-_COLUMNS = 100  # of a notebook
+_COLUMNS = 100  # width of a line in a notebook
 
 Tell = Callable[[Progress], object]
 
@@ -38,8 +38,9 @@ def on_terminal(out: TextIO | None) -> bool:
 
 @contextmanager
 def showing(name: str, on_progress: Tell | None, progress: bool | None) -> Iterator[Tell]:
-    """What to tell of the load of `name`. It goes to `on_progress`; and to stderr if `progress` is True, or None on a
-    terminal or in a notebook without `on_progress`."""
+    """Gives a function to call with the progress of loading `name`. It passes the progress to `on_progress`, and shows
+    it on stderr if `progress` is True, or if it is None, there is no `on_progress`, and stderr is a terminal or a
+    notebook."""
     bar = on_terminal(sys.stderr) or in_notebook()
     printed = bar and on_progress is None if progress is None else progress
     if not printed or sys.stderr is None:
@@ -59,17 +60,17 @@ def showing(name: str, on_progress: Tell | None, progress: bool | None) -> Itera
 
 
 class Bar:
-    """One line of a terminal, written over and over: a bar, bytes, bytes a second, time left."""
+    """One line of a terminal that is overwritten again and again: a bar, bytes, bytes a second, time left."""
 
     def __init__(self, out: TextIO, now: Callable[[], float] = monotonic) -> None:
         self._out = out
         self._now = now
         self._points: deque[tuple[float, int]] = deque()
-        self._width = 0  # of what stands in the line
+        self._width = 0  # of the text in the line
         self._drawn = -_DRAW_S
 
     def update(self, label: str, done: int, total: int) -> None:
-        """`done` of `total` bytes. Draws ten times a second, and the end."""
+        """Show `done` of `total` bytes. Draws at most ten times a second, and always at the end."""
         now, points = self._now(), self._points
         if points and done < points[-1][1]:
             points.clear()
@@ -94,18 +95,18 @@ class Bar:
         return _end_of(label, _columns() - len(text)) + text
 
     def show(self, text: str) -> None:
-        """Put `text` in the place of the line."""
+        """Overwrite the line with `text`."""
         text = text[: _columns()]
         self._write("\r" + text.ljust(self._width))
         self._width = len(text)
 
     def note(self, text: str) -> None:
-        """A line of its own above the bar."""
+        """Write a line of its own above the bar."""
         self.clear()
         self._write(text + "\n")
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._width:
             self._write("\r" + " " * self._width + "\r")
             self._width = 0
@@ -117,7 +118,7 @@ class Bar:
 
 
 class LoadBar:
-    """The events of a load as one line, and at its end what was loaded."""
+    """Shows a load as one line, and at its end what was loaded."""
 
     def __init__(self, name: str, out: TextIO) -> None:
         self._name = name
@@ -141,19 +142,19 @@ class LoadBar:
             self._bar.show(f"{self._name}: {event.message}")
 
     def close(self) -> None:
-        """The load ended, well or not."""
+        """Erase the bar, whether the load went well or not."""
         self._bar.clear()
 
 
 class LoadLines:
-    """The events of a load as lines, the weights in steps of ten percent: for files and pipes."""
+    """Shows a load as lines, the weights in steps of ten percent: for files and pipes."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._said = ""
 
     def tell(self, event: Progress) -> None:
-        """Say it, unless it was just said."""
+        """Print where the load is, unless the last line says the same."""
         line = event.message
         if event.phase == "weights":
             done = 100 * event.loaded // max(event.total, 1)
@@ -163,16 +164,16 @@ class LoadLines:
             print(line, file=self._out, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: no line is left open."""
 
 
 def _columns() -> int:
-    """That a line may take: one that fills the last one would begin another line."""
+    """The most characters of a line. One less than the width: a full line would begin another one."""
     return shutil.get_terminal_size((_COLUMNS, 24)).columns - 1
 
 
 def _end_of(label: str, room: int) -> str:
-    """The label, of one that is too long the end: names of models and files differ there."""
+    """The label, or the end of one that is too long, since names of models and files differ there."""
     return label if len(label) <= room else "..." + label[-max(room - 3, 1) :]
 
 
@@ -187,7 +188,7 @@ def amount(done: int, total: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Coarse, since it is a guess: `40 s`, `3 min`, `1.5 h`."""
+    """A coarse time, since it is a guess: `40 s`, `3 min`, `1.5 h`."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"

@@ -1,36 +1,37 @@
 """The worker's messages: the whole wire format between a page and the engine's worker, written once.
 
-A message is a plain object. To the worker it has a `type` and an `id` that the page chose (a string or a number); every
-answer carries the same `id` and a `status`. A class below is a kind of message to the worker, its fields are the
-object's other keys; those from the worker are in serve/answers.py. serve/wire.py reads and writes them.
+A message is a plain object. A message to the worker has a `type`, and an `id` that the page chose (a string or a
+number). Every answer carries the same `id` and a `status`. Each class below is a kind of message to the worker; its
+fields are the other keys of the object. Messages from the worker are in serve/answers.py. serve/wire.py reads and
+writes them.
 
-    load          -> loading*, progress*, note*, then ready | error. The model before is unloaded when all but the
-                     weights of the new one was found right: a load that fails or ends earlier leaves it in use
-    TASK          -> events*, then complete | error: the name of a file in tasks/ (chat, complete, ...) with the fields
-                     of its request beside type and id; queued, first come first served
+    load          -> loading*, progress*, note*, then ready | error. The previous model is unloaded once everything but
+                     the weights of the new one was found right. A load that fails or ends earlier leaves it in use
+    TASK          -> events*, then complete | error. The type is the name of a task (chat, complete, ...); the fields
+                     of its request stand beside type and id. Tasks are queued, first come first served
     generate      -> as chat with `messages`, as complete with a `prompt`; their other fields stand in `options`
-    interrupt     -> no answer of its own: the load, task, bench or diagnose with that id ends, wherever it
-                     waits: text with complete and finish_reason "abort", the others with error AbortError
+    interrupt     -> no answer of its own. The load, task, bench or diagnose with that id ends, even while it waits:
+                     text with complete and finish_reason "abort", the others with error AbortError
     diagnose      -> row*, then result | error
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
     session_restore, session_delete -> result | error
 
-Chat and complete tell dropped?, token* and complete as tasks/text.py has them.
+Chat and complete answer with dropped?, token* and complete (tasks/text.py).
 
-Every message is answered: what is none, what has an id that is still being answered, and a field that is unknown
-or of the wrong type with an error (InputError), under the message's id where it has one.
+Every message is answered. The answer is an error (InputError), under the message's id where it has one, to something
+that is no message, to an id that is still being answered, and to a field that is unknown or of the wrong type.
 
-A page that asks one thing at a time may leave `id` out: then the answers have none, their keys are there in camel case
-too (numTokens beside num_tokens), such messages are answered one after another, and an interrupt without id ends all
-of them that are not answered yet. Keys of options may be in camel case in any message.
+A page that asks one thing at a time may leave `id` out. Then the answers have no id either, and their keys come in
+camel case too (numTokens beside num_tokens). Such messages are answered one after another, and an interrupt without id
+ends all that are not answered yet. Keys of options may be in camel case in any message.
 
-Without being asked the worker says booting*, then booted (or error with id null, when it cannot start), then crashed,
-if an earlier run ended in the middle of something, to a page that has named this one; calibrated, device and log may
-come at any time. When Python itself ends (its stack or its memory is used up) it says died, and answers nothing any
-more: a page starts another worker. By `env` the page tells JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that
-it closed itself, with commas between), JERBOA_UNSEEN (those that it last saw hidden) and JERBOA_HIDDEN ("1" while it
-is).
-`files` and `env` are kept by public/worker.mjs itself, where File objects are at home.
+The worker says some things unasked: booting*, then booted, or error with id null when it cannot start; then crashed, if
+an earlier run ended in the middle of its work and the page has named this run. Messages calibrated, device and log may
+come at any time. When Python itself ends (its stack or memory is used up), died comes, and no answer after it: the page
+starts another worker. With `env` the page sets JERBOA_RUN (its name for this run), JERBOA_LEFT (runs that it closed
+itself, separated by commas), JERBOA_UNSEEN (runs that were hidden when it last saw them) and JERBOA_HIDDEN ("1" while
+the page is hidden).
+public/worker.mjs handles `files` and `env` itself, since File objects live in JavaScript.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from py_engine.tasks.task import Request
 
 
 class NoId(Enum):
-    """In the place of an id that was left out."""
+    """Stands for an id that was left out."""
 
     NO_ID = "no id"
 
@@ -54,26 +55,25 @@ MessageId = str | int | NoId
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded; absent keys take the engine's defaults."""
+    """How a model is loaded. Absent keys take the engine's defaults."""
 
     dtype: str | None = None  # "auto", "f32", "f16", "q8" or "q4"
     context: int | None = None  # tokens
-    memory_budget: int | None = None  # GPU bytes at most; absent: on phones and tablets 1.2 GB
-    group: int | None = None  # dispatches a command buffer; absent: everything in one
-    tune: bool | None = (
-        None  # true: measure kernels' forms on this device; false: nor use what was measured
-    )
+    memory_budget: int | None = None  # the most GPU bytes; absent: 1.2 GB on phones and tablets
+    group: int | None = None  # dispatches in a command buffer; absent: all in one
+    # true: measure the forms of kernels on this device; absent: use what was measured before; false: do not.
+    tune: bool | None = None
     self_check: bool | None = None  # absent: on all but software adapters
-    make_room: bool | None = (
-        None  # true: unload idle models where this one would not fit beside them
-    )
-    passes: int | None = None  # compute passes a command buffer; without `group` a dispatch each
-    proven: dict[str, Any] | None = None  # of Calibrated messages: {key: {"group", "passes"}}
+    # true: unload idle models where this one would not fit beside them.
+    make_room: bool | None = None
+    # Compute passes in a command buffer. Without `group`, each pass holds one dispatch.
+    passes: int | None = None
+    proven: dict[str, Any] | None = None  # from Calibrated messages: {key: {"group", "passes"}}
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How an answer is sampled; absent keys take the model's generation_config, then the engine's defaults."""
+    """How an answer is sampled. Absent keys take the model's generation_config, then the engine's defaults."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -85,22 +85,23 @@ class GenerateOptions:
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = None
-    enable_thinking: bool | None = None  # absent: the template's own choice; of a chat, as `tools`
+    enable_thinking: bool | None = (
+        None  # for chats only, like `tools`; absent: the template chooses
+    )
     tools: list[dict[str, Any]] | None = None  # {"type": "function", "function": {...}} each
 
 
 @dataclass(frozen=True)
 class Load:
     """Load a model: a hub id with optional "@revision", "files:NAME" of an earlier `files`, or "random:PRESET". It
-    takes the place of the model with the same name, and stays beside those with others."""
+    replaces the model of the same name; models of other names stay."""
 
     type: ClassVar[str] = "load"
     id: MessageId
     repo: str
     options: LoadOptions = field(default_factory=LoadOptions)
-    model: str | None = (
-        None  # the name that other messages call it by; absent: the one model of a page
-    )
+    # The name by which other messages call it; absent: the one model of a page.
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class Unload:
-    """Free the model; result: null."""
+    """Free the model. Result: null."""
 
     type: ClassVar[str] = "unload"
     id: MessageId
@@ -144,8 +145,8 @@ class Unload:
 
 @dataclass(frozen=True)
 class CountTokens:
-    """Tokens of a chat as its template lays it out, or of a text; result: a number. `tools` and `enable_thinking` as in
-    the options of generate."""
+    """Count the tokens of a chat as the template lays it out, or of a text. Result: a number. `tools` and
+    `enable_thinking` as in the options of generate."""
 
     type: ClassVar[str] = "count_tokens"
     id: MessageId
@@ -158,8 +159,8 @@ class CountTokens:
 
 @dataclass(frozen=True)
 class Info:
-    """Result: the object of `ready`, or null when there is no such model; with `models`, [{name, model, status,
-    most_bytes}], where any is loaded by a name."""
+    """What a model says of itself. Result: the object of `ready`, or null when there is no such model. Where models are
+    loaded by names, it also has `models`, [{name, model, status, most_bytes}]."""
 
     type: ClassVar[str] = "info"
     id: MessageId
@@ -168,7 +169,8 @@ class Info:
 
 @dataclass(frozen=True)
 class Files:
-    """A folder that was picked or dropped, as File objects; afterwards "files:NAME" can be loaded. Result: how many."""
+    """A folder that was picked or dropped, as File objects. Afterwards "files:NAME" can be loaded. Result: the number
+    of files."""
 
     type: ClassVar[str] = "files"
     id: MessageId
@@ -187,8 +189,8 @@ class Env:
 
 @dataclass(frozen=True)
 class CacheList:
-    """Which models are kept on this device. Result: {kind, nbytes, models: [{model, commit, refs, nbytes, complete,
-    used}]} (kept/inventory.py)."""
+    """List the models that are stored on this device. Result: {kind, nbytes, models: [{model, commit, refs, nbytes,
+    complete, used}]} (kept/inventory.py)."""
 
     type: ClassVar[str] = "cache_list"
     id: MessageId
@@ -197,7 +199,7 @@ class CacheList:
 @dataclass(frozen=True)
 class CacheDelete:
     """Delete `model` ("org/name" or "org/name@revision") from this device; absent: all. Result: {nbytes, models,
-    busy}: bytes given back, what is gone, what is being loaded and stayed."""
+    busy}: bytes that were freed, models that were deleted, models that stayed since they are being loaded."""
 
     type: ClassVar[str] = "cache_delete"
     id: MessageId
@@ -206,7 +208,7 @@ class CacheDelete:
 
 @dataclass(frozen=True)
 class SessionList:
-    """The sessions saved on this device. Result: [{name, model, tokens, nbytes, saved_at}], the newest first."""
+    """List the sessions saved on this device. Result: [{name, model, tokens, nbytes, saved_at}], the newest first."""
 
     type: ClassVar[str] = "session_list"
     id: MessageId
@@ -214,7 +216,7 @@ class SessionList:
 
 @dataclass(frozen=True)
 class SessionSave:
-    """Keep what the model has seen, in the place of an older session of that name. Result: as one of the list."""
+    """Save what the model has seen, replacing an older session of that name. Result: an entry of the list."""
 
     type: ClassVar[str] = "session_save"
     id: MessageId
@@ -224,7 +226,7 @@ class SessionSave:
 
 @dataclass(frozen=True)
 class SessionRestore:
-    """Bring a session back into the model that it was saved from. Result: as one of the list."""
+    """Bring a session back into the model that it was saved from. Result: an entry of the list."""
 
     type: ClassVar[str] = "session_restore"
     id: MessageId
@@ -254,14 +256,14 @@ class Bench:
     options: LoadOptions = field(default_factory=LoadOptions)
     probe: bool = False  # also the device's memory bandwidth
     profile: bool = False  # also the time of each kernel
-    load: bool = False  # instead: how long its kept weights take to load (py_engine/diagnostics/load_bench.py)
+    load: bool = False  # measure instead how long its stored weights take to load (diagnostics/load_bench.py)
     sampling: GenerateOptions = field(default_factory=GenerateOptions)  # absent: greedy
 
 
 @dataclass(frozen=True)
 class Diagnose:
-    """Test how this device runs dispatches (py_engine/diagnostics/dispatch_tests.py); no model is wanted. Rows come as
-    they are found; result: {"points", "wrong", "skipped"}."""
+    """Test how this device runs dispatches (py_engine/diagnostics/dispatch_tests.py). No model is needed. Rows come as
+    they are measured. Result: {"points", "wrong", "skipped"}."""
 
     type: ClassVar[str] = "diagnose"
     id: MessageId
@@ -271,7 +273,7 @@ class Diagnose:
 
 @dataclass(frozen=True)
 class Filed:
-    """The last "begin" row of this diagnose is kept where it outlives the tab: what it announces may be tried."""
+    """The page has stored the last "begin" row of this diagnose where it outlives the tab: the test may start."""
 
     type: ClassVar[str] = "filed"
     id: MessageId

@@ -1,4 +1,4 @@
-"""What is counted and told when a GPU device is lost, and how another one is opened (serve/device.py)."""
+"""Losses of a GPU device: how they are counted and reported, and how another device is opened (serve/device.py)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ During = Literal["load", "prefill", "decode", "idle"]
 
 MOST_LOSSES = DESKTOP.losses
 MOST_LOSSES_HANDHELD = HANDHELD.losses
-CALM_S = 60.0  # a device that was idle for so long has borne its models: its loss begins a new row
-_OPENINGS = 4  # of an adapter that does not answer; each asks for two seconds by itself
+# A device that was idle for so long works with its models: a later loss is counted from one again.
+CALM_S = 60.0
+_OPENINGS = 4  # attempts to open a device; each waits for two seconds by itself
 _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
 class DeviceEvent:
-    """A GPU device was lost, and what became of that. Told once a loss, however many models were on the device.
+    """A GPU device was lost, or what came of it. Reported once for each loss, however many models were on the device.
 
-    state: "lost" (`message` is the host's reason): the model is being loaded onto another device; "recovered": it is
-    there, and what was interrupted goes on; "failed": it could not be (`message`: why), and the next call tries again.
-    during: what was interrupted. losses: how many devices this load or answer, or an idle engine in a row, has lost.
-    The model is the one that noticed; others of the device follow it by themselves.
+    state: "lost" (`message`: the host's reason): the model is being loaded onto another device. "recovered": it is
+    there, and the interrupted work goes on. "failed": it could not be loaded (`message`: why); the next call tries
+    again.
+    during: what was interrupted. losses: how many devices were lost in this load or answer, or in a row while idle.
+    These are of the model that noticed the loss; the other models of the device follow by themselves.
     """
 
     state: Literal["lost", "recovered", "failed"]
@@ -39,30 +41,31 @@ class DeviceEvent:
 
 
 class Losses:
-    """Of one model: how many devices the present load or answer has lost. `most` are borne."""
+    """Counts the devices that one model has lost in the present load or answer. More than `most` are an error."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.count = 0
-        self.during: During | None = None  # it told of a loss, and owes the word of what came of it
+        # What was interrupted, between the report of a loss and the report of what came of it.
+        self.during: During | None = None
         self._placed_at = monotonic()  # when the model came onto its device
 
     def begin(self) -> None:
-        """Something new is asked for: losses are counted anew."""
+        """Count anew, for a new load or answer."""
         self.count = 0
         self.during = None
 
     def begin_if_calm(self) -> None:
-        """Nothing is asked for: losses are counted anew if the model was borne for a while."""
+        """Count anew if the model was on its device for a while. For losses while idle."""
         if monotonic() - self._placed_at > CALM_S:
             self.begin()
 
     def placed(self) -> None:
-        """The model is on a device."""
+        """Note that the model is on a device now."""
         self._placed_at = monotonic()
 
     def check(self) -> None:
-        """Raise DeviceLostError after too many."""
+        """Raise DeviceLostError after too many losses."""
         if self.count > self.most:
             raise DeviceLostError(
                 f"the GPU was lost {self.count} times in a row. Choose a smaller model, context or dtype, and "
@@ -71,7 +74,7 @@ class Losses:
 
 
 async def reopen(open_device: Callable[[], Awaitable[Gpu]], abort: Abort) -> Gpu:
-    """A device after a loss: the driver may need a while until it gives one. Raises NoAdapterError, AbortError."""
+    """Open a device after a loss. The driver may need a while until there is one. Raises NoAdapterError, AbortError."""
     for _ in range(_OPENINGS):
         abort.check()
         try:

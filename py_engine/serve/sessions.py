@@ -2,11 +2,11 @@
 
 A session is a folder of the store "sessions":
 
-    NAME/session.json   tokens, places, the key, and a sha256 of all that; written last, so that it makes the session
-    NAME/HEX.bin        KV rows of the tokens, the recurrent state if it is theirs, snapshots: see `_spans`
+    NAME/session.json   tokens, snapshots, the key, and a sha256 of all that; written last: with it the session exists
+    NAME/HEX.bin        KV rows of the tokens, the recurrent state if it is that of the tokens, snapshots (`_spans`)
 
-It goes back only into what it came from, down to the kernels: another model, revision, dtype, device, host or version
-would go on from it with other numbers, or with nonsense.
+A session goes back only into what it came from, down to the kernels. Another model, revision, dtype, device, host or
+version would go on from it with slightly different numbers, or with nonsense.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from py_engine.inputs.content_ids import MOST_NEGATIVE
 from py_engine.tasks.loaded import Loaded
 from py_engine.version import VERSION
 
-LAYOUT = 1  # of the files; a change here leaves old sessions unreadable
+LAYOUT = 1  # version of the file format; sessions of another one cannot be read
 MAX_NAME = 80
 HEADER = "session.json"
-_SAMPLES, _SAMPLE_BYTES = 16, 256  # of each weight buffer, for the key
+# Samples that are taken of each weight buffer for the key, and the bytes of one.
+_SAMPLES, _SAMPLE_BYTES = 16, 256
 
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -55,7 +56,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """A saved session. `tokens`: how many the model has seen in it; `saved_at`: seconds since 1970."""
+    """A saved session. `tokens`: how many tokens the model has seen; `saved_at`: seconds since 1970."""
 
     name: str
     model: str
@@ -65,7 +66,8 @@ class SessionInfo:
 
 
 class Sessions:
-    """The sessions of this device, and what a loaded model saves and restores. The caller keeps the model still."""
+    """The sessions on this device, saved and restored by a loaded model. The caller sees that nothing else runs on
+    it."""
 
     def __init__(self, gpu: Gpu, loaded: Loaded) -> None:
         self._gpu = gpu
@@ -74,7 +76,8 @@ class Sessions:
         self._key: dict[str, Any] | None = None
 
     async def save(self, name: str) -> SessionInfo:
-        """Keep the present state under `name`, in the place of an older one. Raises InputError, StorageError."""
+        """Save the present state as `name`, replacing an older session of that name. Raises InputError,
+        StorageError."""
         folder = _folder(name)
         decoder, key = self._loaded.decoder, await self._identity()
         prefix = decoder.prefix
@@ -109,7 +112,7 @@ class Sessions:
         return _info(session)
 
     async def restore(self, name: str) -> SessionInfo:
-        """Bring a session back; all of it is checked before anything changes.
+        """Bring a session back. All of it is checked before anything changes.
 
         Raises SessionError when there is none, when it is damaged, or when it belongs to another model, revision,
         dtype, device, host or version; InputError, StorageError, OutOfMemoryError. The present state then stays.
@@ -155,7 +158,7 @@ class Sessions:
         return await self._io.open_store("sessions")
 
     async def _write(self, store: BlobStore, file: str, spans: Sequence[Span]) -> tuple[int, str]:
-        """Bytes and sha256 of what went into the file."""
+        """Write the spans to a file. Returns its bytes and its sha256."""
         with closing(self._io.sha256()) as hasher:
             async with Transfer(self._gpu, spans) as transfer:
                 for start, end in transfer.slices():
@@ -167,7 +170,7 @@ class Sessions:
             return transfer.nbytes, await hasher.hexdigest()
 
     async def _check(self, session: Mapping[str, Any]) -> None:
-        """Raises SessionError unless the session goes into this model as it is now."""
+        """Raise SessionError unless the session fits this model as it is now."""
         name, mine = session["name"], await self._identity()
         for field, here in mine.items():
             there = session["key"].get(field)
@@ -185,7 +188,7 @@ class Sessions:
             )
 
     async def _fill(self, store: BlobStore, session: Mapping[str, Any]) -> None:
-        """The bytes: checked, then moved to the GPU."""
+        """Check the bytes of a session, then move them to the GPU."""
         decoder, prefix = self._loaded.decoder, self._loaded.decoder.prefix
         ids, lengths = session["ids"], session["snapshots"]
         marks = {n: slot for slot, n in enumerate(lengths)}
@@ -212,7 +215,7 @@ class Sessions:
         prefix.adopt(list(ids), session["lives"], marks)
 
     async def _identity(self) -> dict[str, Any]:
-        """What a session belongs to."""
+        """What a session belongs to, by name: it fits only where all of this is equal."""
         if self._key is None:
             loaded, gpu = self._loaded, self._gpu
             decoder = loaded.decoder
@@ -227,7 +230,7 @@ class Sessions:
                 "host": gpu.info.host,
                 "device": {k: v for k, v in vars(gpu.info).items() if k != "host"},
                 "features": sorted(decoder.programs.features),
-                # Chosen forms and sizes change the order of sums: names and constants of all kernels in use.
+                # Names and constants of all kernels in use: chosen forms and sizes change the order of sums.
                 "kernels": _digest(
                     {
                         name: [call.kernel.label for call in plan.calls]
@@ -238,7 +241,7 @@ class Sessions:
         return self._key
 
     async def _weights(self) -> str:
-        """A sum over samples of every weight: other weights of the same shapes are another model."""
+        """A sha256 of samples of every weight: it tells models with the same shapes apart."""
         spans = []
         for buffer in self._loaded.store.buffers:
             step = max(buffer.nbytes // _SAMPLES, _SAMPLE_BYTES) // 4 * 4
@@ -307,7 +310,7 @@ async def _read_header(io: Io, store: BlobStore, folder: str, name: str) -> dict
 
 
 def _well_formed(session: Any, folder: str) -> bool:
-    """Whether the fields are of their types: the sum says only that nothing changed since somebody wrote it."""
+    """Whether every field has its type. The sha256 says only that nothing has changed since the file was written."""
     if not isinstance(session, dict) or any(
         not isinstance(session.get(field), kind) for field, kind in _FIELDS.items()
     ):

@@ -4,8 +4,8 @@
     for delta in model.chat([{"role": "user", "content": "Hello"}]):
         print(delta.text, end="", flush=True)
 
-An Engine runs on an event loop in a thread of its own, so these calls also work where a loop runs already. Ctrl-C ends
-the call that waits: a load is given up, a generation stopped.
+The Engine runs on an event loop in a thread of its own, so these calls also work where a loop is running already.
+Ctrl-C ends the call that waits: a load is given up, a generation is stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class LoadOptions(TypedDict, total=False):
-    """The options of Engine.load that make sense here."""
+    """The options of Engine.load that `load` also takes, beside its own."""
 
     host: str | None
     dtype: str
@@ -91,8 +91,11 @@ def load(
 
 
 class SyncEngine:
-    """A model on a GPU, as Engine, for callers that wait. Made by `load`; `close()`, the end of a `with` block or that
-    of the program gives every buffer back. Any thread may call it; calls take turns."""
+    """A model on a GPU, like Engine, for callers that wait. Made by `load`.
+
+    `close()`, the end of a `with` block, or the end of the program frees every buffer. Any thread may call it; calls
+    take turns.
+    """
 
     def __init__(self, engine: Engine, background: Background) -> None:
         self._engine = engine
@@ -115,11 +118,11 @@ class SyncEngine:
         )
 
     def complete(self, prompt: str, **options: Unpack[Options]) -> SyncGeneration:
-        """Go on with a plain text. As Engine.complete."""
+        """Continue a plain text. Arguments and errors as for Engine.complete."""
         return self._generate(lambda: self._engine.complete(prompt, **options))
 
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> SyncGeneration:
-        """Go on after token ids. As Engine.generate."""
+        """Continue after token ids. Arguments and errors as for Engine.generate."""
         return self._generate(lambda: self._engine.generate(ids, **options))
 
     def embed(
@@ -130,17 +133,17 @@ class SyncEngine:
         task: str | None = None,
         dimensions: int | None = None,
     ) -> SyncWork[Never, Embeddings]:
-        """A vector of unit length for each text. As Engine.embed."""
+        """A vector of unit length for each text. Arguments and errors as for Engine.embed."""
         return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
 
     def ask(self, request: Request[Work[Event, Answer]]) -> SyncWork[Event, Answer]:
-        """Do what a request of a task asks for. As Engine.ask."""
+        """Do what a request asks for. Arguments and errors as for Engine.ask."""
         work = self._call(lambda: self._engine.ask(request))
         return SyncWork(self, self._background, work)
 
     @property
     def tasks(self) -> list[str]:
-        """Names of what this model can do. As Engine.tasks."""
+        """Names of the tasks that this model can do. Each is a method, too."""
         return self._engine.tasks
 
     def _generate(self, start: Callable[[], Generation]) -> SyncGeneration:
@@ -154,13 +157,13 @@ class SyncEngine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
     ) -> int:
-        """Tokens of a text or a conversation. As Engine.count_tokens."""
+        """Number of tokens of a text or a conversation. Arguments and errors as for Engine.count_tokens."""
         return self._call(
             lambda: self._engine.count_tokens(content, tools=tools, enable_thinking=enable_thinking)
         )
 
     def logits(self, ids: Sequence[int]) -> memoryview[float]:
-        """Logits after the last id: float32, shape [vocab]."""
+        """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads."""
         return self._wait(self._engine.logits(ids))
 
     @property
@@ -173,7 +176,7 @@ class SyncEngine:
     def estimate(
         model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
     ) -> Estimate:
-        """GPU bytes by kind that `load` with these arguments would take. As Engine.estimate."""
+        """GPU bytes by kind that `load` with these arguments would take. Errors as for Engine.estimate."""
         background = Background()
         try:
             return background.wait(Engine.estimate(model, host=host, dtype=dtype, context=context))
@@ -181,23 +184,23 @@ class SyncEngine:
             background.close()
 
     def save_session(self, name: str) -> SessionInfo:
-        """Keep what the model has seen on this device. As Engine.save_session."""
+        """Save what the model has seen on this device. Errors as for Engine.save_session."""
         return self._wait(self._engine.save_session(name))
 
     def restore_session(self, name: str) -> SessionInfo:
-        """Bring a session back. As Engine.restore_session."""
+        """Bring a saved session back. Errors as for Engine.restore_session."""
         return self._wait(self._engine.restore_session(name))
 
     def list_sessions(self) -> list[SessionInfo]:
-        """What is saved on this device, the newest first."""
+        """The sessions that are saved on this device, the newest first. Raises StorageError."""
         return self._wait(self._engine.list_sessions())
 
     def delete_session(self, name: str) -> None:
-        """Remove a saved session; an absent one is no error."""
+        """Delete a saved session; an absent one is no error. Raises InputError, StorageError."""
         self._wait(self._engine.delete_session(name))
 
     def info(self) -> dict[str, Any]:
-        """Model, context, memory, adapter, status. As Engine.info."""
+        """Model, context, memory, adapter, status: the same as Engine.info."""
         return self._engine.info() if self._background.closed else self._call(self._engine.info)
 
     def close(self) -> None:
@@ -226,13 +229,15 @@ class SyncEngine:
 
 
 class SyncWork(Generic[Event, Answer]):
-    """Work that is queued or running: iterate it for events, or ask for its `result()`, which waits for its end.
-    Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
+    """Work that is queued or running: iterate it for events, or call `result()`, which waits for the answer.
+
+    Leaving the loop before its end, by `break` or an error, stops the work. It can be iterated again.
+    """
 
     def __init__(
         self, engine: SyncEngine, background: Background, work: Work[Event, Answer]
     ) -> None:
-        self._engine = engine  # which is in use as long as this is
+        self._engine = engine  # a reference, so that the engine lives as long as this
         self._background = background
         self._work = work
         self._events: list[Event] = []
@@ -241,7 +246,7 @@ class SyncWork(Generic[Event, Answer]):
         background.start(self._collect())
 
     async def _collect(self) -> None:
-        """On the engine's thread: put by what comes."""
+        """Collect the events. Runs in the engine's thread."""
         try:
             async for event in self._work:
                 with self._news:
@@ -266,14 +271,14 @@ class SyncWork(Generic[Event, Answer]):
         self.result()
 
     def _has(self, at: int) -> bool:
-        """Whether there is an event at a place, once that is known."""
+        """Whether there is an event number `at`. Waits until that is known."""
         with self._news:
             while len(self._events) <= at and not self._ended:
                 self._news.wait(WAIT_S)
             return at < len(self._events)
 
     def result(self) -> Answer:
-        """The answer. Raises what ended the work."""
+        """Wait for the answer. Raises the error that ended the work."""
         try:
             return self._background.wait(_awaited(self._work))
         except KeyboardInterrupt:
@@ -289,8 +294,10 @@ class SyncWork(Generic[Event, Answer]):
 
 
 class SyncGeneration(SyncWork[Delta, TextAnswer]):
-    """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it. What came
-    before a stop is the answer."""
+    """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it.
+
+    A generation that is stopped answers with what it generated before.
+    """
 
     def __init__(self, engine: SyncEngine, background: Background, work: Generation) -> None:
         super().__init__(engine, background, work)
@@ -298,22 +305,22 @@ class SyncGeneration(SyncWork[Delta, TextAnswer]):
 
     @property
     def text(self) -> str:
-        """Of the answer."""
+        """The text of the answer. Waits for its end, as all of these do."""
         return self.result().text
 
     @property
     def reasoning(self) -> str:
-        """What the model thought before."""
+        """What the model thought before it answered."""
         return self.result().reasoning
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """Of the tools that were offered."""
+        """The calls that the model makes of the tools it was offered."""
         return self.result().tool_calls
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why it ended."""
+        """Why the generation ended."""
         return self.result().finish_reason
 
 

@@ -1,4 +1,4 @@
-"""What a model in use can be asked: its tasks, by requests and by methods that are short for them."""
+"""The tasks of a model in use: `ask` with a request, and the methods that are short for it."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from py_engine.work import Answer, Event, Work
 
 
 class TaskEngine(Life):
-    """A model in use that does tasks, one after the other."""
+    """A model in use that does tasks, one after another."""
 
     @property
     def tasks(self) -> list[str]:
-        """Names of what this model can do; each is a method, too."""
+        """Names of the tasks that this model can do. Each is a method, too."""
         return tasks_of(self._loaded)
 
     def ask(self, request: Request[W]) -> W:
-        """Do what a request of a task asks for: `chat` and its siblings are short for this.
+        """Do what a request asks for. `chat`, `complete` and `embed` are short for this.
 
-        The request is checked at once, then waits its turn. Raises InputError, also for a task that this model cannot
-        do; then the message names those that it can.
+        The request is checked at once; then it waits its turn. Raises InputError, also for a task that this model
+        cannot do; the message then names the tasks that it can do.
         """
         return cast(W, self.start(self.prepare(request)))
 
     def prepare(self, request: Request[Any]) -> Job[Any, Any]:
-        """The first half of `ask`: the request checked, for whoever wants to know what it comes to before it queues."""
+        """The first half of `ask`: check the request, for callers that look at the job before it queues."""
         loaded, task = self._in_use(), task_of(request)
         if lack := task.lacks(loaded):
             raise loaded.cannot(f"{task.name}: it lacks {lack}")
         return task.prepare(loaded, request)
 
     def start(self, job: Job[Event, Answer]) -> Work[Event, Answer]:
-        """The second half of `ask`: queue what `prepare` gave."""
+        """The second half of `ask`: queue the job that `prepare` gave."""
         return job.work(partial(self._do, job))
 
     def chat(
@@ -63,19 +63,20 @@ class TaskEngine(Life):
         """Answer a conversation by the model's chat template.
 
         messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
-        content may be a list of {"type": "text", "text": str}. An assistant's may hold the `reasoning` and
-        `tool_calls` of the Answer that it was; a tool's result goes into a message with role "tool" and the call's id
-        as `tool_call_id`. Every text is in the prompt, finished thinking apart, or the call is refused
+        content may be a list of {"type": "text", "text": str}. A message of the assistant may hold the `reasoning` and
+        `tool_calls` of its Answer. The result of a tool is a message with role "tool" and the call's id as
+        `tool_call_id`. The prompt holds every text but finished thinking, or the call is refused
         (docs/conversations.md).
         tools: what the model may call, {"type": "function", "function": {"name", "description", "parameters"}} each.
-        Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason then is "tool_calls".
-        enable_thinking: whether it thinks first, where the template has that switch; None leaves it to the template.
-        Thinking comes as `reasoning`, apart from `text`; stop strings do not look at it. They may hold control tokens.
+        Its calls come as `tool_calls` of deltas and of the Answer, whose finish_reason is then "tool_calls".
+        enable_thinking: whether the model thinks first, where the template has that switch; None: the template decides.
+        Thinking comes as `reasoning`, apart from `text`. Stop strings are not searched in it. They may hold control
+        tokens.
         options: max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
         frequency_penalty, seed, stop (str or list), ignore_eos (generate/options.py).
         When the messages and max_tokens (or some room for an answer) exceed the context, the oldest turns are left
-        out (docs/conversations.md), and `dropped` of the Generation and of the Answer says which.
-        Raises InputError (also ContextError, with the numbers: the newest turn alone does not fit) at once.
+        out (docs/conversations.md); `dropped` of the Generation and of the Answer says which.
+        Raises InputError at once; ContextError, with the numbers, when the newest turn alone does not fit.
         """
         return self.ask(
             made(
@@ -88,7 +89,8 @@ class TaskEngine(Life):
         )
 
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
-        """Go on with a plain text. Options as for `chat`. Control tokens in the prompt stay plain text."""
+        """Continue a plain text. Options as for `chat`. Control tokens in the prompt stay plain text. Raises InputError
+        at once."""
         return self.ask(made(CompleteRequest, prompt=prompt, **options))
 
     def embed(
@@ -99,11 +101,12 @@ class TaskEngine(Life):
         task: str | None = None,
         dimensions: int | None = None,
     ) -> Work[Never, Embeddings]:
-        """A vector of unit length for each text, in their order: rows that numpy.asarray reads without copying.
+        """A float32 vector of unit length for each text, in their order. numpy.asarray reads them without copying.
 
-        ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
-        the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
-        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
+        ids: token ids of one text instead of texts, special tokens included. task: "query", "document" or another one
+        that the model has a prompt for; the prompt is put before each text. dimensions: take only so many first numbers
+        of each vector, brought to unit length again. A text that is too long for the model is cut, but keeps its
+        special tokens.
         Raises InputError at once.
         """
         return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
@@ -116,8 +119,9 @@ class TaskEngine(Life):
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
     ) -> int:
-        """Tokens of a text, or of a conversation with its template and generation prompt, as `chat` would lay it out
-        with the same `tools` and `enable_thinking`. Raises InputError, also for either of those beside a text."""
+        """Number of tokens of a text, or of a conversation as `chat` would lay it out with these `tools` and
+        `enable_thinking`, generation prompt included. Raises InputError, also for `tools` or `enable_thinking` beside a
+        text."""
         flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         if not isinstance(content, str):
@@ -135,13 +139,14 @@ class TaskEngine(Life):
         return self._loaded.decoder.model.vocab_size
 
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
-        """Go on after token ids. Options as for `chat`; ignore_eos=True runs on to max_tokens."""
+        """Continue after token ids. Options as for `chat`; ignore_eos=True goes on to max_tokens. Raises InputError at
+        once."""
         return self.ask(made(CompleteRequest, ids=token_ids(ids, self.vocab_size), **options))
 
     def _generate_given(
         self, ids: Sequence[int], given: Given, **options: Unpack[Options]
     ) -> Generation:
-        """`generate` after ids of which the negative ones stand for rows that are given: of images, of sounds."""
+        """`generate` after ids of which the negative ones stand for given rows, of images or sounds."""
         check_ids(ids, self.vocab_size, given)
         request = made(CompleteRequest, **options)
         job = text_job(self._in_use(), list(ids), request, given=given)
@@ -150,8 +155,8 @@ class TaskEngine(Life):
     async def generate_ids(
         self, ids: Sequence[int], most: int = 32, /, **options: Unpack[Options]
     ) -> list[int]:
-        """At most `most` (or max_tokens) ids that follow `ids`, without the stop token. Options as for `chat`;
-        temperature 0 unless given."""
+        """At most `most` (or max_tokens) ids that follow `ids`, without the stop token. Options as for `chat`; the
+        temperature is 0 unless one is given."""
         options = {"max_tokens": most, "temperature": 0.0, **options}
         return (await self.generate(ids, **options)).tokens
 
@@ -165,7 +170,7 @@ class TaskEngine(Life):
                 work.fail(error)
 
         async def run(loaded: Loaded) -> Any:
-            self._gone_ids = []
+            self._lost_ids = []
             return await job.run(loaded, work)
 
         work.on_stop(stop)

@@ -1,6 +1,7 @@
-"""Messages read and written: objects of a page to the classes of serve/protocol.py and the requests of tasks, and back.
+"""Reads and writes messages: from a page's objects to the classes of serve/protocol.py and the requests of tasks, and
+back.
 
-Nothing here knows a task: what its message may hold follows from the dataclass of its request.
+Nothing here knows a particular task: the keys of its message follow from the dataclass of its request.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from py_engine.tasks import tasks
 from py_engine.tasks.fields import fields_of, plain
 
 MAX_ID = 256  # characters
-MAX_BENCH = 1_000_000  # tokens of a bench's prompt or answer
+MAX_BENCH = 1_000_000  # the most tokens of a bench's prompt or answer
 MAX_RUNS = 1000
 _KINDS: dict[str, type[Any]] = {
     kind.type: kind for kind in typing.get_args(ToWorker) if kind is not Ask
@@ -44,7 +45,7 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def to_wire(message: ToWorker | FromWorker) -> dict[str, Any]:
-    """The plain object of a message. One without an id has its keys in camel case, too."""
+    """The plain object of a message. Without an id, its keys are there in camel case, too."""
     if isinstance(message, Ask):
         wire = {"type": message.task, "id": message.id, **plain(message.request)}
         wire["model"] = message.model
@@ -84,7 +85,7 @@ def parse(data: Any) -> ToWorker:
 
 
 def _check(message: Any) -> None:
-    """What the types of fields do not say."""
+    """Check what the types of the fields do not say. Raises InputError."""
     if isinstance(message, Generate) and (message.messages is None) == (message.prompt is None):
         raise InputError("generate wants either messages or prompt")
     if isinstance(message, CountTokens) and (message.messages is None) == (message.text is None):
@@ -109,7 +110,7 @@ def as_task(message: Generate) -> Ask:
 
 
 def sent_id(data: Any) -> MessageId | None:
-    """The id to answer a message under that is refused: a long one is cut, what is none is None."""
+    """The id for the answer to a message that was refused. A long id is cut; None where there is no usable one."""
     if isinstance(data, Mapping) and isinstance(data.get("type"), str) and data.get("id") is None:
         return NO_ID
     value = data.get("id") if isinstance(data, Mapping) else None
@@ -154,7 +155,8 @@ def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value` if it is of the annotated type; objects of options become their class, lists are looked into."""
+    """`value`, if it is of the annotated type. Objects of options become their class; items of lists are checked
+    too."""
     if hint is Any:
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -184,12 +186,12 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 
 def _one_of(choices: list[Any], value: Any, where: str) -> Any:
-    """`value` of whichever type it is."""
+    """`value`, checked as the type of `choices` that it has."""
     if value is None:
         return None
     if len(choices) == 1:
         return _checked(choices[0], value, where)
-    inside: InputError | None = None  # of the kind that the value is, with something wrong in it
+    inside: InputError | None = None  # the value is of this kind, but something in it is wrong
     for choice in choices:
         try:
             return _checked(choice, value, where)
