@@ -1,4 +1,5 @@
-"""What generation_config.json advises, as transformers takes it: defaults of sampling, and what has no effect here.
+"""What generation_config.json advises, read as transformers reads it: defaults of sampling, and keys without effect
+here.
 
 Source: transformers, generation/configuration_utils.py (defaults) and generation/utils.py (which values switch a
 processor on).
@@ -14,7 +15,7 @@ from py_engine.errors import InputError, ModelError
 from py_engine.generate.sampling import Sampling
 from py_engine.sources.config import Config, short
 
-# transformers' own, where the file leaves them out.
+# transformers' defaults for keys that the file leaves out.
 _DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_k": 50}
 
 
@@ -29,7 +30,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-# What else transformers would apply, and which values switch it on.
+# What transformers also applies and this engine does not, and which values switch it on.
 _NOT_APPLIED: Mapping[str, Callable[[Any], bool]] = {
     "typical_p": lambda value: _number(value) and value < 1,
     "epsilon_cutoff": _above(0),
@@ -52,10 +53,10 @@ _NOT_APPLIED: Mapping[str, Callable[[Any], bool]] = {
 
 
 def sampling_advice(generation: Config) -> Sampling:
-    """The defaults of a model with this generation_config.json: greedy unless do_sample is true; null, top_k 0 or
-    below, top_p and typical_p of 1 or more, min_p 0 and a repetition_penalty of 1 are off.
+    """The default sampling of a model with this generation_config.json: greedy unless do_sample is true. Settings are
+    off when they are null, top_k when it is 0 or less, top_p from 1 on, min_p at 0, repetition_penalty at 1.
 
-    Raises ModelError naming the key for a value that means nothing.
+    Raises ModelError, naming the key, for a value without a meaning.
     """
     sample = generation.get("do_sample", False)
     if not isinstance(sample, bool):
@@ -79,7 +80,7 @@ def sampling_advice(generation: Config) -> Sampling:
 
 
 def not_applied(generation: Config) -> list[str]:
-    """Keys of generation_config.json that transformers would act on and this engine does not."""
+    """The keys of generation_config.json that transformers applies and this engine does not."""
     return [key for key, on in _NOT_APPLIED.items() if key in generation and on(generation[key])]
 
 

@@ -1,4 +1,4 @@
-"""What comes out of a generation: deltas while it runs, an answer at its end."""
+"""The result of a generation: deltas while it runs, an answer at its end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Timings:
 
 @dataclass(repr=False)
 class Answer:
-    """A whole generation. `tokens` without the stop token; `cached_tokens` of the prompt were not run again.
+    """A whole generation. `tokens`: ids without the stop token. `cached_tokens`: tokens of the prompt that were not run
+    again.
 
-    `text` is the answer itself. `reasoning` is what the model thought before it, of `reasoning_tokens` (the marks
-    around it counted). `tool_calls` are OpenAI's: {"id", "type", "function": {"name", "arguments": JSON text}};
-    `tool_call_errors` say why others could not be read and stayed in `text`, and what of those that were read the
-    tool's schema does not allow. `dropped`: the messages of the chat that
-    the model did not see, since not all of them fit the context. `device_losses`: how often it was cut off by the
-    loss of the GPU device, and went on.
+    `text` is the answer itself. `reasoning` is what the model thought before it; `reasoning_tokens` counts the marks
+    around it, too. `tool_calls` have OpenAI's form: {"id", "type", "function": {"name", "arguments": JSON text}}.
+    `tool_call_errors` say why other calls could not be read and stayed in `text`, and how calls that were read break
+    the tool's schema. `dropped`: the messages of the chat that the model did not see, because they did not fit the
+    context. `device_losses`: how often the GPU device was lost while the answer was generated, and it went on.
     """
 
     text: str = ""
@@ -53,7 +53,7 @@ class Answer:
         return len(self.tokens)
 
     def __repr__(self) -> str:
-        """What is of interest in a prompt: no ids, and of long texts the beginning."""
+        """What one wants to see at the prompt: no ids, and only the beginning of long texts."""
         shown = [_shortened("text", self.text)]
         if self.reasoning:
             shown.append(_shortened("reasoning", self.reasoning))
@@ -67,15 +67,15 @@ class Answer:
 
 
 def _shortened(name: str, text: str) -> str:
-    """`name='...'`, of long texts the beginning."""
+    """`name='...'`, with only the beginning of a long text."""
     return f"{name}={text!r}" if len(text) <= 200 else f"{name}={text[:200]!r}..."
 
 
 class Generation(Work[Delta, Answer]):
     """Text that is queued or being generated: iterate it for deltas, or await it for the whole answer.
 
-    `stop()` and going away end it with what came so far, finish_reason "abort". `dropped`, from the beginning: see
-    Answer.
+    `stop()`, or leaving the loop or the await, ends it. The answer is then what came so far, with finish_reason
+    "abort". `dropped` (as in Answer) is known from the beginning.
     """
 
     def __init__(

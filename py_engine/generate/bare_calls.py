@@ -1,11 +1,11 @@
-"""Calls that come without their opening mark, in the text of an answer that is still coming.
+"""Finds calls without an opening mark in the text of an answer that is still coming.
 
 Small models leave marks out, and some families have none (Llama 3: the answer itself is {"name": ..., "parameters":
-...}). What begins a line as a call of an offered function does is held back, until it is known what it is:
+...}). When a line begins like a call of an offered function, its text is held back until it is clear what it is:
 
     a closing mark follows          it is read as a call
     it is the whole answer          it is read as a call
-    other text follows, or precedes without a closing mark      it is text, and that is told
+    other text follows, or stands before it and no closing mark comes      it is text, and an error says so
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ MAX_UNDECIDED_CHARS = 1024
 
 
 class BareCalls:
-    """Holds back what may be such a call. `whole`: whether nothing but calls came before it."""
+    """Holds back text that may be such a call. `whole`: whether the answer so far holds nothing but calls."""
 
     def __init__(self, schemas: Schemas, max_chars: int) -> None:
         self._schemas = schemas
         self._max_chars = max_chars
-        self._undecided = ""  # at the beginning of a line
+        self._undecided = ""  # the beginning of a line that may become the beginning of a call
         self._held: list[str] = []
         self._held_chars = 0
-        self._tail = ""  # the last sign of it
-        self._looked = 0  # characters read to see whether what is held is over
+        self._tail = ""  # the last character of what is held, white space left out
+        self._looked = 0  # characters that were read to see whether the held call is complete
         self._line_begins = True
         self.whole = True
 
     @property
     def holds(self) -> bool:
-        """Whether something is held that begins as a call."""
+        """Whether text is held that begins like a call."""
         return bool(self._held)
 
     def names_one(self, text: str) -> bool:
-        """Whether the name of a function that was offered stands in a text."""
+        """Whether a text holds the name of an offered function."""
         return any(name in text for name in self._schemas)
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """(text that is certain now, whether a call without marks is in it)."""
+        """Add text. Returns the text that is certain now, and whether it holds a call without marks."""
         if not self._held:
             return self._sort(text), False
         self._held.append(text)
@@ -52,17 +52,17 @@ class BareCalls:
         return self._shown(self.take()), True
 
     def take(self) -> str:
-        """All that is held, given back."""
+        """Give back all text that is held."""
         held = "".join(self._held) + self._undecided
         self._held, self._held_chars, self._undecided = [], 0, ""
         return held
 
     def passed(self, text: str) -> None:
-        """This text went by without being looked at."""
+        """Note text of the answer in which no call is looked for."""
         self._shown(text)
 
     def _shown(self, text: str) -> str:
-        """Text that is part of the answer."""
+        """Note text that is part of the answer, and return it."""
         if text:
             self._line_begins = not text[text.rfind("\n") + 1 :].strip() and (
                 "\n" in text or self._line_begins
@@ -84,7 +84,7 @@ class BareCalls:
                     and not self.whole
                     and not (re.match(r"[<\[{]", text) and self.names_one(text))
                 ):
-                    begins = False  # `f(x)` in the middle of an answer is rather talked about
+                    begins = False  # `f(x)` in the middle of an answer is more likely about f than a call
                 if begins:
                     self._held, self._held_chars = [text], len(text)
                     self._tail = text.rstrip()[-1:]
@@ -98,7 +98,7 @@ class BareCalls:
         return "".join(shown)
 
     def _is_over(self, text: str) -> bool:
-        """Whether what was held is a whole call, behind which other text begins."""
+        """Whether a complete call is held, and other text begins after it."""
         tail, begin = self._tail, text.lstrip()[:1]
         self._tail = text.rstrip()[-1:] or tail
         if not begin or begin in "{[<,;]})" or tail not in "}])>":

@@ -1,4 +1,4 @@
-"""From a model to a decoder whose passes are written down. Nothing is filled or compiled."""
+"""From a model to a decoder whose passes are traced. Nothing is filled or compiled yet."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def build_decoder(
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
 ) -> Decoder:
-    """A decoder of `model` (its weights on the same GPU, filled or not): state made, passes traced.
+    """A decoder of `model`, whose weights are on the same GPU, filled or not. Makes the state and traces the passes.
 
-    `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: those below
-    it are the sizes of KV cache that a text goes through, in tokens. `forms`: measured ones of kernels.
+    `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: sizes of the KV
+    cache, in tokens; a growing text goes through those below the context. `forms`, `strategy`: as for Runtime.
     Raises InputError, OutOfMemoryError; then only the weights stay allocated.
     """
     context = _context(context, model.max_context)

@@ -1,4 +1,4 @@
-"""A model with its state and plans: prefill token ids, decode on the GPU, hand out logits. Knows no text."""
+"""A model with its state and plans: prefills token ids, decodes on the GPU, reads logits. Knows no text."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Sampled:
 
 
 class Decoder(Runtime):
-    """One model at work; `prefix` knows what its state has seen.
+    """One model that generates. `prefix` knows what its state has seen.
 
-    `classes`: the sizes of KV cache to go through as a text grows, in tokens; the last is the state's context.
+    `classes`: the sizes of the KV cache, in tokens, that a growing text goes through. The last is the context.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Decoder(Runtime):
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`forms`: see Runtime."""
+        """`strategy`, `forms`: as for Runtime."""
         self.model = model
         self.state = state
         self.classes = classes
         # Tokens that had run at the end of the last decode; None: not known.
         self._seen: int | None = None
-        self.prefill_dispatches = 0  # of the last prefill, all chunks and the head
-        self.upload_bytes_per_token = 0  # of the last decode, at steady state
+        self.prefill_dispatches = 0  # of the last prefill: all chunks and the head
+        self.upload_bytes_per_token = 0  # of the last decode
         self.readback_bytes_per_token = 0
-        self.prefilled = 0  # tokens that the last prefill ran, without those found in the cache
+        self.prefilled = 0  # tokens that the last prefill ran, those in the cache left out
         self.snapshots = Snapshots(gpu, state.recurrents)
         self.prefix = Prefix(self.snapshots)
         try:
@@ -89,7 +89,7 @@ class Decoder(Runtime):
 
     @property
     def context(self) -> int:
-        """The most tokens of a text."""
+        """The most tokens of a text, prompt and answer together."""
         return self.state.context
 
     @property
@@ -107,16 +107,16 @@ class Decoder(Runtime):
 
     @property
     def tuning_digest(self) -> str:
-        """What the forms of its kernels come to: a state from another digest may differ in the last bits."""
+        """A digest of the forms of its kernels. States computed with another digest may differ in the last bits."""
         return tuning_digest(self.programs.calls)
 
     def token_plan(self, head: str) -> Plan:
-        """One token and a head: "logits", "greedy" or "sampled"."""
+        """The plan for one token and a head: "logits", "greedy" or "sampled"."""
         return self.programs.chain("decode", head)
 
     def chunk_plans(self, rows: int, head: str | None, *, apart: bool = False) -> list[Plan]:
-        """The plans that run so many rows, with `head` behind the last of them. `apart`: their rotary positions differ
-        from those that tokens behind the prompt will have by more than their number."""
+        """The plans that run so many rows, followed by `head`. `apart`: the difference between rotary position and row
+        number is not the one that later tokens have (`_place`)."""
         if rows == 1 and head and not apart:
             return [self.token_plan(head)]
         chunk = self.programs.find("prefill", rows)
@@ -129,11 +129,11 @@ class Decoder(Runtime):
 
     @property
     def decode_dispatches(self) -> int:
-        """dispatchWorkgroups calls of one token, the worst of its heads."""
+        """dispatchWorkgroups calls for one token, with the head that takes the most."""
         return max(len(self.token_plan(head).dispatches) for head in HEADS)
 
     def trace(self, without: Features = frozenset()) -> None:
-        """As every runtime does; `without` may also hold F16_KV."""
+        """As Runtime.trace. `without` may also hold F16_KV."""
         cache = self.state.cache
         if F16_KV in without and cache.dtype == "f16":
             self.state.cache = cache.resized(cache.capacity, "f32")
@@ -141,15 +141,15 @@ class Decoder(Runtime):
         super().trace(without)
 
     async def fit(self, tokens: int) -> None:
-        """Make the KV cache large enough for `tokens`; what it holds stays.
+        """Make the KV cache large enough for `tokens`, with its content.
 
-        Raises OutOfMemoryError; then the old one stays in use, with all that it holds.
+        Raises OutOfMemoryError; then the old cache stays in use.
         """
         await self._growth.fit(tokens, len(self.prefix.ids))
 
     async def begin_with(self, capacity: int) -> None:
-        """Forget everything, with a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError with
-        everything as it was."""
+        """Forget everything, and take a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError; then
+        nothing has changed."""
         if capacity != self.state.cache.capacity:
             await self._growth.replace(capacity, 0)
         self.prefix.forget()
@@ -180,16 +180,16 @@ class Decoder(Runtime):
         answered: Sequence[int] = (),
         given: Given | None = None,
     ) -> AsyncGenerator[list[Sampled], None]:
-        """Prefill what the state has not seen of `ids`, then decode; batches of tokens as they come.
+        """Prefill what the state has not seen of `ids`, then decode. Gives batches of tokens as they come.
 
-        `border`: how many of `ids` a next prompt is likely to begin with (a chat without its generation prompt), None:
-        all; a recurrent state can be brought back to there. `answered`: tokens of an answer that was cut off before its
-        end: it goes on behind them, its sampling (`seed` and history) and `max_tokens` as if it never had been.
-        `given`: rows of the negative ids, and positions that are not the rows' numbers.
-        Ends after a stop token, `max_tokens`, or when the consumer
-        closes the iterator; the caller then says with `keep` which tokens stay.
-        Raises ContextError, AbortError (in prefill), DeviceLostError, OutOfMemoryError (no room for a longer text; what
-        came so far stays).
+        `border`: how many of `ids` the next prompt is likely to begin with (a chat without its generation prompt);
+        None: all. A recurrent state can be brought back to there. `answered`: tokens of an answer that was cut off. It
+        continues after them, with the sampling (`seed` and history) and the `max_tokens` that it would have had without
+        the cut. `given`: rows of the negative ids, and rotary positions that differ from row numbers.
+        Ends after a stop token, after `max_tokens`, or when the consumer closes the iterator. The caller then says with
+        `keep` which tokens stay.
+        Raises InputError, ContextError, AbortError (in prefill), DeviceLostError, OutOfMemoryError (there is no room
+        for a longer text; what came so far stays).
         """
         if not ids:
             raise InputError("the prompt is empty: give at least one token")
@@ -206,7 +206,7 @@ class Decoder(Runtime):
         ids = [*ids, *answered]
         text, left, begun = list(ids), max_tokens - len(answered), False
         while not begun or (left > 0 and self._seen is not None):
-            # The prompt; and the whole text once more, where it outgrows what its tokens were turned for.
+            # The prompt; and the whole text again when it becomes too long for the rotation that its tokens had.
             if not begun or self.state.turns_behind(len(text) - 1) == 0:
                 begun, done = True, len(answered) + len(text) - len(ids)
                 await self._prefill(text, head, max_tokens, abort, border, done, given)
@@ -225,12 +225,12 @@ class Decoder(Runtime):
                     yield batch
 
     async def _sampled(self) -> Sampled:
-        """The token that a prefill's head sampled, read by replaying nothing."""
+        """The token that the head of a prefill has sampled."""
         words = memoryview(await self.gpu.read(self.state.step.buffer, 0, 16)).cast("I")
         return Sampled(words[0], words[1])
 
     async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
-        """Up to `most` tokens, fewer when the KV cache is full then, or the text must be turned otherwise."""
+        """Decode up to `most` tokens; fewer when the KV cache is full, or when the text needs another rotation."""
         assert self._seen is not None
         steps = min(most, self.state.cache.capacity - self._seen)
         turns = self.state.turns_behind(self._seen)
@@ -254,22 +254,22 @@ class Decoder(Runtime):
                 yield [Sampled(token, halt) for token, halt, _, _ in batch]
         finally:
             loop.stop()
-            while batch := await loop.next():  # must land before anyone else uses the state
+            while batch := await loop.next():  # these must end before anyone else uses the state
                 seen = batch[-1][2]
             self._seen = seen
 
     def keep(self, ids: Sequence[int]) -> None:
-        """Say after a decode which ids stay; of those, the rows that ran are really there.
+        """Say after a decode which ids stay. Only those that ran have rows in the cache.
 
-        A recurrent state may have run past them: the host stopped with steps in flight, or a stop string cut tokens
-        off. The next prompt then goes on from the last snapshot.
+        A recurrent state may have run past them, when the host stopped with steps in flight or a stop string cut tokens
+        off. The next prompt then continues from the last snapshot.
         """
         if self._seen is None:
             return
         kept = ids[: self._seen]
         if self.state.turned_for(len(kept)):
             self.prefix.keep(kept, self._seen)
-        else:  # turned as a text that is longer than what stays
+        else:  # its rows have the rotation of a text longer than what stays
             self.prefix.forget()
 
     def release(self) -> None:
@@ -283,7 +283,7 @@ class Decoder(Runtime):
     async def _start_sampler(
         self, sampling: Sampling, ids: Sequence[int], answered: Sequence[int]
     ) -> None:
-        """Settings up; the history only where a penalty looks at it."""
+        """Upload the settings, and the history where a penalty needs it."""
         self.sampler.write(sampling)
         if not sampling.penalised:
             return
@@ -292,7 +292,7 @@ class Decoder(Runtime):
             return
         await self.gpu.replay(self.programs.find("forget").recording)
         if sampling.repetition_penalty == 1.0:
-            return  # the others look at the answer alone
+            return  # the other penalties are about the answer alone
         for at in range(0, len(ids), self.chunk_rows):
             part = ids[at : at + self.chunk_rows]
             self._write(self.state.ids, words(part))
@@ -309,8 +309,8 @@ class Decoder(Runtime):
         count: int = 0,
         given: Given | None = None,
     ) -> None:
-        """Run the ids that the state has not seen; the last one goes through the head. `count`: tokens that were
-        sampled already, of at most `limit`."""
+        """Run the ids that the state has not seen, and `head` on the last one. `count`: tokens that were sampled
+        already, of at most `limit`."""
         prefix = self.prefix
         feed = given.begin(self.gpu, self.state.x) if given else None
         positions = (given.positions if given else None) or Positions(())
@@ -341,15 +341,16 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # A long prompt stays stoppable, and its chunks do not pile up.
+                # So that a long prompt can be stopped, and its chunks do not pile up.
                 await self.gpu.idle()
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()
 
     def _place(self, start: int, end: int, positions: Positions) -> bool:
-        """Upload the rotary positions of rows start..end where passes read them; whether they stand apart, see
-        `chunk_plans`. Raises InputError where this model has no positions but the rows' numbers."""
+        """Upload the rotary positions of rows start..end, if passes read them. Returns whether their difference to the
+        row numbers is another one than later tokens have. Raises InputError where the model's positions are always the
+        row numbers."""
         apart = positions.straight(start, end) != positions.shift
         table = self.state.positions
         if table is not None:

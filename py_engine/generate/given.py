@@ -1,4 +1,4 @@
-"""Rows of a prompt that are given as embeddings (an image's, a sound's) beside those that token ids stand for."""
+"""Rows of a prompt that are given as embeddings, of images or sounds, beside the rows of token ids."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from py_engine.errors import InputError
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Copy, Gpu
 
-NO_TOKEN = 0xFFFFFFFF  # on the GPU, in the place of a negative id: embed.wgsl leaves that row to us
+NO_TOKEN = 0xFFFFFFFF  # stands for a negative id on the GPU: embed.wgsl does not write that row
 
-# f32 [n, h], on the host as little-endian bytes or on the GPU; made when the first of its rows is to run.
+# Gives f32 [n, h], on the host as little-endian bytes or on the GPU. Called when the first of its rows is needed.
 Source = Callable[[], Awaitable["bytes | memoryview | Tensor"]]
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Rotary positions of a prompt that are not just its rows' numbers.
+    """Rotary positions of a prompt that differ from the numbers of its rows.
 
-    `rows`: of each of the prompt's ids, a position on every axis (M-RoPE: time, height, width). Ids behind them stand
-    at the largest of these + 1, and on.
+    `rows`: for each id of the prompt a position on every axis (M-RoPE: time, height, width). Later ids continue from
+    the largest of these + 1.
     """
 
     rows: Sequence[Sequence[int]]
 
     @cached_property
     def shift(self) -> int:
-        """Position minus number of a row behind these."""
+        """Position minus number of a row after these."""
         return max((max(row) for row in self.rows), default=-1) + 1 - len(self.rows)
 
     def of(self, row: int, axes: int) -> Sequence[int]:
-        """The position of a row of the prompt, or behind it."""
+        """The position, on each axis, of a row of the prompt or after it."""
         return self.rows[row] if row < len(self.rows) else [row + self.shift] * axes
 
     def straight(self, start: int, end: int) -> int | None:
-        """Position minus number where it is the same for all rows start..end and on all axes, else None."""
+        """Position minus number, if it is the same for all rows start..end on all axes; else None."""
         if start >= len(self.rows):
             return self.shift
         found = {p - i for i in range(start, end) for p in self.of(i, 1)}
@@ -45,20 +45,20 @@ class Positions:
 
 
 class Given:
-    """Embeddings by the negative ids (inputs/content_ids.py) that stand for them in a prompt; `positions` where the
+    """Embeddings, by the negative ids (inputs/content_ids.py) that stand for them in a prompt. `positions`: where the
     family counts them in a way of its own.
 
-    Rows enter the residual stream as they are: a family's scale of embeddings is not applied to them.
+    Rows enter the residual stream as they are: they are not multiplied by a family's scale of embeddings.
     """
 
     def __init__(self, positions: Positions | None = None) -> None:
         self.positions = positions
-        self._places: dict[int, tuple[int, int]] = {}  # id -> source, row there
-        self._sources: list[tuple[Source, int]] = []  # with its rows
+        self._places: dict[int, tuple[int, int]] = {}  # id -> (number of the source, row in it)
+        self._sources: list[tuple[Source, int]] = []  # (source, number of its rows)
 
     def add(self, ids: Sequence[int], source: Source) -> None:
-        """Rows 0, 1, ... of what `source` gives are those of `ids`. It is asked once in a prefill, and only if the
-        state has not seen all of them. Raises InputError for ids that are not negative."""
+        """Give the rows of `ids`: rows 0, 1, ... of what `source` returns. It is called once in a prefill, and only if
+        the state has not seen all of them. Raises InputError for ids that are not negative."""
         if any(i >= 0 for i in ids):
             raise InputError(
                 "rows that are given take negative ids: those of inputs/content_ids.py"
@@ -71,12 +71,12 @@ class Given:
         return i in self._places
 
     def begin(self, gpu: Gpu, x: Tensor) -> Feed:
-        """What brings rows into the residual stream x [max rows, h] during one prefill."""
+        """A Feed that brings rows into the residual stream x [max rows, h] during one prefill."""
         return Feed(gpu, x, self._places, self._sources)
 
 
 class Feed:
-    """Rows of one prefill on their way into the residual stream."""
+    """Brings the given rows of one prefill into the residual stream."""
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class Feed:
         self._made: dict[int, memoryview | Tensor] = {}
 
     async def put(self, ids: Sequence[int]) -> None:
-        """Rows of the negative ones among a chunk's ids, each to its row of the chunk. Raises InputError when a source
-        gives other rows than were promised; GPU errors."""
+        """Write the rows of a chunk's negative ids, each to its row of the chunk. Raises InputError when a source gives
+        other rows than it should; GPU errors."""
         buffer, row_bytes = self._x.buffer, 4 * self._x.shape[1]
         for source, first, row, count in _runs(ids, self._places):
             made = await self._rows(source)
@@ -121,7 +121,8 @@ class Feed:
 def _runs(
     ids: Sequence[int], places: Mapping[int, tuple[int, int]]
 ) -> Iterable[tuple[int, int, int, int]]:
-    """(source, first row there, row of the chunk, count) of what stands side by side in both."""
+    """Runs of rows that stand side by side in a source and in the chunk: (source, row in it, row of the chunk,
+    count)."""
     run: tuple[int, int, int, int] | None = None
     for row, i in enumerate(ids):
         if i >= 0:
@@ -138,12 +139,12 @@ def _runs(
 
 
 def words(ids: Iterable[int]) -> bytes:
-    """Ids as the kernels read them."""
+    """Ids as u32 bytes for the kernels."""
     return array("I", [i if i >= 0 else NO_TOKEN for i in ids]).tobytes()
 
 
 def check_ids(ids: Iterable[int], vocab_size: int, given: Given | None) -> None:
-    """Raise InputError for an id that is neither of the vocabulary nor a given row's."""
+    """Raise InputError for an id that is neither in the vocabulary nor the id of a given row."""
     for i in ids:
         if i >= vocab_size:
             raise InputError(f"token id {i} is outside the vocabulary of {vocab_size}")

@@ -1,5 +1,5 @@
-"""What an answer is made of, from the pieces between its marks: a call without its opening mark is found, a closing
-mark finds its call."""
+"""From the pieces between the marks of an answer to its parts: finds calls that lack their opening mark, and the call
+that a lone closing mark belongs to."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from py_engine.generate.tool_syntax import CallError
 from py_engine.generate.tools import ToolCall, tool_calls
 
 MAX_CALL_CHARS = 1 << 18
-MAX_TRIED_CHARS = 4 * MAX_CALL_CHARS  # of readings of one answer whose outcome is not known
+MAX_TRIED_CHARS = 4 * MAX_CALL_CHARS  # the most characters of one answer in attempts to read a call
 
 Reasoning = tuple[Literal["reasoning"], str]
 Content = tuple[Literal["content"], str]
 Called = tuple[Literal["call"], ToolCall]
 Part = Reasoning | Content | Called
-# Before it is settled: text in which no call is looked for, and a closing mark without a call.
+# Pieces that are not settled yet: text in which no call is looked for, and a closing mark without a call.
 Failed = tuple[Literal["failed"], str]
 Stray = tuple[Literal["stray"], str]
 Piece = Part | Failed | Stray
 
 
 class LooseCalls:
-    """Settles the pieces of one answer. Without `schemas` (nothing was offered) all text is text.
+    """Settles the pieces of one answer. Without `schemas` (no tools were offered) all text is text.
 
-    `told`: that a call was left as text, so that closing marks that follow may be its own.
+    `told`: an error says already that a call was left as text; closing marks that follow may belong to that call.
     """
 
     def __init__(self, schemas: Schemas, errors: list[str]) -> None:
         self._schemas = schemas
         self._errors = errors
         self._bare = BareCalls(schemas, MAX_CALL_CHARS) if schemas else None
-        self._after_call = False  # nothing but white space since a call
-        self._skip_space = False  # since a call that was found here
-        self._tried = 0  # characters of readings whose outcome was not known
+        self._after_call = False  # only white space came since the last call
+        self._skip_space = False  # leave out white space, after a call that was found here
+        self._tried = 0  # characters in attempts to read a call
         self.told = False
 
     def tell(self, reason: str) -> None:
-        """Why a call is text."""
+        """Add an error: why a call was left as text."""
         self._errors.append(f"a tool call was left as text: {reason}")
 
     def try_to_read(
         self, body: str, final: bool = False
     ) -> tuple[list[ToolCall], list[str]] | None:
-        """The calls of a text that a mark ended, as `tool_calls` has them; None when it cannot be read, or too much
-        was tried already."""
+        """The calls in a text that a mark ended, as `tool_calls` gives them. None when it cannot be read, or when too
+        much was tried already."""
         self._tried += len(body)
         if self._tried > MAX_TRIED_CHARS:
             return None
@@ -57,7 +57,7 @@ class LooseCalls:
             return None
 
     def parts(self, pieces: Iterable[Piece]) -> list[Part]:
-        """The parts that these pieces made certain."""
+        """The parts that are certain after these pieces."""
         parts: list[Part] = []
         for piece in pieces:
             if piece[0] == "reasoning":
@@ -74,7 +74,7 @@ class LooseCalls:
         return parts
 
     def end(self, stopped: bool) -> list[Part]:
-        """What was held back, at the end of the answer: a call when nothing else is in it."""
+        """The parts that were held back, at the end of the answer: a call if the answer holds nothing else."""
         if self._bare is None:
             return []
         if not self._bare.holds or not self._bare.whole or not stopped:
@@ -90,7 +90,7 @@ class LooseCalls:
         return [("call", call) for call in calls]
 
     def _text(self, text: str) -> list[Part]:
-        """Text in which no call is looked for."""
+        """A part of text in which no call is looked for."""
         if self._bare:
             self._bare.passed(text)
         self._seen(text)
@@ -101,7 +101,7 @@ class LooseCalls:
             self._after_call = self._skip_space = False
 
     def _content(self, text: str) -> list[Part]:
-        """Text, of which a part may be a call without a mark."""
+        """Text that may hold a call without a mark."""
         if self._skip_space:
             text = text.lstrip()
         self._seen(text)
@@ -113,7 +113,7 @@ class LooseCalls:
         return [("content", shown)] if shown else []
 
     def _no_call(self) -> list[Part]:
-        """What was held back, now that it is no call."""
+        """The text that was held back, when it is no call."""
         if self._bare is None:
             return []
         told = self._bare.holds
@@ -136,7 +136,7 @@ class LooseCalls:
             return self._text(held + mark)
         left = self._no_call()
         if self._after_call:
-            return left  # it came twice
+            return left  # the mark of the last call came twice
         if not self.told:
             self.tell("it has no opening mark")
             self.told = True

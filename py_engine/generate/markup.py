@@ -1,12 +1,13 @@
-"""The marks in an answer: thinking and tool calls told apart from what is meant for people.
+"""The marks in an answer, which tell thinking and tool calls from the text for people.
 
-Which marks a model uses is seen in its tokenizer and chat template (`Markup.of`). Where both marks of a pair are added
-tokens they count only as those ids: the same letters spelled out are text. Otherwise their text counts; and that of
-tool calls always does where tools are offered (Qwen2.5-Coder-0.5B was seen to spell the marks that it has tokens for).
+The tokenizer and the chat template show which marks a model uses (`Markup.of`). Where both marks of a pair are added
+tokens, only those ids count: the same letters spelled out are text. Otherwise the letters count. The letters of tool
+call marks always count when tools are offered: Qwen2.5-Coder-0.5B sometimes spells marks that it has tokens for.
 
-    thinking     may begin only before the answer does; a mark in the middle of an answer is text
-    tool calls   may begin wherever the answer is, if tools are offered; what cannot be read stays in the answer as it
-                 was written. A draft in thinking is none, unless thinking that never ended ends with it
+    thinking     may begin only before the answer; a mark in the middle of an answer is text
+    tool calls   may begin anywhere in the answer, if tools are offered. A call that cannot be read stays in the answer
+                 as it was written. A draft of a call in thinking is no call, unless thinking never ends and the draft
+                 is the last thing in it
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from py_engine.inputs.chat_template import CallWriter
 from py_engine.inputs.tokenizer import Tokenizer
 
 THINK, THOUGHT = "<think>", "</think>"
-MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
-MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
+# Marks inside the strings of one call. For each the whole call is looked through, in all at most so many characters.
+MAX_INNER_MARKS = 64
+MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS
 
 
 @dataclass(frozen=True)
 class Markup:
-    """The marks of a model. `ids`: those that are tokens, by id; the others are found in the text."""
+    """The marks of a model. `ids`: marks that are tokens, by id. Other marks are found in the text."""
 
     thinks: bool = False
     calls: ToolFormat | None = None
@@ -44,7 +46,7 @@ class Markup:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, template: str) -> Markup:
-        """Of a model with this chat template (its Jinja2 source, "" for none)."""
+        """The marks of a model with this chat template (its Jinja2 source; "": it has none)."""
         added = {token.content: token.id for token in tokenizer.added.values()}
 
         def ids(*marks: str) -> dict[int, str]:
@@ -57,11 +59,11 @@ class Markup:
 
     @property
     def write_calls(self) -> CallWriter | None:
-        """How calls are put into an assistant's content; None for a model without them."""
+        """Writes calls into the content of an assistant's message; None for a model without calls."""
         return self.calls.pieces if self.calls else None
 
     def begins_thinking(self, prompt: Sequence[tuple[str, bool]]) -> bool:
-        """Whether a prompt, in the pieces of `ChatTemplate.pieces`, ends with the mark that opens thinking."""
+        """Whether a prompt (pieces of `ChatTemplate.pieces`) ends with the mark that begins thinking."""
         for text, control in reversed(prompt):
             if control or text.strip():
                 wanted = THINK in self.ids.values()
@@ -78,11 +80,11 @@ def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
 
 
 class Splitter:
-    """Cuts one answer's text into parts, as it comes: ("reasoning" | "content", text) or ("call", ToolCall).
+    """Cuts the text of one answer into parts, as it comes: ("reasoning" | "content", text) or ("call", ToolCall).
 
-    Never half a mark. White space around thinking and after calls is left out; white space before a call is told as
-    content, since it is not known yet what follows it. `thinking` begins as given (the prompt may have opened it).
-    `errors`: why calls could not be read, and what their schemas do not allow of those that could.
+    A part never holds half a mark. White space around thinking and after calls is left out. White space before a call
+    is content, since it comes before it is known that a call follows. `thinking`: whether the answer begins inside
+    thinking (the prompt may have begun it). `errors`: why calls could not be read, and how others break their schemas.
     """
 
     def __init__(
@@ -103,51 +105,51 @@ class Splitter:
         self._in_text = [mark for mark in thought if mark not in tokens]
         if self._calls:
             self._in_text += [self._calls.open, self._calls.close]
-        self._held = ""  # perhaps the beginning of a mark
-        self._space = ""  # white space of which it is not known yet whether it counts
+        self._held = ""  # text that may be the beginning of a mark
+        self._space = ""  # white space that is left out or not, depending on what follows
         self._begun = False  # whether anything of the answer itself has come
-        self._skip_space = thinking  # at the beginning of what comes now
-        self._draft: list[
-            str
-        ] = []  # a call in thinking, of which it is not known yet whether thinking goes on
+        self._skip_space = thinking  # leave out white space that comes now
+        # A call in thinking. It is a draft, unless thinking does not go on after it.
+        self._draft: list[str] = []
         self._draft_closed = False
-        self._drafted = False  # whether there was one that thinking went on after
-        self._opening = ""  # what opened the call under way
-        self._body: list[str] = []  # of the call under way
+        self._drafted = False  # whether there was a draft after which thinking went on
+        self._opening = ""  # the opening mark of the present call
+        self._body: list[str] = []  # text of the present call
         self._body_chars = 0
-        self._inner: list[
-            tuple[int, str]
-        ] = []  # marks taken for a part of it: where in the body, which
-        self._looked = 0  # characters of looks at whether a mark stands in a string of it
+        # Marks that were taken for a part of the call: (place in the body, mark).
+        self._inner: list[tuple[int, str]] = []
+        self._looked = (
+            0  # characters that were looked through to see whether a mark stands in a string
+        )
         self.errors: list[str] = []
         self._loose = LooseCalls(self._schemas, self.errors)
 
     @property
     def ids(self) -> frozenset[int]:
-        """Ids of marks: the decoder must give their text, though they are special."""
+        """Ids of marks. The decoder must give their text although they are special tokens."""
         return frozenset(self._markup.ids)
 
     @property
     def thinking(self) -> bool:
-        """Whether what comes now is thinking."""
+        """Whether the text that comes now is thinking."""
         return self._state == "reasoning"
 
     @property
     def answering(self) -> bool:
-        """Whether what comes now is the answer itself."""
+        """Whether the text that comes now is the answer itself."""
         return self._state == "content"
 
     def release(self) -> list[Part]:
-        """What was held back as the beginning of a mark, now that none comes of it."""
+        """The parts of text that was held back as the beginning of a mark, when no mark comes of it."""
         return self._loose.parts(self._release())
 
     @property
     def calls(self) -> bool:
-        """Whether calls may come."""
+        """Whether calls are possible: tools were offered."""
         return bool(self._schemas)
 
     def feed(self, text: str, token_id: int | None = None) -> list[Part]:
-        """The parts that the text of one more token made certain."""
+        """The parts that are certain after the text of one more token."""
         mark = self._markup.ids.get(token_id) if token_id is not None else None
         if mark is None or not text.endswith(mark):
             return self._loose.parts(self._scan(text))
@@ -155,7 +157,8 @@ class Splitter:
         return self._loose.parts(pieces)
 
     def end(self, stopped: bool) -> list[Part]:
-        """What was held back. `stopped`: the model itself ended here, so a call may lack its closing mark."""
+        """The parts that were held back. `stopped`: the model itself ended here, so a call may lack its closing
+        mark."""
         pieces = [*self._release()]
         while self._state == "call":
             pieces += self._end_open_call(stopped)
@@ -197,7 +200,7 @@ class Splitter:
                 self._state, self._space, self._skip_space = "content", "", True
                 return drafted
             if mark == THINK and self._skip_space and not self._draft:
-                return []  # the prompt had opened it already
+                return []  # the prompt has begun it already
             if calls and (mark == calls.open or (self._draft and mark == calls.close)):
                 self._draft.append(mark)
                 self._draft_closed = mark == calls.close
@@ -252,12 +255,12 @@ class Splitter:
         self._loose.told = False
 
     def _mark_in_call(self, mark: str) -> list[Piece]:
-        """A mark ends the call, or belongs to a string in it."""
+        """A mark inside a call: it ends the call, or is part of a string."""
         calls = self._calls
         assert calls is not None
         body = "".join(self._body)
         if mark == calls.open and not body.strip():
-            self._opening += body + mark  # it came twice
+            self._opening += body + mark  # the opening mark came twice
             self._body, self._body_chars = [], 0
             return []
         self._looked += len(body)
@@ -277,7 +280,7 @@ class Splitter:
         return pieces
 
     def _end_call(self, close: str, closed: bool = True) -> list[Piece]:
-        """The calls that were read, or what was written."""
+        """The calls, or the text as it was written if they cannot be read."""
         try:
             calls, told = tool_calls("".join(self._body), self._schemas, closed)
         except CallError as error:
@@ -290,7 +293,7 @@ class Splitter:
         return [("call", call) for call in calls]
 
     def _fail(self, close: str, reason: str) -> list[Piece]:
-        """What was written, as text."""
+        """The call as text, as it was written."""
         body = "".join(self._body)
         self._state, self._body, self._begun = "content", [], True
         self._loose.tell(reason)
@@ -298,7 +301,7 @@ class Splitter:
         return [("failed", self._opening + body + close)]
 
     def _end_open_call(self, stopped: bool) -> list[Piece]:
-        """At the end of the answer: a call that lacks its closing mark, or has it where a string seemed to be open."""
+        """End a call at the end of the answer: its closing mark is missing, or was taken for a part of a string."""
         body, inner = "".join(self._body), self._inner
         assert self._calls is not None
         if stopped:
@@ -313,7 +316,7 @@ class Splitter:
             final = not rest.strip() or rest.lstrip().startswith(self._calls.open)
             if mark == self._calls.close and (found := self._loose.try_to_read(body[:at], final)):
                 return [*self._called(*found), *self._scan(rest), *self._release()]
-        if inner and inner[0][1] == self._calls.close:  # the text behind it may hold further calls
+        if inner and inner[0][1] == self._calls.close:  # the text after it may hold further calls
             at, mark = inner[0]
             self._body = [body[:at]]
             failed = self._fail(mark, reason)
@@ -328,13 +331,13 @@ class Splitter:
         return text
 
     def _end_thought_draft(self) -> Iterable[Piece]:
-        """Thinking ends: what it holds is thinking."""
+        """At the end of thinking: a draft in it is thinking."""
         pieces = [*self._plain(self._give_up_draft())] if self._draft else []
         self._drafted = False
         return pieces
 
     def _end_draft(self, stopped: bool) -> list[Piece]:
-        """The answer ends and thinking did not: the calls at its very end are calls."""
+        """At the end of an answer inside thinking: calls that are the last thing in it are calls."""
         text = self._give_up_draft()
         if stopped and text:
             inner = Splitter(replace(self._markup, thinks=False, ids={}), self._tools)
@@ -347,7 +350,7 @@ class Splitter:
 
 
 def beginning_of(text: str, wanted: Sequence[str]) -> int:
-    """Length of the longest end of the text that begins one of `wanted` without being it."""
+    """Length of the longest end of the text that is a beginning of one of `wanted`, but not all of it."""
     if not any(one[0] in text for one in wanted):
         return 0
     longest = max(len(one) for one in wanted) - 1

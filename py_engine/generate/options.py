@@ -1,4 +1,4 @@
-"""The options that every call for text takes, as types: a misspelt one is found before anything runs."""
+"""The options of every call that generates text, as types: type checkers find a misspelt one before anything runs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TypedDict
 
 
 class Options(TypedDict, total=False):
-    """max_tokens: the most tokens of the answer; None: what the context has room for. stop: texts that end it.
-    ignore_eos: go on to max_tokens, whatever the model says. seed: of the random choice, 0 to 2**32 - 1. The others:
-    see generate/sampling.py. None: the model's own default."""
+    """max_tokens: the most tokens of the answer; None: as many as the context has room for. stop: texts that end the
+    answer. ignore_eos: go on to max_tokens even when the model ends its answer. seed: of the random choice, 0 to
+    2**32 - 1. Sampling (generate/sampling.py) says what the others mean. None: the model's own default."""
 
     max_tokens: int | None
     temperature: float | None

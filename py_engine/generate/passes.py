@@ -1,4 +1,5 @@
-"""The passes of a decoder: chunks of a prompt, one token, what becomes of the logits, and the sampler's."""
+"""The passes of a decoder: a chunk of a prompt, one token, a head that turns logits into a token, the sampler's
+history."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ CHAINS = tuple(("decode", head) for head in HEADS)
 
 
 def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> Sequence[Program]:
-    """ "prefill" (rows of a chunk), "decode" (one token), HEADS behind either, and "forget" and "mark" of the
-    sampler. Those that see the KV cache are moving."""
+    """ "prefill" (rows of a chunk), "decode" (one token), HEADS that follow either, and "forget" and "mark" of the
+    sampler's history. Programs that read the KV cache are `moving`: they are planned anew when it grows."""
 
     program = partial(pass_program, step=state.step, info=info)
 

@@ -1,4 +1,4 @@
-"""Which token ids the state has seen, and from where a new prompt can go on. Knows no plans."""
+"""Knows which token ids the state has seen, and from where a new prompt can continue. Knows no plans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from py_engine.blocks.snapshots import Snapshots
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the beginning that both have."""
+    """Length of the common beginning."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -16,15 +16,15 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class Prefix:
-    """`ids`: the tokens whose rows stand in the KV cache, from position 0.
+    """What the state has seen. `ids`: the tokens whose rows are in the KV cache, from position 0.
 
-    A KV cache can go on after any of them. A recurrent state has seen exactly as many as ran and cannot go back: it
-    goes on from there, or from a snapshot of it, or begins anew. A snapshot needs the KV rows of its tokens as well,
-    so it is good as long as `ids` begins with them; the least recently used one makes room for a new one.
+    A KV cache can be continued after any of them. A recurrent state has seen exactly the tokens that ran, and cannot go
+    back: it continues from there or from a snapshot, or begins anew. A snapshot also needs the KV rows of its tokens,
+    so it is good as long as `ids` begins with them. A new one replaces the least recently used one.
     """
 
     def __init__(self, snapshots: Snapshots) -> None:
-        """`snapshots` with a count of 0: the state is a KV cache and nothing else."""
+        """`snapshots`: with a count of 0 the state is a KV cache and nothing else."""
         self.ids: list[int] = []
         self._snapshots = snapshots
         self._seen: int | None = 0  # tokens that the recurrent state has seen; None: not known
@@ -36,8 +36,8 @@ class Prefix:
         return self._snapshots.count > 0
 
     async def resume(self, ids: Sequence[int]) -> int:
-        """Make the state that of the longest beginning of `ids` that can be had, short of its last token (which must
-        run, for its logits); the number of tokens in it. Rows behind are given up."""
+        """Bring the state to the longest beginning of `ids` that is available. The last token is never part of it,
+        since it must run for its logits. Returns the number of tokens in it. Later rows are given up."""
         start = shared(self.ids, ids[:-1])
         if self.recurrent:
             lives = self.lives and len(self.ids) <= start
@@ -52,15 +52,15 @@ class Prefix:
         return start
 
     def leave(self) -> None:
-        """Passes that change the state are submitted from now on: until `reached`, nobody knows how far it is."""
+        """Say that passes which change the state are submitted now. Until `reached`, it is not known how far it is."""
         self._seen = None
 
     def reached(self, ids: Sequence[int]) -> None:
-        """All passes are through: the state has seen `ids`, which begin with those before."""
+        """Say that all passes are done: the state has seen `ids`, which begin with the earlier ones."""
         self.ids, self._seen = list(ids), len(ids)
 
     def keep(self, ids: Sequence[int], seen: int) -> None:
-        """After a decode: `ids` stay of the `seen` tokens that the state has seen."""
+        """After a decode: keep `ids`, of the `seen` tokens that the state has seen."""
         self._cut(list(ids), seen)
 
     async def mark(self) -> None:
@@ -80,16 +80,16 @@ class Prefix:
 
     @property
     def lives(self) -> bool:
-        """Whether the recurrent state is that after `ids`; it may have run on, or be unknown."""
+        """Whether the recurrent state is the one after `ids`. It may have run further, or be unknown."""
         return self._seen == len(self.ids)
 
     @property
     def marks(self) -> dict[int, int]:
-        """Tokens seen by each snapshot and its slot, the least recently used first."""
+        """For each snapshot the number of tokens it has seen, and its slot; the least recently used first."""
         return dict(self._marks)
 
     def adopt(self, ids: list[int], lives: bool, marks: dict[int, int]) -> None:
-        """Cache, state and snapshots have been filled from outside."""
+        """Say that cache, state and snapshots were filled from outside."""
         self.ids, self._seen, self._marks = ids, len(ids) if lives else None, marks
 
     def forget(self) -> None:
@@ -97,7 +97,7 @@ class Prefix:
         self._cut([], 0)
 
     def _use(self, n: int) -> int:
-        """The slot of a snapshot, from now on the most recently used one."""
+        """The slot of a snapshot, which becomes the most recently used one."""
         self._marks[n] = slot = self._marks.pop(n)
         return slot
 

@@ -1,4 +1,4 @@
-"""One generation at work: batches of sampled tokens in, deltas and an answer out."""
+"""Runs one generation: batches of sampled tokens come in, deltas and an answer go out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from py_engine.work import Work
 
 @dataclass(frozen=True)
 class Request:
-    """A generation, checked before it queues. `splitter` (for this one run) knows thinking and tool calls."""
+    """A generation that was checked. `splitter`, for this one run, tells thinking and tool calls from text."""
 
     ids: list[int]
     sampling: Sampling
@@ -31,7 +31,7 @@ class Request:
 
 
 class Run:
-    """Feeds a Work. A stop by the caller finishes it at once; the GPU's steps in flight land afterwards."""
+    """Feeds a Work. A stop by the caller finishes it at once; GPU steps in flight end afterwards."""
 
     def __init__(
         self,
@@ -54,20 +54,21 @@ class Run:
             tokenizer.control,
         )
         self._tokens: list[int] = []
-        self._early = 0  # tokens of the first batch, whose time is the prompt's
-        self._prefilled = 0  # tokens that ran before the first one came
+        self._early = 0  # tokens of the first batch, whose time counts as the prompt's
+        self._prefilled = 0  # tokens of the prompt that ran
         self._started = self._first = self._last = now()
-        self.phase: Literal["prefill", "decode"] = "prefill"  # what is going on, or failed
-        self._begun = 0  # how often: once, and again after each loss of a device
+        self.phase: Literal["prefill", "decode"] = "prefill"  # what is running, or failed
+        self._begun = 0  # how often it began: once, and again after each loss of a device
 
     async def run(self, decoder: Decoder) -> None:
-        """Until the answer is finished and nothing of it is left on the GPU's queue.
+        """Run until the answer is finished and none of its steps are left in the GPU's queue.
 
-        Raises DeviceLostError; called again with a decoder on another device, it goes on behind the tokens that came.
+        Raises DeviceLostError. When it is called again, with a decoder on another device, it continues after the tokens
+        that came.
         """
         request, generation = self._request, self._generation
         if self._stream.finish_reason is not None:
-            return  # it was lost after the last token
+            return  # the device was lost after the last token
         self._begun += 1
         self.phase = "prefill"
         steps = decoder.generate(
@@ -84,13 +85,13 @@ class Run:
         except AbortError:
             pass  # stopped while the prompt was running: an answer without text
         finally:
-            await steps.aclose()  # steps in flight land before the next call uses the state
+            await steps.aclose()  # steps in flight end before the next call uses the state
             if self._tokens:
                 decoder.keep([*request.ids, *self._shown()])
         self.finish()
 
     def _take(self, batch: Sequence[Sampled]) -> bool:
-        """Put a batch through the text stream; True when it ended the answer."""
+        """Put a batch through the text stream. Returns whether it ended the answer."""
         self._last = self._now()
         if not self._tokens:
             self._first = self._last
@@ -109,12 +110,12 @@ class Run:
         )
 
     def _decode_tps(self) -> float:
-        """Tokens per second since the first batch came; 0 before there is a second one."""
+        """Tokens per second since the first batch; 0 before the second one."""
         decoding = self._last - self._first
         return (len(self._tokens) - self._early) / decoding if decoding > 0 else 0.0
 
     def finish(self) -> Answer:
-        """Give the answer, once; "abort" when nothing else has ended it."""
+        """Finish the answer, with reason "abort" when nothing else has ended it."""
         stream, tokens = self._stream, self._tokens
         if stream.finish_reason is None:
             self._emit(stream.finish("abort"))
@@ -147,5 +148,5 @@ class Run:
         return self._tokens[:-1] if ended else list(self._tokens)
 
     def _shown(self) -> list[int]:
-        """The tokens whose whole text is in the answer: what a stop string cut off is not kept."""
+        """The tokens whose whole text is in the answer, so none that a stop string cut off."""
         return self._answered()[: self._stream.kept_tokens]

@@ -1,4 +1,4 @@
-"""What every model at work has, whatever it makes: its passes on one GPU, written down, checked and planned."""
+"""What every model that runs has, whatever it computes: its passes on one GPU, traced, checked and planned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from py_engine.host.gpu import Gpu
 
 
 class Runtime(abc.ABC):
-    """The programs of a model. Traced first, then checked, then planned."""
+    """A model that runs, with its programs. They are traced first, then checked, then planned."""
 
     def __init__(
         self,
@@ -27,8 +27,8 @@ class Runtime(abc.ABC):
         strategy: SubmitStrategy | None,
         forms: Forms | None,
     ) -> None:
-        """`exact`: without the tensor units, which round activations to 11 bits. `forms`: of kernels, as measured on
-        this device (checks/tunings.py); the ops choose the rest."""
+        """`exact`: do not use tensor units, which round activations to 11 bits. `forms`: forms of kernels that were
+        measured on this device (checks/tunings.py); the ops choose the others."""
         self.gpu = gpu
         self._kernels = kernels
         self.programs = Programs(
@@ -43,7 +43,7 @@ class Runtime(abc.ABC):
 
     @property
     def strategy(self) -> SubmitStrategy:
-        """How its plans are submitted; may be set while nothing runs."""
+        """How its plans are submitted. May be set while nothing runs."""
         return self.programs.strategy
 
     @strategy.setter
@@ -59,12 +59,13 @@ class Runtime(abc.ABC):
         """Free every buffer but the weights, which belong to whoever loaded them."""
 
     def trace(self, without: Features = frozenset()) -> None:
-        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
-        with kernels that are `without` these features from then on. Raises OutOfMemoryError."""
+        """Write down every pass and start to compile its kernels. The weights need not be there yet. It may be called
+        again before `plan`; kernels then do `without` these features for good. Raises OutOfMemoryError."""
         self.programs.trace(without)
 
     def self_check(self) -> SelfCheck:
-        """The check of the pipelines that were traced, once the weights are there; what is wrong is traced again."""
+        """The check of the traced pipelines, for when the weights are there. Passes with a wrong kernel are traced
+        again."""
         return SelfCheck(
             self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
         )

@@ -23,10 +23,10 @@ from py_engine.ops.step import Pass
 
 
 class Sampler:
-    """Logits [V], settings, and the history of tokens that the penalties look at."""
+    """Buffers for the logits [V], the settings, and the history of tokens that penalties need."""
 
     def __init__(self, gpu: Gpu, vocab_size: int, ids: Tensor) -> None:
-        """`ids`: where a sampled token goes, and a prompt that is marked stands (State.ids)."""
+        """`ids` (State.ids): where a sampled token is written, and where `mark` reads the prompt."""
         self._gpu = gpu
         self._ids = ids
         self._buffers: list[Buffer] = []
@@ -45,19 +45,19 @@ class Sampler:
         return sum(b.nbytes for b in self._buffers)
 
     def greedy(self, trace: Pass) -> None:
-        """Take the best token of the logits."""
+        """Trace the choice of the best token."""
         sample_greedy(trace, self._ids, self.logits, self._settings, self._counts)
 
     def sampled(self, trace: Pass) -> None:
-        """Draw a token."""
+        """Trace the random choice of a token."""
         sample_random(trace, self._ids, self.logits, self._settings, self._counts, self._histogram)
 
     def forget(self, trace: Pass) -> None:
-        """Clear the history."""
+        """Trace a pass that clears the history."""
         clear_counts(trace, self._counts)
 
     def mark(self, trace: Pass) -> None:
-        """Note the valid rows of the ids as prompt."""
+        """Trace a pass that enters the valid rows of the ids into the history, as prompt."""
         mark_prompt(trace, self._ids, self._counts)
 
     def write(self, sampling: Sampling) -> None:
@@ -76,10 +76,10 @@ class Sampler:
         self._gpu.write(self._settings.buffer, 0, data)
 
     def remember(self, prompt: Sequence[int], answered: Sequence[int]) -> None:
-        """Upload the history that an answer has made so far, as `mark` and the sampling kernels would have."""
+        """Upload the history of a prompt and its answer so far, as `mark` and the sampling kernels would make it."""
         words = array("I", bytes(self._counts.nbytes))
         for token in prompt:
-            if token >= 0:  # else a row of an image or a sound
+            if token >= 0:  # a negative id is a row of an image or a sound
                 words[token] = IN_PROMPT
         for token in answered:
             words[token] += 1

@@ -28,8 +28,8 @@ class Sampling:
 
     temperature 0 takes the best token. top_k 0, top_p 1 and min_p 0 are off. repetition_penalty (1 is off) divides or
     multiplies the logits of tokens seen in prompt or answer (Keskar et al. 2019, arXiv:1909.05858); presence and
-    frequency penalties (0 is off) are subtracted for tokens of the answer, as OpenAI's API has them.
-    seed None: a fresh one.
+    frequency penalties (0 is off) are subtracted for tokens of the answer, as in OpenAI's API.
+    seed None: a random one.
     """
 
     temperature: float = 0.0
@@ -44,12 +44,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the best token is taken."""
+        """Whether the best token is always taken."""
         return self.temperature == 0.0
 
     @property
     def penalised(self) -> bool:
-        """Whether the history of tokens matters."""
+        """Whether a penalty needs the history of tokens."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (
             1.0,
             0.0,
@@ -60,7 +60,8 @@ class Sampling:
     def make(
         cls, defaults: Sampling, options: Mapping[str, Any], stop_ids: Sequence[int]
     ) -> Sampling:
-        """Defaults with the caller's options over them. Raises InputError naming the option and its range."""
+        """The defaults, replaced by the options that the caller gave. Raises InputError naming the option and its
+        range."""
         known = {f.name for f in fields(cls)} - {"stop_ids"}
         changes: dict[str, Any] = {}
         for name, value in options.items():

@@ -1,8 +1,8 @@
-"""Token ids of an answer to deltas: text, thinking and tool calls apart; stop ids, stop strings across
-token borders, the token limit.
+"""From the token ids of an answer to deltas: tells text, thinking and tool calls apart, and ends the answer at stop
+ids, stop strings and the token limit.
 
-What could still become a mark or a stop string is held back, nothing more. Stop strings are looked for
-in the answer itself, not in thinking or calls; also in the control tokens of the answer, which are not shown.
+Only text that may still become a mark or a stop string is held back. Stop strings are looked for in the answer itself,
+also across tokens and in its control tokens, which are not shown; but not in thinking or calls.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _MARK = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, repr=False)
 class Delta:
-    """A piece of the answer. `tokens` ids were consumed for it; `finish_reason` is set on the last
-    one. `reasoning` comes before all `text`, tool calls come whole.
+    """A piece of the answer, from so many `tokens`. The last one has a `finish_reason`. All `reasoning` comes before
+    all `text`; a tool call comes whole.
 
-    Of the answer so far: `num_tokens`, and `tps`, tokens per second since the first ones came (0 before that).
+    `num_tokens`: tokens of the answer so far. `tps`: tokens per second since the first ones came (0 before that).
     """
 
     text: str
@@ -44,18 +44,17 @@ class Delta:
     tps: float = field(default=0.0, compare=False)
 
     def __repr__(self) -> str:
-        """What it holds, not what it lacks."""
+        """Only the fields that hold something."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
         shown = ", ".join(f"{k}={v!r}" for k, v in held.items() if v or k in ("text", "tokens"))
         return f"Delta({shown})"
 
 
 class StopStrings:
-    """Finds the stop string that ends first (of those that end together the longest), however the
-    text is cut.
+    """Finds the stop string that ends first, and of those that end together the longest, however the text is cut.
 
-    `control`: ids of control tokens by their text. One that a stop string holds counts as that token, which
-    the caller gives as its `mark` in the text, and as its letters.
+    `control`: ids of control tokens by their text. A control token in a stop string matches its letters, and also the
+    token itself, for which the caller puts its `mark` into the text.
     """
 
     def __init__(self, stop: Sequence[str] = (), control: Mapping[str, int] | None = None) -> None:
@@ -68,7 +67,7 @@ class StopStrings:
                 raise InputError(f"stop[{index}] must have 1 to {MAX_STOP_CHARS} characters")
         named = [text for text in control or () if any(text in one for one in stop)]
         named.sort(key=len, reverse=True)
-        # A lone surrogate stands for each: no text holds one.
+        # A lone surrogate stands for each of these: no text holds one.
         marks = {text: chr(0xD800 + n) for n, text in enumerate(named[:_MAX_MARKS])}
         self._marks = {(control or {})[text]: mark for text, mark in marks.items()}
         tokens = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
@@ -78,11 +77,11 @@ class StopStrings:
         self._held = ""
 
     def mark(self, token_id: int) -> str:
-        """What stands for a control token in the text; "" where no stop string has it."""
+        """The character that stands for a control token in the text; "" where no stop string holds the token."""
         return self._marks.get(token_id, "")
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """(text that is certain now, the stop string that was found)."""
+        """Add text. Returns the text that is certain now, and the stop string if one was found."""
         text = self._held + text
         found: tuple[int, str] | None = None
         for stop in self._stops:  # longest first, so that an equal end keeps the longer one
@@ -98,31 +97,31 @@ class StopStrings:
         return text[: len(text) - keep], None
 
     def flush(self) -> str:
-        """What was held back, now that no more comes."""
+        """The text that was held back, when no more comes."""
         held, self._held = self._held, ""
         return held
 
 
 class TextStream:
-    """One answer, from ids as they come.
+    """The text of one answer, from ids as they come.
 
         stream = TextStream(tokenizer.decoder(), stop=["\\n\\n"], stop_ids=tokenizer.stop_ids,
         max_tokens=100)
         delta = stream.push(ids)        # ids beyond the end are not consumed
         delta = stream.finish("abort")  # when the caller ends it
 
-    text          the answer so far: the deltas' texts joined
+    text          the answer so far: the texts of all deltas
     reasoning     the thinking so far, without its marks
-    tool_calls    those that came whole
-    errors        why others stayed text, and what of these their schemas do not allow
+    tool_calls    the calls that came whole
+    errors        why other calls stayed text, and how these break their schemas
     tokens        ids consumed, a stop id and those of a stop string included
-    reasoning_tokens   those of the thinking, with its marks
-    kept_tokens   ids whose whole text came before the stop string: what the kept state may hold
+    reasoning_tokens   ids of the thinking, its marks included
+    kept_tokens   ids whose whole text came before the stop string: the state may keep these
     finish_reason None while it runs
     stop_string   the stop string that ended it
 
-    `splitter` knows the model's marks; without one all is text. Its `ids` must not be among those that
-    the decoder skips. `control`: ids of control tokens by their text, for stop strings that hold some.
+    `splitter` knows the model's marks; without one everything is text. The decoder must not skip its `ids`.
+    `control`: ids of control tokens by their text, for stop strings that hold some.
     """
 
     def __init__(
@@ -153,28 +152,28 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """The deltas' texts so far, joined."""
+        """The texts of all deltas so far."""
         return "".join(self._text)
 
     @property
     def reasoning(self) -> str:
-        """The deltas' thinking so far, joined."""
+        """The thinking of all deltas so far."""
         return "".join(self._reasoning)
 
     @property
     def errors(self) -> list[str]:
-        """Why tool calls stayed text, and what of the others their schemas do not allow."""
+        """Why tool calls stayed text, and how others break their schemas."""
         return self._splitter.errors
 
     @property
     def kept_tokens(self) -> int:
-        """Ids whose whole text came before the stop string; all without one."""
+        """Number of ids whose whole text came before the stop string; all of them where there was none."""
         if self.stop_string is None:
             return self.tokens
         return bisect_right(self._ends, self._certain)
 
     def push(self, ids: Iterable[int]) -> Delta:
-        """What these ids made certain. After the end nothing is consumed and the delta is empty."""
+        """What is certain after these ids. After the end of the answer no id is consumed, and the delta is empty."""
         before = self._mark()
         for token_id in ids:
             if self.finish_reason is not None:
@@ -195,13 +194,13 @@ class TextStream:
         return self._delta(before)
 
     def finish(self, reason: FinishReason = "abort") -> Delta:
-        """End it from outside; a half character at its end is left out."""
+        """End the answer from outside. Half a character at its end is left out."""
         before = self._mark()
         self._cut(reason)
         return self._delta(before)
 
     def _cut(self, reason: FinishReason, mark: str = "") -> None:
-        """Show what was held back, less a character that is not whole. `mark`: of the token that ended it."""
+        """Show what was held back, but not half a character. `mark`: of the token that ended the answer."""
         if self.finish_reason is not None:
             return
         self._take(self._splitter.feed(self._decoder.flush(cut=True)))
@@ -234,7 +233,7 @@ class TextStream:
                     self._space = ""
 
     def _search(self, text: str) -> None:
-        """Through the stop strings."""
+        """Look for stop strings in text, and show what comes before them."""
         self._searched += len(text)
         text, self.stop_string = self._stops.push(text)
         self._show(text)
@@ -242,7 +241,7 @@ class TextStream:
             self._end("stop")
 
     def _stops_at(self, token_id: int, mark: str) -> bool:
-        """Whether a stop string ends with this token, where it is one that is not shown."""
+        """Whether a stop string ends with this token, which must be one that is not shown."""
         if token_id not in self._splitter.ids and not self._decoder.skips(token_id):
             return False
         self._take(self._splitter.release())
@@ -250,7 +249,7 @@ class TextStream:
             self._search(mark)
         if self.finish_reason is None:
             return False
-        for part in self._splitter.end(stopped=True):  # what it still held came before
+        for part in self._splitter.end(stopped=True):  # what it still holds came before the token
             if part[0] == "call":
                 self.tool_calls.append(part[1])
             elif part[0] == "content":

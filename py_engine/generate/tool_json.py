@@ -1,11 +1,11 @@
-"""Tool calls written as JSON objects, or as such a mix of JSON and Python that no value is in doubt.
+"""Reads tool calls written as JSON objects, or as a mix of JSON and Python in which no value is in doubt.
 
     {"name": "f", "arguments": {"x": 1}}        the template's own form (Qwen2.5, Qwen3); also several, also in a list
-    {"name": "f", "parameters": {"x": 1}}       other names of a key: NAME_KEYS, ARGUMENT_KEYS; the latter also as text
-    {"type": "function", "function": {...}}     as OpenAI's API has it
-    {"name": "f", "x": 1}                       keys beside the name, all of which are parameters of f
+    {"name": "f", "parameters": {"x": 1}}       other names of the keys: NAME_KEYS, ARGUMENT_KEYS; arguments may also be
+    JSON as text {"type": "function", "function": {...}}     as OpenAI's API has it {"name": "f", "x": 1}
+    keys beside the name, all of which are parameters of f
 
-No key is passed over: one that is neither of these nor META makes the call unreadable.
+No key is ignored: one that is neither of these nor in META makes the call unreadable.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Call = tuple[str, dict[str, Any]]  # name, arguments
 NAME_KEYS = ("name", "function", "tool", "tool_name", "function_name")
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "kwargs", "tool_input")
 WRAPPERS = ("function", "function_call", "tool_call", "tool_calls")
-META = {"id", "call_id", "tool_call_id", "index", "type"}  # says nothing that a caller needs
+META = {"id", "call_id", "tool_call_id", "index", "type"}  # keys that a caller does not need
 _TYPES = ("function", "function_call", "tool_call", "tool_use")
 
 _BETWEEN = re.compile(r"[\s,;]*")
@@ -44,7 +44,7 @@ def read_json(body: str, schemas: Schemas, closed: bool) -> list[Call]:
 
 
 def _is_flat(arguments: Mapping[str, Any]) -> bool:
-    """Whether a bracket that is missing can only be missing at the end: there are values, and none has brackets."""
+    """Whether a missing bracket can only be missing at the end: there are values, and none of them has brackets."""
     return bool(arguments) and not any(isinstance(v, (dict, list)) for v in arguments.values())
 
 
@@ -59,7 +59,7 @@ def in_json_string(body: str) -> bool:
 
 
 def _values(body: str, schemas: Schemas, closed: bool) -> tuple[list[Any], bool]:
-    """Several values, or such as are no strict JSON; and whether brackets were left open at the end."""
+    """Values of a text that is not one value of strict JSON, and whether brackets were left open at its end."""
     known = {name for function in schemas for name in parameters(schemas, function)}
     names = known and known | {*NAME_KEYS, *ARGUMENT_KEYS, *META}
     try:
@@ -110,7 +110,7 @@ def _call(value: Mapping[str, Any], schemas: Schemas) -> Call:
     name = value[name_key]
     names = parameters(schemas, name)
     rest = {key: item for key, item in value.items() if key != name_key}
-    # All ways to read it; the function's schema decides between them.
+    # All ways to read the call. The function's schema decides between them.
     ways = [
         found
         for key in ARGUMENT_KEYS
@@ -133,7 +133,7 @@ def _call(value: Mapping[str, Any], schemas: Schemas) -> Call:
 
 
 def _name_key(value: Mapping[str, Any], schemas: Schemas) -> str:
-    """The key that holds the function's name: the one whose value was offered, where there are several."""
+    """The key that holds the function's name. Where there are several, the one whose value is an offered function."""
     keys = [key for key in NAME_KEYS if isinstance(value.get(key), str) and value[key]]
     offered = [key for key in keys if value[key] in schemas]
     if not keys:
@@ -144,7 +144,7 @@ def _name_key(value: Mapping[str, Any], schemas: Schemas) -> str:
 
 
 def _as_arguments(given: Any) -> dict[str, Any] | None:
-    """What stands under a key for arguments; None when it is no object, nor the text of one."""
+    """The arguments under a key; None when the value is neither an object nor the text of one."""
     if isinstance(given, str):
         if not given.strip():
             return {}

@@ -1,9 +1,9 @@
-"""Values as models write them: JSON's and Python's literals, mixed. Read by hand, never evaluated.
+"""Reads values as models write them: a mix of JSON's and Python's literals. They are read by hand, never evaluated.
 
-`Literals` is strict about strings: as in both languages a quote ends its string unless it is escaped. A `lenient` one
-is for what could not be read so, since templates print strings between quotes without escaping them: a quote ends its
-string only where the format goes on behind it. Where such a text could be cut in two ways, it is refused.
-Everything is bounded: nesting by MAX_NESTING, time by the text's length.
+`Literals` is strict about strings: as in both languages, a quote ends its string unless it is escaped. Some templates
+print strings between quotes without escaping them. For such texts there is the `lenient` reading: a quote ends its
+string only where the format continues after it. A text that could be cut in two ways is refused.
+Everything is bounded: nesting by MAX_NESTING, time by the length of the text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from py_engine.host.json_text import MAX_NESTING, JsonError, read_json
 
 
 class CallError(ValueError):
-    """A tool call that cannot be read; the message says why."""
+    """A tool call cannot be read. The message says why."""
 
 
 def load_json(text: str) -> Any:
     """A value of strict JSON, except that strings may hold line feeds. Raises CallError, also for a key that is given
-    twice: nobody knows which one was meant."""
+    twice, since it is not known which one is meant."""
     try:
         return read_json(text, strict=False)
     except JsonError as error:
@@ -30,14 +30,14 @@ def load_json(text: str) -> Any:
 
 
 def put(arguments: dict[str, Any], key: str, value: Any) -> None:
-    """Add what may be given once. Raises CallError."""
+    """Add an argument. Raises CallError when it is given twice."""
     if key in arguments:
         raise CallError(f"{key[:40]!r} is given twice")
     arguments[key] = value
 
 
 def load_literal(text: str) -> Any:
-    """A value of JSON, or else of Python or a mix of both. Raises CallError."""
+    """A value of JSON, of Python, or of a mix of both. Raises CallError."""
     try:
         return load_json(text)
     except CallError:
@@ -47,8 +47,8 @@ def load_literal(text: str) -> Any:
         return value
 
 
-MAX_CALLS = 256  # of one block
-MAX_INNER_QUOTES = 10_000  # of one string in which they are not escaped
+MAX_CALLS = 256  # in one block
+MAX_INNER_QUOTES = 10_000  # quotes that are not escaped, in one string
 
 SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(
@@ -66,7 +66,7 @@ _LONG_STRING = {
 _QUOTE_OR_ESCAPE = {quote: re.compile(rf"\\.|{quote}", re.DOTALL) for quote in ("'", '"')}
 _OPENS_A_QUOTE = re.compile(r"[\s(\[{=,:]|\A")
 
-# What goes on after a string that ended, for the lenient reading.
+# What may follow a string, for the lenient reading.
 _AFTER_ITEM = re.compile(r"\s*(?:,\s*[\"'\d\[({tfnTFN.+-]|\]\s*(?:[,\]})]|\Z)|\)\s*(?:[,\]})]|\Z))")
 _AFTER_MEMBER = re.compile(r"\s*(?:,\s*([\"'])((?:(?!\1).)*)\1\s*:|\}\s*(?:[,;\]})]|\Z))")
 _MAY_END = re.compile(r"[\"']\s*,\s*[\"']?(\w*)")
@@ -75,9 +75,12 @@ Follows = Callable[[int], bool]
 
 
 class Literals:
-    """Reads values from a text. `python`: escapes and joined strings are Python's, else JSON's. `names`: the keys that
-    may follow in the outer two objects of a lenient reading, empty when they are not known. `closed`: something else
-    shows that the text ends here, so that brackets that were left open at its very end count as closed."""
+    """Reads values from a text.
+
+    `python`: escapes and joined strings are Python's, else JSON's. `names`: the keys that may follow in the outer two
+    objects of a lenient reading; empty when they are not known. `closed`: something else shows that the text ends here,
+    so brackets that are open at its very end count as closed.
+    """
 
     def __init__(
         self,
@@ -95,11 +98,11 @@ class Literals:
         self._lenient = lenient
         self._names = names
         self._closed = closed
-        self._objects = 0  # how many are open
+        self._objects = 0  # number of open objects
 
     def value(self, depth: int, follows: Follows | None = None, names: Collection[str] = ()) -> Any:
-        """The value that comes next. `follows`: whether a string of a lenient reading may end at a place; `names`: of
-        what may come behind it, as far as they are known."""
+        """The next value. `follows(place)`: whether a string of a lenient reading may end there. `names`: of what may
+        follow the value, as far as they are known. Raises CallError."""
         if depth > MAX_NESTING:
             raise CallError(f"it nests more than {MAX_NESTING} deep")
         self.skip()
@@ -124,7 +127,7 @@ class Literals:
         return _WORDS[word[0]]
 
     def finish(self) -> None:
-        """Raises CallError unless only white space is left."""
+        """Raise CallError unless only white space is left."""
         self.skip()
         if self.at < len(self.text):
             raise self.error("the end")
@@ -142,7 +145,7 @@ class Literals:
         return items, comma
 
     def _object(self, depth: int) -> Any:
-        """An object; a Python set comes as a list."""
+        """An object; a Python set becomes a list."""
         found: dict[str, Any] = {}
         outer = self._objects < 2
         self._objects += 1
@@ -217,11 +220,13 @@ class Literals:
     def _lenient_string(
         self, begin: int, quote: str, follows: Follows, names: Collection[str]
     ) -> str:
-        """A string whose inner quotes are not escaped. Raises CallError where it would end in an inner quotation, or
-        might have ended before."""
+        """A string whose inner quotes are not escaped. Raises CallError where it would end inside an inner quotation,
+        or may have ended earlier."""
         text = self.text
         quoted = False  # inside an inner quotation
-        lone = begin  # behind the last quote that neither opened nor closed one
+        lone = (
+            begin  # the place after the last quote that neither began nor ended an inner quotation
+        )
         count = 0
         for match in _QUOTE_OR_ESCAPE[quote].finditer(text, begin):
             at = match.start()
@@ -251,13 +256,13 @@ class Literals:
             return text
         if self._python:
             return _ESCAPE.sub(_escaped, text)
-        # JSON writes characters beyond U+FFFF as two halves.
+        # JSON writes characters above U+FFFF as two halves.
         return _HALVES.sub(_whole, _JSON_ESCAPE.sub(_escaped, text))
 
     # -- signs
 
     def skip(self) -> None:
-        """Beyond white space."""
+        """Go past white space."""
         if self.text[self.at : self.at + 1].isspace():
             match = SPACE.match(self.text, self.at)
             assert match is not None
@@ -268,13 +273,13 @@ class Literals:
         return self.text.startswith(sign, self.at)
 
     def take(self, sign: str) -> bool:
-        """Whether this sign comes next; then it is behind us."""
+        """Whether this sign comes next. If so, go past it."""
         taken = self._next(sign)
         self.at += len(sign) * taken
         return taken
 
     def want(self, sign: str, closing: bool = True) -> None:
-        """The sign must come next. Raises CallError."""
+        """Go past this sign. Raises CallError when it does not come next."""
         if self.take(sign):
             return
         if not (closing and self._closed and self.at == len(self.text)):
@@ -282,7 +287,7 @@ class Literals:
         self.repaired = True
 
     def error(self, wanted: str) -> CallError:
-        """That something is missing here."""
+        """The error for something that is missing here."""
         found = self.text[self.at : self.at + 20]
         return CallError(
             f"{wanted} is missing before {found!r}" if found else f"{wanted} is missing"
@@ -290,7 +295,9 @@ class Literals:
 
 
 def _number(text: str) -> int | float:
-    if re.match(r"[-+]?0[\d_]", text):  # no language's number, perhaps a code whose zeros count
+    if re.match(
+        r"[-+]?0[\d_]", text
+    ):  # no number in either language, perhaps a code whose zeros count
         raise CallError(f"{text[:40]} begins with 0")
     try:
         if re.match(r"[-+]?0[xXoObB]", text):
@@ -310,7 +317,7 @@ def _number(text: str) -> int | float:
 _ESCAPE = re.compile(
     r"\\(\n|[\\'\"abfnrtv]|[0-7]{1,3}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})"
 )
-# JSON's own, and what `repr` writes for signs that cannot be printed. All else, such as `\1` or `\d`, stays as it is.
+# JSON's escapes, and those that `repr` writes for signs that cannot be printed. Others, such as `\1` or `\d`, stay.
 _JSON_ESCAPE = re.compile(r"\\(\n|[\\'\"/bfnrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})")
 _ESCAPED = {"\n": "", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HALVES = re.compile("([\ud800-\udbff])([\udc00-\udfff])")

@@ -1,7 +1,7 @@
-"""Tool calls written as Python calls with keyword arguments, as LFM2 and LFM2.5 write them: [f(x=1, y="a"), g()]
+"""Reads tool calls written as Python calls with keyword arguments, as LFM2 and LFM2.5 write them: [f(x=1, y="a"), g()]
 
-Read by hand, not by `ast`: models use keywords as names (`from=`), and write strings with line feeds and quotes in
-them. A value without a name is refused: JSON schemas give parameters no order.
+They are read by hand, not by `ast`: models use keywords as names (`from=`), and write line feeds and quotes inside
+strings. A value without a name is refused, since JSON schemas give parameters no order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from py_engine.generate.tool_schema import Schemas, kinds_of, parameters
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
 
-# Wider than Python's: `from=` and `get-time()` are meant as names.
+# Wider than Python's names: `from=` and `get-time()` count.
 _NAME = re.compile(r"[^\s()\[\]{},;='\":]+")
 _NEXT_CALL = re.compile(r"[\s,;]*")
 _CLOSERS = re.compile(r"[\s\])]*\Z")  # more brackets than were open
@@ -38,14 +38,14 @@ def read_python(body: str, schemas: Schemas, closed: bool) -> list[Call]:
 
 
 def in_python_string(body: str) -> bool:
-    """Whether the text ends inside a string, whose quotes end it only where something may follow them."""
+    """Whether the text ends inside a string. A quote ends its string only where the format may continue after it."""
     quote = ""
     for match in _ESCAPE_OR_QUOTE.finditer(body):
         sign = match[0]
         if not quote:
             quote = sign if sign[0] != "\\" else ""
             if len(quote) == 3 and _LOOSE_STRING_END.match(body, match.start() + 2):
-                quote = ""  # an empty string and its neighbour, or the end of one
+                quote = ""  # an empty string beside another quote, or the end of a string
         elif sign[0] == quote[0] and len(sign) >= len(quote):
             if _LOOSE_STRING_END.match(body, match.end()):
                 quote = ""
@@ -80,7 +80,7 @@ class _PythonCalls(Literals):
         return calls
 
     def _another(self) -> bool:
-        """Whether a further call follows: behind a comma, a semicolon or on another line."""
+        """Whether another call follows: after a comma, a semicolon or a line feed."""
         between = _NEXT_CALL.match(self.text, self.at)
         assert between is not None
         if between.end() == len(self.text) or not between[0].strip(" \t"):
@@ -124,7 +124,7 @@ class _PythonCalls(Literals):
         raise CallError("a value has no name: only keyword arguments can be told apart")
 
     def _argument(self, key: str) -> Any:
-        if padded := _PADDED.match(self.text, self.at):  # no number to Python: perhaps a code
+        if padded := _PADDED.match(self.text, self.at):  # not a number in Python, perhaps a code
             kinds = kinds_of(self._parameters.get(key), self._root)
             if "string" in kinds or (kinds and kinds <= {"integer", "number"}):
                 self.at = padded.end()
@@ -132,7 +132,7 @@ class _PythonCalls(Literals):
         return self.value(1, self._ends_argument, self._parameters)
 
     def _ends_argument(self, at: int) -> bool:
-        """Whether a string that is an argument may end here."""
+        """Whether a string that is an argument may end at this place."""
         if match := _NEXT_ARGUMENT.match(self.text, at):
             return not self._parameters or match[1] in self._parameters
         if _END_OF_CALL.match(self.text, at):

@@ -1,8 +1,8 @@
-"""What the offered tools allow: names and types of their parameters, from JSON schemas that nobody checked.
+"""What the offered tools allow: names and types of their parameters, from JSON schemas that were not checked.
 
-Read are `type` (also its other names, such as "float"), `enum`, `const`, `anyOf`, `oneOf`, `allOf`, `$ref` into the
-schema itself, `properties`, `required`, `additionalProperties`, `items` and the limits of numbers and lengths. What
-else a schema may say counts as allowed.
+These keys are read: `type` (also with other names, such as "float"), `enum`, `const`, `anyOf`, `oneOf`, `allOf`, `$ref`
+into the schema itself, `properties`, `required`, `additionalProperties`, `items`, and limits of numbers and lengths.
+Other keys of a schema forbid nothing here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from py_engine.generate.tool_literals import CallError, load_literal
 
 Schemas = Mapping[str, Mapping[str, Any]]  # function -> JSON schema of the object of its arguments
 
-MAX_STEPS = 20_000  # of one check: what a schema that refers to itself may cost
-MAX_PARTS = 256  # of one schema, with what it refers to
+MAX_STEPS = 20_000  # of one check, since a schema may refer to itself
+MAX_PARTS = 256  # of one schema, with those that it refers to
 MAX_DEPTH = 128  # of values and the schemas that they refer to
-MAX_TOLD = 5  # of what a call's schema does not allow
+MAX_TOLD = 5  # violations that are reported of one call
 
 _OTHER_NAMES = {
     "str": "string", "text": "string", "int": "integer", "float": "number", "double": "number", "bool": "boolean",
@@ -40,10 +40,10 @@ def parameters(schemas: Schemas, function: str) -> dict[str, Any]:
 
 
 def typed(text: str, schema: Any, root: Any = None) -> Any:
-    """A parameter's text as the value that its JSON schema wants; what does not fit it stays text.
+    """The text of a parameter as the value that its JSON schema wants. Text that does not fit the schema stays text.
 
-    `root`: the schema that `$ref` looks in. Text of a string stays as it is, whatever it looks like. Other values are
-    read as JSON, else as Python's literals. Without a schema, objects and lists are read and all else is text.
+    `root`: the schema that `$ref` refers to. Where a string is wanted, any text stays as it is. Other values are read
+    as JSON, else as Python's literals. Without a schema, objects and lists are read; everything else stays text.
     """
     kinds = kinds_of(schema, root)
     if kinds == {"string"}:
@@ -62,7 +62,7 @@ def typed(text: str, schema: Any, root: Any = None) -> Any:
     if not kinds:
         return value if isinstance(value, (dict, list)) else text
     if isinstance(value, str):
-        # A string between quotes; the quotes are its own where the schema may want them.
+        # A string between quotes. Where the schema may want a string, the quotes belong to it.
         return text if "string" in kinds else value
     if "integer" in kinds and isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -70,7 +70,7 @@ def typed(text: str, schema: Any, root: Any = None) -> Any:
 
 
 def kinds_of(schema: Any, root: Any = None) -> set[str]:
-    """The types that a schema allows, those of its choices among them; empty when it does not say."""
+    """The types that a schema allows, those of its choices included. Empty when it does not say."""
     kinds: set[str] = set()
     for part in _parts(schema, root, choices=True):
         given = part.get("type")
@@ -88,7 +88,7 @@ def kinds_of(schema: Any, root: Any = None) -> set[str]:
 
 
 def violations(arguments: Mapping[str, Any], root: Any) -> list[str]:
-    """What of a call's arguments its schema does not allow, in words, at most MAX_TOLD. Nothing said allows all."""
+    """How the arguments of a call break its schema, in words, at most MAX_TOLD. An empty schema allows everything."""
     check = _Check(root)
     parts = list(_parts(root, root, choices=True))
     names = {name for part in parts for name in _mapping(part.get("properties"))}
@@ -108,7 +108,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _parts(schema: Any, root: Any, choices: bool = False) -> Iterator[Mapping[str, Any]]:
-    """A schema, what it refers to, and what it consists of (`allOf`; with `choices` also `anyOf` and `oneOf`)."""
+    """A schema, the schemas it refers to, and its parts (`allOf`; with `choices` also `anyOf` and `oneOf`)."""
     waiting, seen = [schema], 0
     while waiting and seen < MAX_PARTS:
         part = waiting.pop()
@@ -124,7 +124,7 @@ def _parts(schema: Any, root: Any, choices: bool = False) -> Iterator[Mapping[st
 
 
 def _referred(reference: Any, root: Any) -> Any:
-    """What `#/...` stands for; None when it is not there."""
+    """The schema that `#/...` refers to; None when there is none."""
     if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
         return None
     found = root
@@ -147,7 +147,9 @@ def _is(value: Any, kinds: set[str]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)  # a schema may hold any of Python
+    text = json.dumps(
+        value, ensure_ascii=False, default=repr
+    )  # a schema may hold any Python object
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -164,7 +166,7 @@ _LIMITS: dict[str, tuple[tuple[type, ...], Callable[[Any, float], bool], str]] =
 
 
 class _Check:
-    """One check of a value; after MAX_STEPS all is allowed."""
+    """One check of a value. After MAX_STEPS it finds nothing more."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -191,7 +193,8 @@ class _Check:
     def object(
         self, value: Mapping[str, Any], schema: Any, where: str, depth: int = 0
     ) -> Iterator[str]:
-        """Names and values of an object; where it is the arguments themselves, also what their schema refers to."""
+        """Check names and values of an object. Where the object is the arguments themselves, also what the schema
+        refers to."""
         self._steps += 1
         if not isinstance(schema, Mapping) or self._steps > MAX_STEPS or depth > MAX_DEPTH:
             return
@@ -218,10 +221,10 @@ class _Check:
             yield from self._combined(value, schema, where, depth)
 
     def _own(self, value: Any, schema: Mapping[str, Any], where: str) -> Iterator[str]:
-        """What one value is by itself."""
+        """Check a value by itself, without its items."""
         if "type" in schema:
             kinds = kinds_of({"type": schema["type"], "nullable": schema.get("nullable")})
-            # Types of which nothing is known allow all. 3.0 is an integer to JSON Schema.
+            # Unknown types allow everything. 3.0 is an integer in JSON Schema.
             if kinds and kinds <= _KINDS and not _is(value, kinds):
                 yield f"{where} is {_shown(value)}, not of type {' or '.join(sorted(kinds))}"
                 return

@@ -1,11 +1,11 @@
-"""What stands inside a tool call, read without trusting it: JSON, tags with parameters, or Python-like calls.
+"""Reads the inside of a tool call without trusting it: JSON, tags with parameters, or Python-like calls.
 
     {"name": "f", "arguments": {"x": 1}}                                   tool_json
     <function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>               tool_tags
     [f(x=1, y="a"), g()]                                                   tool_python
 
-`read` tells them apart by how they begin, whatever the model's own syntax is. Everything is bounded: nesting by
-MAX_NESTING, time by the text's length.
+`read` tells them apart by their beginning, whatever syntax the model should use. Everything is bounded: nesting by
+MAX_NESTING, time by the length of the text.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*)\n[ \t]*```\s*\Z", re.DOTALL)
 def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False) -> list[Call]:
     """The calls of one block, at least one. Raises CallError.
 
-    `schemas` are those of what was offered: the names of parameters, and their types, decide how an ambiguous text is
-    cut. `closed`: a mark said that the block ends here, so that brackets and closing tags may be missing at its end;
-    `final`: and nothing follows that could belong to a value that was left open.
+    `schemas`: of the offered functions. The names and types of parameters decide how an ambiguous text is cut.
+    `closed`: a mark shows that the block ends here, so brackets and closing tags may be missing at its end. `final`:
+    also, nothing follows that could belong to a value that was left open.
     """
     if fenced := _FENCED.match(body):
         body = fenced[1]
@@ -55,7 +55,8 @@ def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False)
 
 
 def inside_value(body: str) -> bool:
-    """Whether a mark that follows here would stand inside a string or a parameter's value, and so be part of it."""
+    """Whether a mark that follows here would stand inside a string or the value of a parameter, and so be part of
+    it."""
     shape = _shape(body)
     if shape == "json":
         return in_json_string(body)
@@ -75,9 +76,10 @@ _NAMED = re.compile(
 
 
 def begins_call(text: str, functions: Collection[str]) -> bool | None:
-    """Whether a text begins as a call of one of these functions does, without any mark; None while it may still.
+    """Whether a text begins like a call of one of these functions, without a mark. None: not known yet.
 
-    JSON counts by its first key: one for the name, with a function behind it, or another that a call may begin with.
+    JSON is judged by its first key: a key for the name with one of the functions as value, or another key that a call
+    may begin with.
     """
     text = text.lstrip()
     if not text:
@@ -111,7 +113,7 @@ def _begins_json(text: str, functions: Collection[str]) -> bool | None:
     if match is None or match[2] not in keys:
         return False
     if match[2] not in NAME_KEYS or match[4] is None:
-        return True  # another key first, or another object behind it
+        return True  # another key comes first, or an object follows the key
     if match[5]:
         return match[4] in functions
     return None if any(name.startswith(match[4]) for name in functions) else False

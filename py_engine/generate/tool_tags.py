@@ -1,14 +1,14 @@
-"""Tool calls written as tags with parameters, as Qwen3.5 and Qwen3-Coder write them:
+"""Reads tool calls written as tags with parameters, as Qwen3.5 and Qwen3-Coder write them:
 
     <function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>
 
-Values are not escaped, so they may hold the tags themselves. Three readings are tried, from the surest on:
+Values are not escaped, so they may hold such tags themselves. Three readings are tried, the surest first:
 
-    balanced    every value holds as many opening tags as closing ones: a whole example call in it belongs to it
-    plain       a value ends at the first closing tag behind which the format goes on, with a parameter of the function
-    repaired    closing tags were left out; then the next tag ends a value, and no value holds a tag
+    balanced    every value holds as many opening tags as closing ones, so an example of a call may be part of it
+    plain       a value ends at the first closing tag after which the format continues, with a parameter of the function
+    repaired    closing tags are missing: the next tag ends a value, and no value holds a tag
 
-Names of parameters come from the schema. A text that two values would have written alike is refused.
+Names of parameters come from the schema. A text that could come from two different values is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from py_engine.generate.tool_schema import Schemas, kinds_of, parameters, typed,
 
 Call = tuple[str, dict[str, Any]]  # name, arguments
 
-# A `>` that was forgotten at the end of a line is made good.
+# A `>` may be missing at the end of a line.
 _FUNCTION = re.compile(r"\s*<function=\s*+([^<>\n]*[^<>\s])\s*(?:>|(?=\n))\s*")
 _PARAMETER = re.compile(r"\s*<parameter=\s*+([^<>\n]*[^<>\s])\s*(?:>|(?=\n))")
 _FUNCTION_END = re.compile(r"\s*</function>(?:\s*</function>)*\s*")
@@ -33,19 +33,19 @@ _TAG = re.compile(
     r"(?:\s[^<>\n]*)?>|/(?P<end>parameter|function|tool_call)>)"
 )
 _PART_OF_TAG = re.compile(r"</?(?:parameter|function|tool_call)")
-# A closing tag as the templates write it, and so either the value's end or a text that only looks like it.
+# A closing tag as templates write it: the end of the value, or text of the value that looks the same.
 _END_ON_OWN_LINE = re.compile(r"\n</parameter>[ \t]*(?=\n|\Z)")
 
-MAX_ENDS = 16  # of one value that are tried
-MAX_TYPED_CHARS = 1 << 18  # of all texts that are read as values of one body
+MAX_ENDS = 16  # ends that are tried for one value
+MAX_TYPED_CHARS = 1 << 18  # of all texts in one body that are read as values
 
 
 class _Final(CallError):
-    """What no other reading can make good."""
+    """An error that no other reading can avoid."""
 
 
 def read_tags(body: str, schemas: Schemas, closed: bool, final: bool) -> list[Call]:
-    """The calls. `closed`: something else shows that the text ends here; `final`: and that no value goes on behind it.
+    """The calls. `closed`: something else shows that the text ends here. `final`: also, no value continues after it.
     Raises CallError."""
     error: CallError | None = None
     first: list[Call] | None = None
@@ -65,7 +65,7 @@ def read_tags(body: str, schemas: Schemas, closed: bool, final: bool) -> list[Ca
             return calls
         first = first or calls
     if first is not None:
-        return first  # what the schema does not allow of it is no matter of how it is read
+        return first  # another reading would not change how it breaks the schema
     assert error is not None
     raise error
 
@@ -92,12 +92,12 @@ def _kind(tag: re.Match[str]) -> tuple[str, bool]:
 
 
 def _trimmed(text: str) -> str:
-    """Less the line feeds that the template puts around a value."""
+    """The text without the line feeds that the template puts around a value."""
     return text.removeprefix("\n").removesuffix("\n")
 
 
 class _Values:
-    """Texts as values of their types, each read once: all ways to read a body may ask for the same."""
+    """Reads texts as values of their types, each text once, since several readings of a body may ask for the same."""
 
     def __init__(self, schemas: Schemas) -> None:
         self._schemas = schemas
@@ -105,7 +105,7 @@ class _Values:
         self._chars = 0
 
     def get(self, function: str, key: str, schema: Any, text: str) -> Any:
-        """Raises _Final once too much was read."""
+        """The value of a text. Raises _Final when too much was read already."""
         root = self._schemas.get(function)
         if kinds_of(schema, root) == {"string"}:
             return text
@@ -119,7 +119,7 @@ class _Values:
 
 
 class _Reading:
-    """One way to read a body. `end` finds where a value ends: (end of the value, where the format goes on)."""
+    """One way to read a body. `end` finds the end of a value: (the end, the place where the format continues)."""
 
     def __init__(
         self, body: str, schemas: Schemas, closed: bool, final: bool, end: Any, values: _Values
@@ -172,7 +172,8 @@ class _Reading:
         return match.end() == len(self.body)
 
     def goes_on(self, at: int, used: Collection[str]) -> bool:
-        """Whether the format goes on here: with another parameter of the function, its end, or the end of all."""
+        """Whether the format continues here: with another parameter of the function, with its end, or the end of
+        all."""
         if match := _PARAMETER.match(self.body, at):
             return match[1] not in used and (not self.names or match[1] in self.names)
         if match := _FUNCTION_END.match(self.body, at):
@@ -186,7 +187,7 @@ class _Reading:
         )
 
     def fits(self, key: str, text: str) -> bool:
-        """Whether this text is of a type that the schema allows for the parameter."""
+        """Whether this text can be a value of the type that the schema wants for the parameter."""
         if not self.by_type(key):
             return True
         return not isinstance(self._value(key, _trimmed(text)), str)
@@ -195,7 +196,7 @@ class _Reading:
         return self._values.get(self.name, key, self.names.get(key), text)
 
     def by_type(self, key: str) -> bool:
-        """Whether the type of this parameter tells a value from other text."""
+        """Whether the type of this parameter tells its values from other text: it is known, and no string."""
         kinds = kinds_of(self.names.get(key), self.schemas.get(self.name))
         return bool(kinds) and "string" not in kinds
 
@@ -225,7 +226,7 @@ def _balanced_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
 def _plain_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
     body = reading.body
     used = {*reading.given, key}
-    ends: list[int] = []  # the first one, and others while the value does not fit its type
+    ends: list[int] = []  # possible ends, until one where the value fits its type
     end = body.find(_VALUE_END, at)
     while end >= 0 and len(ends) < MAX_ENDS:
         if reading.goes_on(end + len(_VALUE_END), used):
@@ -248,14 +249,15 @@ def _plain_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
 
 
 def _not_doubled(reading: _Reading, key: str, at: int, end: int) -> int:
-    """Where the value ends if its closing tag came twice. Raises CallError where the first may belong to the value."""
+    """The end of a value whose closing tag may be there twice. Raises CallError where the first may belong to the
+    value."""
     body = reading.body
     first = body.rfind(_VALUE_END, at, end)
     if first < 0:
         return end
     doubled = not body[first + len(_VALUE_END) : end].strip()
     if body.startswith("\n", at) and body.endswith("\n", at, end):
-        # The last one stands as the format has it; those before are the value's own unless they do so, too.
+        # The last tag stands on its own line, as in the format. Earlier ones belong to the value unless they do, too.
         if not _END_ON_OWN_LINE.search(body, at, end - 1):
             return end
     elif not doubled:
@@ -269,7 +271,7 @@ def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
     body = reading.body
     tag = _TAG.search(body, at)
     if not reading.names:
-        raise reading.unended(key)  # nobody knows what else may be a parameter
+        raise reading.unended(key)  # without names, other text may be a parameter
     if _PART_OF_TAG.search(body, at, tag.start() if tag else len(body)):
         raise reading.unended(key)
     if tag is None:
@@ -283,5 +285,5 @@ def _repaired_end(reading: _Reading, key: str, at: int) -> tuple[int, int]:
         raise reading.unended(key)
     end = len(body[: tag.start()].rstrip(" \t"))
     if body.endswith("\n\n", at, end):
-        raise reading.unclear(key)  # which line feeds are the value's own
+        raise reading.unclear(key)  # it is not known which line feeds belong to the value
     return end, tag.start()

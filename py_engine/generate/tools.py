@@ -1,7 +1,7 @@
-"""Tools: what a caller offers, checked; and the calls that a model makes of them, in OpenAI's shape.
+"""Tools: checks those that a caller offers, and gives the calls that a model makes of them in OpenAI's form.
 
-A model writes calls between two marks, in the syntax that its chat template shows it: ToolFormat. They come back to it
-through the template; where that knows no `tool_calls`, ToolFormat writes them.
+A model writes calls between two marks, in the syntax that its chat template shows it (ToolFormat). In later turns the
+template shows them to the model again. Where it does not know `tool_calls`, ToolFormat writes them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_NAME_CHARS = 256
 
 
 class Function(TypedDict):
-    """What is called: `arguments` is a JSON object as text."""
+    """The function of a call. `arguments`: a JSON object as text."""
 
     name: str
     arguments: str
 
 
 class ToolCall(TypedDict):
-    """A call as OpenAI's API has it; goes back as it is in an assistant message's `tool_calls`."""
+    """A call in the form of OpenAI's API. It goes back unchanged, in `tool_calls` of an assistant message."""
 
     id: str
     type: Literal["function"]
@@ -39,7 +39,7 @@ class ToolCall(TypedDict):
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """How a family writes calls: between `open` and `close`, one a block or all in one."""
+    """How a family writes calls: between `open` and `close`, each in a block of its own or all in one."""
 
     name: str
     open: str
@@ -87,10 +87,10 @@ PYTHON_CALLS = ToolFormat(
 def tool_calls(
     body: str, schemas: Schemas, closed: bool = False, final: bool = False
 ) -> tuple[list[ToolCall], list[str]]:
-    """The calls of one block's text, and in words what their schemas do not allow of them (they are as written).
+    """The calls in the text of one block, and in words how they break their schemas (they stay as written).
 
-    `closed` and `final` as for `read`. Raises CallError when any of them cannot be read, or not be sent as JSON, or
-    calls what was not offered.
+    `closed` and `final` as for `read`. Raises CallError when a call cannot be read, cannot be sent as JSON, or is of a
+    function that was not offered.
     """
     found = read(body, schemas, closed, final)
     told: list[str] = []
@@ -109,7 +109,9 @@ def _tool_call(name: str, arguments: Mapping[str, Any]) -> ToolCall:
         raise CallError(f"its name has more than {MAX_NAME_CHARS} characters")
     try:
         text = _json(arguments)
-        require_text(name + text, "it")  # half a character from an escape: no UTF-8 can carry it
+        require_text(
+            name + text, "it"
+        )  # an escape may make half a character, which UTF-8 cannot hold
     except (ValueError, InputError) as error:
         raise CallError(str(error)) from error
     return {
@@ -124,7 +126,7 @@ def _json(value: Any) -> str:
 
 
 def check_tools(tools: Any) -> list[dict[str, Any]] | None:
-    """The tools that a caller offers, None for none.
+    """The tools that a caller offers, checked; None for none.
 
     Each is {"type": "function", "function": {"name", "description", "parameters"}} or the inner object alone;
     `parameters` is a JSON schema of an object. Raises InputError naming the entry that is wrong.
@@ -177,7 +179,7 @@ def _check_tool(tool: Any, where: str) -> str:
 
 
 def schemas_of(tools: Sequence[Mapping[str, Any]] | None) -> Schemas:
-    """The JSON schemas of checked tools' arguments, by function; {} where a tool gives none."""
+    """By function, the JSON schema of the arguments of checked tools; {} where a tool gives none."""
     functions = [_function(tool) for tool in tools or ()]
     return {f["name"]: f.get("parameters") or {} for f in functions}
 
