@@ -1,4 +1,4 @@
-"""Persistent tensors with buffers of their own, made and freed together."""
+"""Persistent tensors, each with a buffer of its own, that are made and freed together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Dtype = Literal["f32", "u32", "f16"]
 
 
 class Buffers:
-    """Makes tensors; `release` frees them all."""
+    """Makes tensors. `release` frees all of them."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -24,14 +24,14 @@ class Buffers:
         return sum(buffer.nbytes for buffer in self._made)
 
     def make(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """A zeroed tensor. Raises OutOfMemoryError."""
+        """A new tensor of zeros. Raises OutOfMemoryError."""
         plain = self.require_bindable(name, *shape, dtype=dtype)
         buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
         self._made.append(buffer)
         return Tensor(name, shape, dtype, Binding(buffer))
 
     def require_bindable(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """Such a tensor without a buffer. Raises OutOfMemoryError when a kernel could not see all of it."""
+        """The same tensor without a buffer. Raises OutOfMemoryError when it is larger than a kernel can bind."""
         tensor = Tensor(name, shape, dtype)
         most = self._gpu.limits.max_binding_bytes
         if tensor.nbytes > most:

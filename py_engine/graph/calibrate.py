@@ -1,15 +1,15 @@
-"""Which groups of dispatches a device takes in one command buffer: what to try next, and what came of it.
+"""Which groups of dispatches a device can run in one command buffer: what to try next, and the results so far.
 
-The state machine alone; serve/calibration.py runs candidates and keeps the record. A candidate is on record before it
-is tried, for it may end the whole tab. Two axes, because WebKit was seen to fail by either: many dispatches in one
-pass, and a pass for each dispatch. An axis is climbed until something on it fails; what fails stays out for good, and
-so does all beyond it, on this device. What was proven holds for the plans that it was proven with. The floor is tried
-first, for the numbers to compare with: plans that end the page even so are left alone from then on.
+This is the state machine alone; serve/calibration.py runs candidates and stores the record. A candidate is on record
+before it is tried, since it may end the whole tab. There are two axes, since WebKit was seen to fail on either: many
+dispatches in one pass, and a pass for each dispatch. An axis is climbed until a candidate fails. Failed candidates and
+larger ones of the axis are never tried again on this device. A proven candidate is proven only for the plans that ran.
+The floor runs first, to give the numbers to compare with. Plans that end the page even then are left alone.
 
     begin(candidate, plan) -> confirm()      it ran, and every bit was right
-                           -> refuse(why)    it ran, and was wrong or refused
-                           -> withdraw()     it was not tried to the end, by nobody's fault
-                           -> (death)        `bury` at the next start: as refuse
+                           -> refuse(why)    it ran and was wrong, or the device refused it
+                           -> withdraw()     it was not tried to the end, for another reason
+                           -> (crash)        the next start calls `bury`, which refuses it
 """
 
 from __future__ import annotations
@@ -20,15 +20,26 @@ from typing import Any
 
 from py_engine.graph.submit import FLOOR, GroupedSubmit
 
-LAYOUT = 2  # of the record
-GROUPS = (8, 16, 32, 64, 128, 256, 512)  # dispatches a command buffer, in the order of trying
-MAX_PLANS = 32  # remembered; the oldest goes first
+LAYOUT = 2  # version of the record's format
+GROUPS = (
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+)  # dispatches in a command buffer, in the order of the attempts
+MAX_PLANS = 32  # plans in the record; the oldest is dropped first
 
 
 @dataclass
 class Calibration:
-    """The record of one device. `failed`: candidates and why. `proven`: by a plan's digest. `trying`: begun by the run
-    `by` with the plans `of`, and nothing heard of it yet. `left_alone`: plans that nothing more is tried with."""
+    """The record of one device.
+
+    `failed`: candidates, and why they failed. `proven`: by the digest of the plans. `trying`: a candidate that the run
+    `by` has begun with the plans `of`, without a result yet. `left_alone`: plans with which nothing more is tried.
+    """
 
     failed: dict[GroupedSubmit, str] = field(default_factory=dict)
     proven: dict[str, GroupedSubmit] = field(default_factory=dict)
@@ -38,22 +49,22 @@ class Calibration:
     by: str = ""
 
     def best(self, plan: str) -> GroupedSubmit:
-        """What to submit these plans by: the largest proven group that nothing speaks against since, else the floor."""
+        """How to submit these plans: the largest proven group, unless a later failure rules it out; else the floor."""
         found = self.proven.get(plan, FLOOR)
         return FLOOR if self.ruled_out(found) else found
 
     def ruled_out(self, candidate: GroupedSubmit) -> bool:
-        """Whether it, or a smaller one of its axis, failed or was never heard of again."""
+        """Whether this candidate or a smaller one of its axis has failed, or was begun without a result."""
         bad = [*self.failed, *([self.trying] if self.trying not in (None, FLOOR) else [])]
         return any(
             _axis(f) == _axis(candidate) and f.dispatches <= candidate.dispatches for f in bad
         )
 
     def next(self, plan: str, most: int) -> GroupedSubmit | None:
-        """The next candidate for plans of at most `most` dispatches; None when there is nothing left to try."""
+        """The next candidate for plans of at most `most` dispatches; None when nothing is left to try."""
         reached = self.best(plan).dispatches
         if plan in self.left_alone or reached >= most:
-            return None  # in the latter case everything is in one command buffer already
+            return None  # in the second case everything is in one command buffer already
         group = next((n for n in GROUPS if n > reached), None)
         if group is None:
             return None
@@ -61,11 +72,11 @@ class Calibration:
         return next((candidate for candidate in both if not self.ruled_out(candidate)), None)
 
     def begin(self, candidate: GroupedSubmit, plan: str, by: str) -> None:
-        """It is going to be tried with these plans, by a run of this name."""
+        """Note that a candidate is about to be tried with these plans, by the run of this name."""
         self.trying, self.of, self.by = candidate, plan, by
 
     def confirm(self) -> None:
-        """It ran its plans, and every bit was right."""
+        """Note that the candidate ran its plans and every bit was right."""
         assert self.trying is not None
         self.proven.pop(self.of, None)
         self.proven[self.of] = self.trying
@@ -74,7 +85,7 @@ class Calibration:
         self.withdraw()
 
     def refuse(self, why: str) -> None:
-        """It gave wrong numbers, or the device did not take it."""
+        """Note that the candidate gave wrong numbers, or that the device refused it."""
         assert self.trying is not None
         if self.trying == FLOOR:
             self.left_alone = [*self.left_alone, self.of][-MAX_PLANS:]
@@ -83,18 +94,19 @@ class Calibration:
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Nothing is being tried; what was says nothing for or against it."""
+        """Note that nothing is tried any more, and that the attempt has proven nothing."""
         self.trying, self.of, self.by = None, "", ""
 
     def bury(self) -> GroupedSubmit | None:
-        """At a start, when nobody else can be trying: the candidate that ended the run before, from now on failed."""
+        """Call at a start, when no other run can be trying. Refuses the candidate that ended the last run, and returns
+        it."""
         dead = self.trying
         if dead is not None:
             self.refuse("ended the page")
         return dead
 
     def to_dict(self) -> dict[str, Any]:
-        """For the record's file."""
+        """The record as JSON, for its file."""
         return {
             "layout": LAYOUT,
             "failed": [{**_pair(c), "why": why} for c, why in self.failed.items()],
@@ -107,7 +119,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Any) -> Calibration:
-        """The record of a file's content. Raises ValueError when it is no such thing."""
+        """The record in a file's content. Raises ValueError when it is something else."""
         if not isinstance(data, Mapping) or data.get("layout") != LAYOUT:
             raise ValueError("not a calibration's record")
         failed, proven, alone = (data.get(key) for key in ("failed", "proven", "left_alone"))
@@ -127,7 +139,7 @@ class Calibration:
 
 
 def parse_pair(data: Any) -> GroupedSubmit:
-    """{"group": N, "passes": N} of the floor or a candidate. Raises ValueError."""
+    """The floor or the candidate that {"group": N, "passes": N} stands for. Raises ValueError."""
     group, passes = (
         (data.get(k) for k in ("group", "passes")) if isinstance(data, Mapping) else (0, 0)
     )

@@ -1,4 +1,4 @@
-"""WGSL source, libraries and override constants -> a cached pipeline."""
+"""Compiles kernels: WGSL source, libraries and override constants become a pipeline, which is cached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from py_engine.host.gpu import Gpu, Pipeline
 
 @cache
 def shader_source(path: str) -> str:
-    """The text of `shaders/<path>`: inside the wheel the folder lies in the package, in a checkout beside it."""
+    """The text of `shaders/<path>`. The folder is inside the package in a wheel, and beside it in a checkout."""
     packed = files("py_engine").joinpath("shaders", path)
     if packed.is_file():
         return packed.read_text(encoding="utf-8")
@@ -22,13 +22,13 @@ def shader_source(path: str) -> str:
 
 
 def assemble(kernel: Kernel) -> str:
-    """The kernel's libraries, then its file. The host's enable lines go in front of it."""
+    """The text of the kernel's libraries, then of its file. The host puts its enable lines before it."""
     parts = [shader_source(f"lib/{name}.wgsl") for name in kernel.uses]
     return "\n".join([*parts, shader_source(f"{kernel.stem}.wgsl")])
 
 
 class Kernels:
-    """Pipelines of one device, one a Kernel, compiled once for all of its models."""
+    """The pipelines of one device, one for each Kernel. All models of the device share them."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -37,7 +37,7 @@ class Kernels:
         self._listeners: list[Callable[[int, int], object]] = []
 
     def start(self, kernels: Iterable[Kernel]) -> None:
-        """Begin to compile, so that the wait falls together with other work (weights streaming in)."""
+        """Begin to compile, so that it happens during other work (while weights stream in)."""
         for kernel in kernels:
             if kernel not in self._pipelines:
                 self._pipelines[kernel] = asyncio.ensure_future(self._compile(kernel))
@@ -48,7 +48,7 @@ class Kernels:
         return await self._pipelines[kernel]
 
     async def ready(self, kernels: Iterable[Kernel], timeout_s: float) -> set[Kernel]:
-        """Those that have compiled within a time; the others go on compiling, or failed."""
+        """Those kernels that have compiled after this time. Others are still compiling, or have failed."""
         wanted = set(kernels)
         if not wanted:
             return set()
@@ -61,7 +61,7 @@ class Kernels:
         }
 
     async def compiled(self, tell: Callable[[int, int], object]) -> None:
-        """Wait for all that were begun; `tell(how many are done, of how many)`. Errors are told by `pipeline`."""
+        """Wait for all that were begun. Calls `tell(number done, number in all)`. Errors are raised by `pipeline`."""
         tell(self._compiled, len(self))
         self._listeners.append(tell)
         try:
@@ -70,11 +70,11 @@ class Kernels:
             self._listeners.remove(tell)
 
     async def settle(self) -> None:
-        """Wait until nothing compiles any more, whatever came of it (before the device is closed)."""
+        """Wait until nothing compiles any more; errors are ignored. Needed before the device is closed."""
         await asyncio.gather(*self._pipelines.values(), return_exceptions=True)
 
     async def forget_failed(self) -> None:
-        """Settle, and let those that failed be tried again: the next model may find the device in a better state."""
+        """Settle, and forget kernels that failed, so that they are tried again when the next model needs them."""
         await self.settle()
         for kernel, task in [*self._pipelines.items()]:
             if task.done() and (task.cancelled() or task.exception()):

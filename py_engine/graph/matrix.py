@@ -1,4 +1,4 @@
-"""Weights on the GPU, as the kernels read them."""
+"""Weights on the GPU, in the forms that kernels read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ ScaleFormat = Literal["f16", "bf16", "f32"]
 class Matrix:
     """`rows` output rows of a linear layer or embedding, row-major [rows, cols], in one binding.
 
-    f32: a word an element. f16, bf16: two elements a word, element 2i in the low half; bf16 is kept as it lies in the
-    file and widened by a shift when read. q4, q8: MLX affine, w = scale * q + bias per `group_size` along a row;
-    element i of a row is the field at bits [i*b, i*b+b) of the row's words, lowest first.
-    `scales` holds a (scale, bias) pair per group, [rows, cols / group_size]: one word (scale low, bias high half) when
-    `scale_format` is f16 or bf16, two words when f32.
-    `row_offset`: where row 0 stands in the layer's output (a layer is cut into parts when its tensors' formats
-    differ, or when one binding could not hold it).
+    f32: one element in a word. f16, bf16: two elements in a word, element 2i in the low half; bf16 stays as in the
+    file, and kernels widen it by a shift. q4, q8: MLX affine, w = scale * q + bias per `group_size` along a row;
+    element i of a row is the field at bits [i*b, i*b+b) of the row's words, lowest first. `scales` holds a (scale,
+    bias) pair per group, [rows, cols / group_size]: one word (scale low, bias high half) when `scale_format` is f16 or
+    bf16, two words when f32. `row_offset`: the place of row 0 in the layer's output. (A layer has several parts when
+    its tensors have different formats, or when one binding cannot hold it.)
     """
 
     rows: int
@@ -41,7 +40,6 @@ class Linear:
     rows: int
     cols: int
     parts: tuple[Matrix, ...]  # in row order, together all rows
-    bias: Tensor | None = None  # f32 [rows], or more, of which the first are meant
-    factors_at: int | None = (
-        None  # where in `bias` factors begin (layer scale); 0: it holds no bias
-    )
+    bias: Tensor | None = None  # f32 [rows], or longer: the first `rows` count
+    # Where the factors (layer scale) begin in `bias`; 0: it holds factors only. None: there are no factors.
+    factors_at: int | None = None

@@ -1,7 +1,7 @@
-"""Liveness: which activations of a traced pass may share a buffer. No GPU needed.
+"""Decides which activations of a traced pass share a buffer, by their lifetimes. Needs no GPU.
 
-Greedy by size over fixed lifetimes (Pisarchyk & Lee 2020, arXiv:2001.03288), with one difference: the slots are
-shared by all plans of a model (decode and every prefill size), since only one runs at a time.
+Greedy by size over fixed lifetimes (Pisarchyk & Lee 2020, arXiv:2001.03288), with one difference: all plans
+of a model (decode and every prefill size) share the slots, since only one of them runs at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from py_engine.graph.trace import NOTHING, Call, Tensor
 
 @dataclass(frozen=True)
 class Lifetime:
-    """First and last call (indices) that touch an activation."""
+    """The first and the last call (indices) that use an activation."""
 
     tensor: Tensor
     first: int
@@ -22,7 +22,8 @@ class Lifetime:
 
 
 def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
-    """Of every activation of the pass, in order of first use. Raises ValueError when one is read before written."""
+    """The lifetime of every activation of a pass, in order of first use. Raises ValueError when one is read before it
+    is written."""
     first: dict[Tensor, int] = {}
     last: dict[Tensor, int] = {}
     for i, call in enumerate(calls):
@@ -39,16 +40,16 @@ def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
 
 @dataclass
 class Slots:
-    """Sizes of the pooled buffers so far; grows as plans are assigned, biggest plan first for the least waste.
+    """Sizes of the pooled buffers so far. It grows as plans are assigned; the largest plan first wastes least.
 
-    The first `fixed` of them are there already: later plans use them as they are, or take new ones.
+    The buffers of the first `fixed` slots exist already: later plans use them as they are, or take new ones.
     """
 
     sizes: list[int] = field(default_factory=list)
     fixed: int = 0
 
     def assign(self, calls: Sequence[Call]) -> dict[Tensor, int]:
-        """A slot index for each activation: two that live at the same time never share one."""
+        """A slot index for each activation. Two that are alive at the same time never share a slot."""
         taken: list[list[Lifetime]] = [[] for _ in self.sizes]
         chosen: dict[Tensor, int] = {}
         for life in sorted(lifetimes(calls), key=lambda x: (-x.tensor.nbytes, x.first)):

@@ -1,4 +1,5 @@
-"""A traced pass, lowered once: pooled buffers, pipelines, bind groups, and a recording that the host replays."""
+"""Lowers a traced pass, once, to a plan: pooled buffers, pipelines, bind groups, and a recording that the host
+replays."""
 
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Recording
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A forward pass as data; `repr` prints one dispatch a line."""
+    """A forward pass as data. `repr` prints a line for each dispatch."""
 
     rows: int
-    calls: Sequence[Call]  # what the dispatches were made from, one each
+    calls: Sequence[Call]  # the call that each dispatch was made from
     dispatches: Sequence[Dispatch]
     recording: Recording
 
@@ -32,39 +33,40 @@ class Plan:
 
 
 class Planner:
-    """Lowers traces to plans that share activations buffers, pipelines and equal bind groups.
+    """Lowers traces to plans that share activation buffers, pipelines and equal bind groups.
 
-    Assign every trace first (`reserve`), then `lower` them: buffers are made once all sizes are known. Traces that
-    come later use the buffers that are there, and add to them where those do not do.
+    First `reserve` every trace, then `allocate`, then `lower` them, so that buffers are made when all sizes are known.
+    Traces that come later use the existing buffers, and add new ones where those do not fit.
     """
 
     def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
         self._gpu = gpu
         self._kernels = kernels
-        self.strategy = strategy  # of the plans lowered from now on
+        self.strategy = strategy  # for plans that are lowered from now on
         self._slots = Slots()
         self._buffers: list[Buffer] = []
         self._nothing: Buffer | None = (
-            None  # what NOTHING is bound to, once a call leaves an input out
+            None  # the buffer of NOTHING, once a call leaves an input out
         )
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
         self._lowered: WeakKeyDictionary[Trace, list[Dispatch]] = WeakKeyDictionary()
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of the pooled buffers."""
+        """GPU bytes of the pooled buffers."""
         nothing = self._nothing.nbytes if self._nothing else 0
         return nothing + sum(buffer.nbytes for buffer in self._buffers)
 
     def reserve(self, traces: Iterable[Trace]) -> None:
-        """Give every activation of these traces a slot (largest pass first) and start their pipelines."""
+        """Give every activation of these traces a slot, the largest pass first, and start to compile their
+        pipelines."""
         for trace in sorted(traces, key=lambda t: -t.rows):
             self._chosen[trace] = self._slots.assign(trace.calls)
             self._kernels.start(call.kernel for call in trace.calls)
 
     async def allocate(self) -> None:
-        """Make the pooled buffers that are not there yet. Raises OutOfMemoryError; then none of them is made, and the
-        traces that wanted them are of no use."""
+        """Make the pooled buffers that do not exist yet. Raises OutOfMemoryError; then none of them is made, and the
+        traces that were reserved for them cannot be lowered."""
         sizes, made = self._slots.sizes, list[Buffer]()
         try:
             for i in range(len(self._buffers), len(sizes)):
@@ -79,8 +81,8 @@ class Planner:
         self._slots.fixed = len(sizes)
 
     async def lower(self, traces: Sequence[Trace], *, check: bool = True) -> Plan:
-        """One plan out of reserved traces, run one after the other. Raises HostError naming kernel or buffer; of what
-        only the driver refuses later, without `check`, when the caller checks."""
+        """One plan of reserved traces, which run one after another. Raises HostError naming the kernel or buffer.
+        Without `check`, an error that only the driver finds is raised later, when the caller checks the GPU."""
         calls = [call for trace in traces for call in trace.calls]
         dispatches: list[Dispatch] = []
         for trace in traces:
@@ -93,14 +95,14 @@ class Planner:
         return Plan(traces[0].rows, calls, dispatches, self._record(dispatches))
 
     def recut(self, plan: Plan) -> Plan:
-        """The same dispatches, submitted as `strategy` now says."""
+        """The same plan, submitted by the present `strategy`."""
         return replace(plan, recording=self._record(plan.dispatches))
 
     def _record(self, dispatches: Sequence[Dispatch]) -> Recording:
         return self._gpu.record(self.strategy.cut(dispatches), self.strategy.await_each)
 
     def release(self) -> None:
-        """Free the pooled buffers; plans made from them are dead."""
+        """Free the pooled buffers. Plans that use them must not run any more."""
         for buffer in self._buffers:
             self._gpu.destroy_buffer(buffer)
         self._buffers.clear()

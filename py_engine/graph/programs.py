@@ -1,4 +1,4 @@
-"""A model's passes by name and size: each is written down once, planned once, and run by whoever knows what goes in."""
+"""The passes of a model by name and size. Each is traced once and planned once; callers write its inputs and run it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from py_engine.graph.trace import Call, Trace
 from py_engine.host.gpu import Gpu
 
 Features = frozenset[str]
-Forms = Mapping[Hashable, Any]  # of kernels, as Trace.forms
+Forms = Mapping[Hashable, Any]  # forms of kernels, as in Trace.forms
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
     """One kind of pass: an encoder, a chunk of a prompt, a head.
 
-    `write(rows, features, forms)` gives the trace of a pass over so many rows. `sizes`: the rows that there are plans
-    for, ascending. `moving`: it is bound to buffers that are replaced while the model lives (a KV cache that grows).
-    `alone`: it is run by itself too, not only in chains.
+    `write(rows, features, forms)` gives the trace of a pass over so many rows. `sizes`: the numbers of rows that have a
+    plan, ascending. `moving`: it uses buffers that are replaced while the model lives (a KV cache that grows).
+    `alone`: it also runs by itself, not only in chains.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Traces and plans that are about to take others' places."""
+    """Traces and plans that are about to replace older ones."""
 
     traces: Mapping[tuple[str, int], Trace]
     plans: Mapping[str, Plan]
@@ -43,8 +43,8 @@ class Moved:
 class Programs:
     """The programs of one model on one device. They share activations, since only one of them runs at a time.
 
-    `chains`: programs of one size that also run one behind the other, as one plan. `features`: of the device, those
-    that kernels use here.
+    `chains`: programs of one size that also run one after another as one plan. `features`: the features of the device
+    that kernels may use.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Programs:
 
     @property
     def plans(self) -> Mapping[str, Plan]:
-        """All of them: "NAME", or "NAME ROWS" where a program has several sizes, and "NAME NAME" of a chain."""
+        """All plans: "NAME", or "NAME ROWS" where a program has several sizes, or "NAME NAME" for a chain."""
         return self._plans
 
     @property
     def calls(self) -> Iterator[Call]:
-        """The calls of every pass that was written down."""
+        """The calls of every traced pass."""
         return (call for trace in self._traces.values() for call in trace.calls)
 
     @property
@@ -96,7 +96,7 @@ class Programs:
         return self._planner.activation_bytes
 
     def sizes(self, name: str) -> tuple[int, ...]:
-        """The rows that a program has plans for, ascending."""
+        """The numbers of rows for which a program has a plan, ascending."""
         return self._programs[name].sizes
 
     def find(self, name: str, rows: int = 1) -> Plan:
@@ -105,12 +105,12 @@ class Programs:
         return self._plans[_label(program, next(n for n in program.sizes if n >= rows))]
 
     def chain(self, *names: str) -> Plan:
-        """The plan that runs these programs one behind the other."""
+        """The plan that runs these programs one after another."""
         return self._plans[" ".join(names)]
 
     def trace(self, without: Features = frozenset()) -> None:
-        """Write down every pass and start compiling; weights need not be there yet. Before `plan` it may be done again,
-        with kernels that are `without` these features from then on."""
+        """Write down every pass and start to compile its kernels. The weights need not be there yet. It may be called
+        again before `plan`; kernels then do `without` these features for good."""
         self.features -= without
         self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
         self._planner = Planner(self._gpu, self._kernels, self._planner.strategy)
@@ -123,8 +123,8 @@ class Programs:
         self._plans = await self._lowered(self._traces, self._programs.values(), self._chains)
 
     async def moved(self) -> Moved:
-        """The moving programs planned anew, for buffers that others have put in the old ones' places. Not in use
-        before `adopt`. Raises OutOfMemoryError, HostError."""
+        """Plan the moving programs anew, after the caller has replaced the buffers that they use. The new plans are
+        used once `adopt` is called. Raises OutOfMemoryError, HostError."""
         moving = [program for program in self._programs.values() if program.moving]
         traces = self._written(moving)
         self._planner.reserve(traces.values())
@@ -134,12 +134,12 @@ class Programs:
         return Moved(traces, await self._lowered(self._traces | traces, moving, chains))
 
     def adopt(self, moved: Moved) -> None:
-        """From now on these are the plans."""
+        """Use these plans from now on."""
         self._traces |= moved.traces
         self._plans |= moved.plans
 
     def release(self) -> None:
-        """Free the activations; the plans are dead."""
+        """Free the activations. The plans must not run any more."""
         self._planner.release()
 
     def _written(self, programs: Iterable[Program]) -> dict[tuple[str, int], Trace]:

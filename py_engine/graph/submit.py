@@ -1,4 +1,4 @@
-"""How a plan's dispatches are cut into passes and command buffers: a strategy, not a branch."""
+"""Strategies: how the dispatches of a plan are cut into passes and command buffers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from py_engine.host.webkit import on_webkit
 
 @dataclass(frozen=True)
 class SingleSubmit:
-    """Everything in one pass of one command buffer; submits follow each other without waiting."""
+    """Everything in one pass of one command buffer. The host does not wait between submits."""
 
     await_each = False
 
@@ -23,9 +23,9 @@ class SingleSubmit:
 
 @dataclass(frozen=True)
 class GroupedSubmit:
-    """`dispatches` a command buffer, spread over `passes` compute passes; one command buffer in flight, awaited.
+    """Command buffers of `dispatches` in `passes` compute passes. The host waits for each before it submits the next.
 
-    Two axes, because WebKit was seen to fail by either (many dispatches, or many passes, in one command buffer).
+    There are two numbers since WebKit was seen to fail by either: many dispatches, or many passes, in a command buffer.
     """
 
     dispatches: int
@@ -47,8 +47,8 @@ class GroupedSubmit:
 
 
 def asked_group(group: int | None, passes: int | None) -> GroupedSubmit | None:
-    """What somebody asks for by one of these numbers or both: a group is one pass unless said otherwise, and passes
-    alone hold a dispatch each. Raises InputError for numbers below 1."""
+    """The strategy that a user asks for by one or both of these numbers; None for neither. A `group` is one pass unless
+    `passes` is given. With `passes` alone each pass holds one dispatch. Raises InputError for numbers below 1."""
     if group is None:
         return None if passes is None else GroupedSubmit(passes, passes)
     return GroupedSubmit(group, 1 if passes is None else passes)
@@ -56,10 +56,10 @@ def asked_group(group: int | None, passes: int | None) -> GroupedSubmit | None:
 
 SubmitStrategy = SingleSubmit | GroupedSubmit
 
-# Proven right wherever WebKit was seen to run at all: every dispatch a command buffer of its own, each awaited.
+# Each dispatch in a command buffer of its own, which is awaited: right wherever WebKit was seen to run at all.
 FLOOR = GroupedSubmit(1)
 
 
 def default_strategy() -> SubmitStrategy:
-    """The floor on WebKit, until a larger group was proven there (serve/calibration.py); elsewhere all at once."""
+    """The floor on WebKit, until a larger group is proven (serve/calibration.py); elsewhere everything at once."""
     return FLOOR if on_webkit() else SingleSubmit()

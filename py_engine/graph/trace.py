@@ -1,4 +1,4 @@
-"""A traced forward pass: tensor handles without data, and the list of kernel calls that a family's file wrote down."""
+"""A traced forward pass: tensors without data, and the list of kernel calls that a family's file makes of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from py_engine.host.gpu import AdapterInfo, Binding, Buffer
 
-Access = Literal["r", "w"]  # of a kernel to a tensor; "w" covers read_write as well
+Access = Literal["r", "w"]  # how a kernel uses a tensor; "w" is read_write too
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A row-major array on the GPU, known by shape and dtype.
+    """A row-major array on the GPU: a name, a shape and a dtype.
 
-    `binding` is set for what outlives a forward pass (weights, KV cache, step, ids); an activation has none
-    until `graph.memory` gives it a pooled buffer.
+    A tensor that outlives a forward pass (weights, KV cache, step, ids) has a `binding`. An activation has none; the
+    planner gives it a pooled buffer (graph/memory.py).
     """
 
     name: str
@@ -33,13 +33,14 @@ class Tensor:
 
     @property
     def buffer(self) -> Buffer:
-        """Where a tensor that outlives a forward pass lies."""
+        """The buffer of a tensor that outlives a forward pass."""
         assert self.binding is not None, f"{self.name} is no persistent tensor"
         return self.binding.buffer
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """The persistent tensor bound to its own bytes only: kernels read its size from the binding's length."""
+    """A persistent tensor bound to its own bytes only, for kernels that read its size from the length of the
+    binding."""
     if tensor.binding is None:
         return tensor
     return replace(
@@ -47,16 +48,16 @@ def exact(tensor: Tensor) -> Tensor:
     )
 
 
-# Bound where a call leaves an input out: 64 words of zeros, which the planner owns.
+# Stands for an input that a call leaves out: 64 words of zeros, which the planner owns.
 NOTHING = Tensor("nothing", (64,))
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Which pipeline a call wants: a shader file, library files put before it, override constants.
+    """The pipeline that a call needs: a shader file, library files before it, override constants.
 
-    `uses` names the shared library files (`shaders/lib/<name>.wgsl`) put before the kernel, in order;
-    `features` the WebGPU features it was written for ("shader-f16", "subgroups"): the host adds the enable lines.
+    `uses`: names of library files (`shaders/lib/<name>.wgsl`) that stand before the kernel, in order. `features`: the
+    WebGPU features that it needs ("shader-f16", "subgroups"); the host adds the enable lines.
     """
 
     stem: str  # shaders/<stem>.wgsl
@@ -66,7 +67,7 @@ class Kernel:
 
     @property
     def label(self) -> str:
-        """For errors and profiles: stem plus what tells it from its siblings."""
+        """A name for errors and profiles: the stem, libraries and constants."""
         return (
             self.stem
             + "("
@@ -77,16 +78,15 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One dispatch to be: kernel, tensors in binding order, which of them it writes, workgroup counts."""
+    """A dispatch to be made: kernel, tensors in binding order, which of them it writes, workgroup counts."""
 
     label: str
     kernel: Kernel
     tensors: Sequence[Tensor]
     writes: frozenset[int]  # indices into `tensors`
     groups: tuple[int, int, int]
-    task: Hashable = (
-        None  # what it computes, if other forms of the kernel could do the same; key of Trace.forms
-    )
+    # What it computes, where other forms of the kernel could do the same: a key of Trace.forms.
+    task: Hashable = None
 
 
 def kernel(
@@ -95,7 +95,7 @@ def kernel(
     constants: Mapping[str, float | int | bool] | None = None,
     features: frozenset[str] = frozenset(),
 ) -> Kernel:
-    """A Kernel with its constants in one order, so that equal kernels share a pipeline."""
+    """A Kernel with sorted constants, so that equal kernels share a pipeline."""
     items = sorted((k, float(v)) for k, v in (constants or {}).items())
     return Kernel(stem, tuple(uses), tuple(items), features)
 
@@ -105,11 +105,10 @@ class Trace:
     """Collects the calls of one pass over `rows` rows."""
 
     rows: int
-    features: frozenset[str] = frozenset()  # what kernels may use here
-    info: AdapterInfo = AdapterInfo()  # kernels choose their form by it, never their result
-    forms: Mapping[Hashable, Any] = field(
-        default_factory=dict
-    )  # measured here; the ops choose the rest
+    features: frozenset[str] = frozenset()  # features that kernels may use
+    info: AdapterInfo = AdapterInfo()  # may decide the form of a kernel, never its result
+    # Forms that were measured on this device; the ops choose the others.
+    forms: Mapping[Hashable, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
 
     def tensor(self, name: str, *shape: int, dtype: Literal["f32", "u32", "f16"] = "f32") -> Tensor:
@@ -124,7 +123,8 @@ class Trace:
         groups: tuple[int, int, int],
         task: Hashable = None,
     ) -> None:
-        """Append a dispatch. Tensors in binding order."""
+        """Append a dispatch, with its tensors in binding order. Raises ValueError for workgroup counts outside
+        1..65535."""
         if min(groups) < 1 or max(groups) > 65535:
             raise ValueError(f"{label}: workgroup counts {groups} are outside 1..65535")
         self.calls.append(

@@ -1,4 +1,5 @@
-"""Ranges of many GPU buffers as one long row of bytes, moved out and in by slices. In a browser they stay JS arrays."""
+"""Moves ranges of many GPU buffers out and in, as if they were one long range of bytes, in slices. In a browser the
+bytes stay JavaScript arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ SLICE_BYTES = 8 << 20
 
 @dataclass(frozen=True, eq=False)
 class Span:
-    """`nbytes` of a buffer from `offset`, multiples of 4."""
+    """`nbytes` of a buffer, from `offset` on. Both are multiples of 4."""
 
     buffer: Buffer
     offset: int
@@ -23,14 +24,16 @@ class Span:
 
 
 def slices(nbytes: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of slices of SLICE_BYTES, the last one of what is left."""
+    """Starts and ends of slices of SLICE_BYTES; the last one may be smaller."""
     for start in range(0, nbytes, SLICE_BYTES):
         yield start, min(start + SLICE_BYTES, nbytes)
 
 
 class Transfer:
-    """The bytes of `spans`, one after the other, through a staging buffer: made when an `async with` block is entered,
-    which raises OutOfMemoryError, and freed at its end."""
+    """The bytes of `spans`, one after another, read and written through a staging buffer.
+
+    The buffer is made when an `async with` block is entered, which may raise OutOfMemoryError, and freed at its end.
+    """
 
     def __init__(self, gpu: Gpu, spans: Sequence[Span]) -> None:
         self._gpu = gpu
@@ -54,11 +57,11 @@ class Transfer:
             self._gpu.destroy_buffer(self._staging)
 
     def slices(self) -> Iterator[tuple[int, int]]:
-        """Where slices start and end, in order."""
+        """Starts and ends of the slices, in order."""
         return slices(self.nbytes)
 
     async def read(self, start: int, end: int) -> Bytes:
-        """The bytes of a slice."""
+        """Read the bytes of a slice."""
         assert self._staging is not None
         await self._gpu.copy(
             [
@@ -69,7 +72,7 @@ class Transfer:
         return await self._gpu.download(self._staging, 0, end - start)
 
     async def write(self, start: int, end: int, data: Bytes) -> None:
-        """Put the bytes of a slice where they belong; returns when the GPU has them."""
+        """Write the bytes of a slice to their places. Returns when the GPU has them."""
         assert self._staging is not None
         self._gpu.write(self._staging, 0, data)
         await self._gpu.copy(
@@ -81,7 +84,7 @@ class Transfer:
         await self._gpu.idle()
 
     def _within(self, start: int, end: int) -> Iterator[tuple[Span, int, int, int]]:
-        """What start..end touches: a span, where in it, where in the slice, how many bytes."""
+        """The parts of spans within start..end: (span, place in it, place in the slice, number of bytes)."""
         i, at = bisect_right(self._starts, start) - 1, start
         while at < end:
             span, inside = self._spans[i], at - self._starts[i]
