@@ -1,9 +1,9 @@
-"""config.json of a model, in the old and the new style, as checked numbers.
+"""Reads a model's config.json, in the old and the new style, as checked values.
 
-Families read their keys through `require_*`, which refuse absurd values before anything is allocated; what the two
-styles say differently (layer types, quantisation, end tokens) has a function here, rotary positions are in
-`rope_config.py`. Styles: transformers < 5 wrote `rope_theta`, `rope_scaling`, `sliding_window_pattern`,
-`rope_local_base_freq`; >= 5 writes `rope_parameters` and `layer_types`.
+Families read their keys through `require_*`, which refuse absurd values before anything is allocated. There is a
+function here for each thing that the two styles say differently (layer types, quantisation, end tokens); rotary
+positions are in `rope_config.py`. Styles: transformers < 5 wrote `rope_theta`, `rope_scaling`,
+`sliding_window_pattern`, `rope_local_base_freq`; >= 5 writes `rope_parameters` and `layer_types`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_TOKEN_ID = (1 << 24) - 1
 SLIDING = "sliding_attention"
 FULL = "full_attention"
 
-# Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
+# Keys at the top level of a multimodal config that also hold for the text model. transformers reads all others from
 # text_config alone; mlx_lm writes vocab_size beside it.
 _TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
 _INHERITED = (
@@ -34,9 +34,9 @@ _INHERITED = (
     "dtype",
     "torch_dtype",
 )
-# Configs of other parts, and ids of what stands in a prompt for them (image_token_id): by the ends of their names.
+# Ends of the names of configs of other parts, and of ids that stand for them in a prompt (image_token_id).
 _INHERITED_ENDS = ("_config", "_token_id")
-# Where null says something else than a key that is left out: as many as there are query heads; no window; no cap.
+# Keys where null differs from a missing key. It means: as many as query heads; no window; no cap.
 _NULLS = (
     "num_key_value_heads",
     "sliding_window",
@@ -46,7 +46,7 @@ _NULLS = (
 
 
 class Part(dict[str, Any]):
-    """An object inside config.json, a Config as the whole is. `path` is what its keys' names begin with in errors:
+    """An object inside config.json, used like the whole. `path` is put before the names of its keys in errors:
     "vision_config."."""
 
     def __init__(self, values: Config, path: str) -> None:
@@ -55,7 +55,7 @@ class Part(dict[str, Any]):
 
 
 def part(config: Config, key: str, defaults: Config | None = None) -> Config:
-    """config[key], an object, without its nulls, over `defaults`: what the family assumes where it leaves a key out.
+    """config[key], an object, without its nulls. Keys that it leaves out have the family's `defaults`.
 
     Errors about its keys name them by their path ("vision_config.hidden_size"), also in parts of parts. Raises
     ModelError when it is missing or no object.
@@ -69,7 +69,7 @@ def part(config: Config, key: str, defaults: Config | None = None) -> Config:
 
 
 def alike(config: Config, values: Config) -> Config:
-    """Other values for the same place of config.json: errors name it as they do for `config`."""
+    """A Config of other values for the same place in config.json, so that errors name the same path."""
     return Part(values, _path(config)) if isinstance(config, Part) else values
 
 
@@ -88,11 +88,11 @@ async def read_config(repo: Repository) -> Config:
 
 
 def normalise(raw: Any, where: str = "config.json") -> Config:
-    """One flat mapping of what describes the text model: `text_config`, with what holds for it of the top level.
+    """One flat mapping that describes the text model: `text_config`, and the keys of the top level that hold for it.
 
-    `model_type` is the top level's: it names the family. Configs of other parts (vision_config, audio_config) stay as
-    they are, for `part`. Absent and null mean the same, but for num_key_value_heads and
-    sliding_window. Raises ModelError when it is no config.
+    `model_type` is that of the top level, which names the family. Configs of other parts (vision_config, audio_config)
+    stay as they are, for `part`. A null is the same as a missing key, except for the keys in _NULLS.
+    Raises ModelError when it is no config.
     """
     if not isinstance(raw, dict):
         raise ModelError(f"{where} is not a JSON object; it is not a model's config.")
@@ -209,7 +209,7 @@ def layer_types(
 
 
 def sliding_window(config: Config) -> int:
-    """How many keys a sliding layer sees, its own included. Raises ModelError."""
+    """How many keys a token sees in a sliding layer, its own included. Raises ModelError."""
     if config.get("sliding_window") is None:
         raise ModelError(
             "config.json: layer_types has sliding_attention, but there is no sliding_window in use"
@@ -219,8 +219,8 @@ def sliding_window(config: Config) -> int:
 
 
 def every_layer_slides(config: Config) -> Config:
-    """`config` with the layer_types of a family whose layers all slide where there is a sliding_window.
-    Raises ModelError when its own layer_types say something else."""
+    """`config` with the layer_types of a family in which all layers slide if there is a sliding_window, else none.
+    Raises ModelError when the config's own layer_types say something else."""
     kind = FULL if config.get("sliding_window") is None else SLIDING
     if config.get("layer_types") is not None and set(layer_types(config)) != {kind}:
         raise ModelError(
@@ -232,8 +232,8 @@ def every_layer_slides(config: Config) -> Config:
 
 
 def tied(config: Config, has_lm_head: bool) -> bool:
-    """Whether the logits use the embedding. Without an `lm_head.weight` (`has_lm_head`) they do, whatever the config
-    says or leaves out; with one, where `tie_word_embeddings` is true."""
+    """Whether the logits use the embedding. If the weights have no `lm_head.weight` (`has_lm_head`) they do, whatever
+    the config says; else where `tie_word_embeddings` is true."""
     if not has_lm_head:
         return True
     return require_bool(config, "tie_word_embeddings", False)
@@ -244,7 +244,7 @@ def tied(config: Config, has_lm_head: bool) -> bool:
 
 @dataclass(frozen=True)
 class Packing:
-    """Declared width and group of a packed layer; None where an override leaves it out."""
+    """The bits and group size that a config declares for packed layers; None where an override leaves one out."""
 
     bits: int | None
     group_size: int | None
@@ -252,23 +252,23 @@ class Packing:
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """MLX's `quantization`: the default and the layers that differ, by module path without wrapper and `.weight`.
-    An override of None is a layer that was left plain (`false` in the file)."""
+    """MLX's `quantization`: the default, and layers that differ, by module path without wrapper and `.weight`. An
+    override of None is a layer that was left plain (`false` in the file)."""
 
     default: Packing
     overrides: Mapping[str, Packing | None]
 
     def of(self, path: str) -> Packing | None:
-        """What is declared for a module, whichever wrapper's prefix config and weights use. None: it is plain."""
+        """What is declared for a module; None: it is plain. Prefixes of wrappers in `path` make no difference."""
         return self.overrides.get(bare(path), self.default)
 
 
-# What stands before a text model's own module paths, in HF's and MLX's files; the longest first.
+# Prefixes of a text model's module paths in files of HF and MLX, the longest first.
 _WRAPPERS = ("language_model.model.", "model.language_model.", "language_model.", "model.")
 
 
 def bare(path: str) -> str:
-    """A name inside the text model, without what a wrapper puts before it."""
+    """A name inside the text model, without the prefix of a wrapper."""
     return next((path[len(w) :] for w in _WRAPPERS if path.startswith(w)), path)
 
 
@@ -326,18 +326,14 @@ def _packing(given: Mapping[str, Any], where: str, *, required: bool) -> Packing
 
 
 async def read_generation_config(repo: Repository) -> Config:
-    """generation_config.json, empty when there is none. Raises HubError, FormatError, ModelError."""
-    if not await repo.exists("generation_config.json"):
-        return {}
-    raw = await repo.json("generation_config.json")
-    if not isinstance(raw, dict):
-        raise ModelError(f"{repo.address}: generation_config.json is not a JSON object.")
+    """generation_config.json, empty when there is none. Raises HubError, FormatError."""
+    raw = await repo.json_object("generation_config.json")
     return {key: value for key, value in raw.items() if value is not None}
 
 
 def eos_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end an answer, from generation_config.json and config.json together, in that order (an id, or a
-    list of ids, in either). Raises ModelError."""
+    """The ids that end an answer: those of generation_config.json, then those of config.json. Each may have one id or a
+    list. Raises ModelError."""
     found: dict[int, None] = {}
     for source, name in ((generation, "generation_config.json"), (config, "config.json")):
         value = source.get("eos_token_id")
@@ -346,20 +342,20 @@ def eos_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, .
                 raise ModelError(
                     f"{name}: eos_token_id is {short(value)}, expected an id or a list of ids."
                 )
-            if token < vocab_size:  # one beyond can never be drawn
+            if token < vocab_size:  # a larger id can never be sampled
                 found[token] = None
     return tuple(found)
 
 
 def missing(key: str, config: Config | None = None) -> ModelError:
-    """The error for a key (of `config`) that must be there."""
+    """The error for a key of `config` that is missing."""
     return ModelError(
         f"{named(config or {}, key)} is missing. The file is not complete: fetch it again."
     )
 
 
 def short(value: Any) -> str:
-    """A value as an error message quotes it."""
+    """A value as it is shown in an error message."""
     if type(value) is int and abs(value) >= 10**30:
         return "a huge number"
     text = repr(value)

@@ -1,14 +1,13 @@
-"""The derived file: a model's weights as a load uploads them, once it has quantised plain matrices.
+"""The derived file: a model's weights in the form in which a load uploads them after it has quantised plain matrices.
 
-What the GPU made of a checkpoint's own bytes is read back once and kept, and the next load uploads that: a quarter of
-the bytes of bf16, and nothing to quantise. Small tensors stand in the file as the checkpoint has them, so that a load
-reads this file and no other.
+What the GPU makes of the checkpoint is read back once and stored. The next load uploads that: a quarter of the bytes of
+bf16, and nothing to quantise. Small tensors are in the file as in the checkpoint, so a load reads no other file.
 
-The file has no header: where a tensor lies follows from what is asked for. Tensors come in the order of the
-checkpoint's files. Of a quantised one first all fields, row by row, then all (scale, bias) pairs
+The file has no header: the place of a tensor follows from the jobs of the load. Tensors come in the order of the
+checkpoint's files. A quantised one has all its fields first, row by row, then all its (scale, bias) pairs
 (shaders/layout_quantise.wgsl). Nothing depends on the device: neither how layers are stacked nor where a matrix is cut
-for a binding. The name holds what decides the bytes: what another form, version or set of tensors left is never taken
-for this.
+for a binding. The name is a digest of everything that decides the bytes, so a file of another form, version or set of
+tensors is never taken for this one.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from dataclasses import dataclass, replace
 from py_engine.graph.trace import Tensor
 from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
 
-# To be raised when the order of bytes here or what the quantising kernel makes of a group changes.
+# Raise this when the order of bytes changes, or the result of the quantising kernel.
 LAYOUT = 1
 
 
 @dataclass(frozen=True)
 class Made:
-    """Bytes `start` to `end` of a tensor of the derived file, which lie in `target` from byte `offset` on."""
+    """Bytes `start` to `end` of a tensor of the derived file, which are in `target` from byte `offset` on."""
 
     target: Tensor
     offset: int
@@ -36,7 +35,7 @@ class Made:
 
 
 class Derived:
-    """Which bytes of a derived file are what. `pairs`: tensors of the checkpoint, and what stands here of each."""
+    """Where the tensors of a derived file are. `pairs`: a tensor of the checkpoint, and the tensor here made of it."""
 
     def __init__(
         self, form: str, name: str, blob: str, pairs: Sequence[tuple[TensorInfo, TensorInfo]]
@@ -50,13 +49,13 @@ class Derived:
 
     @classmethod
     def of(cls, jobs: Sequence[Job], identity: Callable[[str], str]) -> Derived | None:
-        """The file that these jobs fill; None when they quantise nothing. `identity(file)`: a string that another
-        content of the checkpoint's file would not have."""
+        """The file that these jobs fill; None when they quantise nothing. `identity(file)`: a string that tells the
+        content of a file of the checkpoint from any other content."""
         sources: dict[TensorInfo, Job] = {}
         for job in sorted(jobs, key=lambda job: (job.tensor.file, job.tensor.start)):
             known = sources.setdefault(job.tensor, job)
             if _form(known) != _form(job):
-                return None  # one tensor in two forms: no family does that
+                return None  # one tensor in two forms, which no family asks for
         forms = {_form(job) for job in sources.values()} - {""}
         if len(forms) != 1:
             return None
@@ -81,15 +80,15 @@ class Derived:
         return cls(form, name, blob, pairs)
 
     def here(self, source: TensorInfo) -> TensorInfo:
-        """What stands in the file of a tensor of the checkpoint."""
+        """The tensor in this file that was made of a tensor of the checkpoint."""
         return self._here[source.name]
 
     def from_file(self, file: str) -> list[TensorInfo]:
-        """What was made from one of the checkpoint's files."""
+        """The tensors here that were made of one of the checkpoint's files."""
         return [here for source, here in self.pairs if source.file == file]
 
     def jobs(self, job: Job) -> list[Job]:
-        """What fills the same place from the derived file."""
+        """Jobs that fill the same place from the derived file."""
         here = self.here(job.tensor)
         if job.kind != "quantise":
             return [replace(job, tensor=here)]
@@ -100,7 +99,7 @@ class Derived:
 
 
 def made_of(job: Job, start: int, end: int) -> list[Made]:
-    """What a quantising job makes of bytes start..end of its tensor: fields, and (scale, bias) pairs."""
+    """What a quantising job makes of bytes start..end of its tensor: the fields, and the (scale, bias) pairs."""
     assert job.scales is not None
     size = FLOAT_BYTES[job.tensor.dtype]
     first, last = start // size, end // size
@@ -117,12 +116,12 @@ def made_of(job: Job, start: int, end: int) -> list[Made]:
 
 
 def is_current(name: str) -> bool:
-    """Whether a derived file's name is of this version's layout."""
+    """Whether the name of a derived file says that it has this version's layout."""
     return name.split(".")[1:2] == [f"v{LAYOUT}"]
 
 
 def sums_of(sums: Mapping[str, object], form: str) -> list[str]:
-    """The names of quantised tensors of a form among those of sums."""
+    """The names of tensors quantised to a form, among the keys of `sums`."""
     return [name for name in sums if name.endswith(f" as {form}")]
 
 

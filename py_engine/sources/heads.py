@@ -1,4 +1,4 @@
-"""Whether the head of a checkpoint repeats its embedding, found out from a few of their bytes."""
+"""Finds out whether the head of a checkpoint repeats its embedding, by comparing some of their bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
 
 PIECE_BYTES = 16 << 10
-PIECES = 6  # the first and the last among them: tokens that were added stand at the end
+PIECES = 6  # the first and the last bytes are among them, since added tokens are at the end
 
 
 async def settle_head(
@@ -18,8 +18,8 @@ async def settle_head(
     tensors: Mapping[str, TensorInfo],
     note: Callable[[str], None],
 ) -> Config:
-    """`config` with a `tie_word_embeddings` that fits the files: an lm_head that is there is used, unless it is the
-    embedding once more (published files of tied models often hold such a copy, which would take its memory twice).
+    """`config` with a `tie_word_embeddings` that fits the files. An lm_head in the files is used, unless it equals the
+    embedding: published files of tied models often hold such a copy, which would take the memory twice.
 
     Raises HubError.
     """
@@ -47,13 +47,14 @@ async def settle_head(
 
 
 def _modules(tensors: Mapping[str, TensorInfo], name: str) -> list[str]:
-    """The text model's modules of this name that have a weight. A draft head's own (`mtp.embed_tokens`) is none."""
+    """The text model's modules of this name that have a weight. Those of a draft head (`mtp.embed_tokens`) do not
+    count."""
     names = (tensor.removesuffix(".weight") for tensor in tensors if tensor.endswith(".weight"))
     return [module for module in names if bare(module) == name]
 
 
 async def _same(repo: Repository, a: TensorInfo | None, b: TensorInfo | None) -> bool:
-    """Whether pieces of two tensors, evenly spread, are equal, or neither is there."""
+    """Whether evenly spread pieces of two tensors are equal. Two missing tensors are equal, too."""
     if a is None or b is None:
         return a is b
     if (a.dtype, a.shape) != (b.dtype, b.shape):

@@ -35,7 +35,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Listed:
-    """What a hub says of one file: its size in bytes, the sha256 of a large (LFS) file, git's object id of others."""
+    """What a hub says of a file: its size in bytes, the sha256 if it is large (LFS), else git's object id."""
 
     size: int | None = None
     sha256: str | None = None
@@ -43,7 +43,7 @@ class Listed:
 
 
 class ChangedError(HubError):
-    """A file is not the one any more of which parts were read."""
+    """A file has changed on the hub since parts of it were read."""
 
 
 class HubRepository(Repository):
@@ -82,21 +82,21 @@ class HubRepository(Repository):
         return self._revision
 
     def files(self) -> list[str]:
-        """See Repository.files."""
+        """Names of all files, sorted; of a mirror without a listing, those that were asked for and exist."""
         return sorted(name for name, entry in self._listed.items() if entry is not None)
 
     def listing(self) -> dict[str, Listed | None]:
-        """What is known of its files; None: that there is no such file."""
+        """What is known of each file by name. None: there is no such file."""
         return dict(self._listed)
 
     def sha256(self, name: str) -> str | None:
-        """See Repository.sha256."""
+        """The sha256 that the hub gives for a large file, else None."""
         entry = self._listed.get(name)
         return entry.sha256 if entry else None
 
     async def resolve(self) -> None:
-        """Ask which commit the revision is and which files it has; without a listing, see that it is there.
-        Raises HubError."""
+        """Ask which commit the revision is and which files it has. Where there is no listing, check that the repository
+        exists. Raises HubError."""
         revision = urllib.parse.quote(self._revision, safe="")
         url = f"{self.client.endpoint}/api/models/{self.name}/revision/{revision}?blobs=true"
         where = f"{self.address}: the listing of {self.client.endpoint}"
@@ -155,7 +155,7 @@ class HubRepository(Repository):
         )
 
     async def size(self, name: str) -> int:
-        """See Repository.size. From the listing; without one from the Content-Range of the file's first byte."""
+        """A file's bytes, from the listing; without one, from the Content-Range of its first byte. Raises HubError."""
         entry = self._listed.get(name)
         if entry is not None and entry.size is not None:
             return entry.size
@@ -194,7 +194,7 @@ class HubRepository(Repository):
         end: int | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Bytes:
-        """See Repository.read. Each failed attempt starts the range anew."""
+        """Bytes start..end, as Repository.read gives them. A failed attempt starts the range anew. Raises HubError."""
         if end is None:
             end = await self.size(name)
         return await self.stream(name, start, end, on_bytes)
@@ -208,9 +208,9 @@ class HubRepository(Repository):
         put: Callable[[int, Bytes], Awaitable[None]] | None = None,
         cuts: Sequence[int] = (),
     ) -> Bytes:
-        """`read`, and `put(place, data)` is awaited for the file's bytes from `place` on while they come, in pieces
-        that end at each of `cuts` (places in the file, ascending). A failed attempt's pieces come again.
-        Raises HubError."""
+        """As `read`. While the bytes come, `put(place, data)` is awaited for pieces of them that begin at `place` in
+        the file. A piece ends at each of `cuts` (places in the file, ascending). After a failed attempt, its pieces
+        come again. Raises HubError."""
         where = f"{self.address}: {name}"
         if not 0 <= start <= end:
             raise HubError(f"{where}: bytes {start} to {end} are not a range.")
@@ -242,29 +242,32 @@ class HubRepository(Repository):
             inside = [cut - start for cut in cuts if start < cut < end]
             sink = Sink(ranged, lambda offset, data: give(start + offset, data), inside)
         await self._get(name, accept, start, end, on_bytes=on_bytes, sink=sink)
-        if put is not None and not streamed:  # a whole file, say, of a server without ranges
+        if (
+            put is not None and not streamed
+        ):  # for example the whole file, from a server without ranges
             await put(start, body)
         return body
 
     def begin_anew(self, name: str) -> None:
-        """Its next answer counts as the first: what came before is not used."""
+        """Forget the ETag of a file: its next answer counts as the first, and earlier parts are not used."""
         self._etags.pop(name, None)
 
     def etag(self, name: str) -> str:
-        """Under which its bytes come; "" where the hub gives its sha256, and before the first answer."""
+        """The ETag of a file's bytes; "" where the hub gives a sha256, and before the first answer."""
         return "" if self.sha256(name) else self._etags.get(name, "")
 
     def expect_etag(self, name: str, etag: str) -> None:
-        """Parts of it came under this one in an earlier load."""
+        """Set the ETag under which parts of a file came in an earlier load."""
         self._etags.setdefault(name, etag)
 
     def _same_file(self, name: str, headers: Mapping[str, str]) -> bool:
-        """Whether the ETag is that of the file's first answer. Where the hub gave a sha256 nothing depends on it."""
+        """Whether the ETag is that of the file's first answer. Always true where the hub gives a sha256, which is
+        compared instead."""
         etag = headers.get("etag")
         return not etag or bool(self.sha256(name)) or self._etags.setdefault(name, etag) == etag
 
     def _part(self, response: Response, name: str, where: str, start: int, end: int) -> Bytes:
-        """The asked part of a response's body. Raises HubError."""
+        """Bytes start..end of the file, from the body of a response. Raises HubError."""
         got = self.io.nbytes(response.body)
         coding = response.headers.get("content-encoding", "identity")
         if response.status == 206 and coding != "identity":

@@ -1,5 +1,5 @@
-"""HF_ENDPOINT and HF_TOKEN, as people write them: what is harmless is mended, all else is an error that names the
-variable and shows nothing of its value."""
+"""Reads HF_ENDPOINT and HF_TOKEN as people write them. Harmless mistakes are corrected; others are errors that name the
+variable and show nothing of its value."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 
 @dataclass(frozen=True)
 class HubSettings:
-    """The hub's address without a slash at its end, and the header Authorization ("": none is sent)."""
+    """The hub's address, without a slash at its end, and the Authorization header ("": none is sent)."""
 
     endpoint: str
     authorization: str = field(default="", repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
-        """Sent to the hub only."""
+        """Headers for requests to the hub, and to no other host."""
         return {"Authorization": self.authorization} if self.authorization else {}
 
     @property
     def what(self) -> str:
-        """Where the header is from."""
+        """Where the Authorization header comes from, in words."""
         basic = self.authorization.startswith("Basic ")
         return "the user and password in HF_ENDPOINT" if basic else "the token in HF_TOKEN"
 
 
 def hub_settings(io: Io) -> HubSettings:
-    """What the surroundings say. Raises HubError."""
+    """The settings in the environment. Raises HubError."""
     endpoint, login = _endpoint(io.env("HF_ENDPOINT") or "")
     token = _token(io.env("HF_TOKEN") or "")
     if login and token:
@@ -46,7 +46,7 @@ def hub_settings(io: Io) -> HubSettings:
 
 
 def _plain(value: str) -> str:
-    """Without what shells, .env files and copying leave around a value."""
+    """The value without the quotes and white space that shells, .env files and copying leave around it."""
     text = value.strip().removeprefix("\ufeff").strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1].strip()
@@ -67,7 +67,7 @@ def _token(value: str) -> str:
 
 
 def _endpoint(value: str) -> tuple[str, str]:
-    """The address, and the header that its user and password make."""
+    """The address, and the Authorization header that its user and password make."""
     text = _plain(value).rstrip("/")
     if not text:
         return DEFAULT_ENDPOINT, ""

@@ -1,4 +1,4 @@
-"""What is to be brought where: bytes of a checkpoint's tensors, and the form that they take in a buffer."""
+"""Jobs of a load: which bytes of a checkpoint's tensors go into which buffer, and in which form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TensorInfo:
     start: int
     end: int
 
-    def __hash__(self) -> int:  # of tens of thousands of look-ups in a load
+    def __hash__(self) -> int:  # short, since a load makes tens of thousands of look-ups
         return hash((self.name, self.start))
 
     @property
@@ -32,12 +32,12 @@ class TensorInfo:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Bytes [start, end) of a tensor, to be put into `target` from element `target_element` on.
+    """Bytes [start, end) of a tensor that go into `target` from element `target_element` on.
 
-    copy: as they lie. f32, f16: converted to that. scale, bias: into the low or high half of (scale, bias) pairs.
-    repack: `bits`-wide fields of rows of `cols` elements into 4- or 8-bit fields.
-    quantise: floats into fields of `bits`, with pairs in `scales`, by groups of `group_size`.
-    Elements are bytes for copy, values for the rest. `unit`: bytes, a slice ends at a multiple of it from `start`.
+    copy: as they are. f32, f16: converted. scale, bias: into the low or the high half of (scale, bias) pairs.
+    repack: from `bits`-wide fields, in rows of `cols` elements, to fields of 4 or 8 bits.
+    quantise: from floats to fields of `bits`, in groups of `group_size`, with their pairs in `scales`.
+    Elements are bytes for copy, values for the others.
     """
 
     tensor: TensorInfo
@@ -53,9 +53,11 @@ class Job:
 
     @property
     def unit(self) -> int:
+        """Bytes: a slice of the job ends at a multiple of this, counted from `start`."""
         if self.kind == "repack":
             return self.cols * self.bits // 8
         if self.kind == "quantise":
-            # Whole groups, and so many that all slices of a tensor share a pipeline (layout.quantise's windows).
+            # Whole groups, and so many of them that all slices of a tensor share a pipeline (windows of
+            # layout.quantise).
             return 64 * self.group_size * FLOAT_BYTES[self.tensor.dtype]
         return 16

@@ -1,4 +1,4 @@
-"""How long a hub asks to wait: its RateLimit header (https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html,
+"""Reads how long a hub asks to wait: its RateLimit header (https://www.ietf.org/archive/id/draft-ietf-httpapi-ratelimit-headers-09.html,
 such as `"api";r=0;t=55`; the drafts before it wrote `limit=500, remaining=0, reset=55`), else Retry-After (RFC 9110,
 10.2.3: seconds, or a date)."""
 
@@ -8,11 +8,12 @@ import email.utils
 import re
 from collections.abc import Mapping
 
-MARGIN_S = 1.0  # the header's seconds are whole ones
+MARGIN_S = 1.0  # added, since the header gives whole seconds
 
 
 def wait_asked(headers: Mapping[str, str], now: float) -> float:
-    """Seconds, 0 when nothing is asked. `headers`: of the answer, names in lower case; `now`: seconds since 1970."""
+    """Seconds to wait, 0 when the hub does not ask. `headers`: of the answer, names in lower case; `now`: seconds since
+    1970."""
     return _rate_limit(headers) or _retry_after(headers, now)
 
 
@@ -33,7 +34,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float:
     until = _seconds(value)
     if until is None:
         return 0.0
-    here = _seconds(headers.get("date", ""))  # by the server's own clock, where it tells it
+    here = _seconds(headers.get("date", ""))  # the server's own clock, where it tells the time
     return max(0.0, until - (now if here is None else here))
 
 

@@ -1,6 +1,6 @@
-"""The files of one model: the interface that everything else is built on, and its form for folders.
+"""The files of one model: the interface for all places, and the one for folders.
 
-Others: sources/hub.py (the hub's), kept/repository.py (the hub's, kept on this device).
+Other places: sources/hub.py (a hub), kept/repository.py (a hub, with copies on this device).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from py_engine.host.json_text import parse_json
 from py_engine.sources.derived import Derived
 from py_engine.sources.jobs import Job, TensorInfo
 
-MAX_WHOLE_BYTES = 256 << 20  # of a file read whole (tokenizer.json is the largest, tens of MB)
+MAX_WHOLE_BYTES = (
+    256 << 20
+)  # of a file that is read whole (the largest, tokenizer.json, has tens of MB)
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,23 @@ class Sum:
 
 
 class DerivedTensors(Protocol):
-    """What a load quantises, as it is kept (kept/writer.py)."""
+    """Stores what a load quantises (kept/writer.py)."""
 
-    table: Derived  # what lies where
+    table: Derived  # which tensor is where
 
     @property
     def wanted(self) -> bool:
-        """Whether it is still being kept."""
+        """Whether it is still being stored."""
 
     def steps(self, job: Job) -> list[Job]:
-        """What is done for a job: itself, or, if what it would make is there, that is uploaded."""
+        """The jobs to do for a job: itself, or jobs that upload its result if that is stored already."""
 
     async def put(self, here: TensorInfo, start: int, data: Bytes) -> None:
         """Write bytes of a tensor from its byte `start` on."""
 
     async def finish(self, sources: Iterable[TensorInfo], sums: Mapping[TensorInfo, Sum]) -> None:
-        """Count what was made of these tensors of the checkpoint, where all of it was written by now. `sums`: of the
-        bytes so far, theirs and those of what was made."""
+        """Enter what was made of these tensors of the checkpoint, if all of it is written. `sums`: of the bytes so far,
+        theirs and those of what was made of them."""
 
 
 class Repository(abc.ABC):
@@ -54,8 +56,8 @@ class Repository(abc.ABC):
     Whoever opened it calls `close`; a load that went well calls `commit` before.
     """
 
-    local = False  # small reads are cheap: nothing is far away
-    wants_sums = False  # `check` compares checksums of what was uploaded
+    local = False  # whether the files are on this device, so that small reads are cheap
+    wants_sums = False  # whether `check` compares checksums of what was uploaded
 
     def __init__(self, address: str, io: Io) -> None:
         self.address = address
@@ -64,16 +66,16 @@ class Repository(abc.ABC):
     @property
     @abc.abstractmethod
     def revision(self) -> str | None:
-        """The commit of a hub repo; None where there is no such thing."""
+        """The commit of a repository on a hub; None for a folder."""
 
     @property
     def kept(self) -> bool | None:
-        """Whether what is read stays on this device; None: it was here before."""
+        """Whether what is read is stored on this device for later loads; None: it was here before."""
         return None
 
     @abc.abstractmethod
     def files(self) -> list[str]:
-        """Names of all files, sorted; of a mirror that gives no listing, those that were asked for and exist."""
+        """Names of all files, sorted; of a mirror without a listing, those that were asked for and exist."""
 
     @abc.abstractmethod
     async def size(self, name: str) -> int:
@@ -109,19 +111,20 @@ class Repository(abc.ABC):
         return None
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedTensors | None:  # noqa: ARG002
-        """These jobs will be done, and `check` called then. Where what they quantise is kept: the file for it."""
+        """Announce the jobs of a load, which then calls `check`. Returns the file for what they quantise, where that is
+        stored."""
         return None
 
     async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:  # noqa: ARG002
-        """Compare what was uploaded, by tensor; the names of those to read and upload again, whose bytes here were
-        wrong. Raises HubError when the hub's own bytes are."""
+        """Compare the checksums of what was uploaded. Returns the names of tensors to read and upload again, since
+        their bytes on this device were wrong. Raises HubError when the hub's own bytes are wrong."""
         return set()
 
     async def commit(self) -> None:  # noqa: B027
-        """Everything was read and is good: keep it for the next time."""
+        """Store what was read for the next load: all of it is right."""
 
     async def close(self) -> None:  # noqa: B027
-        """Let go of what is held; what was read so far stays."""
+        """Close files and free locks. What was stored so far stays."""
 
     async def bytes(self, name: str, limit: int = MAX_WHOLE_BYTES) -> bytes:
         """A whole small file. Raises HubError; FormatError when it is larger than `limit` bytes."""
@@ -152,12 +155,12 @@ class Repository(abc.ABC):
 
 
 def html_advice() -> str:
-    """For a web page in the place of a file."""
+    """The part of an error that explains a web page in the place of a file."""
     return "a login wall, a proxy, or an HF_ENDPOINT that is no hub. Check the address."
 
 
 def check_name(address: str, name: str) -> None:
-    """Refuse names that would leave the repository. Raises FormatError."""
+    """Raise FormatError for a name that leads out of the repository."""
     parts = name.split("/")
     if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise FormatError(f"{address}: {name!r} is not a file name inside a repository.")
@@ -179,7 +182,7 @@ class FolderRepository(Repository):
         return None
 
     def files(self) -> list[str]:
-        """See Repository.files (the folder's own files, not those of folders in it)."""
+        """Names of the files in the folder, without those of folders inside it."""
         return list(self._names)
 
     def _place(self, name: str) -> str:
@@ -187,7 +190,7 @@ class FolderRepository(Repository):
         return f"{self._path}/{name}"
 
     async def size(self, name: str) -> int:
-        """See Repository.size."""
+        """A file's bytes. Raises HubError (status 404) when there is no such file."""
         size = await self.io.file_size(self._place(name))
         if size is None:
             raise HubError(f"{self.address}: there is no file {name} in this folder.", 404)
@@ -200,7 +203,7 @@ class FolderRepository(Repository):
         end: int | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Bytes:
-        """See Repository.read."""
+        """Bytes start..end, as Repository.read gives them. Raises HubError."""
         try:
             body = await self.io.read_file(self._place(name), start, end)
         except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Rotary positions of a model's config: base, scaling (KINDS), by kind of layer, in both styles."""
+"""Reads the rotary positions of a config, in both styles: base and scaling (KINDS) for each kind of layer."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ KINDS: tuple[Kind, ...] = ("default", "linear", "yarn", "llama3", "longrope")
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary positions of one kind of layer. `partial` is the share of a head that is rotated; cos and sin are both
-    multiplied by `magnitude` (1 but for yarn and longrope). The formulas are those of
-    transformers' modeling_rope_utils.py."""
+    """Rotary positions of one kind of layer. `partial`: the part of a head that is rotated. cos and sin are multiplied
+    by `magnitude`, which differs from 1 for yarn and longrope only. Formulas: transformers' modeling_rope_utils.py."""
 
     theta: float
     kind: Kind = "default"
     factor: float = 1.0
     partial: float = 1.0
     magnitude: float = 1.0
-    original_context: int = 0  # yarn, llama3 and longrope: the context before it was stretched
+    original_context: int = 0  # yarn, llama3, longrope: the context before it was stretched
     low: float = 0.0  # yarn: beta_fast; llama3: low_freq_factor
     high: float = 0.0  # yarn: beta_slow; llama3: high_freq_factor
-    truncate: bool = True  # yarn: correction range in whole pairs
-    short_factors: tuple[float, ...] = ()  # longrope: what each pair's frequency is divided by
-    long_factors: tuple[float, ...] = ()  # and in texts longer than original_context
+    truncate: bool = True  # yarn: round the correction range to whole pairs
+    short_factors: tuple[float, ...] = ()  # longrope: the divisor of each pair's frequency
+    long_factors: tuple[float, ...] = ()  # the same in texts longer than original_context
 
     def frequencies(self, width: int) -> list[float]:
         """Angle of one position for each of `width`/2 pairs, in radians."""
@@ -57,7 +56,7 @@ class RopeConfig:
         return plain
 
     def long_frequencies(self, width: int) -> list[float]:
-        """As `frequencies`, for texts longer than `original_context`; [] where those are turned like all others."""
+        """`frequencies` for texts longer than `original_context`; [] when these have the same as all texts."""
         if self.kind != "longrope":
             return []
         plain = [self.theta ** (-2.0 * i / width) for i in range(width // 2)]
@@ -73,7 +72,8 @@ class RopeConfig:
         return [f / factor for f, factor in zip(plain, factors, strict=True)]
 
     def _yarn(self, plain: list[float], width: int) -> list[float]:
-        """Peng et al. 2023, arXiv:2309.00071: slow pairs are interpolated, fast ones kept, a ramp between."""
+        """YaRN (Peng et al. 2023, arXiv:2309.00071): slow pairs are interpolated, fast ones stay, with a ramp
+        between."""
 
         def pair(rotations: float) -> float:
             turns = self.original_context / (rotations * 2 * math.pi)
@@ -89,7 +89,7 @@ class RopeConfig:
         return [f / self.factor * r + f * (1 - r) for f, r in zip(plain, ramp, strict=True)]
 
     def _llama3(self, f: float) -> float:
-        """Llama 3.1: wavelengths beyond the old context are stretched, short ones kept, a blend between."""
+        """Llama 3.1: wavelengths longer than the old context are stretched, short ones stay, with a blend between."""
         wavelength = 2 * math.pi / f
         if wavelength > self.original_context / self.low:
             return f / self.factor
@@ -100,11 +100,11 @@ class RopeConfig:
 
 
 def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> RopeConfig:
-    """The rope of layers of `layer_type`, from either style, or both. `theta`: the family's default base.
+    """The rope of layers of `layer_type`, in either style or a mix. `theta`: the family's default base.
 
-    `rope_scaling` (old style), where it says something, takes the place of `rope_parameters` (new style), as in
-    transformers; `rope_theta` beside them holds where they name none. With a rope of its own for sliding layers
-    (`rope_local_base_freq`, or rope_parameters by layer type: Gemma 3), rope_scaling is laid over the full layers'.
+    `rope_scaling` (old style) replaces `rope_parameters` (new style) when it is not empty, as in transformers. The
+    `rope_theta` beside them is used when they hold none. Where sliding layers have a rope of their own
+    (`rope_local_base_freq`, or rope_parameters by layer type, as in Gemma 3), rope_scaling is for full layers only.
     Raises ModelError, also for kinds of scaling other than KINDS.
     """
     scaling = _object(config.get("rope_scaling") or {}, "rope_scaling")
@@ -133,7 +133,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
 
     base = require_float(given, "rope_theta", 1.0, 1e12)
     partial = require_float(given, "partial_rotary_factor", 0.01, 1.0, 1.0)
-    # transformers writes rope_type; mlx_lm, and transformers long ago, type.
+    # transformers writes rope_type; mlx_lm and old versions of transformers write type.
     kind = given.get("rope_type", given.get("type", "default"))
     if kind not in KINDS:
         raise ModelError(
@@ -144,7 +144,7 @@ def rope(config: Config, layer_type: str = FULL, theta: float | None = None) -> 
     if kind == "linear":
         factor = require_float(given, "factor", 1.0, 1e4)
         return RopeConfig(base, "linear", factor, partial)
-    # One outside the object wins, as in transformers; without any, the context was not stretched.
+    # A key outside the object wins, as in transformers. Without one, the context was not stretched.
     original = 0
     for source in (config, given):
         if not original and source.get(_ORIGINAL) is not None:
@@ -236,9 +236,12 @@ def _yarn(
 
 
 def mrope_axes(sections: Sequence[int], interleaved: bool, pairs: int) -> tuple[int, ...]:
-    """Which axis of a position (0 time, 1 height, 2 width) each of `pairs` rotated pairs follows, for the M-RoPE of
-    `mrope_section`: one section behind the other (Qwen2-VL, arXiv:2409.12191), or `interleaved` (Qwen3-VL, Qwen3.5):
-    height and width take every third pair as far as their sections go, time the rest. Raises ModelError."""
+    """M-RoPE: for each of `pairs` rotated pairs the axis of the position (0 time, 1 height, 2 width) that turns it.
+
+    `sections` (mrope_section): pairs of each axis. They follow one another (Qwen2-VL, arXiv:2409.12191), or are
+    `interleaved` (Qwen3-VL, Qwen3.5): height and width take every third pair within their sections, time the others.
+    Raises ModelError.
+    """
     if len(sections) != 3 or sum(sections) != pairs or min(sections) < 0:
         raise ModelError(
             f"config.json: mrope_section is {short(list(sections))}, expected three numbers of pairs, {pairs} in all."
@@ -249,8 +252,8 @@ def mrope_axes(sections: Sequence[int], interleaved: bool, pairs: int) -> tuple[
 
 
 def grid_axes(pairs: int) -> tuple[int, ...]:
-    """For a tower's position of two axes, row and column: the first half of the pairs turns with the row, the second
-    with the column (`rot_pos_emb` of Qwen's towers); their frequencies are the same half twice."""
+    """For positions of two axes in a vision tower: the first half of the pairs turns with the row (axis 0), the second
+    half with the column (axis 1), by the same frequencies (`rot_pos_emb` of Qwen's towers)."""
     return (0,) * (pairs // 2) + (1,) * (pairs - pairs // 2)
 
 

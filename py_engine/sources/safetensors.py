@@ -1,4 +1,4 @@
-"""safetensors: which bytes of which file hold a tensor, read from the headers alone.
+"""safetensors: finds which bytes of which file hold a tensor, by reading the headers alone.
 
 Format (https://github.com/huggingface/safetensors#format): u64 N, little-endian; N bytes of JSON that begin with `{`,
 name -> {dtype, shape, data_offsets}; then the data, which the tensors cover without holes or overlap.
@@ -17,11 +17,11 @@ from py_engine.host.json_text import parse_json
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
 
-MAX_HEADER_BYTES = 100_000_000  # the reference implementation's own limit
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 40
 FIRST_READ_BYTES = 64 << 10  # most headers fit, so that one request is enough
-FIRST_LOCAL_BYTES = 512  # enough to recognise what is no safetensors
+FIRST_LOCAL_BYTES = 512  # enough to recognise a file that is no safetensors
 MAX_SHARDS = 4096
 HEADERS_AT_ONCE = 4
 
@@ -54,12 +54,12 @@ ADVICE = "The file is damaged or was made wrongly: fetch or convert it again."
 async def read_tensors(
     repo: Repository, note: Callable[[str], None] = lambda _: None
 ) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint: of `model.safetensors`, or of the shards that there are.
+    """Every tensor of a checkpoint: of `model.safetensors`, or of its shards.
 
-    The files decide, not the index beside them: what it forgets is found, what it invents is left out, and `note` is
-    told of both in a sentence. Only files named `model*` are looked at (other `*.safetensors` beside them are drafts or
-    adapters). Raises ModelError when there are no such weights, FormatError when a file breaks the format or one with
-    tensors that are nowhere else is missing, HubError.
+    The files decide, not the index beside them. Tensors that the index forgets are found, those that it invents are
+    left out, and `note` gets a sentence on both. Only files named `model*` are read: other `*.safetensors` beside them
+    are drafts or adapters. Raises ModelError when there are no such weights; FormatError when a file breaks the format,
+    or when a file is missing whose tensors are nowhere else; HubError.
     """
     weight_map: dict[str, str] = {}
     if await repo.exists(INDEX):
@@ -86,7 +86,7 @@ async def read_tensors(
         )
     found = await _read_headers(repo, [*files, *more])
     tensors: dict[str, TensorInfo] = {}
-    # Where two files hold a tensor, the index says which is meant.
+    # Where two files hold a tensor, the index decides.
     for name, shard in weight_map.items():
         if name in found.get(shard, {}):
             tensors[name] = found[shard][name]
@@ -103,10 +103,10 @@ async def read_tensors(
 
 
 def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[str]:
-    """Shards that are there though the index does not list them: of a series that it lists a part of; and where it is
-    not `whole` (a listed file is missing, or there is no index), of another series that is.
+    """Shards that the index does not list: those of a series that it lists in part; and, where the list is not `whole`
+    (a listed file is missing, or there is no index), those of another series that is complete.
 
-    Raises FormatError when there is no index, and the one series that there is has a gap.
+    Raises FormatError when there is no index, and the only series has a gap.
     """
     series: dict[str, dict[int, str]] = {}
     for file in repo.files():
@@ -127,7 +127,7 @@ def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[
 
 
 def _series(files: Sequence[str]) -> set[str]:
-    """The series that files are of: what stands behind `-of-` in their names."""
+    """The series that these files belong to: the number after `-of-` in their names."""
     return {part[2] for file in files if (part := SHARD_OF.fullmatch(file))}
 
 
@@ -161,7 +161,7 @@ def _tell_differences(
     more: Sequence[str],
     note: Callable[[str], None],
 ) -> None:
-    """Notes on what index and files say differently."""
+    """Give a note on each difference between the index and the files."""
     if not weight_map:
         note(f"There is no {INDEX}: {len(more)} files of weights were found by their names.")
         return
@@ -178,7 +178,7 @@ def _tell_differences(
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names in a sentence, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + more
 
@@ -296,7 +296,7 @@ def _tensor(name: str, entry: Any, begin: int, size: int, file: str, where: str)
 
 
 def _check_cover(tensors: Mapping[str, TensorInfo], begin: int, size: int, where: str) -> None:
-    """The data are covered without overlap, hole or rest."""
+    """Check that the tensors cover the data without overlap, hole or rest. Raises FormatError."""
     at, before = begin, None
     for info in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if info.start < at:
@@ -313,7 +313,7 @@ def _check_cover(tensors: Mapping[str, TensorInfo], begin: int, size: int, where
 
 
 def _weight_map(index: Any, where: str) -> dict[str, str]:
-    """Tensor -> file of an index, checked. Raises FormatError."""
+    """Tensor -> file, of an index, checked. Raises FormatError."""
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{where} holds no weight_map. {ADVICE}")

@@ -1,4 +1,4 @@
-"""Which bytes of a file are there: sorted ranges [start, end) that neither touch nor overlap."""
+"""A set of bytes of a file: sorted ranges [start, end) that neither touch nor overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Spans:
             self.add(start, end)
 
     def add(self, start: int, end: int) -> None:
-        """Put start..end in."""
+        """Add the bytes start..end."""
         if start >= end:
             return
         if not self.ranges:
@@ -29,7 +29,7 @@ class Spans:
         self.ranges = sorted([*apart, (start, end)])
 
     def remove(self, start: int, end: int) -> None:
-        """Take start..end out."""
+        """Remove the bytes start..end."""
         if start >= end:
             return
         left = []
@@ -38,11 +38,11 @@ class Spans:
         self.ranges = [(a, b) for a, b in left if a < b]
 
     def cover(self, start: int, end: int) -> bool:
-        """Whether all of start..end is in."""
+        """Whether all of start..end is in the set."""
         return start >= end or any(a <= start and end <= b for a, b in self.ranges)
 
     def cut(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """start..end in pieces (start, end, whether it is in), in order."""
+        """Cut start..end into pieces (start, end, whether it is in the set), in order."""
         for a, b in self.ranges:
             a, b = max(a, start), min(b, end)
             if a < b:
@@ -55,5 +55,5 @@ class Spans:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes are in."""
+        """Number of bytes in the set."""
         return sum(b - a for a, b in self.ranges)
