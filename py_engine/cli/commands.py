@@ -1,4 +1,4 @@
-"""The commands by their names; those of tasks are found (cli/task.py)."""
+"""The commands by their names. Those of tasks are in cli/task.py, which finds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands do: load a model, open a GPU, tell something on stderr."""
+"""What several commands do: load a model, open a GPU, print to stderr."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from py_engine.errors import InputError
 
-# The engine is imported by the commands that run it: `convert` and `--help` need none of it.
+# Only commands that run the engine import it: `convert` and `--help` start without it.
 if TYPE_CHECKING:
     from py_engine.host.gpu import Gpu
     from py_engine.serve.engine import Engine
 
 
 def at_least_one(args: argparse.Namespace, *names: str) -> None:
-    """Raise InputError for a number below 1; None is left to the engine."""
+    """Raise InputError for a number below 1. None is allowed: the engine then chooses."""
     for name in names:
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -25,11 +25,12 @@ def at_least_one(args: argparse.Namespace, *names: str) -> None:
 
 
 def say(text: str) -> None:
+    """Print a line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 async def open_device(host: str | None) -> Gpu:
-    """The GPU, and a word about it if there is one to say."""
+    """Open the GPU, and print its warning if it has one."""
     from py_engine.host import open_gpu
 
     gpu = await open_gpu(host)
@@ -39,6 +40,7 @@ async def open_device(host: str | None) -> Gpu:
 
 
 async def load_engine(args: argparse.Namespace) -> Engine:
+    """Load the model that the command line names, with its options."""
     at_least_one(args, "context")
     from py_engine.graph.submit import asked_group
     from py_engine.serve.engine import Engine

@@ -77,7 +77,7 @@ async def doctor(args: argparse.Namespace) -> None:
 
 
 async def _probe(host: str | None, names: list[str]) -> None:
-    """Dispatch tests, a JSON object a line as they come; the last one counts them."""
+    """Run dispatch tests and print a line of JSON for each result; the last line counts them."""
     from py_engine.diagnostics.dispatch_tests import TESTS, run_dispatch_tests
 
     for name in names:

@@ -1,4 +1,4 @@
-"""The commands `cache` and `convert`: models on this device, and how they come there."""
+"""The commands `cache` and `convert`: list, check and delete the models on this device, and convert a GGUF file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def cache(args: argparse.Namespace) -> int:
 
 
 def _confirm_clean(found: Inventory, as_json: bool) -> None:
-    """Ask at a terminal. Raises InputError where nobody can be asked, AbortError for a no."""
+    """Ask at a terminal. Raises InputError where there is no terminal, AbortError when the answer is no."""
     what = f"all {len(found.models)} models, {found.nbytes / 1e6:.1f} MB"
     if as_json or not sys.stdin or not sys.stdin.isatty():
         raise InputError(f"cache clean deletes {what}: name one model, or add --yes")

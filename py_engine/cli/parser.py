@@ -1,4 +1,4 @@
-"""What the command line takes. The words that are no task's need nothing of the engine, and are answered at once."""
+"""The words of the command line. Only the subcommands of tasks import the engine; the others start at once."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SAMPLING = {
 
 
 class UsageError(Exception):
-    """The words are wrong; the message says which."""
+    """The words of the command line are wrong. The message says which."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells of wrong words instead of ending the process. The usage goes to stderr."""
+    """Raises an error for wrong words instead of ending the process. The usage goes to stderr."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
@@ -35,13 +35,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def asks_for_json(arguments: list[str]) -> bool:
-    """Whether `--json`, or a beginning of it that argparse would take, is among them, however wrong the others are."""
+    """Whether `--json`, or an abbreviation of it that argparse accepts, is among the words, even if others are
+    wrong."""
     return any(len(word) > 2 and "--json".startswith(word) for word in arguments)
 
 
 def parser(*, tasks: bool = True) -> Parser:
-    """All commands. Of a parsed line, `command` names the one to run. Without `tasks` their subcommands are missing,
-    and nothing of the engine is imported."""
+    """The parser of all commands. `command` of its result is the one to run. Without `tasks` it has no subcommands of
+    tasks, and imports nothing of the engine."""
     top = Parser(prog="jerboa", description="AI models on your own GPU.")
     top.add_argument("--version", action="version", version=f"jerboa {VERSION}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -197,7 +198,7 @@ def _add_sampling(p: argparse.ArgumentParser, default: str) -> None:
 
 
 def _bytes(text: str) -> int:
-    """`1.2GB`, `900 MB`, `500000000`: decimal units, any case."""
+    """Bytes of a text like `1.2GB`, `900 MB` or `500000000`: decimal units, upper or lower case."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?)b?", text.strip().lower())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r}: give a size like 1.2GB, 900MB or bytes")

@@ -1,4 +1,4 @@
-"""A subcommand for each task: words, options, help and result follow from its dataclasses."""
+"""A subcommand for each task. Its words, options, help and output follow from the task's dataclasses."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from py_engine.host.json_text import JsonError, read_json
 from py_engine.tasks import tasks
 from py_engine.tasks.fields import Field, fields_of, made, plain
 
-_DEST = "ask_"  # before the names of a request's fields among the parsed words
+_DEST = "ask_"  # prefix of the names of a request's fields in the parsed arguments
 
 
 def add_tasks(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
-    """Add the subcommands of all tasks that no other command does."""
+    """Add a subcommand for each task that has one."""
     for task in tasks().values():
         if task.command:
             text = inspect.getdoc(type(task)) or ""
@@ -33,7 +33,7 @@ def add_tasks(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 async def run(args: argparse.Namespace) -> None:
-    """Ask a model for a task; its events, an object a line, and its answer go to stdout."""
+    """Ask a model to do a task. Prints its events, a line of JSON each, and its answer to stdout."""
     task = tasks()[args.command]
     given = {f.name: getattr(args, _DEST + f.name) for f in fields_of(task.request)}
     request = made(task.request, **{k: v for k, v in given.items() if v not in (None, [])})
@@ -83,7 +83,7 @@ def _add(p: argparse.ArgumentParser, field: Field) -> None:
 
 
 def _without_none(hint: Any) -> Any:
-    """Of `X | None` the X; of a choice with a list the list, since a list of one does for one."""
+    """The type without None. Of several types the list, if there is one: a list of one item stands for the item."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
     choices = [choice for choice in typing.get_args(hint) if choice is not type(None)]

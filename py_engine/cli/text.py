@@ -51,7 +51,7 @@ async def generate(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    """How to generate, checked before anything is loaded. Raises InputError."""
+    """The options of a generation, checked before anything is loaded. Raises InputError."""
     from py_engine.generate.sampling import Sampling
     from py_engine.generate.stream import StopStrings
 
@@ -63,7 +63,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 async def _print_deltas(generation: Generation) -> None:
-    """The answer and its tool calls, a JSON object each, to stdout; what the model thinks to stderr."""
+    """Print the answer, and its tool calls as a line of JSON each, to stdout; print thinking to stderr."""
     thinking = False
     async for delta in generation:
         print(delta.reasoning, end="", flush=True, file=sys.stderr)
@@ -77,7 +77,7 @@ async def _print_deltas(generation: Generation) -> None:
 
 
 def _read_tools(path: str) -> Any:
-    """The tools of a file. Raises InputError for those that Engine.chat would refuse."""
+    """The tools in a file. Raises InputError for tools that Engine.chat would refuse."""
     from py_engine.generate.tools import check_tools
 
     try:
@@ -125,7 +125,7 @@ async def logits_command(args: argparse.Namespace) -> None:
 
 
 def _place_for(path: str, option: str) -> Path:
-    """Where a file will be written. Raises InputError where it cannot be, before anybody waits for its content."""
+    """The path of a file to write. Raises InputError where it cannot be written, before its content is computed."""
     out = Path(path)
     folder = out.parent
     if out.is_dir():
@@ -138,7 +138,7 @@ def _place_for(path: str, option: str) -> Path:
 
 
 def _write_npy(path: Path, values: memoryview[float]) -> None:
-    """A float32 vector as NumPy's .npy, version 1.0 (numpy.lib.format)."""
+    """Write a float32 vector as a .npy file of NumPy, version 1.0 (numpy.lib.format)."""
     head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
     head += b" " * (-(len(head) + 11) % 64) + b"\n"
     path.write_bytes(

@@ -1,4 +1,4 @@
-"""A text encoder at work: many texts in one pass, a vector of unit length for each. Knows no text, only ids."""
+"""Runs a text encoder: many texts in one pass, a vector of unit length for each. Knows no text, only ids."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from py_engine.host.gpu import AdapterInfo, Gpu
 from py_engine.ops.pool import POOLINGS, Pooling, pool
 from py_engine.ops.step import STEP_BYTES, Pass, pack_step, pass_program
 
-PASS_ROWS = (32, 512, 2048)  # plan sizes; a pass takes the smallest that holds its texts
+PASS_ROWS = (32, 512, 2048)  # sizes of plans; a pass takes the smallest that holds its texts
 PASS_TEXTS = 64  # the most texts of a pass
-# Rows of a pass are not to take more than this in their widest layer: large models take fewer rows.
+# The most bytes for the rows of a pass in the widest layer. Large models get fewer rows.
 _WIDEST_BYTES = 32 << 20
 
 
 class Encoder(Runtime):
-    """One model at work. `context`: the most tokens of a text."""
+    """One encoder that runs. `context`: the most tokens of a text."""
 
-    classes: Sequence[int] = ()  # there is no KV cache that grows
+    classes: Sequence[int] = ()  # sizes of a KV cache; an encoder has none
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Encoder(Runtime):
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`exact`, `forms`: see Runtime."""
+        """`exact`, `strategy`, `forms`: as for Runtime."""
         self.model, self.context = model, context
         self._sizes = _sizes(model, context)
         rows, h = self._sizes[-1], model.hidden_size
@@ -65,7 +65,7 @@ class Encoder(Runtime):
         )
 
     def _passes(self, info: AdapterInfo) -> Sequence[Program]:
-        """ "encode" (rows of texts), and a pooling of each kind, which follows it."""
+        """ "encode" (rows of texts), and a program for each kind of pooling, to run after it."""
         program = partial(pass_program, step=self._step, info=info)
 
         def encode(trace: Pass) -> None:
@@ -88,15 +88,15 @@ class Encoder(Runtime):
         }
 
     async def fit(self, tokens: int) -> None:
-        """Room for a text of so many tokens: it is there from the start."""
+        """Do nothing: there is room for a text of `context` tokens from the start."""
 
     async def embed(
         self, texts: Sequence[Sequence[int]], pooling: Pooling, abort: Abort
     ) -> bytearray:
         """A vector of unit length for each text, float32 [texts, hidden_size], in their order.
 
-        Texts are ids of the model's, 1 to `context` of them each. Passes of as many texts as fit run one behind the
-        other. Raises AbortError between them, DeviceLostError.
+        Each text is a list of 1 to `context` token ids. Passes of as many texts as fit run one after another. Raises
+        AbortError between them, DeviceLostError.
         """
         found = bytearray()
         for batch in self._batches(texts):
@@ -109,7 +109,7 @@ class Encoder(Runtime):
         return found
 
     def _batches(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-        """Texts in their order, as many as fit a pass."""
+        """The texts of each pass: as many as fit, in their order."""
         batch: list[Sequence[int]] = []
         rows = 0
         for ids in texts:
@@ -122,7 +122,7 @@ class Encoder(Runtime):
             yield batch
 
     def _write(self, batch: Sequence[Sequence[int]]) -> int:
-        """The inputs of a pass over these texts; its rows."""
+        """Upload the inputs of a pass over these texts. Returns its number of rows."""
         ids, positions, spans, bounds = (array("I") for _ in range(4))
         for text in batch:
             begin, end = len(ids), len(ids) + len(text)
@@ -149,7 +149,7 @@ class Encoder(Runtime):
 
 
 def _sizes(model: EncoderModel, context: int) -> tuple[int, ...]:
-    """Rows of the plans: at least one text of the greatest length fits."""
+    """Sizes of the plans, in rows. The largest holds at least one text of the full context."""
     longest = -(-context // 16) * 16
     most = PASS_ROWS[-1]
     while most > longest and 4 * most * model.widest > _WIDEST_BYTES:

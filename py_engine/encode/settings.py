@@ -1,7 +1,7 @@
-"""What a repository says of making vectors of texts, read as sentence-transformers reads it.
+"""Reads how a repository wants vectors to be made of texts, as sentence-transformers reads it.
 
-modules.json names what follows the network, 1_Pooling/config.json how rows become a vector,
-sentence_bert_config.json the most tokens, config_sentence_transformers.json what is put before a text.
+modules.json names the modules that follow the network, 1_Pooling/config.json says how rows become a vector,
+sentence_bert_config.json gives the most tokens, config_sentence_transformers.json the prompts before a text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from py_engine.sources.repository import Repository
 
 MAX_PROMPTS = 256
 MAX_PROMPT_CHARS = 1 << 16
-# pooling_mode_<name> of a config, or its newer `pooling_mode`. Sums over the root of the length point where means do.
+# Names after pooling_mode_ in a config, or values of the newer `pooling_mode`. A sum divided by the root of the length
+# has the direction of the mean.
 _POOLINGS: Mapping[str, Pooling] = {
     "cls_token": "first",
     "cls": "first",
@@ -26,13 +27,14 @@ _POOLINGS: Mapping[str, Pooling] = {
     "mean_sqrt_len_tokens": "mean",
     "lasttoken": "last",
 }
-_DOCUMENTS = ("document", "passage", "corpus")  # what the prompt of a document may be called
+_DOCUMENTS = ("document", "passage", "corpus")  # possible names of the prompt for documents
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """`most`: tokens of a text, None: as many as there are positions. `prompts`: what stands before a text, by the name
-    of a task; `default`: the one that is used where none is named. `lower`: texts are lower-cased first."""
+    """How texts become vectors. `most`: the most tokens of a text; None: as many as the model has positions. `prompts`:
+    texts to put before a text, by the name of the task. `default`: the task of the prompt that is used when none is
+    named. `lower`: whether texts are lower-cased first."""
 
     pooling: Pooling = "mean"
     most: int | None = None
@@ -41,8 +43,8 @@ class EmbedSettings:
     lower: bool = False
 
     def prompt(self, task: str | None) -> str | None:
-        """What is put before texts for a task; None for a task that the model does not know. "query" and "document"
-        are known to all, as in sentence-transformers' encode_query and encode_document."""
+        """The prompt to put before texts for a task; None: the model does not know the task. Every model knows "query"
+        and "document", as in sentence-transformers' encode_query and encode_document."""
         usual = self.prompts.get(self.default, "") if self.default else ""
         if task is None:
             return usual
@@ -54,14 +56,14 @@ class EmbedSettings:
 
     @property
     def tasks(self) -> list[str]:
-        """Names that `prompt` knows."""
+        """Names of the tasks that `prompt` knows."""
         return sorted({*self.prompts, "query", "document"})
 
 
 async def read_embed_settings(repository: Repository) -> EmbedSettings:
-    """Of a repository; the mean of all rows where it has no modules.json.
+    """The settings of a repository. Without a modules.json the vector is the mean of all rows.
 
-    Raises ModelError for modules and poolings that there is nothing for here, FormatError, HubError.
+    Raises ModelError for modules and poolings that are not supported, FormatError, HubError.
     """
     modules = await _pooling_path(repository)
     limits = await repository.json_object("sentence_bert_config.json")
@@ -90,7 +92,7 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
 
 
 async def _pooling_path(repository: Repository) -> str | None:
-    """Folder of the pooling module; None where there is no modules.json."""
+    """The folder of the pooling module; None if there is no modules.json."""
     if not await repository.exists("modules.json"):
         return None
     modules = await repository.json("modules.json")

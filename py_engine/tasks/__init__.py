@@ -1,4 +1,4 @@
-"""The tasks: a file each, found by looking at this folder (tasks/task.py tells what one is)."""
+"""The tasks: one file each, found by looking through this folder. tasks/task.py says what a task is."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from py_engine.tasks.task import Request, Task
 
 
-ENVELOPE = ("type", "id", "model", "status")  # keys of messages that are not a task's
+ENVELOPE = (
+    "type",
+    "id",
+    "model",
+    "status",
+)  # keys that every message has, so no request may use them
 
 
 @cache
 def tasks() -> Mapping[str, Task[Any]]:
-    """All tasks by their names. Looks at the folder once; it may lie in a zip."""
+    """All tasks by their names. Looks through the folder once; it may be in a zip."""
     from py_engine.tasks.task import Task
 
     found: dict[str, Task[Any]] = {}
@@ -35,7 +40,7 @@ def tasks() -> Mapping[str, Task[Any]]:
 
 
 def _check(task: type[Task[Any]], found: Mapping[str, Task[Any]]) -> None:
-    """Raise TypeError for names that a task cannot have."""
+    """Raise TypeError for a task whose name, or a field of whose request, is taken."""
     from py_engine.tasks.fields import fields_of
 
     if task.name in found:
@@ -48,7 +53,7 @@ def _check(task: type[Task[Any]], found: Mapping[str, Task[Any]]) -> None:
 
 
 def task_of(request: Request[Any]) -> Task[Any]:
-    """The task that a request belongs to. Raises InputError for what is no request."""
+    """The task that a request belongs to. Raises InputError for anything else."""
     for task in tasks().values():
         if type(request) is task.request:
             return task
@@ -57,5 +62,5 @@ def task_of(request: Request[Any]) -> Task[Any]:
 
 
 def tasks_of(loaded: Loaded) -> list[str]:
-    """Names of what a model can do."""
+    """Names of the tasks that a model can do."""
     return [name for name, task in tasks().items() if task.lacks(loaded) is None]

@@ -39,13 +39,13 @@ class Chat(TextTask[ChatRequest]):
     uses_template = True
 
     def lacks(self, loaded: Loaded) -> str | None:
-        """A decoder, or a template."""
+        """The model lacks a decoder or a chat template."""
         if loaded.generating and not loaded.text.template.available:
             return "a chat template (it is a base model, or its files are incomplete)"
         return super().lacks(loaded)
 
     def prepare(self, loaded: Loaded, request: ChatRequest) -> TextJob:
-        """Lay the conversation out; what does not fit the context is left out, the oldest turns first."""
+        """Lay out the conversation. The oldest turns are left out when it does not fit the context."""
         thinking = flag("enable_thinking", request.enable_thinking)
         offered = check_tools(request.tools)
         text, encode = loaded.text, loaded.tokenizer.encode_pieces
@@ -65,8 +65,8 @@ class Chat(TextTask[ChatRequest]):
         splitter = Splitter(text.markup, offered, text.markup.begins_thinking(prompt))
         border = None
         if loaded.decoder.prefix.recurrent:
-            # Kept from before the generation prompt: what follows it is often rendered otherwise once it is history
-            # (thinking is dropped).
+            # The next prompt is likely to begin like this one only up to the generation prompt: templates often render
+            # what follows in another way once it is history (without thinking).
             said = text.template.encode(
                 messages, offered, enable_thinking=thinking, add_generation_prompt=False
             )

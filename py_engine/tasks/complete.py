@@ -1,4 +1,4 @@
-"""Task `complete`: go on with a plain text, or after token ids."""
+"""Task `complete`: continue a plain text, or token ids."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class CompleteRequest(TextRequest):
 
 
 class Complete(TextTask[CompleteRequest]):
-    """Go on with a plain text, or after token ids."""
+    """Continue a plain text, or token ids."""
 
     name, request = "complete", CompleteRequest
 
     def prepare(self, loaded: Loaded, request: CompleteRequest) -> TextJob:
-        """Token ids of the prompt."""
+        """Make token ids of the prompt."""
         prompt = request.prompt
         if request.ids is not None:
             if prompt is not None:

@@ -1,4 +1,4 @@
-"""Task `embed`: a vector of unit length for each text; texts of like meaning have vectors of like direction."""
+"""Task `embed`: a vector of unit length for each text. Texts of similar meaning have vectors of similar direction."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from py_engine.work import Work
 
 @dataclass(frozen=True)
 class Embeddings:
-    """`embeddings`: a row for each text, in their order, of `dimensions` float32: buffers that numpy.asarray reads
-    without copying. `prompt_tokens`: of all texts, special tokens and prompts too."""
+    """Vectors of texts. `embeddings`: a row of `dimensions` float32 for each text, in their order; numpy.asarray reads
+    it without copying. `prompt_tokens`: tokens of all texts, special tokens and prompts included."""
 
     embeddings: Sequence[memoryview[float]]
     dimensions: int
@@ -61,12 +61,12 @@ class Embed(Task[EmbedRequest]):
     name, request = "embed", EmbedRequest
 
     def lacks(self, loaded: Loaded) -> str | None:
-        """An encoder, where it is a model of another kind."""
+        """A model of another kind lacks an encoder."""
         encodes = isinstance(loaded.runtime, Encoder) and loaded.embedding is not None
         return None if encodes else "an encoder that makes vectors of texts"
 
     def prepare(self, loaded: Loaded, request: EmbedRequest) -> Job[Never, Embeddings]:
-        """Ids of all texts."""
+        """Make token ids of all texts."""
         encoder, settings = loaded.require(Encoder, "embed"), loaded.embedding
         assert settings is not None
         size = encoder.model.hidden_size
@@ -100,7 +100,7 @@ class _Embedding(Job[Never, Embeddings]):
         self._texts, self._settings, self._dimensions = texts, settings, dimensions
 
     async def run(self, loaded: Loaded, work: Work[Never, Embeddings]) -> Embeddings:
-        """All texts, as many as fit in a pass."""
+        """Run all texts, in passes of as many as fit."""
         encoder = loaded.require(Encoder, "embed")
         found = await encoder.embed(self._texts, self._settings.pooling, work.abort)
         n = encoder.model.hidden_size
@@ -130,7 +130,7 @@ def _prompt(settings: EmbedSettings, task: Any) -> str:
 
 
 def _cut(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
-    """Ids of a text, at most so many, special ones at its ends included, which stay."""
+    """At most `most` ids of a text. A cut leaves the special tokens at its ends."""
     ids = tokenizer.encode(text)
     return tokenizer.with_special(ids[: max(0, most - len(tokenizer.with_special([])))])
 
@@ -143,7 +143,7 @@ def _given(ids: Any, vocab: int, most: int) -> list[int]:
 
 
 def _shortened(row: memoryview[float], dimensions: int) -> memoryview[float]:
-    """The beginning of a row, of unit length (Kusupati et al. 2022, arXiv:2205.13147)."""
+    """The first numbers of a row, brought to unit length (Kusupati et al. 2022, arXiv:2205.13147)."""
     part = row[:dimensions].tolist()
     length = math.sqrt(math.fsum(v * v for v in part)) or 1.0
     return memoryview(array("f", [v / length for v in part]))

@@ -1,4 +1,5 @@
-"""The fields of a request as data: from them follow a method's signature, a message's keys, a subcommand's words."""
+"""The fields of a request as data. The signature of a method, the keys of a message and the words of a subcommand
+follow from them."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a request: `hint` is its type without its help."""
+    """One field of a request. `hint`: its type, without the help."""
 
     name: str
     hint: Any
     help: str
     required: bool
-    by_name: bool  # behind KW_ONLY
+    by_name: bool  # it stands after KW_ONLY
     default: Any
 
 
@@ -30,7 +31,7 @@ _READ: dict[type[Any], tuple[Field, ...]] = {}
 
 
 def fields_of(kind: type[Any]) -> tuple[Field, ...]:
-    """The fields of a dataclass, those that are given without a name first."""
+    """The fields of a dataclass; those that may be given without a name come first."""
     if kind not in _READ:
         _READ[kind] = _read(kind)
     return _READ[kind]
@@ -51,7 +52,7 @@ def _read(kind: type[Any]) -> tuple[Field, ...]:
 
 
 def made(kind: type[T], /, *args: Any, **options: Any) -> T:
-    """A request of its arguments. Raises InputError for a name that it does not know."""
+    """A request made of these arguments. Raises InputError for an unknown name."""
     known = [field.name for field in fields_of(kind)]
     for name in options:
         if name not in known:
@@ -60,7 +61,7 @@ def made(kind: type[T], /, *args: Any, **options: Any) -> T:
 
 
 def plain(value: Any) -> Any:
-    """The value for JSON: dataclasses become objects, buffers and tuples lists."""
+    """The value as JSON can hold it: dataclasses become objects; buffers and tuples become lists."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, memoryview):

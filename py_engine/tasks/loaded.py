@@ -1,4 +1,4 @@
-"""A model in use, of any kind: what tasks get."""
+"""A loaded model of any kind, as tasks get it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class TextSettings:
-    """What generating text takes beside a decoder and a tokenizer."""
+    """What a model needs to generate text, beside a decoder and a tokenizer."""
 
     template: ChatTemplate
     markup: Markup
@@ -42,7 +42,7 @@ class TextSettings:
         sampling_defaults: Sampling,
         ignore_eos: bool = False,
     ) -> TextSettings:
-        """Of the files of a repository, for a context of so many tokens."""
+        """From the files of a repository, for a context of so many tokens."""
         markup = Markup.of(tokenizer, template.source)
         template.write_calls = markup.write_calls
         return cls(
@@ -52,45 +52,47 @@ class TextSettings:
 
 @dataclass(eq=False)
 class Loaded:
-    """A model in use, with all that belongs to it."""
+    """A loaded model with everything that belongs to it."""
 
     name: str
-    pinned: str  # the address of these very weights: with the commit of a hub's repository
+    pinned: str  # the address of exactly these weights: with the commit, for a repository on a hub
     family: str
-    dtype: str  # as asked
-    form: StorageForm  # what became of plain matrices
+    dtype: str  # as the caller gave it
+    form: StorageForm  # the form that plain matrices got
     io: Io
     store: WeightStore
     runtime: Runtime
     tokenizer: Tokenizer
-    generating: TextSettings | None  # of a model that generates text
+    generating: TextSettings | None  # None: the model does not generate text
     load_s: float
     peak_transient_bytes: int
-    kept: bool | None  # whether the store has it for the next time; None: it came from no hub
-    checked: Outcome | None  # of the self-check; None: not asked for
-    takes: int  # GPU bytes at most, once the context is full: Estimate.peak_bytes
-    embedding: EmbedSettings | None = None  # of a model that makes vectors of texts
+    kept: (
+        bool | None
+    )  # whether it is stored on this device for the next load; None: it came from no hub
+    checked: Outcome | None  # result of the self-check; None: there was none
+    takes: int  # the most GPU bytes, when the context is full: Estimate.peak_bytes
+    embedding: EmbedSettings | None = None  # None: the model does not make vectors of texts
 
     @property
     def decoder(self) -> Decoder:
-        """What generates text. Raises InputError for a model of another kind."""
+        """The decoder. Raises InputError for a model that does not generate text."""
         return self.require(Decoder, "generate text")
 
     @property
     def text(self) -> TextSettings:
-        """What generating text takes. Raises InputError for a model of another kind."""
+        """The settings for text. Raises InputError for a model that does not generate text."""
         if self.generating is None:
             raise self.cannot("generate text")
         return self.generating
 
     def require(self, kind: type[T], to: str) -> T:
-        """The runtime, if it is of this kind. Raises InputError, naming what the model can do instead of `to`."""
+        """The runtime, if it is of this kind. Else raises InputError: the model cannot do `to`, but these tasks."""
         if not isinstance(self.runtime, kind):
             raise self.cannot(to)
         return self.runtime
 
     def cannot(self, what: str) -> InputError:
-        """The error for asking this model to do `what`."""
+        """The error for a model that is asked to do `what`. It names the tasks that the model can do."""
         can = ", ".join(tasks_of(self)) or "nothing that this engine knows"
         return InputError(f"{self.name} ({self.family}) cannot {what}; what it can do: {can}")
 

@@ -1,4 +1,4 @@
-"""What the tasks that generate text share: how to generate, the job, what a page hears of it."""
+"""What the tasks that generate text share: the settings, the job, the messages to a page."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_STOPS = 1000
 
 @dataclass(frozen=True)
 class TextRequest(Request[Generation]):
-    """How to generate. None: the model's own default (its generation_config), else the engine's."""
+    """Settings of a generation. None: the default of the model (its generation_config), else of the engine."""
 
     _: KW_ONLY
     max_tokens: Annotated[
@@ -49,15 +49,15 @@ class TextRequest(Request[Generation]):
     ignore_eos: Annotated[bool | None, "go on to max_tokens, whatever the model says"] = None
 
 
-# Fields of a TextRequest that are no setting of Sampling.
+# Fields of a TextRequest that are not settings of Sampling.
 _OTHERS = ("max_tokens", "stop", "ignore_eos")
 
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """Message `token`: new text (never half a character); `num_tokens` generated so far, `tps` tokens per second since
-    the first. What the model thinks comes as `reasoning`, before all text; a tool call comes whole, as OpenAI's API has
-    it."""
+    """Message `token`: new text, never half a character. `num_tokens`: tokens generated so far; `tps`: tokens per
+    second since the first. Thinking comes as `reasoning`, before all text. A tool call comes whole, in OpenAI's
+    form."""
 
     text: str
     tps: float
@@ -68,8 +68,8 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class DroppedEvent:
-    """Message `dropped`, once, before the first token: the chat does not fit the context. The model does not see these
-    messages (places in those of the request), which took so many tokens."""
+    """Message `dropped`, once, before the first token: the chat does not fit the context, so the model does not see
+    these messages (indices into those of the request), of so many `tokens`."""
 
     messages: list[int]
     tokens: int
@@ -79,8 +79,9 @@ class DroppedEvent:
 class TextAnswer:
     """Message `complete`: the whole answer. `finish_reason`: "stop", "length", "tool_calls" or "abort".
 
-    `text` is the answer itself, `reasoning` what was thought before it. `tool_calls`: {"id", "type": "function",
-    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why others stayed text, and what schemas forbid.
+    `text` is the answer itself, `reasoning` the thinking before it. `tool_calls`: {"id", "type": "function",
+    "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why other calls stayed text, and how these break
+    their schemas.
     """
 
     text: str
@@ -99,29 +100,29 @@ class TextAnswer:
 class TextTask(Task[R]):
     """A task that generates text."""
 
-    command = False  # `generate`
+    command = False  # the subcommand `generate` does it
 
     def lacks(self, loaded: Loaded) -> str | None:
-        """A decoder, where it is no text model."""
+        """A model that does not generate text lacks a decoder."""
         return None if loaded.generating else "a decoder that generates text"
 
     def unasked(self) -> Answer:
-        """No text."""
+        """An empty answer."""
         return Answer(finish_reason="abort")
 
     def first(self, job: Job[Any, Any]) -> Iterable[Told]:
-        """What was left out of the conversation."""
+        """The messages that were left out of the conversation."""
         dropped = job.dropped if isinstance(job, TextJob) else None
         if dropped:
             yield "dropped", DroppedEvent([*dropped.messages], dropped.tokens)
 
     def event(self, event: Delta) -> Told:
-        """A token."""
+        """A `token` message."""
         calls = [{**call} for call in event.tool_calls]
         return "token", TokenEvent(event.text, event.tps, event.num_tokens, event.reasoning, calls)
 
     def answer(self, answer: Answer) -> TextAnswer:
-        """The answer with its figures beside the text."""
+        """The answer and its numbers as one object."""
         return TextAnswer(
             answer.text,
             answer.completion_tokens,
@@ -138,7 +139,7 @@ class TextTask(Task[R]):
 
 
 class TextJob(Job[Delta, Answer]):
-    """One generation. After the loss of a device it goes on behind the tokens that came."""
+    """One generation. After the loss of a device it continues after the tokens that came."""
 
     status = "generating"
 
@@ -149,11 +150,11 @@ class TextJob(Job[Delta, Answer]):
 
     @property
     def phase(self) -> During:
-        """What is going on."""
+        """Prefill or decode."""
         return self._run.phase if self._run else "prefill"
 
     async def run(self, loaded: Loaded, work: Work[Delta, Answer]) -> None:
-        """Until nothing of it is left on the GPU's queue; the answer is given before."""
+        """Run until none of its steps are left in the GPU's queue. The answer is given earlier."""
         if self._run is None:
             self._run = generating.Run(
                 self._request, work, loaded.tokenizer, loaded.io.now, loaded.load_s
@@ -161,13 +162,13 @@ class TextJob(Job[Delta, Answer]):
         await self._run.run(loaded.decoder)
 
     def stopped(self) -> Answer:
-        """What came so far."""
+        """The answer so far."""
         if self._run is not None:
             return self._run.finish()
         return Answer(prompt_tokens=len(self._request.ids), finish_reason="abort")
 
     def work(self, run: Any) -> Generation:
-        """A work with what was left out of the conversation."""
+        """A Generation that knows which messages were left out."""
         return Generation(run, self.dropped)
 
 
@@ -180,8 +181,9 @@ def text_job(
     dropped: Dropped | None = None,
     given: Given | None = None,
 ) -> TextJob:
-    """The job of a prompt's ids; `given`: rows of the negative ones. Without a splitter, marks are text. Raises
-    InputError, ContextError."""
+    """The job for a prompt's ids. `given`: rows of negative ids. `splitter`: finds the marks in the answer; None: marks
+    are text. `border`: as for Decoder.generate. `dropped`: messages that were left out. Raises InputError,
+    ContextError."""
     context, text = loaded.decoder.state.context, loaded.text
     room = context - len(ids)
     if room < 1:
@@ -215,15 +217,15 @@ def text_job(
 
 
 def length(max_tokens: object) -> int | None:
-    """max_tokens where it is one; whether it may be anything else is checked with the other options."""
+    """max_tokens if it is valid, else None. An invalid value is reported later, with the other options."""
     with suppress(InputError):
         return whole("max_tokens", max_tokens, 1, 1 << 31)
     return None
 
 
 def _stop_ids(text: TextSettings) -> tuple[int, ...]:
-    """What ends an answer: the eos tokens that the model's files name, and the end of a turn that its
-    template writes."""
+    """Ids that end an answer: the eos tokens in the model's files, and the token that its template writes at the end of
+    a turn."""
     return tuple(dict.fromkeys((*text.stop_ids, *text.template.turn_ends)))[:MAX_STOP_IDS]
 
 
