@@ -142,7 +142,7 @@ def test_requests_and_what_they_give_are_public() -> None:
         (works,) = [
             get_args(base)[0]
             for kind in task.request.__mro__
-            for base in getattr(kind, "__orig_bases__", ())
+            for base in vars(kind).get("__orig_bases__", ())
             if get_origin(base) is Request and not isinstance(get_args(base)[0], TypeVar)
         ]
         names = {task.request.__name__, *named(works)}
