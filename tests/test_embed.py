@@ -140,6 +140,22 @@ def test_rows(engines: Callable[[str], Engine], run: Runner) -> None:
     assert nmse(np.asarray(same[0]), row) < 1e-10 and same.prompt_tokens == len(ids)
 
 
+def test_info_says_what_the_model_does(
+    engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines(PLAIN)
+    encoder = engine._loaded.require(encoders.Encoder, "embed")
+    embed, said = encoder.embed, list[str]()
+
+    async def told(*args: Any) -> bytearray:
+        said.append(engine.info()["status"])
+        return await embed(*args)
+
+    monkeypatch.setattr(encoder, "embed", told)
+    run(_embed(engine, ["hello world"]))
+    assert said == ["embedding"] and engine.info()["status"] == "ready"
+
+
 @pytest.mark.parametrize(
     "texts, options, message",
     [

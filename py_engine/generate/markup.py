@@ -118,9 +118,8 @@ class Splitter:
         self._body_chars = 0
         # Marks that were taken for a part of the call: (place in the body, mark).
         self._inner: list[tuple[int, str]] = []
-        self._looked = (
-            0  # characters that were looked through to see whether a mark stands in a string
-        )
+        # Characters that were looked through to see whether a mark stands in a string.
+        self._looked = 0
         self.errors: list[str] = []
         self._loose = LooseCalls(self._schemas, self.errors)
 

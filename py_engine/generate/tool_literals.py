@@ -224,9 +224,8 @@ class Literals:
         or may have ended earlier."""
         text = self.text
         quoted = False  # inside an inner quotation
-        lone = (
-            begin  # the place after the last quote that neither began nor ended an inner quotation
-        )
+        # The place after the last quote that neither began nor ended an inner quotation.
+        lone = begin
         count = 0
         for match in _QUOTE_OR_ESCAPE[quote].finditer(text, begin):
             at = match.start()

@@ -45,9 +45,8 @@ class Planner:
         self.strategy = strategy  # for plans that are lowered from now on
         self._slots = Slots()
         self._buffers: list[Buffer] = []
-        self._nothing: Buffer | None = (
-            None  # the buffer of NOTHING, once a call leaves an input out
-        )
+        # The buffer of NOTHING, once a call leaves an input out.
+        self._nothing: Buffer | None = None
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
         self._lowered: WeakKeyDictionary[Trace, list[Dispatch]] = WeakKeyDictionary()
 

@@ -16,9 +16,8 @@ from py_engine.inputs.tokenizer import require_text
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.weights.store import StorageForm
 
-MOST_CONTEXT = (
-    1 << 31
-)  # the most tokens that an option may ask for; the model itself may take fewer
+# The most tokens that an option may ask for; the model itself may take fewer.
+MOST_CONTEXT = 1 << 31
 
 # dtype -> how plain matrices are kept, dtype of the KV cache
 _STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {

@@ -59,9 +59,8 @@ class PlannedLoad:
                 self.address, gpu, io, options, kernels=kernels, make_room=self._room,
                 tell=self._tell, abort=abort, before_weights=self._place_is_free,
             )  # fmt: skip
-        self.address = (
-            loaded.pinned
-        )  # a later load takes the same commit, wherever the branch points then
+        # A later load takes the same commit, wherever the branch points then.
+        self.address = loaded.pinned
         return loaded
 
     async def _room(self, needed: int) -> Taken:

@@ -85,9 +85,8 @@ class GenerateOptions:
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = None
-    enable_thinking: bool | None = (
-        None  # for chats only, like `tools`; absent: the template chooses
-    )
+    # For chats only, like `tools`; absent: the template chooses.
+    enable_thinking: bool | None = None
     tools: list[dict[str, Any]] | None = None  # {"type": "function", "function": {...}} each
 
 

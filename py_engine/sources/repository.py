@@ -16,9 +16,8 @@ from py_engine.host.json_text import parse_json
 from py_engine.sources.derived import Derived
 from py_engine.sources.jobs import Job, TensorInfo
 
-MAX_WHOLE_BYTES = (
-    256 << 20
-)  # of a file that is read whole (the largest, tokenizer.json, has tens of MB)
+# Of a file that is read whole. The largest, tokenizer.json, has tens of MB.
+MAX_WHOLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
