@@ -12,6 +12,7 @@ from py_engine.errors import InputError
 
 
 async def bench_command(args: argparse.Namespace) -> None:
+    """`bench`: measure a model, or with --load how long its stored weights take to load."""
     at_least_one(args, "prompt_tokens", "new_tokens", "runs")
     if args.load:
         print(json.dumps(await _bench_load(args)))
@@ -49,6 +50,7 @@ async def _bench_load(args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def estimate(args: argparse.Namespace) -> None:
+    """`estimate`: print the GPU memory that a load would take."""
     from py_engine.serve.engine import Engine
 
     found = await Engine.estimate(
@@ -61,6 +63,7 @@ async def estimate(args: argparse.Namespace) -> None:
 
 
 async def doctor(args: argparse.Namespace) -> None:
+    """`doctor`: print what the GPU is and can do, or with --probes test how it runs dispatches."""
     from py_engine.diagnostics.report import report
 
     if args.probes is not None:

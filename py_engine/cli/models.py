@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 async def cache(args: argparse.Namespace) -> int:
+    """`cache`: list, verify or clean the models on this device. Returns the exit status."""
     from py_engine.host import open_io
     from py_engine.kept import inventory
 
@@ -72,6 +73,7 @@ def _confirm_clean(found: Inventory, as_json: bool) -> None:
 
 
 async def convert_command(args: argparse.Namespace) -> None:
+    """`convert`: make a folder that the engine reads from a GGUF file."""
     from py_engine.convert.convert import convert
 
     convert(args.file, args.out, args.bits, args.group_size, embedding_bits=args.embedding_bits)

@@ -35,8 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def asks_for_json(arguments: list[str]) -> bool:
-    """Whether `--json`, or an abbreviation of it that argparse accepts, is among the words, even if others are
-    wrong."""
+    """Whether the words hold `--json`, or an abbreviation that argparse accepts, even if others are wrong."""
     return any(len(word) > 2 and "--json".startswith(word) for word in arguments)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 async def generate(args: argparse.Namespace) -> None:
+    """`generate`: answer a prompt."""
     options = _options(args)
     if not args.prompt:
         raise InputError("--prompt: the prompt is empty: give some text")
@@ -108,6 +109,7 @@ def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
 
 
 async def logits_command(args: argparse.Namespace) -> None:
+    """`logits`: write the logits after token ids to a .npy file."""
     try:
         ids = [int(part) for part in args.ids.split(",")]
     except ValueError as error:

@@ -121,8 +121,7 @@ class Feed:
 def _runs(
     ids: Sequence[int], places: Mapping[int, tuple[int, int]]
 ) -> Iterable[tuple[int, int, int, int]]:
-    """Runs of rows that stand side by side in a source and in the chunk: (source, row in it, row of the chunk,
-    count)."""
+    """Runs of rows side by side in source and chunk: (source, row in it, row of the chunk, count)."""
     run: tuple[int, int, int, int] | None = None
     for row, i in enumerate(ids):
         if i >= 0:

@@ -156,8 +156,7 @@ class Splitter:
         return self._loose.parts(pieces)
 
     def end(self, stopped: bool) -> list[Part]:
-        """The parts that were held back. `stopped`: the model itself ended here, so a call may lack its closing
-        mark."""
+        """The parts that were held back. `stopped`: the model itself ended, so a call may lack its closing mark."""
         pieces = [*self._release()]
         while self._state == "call":
             pieces += self._end_open_call(stopped)

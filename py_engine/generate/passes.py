@@ -1,5 +1,4 @@
-"""The passes of a decoder: a chunk of a prompt, one token, a head that turns logits into a token, the sampler's
-history."""
+"""The passes of a decoder: a chunk of a prompt, one token, a head that makes a token of the logits, the history."""
 
 from __future__ import annotations
 

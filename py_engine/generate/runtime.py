@@ -64,8 +64,7 @@ class Runtime(abc.ABC):
         self.programs.trace(without)
 
     def self_check(self) -> SelfCheck:
-        """The check of the traced pipelines, for when the weights are there. Passes with a wrong kernel are traced
-        again."""
+        """The check of the traced pipelines, once the weights are there. Passes that fail are traced again."""
         return SelfCheck(
             self.gpu, self._kernels, self.strategy, lambda: self.programs.calls, self.trace
         )

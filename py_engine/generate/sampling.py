@@ -60,8 +60,7 @@ class Sampling:
     def make(
         cls, defaults: Sampling, options: Mapping[str, Any], stop_ids: Sequence[int]
     ) -> Sampling:
-        """The defaults, replaced by the options that the caller gave. Raises InputError naming the option and its
-        range."""
+        """The defaults with the options that the caller gave. Raises InputError naming the option and its range."""
         known = {f.name for f in fields(cls)} - {"stop_ids"}
         changes: dict[str, Any] = {}
         for name, value in options.items():

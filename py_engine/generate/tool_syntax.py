@@ -55,8 +55,7 @@ def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False)
 
 
 def inside_value(body: str) -> bool:
-    """Whether a mark that follows here would stand inside a string or the value of a parameter, and so be part of
-    it."""
+    """Whether a mark that follows here would be part of a string or of a parameter's value."""
     shape = _shape(body)
     if shape == "json":
         return in_json_string(body)

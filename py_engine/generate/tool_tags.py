@@ -172,8 +172,7 @@ class _Reading:
         return match.end() == len(self.body)
 
     def goes_on(self, at: int, used: Collection[str]) -> bool:
-        """Whether the format continues here: with another parameter of the function, with its end, or the end of
-        all."""
+        """Whether the format continues here: with another parameter, the end of the function, or the end of all."""
         if match := _PARAMETER.match(self.body, at):
             return match[1] not in used and (not self.names or match[1] in self.names)
         if match := _FUNCTION_END.match(self.body, at):

@@ -98,8 +98,7 @@ class Calibration:
         self.trying, self.of, self.by = None, "", ""
 
     def bury(self) -> GroupedSubmit | None:
-        """Call at a start, when no other run can be trying. Refuses the candidate that ended the last run, and returns
-        it."""
+        """At a start, when no other run can be trying: refuse the candidate that ended the last run. Returns it."""
         dead = self.trying
         if dead is not None:
             self.refuse("ended the page")

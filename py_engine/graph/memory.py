@@ -22,8 +22,7 @@ class Lifetime:
 
 
 def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
-    """The lifetime of every activation of a pass, in order of first use. Raises ValueError when one is read before it
-    is written."""
+    """The lifetime of every activation, in order of first use. Raises ValueError for one that is read first."""
     first: dict[Tensor, int] = {}
     last: dict[Tensor, int] = {}
     for i, call in enumerate(calls):

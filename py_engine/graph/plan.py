@@ -1,5 +1,4 @@
-"""Lowers a traced pass, once, to a plan: pooled buffers, pipelines, bind groups, and a recording that the host
-replays."""
+"""Lowers a traced pass, once, to a plan: pooled buffers, pipelines, bind groups, and a recording to replay."""
 
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ class Planner:
         return nothing + sum(buffer.nbytes for buffer in self._buffers)
 
     def reserve(self, traces: Iterable[Trace]) -> None:
-        """Give every activation of these traces a slot, the largest pass first, and start to compile their
-        pipelines."""
+        """Give every activation of these traces a slot, the largest pass first, and begin to compile pipelines."""
         for trace in sorted(traces, key=lambda t: -t.rows):
             self._chosen[trace] = self._slots.assign(trace.calls)
             self._kernels.start(call.kernel for call in trace.calls)

@@ -39,8 +39,7 @@ class Tensor:
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """A persistent tensor bound to its own bytes only, for kernels that read its size from the length of the
-    binding."""
+    """A persistent tensor bound to its own bytes only, for kernels that read the length of the binding."""
     if tensor.binding is None:
         return tensor
     return replace(
@@ -123,8 +122,7 @@ class Trace:
         groups: tuple[int, int, int],
         task: Hashable = None,
     ) -> None:
-        """Append a dispatch, with its tensors in binding order. Raises ValueError for workgroup counts outside
-        1..65535."""
+        """Append a dispatch, its tensors in binding order. Raises ValueError for counts outside 1..65535."""
         if min(groups) < 1 or max(groups) > 65535:
             raise ValueError(f"{label}: workgroup counts {groups} are outside 1..65535")
         self.calls.append(

@@ -35,8 +35,7 @@ class Background:
         return not self._thread.is_alive()
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run `work` in the thread. Raises InputError after `close`, and in the thread itself, which would wait for
-        itself."""
+        """Run `work` in the thread. Raises InputError after `close`, and in the thread itself, which cannot wait."""
         inside = threading.current_thread() is self._thread
         if self.closed or inside:
             work.close()

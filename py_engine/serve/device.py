@@ -42,8 +42,7 @@ class Device:
     """
 
     def __init__(self, gpu: Gpu, *, recovers: bool = True, budget: int | None = None) -> None:
-        """`recovers`: open another GPU when this one is lost, and close it at the end. False: the GPU is the
-        caller's."""
+        """`recovers`: replace a lost GPU, and close the GPU at the end. False: the GPU belongs to the caller."""
         self._gpu = gpu
         self.recovers = recovers
         self._budget = budget
@@ -175,8 +174,7 @@ class Device:
     async def _first_place(
         self, load: PlannedLoad, losses: Losses, stop: Abort
     ) -> tuple[Gpu, Loaded]:
-        """Put a model onto the device. Tries again after each model that is unloaded to make room in the GPU's
-        memory."""
+        """Put a model onto the device. Tries again after each model that is unloaded to free GPU memory."""
         while True:
             try:
                 return await self.place(load.on, losses, "load", stop)
@@ -206,8 +204,7 @@ class Device:
         return next((e for e in self._engines if e.idle and e is not load.replacing), None)
 
     async def make_room(self, load: PlannedLoad, needed: int) -> Taken:
-        """What other models take. Idle ones are unloaded before, where the load asks for it and it makes enough
-        room."""
+        """What other models take. Unloads idle ones first, where the load asks for it and that is enough."""
         while load.make_room and needed:
             taken = self._taken(load)
             idle = sum(e.takes for e in self._engines if e.idle and e is not load.replacing)
@@ -306,8 +303,7 @@ class Device:
         task.add_done_callback(self._revivals.discard)
 
     async def _revive(self, gone: Gpu) -> None:
-        """Bring back every model that was on this GPU, the most recently used first. Calls meanwhile do not wait for
-        this."""
+        """Bring back every model of this GPU, the most recently used first. Calls do not wait for this."""
         for engine in reversed([*self._engines]):
             await engine.replace_when_idle(gone)
 

@@ -1,5 +1,4 @@
-"""How much GPU memory a load takes, found by loading onto a GPU that only counts; and the error for one that is too
-large."""
+"""How much GPU memory a load takes, found on a GPU that only counts; and the errors of loads that are too large."""
 
 from __future__ import annotations
 

@@ -66,8 +66,7 @@ class SessionInfo:
 
 
 class Sessions:
-    """The sessions on this device, saved and restored by a loaded model. The caller sees that nothing else runs on
-    it."""
+    """The sessions on this device, saved and restored by a loaded model. Nothing else may run on it meanwhile."""
 
     def __init__(self, gpu: Gpu, loaded: Loaded) -> None:
         self._gpu = gpu

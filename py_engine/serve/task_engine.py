@@ -89,8 +89,10 @@ class TaskEngine(Life):
         )
 
     def complete(self, prompt: str, **options: Unpack[Options]) -> Generation:
-        """Continue a plain text. Options as for `chat`. Control tokens in the prompt stay plain text. Raises InputError
-        at once."""
+        """Continue a plain text. Options as for `chat`. Control tokens in the prompt stay plain text.
+
+        Raises InputError at once.
+        """
         return self.ask(made(CompleteRequest, prompt=prompt, **options))
 
     def embed(
@@ -139,8 +141,10 @@ class TaskEngine(Life):
         return self._loaded.decoder.model.vocab_size
 
     def generate(self, ids: Sequence[int], **options: Unpack[Options]) -> Generation:
-        """Continue after token ids. Options as for `chat`; ignore_eos=True goes on to max_tokens. Raises InputError at
-        once."""
+        """Continue after token ids. Options as for `chat`; ignore_eos=True goes on to max_tokens.
+
+        Raises InputError at once.
+        """
         return self.ask(made(CompleteRequest, ids=token_ids(ids, self.vocab_size), **options))
 
     def _generate_given(

@@ -155,8 +155,7 @@ def _build(kind: type[Any], data: Mapping[str, Any], where: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
-    """`value`, if it is of the annotated type. Objects of options become their class; items of lists are checked
-    too."""
+    """`value`, if it is of the annotated type. Objects of options become their class; items are checked too."""
     if hint is Any:
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)

@@ -47,8 +47,7 @@ async def settle_head(
 
 
 def _modules(tensors: Mapping[str, TensorInfo], name: str) -> list[str]:
-    """The text model's modules of this name that have a weight. Those of a draft head (`mtp.embed_tokens`) do not
-    count."""
+    """The text model's modules of this name that have a weight, not a draft head's (`mtp.embed_tokens`)."""
     names = (tensor.removesuffix(".weight") for tensor in tensors if tensor.endswith(".weight"))
     return [module for module in names if bare(module) == name]
 

@@ -12,8 +12,7 @@ MARGIN_S = 1.0  # added, since the header gives whole seconds
 
 
 def wait_asked(headers: Mapping[str, str], now: float) -> float:
-    """Seconds to wait, 0 when the hub does not ask. `headers`: of the answer, names in lower case; `now`: seconds since
-    1970."""
+    """Seconds to wait, 0 if none. `headers`: of the answer, names in lower case; `now`: seconds since 1970."""
     return _rate_limit(headers) or _retry_after(headers, now)
 
 

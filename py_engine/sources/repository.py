@@ -110,8 +110,7 @@ class Repository(abc.ABC):
         return None
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedTensors | None:  # noqa: ARG002
-        """Announce the jobs of a load, which then calls `check`. Returns the file for what they quantise, where that is
-        stored."""
+        """Announce the jobs of a load, which then calls `check`. Returns the file that stores what they quantise."""
         return None
 
     async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:  # noqa: ARG002

@@ -72,8 +72,7 @@ class RopeConfig:
         return [f / factor for f, factor in zip(plain, factors, strict=True)]
 
     def _yarn(self, plain: list[float], width: int) -> list[float]:
-        """YaRN (Peng et al. 2023, arXiv:2309.00071): slow pairs are interpolated, fast ones stay, with a ramp
-        between."""
+        """YaRN (Peng et al. 2023, arXiv:2309.00071): interpolates slow pairs, keeps fast ones, with a ramp between."""
 
         def pair(rotations: float) -> float:
             turns = self.original_context / (rotations * 2 * math.pi)

@@ -104,8 +104,7 @@ class Task(Generic[R]):
         raise NotImplementedError
 
     def unasked(self) -> Any:
-        """The answer to a request that was stopped before a model could prepare it. Raises AbortError where there is
-        none."""
+        """The answer to a request that was stopped before a model could prepare it. Else raises AbortError."""
         raise AbortError("stopped by the caller")
 
     # What a page receives and a shell prints, where that is not simply the dataclass.

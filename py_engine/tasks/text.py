@@ -224,8 +224,7 @@ def length(max_tokens: object) -> int | None:
 
 
 def _stop_ids(text: TextSettings) -> tuple[int, ...]:
-    """Ids that end an answer: the eos tokens in the model's files, and the token that its template writes at the end of
-    a turn."""
+    """Ids that end an answer: the eos tokens in the model's files, and the end of a turn in its template."""
     return tuple(dict.fromkeys((*text.stop_ids, *text.template.turn_ends)))[:MAX_STOP_IDS]
 
 
