@@ -31,9 +31,7 @@ def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     act = activation(config, "hidden_act", "silu")
     eps = require_float(config, "layer_norm_eps", 1e-12, 1.0, 1e-5)
-    # A head_dim in the file is not read: heads are as wide as hidden_size makes them.
-    given = {key: value for key, value in config.items() if key != "head_dim"}
-    config = {**DEFAULTS, **given, "rms_norm_eps": eps}
+    config = {**DEFAULTS, **config, "rms_norm_eps": eps}
     sizes = Sizes.of(config)
     weights = Checkpoint(sizes, store, layer_norm=True, norm_bias=False)
     rope = rope_of(config, sizes, neighbours=True)
