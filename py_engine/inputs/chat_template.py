@@ -60,10 +60,11 @@ class ChatTemplate:
     """`source` is what `find_template` gives; templates are compiled at their first use.
 
     `write_calls` puts tool calls into an assistant's content where the template itself does not print
-    `tool_calls`.
+    `tool_calls`. `think`: the model's marks of thinking.
     """
 
     write_calls: CallWriter | None = None
+    think: tuple[str, str] = ("<think>", "</think>")
 
     def __init__(self, source: str | Mapping[str, str] | None, tokenizer: Tokenizer) -> None:
         self._sources = {"default": source} if isinstance(source, str) else dict(source or {})
@@ -263,7 +264,7 @@ class ChatTemplate:
             def ask(messages: Sequence[Message], more: Mapping[str, Any]) -> str:
                 return self._render(name, messages, {"add_generation_prompt": False, **more})
 
-            self._dialects[name] = Dialect(ask)
+            self._dialects[name] = Dialect(ask, self.think)
         return self._dialects[name]
 
     def _choose(self, tools: Sequence[Any] | None) -> tuple[str, str]:

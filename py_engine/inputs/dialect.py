@@ -54,8 +54,10 @@ class CallForm:
 class Dialect:
     """One template's. `render` is to give a text without a generation prompt unless told otherwise."""
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Render, think: tuple[str, str] = ("<think>", "</think>")) -> None:
+        """`think`: the model's marks of thinking."""
         self._render = render
+        self._think = think
         self._left = MAX_SECONDS
         # The role itself, or the one that it stands for where the template does not know it.
         self.role = functools.cache(self._role)
@@ -108,7 +110,8 @@ class Dialect:
     def drops_thinking(self) -> bool:
         """Whether thinking that stands in an earlier answer's content is left out."""
         asked = self._said("user", _C)
-        answer = self._said("assistant", f"<think>\n{_A}\n</think>\n\n{_B}")
+        opening, closing = self._think
+        answer = self._said("assistant", f"{opening}\n{_A}\n{closing}\n\n{_B}")
         said = self._ask([asked, answer, asked])
         return _B in said and _A not in said
 
@@ -159,7 +162,10 @@ class Dialect:
         if self.writes_thinking or self.drops_thinking:
             return message
         content = joined(message.get("content"))
-        thought = f"<think>\n{message['reasoning']}\n</think>\n"
+        opening, closing = self._think
+        if opening != "<think>":
+            return {**message, "content": f"{opening}{message['reasoning']}{closing}{content}"}
+        thought = f"{opening}\n{message['reasoning']}\n{closing}\n"
         return {**message, "content": f"{thought}\n{content}" if content else thought}
 
     def _message(self, message: Message) -> dict[str, Any]:
