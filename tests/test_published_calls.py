@@ -212,3 +212,38 @@ def test_thinking_that_a_template_knows_by_no_key_goes_back_between_its_marks() 
     ]
     text = form.template.render(talk)
     assert '[THINK]hm[/THINK][TOOL_CALLS]weather[ARGS]{"city": "Bern"}yes' in text
+
+
+@pytest.mark.parametrize(
+    ("template", "on", "off"),
+    [
+        ("{{ 'think' if thinking else '' }}", "think", ""),  # Granite 3.2, 3.3
+        ("{{ 'answer' if thinking_budget is defined and thinking_budget == 0 else '' }}", "", "answer"),  # Seed-OSS
+        ("{{ 'answer' if enable_thinking is false else '' }}{{ thinking }}", "", "answer"),
+    ],
+)  # fmt: skip
+def test_the_switch_goes_by_the_name_that_the_template_has(
+    template: str, on: str, off: str
+) -> None:
+    form = make("{{ messages[0].content }}|" + template, ["</s>"], [], {})
+    talk = [{"role": "user", "content": "Rain?"}]
+    assert form.template.thinking_switch
+    assert form.template.render(talk, enable_thinking=True) == f"Rain?|{on}"
+    assert form.template.render(talk, enable_thinking=False) == f"Rain?|{off}"
+
+
+def test_thinking_goes_back_as_the_plan_of_command_a() -> None:
+    template = (
+        "{% for m in messages %}{% if m.tool_calls %}<|START_THINKING|>{{ m.tool_plan }}<|END_THINKING|>"
+        "{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments | tojson }}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    form = make(template, [], [*COHERE], {})
+    call = {"type": "function", "id": "a1", "function": {"name": "weather", "arguments": BERN}}
+    talk = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a1", "content": "yes"},
+    ]
+    wanted = 'Rain?<|START_THINKING|>hm<|END_THINKING|>weather{"city": "Bern"}yes'
+    assert form.template.render(talk) == wanted

@@ -38,6 +38,12 @@ _OFFERED = [
 ]
 _ID = "probe0001"  # of a call; Mistral's templates want nine letters and digits
 _NONSENSE = "qzvx"  # a role that no template knows
+# Variables by which templates turn thinking on and off, and what they are for either.
+SWITCHES: Mapping[str, tuple[Any, Any]] = {
+    "enable_thinking": (True, False),
+    "thinking": (True, False),  # Granite 3.2 and 3.3
+    "thinking_budget": (-1, 0),  # Seed-OSS: in tokens, -1 without a limit
+}
 _STANDS_FOR = {"developer": "system", "model": "assistant", "function": "tool"}
 
 
@@ -97,14 +103,18 @@ class Dialect:
         return None
 
     @functools.cached_property
-    def thinking_switch(self) -> bool:
-        """Whether `enable_thinking` makes a difference."""
+    def thinking_switch(self) -> str | None:
+        """The first of SWITCHES that makes a difference."""
         last = [self._said("user", _A)]
-        return any(
-            self._ask(talk, add_generation_prompt=True, enable_thinking=True)
-            != self._ask(talk, add_generation_prompt=True, enable_thinking=False)
-            for talk in (last, [self._said("system", _B), *last])
-        )
+        talks = (last, [self._said("system", _B), *last])
+        for name, (on, off) in SWITCHES.items():
+            for talk in talks:
+                texts = [
+                    self._ask(talk, add_generation_prompt=True, **{name: v}) for v in (on, off)
+                ]
+                if texts[0] != texts[1]:
+                    return name
+        return None
 
     @functools.cached_property
     def drops_thinking(self) -> bool:
