@@ -95,7 +95,7 @@ PUBLISHED = {
     ),
     "granite-4": Published(
         "<tool_call></tool_call>", '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>',
-        ONE, ordinary=("<tool_call>", "</tool_call>"),
+        ONE, ordinary=("<tool_call>", "</tool_call>", "<|tool_call|>"),  # the last is older models'
     ),
     "phi-4-mini": Published(
         "<|tool|>", '<|tool_call|>[{"name": "weather", "arguments": {"city": "Bern"}}]<|/tool_call|>',

@@ -39,8 +39,9 @@ ANSWERS: tuple[Pair, ...] = (
     ("<|START_TEXT|>", "<|END_TEXT|>"),
 )
 
-# Formats by their marks. The first whose marks a model shows is its own.
+# Formats that are known by their marks. <tool_call> is not: two syntaxes stand in it.
 _BY_MARKS = (
+    TAG_CALLS.between("<seed:tool_call>", "</seed:tool_call>"),
     FUNCTION_CALLS,
     json_calls("<|START_ACTION|>", "<|END_ACTION|>", name_key="tool_name", arguments_key="parameters"),
     json_calls("<TOOLCALL>", "</TOOLCALL>"),  # Llama Nemotron
@@ -49,6 +50,7 @@ _BY_MARKS = (
     json_calls("<|tool_call|>", "<|/tool_call|>"),  # Phi-4-mini
     json_calls("<|tool_call|>", ""),  # Granite 3
     MISTRAL_CALLS,
+    PYTHON_CALLS,
 )  # fmt: skip
 
 
@@ -102,12 +104,11 @@ class Markup:
 
 
 def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
-    if "<seed:tool_call>" in template:
-        return TAG_CALLS.between("<seed:tool_call>", "</seed:tool_call>")
-    for calls in _BY_MARKS:
-        if template and all(mark in template or mark in added for mark in calls.ends):
-            return calls
+    """What the template shows, else what the tokenizer has tokens for; None without a template."""
+    shown = (calls for calls in _BY_MARKS if all(mark in template for mark in calls.ends))
+    if calls := next(shown, None):
+        return calls
     if "<tool_call>" in template:
         return TAG_CALLS if "<function=" in template else JSON_CALLS
-    tokens = PYTHON_CALLS.open in added and PYTHON_CALLS.close in added
-    return PYTHON_CALLS if PYTHON_CALLS.open in template or (template and tokens) else None
+    known = (c for c in _BY_MARKS if all(mark in template or mark in added for mark in c.ends))
+    return next(known, None) if template else None
