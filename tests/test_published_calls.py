@@ -1,8 +1,9 @@
 """Answers as the families write them, with the marks of their published templates and tokenizers: thinking, calls and
 answer come apart, whole or character by character.
 
-The forms are the publishers': model cards and chat templates of each, as also in llama.cpp's models/templates and its
-tests/test-chat.cpp; Mistral's and those of <tool_call> as mlx_lm's tool_parsers read them.
+The forms of Seed-OSS, Command R7B, Mistral, Ministral, Granite, Llama, EXAONE, Llama Nemotron stand in their published
+templates; of OLMo 3, Hunyuan (its A13B) and Phi-4-mini in vLLM's parsers and their tests; of Nemotron-Mini in Ollama's
+template. GLM-4's, <answer> and <response> follow the model cards, and were not held against the published files.
 """
 
 from __future__ import annotations
