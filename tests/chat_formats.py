@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from py_engine.generate.markup import Markup
+from py_engine.generate.marks import Markup
 from py_engine.inputs.byte_tokenizer import byte_tokenizer_json
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
@@ -237,5 +237,5 @@ def make(
     tokenizer = asyncio.run(Tokenizer.load(_tokenizer_json(special, ordinary), config))
     chat = ChatTemplate(template, tokenizer)
     markup = Markup.of(tokenizer, template)
-    chat.write_calls = markup.write_calls
+    chat.write_calls, chat.think = markup.write_calls, markup.think
     return ChatFormat(tokenizer, chat, markup)

@@ -14,7 +14,8 @@ CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 @dataclass(frozen=True)
 class Style:
-    """`special`: added tokens that the file marks as such, `ordinary`: those it does not; `ends`: what ends a turn."""
+    """`special`: added tokens that the file marks as such, `ordinary`: those it does not; `ends`: what ends a turn;
+    `switch`: the variable that turns thinking on and off."""
 
     template: str
     special: list[str]
@@ -22,6 +23,7 @@ class Style:
     bos: str | None = None
     eos: str = "<|im_end|>"
     ends: tuple[str, ...] = ("<|im_end|>",)
+    switch: str = "enable_thinking"
 
     @property
     def names(self) -> dict[str, str]:
@@ -741,7 +743,7 @@ STYLES: dict[str, Style] = {
     ),
     "granite3.3": Style(
         GRANITE33, ["<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"], ["<|tool_call|>"],
-        eos="<|end_of_text|>", ends=("<|end_of_text|>",),
+        eos="<|end_of_text|>", ends=("<|end_of_text|>",), switch="thinking",
     ),
     "glm4.5": Style(
         GLM45, _GLM, [*_CALL_MARKS, *_THINK, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],

@@ -70,3 +70,28 @@ def write_gguf(
 def float_tensor(array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...], bytes]:
     """An F32 tensor."""
     return "F32", array.shape, array.astype("<f4").tobytes()
+
+
+def byte_level_metadata() -> dict[str, Any]:
+    """Settings of a small byte-level tokenizer."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters, extra = {}, 256
+    for byte in range(256):
+        letters[byte] = chr(byte) if byte in printable else chr(extra)
+        extra += byte not in printable
+    tokens = [letters[b] for b in range(256)]
+    merges = ["h e", "l l", "he ll", "hell o", "\u0120 hello", "1 2"]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    types = [1] * len(tokens)
+    tokens += ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "[PAD0]"]
+    types += [3, 3, 3, 4, 5]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
+        "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
+        "tokenizer.ggml.add_bos_token": False,
+    }

@@ -120,7 +120,7 @@ def test_what_people_type_holds_no_added_token(style: str) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_thinking_switch_is_seen(style: str) -> None:
-    switches = {"qwen3", "qwen3.5", "smollm3", "glm4.5"}
+    switches = {"qwen3", "qwen3.5", "smollm3", "glm4.5", "granite3.3"}
     assert form_of(style).template.thinking_switch == (style in switches)
 
 

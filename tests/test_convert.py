@@ -27,8 +27,8 @@ from py_engine.sources.config import quantization, read_config
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.safetensors import read_tensors
 from py_engine.weights.mlx_quant import quantization_of
-from tests.gguf_writer import TYPES, float_tensor, write_gguf
-from tests.test_gguf import byte_level_metadata, sentencepiece_metadata
+from tests.gguf_writer import TYPES, byte_level_metadata, float_tensor, write_gguf
+from tests.test_gguf import sentencepiece_metadata
 
 Floats = NDArray[np.float32]
 

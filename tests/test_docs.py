@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from py_engine.models import families
 from tests import chat_formats, reference
 from tests.conftest import software_adapter
 from tests.hub_server import hub_server
@@ -180,3 +182,16 @@ def test_what_is_said_of_dev_is_known_to_it(place: str, line: str) -> None:
         text += subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout
     options = [word for word in words if word.startswith("--")]
     assert [option for option in options if option not in text] == [], f"{place}: {line}"
+
+
+def test_the_table_of_families_names_all_and_says_what_each_file_says() -> None:
+    """README's: "tried with" is what the family's own docstring ends with."""
+    rows = re.findall(
+        r"^\| (`[a-z].*?) \| .*? \| (.*?) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    tried = {name: cell for names, cell in rows for name in re.findall(r"`(\w+)`", names)}
+    assert tried.keys() >= families().keys()
+    for name, file in families().items():
+        said = " ".join((import_module(f"py_engine.models.{file}").__doc__ or "").split())
+        first = tried[name].partition(",")[0]
+        assert first in said.partition("Tried with: ")[2], (name, tried[name], said)

@@ -19,7 +19,7 @@ from py_engine.convert.gguf_splits import SPLITS
 from py_engine.convert.gguf_tokenizer import MARK, build_tokenizer
 from py_engine.errors import EngineError, FormatError, ModelError
 from py_engine.inputs.tokenizer_checks import check_head
-from tests.gguf_writer import TYPES, float_tensor, text, value, write_gguf
+from tests.gguf_writer import TYPES, byte_level_metadata, float_tensor, text, value, write_gguf
 
 REAL = Path(__file__).parent.parent / ".models" / "gguf"
 
@@ -295,30 +295,6 @@ def test_sentencepiece_ids() -> None:
     assert made.eos_ids == [1, 5] and made.bos_id == 2 and made.pad_id == 0
     assert made.config["chat_template"] == "{{ messages }}"
     assert made.config["bos_token"] == "<bos>" and made.config["add_bos_token"] is True
-
-
-def byte_level_metadata() -> dict[str, Any]:
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters, extra = {}, 256
-    for byte in range(256):
-        letters[byte] = chr(byte) if byte in printable else chr(extra)
-        extra += byte not in printable
-    tokens = [letters[b] for b in range(256)]
-    merges = ["h e", "l l", "he ll", "hell o", "\u0120 hello", "1 2"]
-    tokens += [merge.replace(" ", "") for merge in merges]
-    types = [1] * len(tokens)
-    tokens += ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "[PAD0]"]
-    types += [3, 3, 3, 4, 5]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
-        "tokenizer.ggml.bos_token_id": tokens.index("<|endoftext|>"),
-        "tokenizer.ggml.add_bos_token": False,
-    }
 
 
 def test_byte_level_ids() -> None:

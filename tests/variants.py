@@ -103,6 +103,49 @@ BASES: dict[str, dict[str, Any]] = {
     "smollm3": {**COMMON, "model_type": "smollm3", "rope_theta": 5e3},
     "ministral3": {**COMMON, "model_type": "ministral3", "head_dim": D},
     "helium": {**COMMON, "model_type": "helium", "head_dim": D, "rope_theta": 5e3},
+    "gemma2": {
+        **COMMON,
+        "model_type": "gemma2",
+        "head_dim": D,
+        "query_pre_attn_scalar": 10,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+        "rope_theta": 5e3,
+    },
+    "cohere2": {
+        **COMMON,
+        "model_type": "cohere2",
+        "layer_norm_eps": 1e-5,
+        "sliding_window": 8,
+        "layer_types": [SLIDING, FULL],
+        "rope_theta": 50.0,
+    },
+    "glm4": {
+        **COMMON,
+        "model_type": "glm4",
+        "head_dim": D,
+        "rope_theta": 50.0,
+        "rms_norm_eps": ABSENT,
+    },
+    "ernie4_5": {**COMMON, "model_type": "ernie4_5", "head_dim": D, "rope_theta": 50.0},
+    "hunyuan": {
+        **COMMON,
+        "model_type": "hunyuan_v1_dense",
+        "head_dim": D,
+        "rope_theta": 50.0,
+        "use_qk_norm": True,
+        "rope_scaling": {"type": "dynamic", "alpha": 50.0, "factor": 1.0},
+    },
+    "exaone4": {
+        **COMMON,
+        "model_type": "exaone4",
+        "head_dim": D,
+        "rope_theta": 5e3,
+        "sliding_window": 8,
+        "sliding_window_pattern": "LG",
+        "layer_types": [SLIDING, FULL],
+    },
 }
 
 
@@ -178,11 +221,17 @@ def base_shapes(family: str) -> Shapes:
                 shapes[f"{at}mlp.{theirs}.weight"] = shapes.pop(f"{at}mlp.{ours}.weight")
         if family in ("starcoder2", "nemotron"):
             del shapes[at + "mlp.gate_proj.weight"]
-        if family in ("olmo2", "olmo3"):
+        if family in ("olmo2", "olmo3", "exaone4"):
             shapes[at + "post_feedforward_layernorm.weight"] = shapes.pop(
                 at + "input_layernorm.weight"
             )
-        if family == "gemma3":
+        if family == "cohere2":
+            del shapes[at + "post_attention_layernorm.weight"]
+        if family == "glm4":
+            shapes |= {
+                at + f"post_{which}_layernorm.weight": (H,) for which in ("self_attn", "mlp")
+            }
+        if family in ("gemma2", "gemma3"):
             shapes |= {
                 at + f"{which}_feedforward_layernorm.weight": (H,) for which in ("pre", "post")
             }
@@ -206,9 +255,11 @@ def attention_shapes(at: str, family: str, heads: int, kv: int, d: int) -> Shape
     }
     if family in ("olmo2", "olmo3"):
         shapes |= {at + "q_norm.weight": (heads * d,), at + "k_norm.weight": (kv * d,)}
-    elif family in ("qwen2", "seed_oss"):
+    elif family in ("qwen2", "seed_oss", "glm4"):
         shapes |= {at + f"{p}_proj.bias": shapes[at + f"{p}_proj.weight"][:1] for p in "qkv"}
-    elif family in ("qwen3", "gemma3", "qwen3_5", "lfm2"):
+    elif family == "hunyuan":
+        shapes |= {at + f"{part}_layernorm.weight": (d,) for part in ("query", "key")}
+    elif family in ("qwen3", "gemma3", "qwen3_5", "lfm2", "exaone4"):
         shapes |= {f"{at}{p}_{norm}.weight": (d,) for p in "qk"}
     return shapes
 
@@ -228,16 +279,16 @@ def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
     if name.endswith("A_log"):
         values = -2.0 + unit
     elif name.endswith("norm.weight") or "layernorm" in name:
-        neutral = family in ("gemma3", "nemotron") or (
+        neutral = family in ("gemma2", "gemma3", "nemotron") or (
             family == "qwen3_5" and "linear_attn" not in name
         )
         values = (0.0 if neutral else 1.0) + 0.4 * unit
-        if "q_" in name or "k_" in name:
+        if re.search(r"\b(q|k|query|key)_", name):
             values = values + 0.7
     elif len(shape) == 1:
         values = 0.5 * unit
     elif "embed_tokens" in key:
-        values = (0.15 if family == "gemma3" else 0.5) * unit
+        values = (0.15 if family in ("gemma2", "gemma3") else 0.5) * unit
     else:
         values = 2.6 * unit / np.sqrt(shape[-1])
     return values.astype(np.float32)
@@ -259,6 +310,16 @@ def fused(shapes: Shapes) -> Shapes:
 
 
 # -- what becomes of the tensors ----------------------------------------------------------------
+
+
+def fused_mlp(shapes: Shapes) -> Shapes:
+    """Gate and up in one tensor, as in GLM-4's files."""
+    made = {
+        name: s
+        for name, s in shapes.items()
+        if not name.endswith(("gate_proj.weight", "up_proj.weight"))
+    }
+    return made | {f"model.layers.{i}.mlp.gate_up_proj.weight": (2 * MLP, H) for i in range(LAYERS)}
 
 
 def without_head(shapes: Shapes) -> Shapes:
@@ -294,6 +355,9 @@ QKV = biases("q_proj", "k_proj", "v_proj")
 EVERY_LINEAR = biases("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 QKVO = biases("q_proj", "k_proj", "v_proj", "o_proj")
 GATE_UP_DOWN = biases("gate_proj", "up_proj", "down_proj")
+QKVO_GATE_UP_DOWN = biases(
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+)
 
 
 def attention_of(family: str, heads: int, kv: int, d: int) -> Callable[[Shapes], Shapes]:
@@ -366,6 +430,12 @@ ASTRAY = {
     "rope_theta": 77.0, "rms_norm_eps": 0.5, "head_dim": 4, "attention_bias": True, "sliding_window": 2,
     "rope_scaling": {"rope_type": "linear", "factor": 9.0}, "layer_types": [FULL, FULL], "hidden_size": 999,
 }  # fmt: skip
+
+PIXTRAL = {
+    "model_type": "pixtral", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "head_dim": 8, "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+MISTRAL3 = {"model_type": "mistral3", "vision_config": PIXTRAL, "tie_word_embeddings": False}
 
 VARIANTS = [
     # -- llama: which head
@@ -850,10 +920,178 @@ VARIANTS = [
         },
     ),
     Variant("ministral3-window", "ministral3", {"sliding_window": 8}),
+    Variant("ministral3-nested", "ministral3", {}, outer={**MISTRAL3, **ASTRAY}, like="ministral3"),
+    Variant("mistral-nested", "mistral", {}, outer=MISTRAL3, like="mistral"),
+    Variant(
+        "mistral-nested-unnamed", "mistral", {"model_type": ABSENT}, outer=MISTRAL3, like="mistral"
+    ),
+    Variant(
+        "mistral3-of-something-else",
+        "llama",
+        {},
+        outer=MISTRAL3,
+        refused=r"text_config\.model_type is 'llama'",
+    ),
     # -- helium
     Variant("helium", "helium", {}),
     Variant("helium-theta", "helium", {"rope_theta": ABSENT}),
     Variant(
         "helium-bias", "helium", {"attention_bias": True}, biases("q_proj", "k_proj", "v_proj")
     ),
+    # -- gemma2
+    Variant("gemma2", "gemma2", {}),
+    Variant("gemma2-tied", "gemma2", {}, without_head),
+    Variant(  # the 27B model
+        "gemma2-scalar", "gemma2", {"query_pre_attn_scalar": 144}
+    ),
+    Variant("gemma2-scalar-absent", "gemma2", {"query_pre_attn_scalar": ABSENT}),
+    Variant(
+        "gemma2-no-caps",
+        "gemma2",
+        {
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+    ),  # fmt: skip
+    Variant("gemma2-layer-types", "gemma2", {"layer_types": [SLIDING, FULL]}, like="gemma2"),
+    Variant("gemma2-all-full", "gemma2", {"layer_types": [FULL, FULL]}),
+    Variant("gemma2-pattern", "gemma2", {"sliding_window_pattern": 1}, like="gemma2"),
+    Variant("gemma2-cache", "gemma2", {"cache_implementation": "hybrid"}, like="gemma2"),
+    Variant("gemma2-act-old", "gemma2", {"hidden_act": "relu"}, like="gemma2"),
+    Variant("gemma2-attention-bias", "gemma2", {"attention_bias": True}, QKVO),
+    # -- cohere2
+    Variant("cohere2", "cohere2", {}),
+    Variant("cohere2-tied", "cohere2", {}, without_head),
+    Variant(
+        "cohere2-pattern",
+        "cohere2",
+        {
+            "layer_types": ABSENT,
+            "sliding_window_pattern": 2,
+            "order_of_interleaved_layers": "local_attn_first",
+            "position_embedding_type": "rope_gptj",
+            "rotary_pct": 1.0,
+            "use_qk_norm": False,
+            "use_gated_activation": True,
+            "use_parallel_block": True,
+            "use_parallel_embedding": False,
+            "use_embedding_sharing": True,
+        },
+        like="cohere2",
+    ),  # fmt: skip
+    Variant("cohere2-pattern-absent", "cohere2", {"layer_types": ABSENT}),
+    Variant("cohere2-logit-scale", "cohere2", {"logit_scale": 0.25}),
+    Variant("cohere2-eps", "cohere2", {"layer_norm_eps": 0.5}),
+    Variant("cohere2-rms-eps", "cohere2", {"rms_norm_eps": 0.5}, like="cohere2"),
+    Variant(
+        "cohere2-head-dim", "cohere2", {"head_dim": 16}, attention_of("cohere2", HEADS, KV, 16)
+    ),
+    Variant("cohere2-attention-bias", "cohere2", {"attention_bias": True}, QKVO),
+    Variant(
+        "cohere2-kv-absent",
+        "cohere2",
+        {"num_key_value_heads": ABSENT},
+        attention_of("cohere2", HEADS, HEADS, D),
+    ),
+    # -- glm4
+    Variant("glm4", "glm4", {}, fused_mlp),
+    Variant("glm4-partial", "glm4", {"partial_rotary_factor": 1.0}, fused_mlp),
+    Variant("glm4-partial-same", "glm4", {"partial_rotary_factor": 0.5}, fused_mlp, like="glm4"),
+    Variant(
+        "glm4-no-bias",
+        "glm4",
+        {"attention_bias": False},
+        lambda shapes: fused_mlp(without_linear_biases(shapes)),
+    ),
+    Variant(
+        "glm4-tied",
+        "glm4",
+        {"tie_word_embeddings": True},
+        lambda shapes: fused_mlp(without_head(shapes)),
+    ),
+    Variant("glm4-eps", "glm4", {"rms_norm_eps": 0.5}, fused_mlp),
+    # -- ernie4_5
+    Variant("ernie4_5", "ernie4_5", {}),
+    Variant("ernie4_5-tied", "ernie4_5", {}, without_head),
+    Variant("ernie4_5-bias", "ernie4_5", {"use_bias": True}, QKVO_GATE_UP_DOWN),
+    Variant("ernie4_5-theta-absent", "ernie4_5", {"rope_theta": ABSENT}),
+    Variant(  # as Baidu's own files have it
+        "ernie4_5-compression",
+        "ernie4_5",
+        {"compression_ratio": 1.0, "layer_types": [SLIDING, FULL], "sliding_window": 4},
+        like="ernie4_5",
+    ),  # fmt: skip
+    # -- hunyuan
+    Variant("hunyuan", "hunyuan", {}),
+    Variant("hunyuan-tied", "hunyuan", {"tie_word_embeddings": True}, without_head),
+    Variant("hunyuan-no-alpha", "hunyuan", {"rope_scaling": ABSENT}),
+    Variant(
+        "hunyuan-new",
+        "hunyuan",
+        {
+            "rope_scaling": ABSENT,
+            "rope_theta": ABSENT,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "alpha": 50.0,
+                "factor": 1.0,
+                "rope_theta": 50.0,
+            },
+        },
+        like="hunyuan",
+    ),  # fmt: skip
+    Variant(
+        "hunyuan-published",
+        "hunyuan",
+        {
+            "attention_head_dim": D,
+            "use_cla": False,
+            "cla_share_factor": 2,
+            "mlp_bias": False,
+            "norm_type": "rms",
+            "position_embedding_xdrope": False,
+            "use_rotary_pos_emb": True,
+            "num_experts": 1,
+            "add_classification_head": False,
+            "org_vocab_size": VOCAB,
+            "rope_scaling": {
+                "alpha": 50.0,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "factor": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "type": "dynamic",
+            },
+        },
+        like="hunyuan",
+    ),  # fmt: skip
+    Variant("hunyuan-attention-bias", "hunyuan", {"attention_bias": True}, QKVO),
+    # -- exaone4
+    Variant("exaone4", "exaone4", {}),
+    Variant("exaone4-tied", "exaone4", {"tie_word_embeddings": True}, without_head),
+    Variant(
+        "exaone4-global",
+        "exaone4",
+        {  # the 1.2B model: no window, every layer rotates
+            "sliding_window": None,
+            "sliding_window_pattern": None,
+            "layer_types": [FULL, FULL],
+        },
+    ),  # fmt: skip
+    Variant("exaone4-full-beside-a-window", "exaone4", {"layer_types": [FULL, FULL]}),
+    Variant(
+        "exaone4-number",
+        "exaone4",
+        {"layer_types": ABSENT, "sliding_window_pattern": 2},
+        like="exaone4",
+    ),
+    Variant(
+        "exaone4-llama3",
+        "exaone4",
+        {
+            "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16},
+            "rope_theta": 50.0,
+        },
+    ),  # fmt: skip
 ]

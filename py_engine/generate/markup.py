@@ -1,82 +1,24 @@
-"""The marks in an answer, which tell thinking and tool calls from the text for people.
+"""An answer cut at its marks (marks.py): thinking and tool calls told apart from what is meant for people.
 
-The tokenizer and the chat template show which marks a model uses (`Markup.of`). Where both marks of a pair are added
-tokens, only those ids count: the same letters spelled out are text. Otherwise the letters count. The letters of tool
-call marks always count when tools are offered: Qwen2.5-Coder-0.5B sometimes spells marks that it has tokens for.
-
-    thinking     may begin only before the answer; a mark in the middle of an answer is text
-    tool calls   may begin anywhere in the answer, if tools are offered. A call that cannot be read stays in the answer
-                 as it was written. A draft of a call in thinking is no call, unless thinking never ends and the draft
-                 is the last thing in it
+thinking     may begin only before the answer does; a mark in the middle of an answer is text
+tool calls   may begin wherever the answer is, if tools are offered; what cannot be read stays in the answer as it
+             was written. A draft in thinking is none, unless thinking that never ended ends with it
+the answer   may stand between marks, too, which are left out
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from py_engine.generate.loose_calls import MAX_CALL_CHARS, LooseCalls, Part, Piece
+from py_engine.generate.marks import Markup
 from py_engine.generate.tool_syntax import CallError, inside_value
-from py_engine.generate.tools import (
-    JSON_CALLS,
-    PYTHON_CALLS,
-    TAG_CALLS,
-    ToolCall,
-    ToolFormat,
-    schemas_of,
-    tool_calls,
-)
-from py_engine.inputs.chat_template import CallWriter
-from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.generate.tools import ToolCall, schemas_of, tool_calls
 
-THINK, THOUGHT = "<think>", "</think>"
-# Marks inside the strings of one call. For each the whole call is looked through, in all at most so many characters.
-MAX_INNER_MARKS = 64
-MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS
-
-
-@dataclass(frozen=True)
-class Markup:
-    """The marks of a model. `ids`: marks that are tokens, by id. Other marks are found in the text."""
-
-    thinks: bool = False
-    calls: ToolFormat | None = None
-    ids: Mapping[int, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, template: str) -> Markup:
-        """The marks of a model with this chat template (its Jinja2 source; "": it has none)."""
-        added = {token.content: token.id for token in tokenizer.added.values()}
-
-        def ids(*marks: str) -> dict[int, str]:
-            return {added[m]: m for m in marks} if all(m in added for m in marks) else {}
-
-        calls = _format(template, added)
-        thinking = ids(THINK, THOUGHT)
-        calling = ids(calls.open, calls.close) if calls else {}
-        return cls(bool(thinking) or THOUGHT in template, calls, {**thinking, **calling})
-
-    @property
-    def write_calls(self) -> CallWriter | None:
-        """Writes calls into the content of an assistant's message; None for a model without calls."""
-        return self.calls.pieces if self.calls else None
-
-    def begins_thinking(self, prompt: Sequence[tuple[str, bool]]) -> bool:
-        """Whether a prompt (pieces of `ChatTemplate.pieces`) ends with the mark that begins thinking."""
-        for text, control in reversed(prompt):
-            if control or text.strip():
-                wanted = THINK in self.ids.values()
-                found = text == THINK if control else text.rstrip().endswith(THINK)
-                return self.thinks and control == wanted and found
-        return False
-
-
-def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
-    if "<tool_call>" in template:
-        return TAG_CALLS if "<function=" in template else JSON_CALLS
-    tokens = PYTHON_CALLS.open in added and PYTHON_CALLS.close in added
-    return PYTHON_CALLS if PYTHON_CALLS.open in template or (template and tokens) else None
+MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
+MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
 
 
 class Splitter:
@@ -100,13 +42,16 @@ class Splitter:
         self._state: Literal["reasoning", "content", "call"] = (
             "reasoning" if thinking else "content"
         )
-        thought = (THINK, THOUGHT) if markup.thinks else ()
+        self._think, self._thought = markup.think
+        self._answer, self._answered = markup.answer or ("", "")
         tokens = set(markup.ids.values())
-        self._in_text = [mark for mark in thought if mark not in tokens]
+        self._in_text = [mark for mark in markup.think if markup.thinks and mark not in tokens]
+        self._in_text += markup.answer or ()
         if self._calls:
-            self._in_text += [self._calls.open, self._calls.close]
-        self._held = ""  # text that may be the beginning of a mark
-        self._space = ""  # white space that is left out or not, depending on what follows
+            self._in_text += self._calls.ends
+        self._wrapped = False  # whether the answer began with its own mark
+        self._held = ""  # perhaps the beginning of a mark
+        self._space = ""  # white space of which it is not known yet whether it counts
         self._begun = False  # whether anything of the answer itself has come
         self._skip_space = thinking  # leave out white space that comes now
         # A call in thinking. It is a draft, unless thinking does not go on after it.
@@ -190,23 +135,29 @@ class Splitter:
         calls = self._calls
         if self._state == "call":
             assert calls is not None
-            if mark in (calls.open, calls.close):
+            if mark in calls.ends:
                 return self._mark_in_call(mark)
         elif self._state == "reasoning":
-            if mark == THOUGHT:
+            if mark == self._thought:
                 drafted = [*self._end_thought_draft()]
                 self._state, self._space, self._skip_space = "content", "", True
                 return drafted
-            if mark == THINK and self._skip_space and not self._draft:
-                return []  # the prompt has begun it already
+            if mark == self._think and self._skip_space and not self._draft:
+                return []  # the prompt had opened it already
             if calls and (mark == calls.open or (self._draft and mark == calls.close)):
                 self._draft.append(mark)
                 self._draft_closed = mark == calls.close
                 return []
-        elif mark == THINK and not self._begun:
+        elif mark == self._think and not self._begun:
             self._state, self._space, self._skip_space = "reasoning", "", True
             return []
-        elif calls and mark in (calls.open, calls.close):
+        elif self._answer and mark == self._answer and not self._begun:
+            self._wrapped, self._space, self._skip_space = True, "", True
+            return []
+        elif self._wrapped and mark == self._answered:
+            self._wrapped, self._space, self._skip_space = False, "", True
+            return []
+        elif calls and mark in calls.ends:
             space, self._space = self._space, ""
             before: list[Piece] = [("content", space)] if space else []
             if mark == calls.close:

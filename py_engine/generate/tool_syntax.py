@@ -3,6 +3,7 @@
     {"name": "f", "arguments": {"x": 1}}                                   tool_json
     <function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>               tool_tags
     [f(x=1, y="a"), g()]                                                   tool_python
+    f[ARGS]{"x": 1}                                                        tool_headers
 
 `read` tells them apart by their beginning, whatever syntax the model should use. Everything is bounded: nesting by
 MAX_NESTING, time by the length of the text.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from py_engine.generate.tool_headers import begins_with_header, read_headers
 from py_engine.generate.tool_json import (
     ARGUMENT_KEYS,
     META,
@@ -28,6 +30,8 @@ from py_engine.generate.tool_tags import Call, in_tag_value, read_tags
 
 __all__ = ["Call", "CallError", "Schemas", "begins_call", "inside_value", "read"]
 
+# What Phi-4-mini and Firefunction put before their lists.
+_FUNCTOOLS = re.compile(r"\A\s*functools\s*(?=\[)")
 _FENCED = re.compile(r"\s*```\w*[ \t]*\n(.*)\n[ \t]*```\s*\Z", re.DOTALL)
 
 
@@ -40,9 +44,12 @@ def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False)
     """
     if fenced := _FENCED.match(body):
         body = fenced[1]
+    body = _FUNCTOOLS.sub("", body, count=1)
     shape = _shape(body)
     if shape == "json":
         calls = read_json(body, schemas, closed)
+    elif shape == "headers":
+        calls = read_headers(body, schemas, closed)
     elif shape == "tags":
         calls = read_tags(body, schemas, closed, final)
     else:
@@ -55,9 +62,9 @@ def read(body: str, schemas: Schemas, closed: bool = False, final: bool = False)
 
 
 def inside_value(body: str) -> bool:
-    """Whether a mark that follows here would be part of a string or of a parameter's value."""
-    shape = _shape(body)
-    if shape == "json":
+    """Whether a mark that follows here would stand inside a string or a parameter's value, and so be part of it."""
+    shape = _shape(_FUNCTOOLS.sub("", body, count=1))
+    if shape in ("json", "headers"):
         return in_json_string(body)
     return in_tag_value(body) if shape == "tags" else in_python_string(body)
 
@@ -65,6 +72,8 @@ def inside_value(body: str) -> bool:
 def _shape(body: str) -> str:
     if re.match(r"\s*(\[\s*)?\{", body):
         return "json"
+    if begins_with_header(body):
+        return "headers"
     return "tags" if body.lstrip().startswith("<function=") else "python"
 
 
@@ -87,8 +96,15 @@ def begins_call(text: str, functions: Collection[str]) -> bool | None:
         return _begins_with(text, [f"<function={name}" for name in functions], ">\n")
     if re.match(r"(\[\s*)?\{", text):
         return _begins_json(text, functions)
-    if text == "[":
+    if text == "[" or "functools[".startswith(text):
         return None
+    if text.startswith("functools["):
+        return _begins_json(text.removeprefix("functools"), functions)
+    line, feed, rest = text.partition("\n")
+    if line.rstrip() in functions and feed and not rest.strip():
+        return None  # an object may follow, as in GLM-4's calls
+    if any(re.match(rf"{re.escape(name)}(?:\s*\n\s*)?\{{", text) for name in functions):
+        return True
     return _begins_with(text.removeprefix("[").lstrip(), list(functions), "(")
 
 

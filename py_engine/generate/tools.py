@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from py_engine.arguments import shown
@@ -39,24 +39,40 @@ class ToolCall(TypedDict):
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """How a family writes calls: between `open` and `close`, each in a block of its own or all in one."""
+    """How a family writes calls: between `open` and `close` ("": to the end of the answer or the next call), one a
+    block or all in one. `inner`: further marks that stand inside a call. `around`: what a block is put between."""
 
     name: str
     open: str
     close: str
     write_one: Callable[[str, Mapping[str, Any]], str]
     one_a_block: bool = True
+    around: tuple[str, str] = ("\n", "\n")
+    inner: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The marks at both ends of a block, or that which opens it where none closes it."""
+        return (self.open, self.close) if self.close else (self.open,)
+
+    def between(self, open: str, close: str) -> ToolFormat:
+        """The same between other marks."""
+        return replace(self, open=open, close=close)
 
     def pieces(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, bool]]:
         """The text of calls as (text, is a mark) pieces."""
         written = [self.write_one(name, arguments) for name, arguments in calls]
+        before, behind = self.around
         bodies = (
-            [f"\n{call}\n" for call in written] if self.one_a_block else [f"[{', '.join(written)}]"]
+            [f"{before}{call}{behind}" for call in written]
+            if self.one_a_block
+            else [f"{before}{', '.join(written)}{behind}"]
         )
         pieces: list[tuple[str, bool]] = []
         for body in bodies:
-            pieces += [("\n", False)] if pieces else []
-            pieces += [(self.open, True), (body, False), (self.close, True)]
+            pieces += [("\n", False)] if pieces and self.close else []
+            pieces += [(self.open, True), (body, False)]
+            pieces += [(self.close, True)] if self.close else []
         return pieces
 
 
@@ -77,11 +93,29 @@ def _write_python(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
+def json_calls(
+    open: str, close: str, name_key: str = "name", arguments_key: str = "arguments"
+) -> ToolFormat:
+    """A list of JSON objects between these marks."""
+
+    def write(name: str, arguments: Mapping[str, Any]) -> str:
+        return json.dumps({name_key: name, arguments_key: arguments}, ensure_ascii=False)
+
+    return ToolFormat("json", open, close, write, one_a_block=False, around=("[", "]"))
+
+
 JSON_CALLS = ToolFormat("json", "<tool_call>", "</tool_call>", _write_json)
 TAG_CALLS = ToolFormat("tags", "<tool_call>", "</tool_call>", _write_tags)
 PYTHON_CALLS = ToolFormat(
-    "python", "<|tool_call_start|>", "<|tool_call_end|>", _write_python, one_a_block=False
+    "python", "<|tool_call_start|>", "<|tool_call_end|>", _write_python,
+    one_a_block=False, around=("[", "]"),
+)  # fmt: skip
+# OLMo 3: a call a line.
+FUNCTION_CALLS = ToolFormat(
+    "python", "<function_calls>", "</function_calls>", _write_python, around=("", "")
 )
+# Mistral: a JSON list, or name[ARGS]{...} each behind a mark of its own (Mistral Small 3.2, Devstral, Ministral 3).
+MISTRAL_CALLS = replace(json_calls("[TOOL_CALLS]", ""), inner=("[CALL_ID]", "[ARGS]"))
 
 
 def tool_calls(

@@ -16,7 +16,7 @@ from py_engine.errors import FormatError, InputError
 from py_engine.host.json_text import parse_json
 
 from .coverage import Coverage
-from .dialect import Dialect
+from .dialect import SWITCHES, Dialect
 from .messages import Message, all_texts, asked_last, check_messages, each_text, joined
 from .shield import Marks, Shield
 from .tokenizer import Tokenizer, require_text
@@ -60,10 +60,11 @@ class ChatTemplate:
     """`source` is what `find_template` gives; templates are compiled at their first use.
 
     `write_calls` puts tool calls into an assistant's content where the template itself does not print
-    `tool_calls`.
+    `tool_calls`. `think`: the model's marks of thinking.
     """
 
     write_calls: CallWriter | None = None
+    think: tuple[str, str] = ("<think>", "</think>")
 
     def __init__(self, source: str | Mapping[str, str] | None, tokenizer: Tokenizer) -> None:
         self._sources = {"default": source} if isinstance(source, str) else dict(source or {})
@@ -86,13 +87,14 @@ class ChatTemplate:
 
     @property
     def thinking_switch(self) -> bool:
-        """Whether `enable_thinking` changes what the template writes. Where Jinja2 is yet to come (a browser
-        fetches it after the model) a template that names it is believed."""
-        named = "enable_thinking" in self._sources.get("default", "")
+        """Whether `enable_thinking` changes what the template writes, under whichever of SWITCHES. Where Jinja2 is yet
+        to come (a browser fetches it after the model) a template that names it is believed."""
+        source = self._sources.get("default", "")
         try:
-            return named and self._dialect("default").thinking_switch
+            named = any(name in source for name in SWITCHES)
+            return named and self._dialect("default").thinking_switch is not None
         except ImportError:
-            return named
+            return "enable_thinking" in source
         except InputError:  # of a template that cannot be used at all: the first chat tells
             return False
 
@@ -151,7 +153,8 @@ class ChatTemplate:
                   None); an assistant's may hold `tool_calls` and `reasoning`; further keys go to the
                   template as they are
         tools     JSON schemas, for the template
-        enable_thinking   given to the template unless None, when the template's own default holds
+        enable_thinking   given to the template, by the name that it has for it, unless None, when the template's
+                          own default holds
         variables         more for the template
 
         Raises InputError for malformed messages, lone surrogates, a model without a template, tools
@@ -174,7 +177,8 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         if enable_thinking is not None:
-            values["enable_thinking"] = enable_thinking
+            switch = dialect.thinking_switch or "enable_thinking"
+            values[switch] = SWITCHES[switch][0 if enable_thinking else 1]
         hidden, tagged, coverage = self._hidden(dialect.lay_out(checked), dialect, shield, source)
         rendered = require_text(self._render(name, hidden, values), "the chat template's result")
         try:
@@ -263,7 +267,7 @@ class ChatTemplate:
             def ask(messages: Sequence[Message], more: Mapping[str, Any]) -> str:
                 return self._render(name, messages, {"add_generation_prompt": False, **more})
 
-            self._dialects[name] = Dialect(ask)
+            self._dialects[name] = Dialect(ask, self.think)
         return self._dialects[name]
 
     def _choose(self, tools: Sequence[Any] | None) -> tuple[str, str]:

@@ -38,6 +38,12 @@ _OFFERED = [
 ]
 _ID = "probe0001"  # of a call; Mistral's templates want nine letters and digits
 _NONSENSE = "qzvx"  # a role that no template knows
+# Variables by which templates turn thinking on and off, and what they are for either.
+SWITCHES: Mapping[str, tuple[Any, Any]] = {
+    "enable_thinking": (True, False),
+    "thinking": (True, False),  # Granite 3.2 and 3.3
+    "thinking_budget": (-1, 0),  # Seed-OSS: in tokens, -1 without a limit
+}
 _STANDS_FOR = {"developer": "system", "model": "assistant", "function": "tool"}
 
 
@@ -54,8 +60,10 @@ class CallForm:
 class Dialect:
     """One template's. `render` is to give a text without a generation prompt unless told otherwise."""
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Render, think: tuple[str, str] = ("<think>", "</think>")) -> None:
+        """`think`: the model's marks of thinking."""
         self._render = render
+        self._think = think
         self._left = MAX_SECONDS
         # The role itself, or the one that it stands for where the template does not know it.
         self.role = functools.cache(self._role)
@@ -95,20 +103,25 @@ class Dialect:
         return None
 
     @functools.cached_property
-    def thinking_switch(self) -> bool:
-        """Whether `enable_thinking` makes a difference."""
+    def thinking_switch(self) -> str | None:
+        """The first of SWITCHES that makes a difference."""
         last = [self._said("user", _A)]
-        return any(
-            self._ask(talk, add_generation_prompt=True, enable_thinking=True)
-            != self._ask(talk, add_generation_prompt=True, enable_thinking=False)
-            for talk in (last, [self._said("system", _B), *last])
-        )
+        talks = (last, [self._said("system", _B), *last])
+        for name, (on, off) in SWITCHES.items():
+            for talk in talks:
+                texts = [
+                    self._ask(talk, add_generation_prompt=True, **{name: v}) for v in (on, off)
+                ]
+                if texts[0] != texts[1]:
+                    return name
+        return None
 
     @functools.cached_property
     def drops_thinking(self) -> bool:
         """Whether thinking that stands in an earlier answer's content is left out."""
         asked = self._said("user", _C)
-        answer = self._said("assistant", f"<think>\n{_A}\n</think>\n\n{_B}")
+        opening, closing = self._think
+        answer = self._said("assistant", f"{opening}\n{_A}\n{closing}\n\n{_B}")
         said = self._ask([asked, answer, asked])
         return _B in said and _A not in said
 
@@ -159,7 +172,10 @@ class Dialect:
         if self.writes_thinking or self.drops_thinking:
             return message
         content = joined(message.get("content"))
-        thought = f"<think>\n{message['reasoning']}\n</think>\n"
+        opening, closing = self._think
+        if opening != "<think>":
+            return {**message, "content": f"{opening}{message['reasoning']}{closing}{content}"}
+        thought = f"{opening}\n{message['reasoning']}\n{closing}\n"
         return {**message, "content": f"{thought}\n{content}" if content else thought}
 
     def _message(self, message: Message) -> dict[str, Any]:

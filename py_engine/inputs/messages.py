@@ -14,7 +14,8 @@ from .tokenizer import require_text
 OWN = ("assistant", "model")  # whose text the model wrote
 RESULTS = ("tool", "function", "ipython", "observation")  # of calls, as templates name the role
 ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")  # one thing, as templates call it
+# One thing, as templates call it; the last is Command A's.
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 MAX_DEPTH = 64  # of nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
 # These say which message or call it is and how servers treat it: nothing for the model.

@@ -22,8 +22,8 @@ from .tokenizer import Tokenizer
 
 _PLANES = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]  # private use planes A and B
 PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
-_OPEN = r"(?:<think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|<\|channel>|<\|START_THINKING\|>)"
-_CLOSE = r"(?:</think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|<channel\|>|<\|END_THINKING\|>)"
+_OPEN = r"(?:<(?:seed:)?think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|<\|channel>|<\|START_THINKING\|>)"
+_CLOSE = r"(?:</(?:seed:)?think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|<channel\|>|<\|END_THINKING\|>)"
 # The thinking that an answer begins with. Its opening may have stood in the generation prompt.
 THOUGHT = re.compile(rf"\s*{_OPEN}.*?{_CLOSE}|(?:(?!{_OPEN}).)*?{_CLOSE}", re.DOTALL)
 _OPENED = re.compile(rf"\s*{_OPEN}")

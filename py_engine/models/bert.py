@@ -2,7 +2,7 @@
 
 Paper: Devlin et al. 2018, arXiv:1810.04805. Reference: transformers, models/bert/modeling_bert.py.
 Layers norm behind their residuals; learned positions; token types; LayerNorm and biases everywhere; the pooler and
-heads of pre-training are not read. Checkpoints tried: all-MiniLM-L6-v2 (real weights).
+heads of pre-training are not read. Tried with: all-MiniLM-L6-v2 (real weights).
 """
 
 from __future__ import annotations

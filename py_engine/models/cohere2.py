@@ -30,9 +30,7 @@ DEFAULTS = {
 def build(config: Config, store: WeightStore) -> Model:
     """The decoder."""
     act = activation(config, "hidden_act", "silu")
-    # A head_dim in the file is not read: heads are as wide as hidden_size makes them.
-    given = {key: value for key, value in config.items() if key != "head_dim"}
-    config = {**DEFAULTS, **given}
+    config = {**DEFAULTS, **config}
     sizes = Sizes.of(config, "layer_norm_eps", 1e-5)
     weights = Checkpoint(sizes, store, layer_norm=True, norm_bias=False)
     rope = rope_of(config, sizes, neighbours=True)

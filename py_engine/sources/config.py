@@ -23,7 +23,10 @@ MAX_TOKEN_ID = (1 << 24) - 1
 SLIDING = "sliding_attention"
 FULL = "full_attention"
 
-# Keys at the top level of a multimodal config that also hold for the text model. transformers reads all others from
+# Where `normalise` keeps the model_type that stands in text_config.
+TEXT_MODEL_TYPE = "text_config.model_type"
+
+# Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
 # text_config alone; mlx_lm writes vocab_size beside it.
 _TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
 _INHERITED = (
@@ -90,9 +93,9 @@ async def read_config(repo: Repository) -> Config:
 def normalise(raw: Any, where: str = "config.json") -> Config:
     """One flat mapping that describes the text model: `text_config`, and the keys of the top level that hold for it.
 
-    `model_type` is that of the top level, which names the family. Configs of other parts (vision_config, audio_config)
-    stay as they are, for `part`. A null is the same as a missing key, except for the keys in _NULLS.
-    Raises ModelError when it is no config.
+    `model_type` is the top level's: it names the family; text_config's own stands under TEXT_MODEL_TYPE. Configs of
+    other parts (vision_config, audio_config) stay as they are, for `part`. Absent and null mean the same, but for the
+    keys of _NULLS. Raises ModelError when it is no config.
     """
     if not isinstance(raw, dict):
         raise ModelError(f"{where} is not a JSON object; it is not a model's config.")
@@ -102,7 +105,8 @@ def normalise(raw: Any, where: str = "config.json") -> Config:
         if not isinstance(text, dict):
             raise ModelError(f"{where}: text_config is {short(text)}, expected an object.")
         inner = _without_nulls(text)
-        inner.pop("model_type", None)
+        if (kind := inner.pop("model_type", None)) is not None:
+            inner[TEXT_MODEL_TYPE] = kind
         outer = {
             key: value
             for key, value in flat.items()

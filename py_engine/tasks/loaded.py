@@ -9,7 +9,7 @@ from py_engine.checks.self_check import Outcome
 from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.markup import Markup
+from py_engine.generate.marks import Markup
 from py_engine.generate.runtime import Runtime
 from py_engine.generate.sampling import Sampling
 from py_engine.host.io import Io
@@ -44,7 +44,7 @@ class TextSettings:
     ) -> TextSettings:
         """From the files of a repository, for a context of so many tokens."""
         markup = Markup.of(tokenizer, template.source)
-        template.write_calls = markup.write_calls
+        template.write_calls, template.think = markup.write_calls, markup.think
         return cls(
             template, markup, Window(context), sampling_defaults, tokenizer.stop_ids, ignore_eos
         )

@@ -52,7 +52,8 @@ def main() -> None:
                     if kind != reading and form == without_none(said):
                         continue
                     for switch, more in SWITCHES.items():
-                        text = rendered(style, form, tools, **more)
+                        named = dict(zip([style.switch], more.values(), strict=False))
+                        text = rendered(style, form, tools, **named)
                         place = None if text is None else places.setdefault(text, len(places))
                         by_case = chats.setdefault(name, {}).setdefault(case, {})
                         by_case.setdefault(kind, {})[switch] = place

@@ -4,7 +4,7 @@ Run from the repository's root with a Python that has torch, transformers and sa
 
     python -m tests.goldens.make_variants
 
-transformers reads config.json and the weights by itself (AutoModelForCausalLM.from_pretrained, float32, eager), so what
+transformers reads config.json and the weights by itself (from_pretrained, float32, eager), so what
 a setting means is its word. A variant that is `like` another must have that one's logits, any other must differ from
 its family's first: a variant that says nothing is refused here.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.variants import IDS, VARIANTS
 
@@ -28,9 +28,9 @@ TARGET = Path(__file__).parent / "variants.json"
 @torch.inference_mode()
 def logits(folder: Path) -> np.ndarray:
     """Of the last of IDS, [vocab]; raises whatever transformers raises."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    auto = AutoModelForImageTextToText if kind == "mistral3" else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return model.eval()(input_ids=torch.tensor([IDS])).logits[0, -1].numpy()
 
 

@@ -1,6 +1,7 @@
 """Llama, and what is built like it: Mistral, SmolLM2, TinyLlama.
 
-llama.cpp keeps q and k with the two halves of each head side by side.
+llama.cpp keeps q and k with the two halves of each head side by side. Its files do not hold the window of Mistral 7B
+v0.1 (4096 tokens): longer texts are attended to whole, as in llama.cpp.
 """
 
 from __future__ import annotations
