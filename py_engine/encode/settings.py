@@ -32,13 +32,20 @@ _DOCUMENTS = ("document", "passage", "corpus")  # what the prompt of a document 
 @dataclass(frozen=True)
 class EmbedSettings:
     """`most`: tokens of a text, None: as many as there are positions. `prompts`: what stands before a text, by the name
-    of a task; `default`: the one that is used where none is named. `lower`: texts are lower-cased first."""
+    of a task; `default`: the one that is used where none is named. `lower`: texts are lower-cased first, with
+    their prompts."""
 
     pooling: Pooling = "mean"
     most: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
     lower: bool = False
+
+    def text(self, prompt: str, text: str) -> str:
+        """What the tokenizer gets. Lower-cased character by character, as the tokenizers library does it, which
+        knows no final sigma."""
+        whole = prompt + text
+        return "".join(map(str.lower, whole)) if self.lower else whole
 
     def prompt(self, task: str | None) -> str | None:
         """What is put before texts for a task; None for a task that the model does not know. "query" and "document"
@@ -70,9 +77,13 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
     prompts = _prompts(extra)
     pooling: Pooling = "mean"
     if modules is not None:
-        pooling = _pooling(
-            await _object(repository, f"{modules}/config.json"), any(prompts.values())
-        )
+        how = await _object(repository, f"{modules}/config.json")
+        if not how:
+            raise FormatError(
+                f"{repository.address}: modules.json names {modules}, but {modules}/config.json is missing or empty: "
+                "fetch the repository with its folders"
+            )
+        pooling = _pooling(how, any(prompts.values()))
     default = extra.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise FormatError(
