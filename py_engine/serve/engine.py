@@ -43,7 +43,7 @@ from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
 from py_engine.serve.options import LoadOptions, Progress, check_choice, check_place
 from py_engine.serve.recovery import DeviceEvent, Losses
-from py_engine.serve.sessions import SessionInfo, Sessions
+from py_engine.serve.sessions import SessionInfo, Sessions, require_runnable
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
 from py_engine.tasks.complete import CompleteRequest
@@ -256,7 +256,8 @@ class Engine(Life):
 
         ids: those of one text in the place of texts, special ones included. task: "query", "document" or another that
         the model has a prompt for, which is then put before each text. dimensions: only the first so many numbers of
-        each vector, brought to unit length again. A text longer than the model takes is cut; its special tokens stay.
+        each vector, brought to unit length again. A text longer than the model takes is cut, which `cut` of the answer
+        tells; its special tokens stay.
         Raises InputError at once.
         """
         return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
@@ -338,11 +339,13 @@ class Engine(Life):
 
     async def save_session(self, name: str) -> SessionInfo:
         """Keep what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage), in
-        the place of an older session of that name. Waits for its turn. Raises InputError, StorageError."""
+        the place of an older session of that name. Waits for its turn. Raises InputError, StorageError; SessionError
+        where that held images or sounds and the GPU device was lost since."""
 
         async def work(loaded: Loaded) -> SessionInfo:
             decoder = loaded.decoder
             if not decoder.prefix.ids and self._gone_ids:
+                require_runnable(name, self._gone_ids)
                 await decoder.logits(self._gone_ids)  # seen again
             return await self._open_sessions().save(name)
 
