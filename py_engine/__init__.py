@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from py_engine.serve.recovery import DeviceEvent
     from py_engine.serve.sessions import SessionInfo
     from py_engine.serve.sync import SyncEngine, SyncGeneration, load
+    from py_engine.serve.sync_device import SyncDevice
 
 _NAMES = {
     "Abort": "abort",
@@ -93,6 +94,7 @@ _NAMES = {
     "SingleSubmit": "graph.submit",
     "StorageError": "errors",
     "StorageFullError": "errors",
+    "SyncDevice": "serve.sync_device",
     "SyncEngine": "serve.sync",
     "SyncGeneration": "serve.sync",
     "Timings": "generate.answer",
@@ -137,6 +139,7 @@ __all__ = [
     "SingleSubmit",
     "StorageError",
     "StorageFullError",
+    "SyncDevice",
     "SyncEngine",
     "SyncGeneration",
     "Timings",

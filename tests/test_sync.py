@@ -19,7 +19,7 @@ import pytest
 
 import py_engine
 from py_engine.errors import ContextError, HubError, InputError, SessionError
-from py_engine.serve import sync
+from py_engine.serve import background
 from py_engine.serve.engine import Engine
 from py_engine.serve.sync import LoadOptions, SyncEngine, load
 from tests import reference
@@ -177,7 +177,7 @@ def test_options_are_those_of_the_engine() -> None:
 
 
 def test_in_a_browser_it_says_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "IN_BROWSER", True)
+    monkeypatch.setattr(background, "IN_BROWSER", True)
     with pytest.raises(InputError, match="await jerboa.Engine.load"):
         py_engine.load(FOLDER)
 

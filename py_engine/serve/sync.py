@@ -10,7 +10,6 @@ the call that waits: a load is given up, a generation stopped.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import queue
 import threading
@@ -21,15 +20,14 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from py_engine.abort import Abort
 from py_engine.arguments import named_options
-from py_engine.errors import InputError
 from py_engine.generate.answer import Answer as TextAnswer
 from py_engine.generate.answer import Generation
 from py_engine.generate.options import Options
 from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.host import IN_BROWSER
 from py_engine.inputs.window import Messages
+from py_engine.serve.background import CLOSE_S, WAIT_S, Background
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
@@ -42,14 +40,10 @@ from py_engine.work import Answer, Event, Work
 
 T = TypeVar("T")
 
-_WAIT_S = 0.1  # Windows tells of Ctrl-C only between two waits
-_CLOSE_S = 10.0  # at the end of a program
 
+class SharedLoadOptions(TypedDict, total=False):
+    """The options of Device.load that make sense here."""
 
-class LoadOptions(TypedDict, total=False):
-    """The options of Engine.load that make sense here."""
-
-    host: str | None
     dtype: str
     context: int | None
     context_classes: Sequence[int]
@@ -60,6 +54,12 @@ class LoadOptions(TypedDict, total=False):
     on_device: Callable[[DeviceEvent], object] | None
 
 
+class LoadOptions(SharedLoadOptions, total=False):
+    """The options of Engine.load that make sense here."""
+
+    host: str | None
+
+
 def load(
     model: str,
     *,
@@ -67,9 +67,28 @@ def load(
     on_progress: Callable[[Progress], object] | None = None,
     **options: Unpack[LoadOptions],
 ) -> SyncEngine:
-    """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`. Options and errors as for
-    Engine.load; `on_device` is called in the engine's thread."""
-    background = _Background()
+    """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`, on a GPU device of its own
+    (several on one: serve/sync_device.py). Options and errors as for Engine.load; `on_device` is called in the engine's
+    thread."""
+    background = Background()
+    try:
+        engine = loaded(background, Engine.load, model, progress, on_progress, options)
+        return SyncEngine(engine, background)
+    except BaseException:
+        background.close()
+        raise
+
+
+def loaded(
+    background: Background,
+    load_async: Callable[..., Coroutine[Any, Any, Engine]],
+    model: str,
+    progress: bool | None,
+    on_progress: Callable[[Progress], object] | None,
+    options: Mapping[str, Any],
+) -> Engine:
+    """What `load_async` (of an Engine or a Device) gives, awaited in the background; progress is told in this thread.
+    Whoever is interrupted gives the load up."""
     abort = Abort()
     events: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 
@@ -78,30 +97,34 @@ def load(
             while True:
                 tell(events.get_nowait())
 
-    try:
-        with showing(model, on_progress, progress) as tell:
-            loading = background.start(
-                Engine.load(model, abort=abort, progress=False, on_progress=events.put, **options)
-            )
+    with showing(model, on_progress, progress) as tell:
+        loading = background.start(
+            load_async(model, abort=abort, progress=False, on_progress=events.put, **options)
+        )
+        try:
             while not loading.done():
-                concurrent.futures.wait([loading], timeout=_WAIT_S)
+                concurrent.futures.wait([loading], timeout=WAIT_S)
                 told(tell)
             told(tell)
-            return SyncEngine(loading.result(), background)
-    except BaseException:
-        abort.set()
-        background.close()
-        raise
+            return loading.result()
+        except BaseException:
+            background.post(abort.set)
+            concurrent.futures.wait([loading], timeout=CLOSE_S)  # nothing of it stays
+            raise
 
 
 class SyncEngine:
-    """A model on a GPU, as Engine, for callers that wait. Made by `load`; `close()`, the end of a `with` block or that
-    of the program gives every buffer back. Any thread may call it; calls take turns."""
+    """A model on a GPU, as Engine, for callers that wait. Made by `load` or SyncDevice.load; `close()`, the end of a
+    `with` block or that of the program gives every buffer back. Any thread may call it; calls take turns."""
 
-    def __init__(self, engine: Engine, background: _Background) -> None:
+    def __init__(self, engine: Engine, background: Background, device: object = None) -> None:
+        """`device`: whose background this is; without one it ends with the engine."""
         self._engine = engine
         self._background = background
-        self._end = weakref.finalize(self, _close, engine, background)
+        self._device = device  # which is in use as long as this is
+        self._end = weakref.finalize(
+            self, _close if device is None else _close_alone, engine, background
+        )
 
     def chat(
         self,
@@ -167,7 +190,7 @@ class SyncEngine:
         model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. As Engine.estimate."""
-        background = _Background()
+        background = Background()
         try:
             return background.wait(Engine.estimate(model, host=host, dtype=dtype, context=context))
         finally:
@@ -223,7 +246,7 @@ class SyncWork(Generic[Event, Answer]):
     Whoever leaves the loop before its end, by `break` or an error, stops it. It can be iterated again."""
 
     def __init__(
-        self, engine: SyncEngine, background: _Background, work: Work[Event, Answer]
+        self, engine: SyncEngine, background: Background, work: Work[Event, Answer]
     ) -> None:
         self._engine = engine  # which is in use as long as this is
         self._background = background
@@ -262,7 +285,7 @@ class SyncWork(Generic[Event, Answer]):
         """Whether there is an event at a place, once that is known."""
         with self._news:
             while len(self._events) <= at and not self._ended:
-                self._news.wait(_WAIT_S)
+                self._news.wait(WAIT_S)
             return at < len(self._events)
 
     def result(self) -> Answer:
@@ -285,7 +308,7 @@ class SyncGeneration(SyncWork[Delta, TextAnswer]):
     """A generation that is queued or running: iterate it for deltas, or ask for the answer or a part of it. What came
     before a stop is the answer."""
 
-    def __init__(self, engine: SyncEngine, background: _Background, work: Generation) -> None:
+    def __init__(self, engine: SyncEngine, background: Background, work: Generation) -> None:
         super().__init__(engine, background, work)
         self.dropped = work.dropped  # the messages that did not fit the context
 
@@ -310,82 +333,17 @@ class SyncGeneration(SyncWork[Delta, TextAnswer]):
         return self.result().finish_reason
 
 
-class _Background:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        if IN_BROWSER:
-            raise InputError(
-                "a browser's Python cannot wait for a GPU: use `await jerboa.Engine.load(...)`"
-            )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="jerboa", daemon=True)
-        self._thread.start()
-
-    @property
-    def closed(self) -> bool:
-        """Whether nothing runs here any more."""
-        return not self._thread.is_alive()
-
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run it there. Raises InputError after `close`, and in the thread itself, which would wait for itself."""
-        inside = threading.current_thread() is self._thread
-        if self.closed or inside:
-            work.close()
-            raise InputError(
-                "this engine cannot wait inside a callback of its own: use another thread"
-                if inside
-                else "this engine is closed: load the model again"
-            )
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run it there, and wait; whoever is interrupted cancels it."""
-        future = self.start(work)
-        try:
-            while not future.done():
-                concurrent.futures.wait([future], timeout=_WAIT_S)
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def post(self, work: Callable[[], object]) -> None:
-        """Call it there, some time soon; not at all after `close`."""
-        if not self.closed:
-            self._loop.call_soon_threadsafe(work)
-
-    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
-        """Run `last`, end what else runs there, then the thread. A second call does nothing."""
-        if self.closed:
-            if last:
-                last.close()
-            return
-
-        async def end() -> None:
-            try:
-                if last:
-                    await last
-            finally:
-                others = asyncio.all_tasks() - {asyncio.current_task()}
-                for task in others:
-                    task.cancel()
-                await asyncio.gather(*others, return_exceptions=True)
-                self._loop.call_soon(self._loop.stop)
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop)
-        if threading.current_thread() is not self._thread:  # which may collect garbage, too
-            self._thread.join(_CLOSE_S)
-            if self.closed:
-                self._loop.close()
-
-
 async def _awaited(work: Work[Any, Answer]) -> Answer:
     return await work
 
 
-def _close(engine: Engine, background: _Background) -> None:
+def _close(engine: Engine, background: Background) -> None:
     background.close(engine.close())
+
+
+def _close_alone(engine: Engine, background: Background) -> None:
+    """Others go on in the background."""
+    background.finish(engine.close())
 
 
 add_methods(SyncEngine)
