@@ -20,7 +20,7 @@ from devtools.package_models import ENCODERS, PackageModelError, prepare_folder
 from py_engine.abort import Abort
 from py_engine.encode import encoder as encoders
 from py_engine.encode.settings import EmbedSettings
-from py_engine.errors import AbortError, FormatError, InputError, ModelError
+from py_engine.errors import AbortError, ClosedError, FormatError, InputError, ModelError
 from py_engine.host.gpu import Gpu
 from py_engine.inputs.bert_tokenizer import is_bert, tokenizer_json
 from py_engine.inputs.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ from py_engine.serve.engine import Engine
 from py_engine.tasks.embed import Embed
 from tests import reference
 from tests.conftest import Runner, missing_adapter
+from tests.hub_server import hub_server
 from tests.reference import nmse
 
 PLAIN, OLD = "bert-f32", "bert-old-names"
@@ -327,9 +328,50 @@ def test_repositories_that_cannot_be_read(
         old = json.loads(path.read_text()) if name == "config.json" else {}
         path.write_text(json.dumps({**old, **value} if isinstance(value, dict) else value))
     before = device.counters.live_buffers
+
+    async def given_up() -> None:
+        raise AssertionError("what a repository says is known before another model makes room")
+
     with pytest.raises(kind, match=message):
-        run(Engine.load(str(folder), gpu=device, dtype="f32"))
+        run(Engine.load(str(folder), gpu=device, dtype="f32", before_weights=given_up))
     assert device.counters.live_buffers == before
+
+
+def test_what_a_repository_says_is_kept_with_its_weights(
+    device: Gpu, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second load asks the hub for nothing, and needs none."""
+    shutil.copytree(reference.folder(OLD), tmp_path / "root" / "org" / "tiny")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    async def load() -> bytes:
+        engine = await Engine.load("org/tiny", gpu=device, dtype="f32", self_check=False)
+        async with engine:
+            return bytes((await engine.embed(["hello"], task="query"))[0])
+
+    with hub_server(tmp_path / "root") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        first = run(load())
+        asked = len(hub.requests)
+        assert run(load()) == first and len(hub.requests) - asked <= 1, "the branch's commit alone"
+    assert run(load()) == first
+
+
+def test_a_closed_engine_says_so_to_who_waits(device: Gpu, run: Runner) -> None:
+    """Not that the caller stopped it."""
+
+    async def work() -> None:
+        engine = await Engine.load(
+            str(reference.folder(PLAIN)), gpu=device, dtype="f32", self_check=False
+        )
+        asked = [engine.embed(["hello again"] * 200), engine.embed(["hello"])]
+        await asyncio.sleep(0.01)
+        await engine.close()
+        for one in asked:
+            with pytest.raises(ClosedError, match="engine is closed"):
+                await one
+
+    run(work())
 
 
 def test_an_old_repository_with_a_vocabulary_alone(

@@ -18,6 +18,7 @@ from py_engine.arguments import (
 from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
     AbortError,
+    ClosedError,
     ContextError,
     InputError,
     NoAdapterError,
@@ -435,7 +436,7 @@ class Engine(Life):
             try:
                 work.finish(job.stopped())
             except AbortError as error:
-                work.fail(error)
+                work.fail(ClosedError(self._closed) if self._closed else error)
 
         async def run(loaded: Loaded) -> Any:
             self._gone_ids = []

@@ -98,6 +98,7 @@ async def load_model(
             forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
             abort.check()
             begun = asyncio.ensure_future(source.tokenizer())
+            embedding = await source.embedding() if room.encodes else None
             if before_weights is not None:
                 await asyncio.shield(begun)
                 abort.check()
@@ -124,13 +125,11 @@ async def load_model(
             await gpu.idle()
             await source.commit()
             tell(Progress("ready", message="Ready"))
-            text, embedding = None, None
+            text = None
             if isinstance(runtime, Decoder):
                 text = TextSettings.of(
                     template, tokens, runtime.context, source.defaults, source.ignore_eos
                 )
-            else:
-                embedding = await source.embedding()
             return Loaded(
                 address, source.pinned, source.config.get("model_type", "?"), dtype, setting.form, io, store, runtime,
                 tokens, text, io.now() - started, peak, source.kept, checked, room.peak_bytes, embedding,
