@@ -22,9 +22,11 @@ from py_engine.encode import encoder as encoders
 from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import AbortError, ClosedError, FormatError, InputError, ModelError
 from py_engine.host.gpu import Gpu
+from py_engine.host.io_native import NativeIo
 from py_engine.inputs.bert_tokenizer import is_bert, tokenizer_json
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.engine import Engine
+from py_engine.serve.loading import setting_of
 from py_engine.tasks.embed import Embed
 from tests import reference
 from tests.conftest import Runner, missing_adapter
@@ -400,6 +402,17 @@ def test_estimate_is_what_a_load_takes(
     found = run(Engine.estimate(str(reference.folder(PLAIN)), gpu=device, dtype="f32"))
     assert all(memory[name] == nbytes for name, nbytes in found.by_kind.items())
     assert found.context == 80
+
+
+def test_a_handheld_narrows_encoders_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders take 4 bits there, whose error in vectors is too large."""
+    monkeypatch.setattr(NativeIo, "handheld", True)
+    io = NativeIo()
+    for model_type, form in (("bert", "f16"), ("qwen2", "q4")):
+        config: Any = {"model_type": model_type}
+        assert setting_of("auto", None, config, io).form == form
+        assert setting_of("q4", None, config, io).form == "q4", "who asks for it gets it"
+    io.close()
 
 
 def test_large_models_take_fewer_rows() -> None:

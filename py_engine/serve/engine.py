@@ -101,8 +101,8 @@ class Engine(Life):
         `host` (CPython only): the WebGPU implementation, "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
         two that has a GPU in hardware.
         `dtype`: how plain weights and the KV cache are kept. "f32": as stored, and f32; "f16": F32 narrowed, and f16;
-        "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets, else
-        as stored and f16. Checkpoints that are quantised already keep their weights.
+        "q8", "q4": quantised on the GPU while loading, by MLX's rule, and f16; "auto": "q4" on phones and tablets
+        (encoders "f16"), else as stored and f16. Checkpoints that are quantised already keep their weights.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for the first of `context_classes` (tokens) and grows to the next one when a text needs
         it.

@@ -8,7 +8,6 @@ from typing import Any
 
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.encode.build import build_runtime
-from py_engine.encode.encoder import Encoder
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.build import DEFAULT_CONTEXT
 from py_engine.graph.kernels import Kernels
@@ -64,7 +63,6 @@ class Estimate:
     loaded_bytes: int
     peak_bytes: int
     calls: Sequence[Call] = field(default=(), repr=False, compare=False)  # of all passes
-    encodes: bool = field(default=False, repr=False, compare=False)  # it is an encoder
 
     @property
     def total_bytes(self) -> int:
@@ -111,8 +109,7 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
     by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}
     assert sum(by_kind.values()) == paper.counters.live_bytes
     calls = list(runtime.programs.calls)
-    encodes = isinstance(runtime, Encoder)
-    return Estimate(runtime.context, by_kind, loaded, paper.peak_bytes, calls, encodes)
+    return Estimate(runtime.context, by_kind, loaded, paper.peak_bytes, calls)
 
 
 async def require_room(
