@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from py_engine.serve.recovery import DeviceEvent
     from py_engine.serve.sessions import SessionInfo
     from py_engine.serve.sync import SyncEngine, SyncGeneration, SyncWork, load
+    from py_engine.serve.sync_device import SyncDevice
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
@@ -101,6 +102,7 @@ _NAMES = {
     "SingleSubmit": "graph.submit",
     "StorageError": "errors",
     "StorageFullError": "errors",
+    "SyncDevice": "serve.sync_device",
     "SyncEngine": "serve.sync",
     "SyncGeneration": "serve.sync",
     "SyncWork": "serve.sync",
@@ -151,6 +153,7 @@ __all__ = [
     "SingleSubmit",
     "StorageError",
     "StorageFullError",
+    "SyncDevice",
     "SyncEngine",
     "SyncGeneration",
     "SyncWork",

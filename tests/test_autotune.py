@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from collections.abc import Callable
@@ -228,6 +229,27 @@ def test_a_tuned_model_answers_as_the_reference(
     for values in (plain, tuned):
         error = ((values - golden.logits) ** 2).sum() / (golden.logits**2).sum()
         assert error < reference.NMSE_F32
+
+
+def test_tuning_beside_a_model_that_answers(gpu: Gpu, io: NativeIo, run: Runner) -> None:
+    """Neither disturbs the other: every form is timed, and the answer is the one of a quiet device."""
+
+    async def work() -> None:
+        async with await load(gpu, io) as one:
+
+            async def answer() -> list[int]:
+                return await one.generate_ids([5, 6, 7], 40, ignore_eos=True)
+
+            alone = await answer()
+            asked = asyncio.ensure_future(answer())
+            tuned = await load(gpu, io, tune=True)
+            assert await asked == alone
+            assert await answer() == alone
+            assert await tuned.generate_ids([5, 6, 7], 3, ignore_eos=True) == alone[:3]
+            await tuned.close()
+
+    run(work())
+    assert run(stored_forms(gpu, io))
 
 
 def test_a_grouped_submit_is_not_tuned(

@@ -203,6 +203,41 @@ def test_lost_in_decode_in_prefill_and_while_idle(
     assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
 
 
+def test_an_encoder_lost_while_idle_and_between_passes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same vectors, to the bit, in the order of the texts."""
+    rig.load("bert-f32", context=80)
+    texts = [f"hello {'again ' * n}world" for n in (0, 30, 3, 12, 25, 1)]
+
+    async def embed() -> list[bytes]:
+        found = await rig.engine.embed(texts)  # type: ignore[misc]
+        return [bytes(row) for row in found]
+
+    wanted = rig.run(embed())
+    rig.devices.lose()
+    assert rig.run(embed()) == wanted
+    assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+
+    runtime: Any = rig.engine._loaded.runtime
+    monkeypatch.setattr(runtime, "_sizes", (32, 80))  # two passes: four texts, two
+    passes = []
+    write = runtime._write
+
+    def lose_second(batch: Any) -> int:
+        passes.append(batch)
+        if len(passes) == 2:
+            rig.devices.lose()
+        rows: int = write(batch)
+        return rows
+
+    monkeypatch.setattr(runtime, "_write", lose_second)
+    assert rig.run(embed()) == wanted
+    assert len(passes) == 2, "all was done again elsewhere"
+    assert rig.told() == [("lost", "prefill", 1), ("recovered", "prefill", 1)]
+    assert rig.engine.info()["status"] == "ready"
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_with_16_bits_up_to_rounding(rig: Rig, model: str) -> None:
     """As models are loaded by default: what was answered runs as a prompt then and sums in another order. Where a token

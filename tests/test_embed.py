@@ -3,6 +3,7 @@ ask, and the real all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -13,15 +14,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from devtools.package_models import ENCODERS, PackageModelError, prepare_folder
 from py_engine.abort import Abort
 from py_engine.encode import encoder as encoders
-from py_engine.errors import FormatError, InputError, ModelError
+from py_engine.encode.settings import EmbedSettings
+from py_engine.errors import AbortError, ClosedError, FormatError, InputError, ModelError
 from py_engine.host.gpu import Gpu
+from py_engine.host.io_native import NativeIo
+from py_engine.inputs.bert_tokenizer import is_bert, tokenizer_json
+from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.engine import Engine
+from py_engine.serve.loading import setting_of
+from py_engine.tasks.embed import Embed
 from tests import reference
 from tests.conftest import Runner, missing_adapter
+from tests.hub_server import hub_server
 from tests.reference import nmse
 
 PLAIN, OLD = "bert-f32", "bert-old-names"
@@ -94,6 +103,48 @@ def test_ids_are_those_of_tokenizers(engines: Callable[[str], Engine], name: str
     assert not {2, 3} & set(tokenizer.encode("[CLS] a [SEP]"))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_lower_case": False},
+        {"strip_accents": False, "tokenizer_class": "BertTokenizerFast"},
+        {"tokenize_chinese_chars": False, "tokenizer_class": None},
+        {"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"},
+    ],
+)
+@pytest.mark.parametrize("vocabulary_alone", [False, True])
+def test_what_tokenizer_config_says_of_berts_tokenizer(
+    run: Runner, settings: dict[str, Any], vocabulary_alone: bool
+) -> None:
+    """It overrules tokenizer.json where transformers takes its BertTokenizer (5.24's tokenization_bert.py), which also
+    does with a vocab.txt."""
+    file = reference.folder(PLAIN) / "tokenizer.json"
+    wanted = tokenizers.Tokenizer.from_file(str(file))
+    wanted.no_padding()
+    wanted.no_truncation()
+    bert = settings.get("tokenizer_class") != "PreTrainedTokenizerFast"
+    if bert:
+        wanted.normalizer = tokenizers.normalizers.BertNormalizer(
+            lowercase=settings.get("do_lower_case", True),
+            strip_accents=settings.get("strip_accents"),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        )
+    model_config = {"model_type": "bert"}
+    assert is_bert(settings, model_config) == bert
+    data = file.read_bytes()
+    if vocabulary_alone:
+        if not bert:
+            return
+        vocab = json.loads(data)["model"]["vocab"]
+        data = tokenizer_json("\r\n".join(sorted(vocab, key=vocab.get)) + "\r\n", settings, {})
+    tokenizer = run(Tokenizer.load(data, settings, model_config=model_config))
+    texts = [text for text, _ in json.loads(str(golden(PLAIN)["texts"]))]
+    for text in [*texts, "Hello World \u00c9cole \u6f22hello\u6f22"]:
+        assert tokenizer.encode(text, add_special_tokens=True) == wanted.encode(text).ids, text
+    tokenizer.close()
+
+
 def test_what_a_repository_says(engines: Callable[[str], Engine], run: Runner) -> None:
     """CLS, prompts by task, texts cut to 20 tokens with [SEP] at their end."""
     engine = engines(OLD)
@@ -117,6 +168,69 @@ def test_what_a_repository_says(engines: Callable[[str], Engine], run: Runner) -
         assert nmse(np.asarray(answer[1]), first(prompt + "hello")) < 1e-10
         short = len(tokenizer.encode(prompt + "hello", add_special_tokens=True))
         assert answer.prompt_tokens == 20 + short
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_prompts_are_lowered_with_their_texts(lower: bool) -> None:
+    """As sentence-transformers 6 does it: a Lowercase normalizer of the tokenizers library before all others."""
+    texts = EmbedSettings(lower=lower, prompts={"query": "Query: "})
+    found = texts.text("Query: ", "\u039f\u0394\u039f\u03a3 \u0130A")
+    lowercase = tokenizers.normalizers.Lowercase()
+    whole = "Query: \u039f\u0394\u039f\u03a3 \u0130A"
+    assert found == (lowercase.normalize_str(whole) if lower else whole)
+
+
+def test_texts_that_were_cut_are_told(engines: Callable[[str], Engine], run: Runner) -> None:
+    """sentence-transformers cuts them without a word."""
+    engine = engines(OLD)
+    fits = "a " * 18  # with [CLS] and [SEP] the 20 tokens of its sentence_bert_config.json
+    answer = run(_embed(engine, ["hello", fits + "a", fits, fits + "b"]))
+    assert answer.cut == [1, 3] and answer.prompt_tokens == 3 + 3 * 20
+    assert nmse(np.asarray(answer[1]), np.asarray(answer[2])) < 1e-10
+    assert Embed().answer(answer)["cut"] == [1, 3]
+    assert "cut" not in Embed().answer(run(_embed(engine, ["hello"])))
+
+
+def test_others_have_their_turns_between_passes(
+    engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop goes on, and a stop ends the work at the next pass."""
+    engine = engines(PLAIN)
+    runtime: Any = engine._loaded.runtime
+    monkeypatch.setattr(runtime, "_sizes", (32, 80))
+    passes = 0
+    write = runtime._write
+
+    def counted(batch: Any) -> int:
+        nonlocal passes
+        passes += 1
+        return write(batch)
+
+    monkeypatch.setattr(runtime, "_write", counted)
+    texts = ["hello again " * 20] * 12  # one fits in a pass
+
+    async def work() -> None:
+        seen: set[int] = set()
+
+        async def look() -> None:
+            while True:
+                seen.add(passes)
+                await asyncio.sleep(0)
+
+        looking = asyncio.create_task(look())
+        await engine.embed(texts)
+        assert passes == 12 and len(seen) >= 10, "a task that is ready runs in nearly every pass"
+        asked = engine.embed(texts)
+        while passes < 14:
+            await asyncio.sleep(0)
+        asked.stop()
+        with pytest.raises(AbortError):
+            await asked
+        assert len(await engine.embed(["hello"])) == 1
+        assert passes < 24
+        looking.cancel()
+
+    run(work())
 
 
 async def _embed(engine: Engine, *texts: Any, **options: Any) -> Any:
@@ -209,11 +323,13 @@ def test_what_an_encoder_cannot_do_names_what_it_can(
     "files, kind, message",
     [
         ({"modules.json": [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]}, ModelError, "Dense"),
+        ({"1_Pooling/config.json": {}}, FormatError, "1_Pooling/config.json is missing or empty"),
         ({"1_Pooling/config.json": {"pooling_mode_max_tokens": True}}, ModelError, "max_tokens"),
         ({"1_Pooling/config.json": {"pooling_mode": ["cls", "mean"]}}, ModelError, "cls and mean"),
         ({"sentence_bert_config.json": {"max_seq_length": "many"}}, FormatError, "max_seq_length"),
         ({"config_sentence_transformers.json": {"prompts": {"query": 3}}}, FormatError, "prompts"),
         ({"config_sentence_transformers.json": {"default_prompt_name": "q"}}, FormatError, "none of the prompts"),
+        ({"tokenizer_config.json": {"do_lower_case": "yes"}}, FormatError, "do_lower_case must be true or false"),
         ({"config.json": {"position_embedding_type": "relative_key"}}, ModelError, "position_embedding_type"),
         ({"config.json": {"hidden_act": "tanh"}}, ModelError, "hidden_act"),
         ({"config.json": {"is_decoder": True}}, ModelError, "is_decoder"),
@@ -230,9 +346,69 @@ def test_repositories_that_cannot_be_read(
         old = json.loads(path.read_text()) if name == "config.json" else {}
         path.write_text(json.dumps({**old, **value} if isinstance(value, dict) else value))
     before = device.counters.live_buffers
+
+    async def given_up() -> None:
+        raise AssertionError("what a repository says is known before another model makes room")
+
     with pytest.raises(kind, match=message):
-        run(Engine.load(str(folder), gpu=device, dtype="f32"))
+        run(Engine.load(str(folder), gpu=device, dtype="f32", before_weights=given_up))
     assert device.counters.live_buffers == before
+
+
+def test_what_a_repository_says_is_kept_with_its_weights(
+    device: Gpu, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second load asks the hub for nothing, and needs none."""
+    shutil.copytree(reference.folder(OLD), tmp_path / "root" / "org" / "tiny")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+    async def load() -> bytes:
+        engine = await Engine.load("org/tiny", gpu=device, dtype="f32", self_check=False)
+        async with engine:
+            return bytes((await engine.embed(["hello"], task="query"))[0])
+
+    with hub_server(tmp_path / "root") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        first = run(load())
+        asked = len(hub.requests)
+        assert run(load()) == first and len(hub.requests) - asked <= 1, "the branch's commit alone"
+    assert run(load()) == first
+
+
+def test_a_closed_engine_says_so_to_who_waits(device: Gpu, run: Runner) -> None:
+    """Not that the caller stopped it."""
+
+    async def work() -> None:
+        engine = await Engine.load(
+            str(reference.folder(PLAIN)), gpu=device, dtype="f32", self_check=False
+        )
+        asked = [engine.embed(["hello again"] * 200), engine.embed(["hello"])]
+        await asyncio.sleep(0.01)
+        await engine.close()
+        for one in asked:
+            with pytest.raises(ClosedError, match="engine is closed"):
+                await one
+
+    run(work())
+
+
+def test_an_old_repository_with_a_vocabulary_alone(
+    device: Gpu, engines: Callable[[str], Engine], run: Runner, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(reference.folder(PLAIN), folder)
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FormatError, match="has no tokenizer.json"):
+        run(Engine.load(str(folder), gpu=device, dtype="f32"))
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)))
+    engine = run(Engine.load(str(folder), gpu=device, dtype="f32", self_check=False))
+    same = run(_embed(engines(PLAIN), ["Hello again, \u00c9cole"]))
+    assert nmse(np.asarray(run(_embed(engine, ["Hello again, \u00c9cole"]))[0]), same[0]) < 1e-10
+    run(engine.close())
+    (folder / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(FormatError, match="vocab.txt has no '.UNK.'"):
+        run(Engine.load(str(folder), gpu=device, dtype="f32"))
 
 
 def test_estimate_is_what_a_load_takes(
@@ -242,6 +418,17 @@ def test_estimate_is_what_a_load_takes(
     found = run(Engine.estimate(str(reference.folder(PLAIN)), gpu=device, dtype="f32"))
     assert all(memory[name] == nbytes for name, nbytes in found.by_kind.items())
     assert found.context == 80
+
+
+def test_a_handheld_narrows_encoders_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders take 4 bits there, whose error in vectors is too large."""
+    monkeypatch.setattr(NativeIo, "handheld", True)
+    io = NativeIo()
+    for model_type, form in (("bert", "f16"), ("qwen2", "q4")):
+        config: Any = {"model_type": model_type}
+        assert setting_of("auto", None, config, io).form == form
+        assert setting_of("q4", None, config, io).form == "q4", "who asks for it gets it"
+    io.close()
 
 
 def test_large_models_take_fewer_rows() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from py_engine.errors import InputError
+from py_engine.errors import InputError, SessionError
 from py_engine.generate.given import Given, Positions
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Gpu
@@ -198,6 +198,20 @@ def test_sessions_keep_them(model: Model, stores: Path) -> None:
     other, given, source = picture(model, seed=1)
     assert model.answer([*other, *first.tokens, 5], given).cached_tokens <= FIRST
     assert source.asked == 1
+
+
+def test_a_session_whose_rows_were_lost_says_so(model: Model, stores: Path) -> None:
+    """After a loss what was seen is run again from its ids; given rows have none."""
+    prompt, given, _ = picture(model)
+    model.answer(prompt, given)
+    decoder = model.engine._loaded.decoder
+    model.engine._gone_ids = list(decoder.prefix.ids)  # what a loss leaves of it
+    decoder.prefix.forget()
+    with pytest.raises(SessionError, match="images or sounds"):
+        model.run(model.engine.save_session("a picture"))
+    _, given, _ = picture(model)
+    model.answer(prompt, given)
+    model.run(model.engine.save_session("a picture"))
 
 
 def test_positions_in_a_straight_line(model: Model) -> None:

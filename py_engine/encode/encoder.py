@@ -95,8 +95,8 @@ class Encoder(Runtime):
     ) -> bytearray:
         """A vector of unit length for each text, float32 [texts, hidden_size], in their order.
 
-        Each text is a list of 1 to `context` token ids. Passes of as many texts as fit run one after another. Raises
-        AbortError between them, DeviceLostError.
+        Each text is a list of 1 to `context` token ids. Passes of as many texts as fit run one after another; other
+        models have their turns between them. Raises AbortError there, DeviceLostError.
         """
         found = bytearray()
         for batch in self._batches(texts):
@@ -104,6 +104,8 @@ class Encoder(Runtime):
             rows = self._write(batch)
             await self.gpu.replay(self.programs.find("encode", rows).recording)
             await self.gpu.replay(self.programs.find(pooling).recording)
+            # Many texts stay stoppable, and other models get their turns: a native read would block the loop.
+            await self.gpu.idle()
             nbytes = 4 * self.model.hidden_size * len(batch)
             found += await self.gpu.read(self._vectors.buffer, 0, nbytes)
         return found

@@ -34,13 +34,19 @@ _DOCUMENTS = ("document", "passage", "corpus")  # possible names of the prompt f
 class EmbedSettings:
     """How texts become vectors. `most`: the most tokens of a text; None: as many as the model has positions. `prompts`:
     texts to put before a text, by the name of the task. `default`: the task of the prompt that is used when none is
-    named. `lower`: whether texts are lower-cased first."""
+    named. `lower`: whether texts are lower-cased first, with their prompts."""
 
     pooling: Pooling = "mean"
     most: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
     lower: bool = False
+
+    def text(self, prompt: str, text: str) -> str:
+        """What the tokenizer gets. Lower-cased character by character, as the tokenizers library does it, which
+        knows no final sigma."""
+        whole = prompt + text
+        return "".join(map(str.lower, whole)) if self.lower else whole
 
     def prompt(self, task: str | None) -> str | None:
         """The prompt to put before texts for a task; None: the model does not know the task. Every model knows "query"
@@ -72,9 +78,13 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
     prompts = _prompts(extra)
     pooling: Pooling = "mean"
     if modules is not None:
-        pooling = _pooling(
-            await repository.json_object(f"{modules}/config.json"), any(prompts.values())
-        )
+        how = await repository.json_object(f"{modules}/config.json")
+        if not how:
+            raise FormatError(
+                f"{repository.address}: modules.json names {modules}, but {modules}/config.json is missing or empty: "
+                "fetch the repository with its folders"
+            )
+        pooling = _pooling(how, any(prompts.values()))
     default = extra.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise FormatError(

@@ -20,6 +20,7 @@ from py_engine.host import load_tokenizer_library
 from py_engine.host.json_text import parse_json
 from py_engine.host.tokenizers import TokenizerLibrary
 
+from .bert_tokenizer import settle_normalizer
 from .detokenizer import StreamDecoder
 from .tokenizer_checks import (
     MAX_ADDED,
@@ -157,11 +158,10 @@ class Tokenizer:
         *,
         load_library: Callable[[bytes], Awaitable[TokenizerLibrary]] = load_tokenizer_library,
     ) -> Tokenizer:
-        """From the bytes of tokenizer.json and the parsed tokenizer_config.json,
-        generation_config.json, config.json and special_tokens_map.json (each may be missing).
-        stop_ids are the eos tokens that any of the four names; config's vocab_size (also inside
-        text_config) bounds the ids that encoding may give. Raises FormatError for a file that is no
-        tokenizer.json, ModelError for one that is not supported."""
+        """From the bytes of tokenizer.json and the parsed tokenizer_config.json, generation_config.json, config.json
+        and special_tokens_map.json (each may be missing). stop_ids are the eos tokens that any of the four names;
+        config's vocab_size (also inside text_config) bounds the ids that encoding may give. Raises FormatError for a
+        file that is no tokenizer.json, ModelError for one that is not supported."""
         try:
             return await cls._load(
                 data, config, generation_config, model_config, special_tokens_map, load_library
@@ -195,6 +195,7 @@ class Tokenizer:
                 f"tokenizer.json has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}"
             )
         parts = _JsonParts(bytes(data))
+        settle_normalizer(parts.head, parts.fields, config, model_config)
         suspects, growth = check_head(parts.head, parts.fields)
         names = _names(config, special_tokens_map)
         unk = parts.fields.get("unk_token")

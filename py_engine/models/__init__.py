@@ -52,6 +52,12 @@ def _family(kind: str) -> Any:
     return None
 
 
+def encodes(config: Config) -> bool:
+    """Whether models of this config are encoders: what their family's `build` is declared to give."""
+    family = _family(str(config.get("model_type")))
+    return family is not None and family.build.__annotations__["return"] == EncoderModel.__name__
+
+
 def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 

@@ -62,6 +62,15 @@ class Background:
         if not self.closed:
             self._loop.call_soon_threadsafe(work)
 
+    def finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in the thread and wait for it, except in the thread itself. Does nothing after `close`."""
+        if self.closed:
+            work.close()
+        elif threading.current_thread() is self._thread:  # which may collect garbage, too
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        else:
+            self.wait(work)
+
     def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
         """Run `last`, cancel what else runs, then end the thread. A second call does nothing."""
         if self.closed:

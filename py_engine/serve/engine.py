@@ -35,7 +35,7 @@ from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
 from py_engine.serve.options import LoadOptions, Progress, check_place
 from py_engine.serve.recovery import DeviceEvent, Losses
-from py_engine.serve.sessions import SessionInfo, Sessions
+from py_engine.serve.sessions import SessionInfo, Sessions, require_runnable
 from py_engine.serve.task_engine import TaskEngine
 from py_engine.tasks.loaded import Loaded
 
@@ -85,8 +85,8 @@ class Engine(TaskEngine):
         `host` (CPython only): the WebGPU implementation, "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
         two that has a GPU in hardware.
         `dtype`: the form of plain weights, and of the KV cache. "f32": as stored, f32. "f16": F32 narrowed to F16, f16.
-        "q8", "q4": quantised on the GPU while loading, by MLX's rule, f16. "auto": "q4" on phones and tablets,
-        elsewhere as stored, f16. Checkpoints that are quantised already keep their weights.
+        "q8", "q4": quantised on the GPU while loading, by MLX's rule, f16. "auto": "q4" on phones and tablets
+        (encoders: "f16"), elsewhere as stored, f16. Checkpoints that are quantised already keep their weights.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for the first of `context_classes` (tokens), and grows to the next one when a text needs
         it.
@@ -195,11 +195,13 @@ class Engine(TaskEngine):
 
     async def save_session(self, name: str) -> SessionInfo:
         """Save what the model has seen on this device (natively below JERBOA_HOME, in a browser in its own storage). An
-        older session of that name is replaced. Waits its turn. Raises InputError, StorageError."""
+        older session of that name is replaced. Waits its turn. Raises InputError, StorageError; SessionError if the
+        model had seen images or sounds and the GPU device was lost since."""
 
         async def work(loaded: Loaded) -> SessionInfo:
             decoder = loaded.decoder
             if not decoder.prefix.ids and self._lost_ids:
+                require_runnable(name, self._lost_ids)
                 await decoder.logits(self._lost_ids)  # run again what the lost state had seen
             return await self._open_sessions().save(name)
 

@@ -17,7 +17,7 @@ from py_engine.host.io import Io
 from py_engine.host.profile import profile_of
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
-from py_engine.models import unread
+from py_engine.models import encodes, unread
 from py_engine.serve.memory import Estimate, MakeRoom, Setting, Taken, estimate, require_room
 from py_engine.serve.options import DEFAULTS, LoadOptions, Progress, storage_of
 from py_engine.serve.runtime import build_runtime
@@ -84,6 +84,7 @@ async def load_model(
             forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
             abort.check()
             begun = asyncio.ensure_future(source.tokenizer())
+            embedding = await source.embedding() if encodes(source.config) else None
             if before_weights is not None:
                 await asyncio.shield(begun)
                 abort.check()
@@ -110,13 +111,11 @@ async def load_model(
             await gpu.idle()
             await source.commit()
             tell(Progress("ready", message="Ready"))
-            text, embedding = None, None
+            text = None
             if isinstance(runtime, Decoder):
                 text = TextSettings.of(
                     template, tokens, runtime.context, source.defaults, source.ignore_eos
                 )
-            else:
-                embedding = await source.embedding()
             return Loaded(
                 name=address,
                 pinned=source.pinned,
@@ -162,6 +161,9 @@ def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setti
     """How a model of this config is loaded as `dtype` on this device."""
     if dtype == "auto":
         dtype = profile_of(io.handheld).dtype
+        if dtype == "q4" and encodes(config):
+            # Vectors are compared with those of other devices; of MiniLM in 4 bits their cosine is 0.88.
+            dtype = "f16"
     form, kv_dtype = storage_of(dtype)
     if form in ("q4", "q8") and quantization(config) is not None:
         form = "stored"  # layers that a quantised checkpoint left plain were left so on purpose

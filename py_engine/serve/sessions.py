@@ -65,6 +65,16 @@ class SessionInfo:
     saved_at: float
 
 
+def require_runnable(name: str, ids: Sequence[int]) -> None:
+    """Raise SessionError where what a session is to hold was lost with its GPU and cannot be run again from its ids:
+    rows of images and sounds (negative ids) are given with a prompt and not kept."""
+    if min(ids) < 0:
+        raise SessionError(
+            f"cannot save {name!r}: the model had seen images or sounds, whose rows went with the lost GPU device. "
+            "Ask with them once more, then save."
+        )
+
+
 class Sessions:
     """The sessions on this device, saved and restored by a loaded model. Nothing else may run on it meanwhile."""
 

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 from py_engine.encode.settings import EmbedSettings, read_embed_settings
-from py_engine.errors import ModelError
+from py_engine.errors import FormatError, ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.sampling import Sampling
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.inputs.bert_tokenizer import is_bert, tokenizer_json
 from py_engine.inputs.byte_tokenizer import byte_tokenizer
 from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
@@ -141,15 +142,29 @@ class FileSource(Source):
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         """Of tokenizer.json and the files beside it."""
         config = await self.repository.json_object("tokenizer_config.json")
+        special = await self.repository.json_object("special_tokens_map.json")
         tokenizer = await Tokenizer.load(
-            await self.repository.bytes("tokenizer.json"),
+            await self._tokenizer_json(config, special),
             config,
             self._generation_config,
             self.config,
-            await self.repository.json_object("special_tokens_map.json"),
+            special,
         )
         texts = [await self._text(name) for name in ("chat_template.jinja", "chat_template.json")]
         return tokenizer, ChatTemplate(find_template(config, *texts), tokenizer)
+
+    async def _tokenizer_json(self, config: Mapping[str, Any], special: Mapping[str, Any]) -> bytes:
+        """The file, or what stands for it where an old BERT has a vocab.txt alone."""
+        repository = self.repository
+        if await repository.exists("tokenizer.json"):
+            return await repository.bytes("tokenizer.json")
+        vocabulary = await self._text("vocab.txt") if is_bert(config, self.config) else None
+        if vocabulary is None:
+            raise FormatError(
+                f"{repository.address} has no tokenizer.json. Give a repository that has one, or make it: "
+                "transformers.AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+            )
+        return tokenizer_json(vocabulary, config, special)
 
     async def embedding(self) -> EmbedSettings:
         """Of modules.json and the files beside it, as sentence-transformers reads them."""

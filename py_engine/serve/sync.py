@@ -27,7 +27,7 @@ from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.inputs.window import Messages
-from py_engine.serve.background import WAIT_S, Background
+from py_engine.serve.background import CLOSE_S, WAIT_S, Background
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
 from py_engine.serve.methods import add_methods
@@ -42,10 +42,9 @@ from py_engine.work import Answer, Event, Work
 T = TypeVar("T")
 
 
-class LoadOptions(TypedDict, total=False):
-    """The options of Engine.load that `load` also takes, beside its own."""
+class SharedLoadOptions(TypedDict, total=False):
+    """The options of Device.load that make sense here."""
 
-    host: str | None
     dtype: str
     context: int | None
     context_classes: Sequence[int]
@@ -56,6 +55,12 @@ class LoadOptions(TypedDict, total=False):
     on_device: Callable[[DeviceEvent], object] | None
 
 
+class LoadOptions(SharedLoadOptions, total=False):
+    """The options of Engine.load that make sense here."""
+
+    host: str | None
+
+
 def load(
     model: str,
     *,
@@ -63,9 +68,28 @@ def load(
     on_progress: Callable[[Progress], object] | None = None,
     **options: Unpack[LoadOptions],
 ) -> SyncEngine:
-    """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`. Options and errors as for
-    Engine.load; `on_device` is called in the engine's thread."""
+    """Load `model`: a folder, a hub id with optional `@revision`, or `random:PRESET`, on a GPU device of its own
+    (several on one: serve/sync_device.py). Options and errors as for Engine.load; `on_device` is called in the engine's
+    thread."""
     background = Background()
+    try:
+        engine = loaded(background, Engine.load, model, progress, on_progress, options)
+        return SyncEngine(engine, background)
+    except BaseException:
+        background.close()
+        raise
+
+
+def loaded(
+    background: Background,
+    load_async: Callable[..., Coroutine[Any, Any, Engine]],
+    model: str,
+    progress: bool | None,
+    on_progress: Callable[[Progress], object] | None,
+    options: Mapping[str, Any],
+) -> Engine:
+    """What `load_async` (of an Engine or a Device) gives, awaited in the background; progress is told in this thread.
+    Whoever is interrupted gives the load up."""
     abort = Abort()
     events: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 
@@ -74,33 +98,37 @@ def load(
             while True:
                 tell(events.get_nowait())
 
-    try:
-        with showing(model, on_progress, progress) as tell:
-            loading = background.start(
-                Engine.load(model, abort=abort, progress=False, on_progress=events.put, **options)
-            )
+    with showing(model, on_progress, progress) as tell:
+        loading = background.start(
+            load_async(model, abort=abort, progress=False, on_progress=events.put, **options)
+        )
+        try:
             while not loading.done():
                 concurrent.futures.wait([loading], timeout=WAIT_S)
                 told(tell)
             told(tell)
-            return SyncEngine(loading.result(), background)
-    except BaseException:
-        abort.set()
-        background.close()
-        raise
+            return loading.result()
+        except BaseException:
+            background.post(abort.set)
+            concurrent.futures.wait([loading], timeout=CLOSE_S)  # nothing of it stays
+            raise
 
 
 class SyncEngine:
-    """A model on a GPU, like Engine, for callers that wait. Made by `load`.
+    """A model on a GPU, like Engine, for callers that wait. Made by `load` or SyncDevice.load.
 
     `close()`, the end of a `with` block, or the end of the program frees every buffer. Any thread may call it; calls
     take turns.
     """
 
-    def __init__(self, engine: Engine, background: Background) -> None:
+    def __init__(self, engine: Engine, background: Background, device: object = None) -> None:
+        """`device`: whose background this is; without one it ends with the engine."""
         self._engine = engine
         self._background = background
-        self._end = weakref.finalize(self, _close, engine, background)
+        self._device = device  # which is in use as long as this is
+        self._end = weakref.finalize(
+            self, _close if device is None else _close_alone, engine, background
+        )
 
     def chat(
         self,
@@ -330,6 +358,11 @@ async def _awaited(work: Work[Any, Answer]) -> Answer:
 
 def _close(engine: Engine, background: Background) -> None:
     background.close(engine.close())
+
+
+def _close_alone(engine: Engine, background: Background) -> None:
+    """Others go on in the background."""
+    background.finish(engine.close())
 
 
 add_methods(SyncEngine)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Never, Unpack, cast
 
 from py_engine.arguments import flag, named_options, token_ids
-from py_engine.errors import AbortError, InputError
+from py_engine.errors import AbortError, ClosedError, InputError
 from py_engine.generate.answer import Generation
 from py_engine.generate.given import Given, check_ids
 from py_engine.generate.options import Options
@@ -171,7 +171,7 @@ class TaskEngine(Life):
             try:
                 work.finish(job.stopped())
             except AbortError as error:
-                work.fail(error)
+                work.fail(ClosedError(self._closed) if self._closed else error)
 
         async def run(loaded: Loaded) -> Any:
             self._lost_ids = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Never
 
@@ -21,11 +21,13 @@ from py_engine.work import Work
 @dataclass(frozen=True)
 class Embeddings:
     """Vectors of texts. `embeddings`: a row of `dimensions` float32 for each text, in their order; numpy.asarray reads
-    it without copying. `prompt_tokens`: tokens of all texts, special tokens and prompts included."""
+    it without copying. `prompt_tokens`: tokens of all texts as the model saw them, special tokens and prompts included.
+    `cut`: the places of texts that were longer than the model takes: their vectors know nothing of their ends."""
 
     embeddings: Sequence[memoryview[float]]
     dimensions: int
     prompt_tokens: int
+    cut: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -75,11 +77,13 @@ class Embed(Task[EmbedRequest]):
             dimensions = whole("dimensions", request.dimensions, 1, size)
         prompt = _prompt(settings, request.task)
         most = min(settings.most or encoder.context, encoder.context)
+        cut: list[int] = []
         if request.ids is None:
-            texts = [
-                _cut(loaded.tokenizer, prompt + (t.lower() if settings.lower else t), most)
-                for t in _texts(request.texts)
-            ]
+            texts = []
+            for i, text in enumerate(_texts(request.texts)):
+                ids, was_cut = _encoded(loaded.tokenizer, settings.text(prompt, text), most)
+                texts.append(ids)
+                cut += [i] if was_cut else []
             if [] in texts:
                 raise InputError(
                     f"texts[{texts.index([])}] has no tokens: there is nothing to make a vector of"
@@ -88,16 +92,28 @@ class Embed(Task[EmbedRequest]):
             raise InputError("embed takes texts, for a task or not, or ids; not both")
         else:
             texts = [_given(request.ids, encoder.model.vocab_size, encoder.context)]
-        return _Embedding(texts, settings, dimensions)
+        return _Embedding(texts, settings, dimensions, cut)
+
+    def answer(self, answer: Embeddings) -> Mapping[str, Any]:
+        """`cut` where there is one."""
+        told = dict(vars(answer))
+        if not answer.cut:
+            del told["cut"]
+        return told
 
 
 class _Embedding(Job[Never, Embeddings]):
     status = "embedding"
 
     def __init__(
-        self, texts: Sequence[Sequence[int]], settings: EmbedSettings, dimensions: int
+        self,
+        texts: Sequence[Sequence[int]],
+        settings: EmbedSettings,
+        dimensions: int,
+        cut: Sequence[int],
     ) -> None:
-        self._texts, self._settings, self._dimensions = texts, settings, dimensions
+        self._texts, self._settings = texts, settings
+        self._dimensions, self._cut = dimensions, cut
 
     async def run(self, loaded: Loaded, work: Work[Never, Embeddings]) -> Embeddings:
         """Run all texts, in passes of as many as fit."""
@@ -108,7 +124,7 @@ class _Embedding(Job[Never, Embeddings]):
         rows = [numbers[i * n : (i + 1) * n] for i in range(len(self._texts))]
         if self._dimensions < n:
             rows = [_shortened(row, self._dimensions) for row in rows]
-        return Embeddings(rows, self._dimensions, sum(map(len, self._texts)))
+        return Embeddings(rows, self._dimensions, sum(map(len, self._texts)), self._cut)
 
 
 def _texts(texts: Any) -> Sequence[str]:
@@ -116,7 +132,9 @@ def _texts(texts: Any) -> Sequence[str]:
         raise InputError(f"texts={shown(texts)}: give a list of texts, one or more")
     for i, text in enumerate(texts):
         if not require_text(text, f"texts[{i}]"):
-            raise InputError(f"texts[{i}] is empty: there is nothing to make a vector of")
+            raise InputError(
+                f"texts[{i}] is empty: there is nothing to make a vector of; leave it out"
+            )
     return texts
 
 
@@ -129,10 +147,11 @@ def _prompt(settings: EmbedSettings, task: Any) -> str:
     return prompt
 
 
-def _cut(tokenizer: Tokenizer, text: str, most: int) -> list[int]:
-    """At most `most` ids of a text. A cut leaves the special tokens at its ends."""
+def _encoded(tokenizer: Tokenizer, text: str, most: int) -> tuple[list[int], bool]:
+    """At most `most` ids of a text, and whether it was cut. A cut leaves the special tokens at its ends."""
     ids = tokenizer.encode(text)
-    return tokenizer.with_special(ids[: max(0, most - len(tokenizer.with_special([])))])
+    room = max(0, most - len(tokenizer.with_special([])))
+    return tokenizer.with_special(ids[:room]), len(ids) > room
 
 
 def _given(ids: Any, vocab: int, most: int) -> list[int]:

@@ -25,11 +25,11 @@ FORMATS = [
 ]
 
 
-async def embedded(bench: Bench, ids: list[int], table: object) -> np.ndarray:
-    """What embed writes for `ids`."""
+async def embedded(bench: Bench, ids: list[int], table: object, *, add: bool = False) -> np.ndarray:
+    """What embed writes for `ids` over rows of 9."""
     trace = Trace(len(ids))
     out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))  # type: ignore[attr-defined]
-    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE)  # type: ignore[arg-type]
+    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE, add=add)  # type: ignore[arg-type]
     await bench.run(trace)
     return await bench.get(out)
 
@@ -43,6 +43,18 @@ def test_formats(gpu: Gpu, run: Runner, form: str, cols: int) -> None:
     assert (
         nmse(got, w[ids] * SCALE) < 1e-13
     )  # one product and, for q4 and q8, a sum: rounding of f32
+    bench.close()
+
+
+@pytest.mark.parametrize("form, cols", FORMATS)
+def test_added_to_what_is_there(gpu: Gpu, run: Runner, form: str, cols: int) -> None:
+    """Of every part of a table, each row once."""
+    bench = Bench(gpu)
+    parts = [(20, form), (1, "bf16"), (29, form)]
+    table, w, _ = random_linear(bench, np.random.default_rng(7), parts, cols)
+    ids = [19, 20, 21, 49, 7, 7, 2**31 - 1]
+    wanted = 9.0 + w[np.minimum(ids, 49)].astype(np.float64) * SCALE
+    assert nmse(run(embedded(bench, ids, table, add=True)), wanted) < 1e-13
     bench.close()
 
 
