@@ -219,7 +219,9 @@ def test_others_have_their_turns_between_passes(
 
         looking = asyncio.create_task(look())
         await engine.embed(texts)
-        assert passes == 12 and len(seen) >= 4, "a task that is ready runs between passes, not only at the ends"
+        assert passes == 12 and len(seen) >= 4, (
+            "a task that is ready runs between passes, not only at the ends"
+        )
         asked = engine.embed(texts)
         while passes < 14:
             await asyncio.sleep(0)
