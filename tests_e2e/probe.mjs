@@ -22,7 +22,7 @@ self.onmessage = async ({ data: { id, name, args } }) => {
 
 function evalIsRefused() {
   try {
-    return (0, eval)('1') !== 1;
+    return (0, eval)('1') !== 1; // oxlint-disable-line no-eval
   } catch (error) {
     return error instanceof EvalError;
   }
