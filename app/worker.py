@@ -92,7 +92,7 @@ class Host:
         self._chat_ready = False
         self._models = Models(self._device_event)
         self._turn = asyncio.Lock()  # held by whoever changes self._models
-        self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
+        self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
         self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
         self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
         self._unnamed: list[Abort] = []  # of messages without an id
@@ -289,7 +289,7 @@ class Host:
         self._send(Loading(id, f"Opening {repo}"))
 
         def loading() -> AbstractAsyncContextManager[None]:
-            return self._at("load", repo, options.context, asked and asked.dispatches)
+            return self._at("load", repo, options.context, asked.dispatches if asked else None)
 
         async with loading():
             engine = await self._models.load(

@@ -110,7 +110,7 @@ class Rig:
 
     def told(self) -> list[tuple[str, str, int]]:
         """What was told since the last look."""
-        told = [(e.state, e.during, e.losses) for e in self.events]
+        told: list[tuple[str, str, int]] = [(e.state, e.during, e.losses) for e in self.events]
         self.events.clear()
         return told
 
@@ -169,7 +169,12 @@ def test_lost_in_decode_in_prefill_and_while_idle(
 ) -> None:
     """The same tokens as undisturbed, greedy and drawn, with penalties; the next turn goes on from there."""
     rig.load(model)
-    drawn = {"temperature": 1.3, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
+    drawn: dict[str, Any] = {
+        "temperature": 1.3,
+        "seed": 5,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.4,
+    }
     greedy = rig.run(rig.answer())
     sampled = rig.run(rig.answer(**drawn))
 

@@ -249,10 +249,11 @@ class Turned(Model):
     """The hybrid's attention layers with M-RoPE in sections, as its vision model has them."""
 
     def __init__(self, run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        from py_engine.blocks import dense
         from py_engine.models import qwen3_5
         from py_engine.sources.rope_config import mrope_axes
 
-        plain = qwen3_5.rope_of
+        plain = dense.rope_of
 
         def with_axes(*given: Any, **options: Any) -> Any:
             made = plain(*given, **options)

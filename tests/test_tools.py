@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from py_engine.errors import InputError
-from py_engine.generate.markup import MAX_CALL_CHARS, Markup, Splitter
+from py_engine.generate.loose_calls import MAX_CALL_CHARS
+from py_engine.generate.markup import Markup, Splitter
 from py_engine.generate.stream import TextStream
 from py_engine.generate.tool_schema import typed
 from py_engine.generate.tool_syntax import CallError, inside_value, read

@@ -19,7 +19,7 @@ from py_engine.errors import AbortError, InputError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_native import open_gpu
 from py_engine.serve import device as device_module
-from py_engine.serve import planned_load
+from py_engine.serve import loading
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner, software_adapter
@@ -134,13 +134,13 @@ def test_the_old_model_is_freed_before_the_new_ones_weights(
     old = page.host._engine
     assert old is not None
     seen: list[tuple[str, int]] = []
-    fill = planned_load.load_model.__globals__["_FileSource"].fill
+    fill = loading._FileSource.fill
 
     async def watched(self: Any, *args: Any) -> Any:
         seen.append((old.info()["status"], old._gpu.counters.live_bytes))
         return await fill(self, *args)
 
-    monkeypatch.setattr(planned_load.load_model.__globals__["_FileSource"], "fill", watched)
+    monkeypatch.setattr(loading._FileSource, "fill", watched)
     assert page.load(2, OTHER)["status"] == "ready"
     ((status, nbytes),) = seen
     new = page.host._engine

@@ -43,7 +43,7 @@ async def open_any() -> Gpu:
     if sys.platform == "emscripten":
         from py_engine.host.gpu_browser import open_gpu
     else:
-        from py_engine.host.gpu_native import open_gpu  # type: ignore[assignment]
+        from py_engine.host.gpu_native import open_gpu
     return await open_gpu()
 
 
@@ -219,7 +219,8 @@ async def traced() -> dict[str, Any]:
     from py_engine.graph.submit import GroupedSubmit, SingleSubmit
     from py_engine.graph.trace import Tensor
     from py_engine.ops.gate import Finish
-    from py_engine.ops.matvec import Norm, matvec
+    from py_engine.ops.matvec import matvec
+    from py_engine.ops.norm import Norm
 
     rows, cols = 96, 128
     gpu = await open_any()
@@ -259,9 +260,8 @@ async def traced() -> dict[str, Any]:
             await planner.allocate()
             plan = await planner.lower([trace])
             await gpu.replay(plan.recording)
-            outputs = list(
-                struct.unpack(f"<{rows}f", await gpu.read(y.binding.buffer, 0, 4 * rows))
-            )  # type: ignore[union-attr]
+            told = await gpu.read(y.buffer, 0, 4 * rows)
+            outputs = list(struct.unpack(f"<{rows}f", told))
         return {"y": outputs, "dispatches": gpu.counters.dispatches}
     finally:
         gpu.close()

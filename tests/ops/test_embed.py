@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops.embed import embed
@@ -25,11 +26,11 @@ FORMATS = [
 ]
 
 
-async def embedded(bench: Bench, ids: list[int], table: object) -> np.ndarray:
+async def embedded(bench: Bench, ids: list[int], table: Linear) -> np.ndarray:
     """What embed writes for `ids`."""
     trace = Trace(len(ids))
-    out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))  # type: ignore[attr-defined]
-    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE)  # type: ignore[arg-type]
+    out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))
+    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE)
     await bench.run(trace)
     return await bench.get(out)
 
