@@ -86,10 +86,10 @@ class TestSite(Site):
     stall_s = 0.0
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe.*, the shims and tokenizers/NAME.json lie beside the page's files."""
+        """tests_e2e/probe*, the shims and tokenizers/NAME.json lie beside the page's files."""
         if path.startswith("/tokenizers/"):
             return tokenizer_json(path.removeprefix("/tokenizers/").removesuffix(".json"))
-        if path.startswith("/probe.") or path in SHIMS:
+        if path.startswith("/probe") or path in SHIMS:
             return HERE / path.lstrip("/")
         return super().find(path)
 
