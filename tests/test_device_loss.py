@@ -397,7 +397,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
         host.receive({"type": "unload", "id": 2})
         await until("result")
         await at_nothing(host)
-        await host._crumbs.close()
+        await host._log.crumbs.close()
 
     run(work())
 
