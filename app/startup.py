@@ -14,7 +14,7 @@ MOST_CONFIG_S = 60
 
 
 async def look_for_gpu(page):
-    """Ask for a GPU; with one, boot the engine (it loads no model), without one, say what is missing."""
+    """Ask for a GPU. With one, the engine boots (it loads no model); without one, the page says what is missing."""
     page.gpu = gpu = await device.look()
     place = find("hero-picker")
     clear(place)

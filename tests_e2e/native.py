@@ -1,4 +1,4 @@
-"""probe.py in CPython on a software adapter: what the browser's answers are compared with."""
+"""Calls probe.py in CPython on a software adapter. Tests compare the browser's answers with these."""
 
 from __future__ import annotations
 
