@@ -16,8 +16,8 @@ from app.tree import Chat
 BODY, HEAD = "chat.", "title."  # of chats as older pages kept them, in localStorage
 FALLBACK = "kept."  # of those that chat_fallback.mjs keeps there
 
-_heads = {}  # id -> {"id", "title", "updated"}: what the list shows
-_stranded = {}  # id -> Chat: those of older pages that the store had no room for
+_heads: dict[str, dict] = {}  # id -> {"id", "title", "updated"}: what the list shows
+_stranded: dict[str, Chat] = {}  # id -> Chat: those of older pages that the store had no room for
 
 
 class NotKept(Exception):

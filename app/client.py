@@ -32,7 +32,7 @@ class Client:
         self._on_told = on_told  # (message) that nobody asked for: booting, crashed, device, ...
         self._on_died = on_died  # (reason): Python ended, and another worker boots
         self._run = ""
-        self._worker = None
+        self._worker: js.Worker = None
         self._handlers = {}
         self._count = 0
         self.booted = None

@@ -5,9 +5,9 @@ and its end is drawn as soon as the worker reports it. What another tab writes i
 """
 
 import asyncio
-import time
 
 from app import chats
+from app.clock import now_ms, since_ms, sleep_ms
 from app.dom import announce, clear, find, show
 from app.exports import call_text
 from app.rows import AnswerRow, UserRow
@@ -37,7 +37,7 @@ class Conversation:
         self._refused = ""  # why the store did not keep what was last given to it, as it was told
         self.chat = chats.new()
         self.rows = []
-        self.running = None
+        self.running: Running | None = None
         self.used = None  # tokens of context that the last answer left
 
     # ---- which chat
@@ -57,16 +57,16 @@ class Conversation:
     async def _draw_all(self, rows):
         """The newest first, so that a long chat shows its end at once. The rest of the page has its turns, too: laying
         out a long chat takes long, so that is not done for each row."""
-        began = time.ticks_ms()
+        began = now_ms()
         for row in reversed(rows):
             if not row.node.isConnected:
                 continue
             if isinstance(row, AnswerRow) and not (self.running and self.running.row is row):
                 row.draw()
-            if time.ticks_diff(time.ticks_ms(), began) > DRAW_MS:
+            if since_ms(began) > DRAW_MS:
                 self._to_end_if_following()
-                await asyncio.sleep_ms(0)
-                began = time.ticks_ms()
+                await sleep_ms(0)
+                began = now_ms()
         self._to_end_if_following()
 
     def _sync(self):
@@ -168,7 +168,7 @@ class Conversation:
         asyncio.create_task(self._ask(running, written, follow, sent))
         asyncio.create_task(self._draw_while(running))
 
-    async def _ask(self, running, written, follow, sent):
+    async def _ask(self, running: Running, written, follow, sent):
         """First the question is kept, then the model has it."""
         how = {"follow": follow, "sent": sent, "fresh": True, "strict": True}
         if await self._keep(running.chat, written, **how):
@@ -190,7 +190,7 @@ class Conversation:
 
     def _request(self, running):
         """What the worker is asked: messages, or for a base model a text to go on with."""
-        said = []
+        said: list[dict] = []
         for message in running.chat.before(running.message):
             role, text = message["role"], message["content"]
             calls = message.get("tool_calls")
@@ -219,7 +219,7 @@ class Conversation:
 
     # ---- hearing
 
-    def _heard(self, running, message):
+    def _heard(self, running: Running, message):
         if self.running is not running:
             return
         status = message["status"]
@@ -256,19 +256,19 @@ class Conversation:
         self._to_end_if_following()
 
     async def _draw_while(self, running):
-        saved = time.ticks_ms()
+        saved = now_ms()
         pause = DRAW_MS
         while self.running is running:
-            await asyncio.sleep_ms(pause)
+            await sleep_ms(pause)
             if self.running is not running:
                 return
-            began = time.ticks_ms()
+            began = now_ms()
             running.row.draw(False)
             running.row.growing(True, running.state(self._loading.state == "loading"))
             self._to_end_if_following()
-            took = time.ticks_diff(time.ticks_ms(), began)
+            took = since_ms(began)
             pause = max(DRAW_MS, 3 * took)  # most of the time stays the person's
-            if time.ticks_diff(began, saved) > SAVE_MS and not running.saving:
+            if since_ms(saved, began) > SAVE_MS and not running.saving:
                 saved = began
                 asyncio.create_task(self._save_growing(running))
 

@@ -4,6 +4,7 @@ import asyncio
 
 import js
 
+from app.clock import sleep_ms
 from app.dom import field, numbers
 from app.storage import is_handheld
 
@@ -47,7 +48,7 @@ async def look():
     waited = 0
     while adapter is None and waited <= ADAPTER_PATIENCE_MS:
         if waited:
-            await asyncio.sleep_ms(250)
+            await sleep_ms(250)
         waited += 250
         try:
             adapter = await api.requestAdapter()

@@ -3,6 +3,7 @@
 import asyncio
 
 from app import chats
+from app.clock import sleep_ms
 from app.dom import find
 
 PAUSE_MS = 250  # between two times that it is kept
@@ -14,7 +15,7 @@ class Drafts:
     def __init__(self):
         self._box = find("prompt")
         self._name = None  # whose draft it is: a chat's id, chats.DRAFT_OF_NEW; None: the store was not asked yet
-        self._kept = ""  # what the store has
+        self._kept: str | None = ""  # what the store has; None: it refused
         self._waits = False
         self.touched = bool(self._box.value)  # by the person, since the chat was opened
 
@@ -58,7 +59,7 @@ class Drafts:
         return before
 
     async def _keep_soon(self):
-        await asyncio.sleep_ms(PAUSE_MS)
+        await sleep_ms(PAUSE_MS)
         self._waits = False
         self.leave()
 

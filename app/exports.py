@@ -1,12 +1,12 @@
 """Taking things away from the page: copies to the clipboard, chats as files."""
 
-import asyncio
 import json
 
 import js
 from pyscript.ffi import to_js
 
 from app import chats
+from app.clock import sleep_ms
 from app.dom import announce
 from app.tree import SPEAKERS
 
@@ -26,7 +26,7 @@ async def copy(button, text):
     button.classList.add("done")
     if words:
         button.textContent = "Copied"
-    await asyncio.sleep_ms(DONE_MS)
+    await sleep_ms(DONE_MS)
     button.classList.remove("done")
     if words:
         button.textContent = "Copy"

@@ -87,7 +87,7 @@ async def _called(start):
 
 async def _children(folder):
     reader = folder.createReader()
-    found = []
+    found: list[object] = []
     while True:  # browsers give at most 100 at a time
         some = list(await _called(lambda good, bad: reader.readEntries(good, bad)))
         if not some:

@@ -3,7 +3,7 @@ nothing else waits for them."""
 
 from app.dom import button, clear, find, make, show
 
-_waiting = []  # arguments of hint(); the first one is shown
+_waiting: list[tuple] = []  # arguments of hint(); the first one is shown
 
 
 def hint(name, title, text, actions, steps=(), urgent=False):

@@ -28,7 +28,7 @@ def inline(text, depth=0):
     if depth > MAX_DEPTH or not marks:
         return [text] if text else []
     out = []
-    hopeless = set()  # openers that nothing closes from here on
+    hopeless: set[str] = set()  # openers that nothing closes from here on
     begin = i = 0
     while True:
         at, kind = len(text), ""

@@ -1,9 +1,8 @@
 """Loading a model: asked for, watched in bytes and time, cancelled, tried again."""
 
-import time
-
 import js
 
+from app.clock import now_ms, since_ms
 from app.device import Awake, size_text
 from app.dom import announce, button, clear, find, sentence, show
 
@@ -48,7 +47,7 @@ class Loading:
     @property
     def name(self):
         """The id of the model that is loaded or loading, None without one."""
-        return None if self.state == "none" else self.model["id"]
+        return self.model["id"] if self.model and self.state != "none" else None
 
     def start(self, model, commit="", keep_notice=False):
         """Load it (or that commit of it), in place of what is loaded or loading."""
@@ -100,10 +99,10 @@ class Loading:
 
     def after_death(self):
         """The engine broke down. Gives the model to load again: the one that was in use, if that is no habit."""
-        now, before, state = time.ticks_ms(), self._died, self.state
+        now, before, state = now_ms(), self._died, self.state
         self._died = now
         self.lost()
-        calm = before is None or time.ticks_diff(now, before) > CALM_MS
+        calm = before is None or since_ms(before, now) > CALM_MS
         return self.model if state == "ready" and calm else None
 
     def _fall_back(self):
@@ -163,19 +162,19 @@ class Loading:
         find("load-phase").textContent = text
 
     def _progress(self, loaded, total):
-        now = time.ticks_ms()
+        now = now_ms()
         points = self._points
         points.append((now, loaded))
-        while len(points) > 2 and time.ticks_diff(now, points[0][0]) > RATE_MS:
+        while len(points) > 2 and since_ms(points[0][0], now) > RATE_MS:
             points.pop(0)
-        if not total or (loaded < total and time.ticks_diff(now, self._drawn) < DRAW_MS):
+        if not total or (loaded < total and since_ms(self._drawn, now) < DRAW_MS):
             return
         self._drawn = now
         bar = find("load-bar")
         bar.max = 1
         bar.value = min(loaded / total, 1)
         text = size_text(loaded) + " of " + size_text(total)
-        took = time.ticks_diff(now, points[0][0])
+        took = since_ms(points[0][0], now)
         came = loaded - points[0][1]
         if took >= FIRST_GUESS_MS and came > 0 and loaded < total:
             text += ", " + time_text((total - loaded) * took / came / 1000) + " left"

@@ -77,8 +77,9 @@ def text_of(thing):
         return thing or ""
     parts = thing if isinstance(thing, list) else [thing]
     words = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    if words and not [word for word in words if not _is_text(word)]:
-        return "\n".join(words)
+    texts = [word for word in words if isinstance(word, str)]
+    if texts and len(texts) == len(words):
+        return "\n".join(texts)
     return json.dumps(thing)
 
 

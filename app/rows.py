@@ -17,7 +17,7 @@ class Row:
     def __init__(self, message, template):
         self.message = message
         self.node = stamp(template)
-        self._versions = None
+        self._versions = None  # the element that tells of other versions, once there are some
 
     def place(self, number, versions):
         """It is the message of this number in the chat, and one of these versions."""
@@ -38,6 +38,8 @@ class Row:
 
     def focus_versions(self, step):
         """On the button that was pressed for this version, or the other one at the end of them."""
+        if self._versions is None:
+            return
         earlier, _, later = self._versions.children
         wanted, other = (earlier, later) if step < 0 else (later, earlier)
         (other if wanted.disabled else wanted).focus()

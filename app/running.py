@@ -1,7 +1,6 @@
 """The answer under way: what has come of it, and what is said of it while it comes."""
 
-import time
-
+from app.clock import now_ms, since_ms
 from app.rows import seconds_text, speed_text
 
 PATIENCE_S = 3  # without a first token, before the wait is counted
@@ -16,7 +15,7 @@ class Running:
         self.row = row
         self.request = None  # its id, once the worker is asked
         self.saving = False
-        self.started = time.ticks_ms()
+        self.started = now_ms()
         self.first_s = None
         self.thinks_since = None  # ticks, while it thinks
         self.tps = 0.0
@@ -25,12 +24,12 @@ class Running:
     def take(self, heard, whole=False):
         """What a token message adds, or a complete one says, to the answer."""
         if self.first_s is None:
-            self.first_s = time.ticks_diff(time.ticks_ms(), self.started) / 1000
+            self.first_s = since_ms(self.started) / 1000
         self.tps, self.tokens = heard["tps"], heard["num_tokens"]
         kept = self.message
         if heard["reasoning"]:
             if self.thinks_since is None and "thought_s" not in kept:
-                self.thinks_since = time.ticks_ms()
+                self.thinks_since = now_ms()
             kept["reasoning"] = (
                 heard["reasoning"] if whole else kept["reasoning"] + heard["reasoning"]
             )
@@ -47,7 +46,7 @@ class Running:
     def end_thinking(self):
         """From here on it answers."""
         if self.thinks_since is not None:
-            spent = time.ticks_diff(time.ticks_ms(), self.thinks_since)
+            spent = since_ms(self.thinks_since)
             self.message["thought_s"] = spent / 1000
             self.thinks_since = None
 
@@ -77,7 +76,7 @@ class Running:
         elif loading:
             parts.append("waiting for the model")
         else:
-            waited = time.ticks_diff(time.ticks_ms(), self.started) // 1000
+            waited = since_ms(self.started) // 1000
             if waited >= PATIENCE_S:
                 parts.append(f"reading, {waited} s")
         return " \u00b7 ".join(parts)

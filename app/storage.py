@@ -12,7 +12,7 @@ from pyscript.js_modules import device_storage, store
 PREFIX = "jerboa."
 
 persistent = bool(store.works())
-_memory = {}  # stands in for localStorage where there is none
+_memory: dict[str, str] = {}  # stands in for localStorage where there is none
 
 
 class StoreFull(Exception):

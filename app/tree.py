@@ -136,7 +136,7 @@ class Chat:
         return parent if parent in self._all else FIRST
 
     def _arrange(self):
-        below = {}
+        below: dict[str, list] = {}
         for message in self._all.values():
             below.setdefault(self._parent(message), []).append(message)
         for messages in below.values():

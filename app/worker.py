@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -19,12 +18,11 @@ from py_engine.abort import Abort, or_abort
 from py_engine.errors import AbortError, EngineError, InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.submit import GroupedSubmit, asked_group
-from py_engine.host import open_gpu, open_io
+from py_engine.host import open_io
 from py_engine.kept import inventory
 from py_engine.serve.answers import (
     Calibrated,
     Complete,
-    Crashed,
     Device,
     Error,
     Event,
@@ -37,7 +35,6 @@ from py_engine.serve.answers import (
     Result,
     Row,
 )
-from py_engine.serve.breadcrumbs import Breadcrumbs
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.engine import Engine
 from py_engine.serve.models import UNNAMED, Models
@@ -64,7 +61,8 @@ from py_engine.serve.protocol import (
     Unload,
 )
 from py_engine.serve.recovery import DeviceEvent
-from py_engine.serve.wire import as_task, given, parse, sent_id, to_wire
+from py_engine.serve.run_log import RunLog
+from py_engine.serve.wire import as_task, parse, sent_id, to_wire
 from py_engine.tasks import tasks
 from py_engine.tasks.task import Task
 from py_engine.work import Work
@@ -92,45 +90,20 @@ class Host:
         self._chat_ready = False
         self._models = Models(self._device_event)
         self._turn = asyncio.Lock()  # held by whoever changes self._models
-        self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
+        self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
         self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
         self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
         self._unnamed: list[Abort] = []  # of messages without an id
         self._one_by_one = asyncio.Lock()  # these are answered in the order they came
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
-        self._crumbs = Breadcrumbs(self._io)
+        self._log = RunLog(self._io, self._send)
         self._asked = time.monotonic()  # when something was last asked, or ended
-        self._run = ""
-        self._begun: asyncio.Task[None] | None = None
         self._back = asyncio.Event()  # an idle loss: the model is on another device, or on none
 
     def begin(self) -> None:
-        """Tell what an earlier run died at, and from now on write down what this one is at. Once, after the boot.
-
-        Only for a page that has named this run: what is told is forgotten, so another page, which does not listen, must
-        not hear it.
-        """
-        named = self._io.env("JERBOA_RUN")
-        self._run = named or os.urandom(8).hex()
-        if named:
-            self._begun = asyncio.ensure_future(self._look_back())
-
-    async def _look_back(self) -> None:
-        for found in await self._crumbs.open(self._run, self._runs("JERBOA_LEFT")):
-            context, group = (found.get(key) for key in ("context", "group"))
-            self._send(
-                Crashed(
-                    str(found["phase"]),
-                    str(found.get("model", "")),
-                    context if isinstance(context, int) else None,
-                    group if isinstance(group, int) else None,
-                )
-            )
-
-    def _runs(self, setting: str) -> list[str]:
-        """Names of earlier runs, as the page gave them."""
-        return (self._io.env(setting) or "").split(",")
+        """Tell what an earlier run died at (RunLog). Once, after the boot."""
+        self._log.begin()
 
     def receive(self, data: Any) -> None:
         """Take one message; answers come through `post`. Returns at once."""
@@ -289,7 +262,7 @@ class Host:
         self._send(Loading(id, f"Opening {repo}"))
 
         def loading() -> AbstractAsyncContextManager[None]:
-            return self._at("load", repo, options.context, asked and asked.dispatches)
+            return self._log.at("load", repo, options.context, asked.dispatches if asked else None)
 
         async with loading():
             engine = await self._models.load(
@@ -309,7 +282,7 @@ class Host:
 
     async def _calibrate(self, engine: Engine, calibrator: Calibrator) -> None:
         """In the background, while nobody asks for anything and the page is in sight."""
-        excused = [*self._runs("JERBOA_LEFT"), *self._runs("JERBOA_UNSEEN")]
+        log = self._log
 
         async def quiet() -> bool:
             while self._models.has(engine):
@@ -325,29 +298,14 @@ class Host:
 
         @asynccontextmanager
         async def exclusive() -> AsyncIterator[Decoder]:
-            async with engine.exclusive() as decoder, self._at_work("calibrate", engine):
+            async with engine.exclusive() as decoder, log.at_work("calibrate", engine):
                 yield decoder
 
         try:
-            await calibrator.climb(exclusive, quiet, confirmed, self._run, excused)
+            await calibrator.climb(exclusive, quiet, confirmed, log.run, log.excused())
             self._send(Log(f"calibrated: {engine.info()['submit']}"))
         except EngineError as error:  # also of a model that was unloaded meanwhile
             self._send(Log(f"calibration ended: {error}"))
-
-    def _at_work(self, phase: str, engine: Engine) -> AbstractAsyncContextManager[None]:
-        info = engine.info()
-        group = info.get("submit", {}).get("dispatches")
-        return self._at(phase, info["model"], info.get("context", {}).get("max"), group)
-
-    @asynccontextmanager
-    async def _at(
-        self, phase: str, model: str, context: int | None, group: int | None
-    ) -> AsyncIterator[None]:
-        """Written down for the length of a block."""
-        if self._begun is not None:
-            await self._begun
-        async with self._crumbs.at(phase, model, context, group):
-            yield
 
     async def _ask(self, message: Ask, abort: Abort) -> None:
         task = tasks()[message.task]
@@ -356,7 +314,7 @@ class Host:
         except AbortError:  # before it had a place in the engine's queue
             self._send(Complete(message.id, task.answer(task.unasked())))
             return
-        async with self._at_work("generate", engine):
+        async with self._log.at_work("generate", engine):
             job = engine.prepare(message.request)
             for status, body in task.first(job):
                 self._send(Event(message.id, status, body))
@@ -368,8 +326,7 @@ class Host:
         engine = await self._loaded(name)
         if task.uses_template:
             await self._ready_to_chat()
-        if self._begun is not None:
-            await self._begun
+        await self._log.told()
         return engine
 
     async def _hear(self, id: MessageId, task: Task[Any], work: Work[Any, Any]) -> None:
@@ -402,8 +359,7 @@ class Host:
         self._send(Result(message.id, None))
 
     async def _cache_list(self, id: MessageId) -> None:
-        if self._begun is not None:
-            await self._begun  # the page may load unasked what is listed, but not after a crash
+        await self._log.told()  # the page may load unasked what is listed, but not after a crash
         self._send(Result(id, (await inventory.inventory(open_io())).to_dict()))
 
     async def _cache_delete(self, message: CacheDelete) -> None:
@@ -427,42 +383,21 @@ class Host:
         self._send(Result(message.id, value))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
-        if message.load:
-            await self._bench_load(message, abort)
-            return
-        from py_engine.diagnostics.bench import BenchOptions, bench
-
-        options = BenchOptions(
-            message.prompt_tokens,
-            message.new_tokens,
-            message.runs,
-            given(message.sampling),
-            message.probe,
-            message.profile,
-        )
-        async with self._my_turn(abort):
-            engine = await self._open(message.id, message.model, message.options, abort)
-            value = await or_abort(bench(engine, options), abort)
-        self._send(Result(message.id, value))
-
-    async def _bench_load(self, message: Bench, abort: Abort) -> None:
-        from py_engine.diagnostics.load_bench import bench_load
+        from py_engine.diagnostics import requests  # here, since few pages ask for it
 
         def note(text: str) -> None:
             self._send(Note(message.id, text))
 
         async with self._my_turn(abort):
-            gpu = await open_gpu()
-            try:
-                dtype = message.options.dtype or "auto"
-                work = bench_load(message.model, gpu, open_io(), message.runs, note, dtype)
-                value = await or_abort(work, abort)
-            finally:
-                gpu.close()
+            if message.load:
+                value = await requests.bench_load(message, abort, note)
+            else:
+                engine = await self._open(message.id, message.model, message.options, abort)
+                value = await requests.bench(engine, message, abort)
         self._send(Result(message.id, value))
 
     async def _diagnose(self, message: Diagnose, abort: Abort) -> None:
-        from py_engine.diagnostics.dispatch_tests import run_dispatch_tests
+        from py_engine.diagnostics import requests
 
         async def tell(row: dict[str, Any]) -> None:
             self._filed.clear()
@@ -472,12 +407,7 @@ class Host:
                     await asyncio.wait_for(self._filed.wait(), FILED_S)
 
         async with self._my_turn(abort):
-            gpu = await open_gpu()
-            try:
-                work = run_dispatch_tests(gpu, tell, message.tests, message.most)
-                value = await or_abort(work, abort)
-            finally:
-                gpu.close()
+            value = await requests.diagnose(message, abort, tell)
         self._send(Result(message.id, value))
 
     async def _loaded(self, name: str | None) -> Engine:

@@ -79,7 +79,7 @@ class BenchHandler(Handler):
 
 
 def say(text: str) -> None:
-    """For the person; stdout is the result's."""
+    """Print a line to stderr; stdout is for the result."""
     print(text, file=sys.stderr, flush=True)
 
 

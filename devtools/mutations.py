@@ -1,4 +1,4 @@
-"""./dev test --mutations: whether the tests can fail. Each mutation of tests/mutations.toml breaks one line of the
+"""./dev test --mutations shows whether the tests can fail. Each mutation of tests/mutations.toml breaks one line of the
 project; the tests that it names must fail then.
 
     python -m devtools.mutations [NAME ...]     all of them, or those whose name or file contains one of these words

@@ -260,7 +260,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             left -= len(block)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the terminal belongs to the person."""
+        """Print nothing: the terminal is the user's."""
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:

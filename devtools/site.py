@@ -1,6 +1,6 @@
-"""What the page consists of: which file is served at which path, the content security policy, and the shell, that is
-all that a page needs to work without a network, by version. devtools/page_server.py serves it, devtools/build_site.py
-writes it into a folder.
+"""The files of the page: at which path each is served, under which content security policy, and which of them are the
+shell, that is, what the page needs without a network. The shell has a version. devtools/page_server.py serves the
+files, devtools/build_site.py writes them into a folder.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Site:
         return data
 
     def _sha256(self, path: str) -> str:
-        """Of a shell's file, in base64; remembered until the file changes."""
+        """The sum of a shell file, in base64, remembered until the file changes."""
         file = None if path == ENGINE else self.find(path.removeprefix("./"))
         if file is None:
             return _base64_sha256(self._bytes(path))

@@ -66,7 +66,8 @@ export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vend
 /** A copy of the tokenizers as jerboa.Tokenizer, the first one or, after a panic in Rust, one that does not know of it. */
 let copies = 0;
 async function renewTokenizers() {
-  await import(`${HERE}vendor/tokenizers/index.js#${copies++}`); // a UMD file: it sets globalThis.tokenizers
+  copies += 1;
+  await import(`${HERE}vendor/tokenizers/index.js#${copies}`); // a UMD file: it sets globalThis.tokenizers
   jerboa.Tokenizer = globalThis.tokenizers.Tokenizer;
 }
 jerboa.renewTokenizers = renewTokenizers;

@@ -169,7 +169,7 @@ export class Device {
     } catch (error) {
       const info = await module.getCompilationInfo();
       const told = info.messages.filter(m => m.type === 'error').map(m => `line ${m.lineNum}: ${m.message}`);
-      throw new Error([...told, error.message].join('\n'));
+      throw new Error([...told, error.message].join('\n'), { cause: error });
     }
   }
 

@@ -129,10 +129,11 @@ def texts(talk: Talk) -> list[str]:
 
 def missing(talk: Talk, prompt: str) -> list[str]:
     """Texts that are in the prompt neither as they are nor as JSON writes them."""
-    forms = {text: (text, json.dumps(text, ensure_ascii=False)[1:-1]) for text in texts(talk)}
-    forms = {
-        text: (*both, json.dumps(both[1], ensure_ascii=False)[1:-1]) for text, both in forms.items()
-    }
+
+    def escaped(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)[1:-1]
+
+    forms = {text: (text, escaped(text), escaped(escaped(text))) for text in texts(talk)}
     return [text for text, ways in forms.items() if not any(way in prompt for way in ways)]
 
 

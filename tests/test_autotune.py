@@ -14,6 +14,7 @@ import pytest
 
 from py_engine.checks import autotune
 from py_engine.checks.autotune import chosen_forms, fastest, measure
+from py_engine.checks.clock import Clock
 from py_engine.checks.tunings import pack, store_forms, stored_forms, tuning_digest, unpack
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import GroupedSubmit
@@ -79,8 +80,8 @@ def test_measure_tries_every_form(gpu: Gpu, run: Runner, monkeypatch: pytest.Mon
         seen.append([len(dispatches) for dispatches in alternatives])
         return [1.0, 0.9, 0.5, *[0.8] * (len(alternatives) - 3)]
 
-    real = autotune.Clock.compare
-    monkeypatch.setattr(autotune.Clock, "compare", compare)
+    real = Clock.compare
+    monkeypatch.setattr(Clock, "compare", compare)
     before = gpu.counters.live_buffers
     found = run(measure([OTHER, TASK], gpu, Kernels(gpu), budget_s=60))
     order = sorted((TASK, OTHER), key=lambda t: -autotune._nbytes(t))
@@ -109,7 +110,7 @@ async def compare_sizes(gpu: Gpu, tasks: list[MatvecTask]) -> list[float]:
     try:
         form = MatvecTuning(16, 1, 2)
         plans = [await bench.planner.lower([bench.trace(task, form)]) for task in tasks]
-        clock = autotune.Clock(gpu, 0.002)
+        clock = Clock(gpu, 0.002)
         await clock.start()
         return await clock.compare([plan.dispatches for plan in plans])
     finally:
@@ -207,7 +208,7 @@ def test_a_tuned_model_answers_as_the_reference(
         return [1.0 / (1 + i) for i in range(len(alternatives))]  # the last one is the fastest
 
     counted: list[Any] = []
-    monkeypatch.setattr(autotune.Clock, "compare", compare)
+    monkeypatch.setattr(Clock, "compare", compare)
     golden = reference.prompt(NAME, 7)
 
     async def logits(**options: Any) -> tuple[Any, str]:
@@ -260,7 +261,7 @@ def test_a_grouped_submit_is_not_tuned(
     async def compare(self: Any, alternatives: Any) -> list[float]:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(autotune.Clock, "compare", compare)
+    monkeypatch.setattr(Clock, "compare", compare)
 
     async def tokens() -> list[int]:
         async with await load(gpu, io, tune=True, strategy=GroupedSubmit(8)) as engine:

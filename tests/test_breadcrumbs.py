@@ -168,7 +168,7 @@ def test_a_page_that_does_not_listen_leaves_it_to_one_that_does(
         await waiting.until(
             "an answer to cache_list", lambda: any(m["status"] == "result" for m in heard), 0
         )
-        await host._crumbs.close()
+        await host._log.crumbs.close()
         return [m for m in heard if m["status"] == "crashed"]
 
     assert run(begin("")) == []
@@ -226,8 +226,8 @@ def test_the_worker_writes_it_down_and_tells(
         await until("ready")
         host.receive({"type": "generate", "id": 2, "prompt": "one two three"})
         await until("token")
-        await host._crumbs._held.aclose()  # as the death of its process gives the lock back
-        host._crumbs._store = None
+        await host._log.crumbs._held.aclose()  # as the death of its process gives the lock back
+        host._log.crumbs._store = None
         host.receive({"type": "interrupt", "id": 2})
         await until("complete")
         await host._models.unload(None)
@@ -254,7 +254,7 @@ def test_the_worker_writes_it_down_and_tells(
         assert groups == sorted(groups) and groups[0] == 8
         assert host._engine and host._engine.info()["submit"]["dispatches"] == groups[-1]
         await host._models.unload(None)
-        await host._crumbs.close()
+        await host._log.crumbs.close()
 
     run(first())
     run(second())

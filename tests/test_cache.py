@@ -31,7 +31,7 @@ from py_engine.sources.address import open_repository
 from py_engine.sources.spans import Spans
 from tests import hub_server as hub_module
 from tests.hub_loads import NAME, SIZES, FaultIo, Killed, die, load, make_repository
-from tests.hub_server import COMMIT, HubServer, hub_server
+from tests.hub_server import COMMIT, Fault, HubServer, hub_server
 
 FOLDER = "models--org--tiny"
 FILE = "model.safetensors"
@@ -260,7 +260,7 @@ def killed_at(k: int, half: bool) -> bool:
                 store.write = write  # type: ignore[method-assign]
                 return store
 
-            io.open_store = open_store  # type: ignore[method-assign]
+            io.open_store = open_store  # type: ignore[method-assign, assignment]
         run(load(io))
     finally:
         os._exit(0)
@@ -435,7 +435,7 @@ def test_no_room_once_at_every_write(
     for k in range(1, count):
         shutil.rmtree(hub, ignore_errors=True)
         shutil.copytree(full, hub, symlinks=True)
-        refused = []
+        refused: list[str] = []
 
         def refuse(
             n: int, method: str, name: str, k: int = k, refused: list[str] = refused
@@ -547,7 +547,7 @@ def test_faults_of_the_server_leave_the_store_as_it_was(
         return await NativeIo.fetch(self, *given, **{**options, "timeout_s": 0.4})
 
     monkeypatch.setattr(FaultIo, "fetch", hurried)
-    server.fail(FILE, None, *[fault] * 100)  # type: ignore[arg-type]
+    server.fail(FILE, None, *[fault] * 100)
     with pytest.raises(HubError):
         once()
     found = stored(FaultIo())
@@ -590,7 +590,7 @@ def test_a_small_file_is_compared_with_its_git_object_id(
 
     listing = server.take_fault
 
-    def take_fault(name: str) -> int | str | None:
+    def take_fault(name: str) -> Fault | None:
         if name == "config.json" and place.read_text() == whole and not spoiled:
             spoiled.append(name)
             place.write_text(whole.replace("qwen3", "qwen2"))

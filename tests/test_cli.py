@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from py_engine.__main__ import COMMANDS, main
+from py_engine.__main__ import main
+from py_engine.cli.commands import COMMANDS
 from py_engine.cli.parser import parser
 from tests import chat_formats, reference
 from tests.conftest import software_adapter

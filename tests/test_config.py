@@ -240,7 +240,8 @@ def test_layer_types() -> None:
     assert [i for i, kind in enumerate(six) if kind == FULL] == [5]
     given = {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING], "sliding_window_pattern": 2}
     assert layer_types(given) == (FULL, SLIDING)
-    for wrong in ([FULL], [FULL, 3], [FULL, "linear_attention"], "full", {}):
+    wrongs: tuple[Any, ...] = ([FULL], [FULL, 3], [FULL, "linear_attention"], "full", {})
+    for wrong in wrongs:
         with pytest.raises(ModelError, match="layer_types"):
             layer_types({"num_hidden_layers": 2, "layer_types": wrong})
     with pytest.raises(ModelError, match="num_hidden_layers"):

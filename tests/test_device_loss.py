@@ -110,7 +110,7 @@ class Rig:
 
     def told(self) -> list[tuple[str, str, int]]:
         """What was told since the last look."""
-        told = [(e.state, e.during, e.losses) for e in self.events]
+        told: list[tuple[str, str, int]] = [(e.state, e.during, e.losses) for e in self.events]
         self.events.clear()
         return told
 
@@ -169,7 +169,12 @@ def test_lost_in_decode_in_prefill_and_while_idle(
 ) -> None:
     """The same tokens as undisturbed, greedy and drawn, with penalties; the next turn goes on from there."""
     rig.load(model)
-    drawn = {"temperature": 1.3, "seed": 5, "repetition_penalty": 1.3, "frequency_penalty": 0.4}
+    drawn: dict[str, Any] = {
+        "temperature": 1.3,
+        "seed": 5,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.4,
+    }
     greedy = rig.run(rig.answer())
     sampled = rig.run(rig.answer(**drawn))
 
@@ -211,7 +216,7 @@ def test_an_encoder_lost_while_idle_and_between_passes(
     texts = [f"hello {'again ' * n}world" for n in (0, 30, 3, 12, 25, 1)]
 
     async def embed() -> list[bytes]:
-        found = await rig.engine.embed(texts)  # type: ignore[misc]
+        found = await rig.engine.embed(texts)
         return [bytes(row) for row in found]
 
     wanted = rig.run(embed())
@@ -427,7 +432,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
         host.receive({"type": "unload", "id": 2})
         await until("result")
         await at_nothing(host)
-        await host._crumbs.close()
+        await host._log.crumbs.close()
 
     run(work())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,10 @@ def test_of_the_cache_folders_disk(
         found = run(py_engine.can_cache_model(size))
         assert set(found) == {"fits", "availableMB", "recommendInstall"}
         assert (found["fits"], found["recommendInstall"]) == (fits, False)
-    for size in (-1, float("nan"), float("inf"), "400", None, True, [1]):
+    wrong: tuple[Any, ...] = (-1, float("nan"), float("inf"), "400", None, True, [1])
+    for size in wrong:
         with pytest.raises(InputError, match="size_mb=.*: give a number from 0"):
-            run(py_engine.can_cache_model(size))  # type: ignore[arg-type]
+            run(py_engine.can_cache_model(size))
     assert run(py_engine.request_persistent_storage()) is True
     assert py_engine.get_install_guidance() == {"installed": True, "manual": False, "steps": []}
     assert py_engine.is_standalone() and not py_engine.is_ios()

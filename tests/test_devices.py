@@ -98,7 +98,7 @@ def test_two_models_answer_at_once_as_they_do_alone(run: Runner, host: str) -> N
             got = await asyncio.gather(
                 answer(one, PROMPTS[0], order), answer(two, PROMPTS[1], order)
             )
-            assert got == [alone, second]
+            assert list(got) == [alone, second]
             assert turns(order) > 3, "neither waits for the other's whole answer"
         assert [m["model"] for m in device.info()["models"]] == [ONE, TWO]
         await two.close()
@@ -326,7 +326,8 @@ def test_all_models_come_back_from_a_loss(run: Runner, host: str, opened: list[G
                 opened[-1]._device.destroy()  # type: ignore[attr-defined]
 
         two = await device.load(TWO, on_progress=lose, **SETTINGS)
-        assert await asyncio.gather(answer(one, PROMPTS[0]), answer(two, PROMPTS[1])) == alone
+        answers = await asyncio.gather(answer(one, PROMPTS[0]), answer(two, PROMPTS[1]))
+        assert list(answers) == alone
         assert events == [("lost", "load"), ("recovered", "load")]
         assert len(opened) == 4
 

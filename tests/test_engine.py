@@ -534,7 +534,8 @@ def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
     said = [{"role": "user", "content": "hi"}]
 
     async def talk(engine: Engine, seed: int, **options: Any) -> Any:
-        noise = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": seed}  # any token comes
+        # Any token comes.
+        noise: dict[str, Any] = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": seed}
         return await engine.chat(said, max_tokens=60, **noise, **options)
 
     async def check() -> None:

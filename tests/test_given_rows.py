@@ -205,7 +205,7 @@ def test_a_session_whose_rows_were_lost_says_so(model: Model, stores: Path) -> N
     prompt, given, _ = picture(model)
     model.answer(prompt, given)
     decoder = model.engine._loaded.decoder
-    model.engine._gone_ids = list(decoder.prefix.ids)  # what a loss leaves of it
+    model.engine._lost_ids = list(decoder.prefix.ids)  # what a loss leaves of it
     decoder.prefix.forget()
     with pytest.raises(SessionError, match="images or sounds"):
         model.run(model.engine.save_session("a picture"))
@@ -263,10 +263,11 @@ class Turned(Model):
     """The hybrid's attention layers with M-RoPE in sections, as its vision model has them."""
 
     def __init__(self, run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        from py_engine.blocks import dense
         from py_engine.models import qwen3_5
         from py_engine.sources.rope_config import mrope_axes
 
-        plain = qwen3_5.rope_of
+        plain = dense.rope_of
 
         def with_axes(*given: Any, **options: Any) -> Any:
             made = plain(*given, **options)

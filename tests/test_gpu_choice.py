@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_without_an_adapter_it_says_what_each_of_them_said(
     machine: Any, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(RuntimeError("no Vulkan here"), None)
-    monkeypatch.setattr(gpu_native.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("VK_DRIVER_FILES", "/no/such.json")
     with pytest.raises(NoAdapterError) as caught:
         run(open_gpu())

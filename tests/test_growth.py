@@ -28,8 +28,8 @@ def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 
 
 def load(gpu: Gpu, run: Runner, name: str, **options: Any) -> Engine:
-    options = {"dtype": "f32", "context": CONTEXT, "context_classes": CLASSES} | options
-    loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **options))
+    settings: dict[str, Any] = {"dtype": "f32", "context": CONTEXT, "context_classes": CLASSES}
+    loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **settings | options))
     return loaded
 
 

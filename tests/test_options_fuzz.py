@@ -180,10 +180,10 @@ def test_every_kind_of_address(gpu: Gpu, run: Runner) -> None:
 
 def test_unknown_options_are_named_with_what_is_near(engine: Engine, gpu: Gpu, run: Runner) -> None:
     for call, told in (
-        (lambda: engine.chat(MESSAGES, temprature=1), "Did you mean temperature"),
-        (lambda: engine.complete("x", max_token=1), "Did you mean max_tokens"),
-        (lambda: engine.generate([1], topk=1), "Did you mean top_k"),
-        (lambda: engine.chat(MESSAGES, **{"x" * 10**6: 1}), "(1000000 in all)"),
+        (lambda: engine.chat(MESSAGES, temprature=1), "Did you mean temperature"),  # type: ignore[call-arg]
+        (lambda: engine.complete("x", max_token=1), "Did you mean max_tokens"),  # type: ignore[call-arg]
+        (lambda: engine.generate([1], topk=1), "Did you mean top_k"),  # type: ignore[call-arg]
+        (lambda: engine.chat(MESSAGES, **{"x" * 10**6: 1}), "(1000000 in all)"),  # type: ignore[arg-type]
         (lambda: engine.count_tokens("x", enable_thinkng=True), "Did you mean enable_thinking"),  # type: ignore[call-arg]
         (lambda: Engine.load("x", gpu=gpu, contxt=5), "Did you mean context"),  # type: ignore[call-arg]
         (lambda: Engine.estimate("x", gpu=gpu, dtyp="f16"), "Did you mean dtype"),  # type: ignore[call-arg]
@@ -203,11 +203,12 @@ def test_numbers_of_numpy_are_numbers(engine: Engine, run: Runner) -> None:
 
 
 def test_ids_that_are_none_are_named(engine: Engine, run: Runner) -> None:
-    for ids, told in (
+    wrong: tuple[tuple[Any, str], ...] = (
         ([1, 2.0], "ids[1] is 2.0"), ([1, "2"], "ids[1] is '2'"), ([True], "ids[0] is True"), ([-1], "ids[0] is -1"),
         ([1, 10**400], "ids[1] is a whole number"), ([engine.vocab_size], f"from 0 to {engine.vocab_size - 1}"),
         ("12", "not '12'"), (5, "not 5"), (None, "not None"), ({1: 2}, "not {1: 2}"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for ids, told in wrong:
         for call in (lambda: engine.generate(ids, max_tokens=1), lambda: engine.logits(ids)):  # noqa: B023
             found = tried(run, call)
             assert isinstance(found, InputError) and told in str(found), found

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from py_engine.checks.clock import Clock
 from py_engine.diagnostics.bench import BenchOptions, bench
-from py_engine.diagnostics.profile import Clock
 from py_engine.diagnostics.tables import profile_text
 from py_engine.diagnostics.traffic import Reads, Traffic
 from py_engine.errors import HostError, InputError

@@ -46,8 +46,10 @@ class Published:
 
 ONE = (("weather", BERN),)
 TWO = (("weather", BERN), ("look_up", THREE))
-COHERE = ("<|START_THINKING|>", "<|END_THINKING|>", "<|START_ACTION|>", "<|END_ACTION|>")
-COHERE += ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+COHERE = (
+    *("<|START_THINKING|>", "<|END_THINKING|>", "<|START_ACTION|>", "<|END_ACTION|>"),
+    *("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+)
 PUBLISHED = {
     "seed-oss": Published(
         "<seed:think></seed:think><seed:tool_call><function=f></seed:tool_call>",
@@ -206,7 +208,7 @@ def test_thinking_that_a_template_knows_by_no_key_goes_back_between_its_marks() 
     )
     form = make(template, ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"], [], {})
     call = {"type": "function", "id": "a1", "function": {"name": "weather", "arguments": BERN}}
-    talk = [
+    talk: list[dict[str, Any]] = [
         {"role": "user", "content": "Rain?"},
         {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "a1", "content": "yes"},
@@ -241,7 +243,7 @@ def test_thinking_goes_back_as_the_plan_of_command_a() -> None:
     )
     form = make(template, [], [*COHERE], {})
     call = {"type": "function", "id": "a1", "function": {"name": "weather", "arguments": BERN}}
-    talk = [
+    talk: list[dict[str, Any]] = [
         {"role": "user", "content": "Rain?"},
         {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "a1", "content": "yes"},

@@ -40,7 +40,7 @@ def entry(dtype: Any, shape: Any, start: Any, end: Any) -> dict[str, Any]:
 
 def test_agrees_with_the_library(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "a.weight": rng.standard_normal((7, 5)).astype(np.float32),
         "b": rng.standard_normal(3).astype(np.float16),
         "q": rng.integers(0, 2**32, (3, 4), dtype=np.uint32),

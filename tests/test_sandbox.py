@@ -15,7 +15,7 @@ from py_engine.inputs.template_budget import Budget, size_of
 from py_engine.inputs.template_costs import FILTERS, METHODS
 from tests.hostile_templates import HOSTILE
 from tests.template_fuzz import Grammar
-from tests_e2e.probe import measure_template
+from tests_e2e.probe_models import measure_template
 
 SECONDS = (
     3.0  # of this thread's own time; 1 s is the bound, on an idle machine the worst here is 0.4

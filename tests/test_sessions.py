@@ -55,8 +55,8 @@ def saved(engine: Engine, run: Runner) -> list[int]:
 
 
 def load(gpu: Gpu, run: Runner, name: str = HYBRID, **options: Any) -> Engine:
-    options = {"dtype": "f32", "context": 256, "context_classes": (32, 96)} | options
-    loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **options))
+    settings: dict[str, Any] = {"dtype": "f32", "context": 256, "context_classes": (32, 96)}
+    loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **settings | options))
     return loaded
 
 

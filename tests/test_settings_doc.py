@@ -51,7 +51,7 @@ def test_environment_variables() -> None:
 
 
 def test_parameters_of_the_address() -> None:
-    text = (ROOT / "app" / "main.py").read_text(encoding="utf-8")
+    text = (ROOT / "app" / "page.py").read_text(encoding="utf-8")
     read = set(re.findall(r'\basked\("(\w+)"\)|\bquery\.(?:get|has)\("(\w+)"\)', text))
     names = {name for pair in read for name in pair if name}
     for group in re.findall(r"for name in \(([^)]*)\):\n\s+\w+ = asked\(name\)", text):

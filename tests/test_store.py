@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import pytest
 
 from py_engine.errors import StorageError, StorageFullError
-from py_engine.host import store_native
 from py_engine.host.io_native import NativeIo
 from py_engine.host.store_native import FileStore, default_root
 
@@ -106,7 +105,7 @@ def test_a_full_disk_is_said(store: FileStore, monkeypatch: pytest.MonkeyPatch, 
     def no_room(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store_native.os, "write", no_room)
+    monkeypatch.setattr(os, "write", no_room)
     with pytest.raises(StorageFullError, match="no room"):
         run(store.write("a", 5, b"second"))
     assert bytes(run(store.read("a"))) == b"first"

@@ -40,7 +40,7 @@ def test_two_models_at_once_and_each_freed_alone(device: SyncDevice) -> None:
     alone = counters.live_bytes
     encoder = device.load(ENCODER, dtype="f32")
     running = writer.generate(golden.ids, max_tokens=len(golden.greedy), temperature=0)
-    first = encoder.embed(["hello"]).result()  # type: ignore[attr-defined]
+    first = encoder.embed(["hello"]).result()
     reference.assert_same_tokens(running.result().tokens, golden)
     assert {m["model"] for m in device.info()["models"]} == {ENCODER, WRITER}
     assert "2 models" in repr(device)
@@ -48,7 +48,7 @@ def test_two_models_at_once_and_each_freed_alone(device: SyncDevice) -> None:
     encoder.close()
     assert counters.live_bytes == alone
     with device.load(ENCODER, dtype="f32") as encoder:
-        again = encoder.embed(["hello"]).result()  # type: ignore[attr-defined]
+        again = encoder.embed(["hello"]).result()
         assert np.array_equal(first[0], again[0])
     assert counters.live_bytes == alone
     reference.assert_same_tokens(

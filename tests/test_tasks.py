@@ -404,7 +404,7 @@ async def made_another_kind(engine: Engine) -> AsyncIterator[Loaded]:
     """The engine with its model made one without a decoder, for the length of a block."""
     loaded = engine._loaded
     kept = loaded.runtime, loaded.generating
-    loaded.runtime, loaded.generating = OtherKind(), None
+    loaded.runtime, loaded.generating = OtherKind(), None  # type: ignore[assignment]
     try:
         yield loaded
     finally:

@@ -334,7 +334,13 @@ def test_every_supported_decoder_equals_the_library(spec: dict[str, Any] | None)
     vocab = {piece: i for i, piece in enumerate(pieces)}
     model = {"type": "WordLevel", "vocab": vocab, "unk_token": "c"}
     head = dict.fromkeys(["normalizer", "pre_tokenizer", "post_processor", "truncation", "padding"])
-    whole = {"version": "1.0", **head, "added_tokens": [], "decoder": spec, "model": model}
+    whole: dict[str, Any] = {
+        "version": "1.0",
+        **head,
+        "added_tokens": [],
+        "decoder": spec,
+        "model": model,
+    }
     judge, mine = tokenizers.Tokenizer.from_str(json.dumps(whole)), load(whole)
     chance = random.Random(2)
     for _ in range(2000):

@@ -66,7 +66,7 @@ GARBAGE = [0, "x", [], ["x"], {}, {"type": 5}, {"type": "Sequence"}, {"type": "N
 
 def made(**parts: Any) -> bytes:
     """A tokenizer.json."""
-    whole = {
+    whole: dict[str, Any] = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
         "pre_tokenizer": None, "post_processor": None, "decoder": None,
         "model": {

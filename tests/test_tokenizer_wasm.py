@@ -49,7 +49,7 @@ def test_ids_are_equal_in_both_hosts(name: str, tmp_path: Path) -> None:
     # A UMD file whose package calls itself an ES module: Node takes it as what it is by another name.
     shutil.copy(LIBRARY, tmp_path / "library.cjs")
     files = [tmp_path / name for name in ("library.cjs", "tokenizer.json", "texts.json")]
-    command = [node, ROOT / "tests" / "wasm_ids.cjs", *files]
+    command = [node, str(ROOT / "tests" / "wasm_ids.cjs"), *map(str, files)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:].decode()
     found = json.loads(done.stdout)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from py_engine.generate.markup import MAX_CALL_CHARS, Splitter
+from py_engine.generate.loose_calls import MAX_CALL_CHARS
+from py_engine.generate.markup import Splitter
 from py_engine.generate.tool_literals import CallError, Literals, load_literal
 from py_engine.generate.tool_schema import typed, violations
 from py_engine.generate.tool_syntax import begins_call, inside_value, read

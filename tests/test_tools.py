@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from py_engine.errors import InputError
+from py_engine.generate.loose_calls import MAX_CALL_CHARS
 from py_engine.generate.marks import Markup
-from py_engine.generate.markup import MAX_CALL_CHARS, Splitter
+from py_engine.generate.markup import Splitter
 from py_engine.generate.stream import TextStream
 from py_engine.generate.tool_schema import typed
 from py_engine.generate.tool_syntax import CallError, inside_value, read

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from app import worker
 from app.worker import Host
 from py_engine.abort import Abort, or_abort
+from py_engine.diagnostics import requests
 from py_engine.errors import AbortError, InputError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_native import open_gpu
@@ -87,7 +87,7 @@ def page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
             return await open_gpu("wgpu")
 
     monkeypatch.setattr(device_module, "open_gpu", open_one)
-    monkeypatch.setattr(worker, "open_gpu", open_one)
+    monkeypatch.setattr(requests, "open_gpu", open_one)
     page = Page(run)
     yield page
     assert page.ask("unload", "the end")["status"] == "result"

@@ -97,12 +97,12 @@ class TestSite(Site):
     snapshot: Snapshot | None = None  # what a first visit left
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe.*, the shims, tokenizers/NAME.json and the snapshot lie beside the page's files."""
+        """tests_e2e/probe*, the shims, tokenizers/NAME.json and the snapshot lie beside the page's files."""
         if path == "/snapshot":
             return self.snapshot.path if self.snapshot else None
         if path.startswith("/tokenizers/"):
             return tokenizer_json(path.removeprefix("/tokenizers/").removesuffix(".json"))
-        if path.startswith("/probe.") or path in SHIMS:
+        if path.startswith("/probe") or path in SHIMS:
             return HERE / path.lstrip("/")
         return super().find(path)
 

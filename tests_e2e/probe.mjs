@@ -1,11 +1,17 @@
-// A worker for tests only: the engine's own boot, then calls of functions of probe.py by name.
+// A worker for tests only: the engine's own boot, then calls of probe.py's functions by name.
 import { boot, prepareChat } from './boot.mjs';
+
+const FOLDER = '/home/pyodide/tests_e2e';
+const FILES = ['probe.py', 'probe_gpu.py', 'probe_models.py', 'probe_store.py'];
 
 const answered = (async () => {
   const { py, snapshot } = await boot(self.name || 'py314', () => {});
-  const source = await (await fetch('./probe.py')).text();
-  py.FS.writeFile('/home/pyodide/probe.py', source);
-  return { probe: py.pyimport('probe'), py, snapshot };
+  py.FS.mkdirTree(FOLDER);
+  for (const file of FILES) {
+    const source = await (await fetch(`./${file}`)).text();
+    py.FS.writeFile(`${FOLDER}/${file}`, source);
+  }
+  return { probe: py.pyimport('tests_e2e.probe'), py, snapshot };
 })();
 
 self.onmessage = async ({ data: { id, name, args } }) => {
@@ -22,7 +28,7 @@ self.onmessage = async ({ data: { id, name, args } }) => {
 
 function evalIsRefused() {
   try {
-    return (0, eval)('1') !== 1;
+    return (0, eval)('1') !== 1; // oxlint-disable-line no-eval
   } catch (error) {
     return error instanceof EvalError;
   }

@@ -8,7 +8,7 @@ import pyodide_js
 from pyodide.ffi import create_proxy, to_js
 
 
-def python_heap():
+def python_heap() -> object:
     gc.collect()
     return to_js([len(gc.get_objects()), pyodide_js._module.HEAPU8.length])
 

@@ -120,8 +120,12 @@ def browser(display: str, profile: Path) -> Iterator[WebDriver]:
         port = free.getsockname()[1]
     environment = {**os.environ, "DISPLAY": display, "JERBOA_PROFILE": str(profile)}
     environment |= {"NO_AT_BRIDGE": "1", "LIBGL_ALWAYS_SOFTWARE": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    driver = subprocess.Popen(["WebKitWebDriver", f"--port={port}"], env=environment, **quiet)
+    driver = subprocess.Popen(
+        ["WebKitWebDriver", f"--port={port}"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + PATIENCE_S
         while True:

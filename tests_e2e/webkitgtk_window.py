@@ -5,6 +5,7 @@ JERBOA_PROFILE, and has navigator.storage and OPFS switched on, which WebKitGTK 
 """
 
 import os
+from typing import Any
 
 import gi
 
@@ -16,7 +17,7 @@ FEATURES = ("StorageAPI", "StorageAPIEstimate", "FileSystem", "AccessHandle")
 PROFILE = os.environ["JERBOA_PROFILE"]
 
 
-def settings():
+def settings() -> Any:
     """The defaults with FEATURES on."""
     chosen = WebKit2.Settings()
     known = WebKit2.Settings.get_all_features()
@@ -26,7 +27,7 @@ def settings():
     return chosen
 
 
-def main():
+def main() -> None:
     """Until the driver's session ends."""
     storage = WebKit2.WebsiteDataManager(
         base_data_directory=f"{PROFILE}/data", base_cache_directory=f"{PROFILE}/cache"
@@ -36,7 +37,7 @@ def main():
     window = Gtk.Window()
     window.connect("destroy", Gtk.main_quit)
 
-    def open_view(session):
+    def open_view(session: Any) -> Any:
         view = WebKit2.WebView(
             web_context=context, settings=settings(), is_controlled_by_automation=True
         )
@@ -44,7 +45,7 @@ def main():
         window.show_all()
         return view
 
-    def started(context, session):
+    def started(context: Any, session: Any) -> None:
         name = WebKit2.ApplicationInfo()
         name.set_name("jerboa-tests")
         session.set_application_info(name)

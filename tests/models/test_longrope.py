@@ -28,7 +28,7 @@ def answer(run: Runner, engine: Engine, ids: list[int], count: int) -> Answer:
     async def start() -> Answer:
         return await engine.generate(ids, max_tokens=count, temperature=0, ignore_eos=True)
 
-    return run(start())  # type: ignore[no-any-return]
+    return run(start())
 
 
 def logits(run: Runner, engine: Engine, ids: list[int]) -> np.ndarray:

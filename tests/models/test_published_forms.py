@@ -150,7 +150,7 @@ def test_files_beside_the_model(
     made.write(folder)
     (folder / "model.safetensors").unlink()
     names = sorted(made.tensors)
-    where = {}
+    where: dict[str, str] = {}
     for shard in (1, 2):
         file = f"model-0000{shard}-of-00002.safetensors"
         part = {key: made.tensors[key] for key in names[shard - 1 :: 2]}

@@ -77,12 +77,12 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
     total = rows + 3  # rows of the plan; those behind the valid ones hold anything
     q = rng.standard_normal((total, c.heads, c.d)).astype(np.float32)
     k, v = rng.standard_normal((2, total if itself else keys, c.kv_heads, c.d)).astype(np.float32)
-    seen = np.zeros(len(k), bool)
+    visible = np.zeros(len(k), bool)
     for begin, end in spans:
-        seen[begin:end] = True
+        visible[begin:end] = True
     if c.dtype == "f16":
         k, v = k.astype(np.float16), v.astype(np.float16)
-    q[rows:], k[~seen], v[~seen] = np.nan, np.nan, np.nan
+    q[rows:], k[~visible], v[~visible] = np.nan, np.nan, np.nan
     scale = c.sharp * c.d**-0.5
     if c.apart:
         given = [HeadRows(bench.put("q", q.reshape(total, -1)))]
@@ -105,7 +105,8 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
     bounds[:rows] = np.array(spans, np.uint32).reshape(rows, 2)
     trace = Pass(total, bench.gpu.features, bench.gpu.info, step=bench.put_step(0, rows))
     heads = FullHeads(c.heads, c.kv_heads, c.d, scale, c.window)
-    full_attention(trace, heads, *given, bench.put("spans", bounds), y)
+    q_rows, k_rows, v_rows = given
+    full_attention(trace, heads, q_rows, k_rows, v_rows, bench.put("spans", bounds), y)
     run(bench.run(trace))
     got = run(bench.get(y))
     wanted = reference(q[:rows], k, v, np.array(spans).reshape(rows, 2), c, scale)

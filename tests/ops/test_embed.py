@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops.embed import embed
@@ -25,11 +26,11 @@ FORMATS = [
 ]
 
 
-async def embedded(bench: Bench, ids: list[int], table: object, *, add: bool = False) -> np.ndarray:
+async def embedded(bench: Bench, ids: list[int], table: Linear, *, add: bool = False) -> np.ndarray:
     """What embed writes for `ids` over rows of 9."""
     trace = Trace(len(ids))
-    out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))  # type: ignore[attr-defined]
-    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE, add=add)  # type: ignore[arg-type]
+    out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))
+    embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE, add=add)
     await bench.run(trace)
     return await bench.get(out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -251,11 +252,12 @@ def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> N
     else:
         halves = np.stack([bits, bits >> np.uint32(16)], -1).ravel()
         k = 2 * ((bits if form == "f32" else halves) & 255).astype(np.int64) - 255
-        values = {
+        read: dict[str, Callable[[], np.ndarray]] = {
             "f32": lambda: got[0].view(np.float32),
             "f16": lambda: got[0].view(np.float16),
             "bf16": lambda: from_bf16(got[0].view(np.uint16)),
-        }[form]().astype(np.float64)
+        }
+        values = read[form]().astype(np.float64)
         step = values[np.argmax(k)] / k.max()
         bound = (
             2.0**-7 if form == "bf16" else 0.0

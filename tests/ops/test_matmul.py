@@ -85,8 +85,10 @@ def test_tiles(
         matrix,
         y,
         finish=Finish(
-            epilogue, kind if gated or epilogue == "multiply" else None, bench.put("bias", b)
-        ),  # type: ignore[arg-type]
+            epilogue,  # type: ignore[arg-type]
+            kind if gated or epilogue == "multiply" else None,  # type: ignore[arg-type]
+            bench.put("bias", b),
+        ),
         y_offset=3,
         form=t,
     )

@@ -262,7 +262,7 @@ def test_large_activations_stay_finite(bench: Bench, run: Runner, rng: np.random
         x = np.full((1, 32), 1e4 / 32, np.float32)
         y, _ = output(bench, rng, 1, 2)
         trace = trace_of(bench)
-        matvec(trace, "t", bench.put("x", x), matrix, y, finish=Finish("gated", kind))  # type: ignore[arg-type]
+        matvec(trace, "t", bench.put("x", x), matrix, y, finish=Finish("gated", kind))
         run(bench.run(trace))
         assert run(bench.get(y)).tolist() == [[pytest.approx(1e8), pytest.approx(0.0)]]
 

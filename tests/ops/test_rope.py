@@ -57,13 +57,15 @@ def heads_reference(
     x = x.astype(np.float64)
 
     def normed(x: np.ndarray) -> np.ndarray:
+        if w is None:
+            return x
         made: np.ndarray = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (w + offset)
         return made
 
-    if w is not None and not norm_last:
+    if not norm_last:
         x = normed(x)
     x = rotated_reference(x, width, base, pos, neighbours, magnitude) if width else x
-    return normed(x) if w is not None and norm_last else x
+    return normed(x) if norm_last else x
 
 
 def growth_reference(growth: tuple[float, int] | None, pos: int, rows: int) -> np.ndarray:

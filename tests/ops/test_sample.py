@@ -84,7 +84,7 @@ def noise_reference(tokens: Any, seed: Any, count: int = 0) -> np.ndarray:
     with np.errstate(over="ignore"):
         key = pcg(np.asarray(seed, np.uint32) ^ pcg(np.array([count + 0x9E3779B9], np.uint32)))
         u = (pcg(pcg(tokens.astype(np.uint32)) ^ key) + 0.5) / 2.0**32
-    return -np.log(-np.log1p(-u))  # type: ignore[no-any-return]
+    return -np.log(-np.log1p(-u))
 
 
 class Sampler:
@@ -123,7 +123,7 @@ class Sampler:
         )
 
     def step_words(self) -> np.ndarray:
-        return self.run(self.bench.get(self.step))  # type: ignore[no-any-return]
+        return self.run(self.bench.get(self.step))
 
     def replay(self) -> None:
         """Once more."""
@@ -337,7 +337,11 @@ def test_filters_over_a_whole_vocabulary(
         told = seeds_that_tell(shape, top_k, top_p)
         assert told, f"top_k {top_k}, top_p {top_p}: nothing was tested"
         for seed, token in told:
-            settings = {"top_k": top_k, "top_p": top_p, "temperature": TEMPERATURES[shape]}
+            settings: dict[str, Any] = {
+                "top_k": top_k,
+                "top_p": top_p,
+                "temperature": TEMPERATURES[shape],
+            }
             assert s.token(seed=seed, **settings) == token, settings
     assert not run(s.bench.get(s.histogram)).any()  # ready for the next token
     s.close()
@@ -351,13 +355,14 @@ def test_penalties(gpu: Gpu, run: Runner) -> None:
     history[rng.random(600) < 0.3] |= IN_PROMPT
     history[rng.random(600) < 0.3] = 0
     padded = np.pad(history, (0, V - 600))
-    for settings in (
+    variants: tuple[dict[str, Any], ...] = (
         {"repetition_penalty": 1.8},
         {"presence_penalty": 1.5},
         {"frequency_penalty": 0.7},
         {"repetition_penalty": 1.3, "presence_penalty": -0.5, "frequency_penalty": 1.1},
         {"repetition_penalty": 0.5},
-    ):
+    )
+    for settings in variants:
         order = np.argsort(-probabilities(logits, history, **settings))
         for greedy in (True, False):
             s = Sampler(gpu, run, logits, greedy=greedy)
