@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from py_engine.errors import HostError, NoAdapterError
-from py_engine.host import gpu_native, open_gpu
+from py_engine.host import adapter_native, open_gpu
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner, software_adapter
@@ -59,9 +59,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise HostError(f"the adapter {found.info['device']} refused a device")
             return SimpleNamespace(host=backend, device=found.info["device"], warning="")
 
-        monkeypatch.setattr(gpu_native, "_package", package)
-        monkeypatch.setattr(gpu_native, "_open", opened)
-        monkeypatch.setattr(gpu_native, "_ADAPTER_PATIENCE_S", 0.0)
+        monkeypatch.setattr(adapter_native, "_package", package)
+        monkeypatch.setattr(adapter_native, "_open", opened)
+        monkeypatch.setattr(adapter_native, "_ADAPTER_PATIENCE_S", 0.0)
         monkeypatch.delenv("JERBOA_HOST", raising=False)
 
     return made
@@ -100,7 +100,7 @@ def test_without_an_adapter_it_says_what_each_of_them_said(
     machine: Any, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(RuntimeError("no Vulkan here"), None)
-    monkeypatch.setattr(gpu_native.sys, "platform", "linux")
+    monkeypatch.setattr(adapter_native.sys, "platform", "linux")
     monkeypatch.setenv("VK_DRIVER_FILES", "/no/such.json")
     with pytest.raises(NoAdapterError) as caught:
         run(open_gpu())

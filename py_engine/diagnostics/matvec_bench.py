@@ -19,8 +19,8 @@ from py_engine.graph.matrix import Matrix, MatrixFormat
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor
+from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Binding, Buffer, Gpu
-from py_engine.host.gpu_native import open_gpu
 from py_engine.ops.gate import Epilogue, Finish
 from py_engine.ops.matmul import MatmulTuning, matmul
 from py_engine.ops.matmul import tuning as matmul_tuning

@@ -19,13 +19,13 @@ async def open_gpu(backend: str | None = None) -> Gpu:
     Raises NoAdapterError when no adapter answers within two seconds.
     """
     if IN_BROWSER:
-        from py_engine.host import gpu_browser
+        from py_engine.host import adapter_browser
 
-        return await gpu_browser.open_gpu()
-    from py_engine.host import gpu_native
+        return await adapter_browser.open_gpu()
+    from py_engine.host import adapter_native
 
     backend = backend or os.environ.get("JERBOA_HOST")
-    return await (gpu_native.open_gpu(backend) if backend else gpu_native.open_best_gpu())
+    return await (adapter_native.open_gpu(backend) if backend else adapter_native.open_best_gpu())
 
 
 def open_io() -> Io:

@@ -7,13 +7,11 @@ from typing import Any
 
 from py_engine.graph.matrix import Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import NOTHING, Access, Tensor, kernel
-from py_engine.host.gpu import AdapterInfo
+from py_engine.host.gpu import MAX_GROUPS, AdapterInfo
 from py_engine.ops.gate import STORE, Epilogue, Finish
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
-
-_GRID = 65535  # workgroups in one dimension
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +234,7 @@ def matvec(
         *ending,
     ]
     groups = -(-(n // sections) // (form.threads // form.lanes * outputs_a_group))
-    height = -(-groups // _GRID)
+    height = -(-groups // MAX_GROUPS)
     trace.call(
         label,
         kernel("matvec", uses, constants, form.needs),

@@ -23,11 +23,6 @@ def packed_words(cols: int, bits: int) -> int:
     return cols * bits // 32
 
 
-def packed_nbytes(rows: int, cols: int, bits: int, group_size: int, scale_bytes: int = 2) -> int:
-    """Bytes of weight, scales and biases of a packed matrix [rows, cols]."""
-    return rows * (4 * packed_words(cols, bits) + 2 * scale_bytes * (cols // group_size))
-
-
 def is_packed(tensors: Mapping[str, TensorInfo], name: str) -> bool:
     """Whether layer `name` is quantised: if and only if it has scales, whatever the config says."""
     return f"{name}.scales" in tensors
