@@ -19,6 +19,7 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Io
+from py_engine.host.profile import adapter_profile
 from py_engine.ops.gate import Finish
 from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec
 from py_engine.ops.norm import Norm
@@ -41,7 +42,7 @@ async def chosen_forms(
 
     `tune` None: only what is stored; False: none at all, the ops choose. Raises DeviceLostError.
     """
-    if tune is False or gpu.info.fallback:
+    if tune is False or not adapter_profile(gpu.info.fallback).measured_forms:
         return {}
     forms = await stored_forms(gpu, io)
     tasks = {c.task: None for c in calls if isinstance(c.task, MatvecTask) and c.task not in forms}

@@ -21,6 +21,7 @@ from py_engine.host.gpu import (
     Limits,
 )
 from py_engine.host.gpu_browser import BrowserGpu, js_object
+from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
 _FEATURES = ("shader-f16", "subgroups", "timestamp-query", "subgroup-matrix")
@@ -69,8 +70,9 @@ async def open_gpu(
     def number(name: str) -> int:
         return int(getattr(info, name, 0) or 0)
 
+    submitting = WEBKIT if on_webkit() else NOT_WEBKIT
     gpu = BrowserGpu(
-        js.jerboa.replay.Device.new(device, on_webkit()),
+        js.jerboa.replay.Device.new(device, submitting.one_in_flight),
         AdapterInfo(
             vendor=text("vendor"),
             architecture=text("architecture"),
