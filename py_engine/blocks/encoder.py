@@ -60,7 +60,6 @@ class SelfAttention:
     def forward(
         self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
     ) -> None:
-        """See Part.forward."""
         heads = self.heads
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", x, self.qkv, qkv, norm=norm)
@@ -94,7 +93,6 @@ class FeedForward:
         norm: Norm | None,
         y: Tensor,
     ) -> None:
-        """See Part.forward."""
         middle = trace.tensor("mlp", trace.rows, self.down.cols)
         if self.gated:
             gated_linear(trace, "gate_up", x, self.up, middle, self.activation, norm=norm)

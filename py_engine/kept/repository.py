@@ -71,25 +71,20 @@ class KeptRepository(Repository):
 
     @property
     def kept(self) -> bool:
-        """See Repository.kept."""
         return self._writer.kept
 
     @property
     def revision(self) -> str | None:
-        """See Repository.revision."""
         return self._manifest.commit
 
     def files(self) -> list[str]:
-        """See Repository.files."""
         return sorted(name for name, stored in self._manifest.files.items() if not stored.form)
 
     def sha256(self, name: str) -> str | None:
-        """See Repository.sha256."""
         stored = self._manifest.files.get(name)
         return stored.sum if stored else None
 
     async def size(self, name: str) -> int:
-        """See Repository.size."""
         return (await self._find(name)).size
 
     async def _find(self, name: str) -> Stored:
@@ -213,7 +208,6 @@ class KeptRepository(Repository):
     # -- comparing ---------------------------------------------------------------------------------------------------
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:
-        """See Repository.expect."""
         self._tensors = {job.tensor for job in jobs}
         for tensor in sorted(self._tensors, key=lambda tensor: tensor.end):
             self._ends.setdefault(tensor.file, []).append(tensor.end)
@@ -286,7 +280,6 @@ class KeptRepository(Repository):
             )
 
     async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:
-        """See Repository.check."""
         again: set[str] = set()
         known, derived = self._manifest.sums, self._derived
         for tensor, new in sums.items():
@@ -369,11 +362,9 @@ class KeptRepository(Repository):
     # -- ending ------------------------------------------------------------------------------------------------------
 
     async def commit(self) -> None:
-        """See Repository.commit."""
         await self._writer.commit()
 
     async def close(self) -> None:
-        """See Repository.close."""
         for hasher, _ in self._hashers.values():
             hasher.close()
         self._hashers.clear()
