@@ -170,9 +170,8 @@ class _Automaton:
             # A bounded count is taken as an unbounded one: 9 by 9 nested ones are as bad.
             self._join(body.last, body.first)
             if body.empty and (node.high is not None or node.low > 1):
-                self._join(
-                    body.last, body.first
-                )  # which of the rounds take nothing is a choice, too
+                # Which of the rounds match nothing is a choice, too.
+                self._join(body.last, body.first)
         empty, free_empty = (body.empty, body.free_empty) if node.low else (1, True)
         return _Piece(body.first, body.last, empty, body.free, free_empty)
 

@@ -33,9 +33,8 @@ from .template_tree import charge, check_depth, check_source, check_tokens
 
 MAX_RANGE = 10_000
 MAX_PATTERN_CHARS = 256  # of strftime_now
-MAX_TOLD_CHARS = (
-    2000  # of what a template says when it refuses, and of what Python says of its faults
-)
+# Of what a template says when it refuses, and of what Python says of its faults.
+MAX_TOLD_CHARS = 2000
 # Calls inside calls. Python's own limit comes too late in a browser: a macro that calls itself some 150
 # times ends Pyodide itself ("Maximum call stack size exceeded", fatal; seen in 0.27.7 and 314.0.7).
 MAX_DEPTH = 24

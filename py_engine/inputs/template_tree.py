@@ -15,9 +15,8 @@ from jinja2.visitor import NodeTransformer
 from py_engine.errors import InputError
 
 MAX_SOURCE_CHARS = 256 << 10  # the largest published templates have some 30,000
-MAX_DIGITS = (
-    2000  # in a row, anywhere: the lexer takes 300 bytes of memory for each digit of a number
-)
+# In a row, anywhere: the lexer takes 300 bytes of memory for each digit of a number.
+MAX_DIGITS = 2000
 MAX_TOKENS = 8_000  # besides white space; the largest published templates have some 5,000
 MAX_BRACKETS = MAX_BLOCKS = MAX_SIGNS = MAX_CHOICES = 24
 MAX_TREE_DEPTH = 100  # of the parsed source

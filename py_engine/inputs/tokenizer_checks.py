@@ -54,9 +54,8 @@ def check_head(head: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[list
             if number >= MAX_STEPS:
                 raise ModelError(f"tokenizer.json: its {name} has more than {MAX_STEPS} steps")
             regex = _regex(step, name)
-            if (
-                regex is not None and name != "decoder"
-            ):  # the decoder's runs in Python: _decoder_regex
+            # The decoder's expressions run in Python and are checked in inputs/detokenizer.py.
+            if regex is not None and name != "decoder":
                 suspects += regex.suspects
             if name != "pre_tokenizer":
                 grown = min(grown * _growth(step, name), 1 << 40)

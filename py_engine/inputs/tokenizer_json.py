@@ -106,9 +106,8 @@ class TokenizerJson:
             )
         model = dict(self._model if self._model is not None else _object(self._data)["model"])
         model["dropout"] = None  # merges that are left out at random are for training
-        if not isinstance(
-            model.get("vocab"), list
-        ):  # not Unigram's, a list in which the index is the id
+        # Not for Unigram, whose vocabulary is a list in which the index is the id.
+        if not isinstance(model.get("vocab"), list):
             model["vocab"] = {**model.get("vocab", {}), **{t.content: t.id for t in kept}}
             if without:
                 model["vocab"] = {k: v for k, v in model["vocab"].items() if k not in without}

@@ -58,9 +58,8 @@ async def _open_in(
         hub, commit = await _resolve(name, revision, io, library, waiting)
         complete = COMMIT.fullmatch(commit) is not None and (await library.load(name, commit))[1]
     finally:
-        await (
-            store.close()
-        )  # a file that is open here could not be written by the holder of the lock
+        # A file that is open here could not be written by the holder of the lock.
+        await store.close()
     if not COMMIT.fullmatch(commit):
         note(
             f"{hub.client.endpoint} names no commit of {name}: nothing of it is kept on this device."

@@ -32,9 +32,8 @@ from py_engine.sources.repository import Repository, Sum, check_name
 # A file of which at most this part (one REST-th) is missing is fetched to its end, so that its sha256 can be compared.
 REST = 8
 CATCH_UP_BYTES = 4 << 20  # read at a time for that
-GIT_BYTES = (
-    16 << 20
-)  # the largest file whose git object id is compared, in Python; larger files have a sha256
+# The largest file whose git object id is compared, in Python; larger files have a sha256.
+GIT_BYTES = 16 << 20
 
 
 class KeptRepository(Repository):
@@ -224,9 +223,8 @@ class KeptRepository(Repository):
         elif name not in self._hashers and start == header and start <= CATCH_UP_BYTES:
             derived = self._derived
             if derived is not None and not any(map(derived.has, derived.table.from_file(name))):
-                await self._gather(
-                    name, stored, 0, start, None
-                )  # the header first, since all the rest will pass by
+                # The header first, since all the rest will pass by.
+                await self._gather(name, stored, 0, start, None)
         hasher, seen = self._hashers.get(name, (None, 0))
         end = start + self.io.nbytes(data)
         if hasher is not None and start <= seen < end:
