@@ -67,7 +67,7 @@ class MatvecTuning:
 
 @dataclass(frozen=True)
 class MatvecTask:
-    """What a matvec computes, as far as it decides which form is fast: the key of measured forms."""
+    """Everything about a matvec that decides which form is fast. It is the key of measured forms."""
 
     rows: int
     cols: int
@@ -102,7 +102,7 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
         lanes, per_group = 32, 4
     while lanes > 1 and lanes > -(-cols // CHUNK):
         lanes //= 2
-    # Shuffles pay where they replace the barrier altogether.
+    # Shuffles are faster only if they replace the barrier altogether.
     subgroups = "subgroups" in features and info.subgroup_min_size >= lanes
     threads = 128
     if subgroups and rows < _HEAD_ROWS:
@@ -113,7 +113,7 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
 
 
 def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
-    """Whether the kernel takes this form, for rows of `cols` elements."""
+    """Whether the kernel supports this form, for rows of `cols` elements."""
     return (
         form.lanes in (1, 2, 4, 8, 16, 32, 64)
         and form.rows in (1, 2, 4, 8)
@@ -129,7 +129,7 @@ def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
 def candidates(
     task: MatvecTask, features: frozenset[str], info: AdapterInfo
 ) -> tuple[MatvecTuning, ...]:
-    """Forms worth timing for a task: the one that would be taken unmeasured, then those a step away from it."""
+    """Forms worth timing for a task: first the one that is used without measuring, then those one step away from it."""
     least = 2 if task.epilogue == "gated" else 1  # a gate and its up
     usual = tuning(task.rows, task.cols, features, info)
     usual = replace(usual, rows=max(usual.rows, least))
