@@ -155,7 +155,7 @@ class Chain:
 
 
 def _known(values: Sequence[Sequence[int]], link: int, at: int, value: int) -> str:
-    """Describe a word that is wrong at a place after so many links; "" if it is not one of the known mistakes."""
+    """Describe a word that is wrong at a place after so many links; "" if it is no mistake known here."""
     if value in (0, SENTINEL):
         return "zero" if value == 0 else "untouched (7777.0)"
     # The same buffer was written two links earlier; a value older than that was not overwritten then.

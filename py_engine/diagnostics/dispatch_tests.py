@@ -240,7 +240,7 @@ class _Forward:
         self._wanted = await self._logits(_PROBED, [])
 
     async def batched(self, count: int) -> str:
-        """Run the first `count` dispatches in one pass, the others one by one."""
+        """Run the first `count` dispatches in one pass, the others one by one. Says what is wrong; "" if nothing."""
         await self._logits(_OTHER, [])
         got = await self._logits(_PROBED, self._dispatches[:count])
         if got == self._wanted:
