@@ -22,8 +22,8 @@ from .messages import OWN, REASONING_KEYS, RESULTS, Message, asked_last, joined
 Render = Callable[[Sequence[Message], Mapping[str, Any]], str]
 Parts = Literal["joined", "as given", "always"]
 
-MAX_SECONDS = 5.0  # for all questions; a template that takes longer is asked no more
-MAX_FAILING_SECONDS = 0.3
+MAX_SECONDS = 5.0  # for all questions to one template
+MAX_FAILING_SECONDS = 0.3  # a question that fails and took longer is the last one
 _A, _B, _C = "60218473", "95037164", "38146092"  # texts of the questions
 _TOOL = "51729340"
 _OFFERED = [
