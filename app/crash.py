@@ -6,7 +6,7 @@ from app import storage
 from app.loading import problem
 
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128)  # tokens; the next smaller one is offered
-DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's own choices
+DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's own, from py_engine/host/profile.py
 PROVEN = "proven-groups"  # of `calibrated` messages
 MAX_PROVEN = 32
 COMMIT = 40  # letters of a commit's name, which a model that was loaded unasked has behind its id

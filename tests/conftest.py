@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from py_engine.errors import HostError
+from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Gpu
-from py_engine.host.gpu_native import open_gpu
 
 HOSTS = ("dawn", "wgpu")
 

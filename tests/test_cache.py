@@ -23,7 +23,7 @@ import pytest
 from py_engine.errors import HubError, StorageError, StorageFullError
 from py_engine.host.io import Response
 from py_engine.host.io_native import NativeIo
-from py_engine.kept import opening, writer
+from py_engine.kept import journal, opening, writer
 from py_engine.kept.library import Library
 from py_engine.kept.manifest import Manifest, Stored
 from py_engine.kept.opening import open_kept
@@ -654,7 +654,7 @@ def test_a_file_without_a_sha256_that_changed_between_two_loads(
     size: int,
 ) -> None:
     """What came of the old one is not mixed with the new one: the load that finds out ends, the next begins anew."""
-    monkeypatch.setattr(writer, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(journal, "FLUSH_BYTES", 1)
     server.listing = False
 
     def kill(n: int, method: str, name: str) -> None:

@@ -24,10 +24,11 @@ from py_engine.host import open_gpu
 from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_native import NativeGpu
 from py_engine.host.io_native import NativeIo
+from py_engine.host.profile import profile_of
 from py_engine.serve import device as device_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
-from py_engine.serve.recovery import MOST_LOSSES, MOST_LOSSES_HANDHELD, DeviceEvent
+from py_engine.serve.recovery import DeviceEvent
 from tests import reference, waiting
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
@@ -336,7 +337,7 @@ def test_lost_again_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch, handhel
     """A device that cannot bear the model is not tried for ever, that of a phone once; the engine can be used once one
     can."""
     monkeypatch.setattr(NativeIo, "handheld", handheld)
-    most = MOST_LOSSES_HANDHELD if handheld else MOST_LOSSES
+    most = profile_of(handheld).losses
     bears = True
 
     def tell(progress: Any) -> None:

@@ -18,7 +18,7 @@ from py_engine.errors import InputError, MemoryBudgetError, ModelError, OutOfMem
 from py_engine.host.gpu import Buffer, Gpu, Limits
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io_native import NativeIo
-from py_engine.host.profile import HANDHELD
+from py_engine.host.profile import DESKTOP, HANDHELD, IOS
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
 from tests import reference
@@ -112,14 +112,24 @@ def test_and_not_for_one_that_is_quantised(run: Runner) -> None:
 def test_a_phone_has_a_budget_whoever_loads(
     run: Runner, monkeypatch: pytest.MonkeyPatch, asked: int | None, budget: int
 ) -> None:
-    """What the page says of it is the engine's own number."""
     monkeypatch.setattr(NativeIo, "handheld", True)
     with pytest.raises(MemoryBudgetError) as caught:
         run(Engine.load("random:qwen3.5-0.8b", gpu=CountingGpu(), dtype="f16", memory_budget=asked))
     assert caught.value.budget == budget
-    page = (Path(__file__).parent.parent / "app" / "device.py").read_text()
-    (gigabytes,) = re.findall(r"^HANDHELD_BUDGET = ([\d.]+) \* GB", page, re.MULTILINE)
+
+
+def test_the_page_s_copies_of_numbers_are_the_engine_s() -> None:
+    """MicroPython cannot import host/profile.py."""
+    app = Path(__file__).parent.parent / "app"
+    (gigabytes,) = re.findall(
+        r"^HANDHELD_BUDGET = ([\d.]+) \* GB", (app / "device.py").read_text(), re.MULTILINE
+    )
     assert float(gigabytes) * 1e9 == HANDHELD.memory_budget
+    (contexts,) = re.findall(
+        r"^DEFAULT, DEFAULT_ON_IOS = (\d+), (\d+)", (app / "crash.py").read_text(), re.MULTILINE
+    )
+    assert tuple(map(int, contexts)) == (DESKTOP.context, IOS.context)
+    assert DESKTOP.context == HANDHELD.context  # the page and build_decoder tell only iOS apart
 
 
 def test_nothing_fits(run: Runner) -> None:

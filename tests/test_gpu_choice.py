@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from py_engine.errors import HostError, NoAdapterError
-from py_engine.host import gpu_native, open_gpu
+from py_engine.host import adapter_native, open_gpu
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner, software_adapter
@@ -60,9 +60,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise HostError(f"the adapter {found.info['device']} refused a device")
             return SimpleNamespace(host=backend, device=found.info["device"], warning="")
 
-        monkeypatch.setattr(gpu_native, "_package", package)
-        monkeypatch.setattr(gpu_native, "_open", opened)
-        monkeypatch.setattr(gpu_native, "_ADAPTER_PATIENCE_S", 0.0)
+        monkeypatch.setattr(adapter_native, "_package", package)
+        monkeypatch.setattr(adapter_native, "_open", opened)
+        monkeypatch.setattr(adapter_native, "_ADAPTER_PATIENCE_S", 0.0)
         monkeypatch.delenv("JERBOA_HOST", raising=False)
 
     return made

@@ -16,8 +16,8 @@ from app.worker import Host
 from py_engine.abort import Abort, or_abort
 from py_engine.diagnostics import requests
 from py_engine.errors import AbortError, InputError
+from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Gpu
-from py_engine.host.gpu_native import open_gpu
 from py_engine.serve import device as device_module
 from py_engine.serve.engine import Engine
 from py_engine.weights.loader import Loader

@@ -45,7 +45,7 @@ WEBGPU_FLAGS = [
     *CHROMIUM_FLAGS,
     "--enable-unsafe-webgpu",
     # Workgroup memory is cleared in a loop: SwiftShader compiles a model's kernels in a fifth of the time then, as
-    # py_engine/host/gpu_native.py has it.
+    # py_engine/host/adapter_native.py has it.
     "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
 ]
 # Start a worker whose messages are kept until the test asks for them.

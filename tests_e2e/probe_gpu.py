@@ -36,9 +36,9 @@ SCALE = """
 
 async def open_any() -> Gpu:
     if sys.platform == "emscripten":
-        from py_engine.host.gpu_browser import open_gpu
+        from py_engine.host.adapter_browser import open_gpu
     else:
-        from py_engine.host.gpu_native import open_gpu
+        from py_engine.host.adapter_native import open_gpu
     return await open_gpu()
 
 

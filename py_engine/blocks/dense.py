@@ -27,8 +27,8 @@ from py_engine.sources.config import (
 from py_engine.sources.rope_config import rope
 from py_engine.weights.store import WeightStore
 
-# Where the text model's tensors may stand: plain, inside a multimodal wrapper (transformers < 5, MLX; >= 5), or as the
-# body alone was saved; and how its head is called there.
+# Prefixes that the text model's tensors may have, each with the name of its head: plain, inside a multimodal wrapper
+# (transformers before 5 and MLX; transformers 5), or when the body was saved alone.
 HEADS = {
     "model.": "lm_head",
     "language_model.model.": "language_model.lm_head",
@@ -36,17 +36,17 @@ HEADS = {
     "": "lm_head",
 }
 PREFIXES = tuple(HEADS)
-MAX_WIDTH = 1 << 17  # no dense model has wider layers; a larger number is a broken config
+MAX_WIDTH = 1 << 17  # no dense model is wider; a larger number means a broken config
 MAX_VOCAB = 1 << 21
 MAX_CONTEXT = 1 << 24
 
 
 def depthwise(channels: int, taps: int) -> list[tuple[int, ...]]:
-    """Shapes of a depthwise convolution's weight: HF's and MLX's, which are the same bytes."""
+    """Shapes that a depthwise convolution's weight may have: HF's, and MLX's, whose bytes are the same."""
     return [(channels, 1, taps), (channels, taps, 1)]
 
 
-# transformers' names (ACT2FN) of the activations that there are kernels for.
+# Activations that the kernels have, by transformers' names (ACT2FN).
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -59,13 +59,13 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 def activation(config: Config, key: str, default: str) -> Activation:
-    """The MLP's. Raises ModelError for another."""
+    """The activation of the MLP, from the config. Raises ModelError when no kernel has it."""
     return _ACTIVATIONS[require_str(config, key, _ACTIVATIONS, default)]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Keys of config.json, checked; names as there."""
+    """Checked sizes of config.json, under its names."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -79,8 +79,8 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Config, eps_key: str = "rms_norm_eps", eps: float = 1e-6) -> Sizes:
-        """Read and check. `eps_key`: what the family calls the epsilon of its norms; `eps`: its default.
-        Raises ModelError naming the key."""
+        """Read and check them. `eps_key`: the family's name of the norms' epsilon; `eps`: its default.
+        Raises ModelError, which names the key."""
         h = require_int(config, "hidden_size", 1, MAX_WIDTH)
         heads = require_int(config, "num_attention_heads", 1, 1024)
         kv_heads = heads
@@ -124,8 +124,8 @@ class Checkpoint:
         layer_norm: bool = False,
         norm_bias: bool = True,
     ) -> None:
-        """`norm_offset`: added to the weights of norms. `layer_norm`: these are LayerNorms, with a bias or without
-        (`norm_bias`)."""
+        """`norm_offset`: added to the weights of norms. `layer_norm`: the norms are LayerNorms. `norm_bias`: whether
+        they have a bias."""
         self._layer_norm, self._norm_bias = layer_norm, layer_norm and norm_bias
         self._sizes = sizes
         self._store = store
@@ -133,9 +133,9 @@ class Checkpoint:
         self._prefix = next((p for p in PREFIXES if store.has_under(f"{p}layers.0.")), PREFIXES[0])
 
     def check_kinds(self, kinds: Sequence[str], modules: Mapping[str, str]) -> None:
-        """Every layer holds the module (`modules`: kind -> name) that its kind in the config asks for.
+        """Check that every layer has the module of its kind in the config. `modules`: names by kind.
 
-        Raises ModelError naming the layer, when it holds another kind's instead.
+        Raises ModelError, which names the layer, when it has another kind's module instead.
         """
         for i, kind in enumerate(kinds):
             at = f"{self._prefix}layers.{i}."
@@ -177,7 +177,7 @@ class Checkpoint:
         return PartNorms(weight, (q, s.head_dim), (kv, s.head_dim), s.rms_norm_eps, centred=True)
 
     def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
-        """`<prefix><name>` for each name as f32, one after another; the shapes that each may have in the file."""
+        """`<prefix><name>` for each name, as f32, one after another. `shapes`: those that each may have in the file."""
         return self._store.vectors({self._prefix + name: s for name, s in shapes.items()})
 
     def linear(
@@ -200,9 +200,9 @@ class Checkpoint:
         out: str = "o_proj",
         norm: str = "norm",
     ) -> Attention:
-        """self_attn of a layer: q, k, v stacked, with a `bias` each, or in the file already (qkv_proj); o, with
-        `out_bias`; per-head norms of q and k where the family has them. `out`, `norm`: how the last projection and
-        these norms are called."""
+        """self_attn of a layer: q, k and v stacked here, or already in the file (qkv_proj), each with a `bias`; o, with
+        `out_bias`; and norms of q's and k's heads, where the family has them. `out`, `norm`: names of the last
+        projection and of these norms."""
         s = self._sizes
         at = f"layers.{layer}.self_attn."
         q, kv = s.num_attention_heads * s.head_dim, s.num_key_value_heads * s.head_dim
@@ -232,7 +232,7 @@ class Checkpoint:
         names: tuple[str, str, str] = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         bias: bool = False,
     ) -> Mlp:
-        """mlp of a layer: gate and up stacked, or in the file already (gate_up_proj); down."""
+        """mlp of a layer: gate and up stacked here, or already in the file (gate_up_proj); and down."""
         s = self._sizes
         gate, up, down = (f"layers.{layer}.{name}" for name in names)
         return Mlp(
@@ -244,7 +244,7 @@ class Checkpoint:
         )
 
     def _stacked(self, fused: str, names: Sequence[str], rows: Sequence[int], bias: bool) -> Linear:
-        """Layers that read the residual stream: `names`, or the one that the file has of them all."""
+        """Layers that read the residual stream: those of `names`, or the one in the file that has all of them."""
         if self._store.has(f"{self._prefix}{fused}.weight"):
             names, rows = [fused], [sum(rows)]
         return self.linear(names, rows, self._sizes.hidden_size, bias)
@@ -252,7 +252,7 @@ class Checkpoint:
     def plain_mlp(
         self, layer: int, activation: Activation, names: tuple[str, str], bias: bool = False
     ) -> Mlp:
-        """mlp of a layer without a gate: up, down."""
+        """mlp of a layer without a gate: up and down."""
         s = self._sizes
         up, down = (f"layers.{layer}.mlp.{name}" for name in names)
         return Mlp(
@@ -263,7 +263,8 @@ class Checkpoint:
         )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
-        """embed_tokens and lm_head [vocab_size, hidden_size]; the same matrix when tied, whichever of them is there."""
+        """embed_tokens and lm_head, each [vocab_size, hidden_size]. When tied both are one matrix, under either
+        name."""
         s = self._sizes
         shape = ([s.vocab_size], s.hidden_size)
         embedding, usual = f"{self._prefix}embed_tokens", HEADS[self._prefix]
@@ -275,7 +276,7 @@ class Checkpoint:
         if has_head and not self._store.has(f"{embedding}.weight"):
             embedding = head
         else:
-            self._store.leave(head)  # a copy (sources/heads.py compares them)
+            self._store.leave(head)  # the same values again (sources/heads.py compares them)
         matrix = self._store.linear([embedding], *shape)
         return matrix, matrix
 
@@ -314,8 +315,8 @@ def rope_of(
     partial: bool = False,
     neighbours: bool = False,
 ) -> Rope:
-    """The rotary embedding of layers of one kind. `partial`: the family reads partial_rotary_factor; others rotate
-    whole heads whatever it says, as in transformers. `neighbours`: as blocks/state.py has it."""
+    """The rotary embedding of layers of one kind. `partial`: the family reads partial_rotary_factor; other families
+    rotate whole heads whatever the config says, as in transformers. `neighbours`: as in Rope (blocks/state.py)."""
     r = rope(config, kind, theta)
     width = int(sizes.head_dim * (r.partial if partial else 1.0))
     if width < 2 or width % 2:
@@ -328,7 +329,7 @@ def rope_of(
     )  # fmt: skip
 
 
-# What a family does to the attention of a layer that is like everybody's but for that.
+# Changes the attention of one layer: for a family that differs from the plain decoder only in this.
 Refine = Callable[[Checkpoint, int, Attention], Attention]
 
 
@@ -348,8 +349,8 @@ def decoder(
     """The plain pre-norm decoder (Llama, Qwen2, Qwen3): RMSNorm, attention with rotary positions, RMSNorm, SwiGLU.
 
     `bias`: of q, k and v; `out_bias`: of o; `mlp_bias`: of gate, up and down; `head_norms`: q and k are normalised per
-    head. Layers slide as `layer_types` says. `partial`, `neighbours`: as rope_of has them; `rotates`: which layers have
-    positions (None: all). `refine`: what else the family does to the attention of a layer.
+    head. Layers slide as `layer_types` says. `partial`, `neighbours`: as for rope_of. `rotates`: which layers have
+    positions (None: all). `refine`: changes the attention of a layer as the family needs it.
     """
     act = activation(config, "hidden_act", "silu")
     sizes = Sizes.of(config)

@@ -22,8 +22,8 @@ from py_engine.ops.step import Pass
 
 @dataclass(frozen=True, eq=False)
 class EncoderInputs:
-    """What a pass reads, u32: ids, positions within a text and token types [max rows]; spans [max rows, 2], the first
-    row of each row's text and the one behind its last."""
+    """What a pass reads, all u32. ids, positions within a text, token types: [max rows]. spans [max rows, 2]: for each
+    row the first row of its text, and the row after the last one."""
 
     ids: Tensor
     positions: Tensor
@@ -32,7 +32,7 @@ class EncoderInputs:
 
 
 class Part(Protocol):
-    """The two halves of a block. `width`: numbers of a row in between."""
+    """One of the two halves of a block. `width`: how many numbers a row has inside it."""
 
     @property
     def width(self) -> int: ...
@@ -46,7 +46,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SelfAttention:
-    """Rows of a text look at all of it, or at a window of it: qkv stacked [(H + 2 Hkv) D, h], o [h, H D]."""
+    """Each row attends to all rows of its text, or to a window: qkv stacked [(H + 2 Hkv) D, h], o [h, H D]."""
 
     qkv: Linear
     o: Linear
@@ -54,13 +54,11 @@ class SelfAttention:
 
     @property
     def width(self) -> int:
-        """See Part."""
         return self.qkv.rows
 
     def forward(
         self, trace: Pass, inputs: EncoderInputs, x: Tensor, norm: Norm | None, y: Tensor
     ) -> None:
-        """See Part.forward."""
         heads = self.heads
         qkv = trace.tensor("qkv", trace.rows, self.qkv.rows)
         linear(trace, "qkv", x, self.qkv, qkv, norm=norm)
@@ -83,7 +81,6 @@ class FeedForward:
 
     @property
     def width(self) -> int:
-        """See Part."""
         return self.down.cols
 
     def forward(
@@ -94,7 +91,6 @@ class FeedForward:
         norm: Norm | None,
         y: Tensor,
     ) -> None:
-        """See Part.forward."""
         middle = trace.tensor("mlp", trace.rows, self.down.cols)
         if self.gated:
             gated_linear(trace, "gate_up", x, self.up, middle, self.activation, norm=norm)
@@ -113,7 +109,7 @@ class PostNormBlock:
     mlp_norm: Norm
 
     def forward(self, trace: Pass, inputs: EncoderInputs, x: Tensor, y: Tensor) -> Tensor:
-        """One layer over x, which it uses up; the result is in y."""
+        """Run one layer over x, which is overwritten; the result is in y."""
         self.attention.forward(trace, inputs, x, None, x)
         middle = trace.tensor("x", trace.rows, x.shape[-1])
         apply_norm(trace, x, self.attention_norm, middle)
@@ -132,7 +128,7 @@ class PreNormBlock:
     mlp: Part
 
     def forward(self, trace: Pass, inputs: EncoderInputs, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
-        """One layer over x, in place."""
+        """Run one layer over x, in place."""
         self.attention.forward(trace, inputs, x, self.attention_norm, x)
         self.mlp.forward(trace, inputs, x, self.mlp_norm, x)
         return x
@@ -140,7 +136,7 @@ class PreNormBlock:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """Rows of tables by id, and where there are such by position in the text and token type, summed and normed."""
+    """Sums table rows: by id, and where the model has such tables by position and by token type; then norms the sum."""
 
     words: Linear
     positions: Linear | None = None
@@ -148,7 +144,7 @@ class Embeddings:
     norm: Norm | None = None
 
     def forward(self, trace: Pass, inputs: EncoderInputs) -> Tensor:
-        """x [T, h]."""
+        """x [T, h] for the rows of this trace."""
         h = self.words.cols
         x = trace.tensor("x", trace.rows, h)
         embed(trace, inputs.ids, self.words, x)
@@ -165,7 +161,7 @@ class Embeddings:
 
 @dataclass(frozen=True, eq=False)
 class EncoderModel:
-    """A text encoder. `max_context`: the most tokens of a text, special ones too. `norm`: behind the last block, of
+    """A text encoder. `max_context`: the most tokens of a text, with special ones. `norm`: after the last block, in
     pre-norm models."""
 
     hidden_size: int
@@ -177,7 +173,7 @@ class EncoderModel:
 
     @property
     def widest(self) -> int:
-        """Numbers of a row in the widest layer."""
+        """How many numbers a row has in the widest layer."""
         return max(max(block.attention.width, block.mlp.width) for block in self.blocks)
 
     def forward(self, trace: Pass, inputs: EncoderInputs, out: Tensor) -> None:

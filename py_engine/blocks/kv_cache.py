@@ -13,14 +13,15 @@ from py_engine.graph.transfer import Span
 from py_engine.host.gpu import Copy, Gpu
 
 KvDtype = Literal["f32", "f16"]
-# Packed pairs in the KV cache: no feature of a device, but one that a model can do without (checks/self_check.py).
+# Packed f16 pairs in the KV cache. It is listed with the features of devices, because a model can do without it when
+# its kernels fail (checks/self_check.py).
 F16_KV = "f16-kv"
-# Tokens that a cache is made for: a text that stays short pays for little, one that grows is copied a few times only.
+# Sizes of a cache, in tokens: a short text takes little memory, and one that grows is copied only a few times.
 CLASSES = (512, 2048, 8192, 32768, 131072)
 
 
 def classes_up_to(context: int, classes: Sequence[int] = CLASSES) -> tuple[int, ...]:
-    """The sizes of a cache on its way to `context` tokens, which is the last. Raises InputError for what is no size."""
+    """The sizes that a cache grows through; the last one is `context`. Raises InputError for what is no size."""
     bad = next((n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1), None)
     if bad is not None:
         raise InputError(f"context_classes: {bad!r} is not a number of tokens")
@@ -35,7 +36,7 @@ class _Layer:
 
 
 class KvCache:
-    """K and V, [heads, capacity, head_dim] each, of every layer in the order of `add`. Freed by `release`."""
+    """K and V of every layer, each [heads, capacity, head_dim], in the order of `add`. Freed by `release`."""
 
     def __init__(self, gpu: Gpu, dtype: KvDtype, capacity: int) -> None:
         self._gpu = gpu
@@ -55,7 +56,7 @@ class KvCache:
         return self._buffers.nbytes
 
     def add(self, name: str, heads: int, head_dim: int) -> int:
-        """One more layer; its index. Raises OutOfMemoryError."""
+        """Add a layer; returns its index. Raises OutOfMemoryError."""
         shape = (heads, self.capacity, head_dim)
         k, v = (self._buffers.make(f"{name}.{x}", *shape, dtype=self.dtype) for x in "kv")
         self.tensors.append((k, v))
@@ -63,8 +64,8 @@ class KvCache:
         return len(self._layers) - 1
 
     def resized(self, capacity: int, dtype: KvDtype | None = None) -> KvCache:
-        """An empty cache of the same layers, in another dtype if one is given. Raises OutOfMemoryError with
-        nothing left behind."""
+        """A new, empty cache of the same layers, in another dtype if one is given. When it raises OutOfMemoryError,
+        nothing stays allocated."""
         made = KvCache(self._gpu, dtype or self.dtype, capacity)
         try:
             for layer in self._layers:
@@ -75,7 +76,7 @@ class KvCache:
         return made
 
     def spans(self, rows: int) -> list[Span]:
-        """Where the first `rows` tokens stand: layer by layer K, then V, head by head."""
+        """Where the first `rows` tokens are: for each layer K, then V, head by head."""
         found = []
         for tensor in (tensor for pair in self.tensors for tensor in pair):
             assert tensor.binding is not None

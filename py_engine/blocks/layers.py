@@ -25,16 +25,16 @@ from py_engine.ops.step import Pass
 
 
 class Mixer(Protocol):
-    """The part of a block that looks at other tokens; it owns a slot of the state.
+    """The part of a block that reads other tokens. It owns a slot of the state.
 
-    `recurrent`: the slot holds what all tokens so far left there, so it cannot go back to fewer of them.
+    `recurrent`: the slot holds a summary of all tokens so far, so it cannot go back to fewer tokens.
     """
 
     @property
     def recurrent(self) -> bool: ...
 
     def make_state(self, state: State, name: str) -> Any:
-        """Allocate what lasts between passes."""
+        """Allocate the buffers that last between passes."""
 
     def forward(
         self, trace: Pass, state: State, slot: Any, norm: Norm | None, out: Tensor | None
@@ -48,9 +48,9 @@ class Attention:
 
     `window`: key j is visible to query i when i - window < j <= i; None: all before. `gated` (Qwen3.5): qkv is
     [2 (H + K) D, h], the rows of each q head followed by those of a gate: the head's output is multiplied by the
-    gate's sigmoid. `rope` None: no positions. `cap`, `norm_last`, `growth`: as ops/attention.py and ops/rope.py have
-    them. `part_norms`: of columns of the projections, before heads are split. The result is multiplied by
-    `residual_scale` where it goes into the residual stream.
+    gate's sigmoid. `rope` None: no positions. `cap`, `norm_last`, `growth`: as in ops/attention.py and ops/rope.py.
+    `part_norms`: norms over columns of the projections, before heads are split. The result is multiplied by
+    `residual_scale` when it is added to the residual stream.
     """
 
     recurrent: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class Attention:
     residual_scale: float = 1.0
 
     def make_state(self, state: State, name: str) -> int:
-        """K and V caches [K, capacity, D]: their place in state.cache."""
+        """Add K and V caches [K, capacity, D]; returns their index in state.cache."""
         return state.kv(name, self.kv_heads, self.head_dim)
 
     def forward(
@@ -115,7 +115,7 @@ class Mlp:
     """down(act(gate x) * up x): gate and up stacked [2 I, h], down [h, I].
 
     Not `gated`: down(act(up x)), with up alone [I, h] as `gate_up`. The result is multiplied by
-    `residual_scale` where it goes into the residual stream.
+    `residual_scale` when it is added to the residual stream.
     """
 
     gate_up: Linear
@@ -138,7 +138,7 @@ class Mlp:
         return y
 
     def end(self, trace: Pass, state: State, y: Tensor, out: Tensor | None) -> None:
-        """down y: into the residual stream, or into `out`."""
+        """Add down(y) to the residual stream, or store it in `out`."""
         project(trace, state, "down", y, self.down, out, self.residual_scale)
 
 
@@ -151,8 +151,8 @@ def project(
     out: Tensor | None,
     scale: float = 1.0,
 ) -> None:
-    """The last layer of a branch: times `scale` into the residual stream in place, or into `out` for a norm that
-    follows."""
+    """The last layer of a branch. Its result is multiplied by `scale` and added to the residual stream, or stored in
+    `out` for a norm that follows."""
     if out is None:
         linear(trace, label, y, layer, state.x, residual=True, scale=scale)
     else:
@@ -172,7 +172,7 @@ class Block:
     mlp_post: Norm | None = None
 
     def forward(self, trace: Pass, state: State, slot: Any) -> None:
-        """One layer over state.x."""
+        """Run one layer over state.x."""
         h = state.x.shape[1]
         out = trace.tensor("branch", trace.rows, h) if self.mixer_post else None
         self.mixer.forward(trace, state, slot, self.mixer_norm, out)
@@ -193,7 +193,7 @@ class ParallelBlock:
     mlp: Mlp
 
     def forward(self, trace: Pass, state: State, slot: Any) -> None:
-        """One layer over state.x."""
+        """Run one layer over state.x."""
         y = self.mlp.inside(trace, state, self.norm)
         self.mixer.forward(trace, state, slot, self.norm, None)
         self.mlp.end(trace, state, y, None)
@@ -201,8 +201,8 @@ class ParallelBlock:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A decoder: embedding, blocks, final norm, head. `max_context` is what it was trained for; logits are multiplied
-    by `logit_scale` and held within +-`logit_cap` (0: as they are)."""
+    """A decoder: embedding, blocks, final norm, head. `max_context`: the tokens that it was trained for. Logits are
+    multiplied by `logit_scale` and capped to +-`logit_cap` (0: no cap)."""
 
     hidden_size: int
     vocab_size: int
@@ -217,14 +217,14 @@ class Model:
 
     @property
     def recurrent(self) -> bool:
-        """Whether the state can only be extended or begun anew."""
+        """Whether the state can only grow or begin anew, because a layer is recurrent."""
         return any(block.mixer.recurrent for block in self.blocks)
 
     def make_state(
         self, gpu: Gpu, context: int, capacity: int, max_rows: int, kv_dtype: KvDtype
     ) -> State:
-        """All buffers that last between passes, the KV cache with `capacity` tokens of the `context` that it can grow
-        to. Raises OutOfMemoryError with nothing left behind."""
+        """Make all buffers that last between passes. The KV cache has room for `capacity` tokens, and can grow up to
+        `context`. When it raises OutOfMemoryError, nothing stays allocated."""
         state = State(gpu, context, capacity, max_rows, self.hidden_size, kv_dtype)
         try:
             for i, block in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""Copies of a recurrent state, on the GPU: what a state that cannot be rolled back goes back to."""
+"""Copies of a recurrent state, on the GPU. The state cannot be rolled back, so a copy is restored instead."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from py_engine.graph.transfer import Span
 from py_engine.host.gpu import Buffer, Copy, Gpu
 
 BUDGET_BYTES = 96 << 20  # four of Qwen3.5-0.8B's 20 MB
-FEWEST, MOST = 2, 16  # an end of a question and of an answer at least
+FEWEST, MOST = 2, 16  # two: the end of a question and the end of an answer
 
 
 class Snapshots:
-    """Room for `count` copies of `tensors` (all of fixed size), made at once so that taking one allocates nothing.
+    """Room for `count` copies of `tensors` (all of fixed size). It is allocated at the start, so saving allocates
+    nothing.
 
     `count` is what BUDGET_BYTES holds, from FEWEST to MOST; 0 without tensors. Freed by `release`.
     """
@@ -33,24 +34,24 @@ class Snapshots:
 
     @property
     def count(self) -> int:
-        """How many can be kept."""
+        """How many copies there is room for."""
         return len(self._buffers)
 
     @property
     def nbytes(self) -> int:
-        """GPU bytes of all of them, taken or not."""
+        """GPU bytes of all copies, used or not."""
         return sum(buffer.nbytes for buffer in self._buffers)
 
     async def save(self, slot: int) -> None:
-        """Copy the state as it is behind everything submitted so far."""
+        """Copy the state as it will be after everything submitted so far."""
         await self._copy(slot, restore=False)
 
     async def restore(self, slot: int) -> None:
-        """Bring the state back."""
+        """Copy a snapshot back into the state."""
         await self._copy(slot, restore=True)
 
     def live_spans(self) -> list[Span]:
-        """Where the state itself stands."""
+        """Where the state itself is."""
         found = []
         for tensor in self._tensors:
             assert tensor.binding is not None
@@ -58,7 +59,7 @@ class Snapshots:
         return found
 
     def span(self, slot: int) -> Span:
-        """Where a snapshot stands."""
+        """Where a snapshot is."""
         return Span(self._buffers[slot], 0, self._size)
 
     def release(self) -> None:

@@ -19,11 +19,11 @@ ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding of one kind of layer: `width` rotated entries of a head, base `theta` (its name).
+    """Rotary embedding of one kind of layer. `width`: rotated entries of a head. `theta`: its base, which names it.
 
     `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
     `magnitude` (yarn). Pairs are entries i and i + width/2 (halves), or with `neighbours` 2 i and 2 i + 1.
-    `long`: the frequencies for texts of more than `border` tokens, all of their positions (longrope).
+    `long`: the frequencies for all positions of a text of more than `border` tokens (longrope).
     `axes`: where positions have several (time, height, width of an image's rows), which of them each pair follows;
     (): one position, the row's number. Source: Su et al. 2021, arXiv:2104.09864.
     """
@@ -40,8 +40,8 @@ class Rope:
     def table(self, context: int, long: bool = False) -> bytes:
         """(cos, sin) f32 pairs for positions 0, 64, 128, ... below `context`, then for 0..63; [.., width/2] each.
 
-        Double precision on the CPU: WGSL's cos and sin may be off by 2^-11. The kernel multiplies an entry of the first
-        part by one of the second, so the magnitude stands in the first alone.
+        They are computed in double precision on the CPU, since WGSL's cos and sin may be off by 2^-11. The kernel
+        multiplies an entry of the first part by one of the second, so only the first part has the magnitude.
         """
         out = array("f")
         frequencies = self.long if long and self.long else self.frequencies
@@ -59,8 +59,8 @@ class Rope:
 class State:
     """Buffers of one model. Freed by `release`.
 
-    `context`: the most tokens of a text. `cache` holds fewer until a text needs them: who replaces it makes the plans
-    anew, since they are bound to its buffers.
+    `context`: the most tokens of a text. `cache` has room for fewer, until a text needs more. Code that replaces the
+    cache must make new plans, since plans are bound to its buffers.
     """
 
     def __init__(
@@ -76,21 +76,21 @@ class State:
         self._buffers = Buffers(gpu)
         self._ropes: dict[Rope, Tensor] = {}
         self._axes: dict[tuple[int, ...], Tensor] = {}
-        self.positions: Tensor | None = None  # [max rows, axes] u32, where a rope has several
-        self._long = False  # whether the tables are those of long texts
-        self.recurrents: list[Tensor] = []  # what a snapshot is a copy of
+        self.positions: Tensor | None = None  # [max rows, axes] u32, if a rope has several axes
+        self._long = False  # whether the tables are for long texts
+        self.recurrents: list[Tensor] = []  # what a snapshot copies
         self.context = context
         self.max_rows = max_rows
         self.cache = KvCache(gpu, kv_dtype, capacity)
         try:
             self.step = self._buffers.make("step", STEP_BYTES // 4, dtype="u32")
             self.ids = self._buffers.make("ids", max_rows, dtype="u32")
-            # The head reads its last row in a plan of its own.
+            # The head reads the last row of it, in a plan of its own.
             self.x = self._buffers.make("residual stream", max_rows, hidden)
         except BaseException:
             self.release()
             raise
-        self.layers: list[Any] = []  # a slot a layer, made by its mixer
+        self.layers: list[Any] = []  # one slot for each layer, made by its mixer
 
     @property
     def nbytes(self) -> int:
@@ -98,13 +98,14 @@ class State:
         return self._buffers.nbytes + self.cache.nbytes
 
     def kv(self, name: str, heads: int, head_dim: int) -> int:
-        """A layer of the KV cache; its index there. Raises OutOfMemoryError also for what the whole context takes."""
+        """Add a layer to the KV cache; returns its index. Raises OutOfMemoryError, also if the whole context would not
+        fit."""
         dtype = self.cache.dtype
         self._buffers.require_bindable(f"{name}.k", heads, self.context, head_dim, dtype=dtype)
         return self.cache.add(name, heads, head_dim)
 
     def recurrent(self, name: str, *shape: int) -> Tensor:
-        """A layer's state of fixed size, f32: no longer with a longer context, and not to be rolled back."""
+        """Make a recurrent layer's state, f32. Its size does not depend on the context; it cannot be rolled back."""
         self.recurrents.append(self._buffers.make(name, *shape))
         return self.recurrents[-1]
 
@@ -120,8 +121,8 @@ class State:
         return self._ropes[rope]
 
     def angles(self, trace: Pass, rope: Rope) -> tuple[Tensor, bool]:
-        """Where the rows of a pass find their angles, and whether each has a row of its own there; else by position. A
-        token behind the prompt stands at one position, whatever the axes."""
+        """Where the rows of a pass find their angles, and whether each row has its own entry there; if not, the
+        position says which. A token after the prompt has one position, whatever the axes."""
         table = self.rope(rope)
         if not rope.axes or trace.rows == 1:
             return table, False
@@ -131,7 +132,7 @@ class State:
         return trace.shared[rope], True
 
     def _make_axes(self, rope: Rope) -> None:
-        """The axes of its pairs on the GPU, and room for the positions of a chunk."""
+        """Put the axes of a rope's pairs on the GPU, and make room for the positions of a chunk."""
         count = max(rope.axes) + 1
         if len(rope.axes) != len(rope.frequencies):
             raise ValueError(f"{len(rope.axes)} axes for {len(rope.frequencies)} pairs")
@@ -146,22 +147,22 @@ class State:
 
     @property
     def border(self) -> int | None:
-        """The most tokens of a text that is turned as short ones are; None: all texts are turned alike."""
+        """The most tokens of a text that uses the tables for short texts; None: there is one set of tables."""
         return min((rope.border for rope in self._ropes if rope.long), default=None)
 
     def turns_behind(self, tokens: int) -> int | None:
-        """How many more tokens than these can run before the tables must be those of long texts; None: any number."""
+        """How many tokens can follow these before the tables for long texts are needed; None: any number."""
         border = self.border
         return None if border is None or self._long else border - tokens
 
     def turned_for(self, tokens: int) -> bool:
-        """Whether the tables are those of texts of so many tokens."""
+        """Whether the tables are right for a text of so many tokens."""
         border = self.border
         return border is None or self._long == (tokens > border)
 
     def turn_for(self, tokens: int) -> bool:
-        """Make the tables those of texts of so many tokens. True when that changed them: what the KV cache holds was
-        turned otherwise and must not be read again."""
+        """Load the tables for a text of so many tokens. True when they changed: the keys in the KV cache were rotated
+        with the old ones and must not be used again."""
         if self.turned_for(tokens):
             return False
         self._long = not self._long

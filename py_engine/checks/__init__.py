@@ -1,8 +1,9 @@
-"""Kernels run on known inputs, and what must come out: a check for each kind of call that a traced pass holds.
+"""Checks of kernels on known inputs: one for each kind of call in a traced pass.
 
-A check runs the very pipeline that the model runs, on small inputs of its own; only matrices are the model's. What must
-come out is computed in double precision from the same inputs, for a sample of the results. Reading order: inputs
-(numbers from a hash), bench (buffers), products (of the model's matrices), then a file for each family of kernels.
+A check runs the same pipeline as the model, on small inputs of its own; only matrices are the model's. The right
+results are computed in double precision from the same inputs, for a sample of the outputs. Reading order: inputs.py
+(numbers from a hash), workbench.py (buffers), products.py (of the model's matrices), then a file for each family of
+kernels.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ CHECKS: Mapping[str, Maker] = {
     "sample_mark": mark,
     "sample_clear": clear,
 }
-# These are checked with the call before them, whose result only they understand.
+# These are checked together with the call before them, because only they can read its result.
 FOLLOWERS = frozenset({"attention_reduce", "sample_take", "sample_histogram", "sample_choose"})
 
 
 def chains(calls: Iterable[Call]) -> Iterator[list[Call]]:
-    """Calls in groups that are checked together: one, with those that follow it."""
+    """Calls in groups that are checked together: one call, and those that can only be checked with it."""
     chain: list[Call] = []
     for call in calls:
         if chain and call.kernel.stem not in FOLLOWERS:
@@ -62,7 +63,7 @@ def chains(calls: Iterable[Call]) -> Iterator[list[Call]]:
 
 
 def distinct(calls: Iterable[Call]) -> dict[tuple[Kernel, ...], list[Call]]:
-    """The first chain of each kind of pipelines."""
+    """One chain for each combination of pipelines: the first."""
     found: dict[tuple[Kernel, ...], list[Call]] = {}
     for chain in chains(calls):
         found.setdefault(tuple(call.kernel for call in chain), chain)
@@ -70,5 +71,5 @@ def distinct(calls: Iterable[Call]) -> dict[tuple[Kernel, ...], list[Call]]:
 
 
 def make_check(bench: Bench, chain: Sequence[Call]) -> Check:
-    """The check of a chain: its buffers on the bench, its calls among the bench's."""
+    """Make the check of a chain: adds its buffers and its calls to the bench."""
     return CHECKS[chain[0].kernel.stem](bench, chain)

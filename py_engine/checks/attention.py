@@ -29,15 +29,16 @@ from py_engine.graph.trace import Call, Tensor, exact
 
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
-_POSITION = 110  # of a token: four tiles of 32 keys, the last one not full; and its angle comes from both tables
-_SHIFT = -3  # of rotary positions against rows of the cache
+# Of the token: it sees four tiles of 32 keys, the last one not full, and its angle needs both parts of the table.
+_POSITION = 110
+_SHIFT = -3  # rotary positions minus rows of the cache
 _TURN = _POSITION + _SHIFT
-_TOKENS = 5  # of a chunk that is rotated
+_TOKENS = 5  # rows of a chunk that is rotated
 _THETA = 1e4
 
 
 class _Heads:
-    """Heads of stacked projections, known ones, and what lib/rotary.wgsl makes of them."""
+    """Stacked projections with known numbers, and what lib/rotary.wgsl must make of their heads."""
 
     def __init__(self, bench: Bench, c: Mapping[str, float], heads: int, rows: int) -> None:
         self._c = c
@@ -46,7 +47,7 @@ class _Heads:
         )
         self.heads = heads
         self._apart = 1 + gated
-        self.row = (self._apart * heads + 2 * self.kv) * self.d  # numbers of a token
+        self.row = (self._apart * heads + 2 * self.kv) * self.d  # how many numbers a token has
         self._qkv = Pattern(_QKV)
         pairs = self._width // 2
         self._frequencies = _frequencies(pairs)
@@ -63,7 +64,7 @@ class _Heads:
         self.k = cache(self._k)
 
     def _table(self, bench: Bench, rows: int) -> Tensor:
-        """The angles of positions, or of each row."""
+        """The table of angles: by position, or one entry for each row."""
         if not self._width:
             return bench.zeros
         if not self._c.get("PER_ROW"):
@@ -80,15 +81,15 @@ class _Heads:
         return [v * scale for v in values]
 
     def _k(self, token: int, head: int) -> list[float]:
-        """A key head."""
+        """A key head of a row."""
         return self._turned(token, self._apart * self.heads + head, "K")
 
     def v(self, token: int, head: int) -> list[float]:
-        """A value head."""
+        """A value head of a row."""
         return self._raw(token, self._apart * self.heads + self.kv + head)
 
     def gate(self, head: int) -> list[float]:
-        """What the only row's head is multiplied by."""
+        """The gate by which a head of the only row is multiplied."""
         return list(map(sigmoid, self._raw(0, 2 * head + 1)))
 
     def _raw(self, token: int, place: int) -> list[float]:
@@ -126,12 +127,12 @@ def _frequencies(pairs: int) -> tuple[float, ...]:
 
 
 def known_rope_table(bench: Bench, pairs: int) -> Tensor:
-    """A table for so many pairs, for the positions of the tokens here."""
+    """A table for so many pairs, with the positions that these checks use."""
     return bench.keep(("rope", pairs), lambda: _rope_table(bench, _frequencies(pairs)))
 
 
 def _rope_table(bench: Bench, frequencies: tuple[float, ...]) -> Tensor:
-    """As Rope.table makes it, but with the entries of the tokens here alone: zeros elsewhere cost no time."""
+    """As Rope.table, but only with the entries that these checks use; the others are 0, which takes no time."""
     empty = bytes(8 * len(frequencies))
     tokens = range(_TURN, _TURN + _TOKENS)
     blocks = {token // ROPE_BLOCK for token in tokens}
@@ -150,7 +151,7 @@ def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
 
 
 def _dtype(call: Call) -> Dtype:
-    """Of the KV cache."""
+    """The dtype of the KV cache."""
     return "f16" if "kv_f16" in call.kernel.uses else "f32"
 
 
@@ -160,14 +161,14 @@ def _sample(count: int) -> list[int]:
 
 
 def _pairs(tokens: Sequence[int], heads: int) -> list[tuple[int, int]]:
-    """Each of these tokens with one of a sample of heads, and each of those with a token."""
+    """Pairs of these tokens with a sample of heads, so that each token and each head occurs."""
     sample = _sample(heads)
     count = max(len(tokens), len(sample))
     return [(tokens[n % len(tokens)], sample[n % len(sample)]) for n in range(count)]
 
 
 def rope(bench: Bench, calls: Sequence[Call]) -> Check:
-    """rope.wgsl: heads of five tokens, the first, one in the middle and the last."""
+    """rope.wgsl: the first, a middle and the last head of five tokens."""
     [call] = calls
     c = constants(call)
     [h] = whole(c, "H")
@@ -227,7 +228,7 @@ def _words(values: Iterable[int]) -> bytes:
 
 
 class _Cache:
-    """Keys and values [kv heads, context, d] of few kinds."""
+    """Keys and values [kv heads, context, d], of which only a few are different."""
 
     def __init__(self, bench: Bench, kv: int, d: int, dtype: Dtype) -> None:
         self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
@@ -245,7 +246,7 @@ class _Cache:
         own: tuple[Sequence[float], Sequence[float]] | None = None,
         cap: float = 0.0,
     ) -> list[float]:
-        """softmax(q k) v over these rows, and over a key and value of the token's own; scores within +-`cap`."""
+        """softmax(q k) v over these rows and the token's own key and value; scores are capped to +-`cap`."""
         dots, rows = self.keys.dots(q), list(self.values.rows)
         scores = [dots[kind] for kind in self.keys.kinds(head, keys.stop)[keys.start :]]
         kinds = self.values.kinds(head, keys.stop)[keys.start :]
@@ -267,13 +268,13 @@ class _Cache:
 
 
 def _first_key(c: Mapping[str, float], position: int) -> int:
-    """The first that a query sees."""
+    """The first key that a query sees."""
     [window] = whole(c, "WINDOW")
     return max(0, position + 1 - window) if window else 0
 
 
 def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_decode.wgsl with attention_reduce.wgsl: a token behind 110 others, in four splits."""
+    """attention_decode.wgsl with attention_reduce.wgsl: a token after 110 others, in four splits."""
     decode, reduce = calls
     c, ending = constants(decode), constants(reduce)
     h, splits = int(ending["H"]), 4
@@ -282,7 +283,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     cache = _Cache(bench, kv, d, _dtype(decode))
     step = bench.step(_POSITION, 1, _SHIFT)
     partial, y = bench.make("partial", h, splits, d + 4), bench.make("y", h, d)
-    # The grid of the partial results tells how many splits there are.
+    # The grid of the partial results says how many splits there are.
     tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]
     bench.call(decode, tensors, (splits, decode.groups[1], 1))
     gates = heads.tensors[0] if ending.get("GATE") else bench.zeros
@@ -318,14 +319,14 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_prefill.wgsl: a block of rows and three more behind 40 others, in at least two tiles of keys; of some
-    rows a head each."""
+    """attention_prefill.wgsl: a block of rows and three more, after 40 others, so at least two tiles of keys; one head
+    of each of some rows is compared."""
     [call] = calls
     c = constants(call)
     [d, h, per_kv, block, gate_heads] = whole(c, "D", "H", "HEADS_PER_KV", "BQ", "GATE")
     position, rows = 40, block + 3
     cache = _Cache(bench, h // per_kv, d, _dtype(call))
-    # Scores of a few units, so that many keys have a share.
+    # Scores of a few units, so that many keys have weight.
     queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
     opened = gates.map(sigmoid)
     q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)

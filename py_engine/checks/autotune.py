@@ -1,7 +1,7 @@
 """Times the forms of decode's matvecs on this device and picks the fastest, before a model's buffers are made.
 
-Not on software adapters, whose form is fixed, and only when asked for (Engine.load(tune=True)): it costs a pipeline
-for every form tried. What was found is stored (checks/tunings.py) and used by later loads without being asked.
+This is done only when asked for (Engine.load(tune=True)), since every form that is tried must be compiled; and not on
+software adapters, whose form is fixed. The result is stored (checks/tunings.py), and later loads use it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.host.io import Io
+from py_engine.host.profile import adapter_profile
 from py_engine.ops.gate import Finish
 from py_engine.ops.matvec import MatvecTask, MatvecTuning, candidates, matvec
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import STEP_BYTES, Pass, pack_step
 
-MARGIN = 0.05  # a form must be faster than the usual one by this much
-BUDGET_S = 0.5  # of measuring, once pipelines are there
-COMPILE_S = 10.0  # of waiting for pipelines; forms that are not ready by then are not tried
-_RUN_S = 0.002  # of one measurement
-_COPIES = 24  # of a matrix, taking turns as the layers of a model do, so that caches help no more than there
-_POOL_BYTES = 128 << 20  # of weights, more only where one matrix needs more
-_ALIGN = 256  # of a binding's offset
+MARGIN = 0.05  # a form must be faster than the usual one by this share
+BUDGET_S = 0.5  # seconds for measuring, after compiling
+COMPILE_S = 10.0  # seconds for compiling; forms that are not ready then are not tried
+_RUN_S = 0.002  # seconds that one measurement runs
+_COPIES = 24  # of a matrix; they take turns, as a model's layers do, so that caches help no more than there
+_POOL_BYTES = 128 << 20  # for copies of weights; more only if one matrix needs more
+_ALIGN = 256  # a binding's offset is a multiple of this
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}
 
 
@@ -41,7 +42,7 @@ async def chosen_forms(
 
     `tune` None: only what is stored; False: none at all, the ops choose. Raises DeviceLostError.
     """
-    if tune is False or gpu.info.fallback:
+    if tune is False or not adapter_profile(gpu.info.fallback).measured_forms:
         return {}
     forms = await stored_forms(gpu, io)
     tasks = {c.task: None for c in calls if isinstance(c.task, MatvecTask) and c.task not in forms}
@@ -50,7 +51,9 @@ async def chosen_forms(
             found = await measure(list(tasks), gpu, kernels)
         except DeviceLostError:
             raise
-        except HostError:  # no room for the buffers, say: a model can be loaded without
+        except (
+            HostError
+        ):  # for example no room for the buffers; the model can be loaded without measuring
             found = {}
         if found:
             forms |= found
@@ -59,7 +62,7 @@ async def chosen_forms(
 
 
 def fastest(times: Mapping[MatvecTuning, float], usual: MatvecTuning) -> MatvecTuning:
-    """The form with the least seconds, or the usual one unless that is beaten by the margin."""
+    """The fastest form, if it beats the usual one by the margin; else the usual one."""
     best = min(times, key=lambda form: times[form])
     return best if times[best] < times[usual] * (1 - MARGIN) else usual
 
@@ -67,9 +70,9 @@ def fastest(times: Mapping[MatvecTuning, float], usual: MatvecTuning) -> MatvecT
 async def measure(
     tasks: Sequence[MatvecTask], gpu: Gpu, kernels: Kernels, budget_s: float = BUDGET_S
 ) -> Forms:
-    """The fastest form of each task, those with the most weights first; tasks the time is too short for are left out.
+    """The fastest form of each task. Tasks with the most weights go first; tasks for which no time is left are missing.
 
-    Raises HostError when the device refuses buffers or is lost; a form that does not compile is passed over.
+    A form that does not compile is skipped. Raises HostError when the device refuses buffers or is lost.
     """
     bench = _Bench(gpu, kernels, tasks)
     try:
@@ -98,12 +101,12 @@ async def measure(
 
 
 def _nbytes(task: MatvecTask) -> int:
-    """Of one matrix and its scales."""
+    """Bytes of a task's matrix and its scales."""
     return sum(_sizes(task))
 
 
 def _sizes(task: MatvecTask) -> tuple[int, int]:
-    """Bytes of weights and of scales, each a multiple of what a binding's offset is aligned to."""
+    """Bytes of weights and of scales, each rounded up to the alignment of a binding's offset."""
     elements = task.rows * task.cols
     pair = 8 if task.scale_format == "f32" else 4
     scales = elements // task.group_size * pair if task.group_size else 0
@@ -112,7 +115,7 @@ def _sizes(task: MatvecTask) -> tuple[int, int]:
 
 
 class _Bench:
-    """Buffers of zeros that any task can be run on: speed does not depend on the values."""
+    """Buffers of zeros on which any task can run; speed does not depend on the values."""
 
     def __init__(self, gpu: Gpu, kernels: Kernels, tasks: Sequence[MatvecTask]) -> None:
         self._gpu = gpu

@@ -1,4 +1,4 @@
-"""Times dispatches on the GPU: by timestamp queries where the device has them, else by the wall."""
+"""Times dispatches on the GPU: by timestamp queries where the device has them, else by the wall clock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from math import gcd
 
 from py_engine.host.gpu import Dispatch, Gpu
 
-MOST_DISPATCHES = 4096  # in one timed pass
+MOST_DISPATCHES = 4096  # the most in one timed pass
 _ROUNDS = 3
 
 
 class Clock:
-    """Times dispatches by timestamps, or by the wall where the device has none. `step_ns`: its resolution as seen.
+    """Times dispatches by timestamps, or by the wall clock where there are none. `step_ns`: the resolution that was
+    seen.
 
-    `enough_s`: how long the repeats of one measurement take; Chromium's steps of 0.1 ms are 1 % of the default.
+    `enough_s`: how long one measurement repeats its work; Chromium's steps of 0.1 ms are 1 % of the default.
     """
 
     def __init__(self, gpu: Gpu, enough_s: float = 0.010) -> None:
@@ -24,10 +25,10 @@ class Clock:
         self._enough_s = enough_s
         self.timestamps = "timestamp-query" in gpu.features
         self.step_ns = 0
-        self._wait_s = 0.0  # what submitting nothing and waiting takes, by the wall
+        self._wait_s = 0.0  # seconds of a submit without work and its wait, by the wall clock
 
     async def start(self) -> None:
-        """Find out what an empty wait costs."""
+        """Measure how long an empty wait takes."""
         waits = []
         for _ in range(5):
             started = time.perf_counter()
@@ -36,14 +37,14 @@ class Clock:
         self._wait_s = min(waits)
 
     async def passes(self, passes: Sequence[Sequence[Dispatch]]) -> list[float]:
-        """Seconds of each pass, run once in one command buffer. Only with timestamps."""
+        """Seconds of each pass; all run once, in one command buffer. Needs timestamps."""
         return self._seconds(await self._gpu.time_passes(self._gpu.record([passes], False)))
 
     async def each(
         self, dispatches: Sequence[Dispatch], reset: Callable[[], None] = lambda: None
     ) -> float:
-        """Seconds of one of these dispatches, run back to back over and over until that takes `enough_s`; the best of
-        three such runs. `reset` is called before each."""
+        """Seconds of one of these dispatches. They run back to back, again and again, for `enough_s`; the best of three
+        such runs counts. `reset` is called before each run."""
         recording = self._gpu.record([[dispatches]], False)
         most = max(1, MOST_DISPATCHES // len(dispatches))
         repeats, best = 1, float("inf")
@@ -67,8 +68,8 @@ class Clock:
         return min(best, taken) / repeats / len(dispatches)
 
     async def compare(self, alternatives: Sequence[Sequence[Dispatch]]) -> list[float]:
-        """Seconds of one dispatch of each alternative. They are run in turns, so that a clock rate that drifts is the
-        same for all, and read back together, since waiting costs more than measuring."""
+        """Seconds of one dispatch of each alternative. The alternatives take turns, so that a drifting clock rate
+        affects all alike; all are read back together, since waiting costs more than measuring."""
         if not self.timestamps:
             return [await self.each(dispatches) for dispatches in alternatives]
         recording = self._gpu.record([alternatives], False)

@@ -31,7 +31,7 @@ _TOKENS = 5  # of a scan
 
 @dataclass(frozen=True)
 class _Shape:
-    """Heads and sizes, by the names of the kernels' constants."""
+    """Heads and sizes, from the kernels' constants."""
 
     hk: int
     hv: int
@@ -68,12 +68,12 @@ class _Shape:
 
 
 class _Layer:
-    """Projections and vectors of a layer, and what they come to before the recurrence."""
+    """Projections and vectors of a layer, and what the recurrence gets from them."""
 
     def __init__(
         self, bench: Bench, shape: _Shape, rows: int, known: Sequence[tuple[int, int]] = ((0, 1),)
     ) -> None:
-        """`known`: (first, count) of the rows that are looked at; others are 0, which costs no upload."""
+        """`known`: (first, count) of the rows that are used; the others are 0, which needs no upload."""
         self._shape = s = shape
         self._proj, self._conv, self._decay = Pattern(_PROJ), Pattern(_CONV), Pattern(_DECAY, -1.0)
         self._ring = Ring(Pattern(_HISTORY), s.taps, s.channels, _POSITION)
@@ -85,14 +85,14 @@ class _Layer:
         self.decay = bench.known(self._decay, 2 * s.hv)
         kept = self._ring.history.period()
         self.history: Tensor = bench.fill("history", kept, s.taps, s.channels)
-        # What is remembered of the last row: of the first channels and of the last.
+        # What the history must hold of the last row: its first and its last channels.
         place = self._ring.place(_POSITION + rows - 1)
         self._runs = [(0, min(8, s.dk)), (s.channels - min(8, s.dv), min(8, s.dv))]
         self._kept = [bench.read(self.history, place + at, n) for at, n in self._runs]
         self._last = rows - 1
 
     def mixed(self, row: int, first: int, count: int) -> list[float]:
-        """Channels behind the convolution and silu."""
+        """Channels after the convolution and silu."""
         s = self._shape
         weights = self._conv.part(first * s.taps, count * s.taps)
         taps = [weights[j :: s.taps] for j in range(s.taps)]
@@ -110,7 +110,7 @@ class _Layer:
         return math.exp(-rate), sigmoid(self._proj[at])
 
     def opened(self, row: int, head: int) -> list[float]:
-        """What a value head's result is multiplied by: silu(z)."""
+        """silu(z), by which a value head's result is multiplied."""
         s = self._shape
         return list(map(silu, self._proj.part(row * s.width + s.channels + head * s.dv, s.dv)))
 
@@ -125,7 +125,7 @@ class _Layer:
 
 
 class _State:
-    """States of all heads: those of the sample in columns of few kinds, zeros elsewhere, which cost no upload."""
+    """States of all heads. Those of the sample have a few kinds of columns; the rest is 0, which needs no upload."""
 
     def __init__(self, bench: Bench, shape: _Shape) -> None:
         self._bench, self._shape = bench, shape
@@ -136,11 +136,11 @@ class _State:
             bench.write(self.tensor, head * len(data), data)
 
     def column(self, head: int, column: int) -> list[float]:
-        """As it was before."""
+        """A column before the run."""
         return self.types.rows[self.types.kinds(head, column + 1)[column]]
 
     def read(self, head: int, column: int) -> Read:
-        """As it will be."""
+        """Ask for columns after the run."""
         s = self._shape
         return self._bench.read(self.tensor, (head * s.dv + column) * s.dk, s.dk)
 
@@ -219,7 +219,7 @@ def delta_conv(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
-    """delta_scan.wgsl: five tokens from a state, a sample of heads and columns."""
+    """delta_scan.wgsl: five tokens from a known state; a sample of heads and columns."""
     [call] = calls
     s = _Shape.of(call)
     # Keys of about unit length, as they come from delta_conv; gates (alpha, beta) around 0.7.
@@ -248,7 +248,7 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
             d = beta * (inputs[row + at_v + column] - dot(values, k))
             values = [a + d * b for a, b in zip(values, k, strict=True)]
             found.append(dot(values, q))
-        # Sums of many small numbers may come out near 0: what they are made of is of size 1.
+        # Sums of many small numbers may be near 0, so the error is compared with their terms, which are of size 1.
         own = [got[t, head, column].floats()[0] for t in range(_TOKENS)]
         size = max(1.0, *map(abs, found))
         return difference(own, found, size=size) or difference(after[head, column].floats(), values)

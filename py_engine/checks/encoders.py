@@ -1,4 +1,4 @@
-"""Checks of what encoders have beside matrices: attention to both sides, and a vector for each text."""
+"""Checks of the kernels that only encoders have: attention to both sides, and pooling a text to a vector."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _QUERIES, _KEYS, _VALUES, _ROWS = 81, 82, 83, 84  # seeds
 
 
 def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_full.wgsl: a block of rows and three more that see 40 keys, one, none, or ten behind a gap; of some
-    rows a head each. Queries, keys and values stand as the model's do, in tensors of their own."""
+    """attention_full.wgsl: a block of rows and three more, which see 40 keys, one, none, or ten after a gap; one head
+    of each of some rows is compared. Queries, keys and values are laid out as the model's, in their own tensors."""
     [call] = calls
     c = constants(call)
     [d, h, per_kv, block, before, after] = whole(
@@ -36,7 +36,7 @@ def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     dtype: Dtype = "f16" if "kv_f16" in call.kernel.uses else "f32"
     rows, keys, kv = block + 3, 64, h // per_kv
     spans = [[(0, 40), (41, 42), (7, 7), (50, 60)][t % 4] for t in range(rows)]
-    # Scores of a few units, so that many keys have a share.
+    # Scores of a few units, so that many keys have weight.
     patterns = {
         "Q": Pattern(_QUERIES, size=4 / (c["SCALE"] * d**0.5)),
         "K": Pattern(_KEYS),
@@ -95,7 +95,7 @@ def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def pool(bench: Bench, calls: Sequence[Call]) -> Check:
-    """pool.wgsl: texts of five rows, of one and of none."""
+    """pool.wgsl: texts of five rows, of one row and of none."""
     [call] = calls
     c = constants(call)
     [k, pooling, unit] = whole(c, "K", "POOLING", "NORMALISE")

@@ -1,4 +1,4 @@
-"""Known inputs: the same numbers on every machine, cheap to make in any length."""
+"""Known inputs for checks: the same numbers on every machine, quickly made in any length."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from functools import cache
 from operator import mul
 from typing import TypeVar
 
-_PERIOD = 251  # a prime: no row of a matrix begins as the one before
+_PERIOD = 251  # a prime, so that no row of a matrix begins like the one before
 
 
 T = TypeVar("T")
 
 
 def _stretch(period: list[T], first: int, count: int) -> list[T]:
-    """Of 251 things that begin anew: number first .. first + count - 1."""
+    """Items first .. first + count - 1 of a list of 251 items that repeats."""
     at = first % _PERIOD
     return (period * ((at + count) // _PERIOD + 1))[at : at + count]
 
 
 class Cycle:
-    """251 numbers, over and over."""
+    """251 numbers that repeat."""
 
     def __init__(self, values: list[float]) -> None:
         self._values = values
@@ -34,27 +34,27 @@ class Cycle:
         return _stretch(self._values, first, count)
 
     def map(self, function: Callable[[float], float]) -> Cycle:
-        """The function's values, each computed once."""
+        """The numbers with a function applied; each value is computed once."""
         return Cycle(list(map(function, self._values)))
 
     def times(self, other: Cycle) -> Cycle:
-        """The products."""
+        """Products of numbers, one by one."""
         return Cycle(list(map(mul, self._values, other._values)))
 
     def period(self, dtype: str = "f32", first: int = 0) -> bytes:
-        """The 251 numbers from number `first` on as they lie in memory."""
+        """The bytes of 251 numbers, from number `first` on."""
         return pack(self.part(first, _PERIOD), dtype)
 
     def pack(self, count: int, dtype: str = "f32") -> bytes:
-        """The first `count` numbers as they lie in memory."""
+        """The bytes of the first `count` numbers."""
         period = self.period(dtype)
         return (period * (count // _PERIOD + 1))[: count * (len(period) // _PERIOD)]
 
 
 class Pattern(Cycle):
-    """Numbers from an integer hash: within `size` of `middle`, multiples of size / 16, so that f16 and bf16 hold them
-    exactly where size is a power of two and middle a small multiple of 1/2. Not `middle`; but where `thin`, four of
-    five are 0."""
+    """Numbers from an integer hash: within `size` of `middle`, but never `middle` itself. They are multiples of
+    size / 16, so f16 and bf16 hold them exactly when `size` is a power of two and `middle` a small multiple of 1/2.
+    `thin`: four of five are 0."""
 
     def __init__(
         self, seed: int, middle: float = 0.0, size: float = 1.0, *, thin: bool = False
@@ -70,7 +70,7 @@ def _numbers(seed: int, middle: float, size: float, thin: bool) -> list[float]:
 
 
 def _steps(seed: int) -> list[int]:
-    """251 whole numbers 0..15: a walk through the same ones, of another stride for each seed below 250."""
+    """251 whole numbers 0..15. Each seed below 250 walks through the same numbers with another stride."""
     hashed, stride = _hashed(), seed + 1
     return [hashed[(i * stride + seed) % _PERIOD] for i in range(_PERIOD)]
 
@@ -86,7 +86,7 @@ def _hashed() -> list[int]:
 
 
 class Types:
-    """Rows [groups, count, width] of which each is one of five: dot products with all of them are five."""
+    """Rows [groups, count, width]. Only five are different, so dot products with all rows are five."""
 
     COUNT = 5
 
@@ -96,21 +96,21 @@ class Types:
         self._kinds = [n % self.COUNT for n in _steps(seed + 1)]
 
     def kinds(self, group: int, count: int) -> list[int]:
-        """Which of the five the first `count` rows of a group are."""
+        """For the first `count` rows of a group: which of the five each is."""
         return _stretch(self._kinds, 101 * group, count)
 
     def pack(self, groups: Iterable[int], count: int, dtype: str = "f32") -> bytes:
-        """All rows of these groups as they lie in memory."""
+        """The bytes of all rows of these groups."""
         packed = [pack(row, dtype) for row in self.rows]
         return b"".join(packed[kind] for group in groups for kind in self.kinds(group, count))
 
     def dots(self, values: Sequence[float]) -> list[float]:
-        """values . row of each of the five."""
+        """The dot product of `values` with each of the five rows."""
         return [dot(row, values) for row in self.rows]
 
 
 def pack(values: Sequence[float], dtype: str) -> bytes:
-    """Little-endian f32 or f16."""
+    """The bytes of numbers as little-endian f32 or f16."""
     return struct.pack(f"<{len(values)}{'e' if dtype == 'f16' else 'f'}", *values)
 
 

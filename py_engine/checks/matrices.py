@@ -32,26 +32,26 @@ from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor
 from py_engine.ops.gate import ACTIVATIONS, EPILOGUES
 
-# Of the sum of all |w x| of a product, of quantised w of |scale| q and |bias|: f32 sums stay within 1e-6 of it. A chunk
-# of 32 left out of rows of 8192 is 1e-4 of it.
+# The allowed error, as a share of the sum of all |w x| of a product (for a quantised w: of |scale| q and |bias|). f32
+# sums stay within 1e-6 of it; a chunk of 32 that is left out of a row of 8192 is 1e-4 of it.
 _PRODUCT = 1e-5
 # Tensor units see w rounded to 11 bits: that is at most 2^-11 of the sum, and that over the square root of the number
 # of terms if the errors are of either sign, as they are; this is 16 times that.
 _UNITS = 16 * 2.0**-11
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
-_GIVEN = 0x80000001  # an id of a row that is given
-_MIDDLE = 1.5  # of weights of norms
-_SEEN = 64  # of a part: its first columns
-_FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # of the rows of a chunk
-_ABSOLUTE = 1e-6  # what a sum with numbers of size 1 may be off by, whatever the product
+_GIVEN = 0x80000001  # an id that means a given row
+_MIDDLE = 1.5  # the middle of norm weights
+_SEEN = 64  # of a part, how many first columns are compared
+_FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # the rows of a chunk are one row times these
+_ABSOLUTE = 1e-6  # the allowed error of a sum with numbers of size 1, however small the product
 _ACTIVATE = {ACTIVATIONS[name]: function for name, function in ACTIVATE.items()}
-_READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these look at what y holds
+_READING = (EPILOGUES["add"], EPILOGUES["multiply"])  # these read what y holds
 
 
 def embed(bench: Bench, calls: Sequence[Call]) -> Check:
-    """embed.wgsl: first, middle and last row of this part of the table; an id behind the table means its last; a
-    negative one leaves what stands there."""
+    """embed.wgsl: first, middle and last row of this part of the table; an id beyond the table, which means its last
+    row; a negative id, which leaves its row of y unchanged."""
     [call] = calls
     c = constants(call)
     [n, k, offset, vocab] = whole(c, "N", "K", "ROW_OFFSET", "VOCAB")
@@ -64,7 +64,7 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
     y = bench.fill("y", before.period(), len(ids), k)
     tokens = bench.put("ids", struct.pack("<4I", *ids), len(ids), dtype="u32")
     bench.call(call, [tokens, *call.tensors[1:3], y], (call.groups[0], len(ids), 1))
-    # A third of each row, all columns once; and the row that is given.
+    # A third of each of three rows, so that each column is compared once; and the given row.
     thirds = [(0, k // 3), (k // 3, k // 3), (k // 3 * 2, k - k // 3 * 2)]
     got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(thirds)])
     left = bench.read(y, len(rows) * k, k)
@@ -84,7 +84,7 @@ def embed(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
-    """matvec.wgsl over the whole matrix, with what is fused before and behind it."""
+    """matvec.wgsl over the whole matrix, with what is fused before and after it."""
     [call] = calls
     c = constants(call)
     [n, k, r, outputs_a_group, base, at] = whole(
@@ -92,9 +92,9 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     )
     sections = r // outputs_a_group
     outputs = Outputs.of(bench, call, n // sections, sections, base)
-    # The row of x that is meant stands last where the kernel is to look for it.
+    # If the kernel must find the last valid row of x, that is the row with the numbers.
     rows = 3 if c["LAST_ROW"] else 1
-    # What is left of x behind a norm but for a factor is the x of all others.
+    # A norm leaves, but for a factor, the x that all other products have.
     pattern, weight = (_thin(), known_weight()) if c["NORM"] else (_input(), None)
     x = bench.keep(("x", rows, k, c["NORM"]), lambda: bench.fill("x", pattern.period(), rows, k))
     norm_weight = bench.zeros
@@ -130,7 +130,7 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
-    """matmul.wgsl and matmul_units.wgsl: a tile of rows and three more; those behind stay as they are."""
+    """matmul.wgsl and matmul_units.wgsl: a tile of rows and three more; rows after these must not change."""
     [call] = calls
     c = constants(call)
     [n, k, rt, base, columns, at, epilogue] = whole(
@@ -142,7 +142,7 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     sections = 2 if epilogue == EPILOGUES["gated"] else 1
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     dtype: Dtype = "f16" if units else "f32"
-    # One of each eight rows, which a thread holds one of; the next tile's; one that is not valid. All others are 0.
+    # Rows that are not 0: one of each eight, since a thread has one of eight; one of the next tile; one not valid.
     tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
     x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
     y, adds = bench.make("y", rows, columns), epilogue in _READING
@@ -178,7 +178,7 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 class Results(NamedTuple):
-    """What outputs must be, and what each may be off by."""
+    """The right outputs, and the allowed error of each."""
 
     values: list[float]
     errors: list[float]
@@ -190,7 +190,7 @@ def _made(
     products: Sequence[Sequence[Product]],
     allowed: float,
 ) -> Results:
-    """Outputs made of these products, before what y held is looked at."""
+    """The outputs for these products, before what y held before is added or multiplied."""
     bias, offset, half = Pattern(_BIAS), int(c["BIAS_OFFSET"]), int(c["N"]) // 2
     found = Results([], [])
     for index, parts in zip(outputs.indices, products, strict=True):
@@ -220,15 +220,16 @@ def _made(
 
 
 def _active(c: Mapping[str, float], value: float, error: float) -> tuple[float, float]:
-    """The activation of a value, and what it may be off by where that is."""
+    """The activation of a value, and its allowed error, for a value with an allowed error."""
     kind = int(c["ACTIVATION"])
-    # WGSL's tanh and exp are off by 1e-5 of what they are applied to. But for the square, none is steeper than 1.13.
+    # WGSL's tanh and exp have errors of 1e-5 of their argument. Except for the square no activation is steeper than
+    # 1.13.
     steepest = 2 * abs(value) + error if kind == ACTIVATIONS["relu2"] else 1.13
     return _ACTIVATE[kind](value), steepest * error + 2e-5 * abs(value)
 
 
 def _put(c: Mapping[str, float], made: Results, old: Sequence[float]) -> Results:
-    """What y holds afterwards, where it held `old`."""
+    """What y must hold afterwards, when it held `old` before."""
     if c["EPILOGUE"] == EPILOGUES["add"]:
         return Results(list(map(plus, made.values, old)), made.errors)
     if c["EPILOGUE"] == EPILOGUES["multiply"]:
@@ -253,7 +254,7 @@ def _convolved(
     got: Sequence[float],
     kept: Sequence[float],
 ) -> str:
-    """What is wrong with channels of a short convolution made of these products, B, C and X."""
+    """What is wrong with channels of a short convolution, made from these products B, C and X."""
     found = [_channel(conv, *of) for of in zip(channels, products, strict=True)]
     inputs, input_errors, results, errors = map(list, zip(*found, strict=True))
 
@@ -266,7 +267,7 @@ def _convolved(
 def _channel(
     conv: ShortConvolution, channel: int, parts: Sequence[Product]
 ) -> tuple[float, float, float, float]:
-    """The gated input that is remembered and what it may be off by, the result and what that may be off by."""
+    """The gated input that is remembered, its allowed error, the result, and its allowed error."""
     values, errors = [], []
     for section, part in enumerate(parts):
         values.append(part.value + conv.in_bias(channel + section * conv.channels))
@@ -279,7 +280,7 @@ def _channel(
 
 
 def _chunk(bench: Bench, rows: int, tokens: Sequence[int], k: int, dtype: Dtype) -> Tensor:
-    """A row of x times each of the factors in turn, for these tokens."""
+    """A row of x times one of the factors in turn, for each of these tokens."""
     x = _input()
     scaled = [x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS]
     tensor = bench.make("x", rows, k, dtype=dtype)
@@ -289,13 +290,13 @@ def _chunk(bench: Bench, rows: int, tokens: Sequence[int], k: int, dtype: Dtype)
 
 
 def _thin() -> Pattern:
-    """x before a norm."""
+    """The input before a norm."""
     return Pattern(_X, thin=True)
 
 
 @cache
 def _input() -> Cycle:
-    """x of a product: ten bits, so that f16 holds it exactly, and times any of the factors."""
+    """The input of a product. It has ten bits, so f16 holds it exactly, also times any of the factors."""
     return _thin().times(known_weight())
 
 
@@ -304,7 +305,7 @@ def _known_input(bench: Bench, k: int) -> Input:
 
 
 def _bias(bench: Bench, c: Mapping[str, float], n: int) -> Tensor:
-    """The bias of n rows, and their factors."""
+    """The biases of n rows, and their factors."""
     begins = [c["BIAS_OFFSET"]] if c["BIAS"] else []
     if c.get("FACTORS"):
         begins.append(c["FACTORS_AT"])

@@ -1,4 +1,4 @@
-"""Checks of the kernels that norm rows, or narrow them: all inputs are known ones."""
+"""Checks of the kernels that norm rows, or narrow them to f16, on known inputs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from py_engine.checks.workbench import (
 from py_engine.graph.trace import Call
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
-_MIDDLE = 1.5  # of weights of norms
-_SEEN = 64  # of a part: its first columns
+_MIDDLE = 1.5  # the middle of norm weights
+_SEEN = 64  # of a part, how many first columns are compared
 
 
 def norm(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -76,7 +76,7 @@ def layer_norm(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm_parts.wgsl: two rows, the borders of all parts and of what lies behind them."""
+    """norm_parts.wgsl: two rows, at the borders of all parts and of the columns after them."""
     [call] = calls
     c = constants(call)
     [cols, count, width, width_2, centred] = whole(
@@ -138,11 +138,11 @@ def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def halves_of(k: int) -> list[tuple[int, int]]:
-    """The first half of one row and the second of another, as (first, count): all columns once."""
+    """The first half of one row and the second half of another, as (first, count): each column is compared once."""
     half = k // 4 * 2  # whole words of f16
     return [(0, half), (half, k - half)]
 
 
 def known_weight() -> Pattern:
-    """What a norm multiplies by."""
+    """The known weights of a norm."""
     return Pattern(_NORM, _MIDDLE)

@@ -17,18 +17,18 @@ _HIGH = bytes(b >> 4 for b in range(256))
 
 
 class Product(NamedTuple):
-    """w . x and what its rounding errors are a part of."""
+    """w . x, and the sum of magnitudes that limits its rounding error."""
 
     value: float
     size: float
 
     def times(self, factor: float) -> Product:
-        """Of x times `factor`."""
+        """The product with x * `factor`."""
         return Product(factor * self.value, abs(factor) * self.size)
 
 
 class Input:
-    """x of products. Most of it is 0, which products need not be made of."""
+    """x of products. Most of it is 0, so that products take little time here."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self._size = len(values)
@@ -37,15 +37,15 @@ class Input:
         self._groups: dict[int, _Groups] = {}
 
     def __len__(self) -> int:
-        """How many of its numbers are not 0."""
+        """How many of the numbers are not 0."""
         return len(self._values)
 
     def terms(self, row: Sequence[float]) -> list[float]:
-        """Of a row's product with it, those that are not 0."""
+        """The terms of a row's product with x that are not 0."""
         return list(map(mul, self._values, map(row.__getitem__, self._places)))
 
     def groups(self, size: int) -> _Groups:
-        """Its groups of so many numbers."""
+        """x in groups of so many numbers."""
         if size not in self._groups:
             edges = [bisect_left(self._places, i) for i in range(0, self._size + 1, size)]
             cuts = list(map(slice, edges, edges[1:]))
@@ -56,11 +56,11 @@ class Input:
 
 
 class _Groups(NamedTuple):
-    """Groups of an input."""
+    """An input, cut into groups."""
 
-    cuts: list[slice]  # of its numbers that are not 0
+    cuts: list[slice]  # for each group: its numbers that are not 0
     sums: list[float]
-    magnitudes: list[float]  # sums of magnitudes
+    magnitudes: list[float]  # for each group: the sum of magnitudes
 
 
 class MatrixRows:
@@ -88,7 +88,7 @@ class MatrixRows:
         self._scales = read(call.tensors[2 if self._scale_bytes else 1], self._scale_bytes)
 
     def values(self, row: int) -> Sequence[float]:
-        """A row of the matrix."""
+        """The values of a row of the matrix."""
         raw = self._part(self._weight, self._row_bytes, row)
         if not self._scale_bytes:
             return _floats(raw, self.format)
@@ -100,7 +100,7 @@ class MatrixRows:
         ]
 
     def product(self, row: int, x: Input) -> Product:
-        """Row . x."""
+        """The product of a row with x."""
         raw = self._part(self._weight, self._row_bytes, row)
         if not self._scale_bytes:
             terms = x.terms(_floats(raw, self.format))
@@ -125,13 +125,13 @@ class MatrixRows:
         return fields
 
     def _affine(self, row: int) -> tuple[Sequence[float], Sequence[float]]:
-        """Scales and biases of the groups of a row."""
+        """(scales, biases) of the groups of a row."""
         numbers = _floats(self._part(self._scales, self._scale_bytes, row), self._scale_format)
         return numbers[0::2], numbers[1::2]
 
 
 def _floats(raw: bytes, form: str) -> Sequence[float]:
-    """Numbers as they lie in memory."""
+    """Numbers of a tensor's dtype, from bytes in memory."""
     if form == "bf16":
         wide = bytearray(2 * len(raw))
         wide[2::4], wide[3::4] = raw[0::2], raw[1::2]
@@ -142,14 +142,14 @@ def _floats(raw: bytes, form: str) -> Sequence[float]:
 
 
 class Outputs:
-    """A sample of a layer's outputs in short runs (first, middle, last), and the rows of the matrix behind them.
+    """A sample of a layer's outputs, in short runs (first, middle, last), and the rows of the matrix that make them.
 
-    `sections`: rows of the matrix behind an output, as far apart as a section is long (a gate and its up). `count`
-    outputs; the matrix's rows for them begin at `base`.
+    `sections`: how many rows of the matrix make one output (a gate and its up: 2); they are one section's length apart.
+    `count`: all outputs. `base`: the first row of the matrix for them.
     """
 
     def __init__(self, bench: Bench, call: Call, count: int, sections: int, base: int) -> None:
-        # Of a workgroup's rows, which are a power of two, the first five and the last three are among them.
+        # A workgroup has a power of two of rows. The sample has the first five and the last three of one.
         middle = count // 2 // 8 * 8 + 3
         runs = {0: 3, middle: 2, max(0, count - 3): 3}
         self.runs = [(at, min(n, count - at)) for at, n in runs.items() if at < count]
@@ -162,7 +162,7 @@ class Outputs:
 
     @classmethod
     def of(cls, bench: Bench, call: Call, count: int, sections: int, base: int) -> Outputs:
-        """The same for all calls that have these outputs."""
+        """The sample for a call; the same object for all calls with these outputs."""
         key = ("outputs", call.tensors[1].binding, count, sections, base)
         return bench.keep(key, lambda: cls(bench, call, count, sections, base))
 
@@ -173,9 +173,9 @@ class Outputs:
         return self._products[x]
 
     def at(self, start: int) -> list[tuple[int, int]]:
-        """Where they lie in a row that begins at `start`, in runs."""
+        """The runs of the sample in a row that begins at `start`."""
         return [(start + at, n) for at, n in self.runs]
 
     def of_pattern(self, pattern: Pattern, start: int) -> list[float]:
-        """The pattern's numbers there."""
+        """The pattern's numbers at the sampled outputs."""
         return [pattern[start + i] for i in self.indices]

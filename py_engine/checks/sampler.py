@@ -1,4 +1,4 @@
-"""Checks of the sampling kernels: the token, and all that is handed to the next pass."""
+"""Checks of the sampling kernels: the token that they choose, and what they write for the next pass."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from py_engine.ops.sample import HISTOGRAM_WORDS, IN_PROMPT, pack_sampling
 from py_engine.ops.step import HALT_STOP, pack_step
 
 _MASK = 0xFFFFFFFF
-# Five tokens stand out of a vocabulary at 0; with penalties on the first two the third is the best.
+# Five tokens have logits above 0, all others 0. With penalties on the first two, the third is the best.
 _VALUES = (104.5, 104.25, 104.0, 103.75, 103.0)
 _REPETITION, _PRESENCE, _FREQUENCY = 1.5, 0.5, 0.5
 
 
 def _places(v: int) -> list[int]:
-    """The five, spread over the vocabulary."""
+    """Ids of the five tokens, spread over the vocabulary."""
     return [v // 3, v // 2 + 20, v - 1, 0, v // 5 + 1]
 
 
 def _logits(bench: Bench, v: int) -> Tensor:
-    """f32 [v]: the five, and all others 0."""
+    """f32 [v]: logits of the five tokens; all others are 0."""
 
     def make() -> Tensor:
         tensor = exact(bench.make("logits", v))
@@ -43,7 +43,7 @@ def _logits(bench: Bench, v: int) -> Tensor:
 
 
 def sample(bench: Bench, calls: Sequence[Call]) -> Check:
-    """The best token under penalties; or draws under top-p and top-k, where a token that they drop would win."""
+    """The best token under penalties; or draws with top-p and top-k in which a token that they drop would win."""
     argmax, *rest = calls
     [v] = argmax.tensors[0].shape
     if len(rest) == 1:
@@ -55,12 +55,12 @@ def sample(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 class _Run:
-    """Buffers that a sampling run writes, and what must be in them afterwards."""
+    """Buffers that a sampling run writes, and what they must hold afterwards."""
 
     def __init__(self, bench: Bench, v: int, settings: bytes, penalised: bool) -> None:
         self.logits = _logits(bench, v)
         self.settings = bench.put("sampling", settings, len(settings) // 4, dtype="u32")
-        # Runs without penalties share one: they count what they draw, and look at nothing.
+        # Runs without penalties share this one: they count what they draw, and read none of it.
         self.counts = bench.keep(
             ("counts", v, penalised), lambda: exact(bench.make("counts", v, dtype="u32"))
         )
@@ -71,7 +71,7 @@ class _Run:
         self.got_step, self.got_ids = bench.read(self.step, 0, 5), bench.read(self.ids)
 
     def difference(self, token: int, halt: int) -> str:
-        """What is wrong with step and ids after this token."""
+        """What is wrong with step and ids after this token was chosen."""
         wanted = [token, halt, 9, 4, 1]
         return first_of(
             [
@@ -94,7 +94,7 @@ def _greedy(bench: Bench, calls: Sequence[Call], v: int) -> Check:
     bench.call(argmax, [run.logits, run.counts, run.settings, run.best])
     bench.call(take, [run.best, run.settings, run.counts, run.ids, run.step])
     after = [bench.read(run.counts, token, 1) for token in (prompted, used, best)]
-    # Each alone in its block: the order key of its penalised logit.
+    # Each is alone in its block, so the block's result is the order key of its penalised logit.
     keys = [bench.read(run.best, 2 * _block(token), 1) for token in (prompted, used)]
     penalised = [_VALUES[0] / _REPETITION, _VALUES[1] / _REPETITION - _PRESENCE - 2 * _FREQUENCY]
 
@@ -118,7 +118,7 @@ def _block(token: int) -> int:
 
 
 def _from_order_key(key: int) -> float:
-    """The logit, which is positive."""
+    """The logit of an order key; it must be positive."""
     value: float = struct.unpack("<f", struct.pack("<I", key & 0x7FFFFFFF))[0]
     return value
 
@@ -148,8 +148,8 @@ def _draw(
 
 
 def _seed(v: int, kept: int, first: int) -> tuple[int, int]:
-    """From `first` on, a seed with which a token behind the best `kept` would win; and who wins without it: clearly,
-    and not by its logit alone."""
+    """The first seed from `first` on with which a token that is not among the best `kept` would win; and the token that
+    wins among those: by a clear distance, and not by its logit alone."""
     places, drawn = _places(v), _pcg(3 + 0x9E3779B9)
     hashed = list(map(_pcg, places))
     for seed in count(first):
@@ -174,7 +174,7 @@ def _gumbel(word: int) -> float:
 
 
 def mark(bench: Bench, calls: Sequence[Call]) -> Check:
-    """sample_mark.wgsl: two ids of three valid ones stand in the prompt, one is no token; the fourth is not valid."""
+    """sample_mark.wgsl: of four ids three are valid, and one of these is no token; so two are marked."""
     [call] = calls
     [v] = call.tensors[2].shape
     ids = (v - 1, v + 5, 1, 0)

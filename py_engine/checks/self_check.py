@@ -1,9 +1,9 @@
 """Runs a model's own pipelines on known inputs on the user's own GPU, before the first answer.
 
-A driver that computes wrongly gives wrong text without an error. A kernel that fails is replaced: the model is traced
-again without the optional feature that it used, the most special one first (the KV cache in f32 where its packed f16
-fails), and what is new is checked in turn. What fails without any of them raises.
-Inputs, and what must come out: checks.
+A driver that computes wrongly gives wrong text without an error. When a kernel fails its check, the model is traced
+again without an optional feature that the kernel used, the most special one first (for example with the KV cache in f32
+when packed f16 fails), and new kernels are checked in turn. A kernel that fails without any optional feature is an
+error. The checks themselves are in the other files of this folder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import Call, Kernel
 from py_engine.host.gpu import Gpu
 
-# What is given up first. Without subgroups there are no subgroup matrices either (ops/matmul.py).
+# Optional features, the first to give up first. Subgroup matrices need subgroups (ops/matmul.py).
 OPTIONAL = ("subgroup-matrix", "subgroups", "shader-f16", F16_KV)
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """A kernel that gave other numbers; `dropped`: the feature without which the model was traced again."""
+    """A kernel that gave wrong numbers. `dropped`: the feature without which the model was traced again."""
 
     check: str
     reason: str
@@ -40,20 +40,20 @@ class Wrong:
 
 @dataclass
 class Outcome:
-    """What a self-check came to. `wrong` is empty where all was right at once."""
+    """The result of a self-check. `wrong` is empty when every kernel was right."""
 
     checks: int = 0
-    pipelines: int = 0  # that were checked
-    seconds: float = 0.0  # once pipelines were there
+    pipelines: int = 0  # how many were checked
+    seconds: float = 0.0  # without the time to compile them
     wrong: list[Wrong] = field(default_factory=list)
 
     @property
     def dropped(self) -> frozenset[str]:
-        """Features that this model does not use here."""
+        """Features that this model does not use on this device, because their kernels failed."""
         return frozenset(w.dropped for w in self.wrong)
 
     def summary(self) -> dict[str, Any]:
-        """As a plain object."""
+        """The outcome as a plain dict."""
         return {
             "checks": self.checks,
             "pipelines": self.pipelines,
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class SelfCheck:
-    """The checks of one model on one device, whose weights are there."""
+    """The checks of one model on one device. Its weights must be loaded."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class SelfCheck:
         calls: Callable[[], Iterable[Call]],
         retrace: Callable[[frozenset[str]], None],
     ) -> None:
-        """`calls`: of all passes of the model, as they are traced now; `retrace` does it again, without features."""
+        """`calls`: of all passes of the model, as traced now. `retrace`: traces them again without some features."""
         self._gpu, self._kernels, self._strategy = gpu, kernels, strategy
         self._calls, self._retrace = calls, retrace
         self._checked: set[tuple[Kernel, ...]] = set()
@@ -99,7 +99,7 @@ class SelfCheck:
         return outcome
 
     async def _failures(self, outcome: Outcome) -> list[tuple[Check, str]]:
-        """The checks that are not right, of the pipelines that were not checked yet, and what is wrong with them."""
+        """Run the checks of pipelines that were not checked yet. Those that fail, and what is wrong."""
         found = distinct(self._calls())
         new = {kinds: chain for kinds, chain in found.items() if kinds not in self._checked}
         self._checked |= new.keys()
@@ -122,7 +122,7 @@ class SelfCheck:
             failed += await run_checks(self._gpu, self._kernels, self._strategy, ready)
         except (DeviceLostError, OutOfMemoryError):
             raise
-        except HostError:  # which one does not run?
+        except HostError:  # then each is run alone, to find the one that fails
             for chain in ready:
                 failed += await self._alone(chain)
         outcome.seconds += time.perf_counter() - started
@@ -138,7 +138,7 @@ class SelfCheck:
 
 
 def _used(check: Check) -> frozenset[str]:
-    """Optional features that its kernels were written for."""
+    """Optional features that the kernels of a check use."""
     kinds = {call.kernel for call in check.calls}
     packed = frozenset({F16_KV} if any("kv_f16" in kind.uses for kind in kinds) else ())
     return packed.union(*(kind.features for kind in kinds))
@@ -147,7 +147,7 @@ def _used(check: Check) -> frozenset[str]:
 async def run_checks(
     gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy, chains: Iterable[Sequence[Call]]
 ) -> list[tuple[Check, str]]:
-    """Run the checks of these chains together; those that are not right, and what is wrong. Raises HostError."""
+    """Run the checks of these chains together. Those that fail, and what is wrong. Raises HostError."""
     bench = Bench(gpu)
     try:
         checks = [make_check(bench, chain) for chain in chains]

@@ -1,4 +1,4 @@
-"""Checks of causal convolutions over time, and of LFM2's gated one in both of its forms."""
+"""Checks of causal convolutions over time, and of both forms of LFM2's gated convolution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WEIGHTS, _HISTORY, _PROJ = 41, 42, 43  # seeds
 
 @dataclass(frozen=True)
 class Ring:
-    """What a causal convolution keeps: the pattern's numbers as [taps, channels], position p at row p % taps."""
+    """The history of a causal convolution, filled from the pattern: [taps, channels], position p at row p % taps."""
 
     history: Pattern
     taps: int
@@ -35,8 +35,8 @@ class Ring:
         taps: Sequence[Sequence[float]],
         own: Callable[[int], Sequence[float]],
     ) -> list[float]:
-        """Channels from `first` on at a row of this pass; `taps`: the weights of each tap, `own`: the pass's input at
-        a row, of these channels."""
+        """The convolution at a row of this pass, for channels from `first` on. `taps`: the weights of each tap. `own`:
+        gives the pass's input at a row, for these channels."""
         total = [0.0] * len(taps[0])
         for j, weights in enumerate(taps):
             at = row - (self.taps - 1 - j)
@@ -47,16 +47,16 @@ class Ring:
         return total
 
     def before(self, row: int, first: int, count: int) -> list[float]:
-        """Channels of a row before this pass."""
+        """Channels of the history at a row before this pass."""
         return self.history.part(self.place(self.position + row) + first, count)
 
     def place(self, position: int) -> int:
-        """Where a position's row begins."""
+        """Where the row of a position begins in the ring."""
         return position % self.taps * self.channels
 
 
 class ShortConvolution:
-    """Weights and history of one, known ones."""
+    """A short convolution with known weights and history."""
 
     def __init__(self, bench: Bench, c: Mapping[str, float], channels: int) -> None:
         [self.taps, self._at, biased] = whole(c, "TAPS", "TAPS_AT", "BIAS")
@@ -69,17 +69,17 @@ class ShortConvolution:
         self.history: Tensor = bench.fill("history", kept, self.taps, channels)
 
     def in_bias(self, row: int) -> float:
-        """Of a row of the projection before it."""
+        """The bias of a row of the projection before the convolution."""
         return self._pattern[row] if self.biased else 0.0
 
     def last_tap(self, channel: int) -> float:
-        """The weight of a row's own token."""
+        """The weight of the last tap, which is for the row's own token."""
         return self._pattern[self._at + (channel + 1) * self.taps - 1]
 
     def convolved(
         self, row: int, first: int, count: int, own: Callable[[int], Sequence[float]]
     ) -> list[float]:
-        """Channels from `first` on, with their bias."""
+        """The convolution with its bias, for channels from `first` on."""
         weights = self._pattern.part(self._at + first * self.taps, count * self.taps)
         taps = [weights[j :: self.taps] for j in range(self.taps)]
         found = self._ring.convolved(row, first, taps, own)
@@ -89,13 +89,13 @@ class ShortConvolution:
         return [v + b for v, b in zip(found, biases, strict=True)]
 
     def read(self, bench: Bench, row: int, runs: Sequence[tuple[int, int]]) -> Read:
-        """Runs of channels of the history at row `row` of this pass, as they will be."""
+        """Ask for runs of channels of the history at row `row` of this pass, after the run."""
         place = self._ring.place(self.position + row)
         return bench.read_runs(self.history, [(place + first, count) for first, count in runs])
 
 
 def short_conv(bench: Bench, calls: Sequence[Call]) -> Check:
-    """short_conv.wgsl: a block of rows and two more, the first channels and the last."""
+    """short_conv.wgsl: a block of rows and two more; the first and the last channels."""
     [call] = calls
     c = constants(call)
     [h, block] = whole(c, "CHANNELS", "ROWS")

@@ -1,7 +1,7 @@
-"""Forms of kernels that were measured on this device, kept from one load to the next.
+"""Stores forms of kernels that were measured on this device, for later loads.
 
-One small file for each adapter in the store "tunings" (host/store.py). It is used as a whole or not at all: a file of
-another adapter, engine version or layout, or one that makes no sense, counts as none.
+There is one small file for each adapter, in the store "tunings" (host/store.py). A file of another adapter, engine
+version or layout is not used, nor one that is damaged.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Forms = dict[Hashable, MatvecTuning]
 
 
 def tuning_digest(calls: Iterable[Call]) -> str:
-    """What the forms of these calls come to: equal digests sum in the same order. For keys of saved sessions."""
+    """A digest of the forms of these calls. With equal digests kernels sum in the same order. For saved sessions."""
     labels = {f"{call.task}: {call.kernel.label}" for call in calls if call.task is not None}
     return hashlib.sha256("\n".join(sorted(labels)).encode()).hexdigest()[:16]
 
 
 async def stored_forms(gpu: Gpu, io: Io) -> Forms:
-    """What earlier loads measured on this adapter; empty when nothing can be used."""
+    """The forms that earlier loads have measured on this adapter; empty when there are none."""
     try:
         async with _store(io) as store:
             data = io.to_bytes(await store.read(record_name(gpu)))
@@ -45,7 +45,7 @@ async def stored_forms(gpu: Gpu, io: Io) -> Forms:
 
 
 async def store_forms(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu, io: Io) -> None:
-    """Keep them for the next load. A store that refuses is no error: the next load measures again."""
+    """Store forms for later loads. It is no error when the store fails: then a later load measures again."""
     with contextlib.suppress(StorageError):
         async with _store(io) as store:
             await store.replace(record_name(gpu), json.dumps(pack(forms, gpu)).encode())
@@ -53,7 +53,7 @@ async def store_forms(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu, io: Io) 
 
 @contextlib.asynccontextmanager
 async def _store(io: Io) -> AsyncIterator[BlobStore]:
-    """Open only for the moment: an open file of a browser keeps other tabs out."""
+    """The store, open only for a moment: in a browser an open file keeps other tabs out."""
     store = await io.open_store("tunings")
     try:
         yield store
@@ -62,7 +62,7 @@ async def _store(io: Io) -> AsyncIterator[BlobStore]:
 
 
 def pack(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu) -> dict[str, Any]:
-    """The file's content."""
+    """The content of the file for these forms."""
     tasks = [(task, form) for task, form in forms.items() if isinstance(task, MatvecTask)]
     return {
         "layout": _LAYOUT,
@@ -73,7 +73,7 @@ def pack(forms: Mapping[Hashable, MatvecTuning], gpu: Gpu) -> dict[str, Any]:
 
 
 def unpack(data: Any, gpu: Gpu) -> Forms:
-    """Forms out of a file's content. Raises ValueError when it is not this adapter's and engine's, or nonsense."""
+    """The forms of a file's content. Raises ValueError when it is damaged, or of another adapter or engine version."""
     if not isinstance(data, dict) or [data.get(k) for k in ("layout", "engine", "adapter")] != [
         _LAYOUT,
         VERSION,
@@ -96,7 +96,7 @@ def unpack(data: Any, gpu: Gpu) -> Forms:
 
 
 def _build(kind: type[Any], values: Any) -> Any:
-    """A dataclass of plain fields, each of its annotated kind. Raises ValueError."""
+    """Make a dataclass from plain values, each of its annotated type. Raises ValueError."""
     names = {f.name: f for f in fields(kind)}
     if not isinstance(values, dict) or set(values) != set(names):
         raise ValueError(f"not a {kind.__name__}: {values!r:.100}")
@@ -108,16 +108,16 @@ def _build(kind: type[Any], values: Any) -> Any:
     return kind(**values)
 
 
-_PLAIN = {"int": int, "bool": bool}  # annotations that are not strings by another name
+_PLAIN = {"int": int, "bool": bool}  # annotated types; any other is a kind of str
 
 
 def _adapter(gpu: Gpu) -> dict[str, Any]:
-    """What tells one adapter (and driver, as far as it is told) from another."""
+    """What distinguishes this adapter, and as far as is known its driver, from others."""
     return {**asdict(gpu.info), "features": sorted(gpu.features)}
 
 
 def record_name(gpu: Gpu, version: str = "") -> str:
-    """The file for what was found out on this adapter, in any store of such records; `version`: of whatever else may
-    change it by an update."""
+    """Name of the file for what was measured on this adapter, in any store of such records. `version`: of whatever else
+    would make it invalid when updated."""
     key = json.dumps(_adapter(gpu), sort_keys=True) + version
     return hashlib.sha256(key.encode()).hexdigest()[:32] + ".json"

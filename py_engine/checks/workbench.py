@@ -1,4 +1,4 @@
-"""Where checks run: buffers with known inputs, the calls over them, and one reading of all results at the end."""
+"""The bench on which checks run: buffers with known inputs, calls over them, and one readback of all results."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ from py_engine.host.gpu import Binding, Buffer, Copy, Gpu, Upload
 from py_engine.ops.gate import Activation
 from py_engine.ops.step import pack_step
 
-# Of the largest number of a result: sums of a thousand f32 in another order, WGSL's exp, log and inverseSqrt and
-# chains of them differ by some 1e-5 of it; a lane or a row left out by 1e-2 and more.
+# The allowed error, as a share of the result's largest number. Sums of a thousand f32 in another order, and WGSL's exp,
+# log and inverseSqrt, differ by about 1e-5 of it; a lane or a row that is left out makes 1e-2 or more.
 TOLERANCE = 2e-4
-# Where numbers are rounded to f16's 11 bits on the way; which way is the device's choice.
+# The same where numbers are rounded to f16's 11 bits on the way; the device chooses in which direction.
 TOLERANCE_F16 = 2e-3
 
 T = TypeVar("T")
 
 
 class Read:
-    """Places of a buffer after all calls ran, one behind the other."""
+    """What some places of a buffer hold after all calls have run, one place after the other."""
 
     def __init__(self, buffer: Buffer, places: Sequence[tuple[int, int]]) -> None:
-        """`places`: offset and size of each in bytes, whole words."""
+        """`places`: (offset, size) of each, in bytes; whole words."""
         assert not any(offset % 4 or nbytes % 4 for offset, nbytes in places)
         self.buffer, self.places = buffer, places
         self.nbytes = sum(nbytes for _, nbytes in places)
-        self.bytes = b""  # as they lie in memory
+        self.bytes = b""  # set by Bench.run
 
     def floats(self, dtype: str = "f32") -> Sequence[float]:
-        """As f32 or f16."""
+        """The numbers, read as f32 or f16."""
         if dtype == "f16":
             return struct.unpack(f"<{len(self.bytes) // 2}e", self.bytes)
         return memoryview(self.bytes).cast("f")
 
     def words(self) -> list[int]:
-        """As u32."""
+        """The words, as u32."""
         return memoryview(self.bytes).cast("I").tolist()
 
 
 @dataclass(frozen=True)
 class Check:
-    """`verify` says after a run what is wrong with these calls' results, "" if nothing."""
+    """Some calls, and `verify`, which says after a run what is wrong with their results ("": nothing)."""
 
     calls: Sequence[Call]
     verify: Callable[[], str]
 
     @property
     def name(self) -> str:
-        """The kernel, and what it does in the model."""
+        """The kernel, and what the model uses it for."""
         return f"{self.calls[0].kernel.stem} ({self.calls[0].label})"
 
 
 class Bench:
-    """Collects checks; `run` runs all of their calls and reads what they asked for."""
+    """Collects checks. `run` runs all of their calls and reads the results that they asked for."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -76,56 +76,57 @@ class Bench:
 
     @property
     def nbytes(self) -> int:
-        """GPU bytes of its buffers."""
+        """GPU bytes of the bench's buffers."""
         return self._buffers.nbytes
 
     def make(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """A zeroed tensor. Raises OutOfMemoryError."""
+        """A new tensor of zeros. Raises OutOfMemoryError."""
         return self._buffers.make(f"check {name}", *shape, dtype=dtype)
 
     def put(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """A tensor that begins with `data`, zeros behind it."""
+        """A new tensor that begins with `data`, followed by zeros."""
         tensor = self.make(name, *shape, dtype=dtype)
         self.write(tensor, 0, data)
         return tensor
 
     def fill(self, name: str, data: bytes, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """A tensor that is `data` over and over."""
+        """A new tensor filled with `data`, repeated."""
         tensor = self.make(name, *shape, dtype=dtype)
         self.write(tensor, 0, data, tensor.nbytes)
         return tensor
 
     def keep(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What several checks share and none changes; `key` says what it is."""
+        """A value that several checks share and none changes, made once for each `key`."""
         if key not in self._kept:
             self._kept[key] = make()
         kept: T = self._kept[key]
         return kept
 
     def known(self, pattern: Pattern, *shape: int) -> Tensor:
-        """f32 of this shape that begin as the pattern does, for reading."""
+        """A tensor of f32 of this shape, filled from the start of the pattern. Kernels may only read it."""
         key = ("known", pattern.key, shape)
         return self.keep(key, lambda: self.fill("input", pattern.period(), *shape))
 
     def step(self, pos: int, rows: int, shift: int = 0) -> Tensor:
-        """A step that no kernel writes."""
+        """A `step` tensor that no kernel writes."""
         data = pack_step(pos=pos, rows=rows, shift=shift)
         return self.keep(("step", data), lambda: self.put("step", data, 8, dtype="u32"))
 
     def write(self, tensor: Tensor, offset: int, data: bytes, size: int = 0) -> None:
-        """Words from byte `offset` on, before anything runs; over and over, if `size` bytes are to be written."""
+        """Write words at byte `offset`, before any call runs; repeated until `size` bytes are written, if that is
+        given."""
         assert tensor.binding is not None
         self._uploads.append((tensor.binding, offset, data, size))
 
     def call(
         self, call: Call, tensors: Sequence[Tensor], groups: tuple[int, int, int] | None = None
     ) -> None:
-        """Append the call with other tensors, in binding order, and workgroup counts."""
+        """Append the call, with other tensors (in binding order) and other workgroup counts."""
         assert len(tensors) == len(call.tensors)
         self._trace.calls.append(replace(call, tensors=tensors, groups=groups or call.groups))
 
     def read(self, tensor: Tensor, first: int = 0, count: int | None = None) -> Read:
-        """Ask for elements of a tensor, by default all behind `first`."""
+        """Ask for elements of a tensor; by default for all from `first` on."""
         n = math.prod(tensor.shape) - first if count is None else count
         return self.read_runs(tensor, [(first, n)])
 
@@ -135,7 +136,7 @@ class Bench:
         return self.read_bytes(tensor, [(first * size, count * size) for first, count in runs])
 
     def read_bytes(self, tensor: Tensor, places: Iterable[tuple[int, int]]) -> Read:
-        """Ask for bytes of a tensor, each place (offset, size)."""
+        """Ask for bytes of a tensor, at places (offset, size)."""
         assert tensor.binding is not None
         start = tensor.binding.offset
         read = Read(tensor.binding.buffer, [(start + offset, size) for offset, size in places])
@@ -143,7 +144,7 @@ class Bench:
         return read
 
     async def run(self, kernels: Kernels, strategy: SubmitStrategy, times: int = 1) -> list[bytes]:
-        """Run every call once, in order, so many times over; all that was read each time. Checks see the last.
+        """Run all calls in order, `times` times. Returns what was read after each time; checks see the last.
 
         Raises HostError.
         """
@@ -172,7 +173,7 @@ class Bench:
         return found
 
     def _upload(self) -> None:
-        """All known inputs at once."""
+        """Upload all known inputs at once."""
         parts, end = [], 0
         for binding, offset, data, size in self._uploads:
             at = binding.offset + offset
@@ -182,7 +183,7 @@ class Bench:
         self._uploads.clear()
 
     def release(self) -> None:
-        """Free its buffers."""
+        """Free the bench's buffers."""
         self._buffers.release()
 
 
@@ -192,7 +193,7 @@ def constants(call: Call) -> dict[str, float]:
 
 
 def whole(values: Mapping[str, float], *names: str) -> list[int]:
-    """Constants that are whole numbers; 0 where one is not set."""
+    """Constants of a call as whole numbers; 0 for one that is not set."""
     return [int(values.get(name, 0)) for name in names]
 
 
@@ -202,7 +203,8 @@ def difference(
     tolerance: float = TOLERANCE,
     size: float | None = None,
 ) -> str:
-    """The worst that is off by more than `tolerance` of `size` (None: of the largest wanted), "" if none is."""
+    """Describe the number that is off most, if by more than `tolerance` * `size`; "" if none is. `size` None: the
+    largest number wanted."""
     if size is None:
         size = max(map(abs, wanted))
         if not math.isfinite(size):
@@ -216,12 +218,13 @@ def beyond(
     allowed: Sequence[float],
     name: Callable[[int], str] = lambda _: "",
 ) -> str:
-    """The worst number that is off by more than it is allowed to, "" if none is; `name`: what a place is called."""
+    """Describe the number that is off most, if by more than is allowed; "" if none is. `name`: what a place is
+    called."""
     assert len(got) == len(wanted) == len(allowed)
     errors = list(map(abs, map(sub, got, wanted)))
-    if all(map(le, errors, allowed)):  # which NaN never is
+    if all(map(le, errors, allowed)):  # false for NaN
         return ""
-    # A checkpoint's own NaN and infinities are no fault of the GPU.
+    # NaN and infinities of the checkpoint itself are not the GPU's fault.
     off = [i for i, e in enumerate(errors) if not e <= allowed[i] and math.isfinite(wanted[i])]
     if not off:
         return ""
@@ -230,7 +233,7 @@ def beyond(
 
 
 def exact_difference(got: Sequence[int], wanted: Sequence[int], what: str) -> str:
-    """For whole numbers."""
+    """As `difference`, for whole numbers, which must be equal."""
     return (
         ""
         if list(got) == list(wanted)
@@ -239,7 +242,7 @@ def exact_difference(got: Sequence[int], wanted: Sequence[int], what: str) -> st
 
 
 def first_of(reasons: Iterable[str]) -> str:
-    """The first that is not ""."""
+    """The first text that is not empty; "" if all are."""
     return next(filter(None, reasons), "")
 
 

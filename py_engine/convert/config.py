@@ -1,4 +1,4 @@
-"""config.json of a GGUF file: the keys that all families have, how positions are scaled, and what the family adds."""
+"""Makes config.json of a GGUF file: the keys of all families, the scaling of positions, and what the family adds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from py_engine.sources.rope_config import rope
 
 Floats = NDArray[np.float32]
 
-# Settings that change what a model computes, and that only some families have a place for.
+# Settings that change what a model computes, and that config.json has only for some families.
 NOT_CARRIED = (
     "attn_logit_softcapping", "final_logit_softcapping", "expert_count", "logit_scale", "attention.scale",
     "residual_scale", "embedding_scale", "attention.clamp_kqv", "attention.temperature_scale",
@@ -35,8 +35,8 @@ NOT_CARRIED = (
 def config_of(
     gguf: Gguf, architecture: str, family: Family, names: Tensors, data: Any, where: str
 ) -> Config:
-    """config.json, but for tokens and quantisation. `names`: Hugging Face name -> tensor. Raises ModelError for a
-    setting that its family has no place for."""
+    """config.json without tokens and quantisation. `names`: Hugging Face name -> tensor. Raises ModelError for a
+    setting that the family's config.json cannot express."""
     metadata = Metadata(gguf.metadata, architecture, where)
     for key in NOT_CARRIED:
         if metadata.get(key) and key not in family.carries:
@@ -56,7 +56,7 @@ def config_of(
         scaling = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
     if scaling is not None:
         config["rope_scaling"] = scaling
-    more = family.config(metadata, config, names)  # may take keys out of `config`, too
+    more = family.config(metadata, config, names)  # may also remove keys from `config`
     return {**config, **more}
 
 
@@ -99,7 +99,7 @@ def _common(metadata: Metadata, family: Family, names: Tensors, where: str) -> C
 
 
 def _scaling(metadata: Metadata) -> dict[str, Any] | None:
-    """`rope_scaling` from the settings; None where positions are not scaled."""
+    """`rope_scaling` of config.json; None where positions are not scaled."""
     kind = metadata.get("rope.scaling.type")
     if kind in (None, "none"):
         return None
@@ -120,7 +120,7 @@ def _scaling(metadata: Metadata) -> dict[str, Any] | None:
 
 
 def _llama3(factors: Floats, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The rope scaling that gives these factors: Llama 3's, the one whose models carry them."""
+    """The rope scaling that gives these factors. It is Llama 3's: only its models' files have them."""
     scaling = {
         "rope_type": "llama3",
         "factor": shortest(float(factors.max())),
@@ -141,7 +141,7 @@ def _llama3(factors: Floats, config: Mapping[str, Any], where: str) -> dict[str,
 
 
 def sampling(gguf: Gguf) -> dict[str, Any]:
-    """Sampling defaults for generation_config.json, where the file brings some."""
+    """Sampling defaults for generation_config.json, if the file has any."""
     found: dict[str, Any] = {}
     for key, name in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p")):
         value = gguf.metadata.get(f"general.sampling.{key}")

@@ -1,12 +1,12 @@
-"""GGUF -> a folder in MLX's layout: safetensors, config.json, tokenizer.json, chat template. Needs numpy (extra
-`convert`).
+"""Converts a GGUF file to a folder in MLX's layout: safetensors, config.json, tokenizer.json, chat template. Needs
+numpy (extra `convert`).
 
     model.safetensors        linears and embedding packed as MLX affine; vectors in the smallest float that holds them
     config.json              Hugging Face keys, `quantization` as mlx_lm writes it; written last, so a broken-off
                              conversion is no model
     tokenizer.json, tokenizer_config.json (with chat_template), generation_config.json
 
-What differs between families stands in names/, a file each.
+What differs between families is in names/, one file for each.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def convert(
     """Convert a GGUF file of an architecture of names/ into folder `out`; returns its config.json.
 
     `bits`: 2, 3, 4, 5, 6 or 8 quantise every linear layer and the embedding in groups of `group_size` (those whose
-    input is not a multiple of it stay plain, as in mlx_lm). Groups of 32 are GGUF's own: there the blocks that fit
-    into `bits` are taken over without loss (Q8_0 into 8, Q5_0 into 5 and more, Q4_0 into 4 and more), K blocks up to
-    the rounding of their scales. `embedding_bits`: of the embedding and the head, if not `bits`; small models lose most
+    input is not a multiple of it stay plain, as in mlx_lm). GGUF's own groups have 32: with these, blocks that
+    fit into `bits` are copied without loss (Q8_0 into 8, Q5_0 into 5 and more, Q4_0 into 4 and more); of K blocks only
+    the scales are rounded. `embedding_bits`: of the embedding and the head, if not `bits`; small models lose most
     there. 16 leaves all plain in f16 (bf16 where f16 would overflow); 32 is exact. `on_progress(done, total)` counts
     values. Raises InputError, FormatError, ModelError.
     """
@@ -97,12 +97,12 @@ def convert(
     return config
 
 
-# Keys that stay when they are null: transformers would put another value there.
+# Keys that are written even when null, since transformers would take another value for a missing key.
 _NULLS = frozenset({"sliding_window", "sliding_window_pattern"})
 
 
 def _check(bits: int, group_size: int, embedding_bits: int | None) -> None:
-    """Raise InputError for a choice that there is not."""
+    """Raise InputError for options that are not supported."""
     if bits not in (*BITS, *PLAIN_BITS):
         raise InputError(
             f"--bits {bits}: choose one of {', '.join(map(str, (*BITS, *PLAIN_BITS)))}."
@@ -126,7 +126,7 @@ def _path(path: str | Path) -> Path:
 
 
 def _map(path: Path) -> mmap.mmap:
-    """The file's bytes. Views of the map live as long as some array does; it closes with the last of them."""
+    """The file's bytes. They are mapped; the map is closed when the last array that uses it is gone."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
@@ -137,7 +137,7 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def _paired(names: dict[str, GgufTensor], head_dim: int) -> dict[str, GgufTensor]:
-    """The tensors, those of q and k marked: the halves of each head stand side by side."""
+    """The tensors, with those of q and k marked as paired: the halves of each head are interleaved."""
     return {
         name: replace(tensor, paired=head_dim)
         if (".q_proj." in name or ".k_proj." in name)
@@ -159,7 +159,7 @@ def _write_tensors(path: Path, work: list[Item], on_progress: Progress | None) -
 def _write_tokenizer(
     folder: Path, tokenizer: GgufTokenizer, config: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
-    """Tokenizer and generation_config.json. `defaults`: of sampling."""
+    """Write the tokenizer's files and generation_config.json. `defaults`: of sampling."""
     generation = {"eos_token_id": tokenizer.eos_ids, **defaults}
     for key in ("bos_token_id", "pad_token_id"):
         if config.get(key) is not None:

@@ -1,4 +1,4 @@
-"""What a file in names/ says of its family, and what follows from it: which tensors there must be, and their shapes."""
+"""How a file in names/ describes its family, and what follows: which tensors a file must have, and their shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EACH_HEAD = "{head}"  # in a Hugging Face name: one tensor a head there, one for
 
 
 def no_more(metadata: Metadata, config: Config, tensors: Tensors) -> Config:
-    """`Family.config` of a family whose config.json needs nothing beyond the common keys."""
+    """`Family.config` for a family whose config.json has only the common keys."""
     return {}
 
 
@@ -61,7 +61,7 @@ class Family:
 
     @property
     def layer_norm(self) -> bool:
-        """Whether its norms subtract the mean (LayerNorm), so that GGUF names their epsilon otherwise."""
+        """Whether the norms are LayerNorms, for whose epsilon GGUF has another name."""
         return self.eps != "rms_norm_eps"
 
 
@@ -72,7 +72,7 @@ def architectures() -> list[str]:
 
 
 def family_of(gguf: Gguf, where: str) -> tuple[str, Family]:
-    """The file's architecture and its family. Raises ModelError where there is none."""
+    """The file's architecture and its family. Raises ModelError when it is not supported."""
     architecture = gguf.metadata.get("general.architecture")
     known = architectures()
     if architecture not in known:
@@ -85,7 +85,7 @@ def family_of(gguf: Gguf, where: str) -> tuple[str, Family]:
 
 
 def named(gguf: Gguf, family: Family, where: str) -> dict[str, GgufTensor]:
-    """Hugging Face name -> tensor. Raises ModelError for a tensor that has no place."""
+    """Hugging Face name -> tensor. Raises ModelError for a tensor that the family does not have."""
     found: dict[str, GgufTensor] = {}
     for name, tensor in gguf.tensors.items():
         if name in NOT_WEIGHTS:
@@ -106,7 +106,7 @@ def named(gguf: Gguf, family: Family, where: str) -> dict[str, GgufTensor]:
 
 
 def _heads(name: str, tensor: GgufTensor) -> Iterator[tuple[str, GgufTensor]]:
-    """The tensor under its name; one a row, where the name is one of each head."""
+    """The tensor under its name; or its rows, where Hugging Face has one tensor for each head."""
     if EACH_HEAD not in name:
         yield name, tensor
         return
@@ -117,7 +117,7 @@ def _heads(name: str, tensor: GgufTensor) -> Iterator[tuple[str, GgufTensor]]:
 
 
 def check_shapes(config: Mapping[str, Any], family: Family, names: Tensors, where: str) -> None:
-    """Every tensor there, none too many, and of the shape that the numbers say. Raises ModelError."""
+    """Check that every tensor is there, none too many, and each of the right shape. Raises ModelError."""
     wanted = dict(_wanted(config, family, names))
     for name, shape in wanted.items():
         tensor = names.get(name)
@@ -159,7 +159,7 @@ def _wanted(
 
 
 def parts(family: Family, names: Tensors) -> list[str]:
-    """GGUF's names, within a layer, of the tensors that this file's layers have."""
+    """GGUF's names, within a layer, of the tensors that the layers of this file have."""
     optional = {part for group in family.optional for part in group}
     found = [f"{stem}.weight" for stem in family.blocks if f"{stem}.weight" not in optional]
     found += [f"{stem}.bias" for stem in family.biases]
@@ -196,14 +196,14 @@ def block_shapes(config: Mapping[str, Any], family: Family) -> dict[str, tuple[i
         "attn_qkv": (queries + 2 * keys, hidden),
         "attn_output": (hidden, queries),
         "ffn_gate": (width, hidden),
-        "ffn_up": (up, hidden),  # gate and up in one where there is no ffn_gate
+        "ffn_up": (up, hidden),  # gate and up together, if there is no ffn_gate
         "ffn_down": (hidden, width),
         **norms,
     }
 
 
 def embedding(names: Tensors, where: str) -> GgufTensor:
-    """The embedding. Raises FormatError where there is none."""
+    """The embedding's tensor. Raises FormatError when there is none."""
     found = names.get("model.embed_tokens.weight")
     if found is None:
         raise FormatError(f"{where}: tensor token_embd.weight is missing. Fetch the file again.")

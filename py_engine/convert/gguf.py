@@ -1,4 +1,4 @@
-"""GGUF: metadata and tensor places. What the blocks hold is in `gguf_blocks.py`.
+"""Reads a GGUF file's metadata, and where its tensors are. `gguf_blocks.py` reads what their blocks hold.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. Dimensions are
 listed fastest first in the file; `shape` here is row-major, [out, in].
@@ -33,7 +33,7 @@ class BlockType:
     nbytes: int
 
 
-# Numbers of ggml.h. Types that stand in files but not here are refused by number.
+# Types by their numbers in ggml.h. A file with another type is refused.
 TYPES: Mapping[int, BlockType] = {
     0: BlockType("F32", 1, 4),
     1: BlockType("F16", 1, 2),
@@ -98,13 +98,13 @@ class GgufTensor:
 
     @property
     def nbytes(self) -> int:
-        """Its size in the file."""
+        """Its bytes in the file."""
         return self.rows * self.row_nbytes
 
 
 @dataclass(frozen=True)
 class Gguf:
-    """What stands before the data of a GGUF file."""
+    """What a GGUF file has before its data."""
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
@@ -181,7 +181,7 @@ class _Reader:
         return [self.value(inner, what, depth + 1) for _ in range(count)]
 
     def _strings(self, count: int, what: str) -> list[str]:
-        """`count` strings; vocabularies have 100,000s, so without a call for each."""
+        """Read `count` strings, without a call for each: vocabularies have 100,000s."""
         data, size, at, length = self.data, len(self.data), self.at, self.U64.unpack_from
         found: list[str] = []
         for _ in range(count):
@@ -200,7 +200,7 @@ class _Reader:
 def parse_gguf(data: Any, where: str, file_size: int | None = None) -> Gguf:
     """Metadata and tensor places of a GGUF file.
 
-    `data`: the file (bytes, mmap), or its beginning up to the tensor data at least, with `file_size` the whole. Raises
+    `data`: the file (bytes, mmap), or at least all before the tensor data; then `file_size` is the whole size. Raises
     FormatError when it breaks the format, ModelError for a version or type that is not supported.
     """
     reader = _Reader(data, where)
@@ -218,7 +218,7 @@ def parse_gguf(data: Any, where: str, file_size: int | None = None) -> Gguf:
     tensor_count = reader.number(reader.U64, "its tensor count")
     entry_count = reader.number(reader.U64, "its metadata count")
     left = len(reader.data) - reader.at
-    if tensor_count > left // 24 or entry_count > left // 13:  # the least that each takes
+    if tensor_count > left // 24 or entry_count > left // 13:  # each takes at least so many bytes
         raise reader.wrong(
             f"{tensor_count} tensors and {entry_count} metadata entries are announced, more than fit"
         )
@@ -255,7 +255,7 @@ def parse_gguf(data: Any, where: str, file_size: int | None = None) -> Gguf:
 
 
 def _tensor(reader: _Reader, index: int, alignment: int) -> GgufTensor:
-    """One tensor's entry; `start` is still relative to the data."""
+    """Read the entry of one tensor. Its `start` is still relative to the data."""
     name = reader.string(f"the name of tensor {index}", MAX_KEY_BYTES)
     what = f"tensor {name!r}"
     rank = reader.number(reader.U32, what)

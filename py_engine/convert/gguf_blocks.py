@@ -1,4 +1,4 @@
-"""The values of GGUF's block types, exactly: with numpy, for `convert` alone.
+"""Reads the exact values of GGUF's block types. Needs numpy; only for `convert`.
 
 Every quantised type of GGUF is affine: w = scale * q + bias in groups of 32 (of 16 in Q6_K), as MLX's format is; so a
 block type becomes fields, scales and biases here, and floats from them. Layouts: ggml-common.h and ggml-quants.c of
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Affine:
-    """Blocks taken apart: w = scale * fields + bias. fields uint8 [n, g, size]; scale and bias float32 [n, g, 1].
+    """Unpacked blocks: w = scale * fields + bias. fields uint8 [n, g, size]; scale and bias float32 [n, g, 1].
 
     The products and sums that make w are exact in float32 or rounded once, as in ggml, so w is ggml's value bit for bit
     (but for the sign of zero).

@@ -1,4 +1,4 @@
-"""tokenizer.json, tokenizer_config.json and end tokens from the vocabulary that a GGUF file carries.
+"""Makes tokenizer.json, tokenizer_config.json and end tokens from the vocabulary in a GGUF file.
 
 Two kinds: byte-level BPE with its merges (`gpt2`: Qwen), and a SentencePiece vocabulary with scores (`llama`: Gemma),
 whose merges are derived so that the `tokenizers` library gives the ids that SentencePiece gives.
@@ -19,7 +19,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 MARK = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's sign for a space
 
 
-# Tokens that end a turn though GGUF's single eos id does not name them.
+# Tokens that end a turn. GGUF has only one eos id, which may be another token.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<end_of_turn>")
 
 
@@ -60,7 +60,7 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> GgufTokenizer:
     eos = _id(metadata, "eos_token_id", tokens, where)
     pad = _id(metadata, "padding_token_id", tokens, where)
     split = _split(metadata) if model == "gpt2" else None
-    unsaid = split is not None and split.bos  # what files say that were made before the setting was
+    unsaid = split is not None and split.bos  # files that are older than the setting do not have it
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", unsaid)) and bos is not None
     add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and eos is not None
     if add_bos or add_eos:
@@ -91,7 +91,7 @@ def build_tokenizer(metadata: Mapping[str, Any], where: str) -> GgufTokenizer:
 
 
 def _split(metadata: Mapping[str, Any]) -> Split | None:
-    """The rule that the file names; None for one that is not supported."""
+    """The rule that the file names; None when it is not supported."""
     pre = metadata.get("tokenizer.ggml.pre")
     return SPLITS.get(ALIASES.get(pre, pre)) if isinstance(pre, str) else None
 

@@ -16,7 +16,7 @@ class Metadata:
         self._values, self._prefix, self.where = values, architecture, where
 
     def get(self, key: str) -> Any:
-        """The value as it stands in the file; None where there is none."""
+        """The value as the file has it; None when there is none."""
         return self._values.get(f"{self._prefix}.{key}")
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
@@ -34,7 +34,7 @@ class Metadata:
         return shortest(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
+        """A bool."""
         value = self._values.get(f"{self._prefix}.{key}", default)
         if type(value) is not bool:
             raise self.wrong(key, value, "true or false")
@@ -54,13 +54,13 @@ class Metadata:
         return ["sliding_attention" if sliding else "full_attention" for sliding in pattern]
 
     def wrong(self, key: str, value: Any, expected: str) -> ModelError:
-        """The error for a value that is not what was expected."""
+        """The error for a value that is not as expected."""
         return ModelError(
             f"{self.where}: {self._prefix}.{key} is {str(value)[:80]!r}, expected {expected}."
         )
 
     def refuse(self, key: str, why: str) -> ModelError:
-        """The error for a setting that is understood and not supported."""
+        """The error for a setting that is known but not supported."""
         return ModelError(
             f"{self.where}: {self._prefix}.{key} {why}. It is a variant that is not supported; take the model's"
             " safetensors."

@@ -1,4 +1,4 @@
-"""MLX's affine form from floats, and the narrow float types. With numpy, for `convert` alone."""
+"""Packs floats in MLX's affine form, or narrows them. Needs numpy; only for `convert`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint32]
 
-MIN_SCALE_EPS = 1e-7  # of mlx's quantiser
+MIN_SCALE_EPS = 1e-7  # the smallest scale, as in mlx's quantiser
 
 
 def narrow(values: Floats, dtype: str) -> NDArray[Any]:
@@ -26,7 +26,7 @@ def narrow(values: Floats, dtype: str) -> NDArray[Any]:
 
 
 def widen(raw: NDArray[Any], dtype: str) -> Floats:
-    """The float32 values of what `narrow` made."""
+    """The float32 values of an array from `narrow`."""
     if dtype == "BF16":
         wide: Floats = (raw.astype(np.uint32) << 16).view(np.float32)
         return wide

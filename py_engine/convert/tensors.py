@@ -1,6 +1,6 @@
-"""What each tensor of a GGUF file becomes: a vector, a matrix of floats, or a matrix in MLX's affine form.
+"""Writes each tensor of a GGUF file as a vector, a matrix of floats, or a matrix in MLX's affine form.
 
-One tensor is in memory at a time, in runs of rows. With numpy, for `convert` alone.
+Only one tensor is in memory at a time, in runs of rows. Needs numpy; only for `convert`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from py_engine.convert.writer import Part, Writer
 from py_engine.errors import FormatError
 from py_engine.weights.mlx_quant import packed_words
 
-RUN_ELEMENTS = 4 << 20  # values dequantised at once
+RUN_ELEMENTS = 4 << 20  # values that are dequantised at a time
 PLAIN_BITS = (16, 32)
 
 
@@ -40,7 +40,7 @@ class Item:
     parts: list[Part]
 
     def write(self, writer: Writer) -> Iterator[int]:
-        """Write all parts; yields values done."""
+        """Write all parts. Yields how many values each step has done."""
         raise NotImplementedError
 
 
@@ -54,7 +54,7 @@ class Vector(Item):
         self.dtype, self.raw = "F32", values.astype("<f4").tobytes()
         for dtype in ("BF16", "F16"):
             raw = narrow(values, dtype)
-            # With an offset, what must come back is the stored sum: the difference has rounding of its own.
+            # With an offset, it is the stored sum that must be exact, since the difference is rounded.
             if np.array_equal(widen(raw, dtype) + np.float32(offset), stored):
                 self.dtype, self.raw = dtype, raw.tobytes()
                 break
@@ -66,7 +66,7 @@ class Vector(Item):
 
 
 class Plain(Item):
-    """A matrix left as floats."""
+    """A matrix that stays as floats."""
 
     def __init__(self, name: str, tensor: GgufTensor, data: Any, bits: int) -> None:
         self.tensor, self.data = tensor, data
@@ -121,7 +121,7 @@ class Packed(Item):
     def _take_over(
         self, first: int, run: Floats, dtype: str
     ) -> tuple[Words, NDArray[Any], NDArray[Any]]:
-        """What `quantise` gives, from the file's own fields."""
+        """The same as `quantise`, but with the fields of the file."""
         rows = run.shape[0]
         own = affine(self.tensor, self.data, first, first + rows)
         fields = own.fields.reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""Speed of one loaded model: medians over runs after a warm-up. Times are benchmarks, never asserted."""
+"""Measures the speed of a loaded model: medians over runs, after a warm-up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from py_engine.version import VERSION
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured. `sampling`: options of Engine.chat; greedy without.
+    """What to measure. `sampling`: options of Engine.chat; without them decoding is greedy.
 
-    `probe`: also the device's memory bandwidth, and how much of it decoding uses. `profile`: also (with the probe)
-    every kernel's time.
+    `probe`: measure the device's memory bandwidth too, and how much of it decoding uses. `profile`: time every kernel
+    too (needs the probe).
     """
 
     prompt_tokens: int = 512
@@ -32,11 +32,12 @@ class BenchOptions:
 
 
 async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
-    """Batch 1, end tokens ignored, nothing reused from the cache between runs.
+    """Measure with one text at a time, ignoring end tokens and reusing nothing from the cache between runs.
 
-    prefill_tps: prompt tokens by the time to the first token. decode_tps: the `new_tokens` after the first by the time
-    from first to last. `tokens`: what the last run sampled, the same on every host when greedy.
-    Raises ContextError when both do not fit the context, InputError for sampling settings out of range.
+    prefill_tps: prompt tokens divided by the time to the first token. decode_tps: the `new_tokens` after the first,
+    divided by the time from the first to the last. `tokens`: what the last run sampled; when greedy the same on every
+    host. Raises ContextError when prompt and new tokens do not fit the context, InputError for sampling settings out of
+    range.
     """
     prompt_tokens, new_tokens = options.prompt_tokens, options.new_tokens
     sampling = {"temperature": 0.0, "seed": 1, **options.sampling}
@@ -44,7 +45,7 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
     tokens: list[int] = []
     vocab = engine.vocab_size
     for run in range(max(3, options.runs) + 1):
-        # Another first token every run: no common prefix with the last prompt, so nothing comes from the cache.
+        # Each run has another first token, so that no prefix of its prompt is in the cache.
         ids = [(7 * i + 13 * run + 1) % min(vocab, 250) for i in range(prompt_tokens)]
         answer = await engine.generate(ids, max_tokens=new_tokens + 1, ignore_eos=True, **sampling)
         tokens = answer.tokens
@@ -92,7 +93,7 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
 
 
 async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the device can read, and what a token in the middle of the run had to read."""
+    """The bandwidth of the device, and what a token in the middle of the run had to read."""
     middle = result["prompt_tokens"] + result["new_tokens"] // 2
     async with engine.exclusive() as decoder:
         probes = await probe(decoder.gpu)
@@ -106,7 +107,7 @@ async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> di
     used = nbytes * result["decode_tps"] / 1e9
     return {
         "probes": asdict(probes),
-        "weights": formats.most_common(1)[0][0] if formats else "",  # of most bytes
+        "weights": formats.most_common(1)[0][0] if formats else "",  # the format of most bytes
         "decode_dispatches": len(plan.dispatches),
         "read_bytes_per_token": round(nbytes),
         "bandwidth_percent": round(100 * used / probes.read_gb_s, 1) if probes.read_gb_s else 0.0,
@@ -114,12 +115,12 @@ async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> di
 
 
 def _beside_wall(found: dict[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile with the time that a pass takes in the normal mode, and what of it the GPU did nothing."""
+    """The profile, with the time of a pass in normal use, and how much of that time the GPU was idle."""
     bandwidth, empty_us = result["probes"]["read_gb_s"], result["probes"]["dispatch_us"]
     walls: dict[str, float | None] = {"decode": None, "prefill": None}
     if result["decode_tps"]:
         walls["decode"] = 1e6 / result["decode_tps"]
-    if result["prompt_tokens"] == found["prefill"]["tokens"]:  # else it ran in other chunks
+    if result["prompt_tokens"] == found["prefill"]["tokens"]:  # otherwise it ran in other chunks
         walls["prefill"] = 1e6 * result["ttft_s"]
     for name, wall in walls.items():
         section = found[name]

@@ -1,7 +1,7 @@
-"""Chains of dependent dispatches whose result is known exactly: what goes wrong with submits, and from where on.
+"""Chains of dependent dispatches with a known result. They show what goes wrong in a submit, and at which dispatch.
 
-WebKit was seen to give reads of zeros, or of what stood there before, inside one command buffer. A chain shows which of
-these it was, and by how many links.
+In WebKit, dispatches inside one command buffer were seen to read zeros, or what a buffer held before. A chain shows
+which of these happened, and how many links back the value was from.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import Access, Tensor, Trace, kernel
 from py_engine.host.gpu import Dispatch, Gpu
 
-PLACES = 1024  # words that a link works on, spread over the buffer
-SENTINEL = 0x45F30800  # the bits of 7777.0 as f32: stands where nothing was written
+PLACES = 1024  # words that a link reads and writes, spread over the buffer
+SENTINEL = 0x45F30800  # the bits of 7777.0 as f32: what the buffers hold at the start
 _FACTOR = 1664525
 _INVERSE = pow(_FACTOR, -1, 1 << 32)
-_WALK = 4  # links from the end on, of which the inputs are looked at
+_WALK = 4  # how many links, from the end, have their inputs examined
 _FIRST, _APART = (
     0x2545F491,
     0x9E3779B1,
@@ -31,8 +31,8 @@ _MORE = 40503  # first word of each further input
 
 @dataclass(frozen=True)
 class ChainSetting:
-    """`nbytes` of each of its two buffers; `pipelines` that take turns; `length` dispatches; `bindings` of each: 2, 4
-    or 6; `shared`: workgroups of 256 that pass values through their memory."""
+    """`nbytes`: of each of the two buffers. `pipelines`: how many take turns. `length`: dispatches. `bindings`: of each
+    dispatch: 2, 4 or 6. `shared`: use workgroups of 256, which pass values through workgroup memory."""
 
     nbytes: int = 64 << 10
     pipelines: int = 8
@@ -42,7 +42,7 @@ class ChainSetting:
 
 
 class Chain:
-    """One chain on a device, run as often as wanted; made by `make`, freed by `release`."""
+    """A chain on a device, made by `make` and freed by `release`. It can run many times."""
 
     def __init__(self, gpu: Gpu, setting: ChainSetting) -> None:
         self._gpu, self._setting = gpu, setting
@@ -50,7 +50,7 @@ class Chain:
 
     @classmethod
     async def make(cls, gpu: Gpu, kernels: Kernels, setting: ChainSetting) -> Chain:
-        """Buffers and pipelines. Raises OutOfMemoryError, HostError with nothing left behind."""
+        """Make buffers and pipelines. When it raises OutOfMemoryError or HostError, nothing stays allocated."""
         self = cls(gpu, setting)
         try:
             await self._prepare(kernels)
@@ -60,7 +60,7 @@ class Chain:
         return self
 
     async def run(self, strategy: SubmitStrategy) -> str:
-        """What is wrong with the result, in words; "" if nothing."""
+        """Run the chain. Says in words what is wrong with the result; "" if nothing."""
         gpu = self._gpu
         await gpu.replay(self._fill)
         await gpu.idle()
@@ -116,7 +116,7 @@ class Chain:
         return 1 + 7919 * (link % self._setting.pipelines)
 
     def _values(self) -> list[list[int]]:
-        """After 0, 1, .. all links, at every place."""
+        """The right values at every place: after 0, 1, .. all links."""
         s = self._setting
         values = [(_FIRST + _APART * i) & 0xFFFFFFFF for i in range(PLACES)]
         found = [values]
@@ -139,7 +139,7 @@ class Chain:
         return f"{kinds.total()} of {PLACES} words are wrong: {told}"
 
     def _kind(self, values: Sequence[Sequence[int]], at: int, value: int) -> str:
-        """What a wrong word is; or what the link read that made it, since links can be undone."""
+        """Describe a wrong word, or what the link that made it must have read (links can be inverted)."""
         s = self._setting
         told = _known(values, s.length, at, value)
         for link in range(s.length - 1, max(-1, s.length - 1 - _WALK), -1):
@@ -148,16 +148,16 @@ class Chain:
             value = (value - self._salt(link) - _MORE * (s.bindings - 2)) * _INVERSE & 0xFFFFFFFF
             at ^= s.shared
             if value == values[link][at]:
-                return "other"  # it read the right word
+                return "other"  # its link read the right word
             told = _known(values, link, at, value)
             told = told and f"made by link {link + 1} of a word {told}"
         return told or "other"
 
 
 def _known(values: Sequence[Sequence[int]], link: int, at: int, value: int) -> str:
-    """What stands at a place after so many links if it is not the right word; "" if that is not known."""
+    """Describe a word that is wrong at a place after so many links; "" if it is no mistake known here."""
     if value in (0, SENTINEL):
         return "zero" if value == 0 else "untouched (7777.0)"
-    # Two links earlier the same buffer was written: what is older than that was never overwritten.
+    # The same buffer was written two links earlier; a value older than that was not overwritten then.
     stale = next((n for n in range(1, link + 1) if values[link - n][at] == value), None)
     return "" if stale is None else f"stale by {stale} links"

@@ -1,7 +1,9 @@
-"""Tests of a device's dispatches and submits, for the page /diagnostics and `doctor --probes`: rows that can be filed.
+"""Tests of a device's dispatches and submits, for the page /diagnostics and `doctor --probes`. They give rows for a
+file.
 
-Each point is told twice, before it is tried ("begin") and after ("end"), and the first telling is waited for: a point
-that ends the tab is the last "begin" on record. No model is needed but a tiny one from a hash; below 200 MB in all.
+Each point gives two rows: "begin" before it is tried, which is stored before the test starts, and "end" after it. So
+when a point crashes the tab, its "begin" is the last row. The only model is a tiny one from a hash; in all less than
+200 MB.
 """
 
 from __future__ import annotations
@@ -37,15 +39,15 @@ Tell = Callable[[Row], Awaitable[None]]
 MODEL = "random:tiny-4bit"
 KV_DTYPES: tuple[KvDtype, ...] = ("f32", "f16")
 _CONTEXT = 64
-_TOKENS = 20  # in the tiny model's cache before the token that is probed
-_PROBED, _OTHER = 77, 78  # this token, and the one that ran before it
+_TOKENS = 20  # in the tiny model's cache before the token that is tested
+_PROBED, _OTHER = 77, 78  # the token that is tested, and the one that runs before it
 _SAME = 300  # dispatches of one pipeline in one pass
 _GROUPS = 64  # bind groups of one shader
 _LOOPS = 200  # of attention
 _PASS: SubmitStrategy = SingleSubmit()
 _ONE_BY_ONE: SubmitStrategy = GroupedSubmit(1)
 _MODES = {"batched": _PASS, "one by one": _ONE_BY_ONE}
-# One axis at a time; the others stay as ChainSetting has them.
+# One axis is varied at a time; the others keep the defaults of ChainSetting.
 AXES: dict[str, Sequence[int]] = {
     "nbytes": (4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20),
     "pipelines": (2, 4, 8, 16, 32),
@@ -53,13 +55,13 @@ AXES: dict[str, Sequence[int]] = {
     "bindings": (2, 4, 6),
     "shared": (0, 1),
 }
-_BISECTED = ("pipelines", "length")  # any whole number will do
-SWEEP = (1, 8, 32, 64, 128, 441)  # dispatches a command buffer
+_BISECTED = ("pipelines", "length")  # axes for which any whole number is valid
+SWEEP = (1, 8, 32, 64, 128, 441)  # dispatches in a command buffer
 
 
 @dataclass
 class Session:
-    """One run on one device. `most`: points a test may have at most, None: all."""
+    """One run of the tests on one device. `most`: the most points of a test; None: all."""
 
     gpu: Gpu
     kernels: Kernels
@@ -67,11 +69,11 @@ class Session:
     most: int | None = None
 
     def some(self, values: Iterable[Any]) -> list[Any]:
-        """As many of them as asked for."""
+        """The first `most` of these."""
         return list(values)[: self.most]
 
     async def point(self, test: str, setting: Row, work: Callable[[], Awaitable[str]]) -> bool:
-        """Try one thing; `work` says what is wrong, "" if nothing. False if it is. Raises DeviceLostError."""
+        """Try one point. `work` says what is wrong ("": nothing). False if something is. Raises DeviceLostError."""
         await self.tell({"phase": "begin", "test": test, "setting": setting})
         started = time.perf_counter()
         ok: bool | None = False
@@ -82,7 +84,7 @@ class Session:
         except DeviceLostError as error:
             lost, detail = error, f"the device is lost: {error}"
         except OutOfMemoryError as error:
-            ok, detail = None, str(error)  # no room here: not a wrong result
+            ok, detail = None, str(error)  # there is no memory for it, which is not a wrong result
         except HostError as error:
             detail = str(error)
         ms = round((time.perf_counter() - started) * 1e3, 3)
@@ -108,9 +110,9 @@ class Session:
 async def run_dispatch_tests(
     gpu: Gpu, tell: Tell, names: Sequence[str] | None = None, most: int | None = None
 ) -> Row:
-    """Run the tests of these names (None: all, in order) and tell the rows. Gives {"points", "wrong", "skipped"}.
+    """Run the tests of these names (None: all, in order) and report their rows. Returns {"points", "wrong", "skipped"}.
 
-    A first row has phase "device": adapter, limits, features. Raises InputError for an unknown name, DeviceLostError.
+    The first row has phase "device": adapter, limits, features. Raises InputError for an unknown name, DeviceLostError.
     """
     for name in names or ():
         if name not in TESTS:
@@ -145,7 +147,7 @@ async def run_dispatch_tests(
 
 
 async def same_pipeline(session: Session) -> None:
-    """One pipeline 300 times in one pass, each adding one to the same words."""
+    """One pipeline 300 times in one pass; each time adds one to the same words."""
 
     async def work() -> str:
         buffers = Buffers(session.gpu)
@@ -189,7 +191,7 @@ async def different_pipelines(session: Session) -> None:
 
 
 async def model_kernels(session: Session) -> None:
-    """Every kernel of the tiny model on known inputs: norms, matrices, attention, DeltaNet, the sampler."""
+    """Check every kernel of the tiny model on known inputs: norms, matrices, attention, DeltaNet, the sampler."""
     async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
         for chain in session.some(distinct(decoder.programs.calls).values()):
 
@@ -205,22 +207,23 @@ async def model_kernels(session: Session) -> None:
 
 
 async def forward(session: Session) -> None:
-    """A token of the tiny model: the first n dispatches in one command buffer, for every n, against one by one."""
+    """A token of the tiny model, with its first n dispatches in one command buffer, for every n; compared with one by
+    one."""
     async with await _tiny(session.gpu) as engine, engine.exclusive() as decoder:
         probe = _Forward(session.gpu, decoder)
         await probe.prepare()
         dispatches = decoder.token_plan("logits").dispatches
         last = len(dispatches)
         entries = range(1, last + 1)
-        for n in session.some(reversed(entries)):  # the whole first
+        for n in session.some(reversed(entries)):  # the whole token first
             label = dispatches[n - 1].label
             setting = {"entry": n, "of": last, "label": label, "mode": "batched"}
             await session.point("forward", setting, lambda n=n: probe.batched(n))  # type: ignore[misc]
 
 
 class _Forward:
-    """One token of a decoder, run again and again. `step.halt` is set, so that nothing lasting changes. Another token
-    runs before it each time: what is read too early is that one's, not the same words again."""
+    """Runs one token of a decoder again and again. `step.halt` is set, so that no lasting state changes. Another token
+    runs before it each time, so that a value that is read too early is that token's, and differs."""
 
     def __init__(self, gpu: Gpu, decoder: Decoder) -> None:
         self._gpu, self._decoder = gpu, decoder
@@ -228,7 +231,7 @@ class _Forward:
         self._wanted = b""
 
     async def prepare(self) -> None:
-        """Fill the cache and find the logits, one dispatch a command buffer."""
+        """Fill the cache and find the right logits, with one dispatch in a command buffer."""
         decoder = self._decoder
         await decoder.logits(list(range(1, 1 + _TOKENS)))
         step = bytearray(pack_step(pos=_TOKENS, rows=1))
@@ -237,7 +240,7 @@ class _Forward:
         self._wanted = await self._logits(_PROBED, [])
 
     async def batched(self, count: int) -> str:
-        """The first `count` dispatches in one pass, the others one by one."""
+        """Run the first `count` dispatches in one pass, the others one by one. Says what is wrong; "" if nothing."""
         await self._logits(_OTHER, [])
         got = await self._logits(_PROBED, self._dispatches[:count])
         if got == self._wanted:
@@ -250,7 +253,7 @@ class _Forward:
         return f"{told}: {wrong.count(0)} zero, {wrong.count(SENTINEL)} untouched (7777.0)"
 
     async def _logits(self, token: int, together: Sequence[Dispatch]) -> bytes:
-        """The first dispatches `together` in one pass, the others one by one."""
+        """The logits, with the first `together` dispatches in one pass, the others one by one."""
         logits = self._decoder.sampler.logits
         size = 4 * self._decoder.model.vocab_size
         self._write(self._decoder.state.ids, struct.pack("<I", token))
@@ -268,8 +271,8 @@ class _Forward:
 
 
 async def bisect(session: Session) -> None:
-    """One axis of a chain at a time, batched and one by one; where a number of links or pipelines fails, the least that
-    does is found by halving."""
+    """Vary one axis of a chain at a time, batched and one by one. When a number of links or pipelines fails, find the
+    smallest that does by bisection."""
     base = ChainSetting()
     for name, how in _MODES.items():
         for axis, values in AXES.items():
@@ -296,7 +299,7 @@ def _with(setting: ChainSetting, axis: str, value: int) -> ChainSetting:
 
 
 async def sweep(session: Session) -> None:
-    """A chain as long as a large model's token in command buffers of so many dispatches, in one pass or a pass each."""
+    """A chain as long as a large model's token, in command buffers of SWEEP dispatches, in one pass or a pass each."""
     setting = ChainSetting(pipelines=32, length=max(SWEEP))
     for dispatches in session.some(SWEEP):
         for passes in sorted({1, dispatches}):
@@ -326,7 +329,7 @@ async def determinism(session: Session) -> None:
 
 
 async def kv_dtypes(session: Session) -> None:
-    """The same attention over a KV cache in f32 and in packed f16, each against what must come out."""
+    """The same attention over a KV cache in f32 and in packed f16, each compared with the right result."""
     for dtype in KV_DTYPES:
         calls = await _attention(session.gpu, dtype)
 
@@ -351,12 +354,12 @@ TESTS: dict[str, Callable[[Session], Awaitable[None]]] = {
 
 
 async def _tiny(gpu: Gpu) -> Engine:
-    """The tiny model, on this device."""
+    """Load the tiny model on this device."""
     return await Engine.load(MODEL, gpu=gpu, context=_CONTEXT, tune=False, self_check=False)
 
 
 async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
-    """The tiny model's attention of a token and of a chunk, over a cache of this dtype; nothing is made for it."""
+    """Trace the tiny model's attention of a token and of a chunk, over a cache of this dtype. Nothing is allocated."""
     paper = CountingGpu.like(gpu)
     kernels = Kernels(paper)
     config = PRESETS[MODEL.removeprefix("random:")]
@@ -375,7 +378,7 @@ async def _attention(gpu: Gpu, dtype: KvDtype) -> list[list[Call]]:
 
 
 async def _replay(session: Session, calls: Sequence[tuple[str, Any, list[Tensor]]]) -> None:
-    """Each a dispatch of one workgroup that writes its tensors; all in one pass."""
+    """Replay calls in one pass, each a dispatch of one workgroup that writes its tensors."""
     trace = Trace(1)
     for label, kind, tensors in calls:
         trace.call(label, kind, [(t, "w") for t in tensors], (1, 1, 1))

@@ -1,7 +1,7 @@
-"""How long weights take from this device's store to the GPU, beside what their bytes alone take.
+"""Measures how long weights take from this device's store to the GPU, and how long their bytes alone take.
 
-The first load of a model fetches it. Then, in turn: `bytes_s` reads every slice of the store, uploads it and waits, and
-nothing else; `load_s` is a warm load, with layout kernels and checksums. Nothing is compiled but what loading needs.
+The first load of a model fetches it. Then two measurements take turns: `bytes_s` only reads every slice of the store,
+uploads it and waits; `load_s` is a warm load, with layout kernels and checksums. Only what loading needs is compiled.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from py_engine.weights.store import WeightStore
 async def bench_load(
     address: str, gpu: Gpu, io: Io, runs: int, note: Note, dtype: str = "auto"
 ) -> dict[str, Any]:
-    """Of `address` (a hub's id or a folder) as `dtype`, after a load that fetches what is not kept: seconds of `runs`
-    pairs, `ratio` of their best ones, the bytes that each then reads. Raises what a load raises."""
+    """Measure loads of `address` (a hub id or a folder) as `dtype`, after a load that fetches what is not kept. Returns
+    the seconds of `runs` pairs, the `ratio` of the best ones, and the bytes that each reads. Raises as a load does."""
     kernels = Kernels(gpu)
     load = partial(_once, address, gpu, kernels, io, note, dtype)
     first_s, first_bytes, local = await load(alone=False)
@@ -90,7 +90,7 @@ async def _once(
 
 
 async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> int:
-    """Read the slices of a load and upload them into two buffers that take turns. Bytes of the jobs."""
+    """Read the slices of a load and upload them into two buffers that take turns. Returns how many bytes that were."""
     if derived := await repository.expect(jobs):
         jobs = [step for job in jobs for step in derived.steps(job)]
     scratch = [gpu.create_buffer(f"scratch {i}", SLICE_BYTES) for i in range(2)]

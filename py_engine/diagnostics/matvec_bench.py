@@ -2,7 +2,7 @@
 
 What it finds goes, by hand, into the `tuning` functions of ops/matvec.py and ops/matmul.py. Every dispatch reads the
 next of several copies of the weights, together larger than any cache, and writes the y of the one before, so that they
-follow each other as in a decode. Times are wall time over many dispatches, so they hold the cost of a dispatch.
+follow each other as in a decode. Times are wall time over many dispatches, so they include the cost of a dispatch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from py_engine.graph.matrix import Matrix, MatrixFormat
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor
+from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Binding, Buffer, Gpu
-from py_engine.host.gpu_native import open_gpu
 from py_engine.ops.gate import Epilogue, Finish
 from py_engine.ops.matmul import MatmulTuning, matmul
 from py_engine.ops.matmul import tuning as matmul_tuning
@@ -42,7 +42,7 @@ GROUP = 64
 
 
 class Case:
-    """The buffers of one shape: copies of the weights, x, y and what the kernels want besides."""
+    """The buffers of one shape: copies of the weights, x, y, and what else the kernels need."""
 
     def __init__(
         self, gpu: Gpu, cols: int, rows: int, form: MatrixFormat, t: int, working_set: int
@@ -75,7 +75,8 @@ class Case:
     async def seconds(
         self, add: Callable[[Pass, Matrix], None], dispatches: int, budget_s: float
     ) -> float:
-        """Seconds for one dispatch of `add`, the best of three rounds. Raises HostError (a form does not compile)."""
+        """Seconds for one dispatch of `add`, the best of three rounds. Raises HostError when the form does not
+        compile."""
         trace = Pass(self.t, self.gpu.features, self.gpu.info, step=self.step)
         for i in range(dispatches):
             add(trace, self.matrices[i % len(self.matrices)])
@@ -113,7 +114,7 @@ class Case:
 
 
 def grid(chosen: MatvecTuning, gated: bool, subgroups: bool) -> Iterator[MatvecTuning]:
-    """Lanes, rows and staging, other things as chosen now."""
+    """Forms with other lanes, rows and staging than the one in use."""
     for staged in (False, True):
         for lanes in (8, 16, 32, 64):
             for rows in (2, 4, 8) if gated else (1, 2, 4, 8):
@@ -123,7 +124,7 @@ def grid(chosen: MatvecTuning, gated: bool, subgroups: bool) -> Iterator[MatvecT
 
 
 def around(best: MatvecTuning, subgroups: bool) -> Iterator[MatvecTuning]:
-    """Workgroup size, unpacking and the kind of reduction, about the best of the grid."""
+    """Forms near the best of the grid, with another workgroup size, unpacking or reduction."""
     for unpack in (0, 1, 2):
         yield replace(best, q4_unpack=unpack)
     for threads in (32, 64, 256):
@@ -210,7 +211,7 @@ async def bench_matmul(
 
 
 async def main(args: argparse.Namespace) -> None:
-    """Run what the arguments ask for."""
+    """Run the command line's measurements."""
     gpu = await open_gpu(args.host)
     print(gpu.info, sorted(gpu.features), flush=True)
     for form in args.formats.split(","):

@@ -17,7 +17,8 @@ _GROUP_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Probes:
-    """GB/s of plain reads; microseconds of one dispatch in a chain of 400, pipelined; of submit and read back."""
+    """read_gb_s: GB/s of plain reads. dispatch_us: microseconds of one dispatch in a pipelined chain of 400.
+    round_trip_us: microseconds of a submit and its readback."""
 
     read_gb_s: float
     dispatch_us: float
@@ -25,7 +26,7 @@ class Probes:
 
 
 async def probe(gpu: Gpu) -> Probes:
-    """Measure. A few hundred MB of GPU memory for a moment, 16 MB on software adapters. Raises HostError."""
+    """Measure a device. Needs up to 512 MB of GPU memory for a moment, 16 MB on software adapters. Raises HostError."""
     kernels = Kernels(gpu)
     read_bytes = min(
         16 << 20 if gpu.info.fallback else 512 << 20, gpu.limits.max_binding_bytes
@@ -58,10 +59,10 @@ async def probe(gpu: Gpu) -> Probes:
 
 
 async def _seconds(gpu: Gpu, plan: Plan) -> float:
-    """One replay, the best of five batches, submits following each other without waiting."""
+    """Seconds of one replay, from the best of five batches. In a batch submits do not wait for each other."""
     batch = 1 if gpu.info.fallback else 4
     best = float("inf")
-    for _ in range(6):  # the first warms up and never is the best
+    for _ in range(6):  # the first warms up and is never the best
         started = time.perf_counter()
         for _ in range(batch):
             await gpu.replay(plan.recording)

@@ -1,6 +1,6 @@
-"""Where a token's time goes: every kernel of a plan timed on the GPU, beside the bytes it reads.
+"""Measures where a token's time goes: times every kernel of a plan on the GPU, and counts the bytes that it reads.
 
-A mode of its own: it records the plans' dispatches anew and leaves the plans as they are. Three measurements of a pass:
+It records the dispatches of plans anew; the plans themselves do not change. A pass is measured in three ways:
 
   us each   all calls of one kernel (its 28 layers, say) back to back in one compute pass between two timestamps, over
             and over until the pass takes some milliseconds: the layers' weights take turns as in a real token, the cost
@@ -30,7 +30,7 @@ from py_engine.host.gpu import MAX_TIMED_PASSES, Dispatch
 from py_engine.ops.step import pack_step
 
 _ROUNDS = 3
-_STEPS = 16  # passes in a row, each a position further
+_STEPS = 16  # passes in a row, each at the next position
 _FINE_NS = 2000  # a clock with coarser steps cannot time a single dispatch
 _NO_LIMIT = 0xFFFFFFFF
 
@@ -38,8 +38,8 @@ _NO_LIMIT = 0xFFFFFFFF
 async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) -> dict[str, Any]:
     """Profile one decode pass at `position` and one full prefill chunk at position 0.
 
-    `head`: "greedy" or "sampled"; the sampler's settings stay those of the last generation. `bandwidth`: GB/s that the
-    device reads. The caches' content is lost. Raises InputError when the context has no room at `position`.
+    `head`: "greedy" or "sampled", with the sampler's settings of the last generation. `bandwidth`: GB/s that the device
+    can read. The content of the caches is lost. Raises InputError when the context has no room at `position`.
     """
     context = decoder.state.context
     if position >= context:
@@ -69,7 +69,7 @@ async def _section(
     position: int,
     bandwidth: float,
 ) -> dict[str, Any]:
-    """One pass of `rows` tokens from `position`, made of `plans` one after the other."""
+    """Profile one pass of `rows` tokens from `position`, which consists of `plans`, one after the other."""
     gpu, state = decoder.gpu, decoder.state
     traffic = Traffic(decoder.model, state, decoder.sampler.logits)
     step = state.step.buffer
@@ -108,7 +108,7 @@ async def _section(
 def _kernel(
     call: Call, count: int, reads: Reads, seconds: float, bandwidth: float
 ) -> dict[str, Any]:
-    """A row of the table: `count` calls that share label and pipeline; `reads` are those of all of them."""
+    """A row of the table: `count` calls with the same label and pipeline. `reads`: of all of them together."""
     nbytes = reads.lasting + reads.activations
     gb_s = nbytes / count / seconds / 1e9 if seconds else 0.0
     return {
@@ -129,7 +129,7 @@ def _kernel(
 async def _whole(
     clock: Clock, dispatches: Sequence[Dispatch], reset: Callable[[], None], most: int
 ) -> dict[str, float | None]:
-    """The pass as one, and dispatch by dispatch; None for what this clock cannot tell. Microseconds a pass."""
+    """Microseconds of the pass as a whole, and of its single dispatches; None for what this clock cannot measure."""
     if not clock.timestamps:
         return {"pass_us": None, "alone_us": None}
     steps = max(1, min(most, _STEPS, MOST_DISPATCHES // len(dispatches)))

@@ -1,4 +1,4 @@
-"""`jerboa doctor`: the text to paste into a bug report."""
+"""`jerboa doctor`: makes the text to paste into a bug report."""
 
 from __future__ import annotations
 

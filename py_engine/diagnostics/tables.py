@@ -1,4 +1,4 @@
-"""A bench's profile as text for people. Standard library only: also for machines that have no WebGPU package."""
+"""Formats a bench's profile as text. It imports only the standard library, so it runs without a WebGPU package."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _section_lines(name: str, section: Mapping[str, Any]) -> list[str]:
             f"{100 * k['share']:>5.1f}% {k['bytes_each'] / 1e3:>10,.1f} {k['gb_s']:>8,.1f} "
             f"{k['bandwidth_percent']:>5.1f}%"
         )
-    # A browser's worker drops keys without a value on their way.
+    # Messages of a browser's worker have no keys without a value.
     for label, value in (
         ("sum of kernels, each repeated back to back", section["kernels_us"]),
         ("one pass on the GPU", section.get("pass_us")),
         ("  of it in kernels run alone", section.get("alone_us")),
-        # A pass and two timestamps a kernel may cost more than the gaps do: the differences below can be negative.
+        # One pass and two timestamps for each kernel may cost more than the gaps, so these differences can be negative.
         ("  of it between kernels", section.get("between_kernels_us")),
         ("as many empty dispatches in a chain", section.get("empty_us")),
         ("wall time in the normal mode", section.get("wall_us")),

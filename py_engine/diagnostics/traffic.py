@@ -1,6 +1,6 @@
-"""Bytes that a kernel call has to read from memory, from its bindings: weights, KV cache, recurrent state, the rest.
+"""Counts the bytes that a kernel call must read from memory, by its bindings: weights, KV cache, recurrent state, rest.
 
-Every byte that a call needs is counted once, whatever a cache then saves or a tiled kernel reads again.
+Each byte that a call needs counts once, even if a cache saves the read or a tiled kernel reads it again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from py_engine.graph.plan import Plan
 from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Buffer
 
-# Of kernels that a KV cache is bound to, those that read it (others write it, or look at its length).
+# Kernels that read a KV cache. Others to which one is bound write it, or use only its length.
 _ATTENDS = ("attention_decode", "attention_prefill")
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Bytes by kind. `activations`: what another kernel of the same pass wrote; they seldom leave the GPU's caches."""
+    """Bytes by kind. `activations`: written by another kernel of the same pass; they seldom leave the GPU's caches."""
 
     weights: float = 0
     kv: float = 0
@@ -34,18 +34,18 @@ class Reads:
 
     @property
     def lasting(self) -> float:
-        """Without activations."""
+        """All bytes except activations."""
         return self.weights + self.kv + self.state
 
 
 class Traffic:
-    """Knows which tensors of a model are what. `logits`: the sampler's input."""
+    """Knows the kind of each tensor of a model. `logits`: the sampler's input."""
 
     def __init__(self, model: Model, state: State, logits: Tensor) -> None:
-        # By buffer: ops look at the same memory as other tensors (f16 pairs as words, say).
+        # By buffer, since ops read the same memory through different tensors (for example f16 pairs as words).
         self._recurrent = _by_buffer(state.recurrents)
         self._kv = _by_buffer(state.cache.tensors)
-        # What is small (a row of some hundred bytes a token), or bound and not read.
+        # Not counted: what is small (some hundred bytes for each token), or bound but not read.
         self._small = _by_buffer([state.step, state.ids])
         for block in model.blocks:
             if isinstance(block.mixer, Attention) and block.mixer.rope is not None:
@@ -73,12 +73,12 @@ class Traffic:
             elif buffer in self._logits:
                 total += Reads(activations=tensor.nbytes)
             elif not call.kernel.stem.startswith("sample"):
-                # The sampler's other buffers are settings, and counts that only penalties look at.
+                # The sampler's other buffers are settings, and counts that only penalties read.
                 total += Reads(weights=_weights(call, i, tensor, rows))
         return total
 
     def of_plans(self, plans: Sequence[Plan], rows: int, position: int) -> Reads:
-        """What plans that follow each other read; a plan for one row (a head) takes the last of `rows`."""
+        """What plans that run one after the other read. A plan for one row (a head) reads the last of `rows`."""
         each = (
             self.reads(call, min(rows, plan.rows), position)
             for plan in plans
@@ -88,7 +88,7 @@ class Traffic:
 
     @staticmethod
     def _seen(call: Call, cache: Tensor, rows: int, position: int) -> float:
-        """The rows of a cache [heads, context, D] that some query of the pass sees."""
+        """Bytes of the rows of a cache [heads, context, D] that some query of the pass sees."""
         visible = position + rows
         window = int(dict(call.kernel.constants).get("WINDOW", 0))
         if window:
@@ -106,7 +106,7 @@ def matrix_format(call: Call) -> str:
 
 
 def _weights(call: Call, index: int, tensor: Tensor, rows: int) -> float:
-    """A weight is read whole; of a matrix (binding 1, its scales 2) the rows that the call works on."""
+    """Bytes of weights. A vector is read whole; of a matrix (binding 1, scales 2) only the rows that the call uses."""
     constants = dict(call.kernel.constants)
     form = matrix_format(call).split(" ")[0]
     if index not in (1, 2) or not form or "N" not in constants:

@@ -56,7 +56,7 @@ def build_decoder(
 
 def _context(asked: int | None, most: int) -> int:
     if asked is None:
-        return min(most, profile_of(False, is_ios()).context)
+        return min(most, profile_of(handheld=is_ios(), ios=is_ios()).context)
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= most:
         raise InputError(f"context={asked!r}: this model takes 1 to {most} tokens")
     return asked

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from py_engine.arguments import whole
 from py_engine.host.gpu import Dispatch
+from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
 
@@ -56,10 +57,10 @@ def asked_group(group: int | None, passes: int | None) -> GroupedSubmit | None:
 
 SubmitStrategy = SingleSubmit | GroupedSubmit
 
-# Each dispatch in a command buffer of its own, which is awaited: right wherever WebKit was seen to run at all.
-FLOOR = GroupedSubmit(1)
+FLOOR = GroupedSubmit(WEBKIT.dispatches)  # the smallest groups, from which calibration climbs
 
 
 def default_strategy() -> SubmitStrategy:
-    """The floor on WebKit, until a larger group is proven (serve/calibration.py); elsewhere everything at once."""
-    return FLOOR if on_webkit() else SingleSubmit()
+    """The strategy of this browser's profile. On WebKit larger groups may follow (serve/calibration.py)."""
+    profile = WEBKIT if on_webkit() else NOT_WEBKIT
+    return FLOOR if profile.dispatches else SingleSubmit()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
-from py_engine.host.gpu import AdapterInfo, Binding, Buffer
+from py_engine.host.gpu import MAX_GROUPS, AdapterInfo, Binding, Buffer
 
 Access = Literal["r", "w"]  # how a kernel uses a tensor; "w" is read_write too
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
@@ -122,9 +122,9 @@ class Trace:
         groups: tuple[int, int, int],
         task: Hashable = None,
     ) -> None:
-        """Append a dispatch, its tensors in binding order. Raises ValueError for counts outside 1..65535."""
-        if min(groups) < 1 or max(groups) > 65535:
-            raise ValueError(f"{label}: workgroup counts {groups} are outside 1..65535")
+        """Append a dispatch, its tensors in binding order. Raises ValueError for counts outside 1..MAX_GROUPS."""
+        if min(groups) < 1 or max(groups) > MAX_GROUPS:
+            raise ValueError(f"{label}: workgroup counts {groups} are outside 1..{MAX_GROUPS}")
         self.calls.append(
             Call(
                 label,

@@ -1,4 +1,7 @@
-"""The only folder that knows browser from native. The functions here pick once; nobody else asks."""
+"""The only folder that tells the browser from CPython. These functions choose the right file; no other code asks.
+
+A method that overrides one of an interface (Gpu, Io, BlobStore, ...) has that one's docstring, unless it adds to it.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ IN_BROWSER = sys.platform == "emscripten"
 
 
 async def open_gpu(backend: str | None = None) -> Gpu:
-    """The best GPU of this host. `backend` (CPython only): "dawn" or "wgpu"; None: JERBOA_HOST's, else the first of the
-    two that has one in hardware (Gpu.warning tells when neither has).
+    """Open the best GPU of this host. `backend` (CPython only): "dawn" or "wgpu"; None: what JERBOA_HOST says, else the
+    first of the two with a hardware GPU (Gpu.warning says when neither has one).
 
     Raises NoAdapterError when no adapter answers within two seconds.
     """
     if IN_BROWSER:
-        from py_engine.host import gpu_browser
+        from py_engine.host import adapter_browser
 
-        return await gpu_browser.open_gpu()
-    from py_engine.host import gpu_native
+        return await adapter_browser.open_gpu()
+    from py_engine.host import adapter_native
 
     backend = backend or os.environ.get("JERBOA_HOST")
-    return await (gpu_native.open_gpu(backend) if backend else gpu_native.open_best_gpu())
+    return await (adapter_native.open_gpu(backend) if backend else adapter_native.open_best_gpu())
 
 
 def open_io() -> Io:
@@ -40,7 +43,7 @@ def open_io() -> Io:
 
 
 async def load_tokenizer_library(data: bytes) -> TokenizerLibrary:
-    """The `tokenizers` library of this host over a tokenizer.json. Raises FormatError when it refuses the file."""
+    """Load a tokenizer.json into this host's `tokenizers` library. Raises FormatError when it refuses the file."""
     if IN_BROWSER:
         from py_engine.host.tokenizers_browser import load_browser
 

@@ -1,7 +1,7 @@
-"""Storage helpers: how much may be kept on this device, and whether it stays. The page has the same ones in JavaScript
-(public/device_storage.mjs) and in its own Python (app/storage.py). device_storage_native.py says what each gives.
+"""Storage helpers: how much room this device has for models, and whether they stay. The page has the same helpers in
+JavaScript (public/device_storage.mjs) and in its own Python (app/storage.py).
 
-What browsers estimate is a hint: nothing is refused on it. Whoever writes handles the error.
+A browser's estimate is only a hint, so nothing is refused because of it: code that writes must handle a full disk.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ __all__ = [
 
 async def can_cache_model(size_mb: float) -> dict[str, Any]:
     """{fits, availableMB, recommendInstall} for a model of `size_mb` (10^6 bytes). Unknown space counts as enough.
-    `recommendInstall`: installing the page first is better, on a phone or tablet or where it does not fit. Raises
-    InputError when `size_mb` is no size."""
+    `recommendInstall`: the page should be installed first, because this is a phone or tablet, or the model does not
+    fit. Raises InputError when `size_mb` is no size."""
     return await fits(real("size_mb", size_mb, 0, 1e15))

@@ -13,24 +13,25 @@ from typing import Any, Literal
 
 from py_engine.errors import HostError, OutOfMemoryError
 
-BufferKind = Literal["storage", "uniform", "readback"]
+BufferKind = Literal["storage", "readback"]
 
 # What "subgroup-matrix" asks of an adapter: f16 matrices of this size with f32 sums, and this much workgroup memory.
 MATRIX_SIZE = 16
 MATRIX_SUBGROUP = 32
 MATRIX_WORKGROUP_BYTES = 32 << 10
-# Chromium's and Dawn's name for it. WGSL has no notion of uniformity in a subgroup yet, so the check would refuse
-# whatever differs between subgroups.
+# Chromium's and Dawn's name for it. WGSL does not know yet what is uniform within a subgroup, so its uniformity check
+# would refuse code that differs between subgroups: it is switched off.
 MATRIX_FEATURE = "chromium-experimental-subgroup-matrix"
 MATRIX_LINES = (
     "enable chromium_experimental_subgroup_matrix;\n"
     "diagnostic(off, chromium.subgroup_matrix_uniformity);"
 )
 
-RESULT_WORDS = (
-    4  # words of the decode result that are read back for each token: token, halt, position, count
-)
+# Words of the decode result that are read back for each token: token, halt, position, count.
+RESULT_WORDS = 4
 MAX_TIMED_PASSES = 2048  # a query set holds at most 4096 timestamps, two a pass
+# Workgroups in one dimension of a dispatch: WebGPU's default, which every device grants and none is asked to exceed.
+MAX_GROUPS = 65535
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,11 @@ class Limits:
     max_workgroup_bytes: int = 16 << 10
     max_invocations: int = 256
     max_storage_buffers: int = 8
-    max_groups_per_dimension: int = 65535
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """Who the GPU is, for people and for keys of stored tunings. Never decides behaviour."""
+    """What the GPU calls itself: for people, and for keys of stored tunings. `fallback`: it computes in software."""
 
     vendor: str = ""
     architecture: str = ""
@@ -92,8 +92,8 @@ class Copy:
 
 @dataclass(frozen=True)
 class Upload:
-    """Bytes [start, end) of an array, to byte `offset` of a buffer: once, or over and over until `size` bytes are
-    written. Offset and size are multiples of 4."""
+    """Bytes [start, end) of an array, to be written at byte `offset` of a buffer: once, or repeated until `size` bytes
+    are written. Offset and size are multiples of 4."""
 
     start: int
     end: int
@@ -127,9 +127,9 @@ class Dispatch:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Command buffers -> passes -> dispatches, as the submit strategy laid them out; replayed any number of times.
+    """Command buffers of passes of dispatches, as the submit strategy grouped them. It can be replayed many times.
 
-    `await_each`: only one command buffer may be in flight (WebKit); each is awaited before the next is submitted.
+    `await_each` (WebKit): only one command buffer may be in flight, so each is awaited before the next is submitted.
     """
 
     command_buffers: Sequence[Sequence[Sequence[Dispatch]]]
@@ -139,7 +139,7 @@ class Recording:
 
 @dataclass
 class Counters:
-    """What the host has made and moved since it was opened; tests hold the steady state to zero."""
+    """What the host has made and moved since it was opened. Tests check that a running decode makes nothing new."""
 
     live_buffers: int = 0
     live_bytes: int = 0
@@ -175,14 +175,14 @@ class Gpu(abc.ABC):
 
     info: AdapterInfo
     limits: Limits
-    # Of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix"}, whatever the host calls them. The last one
-    # means what MATRIX_SIZE and its neighbours say, and comes with the first two.
+    # Some of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix"}, whatever the host calls them. What the
+    # last one means stands at MATRIX_SIZE; a device that has it has the first two also.
     features: frozenset[str]
-    # Called once with the reason when the device is lost, at whatever time, but not for a deliberate close. Only a
-    # browser tells of it by itself; natively the next call that needs the device raises DeviceLostError.
+    # Called once, with the reason, when the device is lost; not called for a deliberate close. Only browsers report a
+    # loss by themselves; in CPython the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
     warning: str = ""  # what a person should know about the choice of this device
-    # Of decode loops: a result's rings, by depth; kept as long as the buffer of the result.
+    # The rings of decode loops, by result buffer and depth. They are kept as long as the result buffer.
     _rings: dict[Buffer, dict[int, list[Buffer]]] = field(default_factory=dict, init=False)
     _counters: Counters = field(default_factory=Counters, init=False)
 
@@ -194,14 +194,14 @@ class Gpu(abc.ABC):
     @property
     @abc.abstractmethod
     def lost(self) -> str | None:
-        """Why the device is gone (lost or closed), None while it lives. May wait for what was submitted."""
+        """Why the device is gone (lost or closed); None while it lives. May wait for submitted work."""
 
     @abc.abstractmethod
     def enable_lines(self, features: frozenset[str]) -> str:
         """The WGSL `enable` lines this host's compiler wants for `features` (Tint and naga differ)."""
 
     def buffer_size(self, label: str, nbytes: int) -> int:
-        """Bytes that `create_buffer` will make of `nbytes`. Raises OutOfMemoryError above the limit for one buffer."""
+        """Bytes that `create_buffer` allocates for `nbytes`. Raises OutOfMemoryError above the limit for one buffer."""
         size = max(4, (nbytes + 3) & ~3)
         if size > self.limits.max_buffer_bytes:
             raise OutOfMemoryError(
@@ -223,10 +223,10 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
-        """The host's own buffer, for `create_buffer`, and raising as that says."""
+        """The host's own buffer for `create_buffer`, with the same errors."""
 
     def destroy_buffer(self, buffer: Buffer) -> None:
-        """Free it now, and what decode loops read it back through. A second call does nothing."""
+        """Free the buffer now, and the rings through which decode loops read it. A second call does nothing."""
         if buffer.handle is None:
             return
         for ring in self._rings.pop(buffer, {}).values():
@@ -240,24 +240,25 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
-        """Queue an upload. `data` is bytes-like or what this host's io calls Bytes; offset and size multiples of 4."""
+        """Queue an upload to byte `offset`. `data` is bytes-like or this host's Bytes (host/io.py). Offset and size are
+        multiples of 4. Raises HostError."""
 
     @abc.abstractmethod
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
-        """As `write` for each of these parts of `data`; in a browser they cross at once."""
+        """Queue several uploads of parts of `data`; in a browser with one call to JavaScript. Raises HostError."""
 
     @abc.abstractmethod
     async def copy(self, copies: Sequence[Copy]) -> None:
-        """Copy between buffers, in this order and behind everything submitted before; one submit for all. Returns when
-        submitted (on WebKit: when done). Raises HostError (or `check()` does)."""
+        """Copy between buffers, in this order, after everything submitted before; one submit for all. Returns when
+        submitted (on WebKit: when done). Raises HostError, at once or from the next `check()`."""
 
     @abc.abstractmethod
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
-        """Copy a range back (tests, logits, diagnostics; never in the decode loop)."""
+        """Copy a range back (tests, logits, diagnostics; never in the decode loop). Raises HostError."""
 
     @abc.abstractmethod
     async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
-        """Copy a range back as what this host's io calls Bytes: in a browser it does not enter Python's heap."""
+        """Copy a range back as this host's Bytes, which in a browser stay outside Python's heap. Raises HostError."""
 
     @abc.abstractmethod
     async def create_pipeline(
@@ -268,23 +269,23 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     def bind_group(self, label: str, pipeline: Pipeline, bindings: Sequence[Binding]) -> Any:
-        """A bind group for group 0, entries numbered from 0. Raises HostError (or `check()` does)."""
+        """A bind group for group 0, entries numbered from 0. HostError comes at once or from the next `check()`."""
 
     @abc.abstractmethod
     def record(
         self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool
     ) -> Recording:
-        """Hand a plan to the host once, so that replaying it crosses no boundary per dispatch."""
+        """Hand a plan to the host once, so that in a browser replaying it takes one call, not one a dispatch."""
 
     @abc.abstractmethod
     async def replay(self, recording: Recording) -> None:
-        """Submit it once. Returns when submitted (await_each: when done)."""
+        """Submit the recording once. Returns when submitted (with await_each: when done)."""
 
     @abc.abstractmethod
     async def time_passes(self, recording: Recording, repeats: int = 1) -> list[tuple[int, int]]:
         """Run it once with timestamps: (begin, end) of each of its compute passes, in nanoseconds of the GPU's clock.
 
-        A pass runs its dispatches `repeats` times over. Browsers round the clock (Chromium to 0.1 ms) unless a flag
+        A pass runs its dispatches `repeats` times. Browsers round the clock (Chromium to 0.1 ms) unless a flag
         says otherwise, so give a pass milliseconds of work. For profiles: makes and frees its own buffers.
         Raises HostError without the feature "timestamp-query" or for more than MAX_TIMED_PASSES passes.
         """
@@ -296,12 +297,12 @@ class Gpu(abc.ABC):
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
         RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host.
 
-        Loops of one `result`, that is of one model, follow each other: drain one before the next is made. Those of
-        different ones run side by side, a step of each in turn."""
+        A model has one `result`, and only one loop at a time: drain one before the next is made. Loops of different
+        models can run at the same time; their steps take turns."""
 
     def _ring(self, result: Buffer, depth: int) -> list[Buffer]:
-        """The mapped buffers of the decode loops that read `result` at this depth, made once. Models have their own: a
-        buffer that one of them waits for must not be in a submit of another's."""
+        """The mapped buffers for decode loops that read `result` at this depth, made once. Each model has its own: a
+        buffer that one model waits for must not be used in a submit of another."""
         rings = self._rings.setdefault(result, {})
         if depth not in rings:
             rings[depth] = [
@@ -332,8 +333,8 @@ class Gpu(abc.ABC):
     async def check(self) -> None:
         """Raise the first error that the host reported late for a buffer or bind group made since the last check.
 
-        Called right after they were made, without an `await` between, it tells of these alone, whoever else makes some
-        at the same time."""
+        Call it right after they were made, without an `await` between: then the error cannot belong to buffers that
+        another task makes at the same time."""
 
     @abc.abstractmethod
     def close(self) -> None:

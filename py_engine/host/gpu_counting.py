@@ -1,4 +1,5 @@
-"""A GPU that only adds up sizes: what a load would take, by the same code that loads, with nothing allocated."""
+"""A GPU that only adds up sizes. The code of a load runs on it to find what the load would take; nothing is
+allocated."""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ from py_engine.host.gpu import (
 
 
 class _Nothing:
-    """Stands where a real GPU has a buffer."""
+    """Stands in for the handle of a real buffer."""
 
     def destroy(self) -> None:
         """Nothing to free."""
 
 
 class CountingGpu(Gpu):
-    """Buffers have a size and no bytes; pipelines and bind groups are names; nothing ever runs.
+    """Buffers have a size but no bytes, pipelines and bind groups are only names, and nothing ever runs.
 
-    `peak_bytes`: the most that `counters.live_bytes` ever was.
+    `peak_bytes`: the highest value that `counters.live_bytes` ever had.
     """
 
     def __init__(
@@ -41,13 +42,14 @@ class CountingGpu(Gpu):
         limits: Limits | None = None,
         features: frozenset[str] = frozenset(),
     ) -> None:
-        """By default an unknown GPU with WebGPU's own limits, those of the smallest device."""
+        """By default it is an unknown GPU with WebGPU's default limits, those of the smallest device."""
         super().__init__(info or AdapterInfo(), limits or Limits(), features)
         self.peak_bytes = 0
 
     @classmethod
     def like(cls, gpu: Gpu) -> CountingGpu:
-        """One with another GPU's limits and features, so that kernels are chosen and weights are cut as there."""
+        """A counting GPU with the limits and features of `gpu`, so that kernels are chosen and weights are cut as on
+        that."""
         return cls(gpu.info, gpu.limits, gpu.features)
 
     @property
@@ -56,7 +58,7 @@ class CountingGpu(Gpu):
         return None
 
     def enable_lines(self, features: frozenset[str]) -> str:
-        """Nothing compiles here."""
+        """No lines: nothing is compiled here."""
         return ""
 
     def _make_buffer(self, label: str, size: int, kind: BufferKind) -> Any:
@@ -64,13 +66,13 @@ class CountingGpu(Gpu):
         return _Nothing()
 
     def write(self, buffer: Buffer, offset: int, data: Any) -> None:
-        """Nothing holds bytes here."""
+        """Does nothing: buffers hold no bytes here."""
 
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
-        """Nothing holds bytes here."""
+        """Does nothing: buffers hold no bytes here."""
 
     async def copy(self, copies: Sequence[Copy]) -> None:
-        """Nothing holds bytes here."""
+        """Does nothing: buffers hold no bytes here."""
 
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Raises HostError: there is nothing to read."""
@@ -83,7 +85,7 @@ class CountingGpu(Gpu):
     async def create_pipeline(
         self, label: str, code: str, constants: Mapping[str, float]
     ) -> Pipeline:
-        """Its name."""
+        """A pipeline that is only a name."""
         return Pipeline(label, None)
 
     def bind_group(self, label: str, pipeline: Pipeline, bindings: Sequence[Binding]) -> Any:
@@ -92,7 +94,7 @@ class CountingGpu(Gpu):
     def record(
         self, command_buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool
     ) -> Recording:
-        """The list as it is."""
+        """A recording of the list as it is."""
         return Recording(command_buffers, await_each)
 
     async def replay(self, recording: Recording) -> None:
@@ -110,10 +112,10 @@ class CountingGpu(Gpu):
         self._refuse()
 
     async def idle(self) -> None:
-        """At once."""
+        """Returns at once."""
 
     async def check(self) -> None:
-        """Nothing fails late here."""
+        """Does nothing: no error comes late here."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -1,25 +1,16 @@
-"""The GPU in CPython, over wgpu-py's API: Dawn (package wgpudawn, Tint) or wgpu-native (package wgpu, naga)."""
+"""An open GPU in CPython, over wgpu-py's API (Dawn, wgpu-native). host/adapter_native.py finds and opens it."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import os
-import sys
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
-from py_engine.errors import DeviceLostError, HostError, NoAdapterError, OutOfMemoryError
+from py_engine.errors import DeviceLostError, HostError, OutOfMemoryError
 from py_engine.host.gpu import (
-    MATRIX_FEATURE,
     MATRIX_LINES,
-    MATRIX_SIZE,
-    MATRIX_SUBGROUP,
-    MATRIX_WORKGROUP_BYTES,
     RESULT_WORDS,
     AdapterInfo,
     Binding,
@@ -35,270 +26,6 @@ from py_engine.host.gpu import (
     Upload,
 )
 
-_PACKAGES = {"dawn": "wgpudawn", "wgpu": "wgpu"}
-_FEATURES = ("shader-f16", "subgroups", "timestamp-query", "subgroup-matrix")
-# What the two call a feature where it is not our name.
-_NAMES = {"dawn": {"subgroup-matrix": MATRIX_FEATURE}, "wgpu": {"subgroups": "subgroup"}}
-# Dawn's toggles to switch on, by commas: "allow_unsafe_apis,vulkan_enable_f16_on_nvidia" brings shader-f16 and tensor
-# units on NVIDIA. Read when the first Dawn adapter is asked for.
-TOGGLES_VARIABLE = "JERBOA_DAWN_TOGGLES"
-_LIMITS = {
-    "max_buffer_bytes": "max-buffer-size",
-    "max_binding_bytes": "max-storage-buffer-binding-size",
-    "max_workgroup_bytes": "max-compute-workgroup-storage-size",
-    "max_invocations": "max-compute-invocations-per-workgroup",
-    "max_storage_buffers": "max-storage-buffers-per-shader-stage",
-}
-# Drivers that keep their own lost or fallback adapters busy answer null at first (a fresh Chromium was seen to).
-_ADAPTER_PATIENCE_S = 2.0
-_ADAPTER_PAUSE_S = 0.2
-_ICD_FOLDERS = ("/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/usr/share/vulkan/icd.d")
-
-
-async def open_gpu(
-    backend: str = "dawn",
-    *,
-    features: frozenset[str] | None = None,
-    default_limits: bool = False,
-) -> NativeGpu:
-    """Open the best adapter of `backend` ("dawn" or "wgpu").
-
-    `features`: at most these are asked for (None: all that the adapter has of the ones we know).
-    `default_limits`: ask for WebGPU's default limits only, as the smallest device would grant them.
-    Raises NoAdapterError when there is none after two seconds of asking, HostError when the package is missing.
-    """
-    wgpu = _package(backend)
-    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
-    while True:
-        adapter = _ask(wgpu)
-        if not isinstance(adapter, str):
-            return _open(wgpu, backend, adapter, features, default_limits)
-        if time.monotonic() > deadline:
-            raise _no_adapter({backend: adapter})
-        await asyncio.sleep(_ADAPTER_PAUSE_S)
-
-
-async def open_best_gpu() -> NativeGpu:
-    """The GPU of the first of Dawn and wgpu-native that has one in hardware, else an adapter in software; then the
-    GPU's `warning` says what was looked for.
-
-    Raises NoAdapterError, with what each of them said, when none answers within two seconds.
-    """
-    deadline = time.monotonic() + _ADAPTER_PATIENCE_S
-    while True:
-        rejected: dict[str, str] = {}
-        software: dict[str, Any] = {}
-        for backend in _PACKAGES:
-            try:
-                wgpu = _package(backend)
-                adapter = _ask(wgpu)
-                if isinstance(adapter, str):
-                    rejected[backend] = adapter
-                elif _in_software(adapter):
-                    software[backend] = adapter
-                else:
-                    return _open(wgpu, backend, adapter)
-            except HostError as error:
-                rejected[backend] = str(error)
-        for backend, adapter in software.items():
-            try:
-                gpu = _open(_package(backend), backend, adapter)
-            except HostError as error:
-                rejected[backend] = str(error)
-                continue
-            rejected |= {b: f"{_title(a)}, in software" for b, a in software.items()}
-            gpu.warning = (
-                f"no GPU in hardware answers, so {_title(adapter)} computes in software: right, but slow "
-                f"({_told(rejected)})"
-            )
-            return gpu
-        if time.monotonic() > deadline:
-            raise _no_adapter(rejected)
-        await asyncio.sleep(_ADAPTER_PAUSE_S)
-
-
-def _package(backend: str) -> Any:
-    """The module that answers as WebGPU. Raises HostError when it is unknown or not installed."""
-    if backend not in _PACKAGES:
-        raise HostError(f"unknown host {backend!r}: choose one of {', '.join(_PACKAGES)}")
-    try:
-        # wgpu-py fills its namespace (gpu, flags) only with a backend; wgpudawn has its own.
-        wgpu = importlib.import_module(_PACKAGES[backend])
-    except (ImportError, OSError) as error:  # OSError: its library does not fit this system
-        raise HostError(
-            f"host {backend!r} needs the package {_PACKAGES[backend]} ({error}): "
-            f"pip install {_PACKAGES[backend]}"
-        ) from error
-    if backend == "dawn":
-        _switch_toggles(os.environ.get(TOGGLES_VARIABLE, ""))
-    return wgpu
-
-
-def _ask(wgpu: Any) -> Any:
-    """The best adapter, or a str: why there is none."""
-    try:
-        adapter = wgpu.gpu.request_adapter_sync(power_preference="high-performance")
-        if adapter is not None and adapter.info.get("backend_type") == "OpenGL":
-            # wgpu-native may give this one where Vulkan, which is what it was tried with, is there too.
-            others = [
-                a
-                for a in wgpu.gpu.enumerate_adapters_sync()
-                if a.info.get("backend_type") != "OpenGL"
-            ]
-            adapter = min(others, key=_in_software, default=adapter)
-    except Exception as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-    return "no adapter" if adapter is None else adapter
-
-
-def _in_software(adapter: Any) -> bool:
-    return bool(adapter.info.get("adapter_type", "") == "CPU")
-
-
-def _title(adapter: Any) -> str:
-    return str(adapter.info.get("device") or adapter.info.get("description") or "an adapter")
-
-
-def _told(rejected: Mapping[str, str]) -> str:
-    """What each host said, in one line."""
-    return "; ".join(f"{backend}: {why.rstrip('.')}" for backend, why in rejected.items())
-
-
-def _no_adapter(rejected: Mapping[str, str]) -> NoAdapterError:
-    """What was asked, what it said, what else there is, what to do."""
-    others = [found for backend in _PACKAGES if (found := _seen(backend))]
-    there = f" Adapters that are there: {'; '.join(others)}." if others else ""
-    return NoAdapterError(
-        f"no WebGPU adapter: asked for a Vulkan, Metal or D3D12 GPU for {_ADAPTER_PATIENCE_S:g} s and got none "
-        f"({_told(rejected)}).{there}{_drivers()} Install a GPU driver with Vulkan support (Debian: "
-        "mesa-vulkan-drivers, which also brings the slow software adapter lavapipe); there is no CPU fallback."
-    )
-
-
-def _seen(backend: str) -> str:
-    """The adapters that a host names when it is not asked for a good one: `--host wgpu: llvmpipe (CPU, Vulkan)`."""
-    try:
-        adapters = [a.info for a in _package(backend).gpu.enumerate_adapters_sync()]
-    except Exception:  # this only adds to an error
-        return ""
-    named = [
-        f"{a.get('device')} ({a.get('adapter_type')}, {a.get('backend_type')})" for a in adapters
-    ]
-    return f"--host {backend}: {', '.join(named)}" if named else ""
-
-
-def _drivers() -> str:
-    """Which Vulkan drivers the loader looks at, on Linux."""
-    if not sys.platform.startswith("linux"):
-        return ""
-    for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
-        if named := os.environ.get(variable):
-            missing = [path for path in named.split(os.pathsep) if not Path(path).is_file()]
-            gone = f", of which there is no {', '.join(missing)}" if missing else ""
-            return f" {variable} allows only {named}{gone}."
-    files = [p.name for folder in _ICD_FOLDERS for p in sorted(Path(folder).glob("*.json"))]
-    return f" Vulkan drivers that are installed: {', '.join(files) or 'none'}."
-
-
-def _open(
-    wgpu: Any,
-    backend: str,
-    adapter: Any,
-    features: frozenset[str] | None = None,
-    default_limits: bool = False,
-) -> NativeGpu:
-    """A device of `adapter`. Raises HostError when it refuses one."""
-    names = {n: _NAMES[backend].get(n, n) for n in _FEATURES}
-    subgroup = _matrix_subgroup(adapter) if backend == "dawn" else 0
-    wanted = [
-        n
-        for n in _FEATURES
-        if names[n] in adapter.features
-        and (features is None or n in features)
-        and (n != "subgroup-matrix" or (subgroup and not default_limits))
-    ]
-    limits: dict[str, int] = {}
-    if not default_limits:
-        limits = {name: adapter.limits[name] for name in _LIMITS.values()}
-    else:
-        # wgpu-native grants what the adapter has unless told otherwise; Dawn grants the defaults.
-        limits = {name: getattr(Limits(), field) for field, name in _LIMITS.items()}
-    request_device = adapter.request_device_sync
-    if backend == "dawn":
-        extras = importlib.import_module("wgpudawn.backends.dawn.extras")
-        request_device = partial(
-            extras.request_device_sync, adapter, disable_toggles=_unwanted(adapter)
-        )
-    try:
-        device = request_device(
-            label="jerboa",
-            required_features=[names[n] for n in wanted],
-            required_limits=limits,
-        )
-    except Exception as error:
-        raise HostError(f"the adapter {adapter.info.device!r} refused a device: {error}") from error
-    info = adapter.info
-    return NativeGpu(
-        wgpu,
-        device,
-        AdapterInfo(
-            vendor=info.get("vendor", ""),
-            architecture=info.get("architecture", ""),
-            device=info.get("device", ""),
-            description=info.get("description", ""),
-            backend=info.get("backend_type", ""),
-            host=backend,
-            fallback=_in_software(adapter),
-            # wgpudawn gives 4 and 128 for every adapter; its matrices know better.
-            subgroup_min_size=subgroup or int(info.get("stackgroup_min_size", 0) or 0),
-            subgroup_max_size=subgroup or int(info.get("stackgroup_max_size", 0) or 0),
-        ),
-        Limits(**{field: int(device.limits[name]) for field, name in _LIMITS.items()}),
-        frozenset(wanted),
-    )
-
-
-def _unwanted(adapter: Any) -> list[str]:
-    """Dawn's toggles that are switched off."""
-    # Timestamps in full, not in steps of 65 us; they are only written where a profile asks for them.
-    toggles = ["timestamp_quantization"]
-    if _in_software(adapter):
-        # SwiftShader then writes out a store for each word of workgroup memory: 1.8 s of compiling for 16 KiB. Without
-        # it Dawn clears that memory in a loop.
-        toggles.append("use_vulkan_zero_initialize_workgroup_memory_extension")
-    return toggles
-
-
-@cache
-def _switch_toggles(text: str) -> None:
-    """Switch on Dawn's toggles named in `text`, once in a process. Raises HostError for one that Dawn does not have."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        return
-    extras = importlib.import_module("wgpudawn.backends.dawn.extras")
-    try:
-        extras.set_instance_extras(enable_toggles=names)
-    except (ValueError, RuntimeError) as error:
-        raise HostError(f"{TOGGLES_VARIABLE}={text}: {error}") from error
-
-
-def _matrix_subgroup(adapter: Any) -> int:
-    """The subgroup size behind "subgroup-matrix" on a Dawn adapter, 0 when it lacks what the kernels want."""
-    if MATRIX_FEATURE not in adapter.features or "shader-f16" not in adapter.features:
-        return 0
-    if adapter.limits["max-compute-workgroup-storage-size"] < MATRIX_WORKGROUP_BYTES:
-        return 0
-    extras = importlib.import_module("wgpudawn.backends.dawn.extras")
-    wanted = {
-        "component_type": "f16",
-        "result_component_type": "f32",
-        **dict.fromkeys("mnk", MATRIX_SIZE),
-        "min_subgroup_size": MATRIX_SUBGROUP,
-        "max_subgroup_size": MATRIX_SUBGROUP,
-    }
-    configs = extras.get_adapter_properties(adapter).get("subgroup_matrix_configs", ())
-    return MATRIX_SUBGROUP if any(wanted.items() <= c.items() for c in configs) else 0
-
 
 class NativeGpu(Gpu):
     """A device of wgpu-py's API."""
@@ -313,18 +40,17 @@ class NativeGpu(Gpu):
         usage = wgpu.BufferUsage
         self._usage = {
             "storage": usage.STORAGE | usage.COPY_SRC | usage.COPY_DST,
-            "uniform": usage.UNIFORM | usage.COPY_DST,
             "readback": usage.MAP_READ | usage.COPY_DST,
         }
-        # wgpu 0.32 raises from its own on_submitted_work_done; mapping a buffer waits for the queue as well.
+        # Buffers that `idle` maps to wait for the queue: on_submitted_work_done of wgpu 0.32 raises an error.
         self._fences: list[Any] = []
         self._word = device.create_buffer(label="word", size=4, usage=self._usage["storage"])
         self._closed = False
 
     @property
     def lost(self) -> str | None:
-        """See Gpu.lost. Found out by reading a word, behind all that was submitted: most other calls of Dawn just do
-        nothing once it knows that the device is lost."""
+        """Why the device is gone; None while it lives. A word is read to find out, after all submitted work: most other
+        calls of Dawn do nothing, without an error, once the device is lost."""
         if self._closed:
             return "it was closed"
         try:
@@ -334,7 +60,7 @@ class NativeGpu(Gpu):
         return None
 
     def enable_lines(self, features: frozenset[str]) -> str:
-        """naga knows subgroups without an enable line and refuses one; both want `enable f16;`."""
+        """The `enable` lines for Tint (Dawn) or naga (wgpu-native). naga needs none for subgroups and refuses it."""
         lines = []
         if "shader-f16" in features:
             lines.append("enable f16;")
@@ -500,7 +226,7 @@ class NativeGpu(Gpu):
     def _submit(
         self, recording: Recording, index: int, result: tuple[Any, Any] | None = None
     ) -> None:
-        """Encode and submit command buffer `index`; `result`: (source, ring slot) to copy after it."""
+        """Encode and submit command buffer `index`. `result`: (source, ring slot), copied after its dispatches."""
         try:
             encoder = self._device.create_command_encoder()
             for dispatches in recording.command_buffers[index]:
@@ -525,7 +251,7 @@ class NativeGpu(Gpu):
             encoder = self._device.create_command_encoder()
             encoder.clear_buffer(fence, 0, 4)
             self._queue.submit([encoder.finish()])
-            await fence.map_async("READ")  # awaited, so that a stop gets in while the GPU works
+            await fence.map_async("READ")  # awaited, so that a stop can come in while the GPU works
             fence.unmap()
             self._fences.append(fence)
         except Exception as error:
@@ -535,7 +261,7 @@ class NativeGpu(Gpu):
         return self._device.create_buffer(label="fence", size=4, usage=self._usage["readback"])
 
     async def check(self) -> None:
-        """wgpu-py raises at the call, so nothing is ever late here."""
+        """Does nothing: wgpu-py raises errors at the call itself."""
 
     def close(self) -> None:
         if self._closed:
@@ -548,9 +274,8 @@ class NativeGpu(Gpu):
         text = f"{what}: {str(error).strip()}"
         if _is_out_of_memory(error):
             return OutOfMemoryError(text + ". Choose a smaller model, context or dtype.")
-        lost = (
-            self.lost
-        )  # what is broken by a loss says so, or something else: that a buffer is not mapped
+        # A call that fails because of a loss does not always say so (it may say that a buffer is not mapped): ask.
+        lost = self.lost
         if lost:
             why = lost if self._closed else f"the GPU device was lost ({lost})"
             return DeviceLostError(f"{what}: {why}. Load the model again.", lost)
@@ -591,7 +316,7 @@ class NativeDecodeLoop(DecodeLoop):
         if halt:
             self._ended = True
             await self._drain()
-        await asyncio.sleep(0)  # lets an abort in
+        await asyncio.sleep(0)  # so that an abort can come in
         return [(token, halt, position, count)]
 
     def stop(self) -> None:
@@ -615,12 +340,12 @@ class NativeDecodeLoop(DecodeLoop):
         counters.max_steps_in_flight = max(counters.max_steps_in_flight, len(self._pending))
 
     async def _drain(self) -> None:
-        """Steps submitted beyond the halt change nothing; give their slots back."""
+        """Wait for the steps that were submitted after the halt, and free their slots. They changed nothing."""
         while self._pending:
             self._take()
 
     def _take(self) -> memoryview[int]:
-        """The words of the oldest step in flight, once it is done; its slot is free then."""
+        """Wait for the oldest step in flight, free its slot and return its words."""
         slot, promise = self._pending.popleft()
         try:
             promise.sync_wait()

@@ -1,4 +1,4 @@
-"""What a request is made of and what its failure means, for io_native.py: addresses in, HubError out."""
+"""Helpers of io_native.py for one HTTP request: parts of its address, its first line, and the error when it fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from py_engine.errors import HubError
 from py_engine.host.io import shown
 from py_engine.host.proxies import Proxy
 
-REFUSED_ATTEMPTS = 2  # worth while where nobody listens: the server may just start
+REFUSED_ATTEMPTS = 2  # where nobody listens: the server may be starting
 
 Place = tuple[str, str, int]  # scheme, host, port
 
@@ -25,7 +25,7 @@ def place_of(url: str) -> Place:
         (host or "").encode("idna")
     except ValueError:  # UnicodeError too
         host, port = None, None
-    # http.client raises errors of other kinds for blanks in a host and for lone surrogates.
+    # For spaces in a host name and for lone surrogates http.client would raise other errors, later.
     if re.search(r"[\x00-\x20\x7f]", host or "") or re.search(r"[\ud800-\udfff]", url):
         host = None
     if not host or parts.scheme not in ("http", "https"):
@@ -34,25 +34,23 @@ def place_of(url: str) -> Place:
 
 
 def as_sent(location: str) -> str:
-    """A header that was read as Latin-1, as the UTF-8 that servers send."""
+    """A header as UTF-8, which servers send; http.client has read it as Latin-1."""
     return location.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def request_target(url: str, proxy: Proxy | None) -> str:
-    """What the request's first line asks for: of a proxy the whole address, of the server itself its path."""
+    """What the first line of a request names: to a proxy the whole address, to the server itself only the path."""
     parts = urllib.parse.urlsplit(url)
     path, query = (urllib.parse.quote(part, safe=_SENT) for part in (parts.path, parts.query))
     host = parts.netloc.rpartition("@")[2].encode("idna").decode() if proxy else ""
     return urllib.parse.urlunsplit((parts.scheme if proxy else "", host, path or "/", query, ""))
 
 
-_SENT = (
-    "!$%&'()*+,/:;=?@[]~"  # as they stand; blanks and what is not ASCII are escaped, as browsers do
-)
+_SENT = "!$%&'()*+,/:;=?@[]~"  # not escaped; spaces and non-ASCII characters are escaped, as browsers do
 
 
 def no_answer(url: str, error: Exception, timeout_s: float, proxy: Proxy | None) -> HubError:
-    """The error for a request that no answer, or half a body, came to."""
+    """The error for a request that got no answer, or only half a body."""
     where = shown(url)
     way = f" through the proxy {proxy.address}" if proxy else ""
     if isinstance(error, TimeoutError):

@@ -1,7 +1,8 @@
-"""Bytes from outside: ranged fetches, folders, a clock. The weight bytes of a browser stay JavaScript objects.
+"""Network, files and time, as the engine sees them: ranged fetches, folders, stores, a clock.
 
 `Bytes` is the host's own kind of buffer: `bytes`/`memoryview` in CPython, a JS `Uint8Array` in the browser. The engine
-passes it on to `Gpu.write` and never looks inside; `to_bytes` copies it into Python where wanted (headers, JSON).
+passes it on to `Gpu.write` without looking inside, so weights never enter Python's heap in a browser. `to_bytes` copies
+small things (headers, JSON) into Python.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ __all__ = ["Bytes", "Hasher", "Io", "Response", "Sink", "check_headers", "shown"
 
 
 def shown(url: str) -> str:
-    """An address as messages may show it: without user and password, and without the query, which signs the addresses
-    that a hub redirects to."""
+    """An address as messages may show it: without user and password, and without the query, which holds the signature
+    where a hub redirects."""
     head, mark, _ = url.partition("?")
     scheme, slashes, rest = head.partition("#")[0].partition("://")
     place, slash, path = rest.partition("/")
@@ -29,7 +30,7 @@ def shown(url: str) -> str:
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise HubError, which does not show the value, for a header that HTTP cannot carry."""
+    """Raise HubError for a header that HTTP cannot carry. The error does not show the value, which may be a secret."""
     for name, value in headers.items():
         if not re.fullmatch(r"[\t -~]*", value):
             raise HubError(
@@ -40,20 +41,20 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Response:
-    """Status, lower-cased headers, and the body of one request that ended."""
+    """The answer to one request: status, headers (names in lower case), body, and the address after redirects."""
 
     status: int
     headers: Mapping[str, str]
     body: Bytes
-    url: str  # after redirects
+    url: str
 
 
 @dataclass(frozen=True)
 class Sink:
-    """Takes a body's bytes while they come, when `accept(status, headers)` says yes to the answer's head.
+    """Gets the bytes of a body while they come, if `accept(status, headers)` is true.
 
-    `put(offset, data)` gets the bytes from `offset` of the body on and is awaited before more are read; no piece goes
-    across one of `cuts` (offsets in the body, ascending).
+    `put(offset, data)` gets a piece of the body that begins at `offset`; it is awaited before more is read. No piece
+    crosses one of `cuts` (offsets in the body, ascending).
     """
 
     accept: Callable[[int, Mapping[str, str]], bool]
@@ -62,22 +63,22 @@ class Sink:
 
 
 class Hasher(abc.ABC):
-    """A sha256 of bytes that come one after the other."""
+    """Computes the sha256 of bytes that are added piece by piece."""
 
     @abc.abstractmethod
     async def update(self, data: Bytes) -> None:
-        """Add bytes; they may be reused once this returns."""
+        """Add bytes. Their buffer may be reused once this returns."""
 
     @abc.abstractmethod
     async def hexdigest(self) -> str:
-        """The sum of everything added, 64 hex digits."""
+        """The sha256 of everything that was added, as 64 hex digits."""
 
     def close(self) -> None:  # noqa: B027  (most hosts hold nothing)
-        """Give up, or done. A second call does nothing."""
+        """Free it. A second call does nothing."""
 
 
 class Io(abc.ABC):
-    """What a host gives for network, files and time."""
+    """Network, files and time of a host."""
 
     @property
     def handheld(self) -> bool:
@@ -96,10 +97,10 @@ class Io(abc.ABC):
         on_bytes: Callable[[int], None] | None = None,
         sink: Sink | None = None,
     ) -> Response:
-        """One request; `start`..`end` (end exclusive) becomes a Range header. Redirects are followed; the
-        Authorization header is not sent to another host. `timeout_s` is the longest silence, not the whole time.
-        `on_bytes(n)` is told of each n bytes as they come; `sink` gets them too.
-        Raises HubError when no response came (with status None)."""
+        """Make one request. `start`..`end` (end exclusive) becomes a Range header; where the server ignores it (status
+        200), bytes 0..end are read and no more. Redirects are followed; the Authorization header is not sent to another
+        host. `timeout_s` limits the time without any new byte, not the whole time. `on_bytes(n)` is called when n more
+        bytes have come; `sink` gets the bytes. Raises HubError, with status None, when no answer came."""
 
     @abc.abstractmethod
     async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
@@ -108,46 +109,46 @@ class Io(abc.ABC):
 
     @abc.abstractmethod
     async def file_size(self, path: str) -> int | None:
-        """Its size in bytes, None when there is no such file."""
+        """The size of a local file in bytes; None when there is no such file."""
 
     @abc.abstractmethod
     async def list_files(self, path: str) -> list[str]:
-        """Names of the files directly in a folder, sorted."""
+        """Names of the files directly in a folder, sorted. Raises FileNotFoundError."""
 
     @abc.abstractmethod
     async def open_store(self, name: str, *, records: bool = False) -> BlobStore:
-        """This device's store `name`: "models" (natively the hub cache that huggingface_hub shares), or any other
-        word for a folder of the engine's own. `records`: small files that must be there after a page or machine that
-        died; what is flushed or replaced is on the medium, or the store is not `persistent`.
-        Raises StorageError where there is none at all."""
+        """Open this device's store `name`: "models" (in CPython the cache that huggingface_hub shares), or any other
+        word for a folder that only the engine uses. `records`: for small files that must survive a crash of the page or
+        the machine: then a file that is flushed or replaced is on the medium, or the store is not `persistent`.
+        Raises StorageError when nothing can be stored at all."""
 
     @abc.abstractmethod
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
-        """A view of data[start:end]; no copy."""
+        """A view of data[start:end], without a copy."""
 
     @abc.abstractmethod
     def join(self, parts: Sequence[Bytes]) -> Bytes:
-        """One buffer of all parts, copied."""
+        """A new buffer with copies of all parts."""
 
     @abc.abstractmethod
     def sha256(self) -> Hasher:
-        """A new sum."""
+        """A new Hasher."""
 
     @abc.abstractmethod
     def nbytes(self, data: Bytes) -> int:
-        """Its length in bytes."""
+        """The length of `data` in bytes."""
 
     @abc.abstractmethod
     def to_bytes(self, data: Bytes) -> bytes:
-        """A copy as Python bytes (small things only)."""
+        """A copy as Python bytes; for small things only."""
 
     @abc.abstractmethod
     async def sleep(self, seconds: float) -> None:
-        """Let others run."""
+        """Wait; other tasks run meanwhile."""
 
     @abc.abstractmethod
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Seconds of a monotonic clock."""
 
     @abc.abstractmethod
     def time(self) -> float:
@@ -155,7 +156,7 @@ class Io(abc.ABC):
 
     @abc.abstractmethod
     def env(self, name: str) -> str | None:
-        """A setting of the surroundings: an environment variable in CPython; in the browser what the page passed."""
+        """An environment variable in CPython; in the browser a setting that the page has passed. None when not set."""
 
     def close(self) -> None:  # noqa: B027  (most hosts keep nothing open)
         """Close idle connections."""

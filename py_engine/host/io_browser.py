@@ -1,4 +1,4 @@
-"""Network, files and time in the browser: `fetch`, File objects that the page handed over, settings from the page.
+"""Network, files and time in the browser: `fetch`, File objects and settings that the page has handed over.
 
 The page (or the worker's own module) sets one global before Python starts:
 `globalThis.jerboa = {files: new Map(), env: new Map()}`. `files` maps "FOLDER/NAME" to a File (or Blob); `env` maps
@@ -20,8 +20,9 @@ from py_engine.host.io import Bytes, Hasher, Io, Response, Sink, check_headers, 
 from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
-PIECE_BYTES = 1 << 20  # of a body that comes fast are taken at a time
-PIECE_MS = 50.0  # of one that comes slowly
+# A piece of a body ends after so many bytes or milliseconds, whichever is first.
+PIECE_BYTES = 1 << 20
+PIECE_MS = 50.0
 
 
 class _Sha256(Hasher):
@@ -30,18 +31,16 @@ class _Sha256(Hasher):
         self._last: Awaitable[Any] | None = None
 
     async def update(self, data: Bytes) -> None:
-        """See Hasher.update. The worker has copied them then, and adds them while others are read."""
+        """Add bytes. They are copied to a worker, which adds them while more are read."""
         last, self._last = self._last, None
         if last is not None:
             await last
         self._last = self._worker.update(data)
 
     async def hexdigest(self) -> str:
-        """See Hasher.hexdigest."""
         return str(await self._worker.digest())
 
     def close(self) -> None:
-        """See Hasher.close."""
         self._worker.close()
 
 
@@ -51,7 +50,7 @@ class BrowserIo(Io):
 
     @property
     def handheld(self) -> bool:
-        """See public/device_storage.mjs: a worker sees neither screen nor pointer, so the page may have to tell it."""
+        """Whether this is a phone or tablet. A worker sees neither screen nor pointer, so the page has to tell it."""
         return bool(js.jerboa.storage.isHandheld())
 
     async def fetch(
@@ -65,7 +64,6 @@ class BrowserIo(Io):
         on_bytes: Callable[[int], None] | None = None,
         sink: Sink | None = None,
     ) -> Response:
-        """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
         sent = dict(headers or {})
         ranged = start is not None or end is not None
         if ranged:
@@ -78,7 +76,7 @@ class BrowserIo(Io):
             "signal": controller.signal,
             "credentials": "omit",
             "referrerPolicy": "no-referrer",
-            # Weights have a store of their own; the HTTP cache would keep a second copy of each slice.
+            # Weights go into the engine's store; the HTTP cache would keep a second copy of each slice.
             "cache": "no-store" if ranged else "default",
         }
         try:
@@ -113,11 +111,10 @@ class BrowserIo(Io):
             controller.abort()
             raise
         if limit is not None and body.byteLength == limit and status != 206:
-            controller.abort()  # more may be coming that nobody wants
+            controller.abort()  # the server may be sending more than was asked for
         return Response(status, _headers(answer.headers), body, str(answer.url))
 
     async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
-        """See Io.read_file."""
         file = _file(path)
         if file is None:
             raise FileNotFoundError(f"{path} is not among the files that were picked")
@@ -129,12 +126,11 @@ class BrowserIo(Io):
         return js.Uint8Array.new(buffer)
 
     async def file_size(self, path: str) -> int | None:
-        """See Io.file_size."""
         file = _file(path)
         return None if file is None else int(file.size)
 
     async def list_files(self, path: str) -> list[str]:
-        """See Io.list_files. Raises FileNotFoundError when nothing was picked under that name."""
+        """Names of the picked files directly in a folder, sorted. Raises FileNotFoundError when none was picked."""
         prefix = path.rstrip("/") + "/"
         names = [name for name in _names() if name.startswith(prefix)]
         if not names:
@@ -142,15 +138,12 @@ class BrowserIo(Io):
         return sorted(name[len(prefix) :] for name in names if "/" not in name[len(prefix) :])
 
     async def open_store(self, name: str, *, records: bool = False) -> BrowserStore:
-        """See Io.open_store."""
         return await open_browser_store(name, records)
 
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
-        """See Io.slice."""
         return data.subarray(start, end)
 
     def join(self, parts: Sequence[Bytes]) -> Bytes:
-        """See Io.join."""
         whole = js.Uint8Array.new(sum(self.nbytes(part) for part in parts))
         at = 0
         for part in parts:
@@ -159,31 +152,26 @@ class BrowserIo(Io):
         return whole
 
     def sha256(self) -> Hasher:
-        """See Io.sha256. Added in a worker of its own: the bytes are copied there, not into Python."""
+        """A Hasher that runs in a worker of its own: bytes are copied there, not into Python."""
         return _Sha256()
 
     def nbytes(self, data: Bytes) -> int:
-        """See Io.nbytes."""
         return int(data.byteLength)
 
     def to_bytes(self, data: Bytes) -> bytes:
-        """See Io.to_bytes."""
         return bytes(data.to_bytes())
 
     async def sleep(self, seconds: float) -> None:
-        """See Io.sleep."""
         await asyncio.sleep(seconds)
 
     def now(self) -> float:
-        """See Io.now."""
         return time.monotonic()
 
     def time(self) -> float:
-        """See Io.time."""
         return time.time()
 
     def env(self, name: str) -> str | None:
-        """What the page put into `jerboa.env` under `name`; an empty string counts as absent."""
+        """What the page has put into `jerboa.env` as `name`. An empty string counts as not set."""
         table = _table("env")
         if table is None or not table.has(name):
             return None
@@ -220,7 +208,7 @@ async def _read_body(
 
 
 def _between(cuts: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """start..end in pieces that no cut lies within."""
+    """start..end, split at each cut inside it."""
     for cut in (*(c for c in cuts if start < c < end), end):
         yield start, cut
         start = cut

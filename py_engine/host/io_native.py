@@ -1,7 +1,7 @@
 """Network, files and time in CPython: http.client in threads, plain files.
 
-One request is one blocking transfer in a thread; connections are kept open for the next slice of the same host. Proxies
-come from the usual environment variables (host/proxies.py).
+Each request is a blocking transfer in a thread. Connections are kept open for the next request to the same host.
+Proxies come from the usual environment variables (host/proxies.py).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from py_engine.host.proxies import Proxy, find_proxy
 from py_engine.host.store_native import FileStore, default_root
 
 MAX_REDIRECTS = 10
-PIECE_BYTES = 256 << 10  # bytes between two calls of on_bytes
+PIECE_BYTES = 256 << 10  # read between two calls of on_bytes
 MAX_ERROR_BODY_BYTES = 64 << 10
 IDLE_CONNECTIONS = 4  # kept open for each host
-MAX_TRANSFERS = 16  # at a time; others wait
+MAX_TRANSFERS = 16  # at the same time; others wait
 
 Key = tuple[Place, Proxy | None]
 
 
 class _Transfer:
-    """What the waiting coroutine shares with the thread that works for it."""
+    """What the waiting coroutine shares with the thread that does its request."""
 
     def __init__(self, sink: Sink | None, loop: asyncio.AbstractEventLoop) -> None:
         self.cancelled = False
@@ -53,7 +53,7 @@ class _Transfer:
         self._loop = loop
 
     def hand_over(self, offset: int, data: Bytes) -> None:
-        """Let the sink have a piece, and wait until it took it."""
+        """Give a piece to the sink, and wait until the sink is done with it."""
         assert self.sink is not None
         if not self.cancelled:
             asyncio.run_coroutine_threadsafe(_put(self.sink, offset, data), self._loop).result()
@@ -76,14 +76,12 @@ class _Sha256(Hasher):
         self._sum = hashlib.sha256()
 
     async def update(self, data: Bytes) -> None:
-        """See Hasher.update."""
         if memoryview(data).nbytes > PIECE_BYTES:
             await asyncio.to_thread(self._sum.update, data)
         else:
             self._sum.update(data)
 
     async def hexdigest(self) -> str:
-        """See Hasher.hexdigest."""
         return self._sum.hexdigest()
 
 
@@ -94,7 +92,7 @@ class NativeIo(Io):
         self._lock = threading.Lock()
         self._idle: dict[Key, list[http.client.HTTPConnection]] = {}
         self._tls: ssl.SSLContext | None = None
-        # A transfer waits for its sink, whose writes wait for a thread of asyncio's own pool: not for one of these.
+        # Not asyncio's own pool: a transfer waits for its sink, and the sink's writes wait for a thread of that pool.
         self._transfers = ThreadPoolExecutor(MAX_TRANSFERS, "jerboa-fetch")
 
     async def fetch(
@@ -108,7 +106,6 @@ class NativeIo(Io):
         on_bytes: Callable[[int], None] | None = None,
         sink: Sink | None = None,
     ) -> Response:
-        """See Io.fetch. Of a server that ignores the range (status 200), bytes 0..end are read and no more."""
         loop = asyncio.get_running_loop()
         transfer = _Transfer(sink, loop)
 
@@ -196,7 +193,7 @@ class NativeIo(Io):
                 connection.close()
                 if reused and answer is None and not isinstance(error, TimeoutError):
                     if not transfer.cancelled:
-                        continue  # the server had closed the kept connection; a fresh one decides
+                        continue  # the server had closed the kept connection: try once more with a new one
                 failure = error
                 continue
             except (MemoryError, OverflowError):
@@ -254,11 +251,9 @@ class NativeIo(Io):
             self._idle.clear()
 
     async def read_file(self, path: str, start: int = 0, end: int | None = None) -> Bytes:
-        """See Io.read_file."""
         return await asyncio.to_thread(_read_file, path, start, end)
 
     async def file_size(self, path: str) -> int | None:
-        """See Io.file_size."""
         place = _local(path)
         try:
             return place.stat().st_size if place.is_file() else None
@@ -266,57 +261,49 @@ class NativeIo(Io):
             return None
 
     async def list_files(self, path: str) -> list[str]:
-        """See Io.list_files. Raises FileNotFoundError when there is no such folder."""
+        """Names of the files directly in a folder, sorted. Raises FileNotFoundError when there is no such folder."""
         try:
             return sorted(entry.name for entry in _local(path).iterdir() if entry.is_file())
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
 
     async def open_store(self, name: str, *, records: bool = False) -> FileStore:  # noqa: ARG002
-        """See Io.open_store: files are as durable as records."""
+        """Open a store of plain files. They are as durable as `records` asks for in any case."""
         root, shared = default_root(name)
         return FileStore(root, shared=shared)
 
     def slice(self, data: Bytes, start: int, end: int) -> Bytes:
-        """See Io.slice."""
         return memoryview(data)[start:end]
 
     def join(self, parts: Sequence[Bytes]) -> Bytes:
-        """See Io.join."""
         return memoryview(b"".join(parts))
 
     def sha256(self) -> Hasher:
-        """See Io.sha256."""
         return _Sha256()
 
     def nbytes(self, data: Bytes) -> int:
-        """See Io.nbytes."""
         return memoryview(data).nbytes
 
     def to_bytes(self, data: Bytes) -> bytes:
-        """See Io.to_bytes."""
         return bytes(data)
 
     async def sleep(self, seconds: float) -> None:
-        """See Io.sleep."""
         await asyncio.sleep(seconds)
 
     def now(self) -> float:
-        """See Io.now."""
         return time.monotonic()
 
     def time(self) -> float:
-        """See Io.time."""
         return time.time()
 
     def env(self, name: str) -> str | None:
-        """An environment variable; an empty one counts as absent."""
+        """An environment variable. An empty one counts as not set."""
         return os.environ.get(name) or None
 
 
 def _local(path: str) -> Path:
-    """A path whose ~ or ~user is a home folder. One whose home is not known stays as it is, and is not found;
-    Path.expanduser raises RuntimeError."""
+    """The path with ~ or ~user replaced by the home folder. A path whose home is not known stays as it is, and will not
+    be found; Path.expanduser would raise RuntimeError."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
@@ -338,7 +325,7 @@ def _read_body(
         limit = end
     elif answer.status == 206 and end is not None:
         start = int(sent["Range"].removeprefix("bytes=").partition("-")[0])
-        limit = end - start  # a longer body than was asked for is not read
+        limit = end - start  # no more is read than was asked for
     wanted = length if limit is None or (length is not None and length <= limit) else limit
     body = bytearray(wanted if length is not None and wanted is not None else 0)
     filled = 0

@@ -1,13 +1,13 @@
-"""JSON that came from outside: the one reader of it, which trusts neither its depth nor its size.
+"""The one reader of JSON that comes from outside. It trusts neither the depth nor the size of a text.
 
 Python's parser recurses in C. In CPython too much of it is a RecursionError; in Pyodide it overflows the
 JavaScript stack, which ends the interpreter for good ("Maximum call stack size exceeded", fatal; seen in
-0.27.7 and 314.0.7). So nesting is measured first, without recursion. Whoever walks a value that was read
-here may recurse: it is at most MAX_NESTING deep.
+0.27.7 and 314.0.7). So nesting is measured first, without recursion. Code that walks a value from
+here may recurse: the value is at most MAX_NESTING deep.
 
-Of what RFC 8259 leaves open, only what has one meaning is read: no key twice, no NaN or Infinity, no number
-beyond what a float takes, no half of a surrogate pair, UTF-8 only (with or without a byte
-order mark). Configs of models are read as Python's own reader, and so transformers, takes them.
+Where RFC 8259 leaves something open, only texts with one clear meaning are read: no key given twice, no NaN or
+Infinity, no number that a float cannot hold, no half of a surrogate pair, and UTF-8 only (with or without a byte order
+mark). Configs of models are read as leniently as Python's own reader, and so transformers, reads them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from py_engine.errors import FormatError
 
 MAX_NESTING = 64
 MAX_BYTES = 32 << 20  # the largest indexes of sharded models have about 10 MB
-MAX_DIGITS = 300  # of a whole number: a float can hold it
+MAX_DIGITS = 300  # of a whole number, so that a float can hold it
 MAX_CONTAINERS = 2 << 20  # objects and lists in one text: 64 bytes of memory or more each
 
-# A string that never ends runs to the end of the text: then every text is read once, whatever it holds.
+# An unfinished string matches up to the end of the text, so any text is scanned only once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = bytes(1 if byte in b"[{" else 255 if byte in b"]}" else 0 for byte in range(256))
@@ -37,13 +37,13 @@ _HALVES = re.compile(
 
 
 class JsonError(ValueError):
-    """A text is no JSON, or beyond the limits here; the message says why, and names nothing else."""
+    """A text is no JSON, or beyond the limits here. The message says only why; it does not name the text."""
 
 
 def parse_json(
     data: bytes | str, what: str, limit: int = MAX_BYTES, *, lenient: bool = False
 ) -> Any:
-    """See read_json. Raises FormatError, which names `what`."""
+    """As `read_json`, but raises FormatError, which names `what`."""
     try:
         return read_json(data, limit=limit, lenient=lenient)
     except JsonError as error:
@@ -56,9 +56,11 @@ def parse_json(
 def read_json(
     data: bytes | str, *, limit: int = MAX_BYTES, strict: bool = True, lenient: bool = False
 ) -> Any:
-    """The value of a text of at most `limit` bytes. `strict=False`: strings may hold line feeds and other control
-    characters. `lenient`: as Python's reader takes configs of models, NaN and Infinity may stand in it, and of a key
-    that is given twice the last counts; whoever uses such a value looks at it. Raises JsonError."""
+    """The value of a JSON text of at most `limit` bytes.
+
+    `strict=False`: strings may hold line feeds and other control characters. `lenient`: as Python's reader, accept NaN
+    and Infinity, and of a key that is given twice take the last; the caller must check such values. Raises JsonError.
+    """
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > limit:
         raise JsonError(f"it has {len(raw)} bytes, more than the {limit} that such a text may have")

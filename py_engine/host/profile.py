@@ -1,5 +1,14 @@
-"""What kinds of device get where the caller does not say: one row each. app/device.py has the page's copy of the budget
-(a test holds them equal). How commands are submitted on WebKit is graph/submit.py's."""
+"""The defaults that depend on the kind of device: each kind's row, in one place.
+
+    by machine   desktop; phone or tablet; iPhone or iPad         memory budget, context, dtype, losses
+    by browser   WebKit; any other, and CPython                   how commands are submitted
+    by adapter   in hardware; in software                         self-check, measured forms of kernels
+
+A number that is measured on the user's device is not here: how many dispatches WebKit takes (serve/calibration.py), and
+which form of a kernel is fastest (checks/autotune.py). Nor are the forms of kernels on software adapters, which stand
+beside the others (`tuning` in ops/matvec.py and ops/matmul.py). The page is MicroPython, which cannot import this file;
+app/device.py and app/crash.py have copies of numbers, and tests/test_estimate.py holds them equal.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +17,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Profile:
-    """Defaults of a kind of device.
+    """Defaults of a kind of machine.
 
-    memory_budget: GPU bytes of all its models together; None: any. context: tokens. dtype: what "auto" is, of
-    Engine.load's. losses: how many losses of the GPU a load or an answer bears.
+    memory_budget: GPU bytes for all models together; None: no limit. context: tokens. dtype: what `dtype="auto"` of
+    Engine.load means. losses: how many losses of the GPU are tolerated per load or answer, or in a row while idle.
     """
 
     memory_budget: int | None
@@ -21,12 +30,52 @@ class Profile:
 
 
 DESKTOP = Profile(memory_budget=None, context=4096, dtype="auto", losses=5)
-# Phones and tablets. iPadOS and iOS close a page between 1.5 and 2 GB, and Python's heap, the page and the pieces that
-# are on their way count too. They lose the GPU for want of memory: then a smaller setting helps, not patience.
+# Phones and tablets. iPadOS and iOS close a page that takes between 1.5 and 2 GB, and Python's heap, the page and the
+# pieces on their way to the GPU count too. These devices lose the GPU when memory is short: a smaller setting helps
+# then, trying again does not.
 HANDHELD = Profile(memory_budget=1_200_000_000, context=4096, dtype="q4", losses=1)
 IOS = Profile(memory_budget=HANDHELD.memory_budget, context=512, dtype="q4", losses=1)
 
 
 def profile_of(handheld: bool, ios: bool = False) -> Profile:
-    """The row of a device."""
+    """The row of a machine."""
     return IOS if ios else HANDHELD if handheld else DESKTOP
+
+
+@dataclass(frozen=True)
+class SubmitProfile:
+    """How commands are submitted in a kind of browser.
+
+    dispatches: in one command buffer, until more were proven on the device; 0: all of a plan. one_in_flight: a
+    command buffer, a copy or a read is submitted only when the one before it is done.
+    """
+
+    dispatches: int
+    one_in_flight: bool
+
+
+# One dispatch a command buffer, each awaited, computes right wherever WebKit was seen to compute at all.
+WEBKIT = SubmitProfile(dispatches=1, one_in_flight=True)
+NOT_WEBKIT = SubmitProfile(dispatches=0, one_in_flight=False)
+
+
+@dataclass(frozen=True)
+class AdapterProfile:
+    """Defaults of a kind of adapter.
+
+    self_check: whether kernels are checked before the first answer. measured_forms: whether forms of kernels that were
+    measured on this adapter are used, and new ones measured where asked.
+    """
+
+    self_check: bool
+    measured_forms: bool
+
+
+HARDWARE = AdapterProfile(self_check=True, measured_forms=True)
+# The check takes long in software, and all forms of a kernel are about equally fast.
+SOFTWARE = AdapterProfile(self_check=False, measured_forms=False)
+
+
+def adapter_profile(software: bool) -> AdapterProfile:
+    """The row of an adapter (AdapterInfo.fallback: it computes in software)."""
+    return SOFTWARE if software else HARDWARE

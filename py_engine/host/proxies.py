@@ -1,6 +1,7 @@
-"""Which proxy a request goes through: http_proxy, https_proxy, all_proxy and no_proxy, as requests and curl take them.
+"""Which proxy a request goes through: by http_proxy, https_proxy, all_proxy and no_proxy, as requests and curl read
+them.
 
-A proxy's password is in nothing that is printed: not in a Proxy's repr, not in an error's message.
+A proxy's password is never printed: neither in the repr of a Proxy nor in an error's message.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from py_engine.errors import HubError
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy: where it listens, and what the header Proxy-Authorization says ("" without one)."""
+    """An HTTP proxy: where it listens, and the value of the Proxy-Authorization header ("": none is sent)."""
 
     host: str
     port: int
@@ -25,18 +26,18 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """host:port"""
+        """The proxy as "host:port"."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """For the proxy only, never for the server behind it."""
+        """Headers for the proxy only, never for the server behind it."""
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
 
 def find_proxy(scheme: str, host: str, port: int) -> Proxy | None:
-    """The proxy for requests to scheme://host:port, by the environment, else by the system's settings. Raises HubError
-    for one that cannot be used, which names the variable and not its value."""
+    """The proxy for requests to scheme://host:port, from the environment, else from the system's settings. Raises
+    HubError, which names the variable but not its value, when the proxy cannot be used."""
     proxies = urllib.request.getproxies()
     name = next((name for name in (scheme, "all") if (proxies.get(name) or "").strip()), None)
     if name is None or _bypassed(host, port, proxies.get("no")):
@@ -53,8 +54,8 @@ def _bypassed(host: str, port: int, exceptions: str | None) -> bool:
 
 
 def matches(host: str, port: int, exceptions: str) -> bool:
-    """Whether a no_proxy list holds the host: names (with all names below them), addresses, networks such as
-    10.0.0.0/8, each with a port or without; `*` is every host."""
+    """Whether a no_proxy list contains the host. Entries are names (which include all names below them), addresses, or
+    networks such as 10.0.0.0/8, each with or without a port; `*` means every host."""
     host = host.strip("[]").rstrip(".").lower()
     try:
         address = ipaddress.ip_address(host)
@@ -85,7 +86,7 @@ def matches(host: str, port: int, exceptions: str) -> bool:
 
 def parse_proxy(value: str, variable: str) -> Proxy:
     """The proxy that a variable names: `host:port`, `http://host:port`, `http://user:password@host:port`. Raises
-    HubError, which names the variable and not its value."""
+    HubError, which names the variable but not its value."""
     text = value.strip().strip("'\"").strip()
     if "://" not in text:
         text = f"http://{text}"
@@ -118,7 +119,7 @@ def parse_proxy(value: str, variable: str) -> Proxy:
     if not at:
         return Proxy(host, port or 80)
     name, _, password = user.partition(":")
-    # Variables may hold bytes that are no UTF-8: Python reads them as surrogates. They are sent as they were.
+    # A variable may hold bytes that are not UTF-8, which Python reads as surrogates. The bytes are sent unchanged.
     pair = b":".join(
         urllib.parse.unquote_to_bytes(part.encode("utf-8", "surrogateescape"))
         for part in (name, password)

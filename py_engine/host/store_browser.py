@@ -13,13 +13,13 @@ from pyodide.ffi import JsException, to_js
 from py_engine.errors import StorageError, StorageFullError
 from py_engine.host.store import BlobStore, Bytes, check_name
 
-# What browsers throw when there is no room: a file's or a cache's write; and createWritable's (Chromium).
+# The exceptions for a full disk: of a write to a file or a cache, and of createWritable (Chromium).
 _FULL = {"QuotaExceededError", "AbortError"}
 _ABSENT = {"NotFoundError", "TypeMismatchError"}
 
 
 class BrowserStore(BlobStore):
-    """`handle`: an object of public/blobs.mjs. Its calls take turns."""
+    """`handle`: an object of public/blobs.mjs. Only one call of it runs at a time."""
 
     def __init__(self, root: str, handle: Any) -> None:
         self.root = root
@@ -29,40 +29,33 @@ class BrowserStore(BlobStore):
         self._turn = asyncio.Lock()
 
     async def names(self, folder: str = "") -> list[str]:
-        """See BlobStore.names."""
         if folder:
             check_name(folder)
         names = await self._call(folder or self.root, self._handle.list, folder)
         return [str(name) for name in names.to_py()]
 
     async def size(self, name: str) -> int | None:
-        """See BlobStore.size."""
         check_name(name)
         size = await self._call(name, self._handle.size, name)
-        # JavaScript's null is None in Pyodide 0.27 and an object of its own later.
+        # JavaScript's null is None in Pyodide 0.27, and an object of its own in later versions.
         return int(size) if isinstance(size, (int, float)) else None
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Bytes:
-        """See BlobStore.read."""
         check_name(name)
         return await self._call(name, self._handle.read, name, start, end)
 
     async def write(self, name: str, offset: int, data: Bytes) -> None:
-        """See BlobStore.write."""
         check_name(name)
         await self._call(name, self._handle.write, name, offset, _to_array(data))
 
     async def flush(self, name: str) -> None:
-        """See BlobStore.flush."""
         await self._call(name, self._handle.flush, name)
 
     async def replace(self, name: str, data: bytes) -> None:
-        """See BlobStore.replace."""
         check_name(name)
         await self._call(name, self._handle.replace, name, _to_array(data))
 
     async def delete(self, name: str) -> None:
-        """See BlobStore.delete."""
         check_name(name)
         await self._call(name, self._handle.remove, name)
 
@@ -70,7 +63,6 @@ class BrowserStore(BlobStore):
     async def lock(
         self, name: str, *, shared: bool = False, wait: bool = True
     ) -> AsyncIterator[bool]:
-        """See BlobStore.lock."""
         controller = js.AbortController.new()
         try:
             with _errors(name):
@@ -88,7 +80,7 @@ class BrowserStore(BlobStore):
                 await give_back()
 
     async def close(self) -> None:
-        """See BlobStore.close: other tabs may write the files from now on."""
+        """Close open files, so that other tabs can write them."""
         await self._call(self.root, self._handle.close)
 
     async def _call(self, what: str, method: Any, *arguments: Any) -> Any:
@@ -98,7 +90,7 @@ class BrowserStore(BlobStore):
 
 
 async def open_browser_store(name: str, records: bool) -> BrowserStore:
-    """The best store that works here; `records` as in Io.open_store."""
+    """Open the best kind of store that works here. `records`: as in Io.open_store."""
     return BrowserStore(name, await js.jerboa.blobs.openStore(name, records))
 
 
@@ -108,7 +100,7 @@ def _to_array(data: Bytes) -> Any:
 
 @contextlib.contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """A JavaScript exception as a StorageError that names the file, or FileNotFoundError."""
+    """Turn a JavaScript exception into a StorageError that names the file, or into FileNotFoundError."""
     try:
         yield
     except JsException as error:

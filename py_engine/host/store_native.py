@@ -18,13 +18,13 @@ from py_engine.host.store import BlobStore, Bytes, check_name
 if sys.platform != "win32":
     import fcntl
 
-LOCKS = ".locks"  # a folder of the root; huggingface_hub keeps its own locks in one of that name, and skips it
+LOCKS = ".locks"  # a folder below the root; huggingface_hub has its own locks in it, and does not take it for a model
 LOCK_POLL_S = 0.05
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FileStore(BlobStore):
-    """Files below `root`, which is made by the first write."""
+    """Files below the folder `root`, which the first write makes."""
 
     kind = "files"
 
@@ -37,7 +37,6 @@ class FileStore(BlobStore):
         return self.root / name
 
     async def names(self, folder: str = "") -> list[str]:
-        """See BlobStore.names."""
         return await asyncio.to_thread(self._names, self._place(folder) if folder else self.root)
 
     def _names(self, folder: Path) -> list[str]:
@@ -46,29 +45,24 @@ class FileStore(BlobStore):
         return sorted(p.as_posix() for p in found if p.parts[0] != LOCKS)
 
     async def size(self, name: str) -> int | None:
-        """See BlobStore.size."""
         with _errors(name):
             place = self._place(name)
             return place.stat().st_size if place.is_file() else None
 
     async def read(self, name: str, start: int = 0, end: int | None = None) -> Bytes:
-        """See BlobStore.read."""
         return await asyncio.to_thread(_read, self._place(name), start, end)
 
     async def write(self, name: str, offset: int, data: Bytes) -> None:
-        """See BlobStore.write."""
         await asyncio.to_thread(_write, self._place(name), offset, data)
 
     async def flush(self, name: str) -> None:
-        """See BlobStore.flush."""
         await asyncio.to_thread(_flush, self._place(name))
 
     async def replace(self, name: str, data: bytes) -> None:
-        """See BlobStore.replace."""
         await asyncio.to_thread(_replace, self._place(name), data)
 
     async def delete(self, name: str) -> None:
-        """See BlobStore.delete. Folders left empty go too."""
+        """Delete a file, or a folder with everything in it, and then every folder above it that is empty."""
         await asyncio.to_thread(self._delete, self._place(name))
 
     def _delete(self, place: Path) -> None:
@@ -86,14 +80,13 @@ class FileStore(BlobStore):
                 break
 
     async def rename(self, name: str, new: str) -> None:
-        """See BlobStore.rename."""
         with _errors(name):
             target = self._place(new)
             target.parent.mkdir(parents=True, exist_ok=True)
             self._place(name).replace(target)
 
     async def link(self, name: str, target: str) -> None:
-        """See BlobStore.link: a relative symbolic link, or a copy of the name where the system makes none."""
+        """Make a relative symbolic link; a hard link where the system allows no symbolic ones."""
         place, wanted = self._place(name), self._place(target)
         with _errors(name):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +103,6 @@ class FileStore(BlobStore):
             beside.replace(place)
 
     async def links(self, target: str) -> list[str]:
-        """See BlobStore.links."""
         return await asyncio.to_thread(self._links, self._place(target))
 
     def _links(self, target: Path) -> list[str]:
@@ -125,8 +117,8 @@ class FileStore(BlobStore):
     async def lock(
         self, name: str, *, shared: bool = False, wait: bool = True
     ) -> AsyncIterator[bool]:
-        """See BlobStore.lock. The kernel frees a lock with the process. Everybody gets it where there is no flock
-        (Windows, some network disks), and where nothing can be written anyway."""
+        """Hold a lock, by flock; the kernel frees it when the process ends. Where there is no flock (Windows, some
+        network disks), and where nothing can be written, every caller gets the lock."""
         place = self._place(f"{LOCKS}/{name}/jerboa.lock")
         try:
             with _errors(name):
@@ -148,9 +140,9 @@ class FileStore(BlobStore):
 
 
 def default_root(name: str) -> tuple[Path, bool]:
-    """(folder, shared) of the store `name`: for models the Hugging Face hub's cache folder, found by the variables
-    that huggingface_hub reads (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME); for others JERBOA_HOME/NAME, without that
-    variable ~/.cache/jerboa/NAME. Raises StorageError where that begins with a home folder that is not known."""
+    """(folder, shared) of the store `name`. For models it is the Hugging Face cache, found by the variables that
+    huggingface_hub reads (HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME). For others it is JERBOA_HOME/NAME, and without that
+    variable ~/.cache/jerboa/NAME. Raises StorageError when the path needs a home folder that is not known."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     if name == "models":
         hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
@@ -219,7 +211,7 @@ def _flush(place: Path) -> None:
 
 
 def _beside(place: Path) -> Path:
-    """A file that will take the place of another: a name of its own, since threads and machines write at once."""
+    """A name for a new file that will replace another. It is unique, since several threads and machines may write."""
     return place.with_name(f"{place.name}.{secrets.token_hex(4)}.new")
 
 
@@ -240,7 +232,7 @@ def _replace(place: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """OSError as a StorageError that names the file; FileNotFoundError stays."""
+    """Turn an OSError into a StorageError that names the file; FileNotFoundError stays as it is."""
     try:
         yield
     except FileNotFoundError:

@@ -1,9 +1,8 @@
-"""The `tokenizers` library (Rust) behind one interface: its wheel in CPython, its wasm build in the
-browser.
+"""The `tokenizers` library (Rust) behind one interface: its wheel in CPython, its wasm build in the browser.
 
-Both hold one vocabulary, made from the bytes of a tokenizer.json, and do no more than the wasm
-build can: encode without special tokens, and name an id. Everything else (control tokens, special
-tokens, decoding) is Python's, in inputs/tokenizer.py, and so equal in both hosts by construction.
+Each is loaded from the bytes of a tokenizer.json. Only what the wasm build can do is used: encode without special
+tokens, and name an id. All the rest (control tokens, special tokens, decoding) is Python, in inputs/tokenizer.py, so
+both hosts do the same.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ class TokenizerLibrary(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a text without lone surrogates; added tokens of the file are recognised, special
-        tokens not added. Raises FormatError where the library fails, whose own panics are among that."""
+        """Ids of a text, which must not hold lone surrogates. The file's added tokens are recognised; no special tokens
+        are put around the text. Raises FormatError when the library fails or panics."""
 
     @abc.abstractmethod
     def id_to_token(self, token_id: int) -> str | None:
-        """The piece as it stands in the vocabulary, None for an id that it does not have."""
+        """The entry of the vocabulary; None for an unknown id."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free what the library holds."""
+        """Free the library's memory."""

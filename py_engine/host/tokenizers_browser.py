@@ -3,9 +3,9 @@
 The worker's own `.mjs` imports the package (a UMD file: after the import its exports are
 `globalThis.tokenizers`) and hands its `Tokenizer` class over as `globalThis.jerboa.Tokenizer`;
 nothing is evaluated, so `script-src 'self' 'wasm-unsafe-eval'` is enough. Measured with 0.1.6
-(tokenizers 0.21.1 inside): a refused file aborts that call with a RuntimeError without a reason
-(the reason goes to the console). What else the module holds is not to be trusted afterwards, so the
-next tokenizer comes from a fresh copy of it (`globalThis.jerboa.renewTokenizers`).
+(tokenizers 0.21.1 inside): for a refused file the call ends in a RuntimeError without a reason (the
+reason goes to the console). The module's memory cannot be trusted afterwards, so the next tokenizer
+comes from a fresh copy of the module (`globalThis.jerboa.renewTokenizers`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class BrowserTokenizer(TokenizerLibrary):
             array = self._live().encode(text)
         except JsException as error:
             _distrust()
-            self._handle = None  # its memory is in the copy that is given up
+            self._handle = None  # its memory belongs to the copy of the module that was given up
             raise _refusal(error, "this model's tokenizer cannot encode the text") from error
-        # Through the buffer protocol: one copy, no JS call an id.
+        # Through the buffer protocol: one copy, and no call to JavaScript for each id.
         ids: list[int] = array.to_memoryview().tolist() if array.length else []
         return ids
 
@@ -56,7 +56,7 @@ class BrowserTokenizer(TokenizerLibrary):
         return self._handle
 
 
-_distrusted = False  # the module has aborted: whoever comes next takes a fresh copy
+_distrusted = False  # the module has aborted: the next load takes a fresh copy
 
 
 def _distrust() -> None:
@@ -72,8 +72,8 @@ def _refusal(error: Exception, what: str) -> FormatError:
 
 
 async def load_browser(data: bytes) -> BrowserTokenizer:
-    """Load a tokenizer.json. Raises FormatError when the library refuses it, HostError when the
-    worker did not hand it over."""
+    """Load a tokenizer.json. Raises FormatError when the library refuses it, HostError when the worker has not handed
+    over the library."""
     import js
     from pyodide.ffi import JsException, to_js
 

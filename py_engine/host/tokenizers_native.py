@@ -1,4 +1,4 @@
-"""The `tokenizers` wheel."""
+"""The `tokenizers` library in CPython: its wheel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NativeTokenizer(TokenizerLibrary):
 
     def id_to_token(self, token_id: int) -> str | None:
         """See TokenizerLibrary."""
-        # the wheel takes 32-bit ids and raises OverflowError beyond
+        # the wheel takes 32-bit ids and raises OverflowError for larger ones
         if not 0 <= token_id < 2**32:
             return None
         token: str | None = self._live().id_to_token(token_id)
@@ -54,7 +54,8 @@ def load_native(data: bytes) -> NativeTokenizer:
 
 
 def _refusal(error: BaseException, what: str) -> FormatError:
-    """As an error of the engine. Raises what does not come from the library, such as KeyboardInterrupt."""
+    """The FormatError for an exception of the library. Other exceptions, such as KeyboardInterrupt, are raised
+    again."""
     # The wheel raises bare Exception, and a panic in its Rust code comes as a BaseException.
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error

@@ -1,6 +1,6 @@
-"""Whether this runs in WebKit, and in which: all that a user agent answers here. It decides how command buffers are cut
-(graph/submit.py), and for how long what was found out about that holds, nothing else. The GPU's vendor does not: Dawn
-runs on Apple's GPUs too, without WebKit's troubles.
+"""Whether this runs in WebKit, and in which version. This decides how command buffers are cut (graph/submit.py) and how
+long a calibration of that stays valid; nothing else depends on it. The GPU's vendor would be the wrong question: Dawn
+runs on Apple's GPUs too, without WebKit's faults.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from py_engine.host import IN_BROWSER
 
 _IOS = re.compile(r"\b(iPhone|iPad|iPod)\b")
 _VERSION = re.compile(r"\bVersion/[\d.]+|\bOS \d+[\d_]*")
-# Engines that call themselves AppleWebKit as well: Chromium under its names, Edge before it.
+# Browsers that also say AppleWebKit but are not: Chromium under its names, and the old Edge.
 _OTHERS = re.compile(r"\b(Chrome|Chromium|HeadlessChrome|Edg|Edge)/")
 
 
 def is_webkit(agent: str, ios: bool) -> bool:
-    """Of a browser's user agent. `ios`: known to be an iPhone or iPad, where every browser is WebKit; an iPad that asks
-    for desktop pages says Macintosh, and only a page sees its touch screen."""
+    """Whether a user agent is WebKit's. `ios`: this is known to be an iPhone or iPad, where every browser is WebKit.
+    The user agent does not always say so: an iPad that asks for desktop pages says Macintosh, and only a page sees its
+    touch screen."""
     if ios or _IOS.search(agent):
         return True
     return "AppleWebKit/" in agent and not _OTHERS.search(agent)
 
 
 def version_of(agent: str) -> str:
-    """What an update of WebKit changes in a user agent: the versions of Safari and of iOS, each where it is told. Other
-    browsers of iOS hide the former, an iPad that asks for desktop pages the latter, and some of these both."""
+    """The parts of a user agent that change when WebKit is updated: the versions of Safari and of iOS. Other browsers
+    on iOS hide the former, an iPad that asks for desktop pages hides the latter; some hide both, and this is ""."""
     return " ".join(_VERSION.findall(agent))
 
 
 def webkit_version() -> str:
-    """Of this process's browser; "" in CPython."""
+    """`version_of` this browser; "" in CPython."""
     if not IN_BROWSER:
         return ""
     import js
@@ -39,7 +40,7 @@ def webkit_version() -> str:
 
 
 def on_webkit() -> bool:
-    """Whether this process is WebKit's. In CPython never, whatever the GPU."""
+    """Whether this runs in WebKit. False in CPython, whatever the GPU."""
     if not IN_BROWSER:
         return False
     import js

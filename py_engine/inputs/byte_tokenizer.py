@@ -10,12 +10,12 @@ from .tokenizer import Tokenizer
 
 
 async def byte_tokenizer() -> Tokenizer:
-    """Token id = UTF-8 byte."""
+    """A tokenizer whose token ids are UTF-8 bytes."""
     return await Tokenizer.load(json.dumps(byte_tokenizer_json()).encode())
 
 
 def byte_tokenizer_json() -> dict[str, Any]:
-    """Its tokenizer.json: a byte-level BPE vocabulary of 256 entries and no merges."""
+    """The tokenizer.json for it: a byte-level BPE vocabulary of 256 entries, without merges."""
     return {
         "version": "1.0",
         "added_tokens": [],

@@ -1,9 +1,9 @@
-"""Messages to a prompt, by the model's own chat template (Jinja2 source that came with it).
+"""Turns messages into a prompt, by the model's own chat template (Jinja2 source that comes with it).
 
 messages.py   what callers give, checked and in one shape
-dialect.py    what the template takes, and messages in that form
-shield.py     people's text kept apart from control tokens
-coverage.py   whether every text that was given stands in the prompt
+dialect.py    which form of messages the template understands
+shield.py     keeps people's text apart from control tokens
+coverage.py   checks that every text is in the prompt
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find_template(
     config: Mapping[str, Any] | None, jinja: str | None = None, json_text: str | None = None
 ) -> str | dict[str, str] | None:
     """The template of a model: chat_template.jinja, else `chat_template` of tokenizer_config.json,
-    else chat_template.json. A dict when there are several by name. None when there is none. Raises
+    else chat_template.json. A dict when there are several, by name. None when there is none. Raises
     FormatError."""
     given: Any = jinja
     if given is None:
@@ -57,7 +57,7 @@ def find_template(
 
 
 class ChatTemplate:
-    """`source` is what `find_template` gives; templates are compiled at their first use.
+    """`source`: what `find_template` gives. Templates are compiled when they are first used.
 
     `write_calls` puts tool calls into an assistant's content where the template itself does not print
     `tool_calls`. `think`: the model's marks of thinking.
@@ -87,21 +87,21 @@ class ChatTemplate:
 
     @property
     def thinking_switch(self) -> bool:
-        """Whether `enable_thinking` changes what the template writes, under whichever of SWITCHES. Where Jinja2 is yet
-        to come (a browser fetches it after the model) a template that names it is believed."""
+        """Whether `enable_thinking` changes what the template writes, under whichever of SWITCHES. While Jinja2 is not
+        there yet (a browser fetches it after the model), it is enough that the template names it."""
         source = self._sources.get("default", "")
         try:
             named = any(name in source for name in SWITCHES)
             return named and self._dialect("default").thinking_switch is not None
         except ImportError:
             return "enable_thinking" in source
-        except InputError:  # of a template that cannot be used at all: the first chat tells
+        except InputError:  # the template cannot be used at all; the first chat will say so
             return False
 
     @property
     def turn_ends(self) -> tuple[int, ...]:
-        """Ids of the control tokens that the template writes behind an answer. None before Jinja2 is
-        there, and none of a template that cannot be used."""
+        """Ids of the control tokens that the template writes after an answer. Empty while Jinja2 is not there
+        yet, and for a template that cannot be used."""
         if self._ends is None and "default" in self._sources:
             try:
                 found = self._dialect("default").turn_ends(self._tokenizer.split)
@@ -125,8 +125,8 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         **options: Any,
     ) -> str:
-        """The prompt as text, for people to look at; which of it is control is lost. See
-        `pieces`."""
+        """The prompt as text, for people to read. It does not show which parts are control tokens. Arguments
+        as for `pieces`."""
         return "".join(text for text, _ in self.pieces(messages, tools, **options))
 
     def count_tokens(
@@ -261,7 +261,7 @@ class ChatTemplate:
         return text
 
     def _dialect(self, name: str) -> Dialect:
-        self._compile(name)  # one that cannot be used fails here, not at each question
+        self._compile(name)  # a template that cannot be used fails here, once
         if name not in self._dialects:
 
             def ask(messages: Sequence[Message], more: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""Ids of what enters a prompt as rows instead of tokens: rows of an image, frames of a sound.
+"""Ids for what enters a prompt as rows in place of tokens: rows of an image, frames of a sound.
 
-They are negative, so that no vocabulary has them, and hashed from the content, so that two prompts share a beginning
-only where they hold the same content: the KV cache and saved sessions compare ids and nothing else.
+They are negative, so no vocabulary has them. They are hashed from the content, so two prompts share a beginning only
+where they have the same content: the KV cache and saved sessions compare nothing but ids.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ def content_ids(
 ) -> list[int]:
     """One id for each of `count` rows, from -1 down to -2^64: 64 bits of a SHA-256 of the content and the row's number.
 
-    `kind` says what made rows of it ("qwen3_5 image"); `parts` are all that decides the rows and their positions: the
-    pixels or samples as the model gets them, and their shape.
+    `kind` names what makes the rows ("qwen3_5 image"). `parts`: everything that decides the rows and their positions,
+    which is the pixels or samples as the model gets them, and their shape.
     """
     whole = hashlib.sha256(kind.encode())
     for part in parts:
         view = memoryview(part).cast("B")
-        # A length before each, so that no two lists of parts are one text.
+        # The length goes before each part, so that different lists of parts never give the same bytes.
         whole.update(len(view).to_bytes(8, "little"))
         whole.update(view)
     seed = whole.digest()

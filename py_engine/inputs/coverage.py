@@ -1,11 +1,10 @@
-"""Whether every text that was given stands in a rendered prompt.
+"""Checks that every text of a conversation is in the rendered prompt.
 
-The same conversation is rendered once more with the first and the last character of each text swapped
-for private-use characters of its own. When that gives the same prompt, the characters show which texts
-are there, and what stands between them whether they are whole: a short text is not taken for another's.
-When the template looks into the texts and so gives another prompt, they are looked for by their letters.
-A word that stands in the template's own source, as SmolLM3's /no_think, may be taken out of a text: it is
-a switch.
+The conversation is rendered a second time, with the first and last character of each text replaced by
+private-use characters of its own. If the prompt is otherwise the same, these characters show which texts
+are there, and the characters between them whether they are whole; so a short text is not mistaken for part
+of another. If the template depends on the texts and gives another prompt, they are searched by their letters.
+A word that is in the template's own source, such as SmolLM3's /no_think, may be missing: it is a switch.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SWITCH = re.compile(r"""(['"])([^\w\s'"]\w[^'"\n]{,40})\1""")  # a literal such
 
 @dataclass(frozen=True)
 class _Tag:
-    """A text, its part from the first letter to the last, and the characters in the place of these."""
+    """A text, its part from the first to the last letter, and the characters that replace these two."""
 
     where: str
     text: str
@@ -35,17 +34,19 @@ class _Tag:
 
 
 class Coverage:
-    """Of one conversation, hidden by `shield`, in a template of this source."""
+    """Checks one conversation, hidden by `shield`, for a template with this source."""
 
     def __init__(self, shield: Shield, source: str) -> None:
         self._shield = shield
         self._source = source
         self._tags: list[_Tag] = []
-        self._texts: list[tuple[str, str]] = []  # (where, text): to be found by their letters
+        self._texts: list[
+            tuple[str, str]
+        ] = []  # (where, text): these are searched by their letters
 
     def tag(self, text: str, where: str, role: str) -> str:
-        """The text with its ends swapped; without those of an assistant's thinking, which a template may
-        drop. The name of a tool only says which call it answers: that stands at the call."""
+        """The text with its ends replaced. An assistant's thinking keeps its ends, since a template may drop it; so
+        does a tool's name, since it only says which call is answered."""
         if role in RESULTS and where.endswith("].name"):
             self.expect(self._shield.show(text), where)
             return text
@@ -66,12 +67,12 @@ class Coverage:
         return text[:begin] + tagged + text[begin + len(core) :]
 
     def expect(self, text: str, where: str) -> None:
-        """A text that is to stand somewhere in the prompt, wherever it came from."""
+        """Note a text that must be somewhere in the prompt."""
         self._texts.append((where, text))
 
     def missing(self, rendered: str, tagged: str | None) -> str | None:
-        """Where the first text stands that is not in the prompt. `rendered`: without tags; `tagged`: with
-        them, None when the template failed on it."""
+        """Where the first text is, in the conversation, that is not in the prompt. `rendered`: the prompt without tags.
+        `tagged`: with tags; None when the template failed on it."""
         shown = self._shield.show(rendered)
         plain = self._texts
         if tagged is not None and self._shield.show(tagged).casefold() == shown.casefold():
@@ -121,7 +122,7 @@ class Coverage:
 
 
 def _ends(text: str) -> str:
-    """The text from its first to its last letter or digit, or where it has none, without white space."""
+    """The text from its first to its last letter or digit. If it has none: the text without white space around it."""
     found = _WORDS.search(text)
     return found[0] if found else text.strip()
 
@@ -131,6 +132,6 @@ def _json(text: str) -> list[str]:
 
 
 def _in_order(text: str, between: str) -> bool:
-    """Whether the letters and digits of a text stand in another in their order, in whatever case."""
+    """Whether another text has the letters and digits of this one in the same order, ignoring case."""
     letters = iter(between.casefold())
     return all(char in letters for char in text.casefold() if char.isalnum())

@@ -1,13 +1,11 @@
 """From token ids to text, a token at a time: the `decoder` of a tokenizer.json as a chain of
 streaming stages.
 
-For a whole sequence the text equals the `tokenizers` library's own decode; on the way no half
-character is ever shown: bytes of an unfinished UTF-8 sequence wait. Where a decoder turns a whole
-run of byte pieces into U+FFFD when one of them is wrong (ByteFallback), the run waits until it
-ends.
+For a whole sequence the text equals the `tokenizers` library's own decode. On the way half a character
+is never shown: the bytes of an unfinished UTF-8 sequence are held back. ByteFallback turns a whole run of
+byte pieces into U+FFFD when one of them is wrong, so such a run is held back until it ends.
 
-Source: the decoders of huggingface/tokenizers 0.23 (behaviour, held by tests/test_tokenizer.py
-against its decode).
+Source: the decoders of huggingface/tokenizers 0.23. tests/test_tokenizer.py compares with its decode.
 """
 
 from __future__ import annotations
@@ -23,27 +21,27 @@ from py_engine.errors import ModelError
 from .regex_cost import Regex
 from .tokenizer_checks import time_suspects
 
-MAX_REPLACED = 4096  # characters of a piece that a regular expression is run on
+MAX_REPLACED = 4096  # characters of the longest piece on which a regular expression is run
 
 
 class _Added(str):
-    """An added token's text: not written in a byte alphabet."""
+    """An added token's text, which is not in the byte alphabet."""
 
 
 class _Stage(Protocol):
     def feed(self, piece: str) -> list[str]:
-        """Pieces that are certain now."""
+        """The pieces that cannot change any more."""
 
     def end(self, cut: bool) -> list[str]:
-        """What was held back; afterwards as new. `cut`: without a character that is not whole."""
+        """What was held back. Afterwards the stage is as new. `cut`: leave out an unfinished character."""
 
 
 class StreamDecoder:
     """Text of one sequence of ids. Made by `Tokenizer.decoder()`.
 
-    `spec` is the `decoder` object of tokenizer.json (None: pieces joined by spaces, as the library
-    does), `piece_of(id)` gives (text, is an added token) or None for an unknown id, which is passed
-    over, as are ids of `skip`. Raises ModelError for a kind of decoder that is not supported.
+    `spec`: the `decoder` object of tokenizer.json (None: pieces are joined by spaces, as in the library).
+    `piece_of(id)`: gives (text, is an added token), or None for an unknown id. Unknown ids, and those of
+    `skip`, are left out. Raises ModelError for a kind of decoder that is not supported.
     """
 
     def __init__(
@@ -57,11 +55,11 @@ class StreamDecoder:
         self._skip = skip
 
     def skips(self, token_id: int) -> bool:
-        """Whether an id is passed over on purpose."""
+        """Whether an id is left out on purpose."""
         return token_id in self._skip
 
     def push(self, ids: Iterable[int]) -> str:
-        """Text that became certain with these ids; may be empty."""
+        """The text that these ids complete; may be empty."""
         out: list[str] = []
         for token_id in ids:
             if token_id in self._skip:
@@ -72,9 +70,9 @@ class StreamDecoder:
         return "".join(out)
 
     def flush(self, cut: bool = False) -> str:
-        """The rest of the sequence; afterwards the decoder is as new. The bytes of a character that
-        is not whole become U+FFFD, as in the library's decode, or with `cut` (the answer was broken
-        off there) nothing."""
+        """The rest of the text. Afterwards the decoder is as new. The bytes of an unfinished character
+        become U+FFFD, as in the library's decode; with `cut` (the answer was broken off there) they
+        are left out."""
         out: list[str] = []
         for index, stage in enumerate(self._stages):
             out += self._run(stage.end(cut), index + 1)
@@ -122,7 +120,7 @@ class _ByteLevel:
 
 
 class _ByteFallback:
-    """A run of <0xNN> pieces -> its UTF-8 text, or one U+FFFD a byte when the run is not valid
+    """A run of <0xNN> pieces -> its UTF-8 text, or one U+FFFD for each byte when the run is not valid
     UTF-8."""
 
     _PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
@@ -149,7 +147,7 @@ class _ByteFallback:
 
 
 class _Each:
-    """A change of every piece for itself; told whether it is the first."""
+    """Changes every piece by itself. The change is told whether the piece is the first."""
 
     def __init__(self, change: Callable[[str, bool], str]) -> None:
         self._change = change
@@ -166,8 +164,8 @@ class _Each:
 
 
 class _StripFused:
-    """Up to `start` characters `content` off the front of the whole text, up to `stop` off its
-    end."""
+    """Removes up to `start` characters `content` from the front of the whole text, and up to `stop`
+    from its end."""
 
     def __init__(self, content: str, start: int, stop: int) -> None:
         self._content, self._start, self._stop = content, start, stop
@@ -194,7 +192,7 @@ class _StripFused:
 
 
 class _Suffixed:
-    """BPE pieces whose word ends are marked: the mark is a space, and nothing at the very end."""
+    """BPE pieces with a mark at the end of a word. It becomes a space, or nothing at the end of the text."""
 
     def __init__(self, suffix: str) -> None:
         self._suffix = suffix
@@ -234,7 +232,7 @@ def _metaspace(spec: Mapping[str, Any]) -> Callable[[str, bool], str]:
     return change
 
 
-# What WordPiece's cleanup undoes, in the library's order.
+# What WordPiece's cleanup replaces, in the library's order.
 _CLEANUP = [
     (" .", "."),
     (" ?", "?"),
@@ -282,7 +280,7 @@ def _replace(spec: Mapping[str, Any], fused: bool) -> Callable[[str, bool], str]
 
 @functools.cache
 def _substitute(pattern: str, content: str) -> Callable[[str, bool], str]:
-    """A replacement by a regular expression, looked through and timed once."""
+    """A replacement by a regular expression, which is checked and timed once."""
     checked = Regex(pattern, "tokenizer.json: its decoder")
     try:
         regex = re.compile(pattern)
@@ -311,7 +309,7 @@ def _stages(spec: Mapping[str, Any] | None) -> list[_Stage]:
     if spec is None:
         return [_Each(lambda piece, first: piece if first else " " + piece)]
     stages: list[_Stage] = []
-    fused = False  # whether what comes now is one text and no longer single pieces
+    fused = False  # whether the next stage gets one text, no longer single pieces
     try:
         for part in spec["decoders"] if spec["type"] == "Sequence" else [spec]:
             kind = part["type"]

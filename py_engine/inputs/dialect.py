@@ -1,8 +1,8 @@
-"""What a chat template takes, found by rendering small conversations through it, and messages in that form.
+"""Finds out which form of messages a chat template understands, and brings messages into that form.
 
-A template's source says little: one that names `tool_calls` may print content only, one that names no
-role may print any. So each question is put to the template itself, with numbers as texts that no
-template changes, and asked once.
+The source of a template says little: one that names `tool_calls` may print only content, one that names
+no role may print any. So small conversations are rendered to find out, each once. Their texts are numbers,
+which no template changes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .messages import OWN, REASONING_KEYS, RESULTS, Message, asked_last, joined
 Render = Callable[[Sequence[Message], Mapping[str, Any]], str]
 Parts = Literal["joined", "as given", "always"]
 
-MAX_SECONDS = 5.0  # of asking, and of a question that fails: such a template is asked no more
-MAX_FAILING_SECONDS = 0.3
+MAX_SECONDS = 5.0  # for all questions to one template
+MAX_FAILING_SECONDS = 0.3  # a question that fails and took longer is the last one
 _A, _B, _C = "60218473", "95037164", "38146092"  # texts of the questions
 _TOOL = "51729340"
 _OFFERED = [
@@ -36,7 +36,7 @@ _OFFERED = [
         },
     }
 ]
-_ID = "probe0001"  # of a call; Mistral's templates want nine letters and digits
+_ID = "probe0001"  # id of a call; Mistral's templates require nine letters and digits
 _NONSENSE = "qzvx"  # a role that no template knows
 # Variables by which templates turn thinking on and off, and what they are for either.
 SWITCHES: Mapping[str, tuple[Any, Any]] = {
@@ -49,8 +49,8 @@ _STANDS_FOR = {"developer": "system", "model": "assistant", "function": "tool"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template takes tool calls: arguments as the JSON text of an object, or the object; the content
-    of a message that only calls; and whether a content is printed beside them."""
+    """The form of tool calls that a template understands: arguments as an object or as its JSON text; the content
+    of a message that only calls; and whether content beside calls is printed."""
 
     as_text: bool
     empty: Mapping[str, str | None]
@@ -58,22 +58,22 @@ class CallForm:
 
 
 class Dialect:
-    """One template's. `render` is to give a text without a generation prompt unless told otherwise."""
+    """The dialect of one template. `render` must give a text without a generation prompt unless told otherwise."""
 
     def __init__(self, render: Render, think: tuple[str, str] = ("<think>", "</think>")) -> None:
         """`think`: the model's marks of thinking."""
         self._render = render
         self._think = think
         self._left = MAX_SECONDS
-        # The role itself, or the one that it stands for where the template does not know it.
+        # By role: the role itself, or the one to use when the template does not know it.
         self.role = functools.cache(self._role)
-        # What becomes of text parts: joined to one text, left as given, or made of every text.
+        # What to do with text parts: join them to one text, leave them, or make parts of every text.
         self.parts = functools.cache(self._parts)
         self.takes_text = functools.cache(self._takes_text)
 
     def lay_out(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Checked messages as this template takes them. Tool calls that it does not print stay as they
-        are: see `calls`."""
+        """Checked messages in the form that this template understands. Tool calls that it does not print
+        stay as they are (see `calls`)."""
         last = asked_last(messages)
         return [
             self._message(
@@ -93,7 +93,7 @@ class Dialect:
 
     @functools.cached_property
     def calls(self) -> CallForm | None:
-        """How calls are printed, None where they are not."""
+        """The form in which calls are printed; None when they are not."""
         for as_text in (False, True):
             for empty in ({}, {"content": None}, {"content": ""}):
                 if self._prints(CallForm(as_text, empty)):
@@ -104,7 +104,7 @@ class Dialect:
 
     @functools.cached_property
     def thinking_switch(self) -> str | None:
-        """The first of SWITCHES that makes a difference."""
+        """The first of SWITCHES that changes what is rendered; None when none does."""
         last = [self._said("user", _A)]
         talks = (last, [self._said("system", _B), *last])
         for name, (on, off) in SWITCHES.items():
@@ -118,7 +118,7 @@ class Dialect:
 
     @functools.cached_property
     def drops_thinking(self) -> bool:
-        """Whether thinking that stands in an earlier answer's content is left out."""
+        """Whether thinking inside the content of an earlier answer is left out."""
         asked = self._said("user", _C)
         opening, closing = self._think
         answer = self._said("assistant", f"{opening}\n{_A}\n{closing}\n\n{_B}")
@@ -127,7 +127,7 @@ class Dialect:
 
     @functools.cached_property
     def writes_thinking(self) -> bool:
-        """Whether `reasoning` is printed, of a turn that called a tool and goes on or of any other."""
+        """Whether `reasoning` is printed: of a turn that called a tool and goes on, or of any other turn."""
         asked = self._said("user", "1")
         thought = dict.fromkeys(REASONING_KEYS, f"w{_A}")
         form = self.calls or CallForm(False, {"content": ""})
@@ -155,8 +155,8 @@ class Dialect:
         return "as given" if single == text else "joined"
 
     def turn_ends(self, cut: Callable[[str], Sequence[tuple[str, bool]]]) -> list[str]:
-        """The control tokens that follow an answer: its turn's end, or where the template writes none,
-        the next turn's beginning. `cut` gives the pieces of a text, (text, is a control token)."""
+        """The control tokens that follow an answer: the end of its turn, or if the template writes none,
+        the beginning of the next turn. `cut` gives the pieces of a text, (text, is a control token)."""
         ends = []
         asked, answer = self._said("user", _A), self._said("assistant", _B)
         for talk in ([asked, answer], [asked, answer, asked]):
@@ -167,8 +167,8 @@ class Dialect:
         return ends
 
     def _with_thinking(self, message: Message) -> Message:
-        """A turn whose calls were just answered: its thinking goes into its content, where the template
-        neither prints `reasoning` nor leaves thinking out."""
+        """Puts the thinking of a turn whose calls were just answered into its content, if the template neither
+        prints `reasoning` nor leaves thinking out."""
         if self.writes_thinking or self.drops_thinking:
             return message
         content = joined(message.get("content"))
@@ -205,7 +205,8 @@ class Dialect:
         return self._message(_message(role, text))
 
     def _prints(self, form: CallForm, *more: str) -> bool:
-        """Whether calls in this form are printed, and more texts; some templates do it beside tools only."""
+        """Whether calls in this form, and these texts, are printed. Some templates print calls only when tools are
+        given."""
         wanted = (f"f{_A}", _B, _C, *more)
         said = (
             self._ask(talk, tools=tools)
@@ -215,7 +216,7 @@ class Dialect:
         return any(all(text in one for text in wanted) for one in said)
 
     def _calling(self, form: CallForm) -> list[list[dict[str, Any]]]:
-        """Conversations with a call: with its result, and before it."""
+        """Two conversations with a call: with its result, and without."""
         arguments = {f"k{_B}": _C}
         call = _call(json.dumps(arguments) if form.as_text else arguments, form.empty)
         asked = self._said("user", "1")
@@ -223,7 +224,7 @@ class Dialect:
         return [[asked, call, result], [asked, call]]
 
     def _ask(self, messages: Sequence[Message], **more: Any) -> str:
-        """The text, "" where there is none."""
+        """What the template renders; "" when it fails, or when the time for questions is spent."""
         if self._left <= 0:
             return ""
         start = time.monotonic()
@@ -243,7 +244,7 @@ def _message(role: str, content: Any) -> dict[str, Any]:
 
 
 def _around(role: str, content: Any, like: str = "") -> list[Message]:
-    """A conversation in which a message of its role (or of the role `like`) is in place."""
+    """A conversation in which a message of this role (or of the role `like`) is allowed."""
     asked, message = _message("user", _C), _message(role, content)
     like = like or role
     if like in OWN:

@@ -1,4 +1,4 @@
-"""Messages as callers give them (OpenAI's API, Hugging Face's templates): checked, in one shape."""
+"""Checks messages as callers give them (OpenAI's API, Hugging Face's templates), and brings them into one shape."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from py_engine.host.json_text import JsonError, read_json
 
 from .tokenizer import require_text
 
-OWN = ("assistant", "model")  # whose text the model wrote
-RESULTS = ("tool", "function", "ipython", "observation")  # of calls, as templates name the role
+OWN = ("assistant", "model")  # roles whose text the model wrote
+RESULTS = (
+    "tool",
+    "function",
+    "ipython",
+    "observation",
+)  # roles for results of calls, as templates name them
 ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
-# One thing, as templates call it; the last is Command A's.
+# Templates have several names for thinking; the last is Command A's.
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
-MAX_DEPTH = 64  # of nesting in tools, arguments and variables
+MAX_DEPTH = 64  # the deepest nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
-# These say which message or call it is and how servers treat it: nothing for the model.
+# These identify a message or call, or tell servers how to treat it. They are nothing for the model.
 _REFERENCES = ("tool_call_id", "id", "type", "index", "status", "cache_control")
 
 Message = Mapping[str, Any]
-Visit = Callable[[str, str], str]  # (text, where it stands) -> the text in its place
+Visit = Callable[[str, str], str]  # (text, where it is) -> the text to put in its place
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Copies of the messages: keys without a value left out; `content` a str, a list of parts
-    {"type": "text", "text"}, or absent where an assistant only called or thought; thinking under each
-    of REASONING_KEYS, or none; `tool_calls` absent or a list of {id, type, function: {name, arguments}}
-    whose arguments are a dict. A tool's result has the `name` of its call. Raises InputError."""
+    """Copies of the messages, in one shape. Raises InputError.
+
+    Keys without a value are left out. `content` is a str, or a list of parts {"type": "text", "text"}, or absent when
+    an assistant only called or thought. Thinking is under each of REASONING_KEYS, or under none. `tool_calls` is
+    absent, or a list of {id, type, function: {name, arguments}} with a dict of arguments. A tool's result has the
+    `name` of its call."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InputError("messages must be a list of {'role': ..., 'content': ...}")
     if not messages:
         raise InputError("messages is empty: give at least one")
     checked: list[dict[str, Any]] = []
-    called: dict[str, str] = {}  # names of functions by the ids of their calls
+    called: dict[str, str] = {}  # names of the called functions, by the ids of the calls
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message, Mapping):
@@ -67,18 +74,18 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def joined(content: Any) -> str:
-    """The text of a content: its parts one after the other, with nothing between them."""
+    """The text of a content: its parts joined, with nothing between them."""
     return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
 
 
 def asked_last(messages: Sequence[Message]) -> int:
-    """Place of the last message of a person; -1 without one. Turns before it are finished."""
+    """Index of the last message of a person; -1 without one. Turns before it are finished."""
     return max((i for i, message in enumerate(messages) if message["role"] == "user"), default=-1)
 
 
 def each_text(message: Message, where: str, visit: Visit) -> dict[str, Any]:
-    """The message with every text that is for the model replaced by `visit`: of all keys but its role,
-    an assistant's thinking, and what only says which message or call it is."""
+    """The message with every text for the model replaced by what `visit` gives. Not replaced: the role, an assistant's
+    thinking, and keys that only identify a message or call."""
     seen: dict[str, Any] = {}
     left = ("role", *_REFERENCES, *(REASONING_KEYS if message["role"] in OWN else ()))
     for key, value in message.items():
@@ -97,7 +104,7 @@ def each_text(message: Message, where: str, visit: Visit) -> dict[str, Any]:
 
 
 def all_texts(value: Any, where: str = "", depth: int = 0) -> list[str]:
-    """All strings inside, checked. Raises InputError for lone surrogates and endless nesting."""
+    """All strings inside a value. Raises InputError for lone surrogates, and for nesting deeper than MAX_DEPTH."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where} is nested more than {MAX_DEPTH} deep")
     if isinstance(value, str):
@@ -211,7 +218,7 @@ def _part(part: Any, where: str) -> dict[str, Any]:
 
 
 def _no_more_text(given: Message, where: str, known: Sequence[str]) -> None:
-    """Raises InputError for a text under other keys than these: it would not be in the prompt."""
+    """Raise InputError for a text under other keys than these, since it would not be in the prompt."""
     for key, value in given.items():
         if key in known or key in _REFERENCES:
             continue

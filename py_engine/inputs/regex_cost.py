@@ -1,14 +1,15 @@
-"""How long a backtracking engine may take over a regular expression of a tokenizer.json: refused before it is used.
+"""Finds out, before a regular expression of a tokenizer.json is used, whether it may take very long; then it is
+refused.
 
-The tokenizers library matches by Oniguruma in both hosts, which tries one way after another. Where a text can be
-matched in many ways and the match then fails, all of them are tried:
+In both hosts the tokenizers library matches by Oniguruma, which tries one way after another. When a text can be matched
+in many ways and the match then fails, it tries all of them:
 
 - two ways around a loop, as in `(a+)+b` or `(a|a)*b`: their number doubles with every round;
-- three loops behind one another that take the same text, as in `a*a*a*b`: it grows with the cube of the length.
+- three loops one after another that match the same text, as in `a*a*a*b`: it grows with the cube of the length.
 
 Both are found on the automaton of the pattern's positions (Weber and Seidl 1991 name the two conditions, of
-exponential and of polynomial ambiguity). A loop behind which nothing can fail is harmless: the first way is taken.
-What is left at one or two loops (`\\s+(?!\\S)` of most published patterns) is told as `suspects`, to be timed.
+exponential and of polynomial ambiguity). A loop after which nothing can fail is harmless, since the first way is taken.
+Chains of one or two loops (`\\s+(?!\\S)` in most published patterns) are given as `suspects`, to be timed.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from py_engine.errors import ModelError
 
 from .regex_syntax import Alt, Cat, Check, Loop, Node, Parser, Set, Unsupported
 
-MAX_POSITIONS = 2000  # characters of the pattern, with those that a count repeats
-MAX_STEPS = 400_000  # of the analysis: what takes longer is refused
+MAX_POSITIONS = 2000  # characters of the pattern; what a count repeats is counted each time
+MAX_STEPS = 400_000  # of the analysis; a pattern that takes more is refused
 MOST_SUSPECTS = 12
-_MANY = 3  # loops behind one another: the cube
+_MANY = 3  # loops one after another that are refused: their time grows with the cube
 
-Follow = list[dict[int, int]]  # position -> the next one -> in how many ways, 2 meaning more
+Follow = list[dict[int, int]]  # position -> next position -> in how many ways (2: two or more)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A text that begins with `before`, goes on with `round` again and again, and then does not match."""
+    """A text to time: it begins with `before`, continues with `round` many times, and then does not match."""
 
     before: str
     round: str
 
 
 class Regex:
-    """A pattern that was looked at. Raises ModelError, naming `where`, for one that is not supported, or that can
-    take a time which grows faster than the square of a text's length."""
+    """A pattern that was checked. Raises ModelError, which names `where`, when it is not supported, or when its time
+    can grow faster than the square of a text's length."""
 
     def __init__(self, pattern: str, where: str) -> None:
         try:
@@ -62,7 +63,7 @@ def _suspects(tree: Node, samples: list[str]) -> list[Suspect]:
 
 
 def _parts(tree: Node) -> list[Node]:
-    """The pattern, and those that it looks around for: each is matched by itself."""
+    """The pattern, and the patterns of its look-arounds. Each is matched by itself."""
     parts, rest = [tree], [tree]
     while rest:
         node = rest.pop()
@@ -89,8 +90,9 @@ class _Budget:
 
 @dataclass
 class _Piece:
-    """A part of the pattern. `first`, `last`: positions with the number of ways to them; `empty`: ways to take
-    nothing; `free`: those of `last` behind which nothing can fail any more, `free_empty` likewise."""
+    """A part of the pattern. `first`, `last`: its first and last positions, with the number of ways to each. `empty`:
+    in how many ways it matches the empty text. `free`: those of `last` after which nothing can fail any more;
+    `free_empty`: the same for the empty match."""
 
     first: dict[int, int]
     last: dict[int, int]
@@ -108,7 +110,7 @@ def _add(into: dict[int, int], more: dict[int, int], ways: int = 1) -> None:
 
 
 class _Automaton:
-    """Positions are the pattern's characters; `masks` what each takes."""
+    """The automaton of a pattern. Positions are the pattern's characters; `masks`: what each of them matches."""
 
     def __init__(self, tree: Node, budget: _Budget) -> None:
         self._budget = budget
@@ -167,12 +169,11 @@ class _Automaton:
             return piece
         body = self._build(node.body)
         if node.high != 1:
-            # A bounded count is taken as an unbounded one: 9 by 9 nested ones are as bad.
+            # A bounded count is treated as unbounded: nested counts of 9 by 9 are just as bad.
             self._join(body.last, body.first)
             if body.empty and (node.high is not None or node.low > 1):
-                self._join(
-                    body.last, body.first
-                )  # which of the rounds take nothing is a choice, too
+                # Which of the rounds match nothing is a choice, too.
+                self._join(body.last, body.first)
         empty, free_empty = (body.empty, body.free_empty) if node.low else (1, True)
         return _Piece(body.first, body.last, empty, body.free, free_empty)
 
@@ -184,7 +185,7 @@ class _Automaton:
     # -- what is bad about it
 
     def suspects(self, samples: list[str]) -> list[Suspect]:
-        """Loops that may have to be tried again, of which there are not many behind one another."""
+        """Loops that may backtrack, but that are not refused: few follow one another."""
         loops = [loop for loop in self._loops() if not loop <= self.whole.free]
         for loop in loops:
             if self._doubles(loop):
@@ -196,7 +197,7 @@ class _Automaton:
         return [self._example(loop, samples) for loop in loops]
 
     def _loops(self) -> list[frozenset[int]]:
-        """Positions that are reached again from themselves, in groups that reach one another."""
+        """Positions that can be reached again from themselves, in groups that can reach one another."""
         groups: list[frozenset[int]] = []
         seen: set[int] = set()
         backward: list[list[int]] = [[] for _ in self.masks]
@@ -214,7 +215,7 @@ class _Automaton:
         return groups
 
     def _reach(self, start: int, edges: list[list[int]]) -> set[int]:
-        """What comes behind it, itself only if it comes again."""
+        """All positions that can follow this one; itself only if it can come again."""
         found: set[int] = set()
         rest = [start]
         while rest:
@@ -251,7 +252,7 @@ class _Automaton:
         return False
 
     def _refuse_chains(self, loops: list[frozenset[int]]) -> None:
-        """Raise for loops behind one another that take the same text."""
+        """Raise ModelError for too many loops one after another that match the same text."""
         longest: dict[frozenset[int], int] = {}
 
         def length(loop: frozenset[int]) -> int:
@@ -304,7 +305,7 @@ class _Automaton:
         )
 
     def _path(self, starts: list[int], end: int, inside: frozenset[int] | None) -> list[int]:
-        """Positions from one of `starts` to `end`, both counted."""
+        """A path of positions from one of `starts` to `end`, both included."""
         came: dict[int, int | None] = dict.fromkeys(starts)
         rest = list(starts)
         while rest and end not in came:
@@ -328,7 +329,7 @@ def _plainest(mask: int, samples: list[str]) -> str:
 
 
 def _fixed(node: Node) -> bool:
-    """Whether it can be matched in one way only: no loop, no choice."""
+    """Whether there is only one way to match it: no loop, no choice."""
     if isinstance(node, Cat):
         return all(map(_fixed, node.parts))
     if isinstance(node, Loop):

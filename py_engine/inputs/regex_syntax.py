@@ -1,8 +1,8 @@
-"""The regular expressions of a tokenizer.json, parsed: Oniguruma's syntax, as far as such files use it.
+"""Parses the regular expressions of a tokenizer.json: Oniguruma's syntax, as far as such files use it.
 
-A tree of `Set`, `Cat`, `Alt`, `Loop`, `Check`. Characters are stood for by a few hundred samples: every
-character that the pattern names with its neighbours, and some of each general category of Unicode; a set
-is a bit mask over them. What back-references and recursion match cannot be told that way: they are refused.
+The result is a tree of `Set`, `Cat`, `Alt`, `Loop` and `Check`. A few hundred samples stand for all
+characters: every character that the pattern names, with its neighbours, and some of each general category of
+Unicode. A set is a bit mask over the samples. Back-references and recursion do not fit this, so they are refused.
 
 Source of the syntax: Oniguruma's doc/RE (6.9).
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from py_engine.errors import ModelError
 
-MAX_PATTERN = 8192  # characters; published ones have some hundred
+MAX_PATTERN = 8192  # characters; published patterns have some hundred
 MAX_DEPTH = 40
 MAX_COUNT = 100_000  # of a quantifier; Oniguruma's own bound
 
@@ -48,28 +48,28 @@ _NAMED: dict[str, Callable[[str], bool]] = {
 
 @dataclass(frozen=True)
 class Set:
-    """One character of these samples."""
+    """Matches one of these characters."""
 
     mask: int
 
 
 @dataclass(frozen=True)
 class Cat:
-    """One after another; without parts, nothing."""
+    """Matches the parts one after another; without parts the empty text."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Alt:
-    """The first that fits."""
+    """Matches the first alternative that fits."""
 
     parts: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Loop:
-    """`low` to `high` (None: any number) times."""
+    """Matches the body `low` to `high` times (None: any number)."""
 
     body: Node
     low: int
@@ -78,7 +78,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Check:
-    """Looks and takes nothing: an anchor (no body) or a look around."""
+    """Consumes no text: an anchor (no body) or a look-around."""
 
     body: Node | None = None
 
@@ -87,7 +87,7 @@ Node = Set | Cat | Alt | Loop | Check
 
 
 class Unsupported(ModelError):
-    """A pattern that this parser does not take."""
+    """A pattern that this parser does not support."""
 
 
 @functools.cache
@@ -102,7 +102,7 @@ def _category_samples() -> str:
 
 
 class Parser:
-    """Of one pattern; `tree` is the result, `samples` the characters that masks stand for."""
+    """Parses one pattern. `tree`: the result. `samples`: the characters that the bits of masks stand for."""
 
     def __init__(self, pattern: str) -> None:
         if len(pattern) > MAX_PATTERN:
@@ -119,7 +119,7 @@ class Parser:
         self.all = (1 << len(self.samples)) - 1
         self._text, self._at, self._depth = pattern, 0, 0
         self._fold = False
-        self._vague = False  # a property that is not known here was named: also what is outside it may be anything
+        self._vague = False  # the pattern names an unknown property: what is inside and outside it may be anything
         self.tree = self._alternatives()
         if self._at < len(pattern):
             raise Unsupported("a bracket closes that was not opened")
@@ -149,7 +149,7 @@ class Parser:
         while match := _QUANTIFIER.match(self._text, self._at):
             mark = match[0]
             if mark[0] == "{" and not (match[1] or match[3]):
-                break  # a brace that is only a brace
+                break  # a plain brace, no quantifier
             self._at = match.end()
             if mark[0] == "{":
                 low = _count(match[1] or "0")
@@ -270,7 +270,7 @@ class Parser:
         return self.all if short == "any" else None
 
     def _class(self) -> int:
-        """From behind the opening bracket to behind the closing one."""
+        """Parse a class, from after its opening bracket to after its closing one."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unsupported(f"its classes nest more than {MAX_DEPTH} deep")
@@ -317,7 +317,7 @@ class Parser:
         return mask
 
     def _class_end(self, char: str) -> str | int:
-        """The character that a range may begin or end with, else the set that was written there."""
+        """A character, with which a range may begin or end; else the set that is written there."""
         if char != "\\":
             return char
         char = self._next()

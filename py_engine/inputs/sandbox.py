@@ -1,9 +1,9 @@
-"""A Jinja2 environment for templates that came with a model from somewhere: nothing of Python can
-be reached, and work is bounded.
+"""A Jinja2 environment for templates that came with a model and are not trusted: they can reach nothing
+of Python, and their work is limited.
 
-On top of Jinja2's immutable sandbox, whatever a template does is charged to a budget before it is done:
-template_budget.py counts, template_costs.py and template_operators.py say what each step costs,
-template_tree.py makes the template ask. Jinja2 is imported with this module, which is imported when
+In addition to Jinja2's immutable sandbox, everything that a template does is charged to a budget before it is
+done: template_budget.py counts, template_costs.py and template_operators.py say what each step costs, and
+template_tree.py rewrites the template so that it asks. Jinja2 is imported with this module, which is imported when
 the first template is compiled.
 """
 
@@ -32,10 +32,9 @@ from .template_operators import compare_cost, format_cost, operator_cost
 from .template_tree import charge, check_depth, check_source, check_tokens
 
 MAX_RANGE = 10_000
-MAX_PATTERN_CHARS = 256  # of strftime_now
-MAX_TOLD_CHARS = (
-    2000  # of what a template says when it refuses, and of what Python says of its faults
-)
+MAX_PATTERN_CHARS = 256  # of the pattern of strftime_now
+# Of a message that a template gives when it refuses, or Python when the template fails.
+MAX_TOLD_CHARS = 2000
 # Calls inside calls. Python's own limit comes too late in a browser: a macro that calls itself some 150
 # times ends Pyodide itself ("Maximum call stack size exceeded", fatal; seen in 0.27.7 and 314.0.7).
 MAX_DEPTH = 24
@@ -49,7 +48,10 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "in": lambda a, b: a in b,
     "notin": lambda a, b: a not in b,
 }
-_JINJAS_OWN = ("_loop_vars", "_block_vars")  # goes with calls, for functions that want the context
+_JINJAS_OWN = (
+    "_loop_vars",
+    "_block_vars",
+)  # Jinja2 adds these to calls, for functions that need the context
 _COMPARING = {
     **dict.fromkeys(["==", "eq", "equalto", "!=", "ne", "in"]),
     **dict.fromkeys(["<", "lt", "lessthan", "<=", "le", ">", "gt", "greaterthan", ">=", "ge"]),
@@ -68,7 +70,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Jinja2's, which is printed without what it holds: that may be itself."""
+    """Jinja2's namespace, but printed without its content, which may contain itself."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
@@ -85,7 +87,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[loopcontrols, _Generation],
-            optimized=False,  # constants are folded while compiling, outside any budget
+            optimized=False,  # else constants would be folded while compiling, outside any budget
             finalize=self._printed(),
             autoescape=False,
         )
@@ -104,7 +106,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         }
 
     def compile_limited(self, source: str) -> Template:
-        """A template in which everything reports to the budget. Raises InputError."""
+        """Compile a template so that all its work is charged to the budget. Raises InputError."""
         check_source(source)
         self.budget = Budget()
         with _errors():
@@ -114,7 +116,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             return Template.from_code(self, self.compile(charge(tree)), self.make_globals(None))
 
     def render_limited(self, template: Template, variables: Mapping[str, Any]) -> str:
-        """The text that a template gives. Raises InputError for whatever goes wrong in it."""
+        """Render a template. Raises InputError for anything that goes wrong in it."""
         self.budget = Budget(size_of(dict(variables), most=1 << 62))
         self._depth = 0
         out: list[str] = []
@@ -129,8 +131,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     # What the rewritten templates call.
 
     def turn(self, work: int, chars: int) -> bool:
-        """Charge a turn that prints `chars` characters of fixed text; true, so that it can stand in a
-        condition."""
+        """Charge a turn that prints `chars` characters of fixed text. Always true, so that it can be part of
+        a condition."""
         self.budget.turn(work)
         self.budget.text(chars)
         return True
@@ -141,7 +143,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(map(str, parts))
 
     def compare(self, operators: tuple[str, ...], *values: Any) -> Any:
-        """A chain of comparisons, `a < b in c`. All its values were worked out before, unlike Python's."""
+        """A chain of comparisons, `a < b in c`. Unlike in Python, all its values were evaluated before."""
         result: Any = True
         for operator, left, right in zip(operators, values, values[1:], strict=False):
             compare_cost(self.budget, operator, left, right)
@@ -160,10 +162,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         try:
             return value[part]
         except (TypeError, LookupError):
-            return self.undefined(obj=value, name="[:]")  # its bounds may be of any length
+            return self.undefined(obj=value, name="[:]")  # its bounds may be too long to print
 
     def made(self, value: Any) -> Any:
-        """A list, tuple or dict that was just made, of values that may hold each other many times."""
+        """Charge for a list, tuple or dict that was just made. Its values may contain each other many times."""
         size = self.budget.look(value)
         self.budget.bytes(64 + 16 * len(value) + (100 if size.nodes else 0))
         return value
@@ -178,7 +180,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         )
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Of Python's own types, what has a cost."""
+        """Whether an attribute may be reached: of Python's own types only those with a known cost."""
         methods = methods_of(obj)
         if methods is not None and callable(value) and attr not in methods:
             return False
@@ -188,7 +190,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """obj[argument], or its attribute of that name."""
         self.budget.work(OPERATION // 2)
         if not isinstance(argument, (str, int)):
-            self.budget.text(self.budget.printed(argument))  # an error would show it
+            self.budget.text(self.budget.printed(argument))  # since an error would print it
         return super().getitem(obj, argument)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -223,12 +225,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return result if isinstance(obj, Macro) else self._checked(result)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """+ - * / // % ** with their results measured first."""
+        """+ - * / // % **, charged first for the size of the result."""
         operator_cost(self.budget, operator, left, right)
         return self._checked(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """str.format, whose widths are measured."""
+        """str.format, charged for its widths."""
         owner: Any = getattr(value, "__self__", None)
         if isinstance(owner, str) and value.__name__ == "format_map":
             raise SecurityError("access to attribute 'format_map' of 'str' is forbidden")
@@ -246,8 +248,8 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     # Measures.
 
     def _charged(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that pays before it works. What it would give bit by bit it gives at once: an iterator
-        over iterators over iterators would be walked by recursion."""
+        """A filter that is charged before it works. It returns a list where it would return an iterator:
+        iterators over iterators would be walked by recursion."""
         cost = FILTERS[name]
         before = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -346,7 +348,7 @@ def _to_json(
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Whatever a template does wrong, as InputError."""
+    """Turn every error of a template into an InputError."""
     try:
         yield
     except InputError:

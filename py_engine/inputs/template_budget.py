@@ -1,10 +1,10 @@
-"""What one rendering of a template from somewhere may cost: charged before the work is done.
+"""Limits what one rendering of an untrusted template may cost. Work is charged before it is done.
 
-A Budget counts two things. Work, in nanoseconds that an ordinary machine takes in CPython (a browser takes
-some three times as long); and bytes of all texts and lists that were built, kept or not. Both limits grow
-with what the caller gave: a long chat may cost more than a hostile template over a short one.
+A Budget counts two things: work, in nanoseconds that an ordinary machine takes in CPython (a browser takes
+about three times as long); and the bytes of all texts and lists that are built, even if dropped. Both limits
+grow with what the caller gave, so a long chat may cost more than a hostile template over a short one.
 
-What a filter, method or operator costs stands in template_costs.py.
+template_costs.py and template_operators.py say what filters, methods and operators cost.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ MAX_TURNS = 20_000  # of loops and macro calls
 MAX_WORK = 300_000_000  # nanoseconds
 MAX_BYTES = 40 << 20
 MAX_TEXT_CHARS = 4 << 20  # of one text
-MAX_ITEMS = 100_000  # of one list, with the lists in it
+MAX_ITEMS = 100_000  # of one list, including the lists in it
 MAX_VALUE_DEPTH = 64  # of lists in lists
-MAX_COUNT = 10_000  # width, indent, batch: numbers given to text functions
-MAX_SLOW_CHARS = 20_000  # given to what works in Python or by regular expressions
+MAX_COUNT = 10_000  # numbers that are given to text functions: width, indent, batch
+MAX_SLOW_CHARS = 20_000  # given to functions that work in Python or by regular expressions
 MAX_BITS = 4096  # of an int
-MAX_SECONDS = 1.0  # the backstop for what the other limits do not see
+MAX_SECONDS = 1.0  # the last resort, for what the other limits miss
 
 OPERATION = 1_000  # the work of any call, filter, test or operator
 TURN = 4_000  # of one turn of a loop
 CALL = 8_000  # of a macro
-CASE_WORK = 10  # of looking whether a character is a capital
-NODE = 100  # of looking at an entry of a list
+CASE_WORK = 10  # of testing whether a character is a capital
+NODE = 100  # of visiting an entry of a list
 WORK_PER_GIVEN_CHAR, BYTES_PER_GIVEN_CHAR = 400, 256
 TEXT_BYTES = 64  # of a text, besides its characters
-# Of one character, the most that a conversion makes of it: '\U000f0000' in a printed list, &#34; when
+# The most characters that a conversion makes of one: '\U000f0000' in a printed list, &#34; when
 # escaped, %F0%9F%98%80 in an address, \ud83d\ude00 in JSON of ASCII, three letters for a capital one.
 REPR, ESCAPED, QUOTED, JSON_CHARS, CASED = 10, 5, 12, 12, 3
 
 
 class Size(NamedTuple):
-    """Of a value as it would be printed: what is shared counts each time."""
+    """The size of a value as it would be printed; a part that is shared counts each time."""
 
     nodes: int
     chars: int
@@ -50,7 +50,7 @@ NOTHING = Size(0, 0, 0)
 
 
 def size_of(value: Any, most: int = MAX_ITEMS) -> Size:
-    """Without recursion. Raises InputError above `most` nodes or MAX_VALUE_DEPTH."""
+    """Measure a value, without recursion. Raises InputError above `most` nodes or MAX_VALUE_DEPTH."""
     nodes, chars = 1, 0
     level: list[Any] = [value]
     for depth in range(MAX_VALUE_DEPTH + 1):
@@ -85,12 +85,12 @@ HOLDERS = (*LISTS, dict)
 
 
 def width(text: str) -> int:
-    """Bytes that a character of it takes, at most."""
+    """The most bytes that a character of the text takes."""
     return 1 if text.isascii() else 4
 
 
 class Budget:
-    """What one rendering may still do, over values of the size `given`. Raises InputError when it is spent."""
+    """What one rendering may still do. `given`: the size of the caller's values. Raises InputError when it is spent."""
 
     def __init__(self, given: Size = NOTHING) -> None:
         weight = given.chars + 50 * given.nodes
@@ -104,7 +104,7 @@ class Budget:
         self._seconds, self._end = seconds, CLOCK() + seconds
 
     def turn(self, work: int) -> None:
-        """One turn of a loop or one macro call, whose own statements are `work`."""
+        """Charge one turn of a loop or one macro call. `work`: of its own statements."""
         self._turns += 1
         if self._turns > self._most_turns:
             raise InputError(
@@ -113,7 +113,7 @@ class Budget:
         self.work(TURN + work)
 
     def work(self, nanoseconds: int) -> None:
-        """Is about to be done."""
+        """Charge work that is about to be done."""
         self._work += nanoseconds
         if self._work > self._most_work:
             raise InputError(
@@ -126,7 +126,7 @@ class Budget:
                 raise InputError(f"the chat template ran for more than {self._seconds:.2g} seconds")
 
     def bytes(self, nbytes: int) -> None:
-        """Are about to be allocated."""
+        """Charge bytes that are about to be allocated."""
         self._bytes += nbytes
         if self._bytes > self._most_bytes:
             raise InputError(
@@ -135,20 +135,20 @@ class Budget:
             )
 
     def fits(self, chars: int) -> None:
-        """Whether there may be a text of `chars` characters."""
+        """Whether a text of `chars` characters is allowed."""
         if chars > self._most_chars:
             raise InputError(
                 f"the chat template builds a text of {chars} characters, more than {self._most_chars}"
             )
 
     def text(self, chars: int, char_bytes: int = 4) -> None:
-        """A text of `chars` characters is about to be built."""
+        """Charge a text of `chars` characters that is about to be built."""
         self.fits(chars)
         self.bytes(TEXT_BYTES + chars * char_bytes)
         self.work(OPERATION + chars)
 
     def items(self, count: int, item_bytes: int = 8) -> None:
-        """A list of `count` entries is about to be built."""
+        """Charge a list of `count` entries that is about to be built."""
         if count > self._most_items:
             raise InputError(
                 f"the chat template builds a text or list of {count} entries, more than {self._most_items}"
@@ -157,7 +157,7 @@ class Budget:
         self.work(OPERATION + count * NODE // 4)
 
     def look(self, value: Any) -> Size:
-        """The lists in a value are about to be walked through, or were made. Its size."""
+        """Charge walking through a value, or having made it. Returns its size."""
         if isinstance(value, str):
             self.work(OPERATION)
             return Size(1, len(value), 0)
@@ -169,7 +169,7 @@ class Budget:
         return size
 
     def printed(self, value: Any, factor: int = 1) -> int:
-        """How many characters str() makes of a value, at most. `factor`: of what is made of each then."""
+        """The most characters that str() makes of a value; `factor`: what is made of each character then."""
         if isinstance(value, str):
             return factor * len(value)
         size = self.look(value)
@@ -177,12 +177,12 @@ class Budget:
         return factor * chars
 
     def search(self, text: str, wanted: Any, backwards: bool = False) -> None:
-        """A text is about to be searched; from its end Python compares at each place in full."""
+        """Charge a search in a text. From its end, Python compares in full at each place."""
         tries = len(wanted) if isinstance(wanted, str) else 1
         self.work(OPERATION + len(text) * (tries if backwards else min(tries, 100)))
 
     def collect(self, values: Iterable[Any]) -> list[Any]:
-        """The entries of an iterator, each of them charged."""
+        """The entries of an iterator, each charged."""
         found: list[Any] = []
         for value in values:
             self.work(2 * NODE)
@@ -196,7 +196,7 @@ class Budget:
 
 
 def _find_clock() -> Callable[[], float]:
-    """A thread's own time where there is one: a busy machine is not the template's fault."""
+    """The thread's own clock if there is one, since a busy machine is not the template's fault."""
     try:
         time.thread_time()
     except (AttributeError, OSError):  # a browser

@@ -1,6 +1,6 @@
-"""What each filter and method costs a template: charged to a Budget before it is done.
+"""The cost of each filter and method of a template, charged to a Budget before the call.
 
-FILTERS and METHODS hold all that there is for templates, with the cost of a call of each.
+FILTERS and METHODS are all that templates can call, each with its cost.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .template_operators import compare_cost, percent_cost
 
 
 class Given:
-    """The arguments of the filter or method `name` that is about to be called: `value` is what stands before the
-    bar or dot."""
+    """The arguments of the filter or method `name` that is about to be called. `value`: what is before the bar or
+    dot."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Given:
         self.named = named
 
     def __call__(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument by place or name."""
+        """An argument, by index or name."""
         return self.args[place] if place < len(self.args) else self.named.get(name, default)
 
     def few(self, number: Any, limit: int, what: str) -> None:
@@ -55,12 +55,12 @@ class Given:
 
     @property
     def every(self) -> list[Any]:
-        """All of them."""
+        """All arguments."""
         return [*self.args, *self.named.values()]
 
     @property
     def char_bytes(self) -> int:
-        """Of the widest text given."""
+        """Bytes of a character of the widest text that is given."""
         return max(width(v) if isinstance(v, str) else 4 for v in (self.value, *self.every))
 
 
@@ -80,7 +80,7 @@ def _looked_up(given: Given) -> None:
 
 
 def _text_of(factor: int, slow: bool = False) -> Cost:
-    """Makes a text of the value's, with `factor` characters for each of it."""
+    """Makes a text from the value, with `factor` characters for each of its characters."""
 
     def cost(given: Given) -> None:
         chars = given.budget.printed(given.value)

@@ -1,4 +1,4 @@
-"""What each operator and each pattern of text (`%`, format) costs a template: charged to a Budget before it is done."""
+"""The cost of each operator and text pattern (`%`, format) of a template, charged to a Budget before the work."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def compare_cost(budget: Budget, operator: str, left: Any, right: Any) -> None:
         if isinstance(right, str):
             return budget.search(right, left)
         if isinstance(right, LISTS):
-            # No entry is compared further than what is looked for reaches.
+            # No entry is compared beyond the size of what is searched.
             each = budget.look(left)
             return budget.work(OPERATION + len(right) * (NODE + each.chars + NODE * each.nodes))
         budget.look(left)
@@ -92,7 +92,7 @@ def format_cost(budget: Budget, pattern: str, given: list[Any]) -> None:
 def _placed(
     budget: Budget, pattern: str, places: int, given: tuple[Any, ...], counted: bool
 ) -> None:
-    """A pattern with so many places, each of which may show any of the values given."""
+    """Charge a pattern with so many places, each of which may show any of the values."""
     longest = max((budget.printed(value, REPR) for value in given), default=0)
     chars = len(pattern) + places * longest + _widths(pattern)
     if counted:  # by numbers among the values

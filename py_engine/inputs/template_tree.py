@@ -1,7 +1,7 @@
-"""A parsed template, checked for what the compiler would recurse into, and rewritten so that what it does
-is charged: every loop turn, macro call, comparison, slice, list and `~` asks the environment first.
+"""Checks a template for nesting that would make the compiler recurse too deeply, and rewrites it so that its
+work is charged: each loop turn, macro call, comparison, slice, list and `~` first asks the environment.
 
-The environment's methods named in `CHARGED` are what the rewritten template calls (inputs/sandbox.py).
+The rewritten template calls the environment's methods that `CHARGED` names (inputs/sandbox.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from jinja2.visitor import NodeTransformer
 from py_engine.errors import InputError
 
 MAX_SOURCE_CHARS = 256 << 10  # the largest published templates have some 30,000
-MAX_DIGITS = (
-    2000  # in a row, anywhere: the lexer takes 300 bytes of memory for each digit of a number
-)
+# In a row: the lexer takes 300 bytes of memory for each digit of a number.
+MAX_DIGITS = 2000
 MAX_TOKENS = 8_000  # besides white space; the largest published templates have some 5,000
 MAX_BRACKETS = MAX_BLOCKS = MAX_SIGNS = MAX_CHOICES = 24
 MAX_TREE_DEPTH = 100  # of the parsed source
@@ -32,7 +31,7 @@ _LONG_NUMBER = re.compile(rf"[0-9a-fA-F_]{{{MAX_DIGITS + 1}}}")
 
 
 def check_source(source: str) -> None:
-    """Refuse what the lexer would take too long or too much for."""
+    """Refuse a source for which the lexer would need too much time or memory."""
     if len(source) > MAX_SOURCE_CHARS:
         raise InputError(f"the chat template has more than {MAX_SOURCE_CHARS} characters")
     if _LONG_NUMBER.search(source):
@@ -40,7 +39,7 @@ def check_source(source: str) -> None:
 
 
 def check_tokens(tokens: Iterable[tuple[int, str, str]]) -> None:
-    """Refuse before parsing what the parser would recurse into: brackets, blocks, signs, inline ifs."""
+    """Refuse, before parsing, nesting that the parser would recurse into: brackets, blocks, signs, inline ifs."""
     count = brackets = blocks = signs = choices = 0
     tag = ""  # the first word of the tag that is open
     for _, kind, value in tokens:
@@ -79,7 +78,7 @@ def check_tokens(tokens: Iterable[tuple[int, str, str]]) -> None:
 
 
 def check_depth(tree: nodes.Node) -> None:
-    """Refuse what would be walked too deeply, such as a sum of hundreds of terms; without recursion."""
+    """Refuse a tree that is too deep, such as a sum of hundreds of terms. Works without recursion."""
     level: list[nodes.Node] = [tree]
     for _ in range(MAX_TREE_DEPTH):
         level = [child for node in level for child in node.iter_child_nodes()]
@@ -91,7 +90,7 @@ def check_depth(tree: nodes.Node) -> None:
 
 
 def charge(tree: nodes.Template) -> nodes.Template:
-    """The tree, in which everything of `CHARGED` is asked."""
+    """The tree, rewritten so that it calls the methods of `CHARGED`."""
     charged: nodes.Template = _Charging().visit(tree)
     assert tree.environment is not None
     charged.set_environment(tree.environment)
@@ -99,7 +98,7 @@ def charge(tree: nodes.Template) -> nodes.Template:
 
 
 class _Charging(NodeTransformer):
-    """Of what NodeTransformer visits, the nodes that can make much work or much text."""
+    """Rewrites the nodes that can make much work or much text."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self._ticking(node)
@@ -118,7 +117,7 @@ class _Charging(NodeTransformer):
         return self._ticking(node)
 
     def _ticking(self, node: nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
-        """With a charge for its own statements and fixed text at the head of its body."""
+        """The node with a charge at the head of its body, for its own statements and fixed text."""
         work = chars = 0
         for found in _own(node.body):
             work += NODE_WORK

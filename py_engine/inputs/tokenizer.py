@@ -1,87 +1,41 @@
 """Text to token ids and back, over the `tokenizers` library of the host.
 
-Control tokens (`<|im_end|>`, `<think>`, ...) are words of the template, not of the people who write
-into it: in a person's text they stay plain text. So the library is loaded from a tokenizer.json
-without them, it never sees one, and this file cuts them out of the texts where they count. Added
-tokens that are ordinary vocabulary (Gemma's "\\n\\n", `<table>`) stay with the library, which finds
-them everywhere. One vocabulary in memory serves both, and both hosts do the same.
+Control tokens (`<|im_end|>`, `<think>`, ...) belong to the template. In a text that a person wrote they stay plain
+text. So the library is loaded from a tokenizer.json without them and never sees one; this file finds them, only in
+texts where they count (the template's own). Added tokens that are ordinary vocabulary (Gemma's "\\n\\n", `<table>`)
+stay with the library, which finds them everywhere. Both hosts do the same, with one vocabulary in memory.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from py_engine.errors import FormatError, InputError, ModelError
 from py_engine.host import load_tokenizer_library
-from py_engine.host.json_text import parse_json
 from py_engine.host.tokenizers import TokenizerLibrary
 
 from .bert_tokenizer import settle_normalizer
 from .detokenizer import StreamDecoder
-from .tokenizer_checks import (
-    MAX_ADDED,
-    MAX_ADDED_CHARS,
-    MAX_TEXT,
-    check_head,
-    check_ids,
-    check_time,
-    check_unigram,
-    time_suspects,
+from .tokenizer_checks import MAX_TEXT, check_head, check_ids, check_time, time_suspects
+from .tokenizer_json import (
+    MAX_JSON_BYTES,
+    AddedToken,
+    TokenizerJson,
+    added_tokens,
+    eos_ids,
+    ids_around,
+    take_first_mark,
+    token_names,
+    vocab_size_of,
 )
 
-MAX_JSON_BYTES = 64 << 20  # a 262k vocabulary with its merges as pairs is 33 MB
-
-# Files mark many tokens that steer a model as ordinary (special: false): Qwen's <think>, DeepSeek's
-# <｜User｜>, GLM's [gMASK]. Ordinary ones are words, white space and names of HTML, which Gemma has.
-_WORDS = re.compile(r"[\w\s\u2581'#-]*")
-_HTML = re.compile(
-    r"</?(a|abbr|article|aside|audio|b|bbox|blockquote|body|br|button|caption|center|code|col|dd|del|"
-    r"details|div|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|"
-    r"input|ins|label|li|link|main|meta|nav|object|ol|option|p|pre|q|s|script|section|select|small|"
-    r"span|strike|strong|style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|"
-    r"var|video)/?>"
-)
-
-_ENTRY = re.compile(rb"\s*:\s*(\d+)")  # of a vocabulary, behind its key
-# The rest of a file behind `"vocab": {`: entries and merges. Any other key there could contradict the head.
-_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_TAIL = re.compile(
-    rb"(?:\s*" + _TEXT + rb"\s*:\s*\d+\s*,?)*+\s*\}"
-    rb'(?:\s*,\s*"merges"\s*:\s*\[(?:[^":{}]++|' + _TEXT + rb")*+)?\}\s*\}\s*",
-    re.DOTALL,
-)
 _SPACE = re.compile(r"\s*")
-MAX_NAMES = 256  # of bos_token and its like; each is looked for in the vocabulary
-MAX_AROUND = 1024  # ids that a post-processor puts around a text
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """An entry of `added_tokens`. `control`: recognised only in a template's own text. `special`:
-    not shown to people."""
-
-    id: int
-    content: str
-    special: bool
-    control: bool
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
-
-    def entry(self) -> dict[str, Any]:
-        """As tokenizer.json has it."""
-        return {key: value for key, value in asdict(self).items() if key != "control"}
 
 
 def require_text(text: object, what: str) -> str:
-    """The text itself. Raises InputError when it is no str or holds a lone surrogate, which no
-    UTF-8 can carry."""
+    """Return the text. Raises InputError when it is no str, or holds a lone surrogate, which UTF-8 cannot carry."""
     if not isinstance(text, str):
         raise InputError(f"{what} must be a str, not {type(text).__name__}")
     try:
@@ -121,8 +75,10 @@ class Tokenizer:
         growth: int = 1,
         timed: bool = False,
     ) -> None:
-        """`growth`: characters that the normalizers make of one; `timed`: whether a long text is timed in parts first,
-        since the time may grow faster than the text."""
+        """`decoder`: of tokenizer.json. `prefix`, `suffix`: ids that its post-processor puts around a text. `unk_id`: a
+        control token that plain text may encode to. `first_mark`: put before the first piece of a text. `vocab_size`:
+        of the model; ids from there on are an error. `growth`: characters that the normalizers can make of one.
+        `timed`: whether parts of a long text are timed first, because the time may grow faster than the text."""
         self.added = {token.id: token for token in added}
         self.control = {token.content: token.id for token in self.added.values() if token.control}
         self.special = frozenset(token.id for token in self.added.values() if token.special)
@@ -145,7 +101,7 @@ class Tokenizer:
                 lengths.sort(reverse=True)
         starts = re.escape("".join(self._lengths))
         self._starts = re.compile(f"[{starts}]") if starts else None
-        self.decoder()  # an unsupported decoder is an error now, not at the first answer
+        self.decoder()  # so that an unsupported decoder is an error now, not at the first answer
 
     @classmethod
     async def load(
@@ -158,10 +114,12 @@ class Tokenizer:
         *,
         load_library: Callable[[bytes], Awaitable[TokenizerLibrary]] = load_tokenizer_library,
     ) -> Tokenizer:
-        """From the bytes of tokenizer.json and the parsed tokenizer_config.json, generation_config.json, config.json
-        and special_tokens_map.json (each may be missing). stop_ids are the eos tokens that any of the four names;
-        config's vocab_size (also inside text_config) bounds the ids that encoding may give. Raises FormatError for a
-        file that is no tokenizer.json, ModelError for one that is not supported."""
+        """Load a tokenizer from the bytes of tokenizer.json and the parsed tokenizer_config.json,
+        generation_config.json, config.json and special_tokens_map.json (each of these may be missing).
+
+        `stop_ids` are the eos tokens that any of the four files names. The `vocab_size` of config.json (also inside
+        text_config) limits the ids that encoding may give. Raises FormatError for a file that is no tokenizer.json,
+        ModelError for one that is not supported."""
         try:
             return await cls._load(
                 data, config, generation_config, model_config, special_tokens_map, load_library
@@ -174,7 +132,7 @@ class Tokenizer:
             IndexError,
             OverflowError,
         ) as error:
-            # Whatever part of it is of another type than its place wants.
+            # Some part of the file has an unexpected type.
             raise FormatError(
                 f"tokenizer.json is malformed ({error!r:.300}): fetch it again, or use another revision"
             ) from error
@@ -194,30 +152,31 @@ class Tokenizer:
             raise ModelError(
                 f"tokenizer.json has {len(data)} bytes, above the limit of {MAX_JSON_BYTES}"
             )
-        parts = _JsonParts(bytes(data))
+        parts = TokenizerJson(bytes(data))
         settle_normalizer(parts.head, parts.fields, config, model_config)
         suspects, growth = check_head(parts.head, parts.fields)
-        names = _names(config, special_tokens_map)
+        names = token_names(config, special_tokens_map)
         unk = parts.fields.get("unk_token")
-        added = _added_tokens(parts.head.get("added_tokens"), config, set(names.values()))
+        added = added_tokens(parts.head.get("added_tokens"), config, set(names.values()))
         added += parts.named({*names.values()} - {unk} - {token.content for token in added})
         control = [token for token in added if token.control]
         kept = [token for token in added if not token.control]
-        prefix, suffix = _around(parts.head.get("post_processor"))
+        prefix, suffix = ids_around(parts.head.get("post_processor"))
         check_ids([*prefix, *suffix], "its post_processor")
         unk_id = next((token.id for token in added if token.content == unk), None)
-        first_mark = _take_first_mark(parts.head)
+        first_mark = take_first_mark(parts.head)
         ends = {
-            found.get("eos_token") for found in (names, _names(config), _names(special_tokens_map))
+            found.get("eos_token")
+            for found in (names, token_names(config), token_names(special_tokens_map))
         }
         stop_ids = [token.id for token in added if token.content in ends]
-        stop_ids += _eos_ids(generation_config, model_config, model_config.get("text_config"))
+        stop_ids += eos_ids(generation_config, model_config, model_config.get("text_config"))
 
         library = await load_library(parts.edited(kept))
         forbidden = {token.id for token in control} - {unk_id}
         if any(forbidden.intersection(library.encode(token.content)) for token in control):
-            # The model's own merges build a control token out of plain text: take it out of the
-            # model too.
+            # The model's merges would build a control token out of plain text: remove the token from its vocabulary
+            # too.
             library.close()
             library = await load_library(
                 parts.edited(kept, without={t.content for t in control} - {unk})
@@ -244,7 +203,7 @@ class Tokenizer:
             names=names,
             unk_id=unk_id,
             first_mark=first_mark,
-            vocab_size=_vocab_size(model_config),
+            vocab_size=vocab_size_of(model_config),
             growth=growth,
             timed=bool(suspects),
         )
@@ -252,22 +211,21 @@ class Tokenizer:
     def encode(
         self, text: str, add_special_tokens: bool = False, control: bool = False
     ) -> list[int]:
-        """Ids of a text. Control tokens in it stay plain text unless `control` (a template's text,
-        a raw prompt of someone who means them). `add_special_tokens` puts around it what the file's
-        post-processor does, for example `<bos>`. Raises InputError for lone surrogates, ModelError
-        when an id lies outside the model's vocabulary."""
+        """Ids of a text. Control tokens in it stay plain text unless `control` is set (for a template's text, or a raw
+        prompt that means them). `add_special_tokens` adds what the file's post-processor puts around a text, for
+        example `<bos>`. Raises InputError for lone surrogates, ModelError for an id outside the model's vocabulary."""
         require_text(text, "the text")
         pieces = self.split(text) if control else [(text, False)]
         ids = self.encode_pieces(pieces)
         return self._known(self.with_special(ids)) if add_special_tokens else ids
 
     def with_special(self, ids: Iterable[int]) -> list[int]:
-        """Ids of a text with what the file's post-processor puts around one."""
+        """`ids` with what the file's post-processor puts around a text."""
         return [*self._prefix, *ids, *self._suffix]
 
     def encode_pieces(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
-        """Ids of (text, is a control token) pieces, as `split` and `ChatTemplate.pieces` give them.
-        A text that is no control token is plain, whatever it holds."""
+        """Ids of (text, is a control token) pieces, as `split` and `ChatTemplate.pieces` give them. A piece that is not
+        marked as a control token is plain text, whatever it holds."""
         ids: list[int] = []
         first = True
         for text, is_control in pieces:
@@ -291,7 +249,7 @@ class Tokenizer:
         return len(self.encode(text, add_special_tokens))
 
     def find_control(self, text: str) -> Iterator[tuple[int, int]]:
-        """(start, stop) of the control tokens in a text: leftmost, then longest."""
+        """(start, stop) of each control token in a text. The leftmost match goes first, then the longest."""
         done = 0
         for match in self._starts.finditer(text) if self._starts else ():
             at = match.start()
@@ -308,8 +266,8 @@ class Tokenizer:
                 break
 
     def split(self, text: str) -> list[tuple[str, bool]]:
-        """The text cut at its control tokens: (text, is a control token). White space beside a token that
-        swallows it (lstrip, rstrip) is gone."""
+        """Cut the text at its control tokens, into (text, is a control token). White space beside a token is removed
+        where the token's flags say so (lstrip, rstrip)."""
         pieces: list[tuple[str, bool]] = []
         done = 0
         for start, stop in self.find_control(text):
@@ -327,7 +285,7 @@ class Tokenizer:
     def decoder(
         self, skip_special_tokens: bool = True, keep: Collection[int] = ()
     ) -> StreamDecoder:
-        """A new streaming decoder. `keep`: ids that are not skipped, though they are special."""
+        """A new streaming decoder. `keep`: special ids that are shown nevertheless."""
         skip = self.special.difference(keep) if skip_special_tokens else frozenset()
         return StreamDecoder(self._decoder, self.piece, skip)
 
@@ -337,7 +295,7 @@ class Tokenizer:
         return decoder.push(ids) + decoder.flush()
 
     def piece(self, token_id: int) -> tuple[str, bool] | None:
-        """(text as it stands in the vocabulary, is an added token), None for an unknown id."""
+        """(text as the vocabulary has it, is an added token); None for an unknown id."""
         token = self.added.get(token_id)
         if token is not None:
             return token.content, True
@@ -345,7 +303,7 @@ class Tokenizer:
         return None if text is None else (text, False)
 
     def close(self) -> None:
-        """Free the library's memory; the tokenizer is of no use afterwards."""
+        """Free the library's memory. The tokenizer cannot be used afterwards."""
         self._library.close()
 
     def _plain(self, text: str, first: bool) -> list[int]:
@@ -372,239 +330,5 @@ class Tokenizer:
         return any(text.startswith(t.content) for t in self.added.values() if not t.control)
 
 
-class _JsonParts:
-    """A tokenizer.json in two: the small head as Python objects, the `model` as bytes, so that a
-    vocabulary of 250,000 entries and as many merges never become Python objects (100 MB of them)
-    for nothing. Files whose keys stand in an unusual order are parsed whole."""
-
-    _BEFORE_MODEL = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._vocab_at = -1  # where the entries of "vocab" begin
-        self._model_at = -1  # where the model's "{" stands
-        if not self._cut():
-            self.head = _object(data)
-            model = self.head.pop("model", None)
-            if not isinstance(model, dict):
-                raise FormatError(
-                    "tokenizer.json has no model: it is no file of the tokenizers library"
-                )
-            self._model: dict[str, Any] | None = model
-            self.fields = {
-                key: value for key, value in model.items() if key not in ("vocab", "merges")
-            }
-            if isinstance(model.get("vocab"), list):
-                check_unigram(model["vocab"])
-
-    def edited(self, kept: list[AddedToken], without: set[str] | None = None) -> bytes:
-        """The file with only the `kept` added tokens, which enter the vocabulary so that their ids
-        stay; without padding, truncation and post-processor; and with a model that cannot build the
-        tokens `without`."""
-        head = dict(self.head, padding=None, truncation=None, post_processor=None)
-        head["added_tokens"] = [token.entry() for token in kept]
-        if self._model is None and not without and self.fields.get("dropout") is None:
-            entries = "".join(f"{json.dumps(token.content)}:{token.id}," for token in kept)
-            close = b"}" if self._data[self._vocab_at :].lstrip()[:1] == b"}" else b""
-            return b"".join(
-                [
-                    json.dumps(head).encode()[:-1],
-                    b',"model":',
-                    self._data[self._model_at : self._vocab_at],
-                    entries.encode()[:-1] if close else entries.encode(),
-                    self._data[self._vocab_at :],
-                ]
-            )
-        model = dict(self._model if self._model is not None else _object(self._data)["model"])
-        model["dropout"] = None  # a random choice of merges is for training
-        if not isinstance(model.get("vocab"), list):  # Unigram's is a list: ids are places in it
-            model["vocab"] = {**model.get("vocab", {}), **{t.content: t.id for t in kept}}
-            if without:
-                model["vocab"] = {k: v for k, v in model["vocab"].items() if k not in without}
-                model["merges"] = [m for m in model.get("merges", []) if not _involves(m, without)]
-        if "merges" not in model or model.get("type") not in (None, "BPE"):
-            model.pop("dropout")
-        return json.dumps({**head, "model": model}).encode()
-
-    def named(self, texts: set[str]) -> list[AddedToken]:
-        """Those of these texts that are entries of the vocabulary, as control tokens: a file's bos and eos
-        are, also where its added_tokens do not tell."""
-        ids = {text: self._id_of(text) for text in texts if text}
-        return [AddedToken(i, text, True, True) for text, i in ids.items() if i is not None]
-
-    def _id_of(self, text: str) -> int | None:
-        if self._model is None:
-            for spelling in {json.dumps(text), json.dumps(text, ensure_ascii=False)}:
-                at = self._data.find(spelling.encode(), self._vocab_at)
-                while at >= 0:
-                    entry = _ENTRY.match(self._data, at + len(spelling.encode()))
-                    if entry and self._data[at - 1 : at] != b"\\":
-                        return int(entry[1])
-                    at = self._data.find(spelling.encode(), at + 1)
-            return None
-        vocab = self._model.get("vocab")
-        if isinstance(vocab, list):
-            places = (n for n, entry in enumerate(vocab) if isinstance(entry, list) and entry)
-            return next((n for n in places if vocab[n][0] == text), None)
-        found = vocab.get(text) if isinstance(vocab, Mapping) else None
-        return found if type(found) is int else None
-
-    def _cut(self) -> bool:
-        """Find the model without parsing it; False when the file does not look as the library
-        writes it."""
-        match = re.search(rb'(?<!\\)"model"\s*:\s*(?=\{)', self._data)
-        if match is None:
-            return False
-        vocab = re.compile(rb'(?<!\\)"vocab"\s*:\s*\{').search(self._data, match.end())
-        if vocab is None:
-            return False
-        try:
-            head = parse_json(self._data[: match.start()] + b'"model":null}', "its head")
-            model = self._data[match.end() : vocab.start()] + b'"vocab":null}'
-            fields = parse_json(model, "its model")
-        except FormatError:
-            return False
-        if not isinstance(head, dict) or any(key not in head for key in self._BEFORE_MODEL):
-            return False
-        del head["model"], fields["vocab"]
-        if "merges" in fields or "type" not in fields:
-            return False
-        if not _TAIL.fullmatch(self._data, vocab.end()):
-            return False
-        self.head, self.fields, self._model = head, fields, None
-        self._model_at, self._vocab_at = match.end(), vocab.end()
-        return True
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = parse_json(data, "tokenizer.json", MAX_JSON_BYTES)
-    if not isinstance(value, dict):
-        raise FormatError("tokenizer.json is not a JSON object")
-    return value
-
-
-def _involves(merge: Any, tokens: set[str]) -> bool:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left in tokens or right in tokens or left + right in tokens
-
-
 def _inside_word(text: str, start: int, stop: int) -> bool:
     return bool(re.search(r"\w", text[max(start - 1, 0) : start] + text[stop : stop + 1]))
-
-
-def _added_tokens(entries: Any, config: Mapping[str, Any], named: set[str]) -> list[AddedToken]:
-    """Of tokenizer.json, and those that only tokenizer_config.json's added_tokens_decoder has, as
-    transformers loads them. `named`: which the files call bos, eos and so on."""
-    merged: dict[str, dict[str, Any]] = {}
-    if len(entries or ()) > MAX_ADDED:
-        raise ModelError(f"tokenizer.json adds {len(entries)} tokens, more than {MAX_ADDED}")
-    try:
-        for entry in entries or []:
-            merged[entry["content"]] = dict(entry)
-        for key, entry in (config.get("added_tokens_decoder") or {}).items():
-            known = merged.setdefault(entry["content"], {**entry, "id": int(key)})
-            known["special"] = bool(known.get("special")) or bool(entry.get("special"))
-        tokens = []
-        for content, entry in merged.items():
-            token_id, special = entry["id"], bool(entry.get("special"))
-            if not isinstance(content, str) or type(token_id) is not int or token_id < 0:
-                raise ValueError(f"{content!r} with id {token_id!r}")
-            if len(content) > MAX_ADDED_CHARS:
-                raise ValueError(f"one of {len(content)} characters, more than {MAX_ADDED_CHARS}")
-            if not content:
-                continue  # it would be found everywhere; the library passes over it too
-            flags = {name: bool(entry.get(name)) for name in _FLAGS}
-            ordinary = _WORDS.fullmatch(content) or _HTML.fullmatch(content)
-            control = special or content in named or not ordinary
-            tokens.append(AddedToken(token_id, content, special, control, **flags))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"tokenizer.json: its added_tokens are malformed: {error!r}") from error
-    return tokens
-
-
-def _around(processor: Mapping[str, Any] | None) -> tuple[list[int], list[int]]:
-    """Ids that a post-processor puts before and after a single text."""
-    if processor is None:
-        return [], []
-    before: list[int] = []
-    after: list[int] = []
-    try:
-        kind = processor["type"]
-        if kind == "Sequence":
-            for part in processor["processors"]:
-                prefix, suffix = _around(part)
-                before, after = prefix + before, after + suffix
-                _check_around(before, after)
-        elif kind in ("BertProcessing", "RobertaProcessing"):
-            before, after = [processor["cls"][1]], [processor["sep"][1]]
-        elif kind == "TemplateProcessing":
-            side = before
-            for item in processor["single"]:
-                if "Sequence" in item:
-                    side = after
-                else:
-                    side += processor["special_tokens"][item["SpecialToken"]["id"]]["ids"]
-                    _check_around(before, after)
-        elif kind != "ByteLevel":  # which only trims offsets
-            raise ModelError(f"tokenizer.json: post-processor {kind!r} is not supported")
-    except (KeyError, TypeError, IndexError) as error:
-        raise FormatError(f"tokenizer.json: its post_processor is malformed: {error!r}") from error
-    return before, after
-
-
-def _check_around(before: list[int], after: list[int]) -> None:
-    if len(before) + len(after) > MAX_AROUND:
-        raise ModelError(
-            f"tokenizer.json: its post_processor puts more than {MAX_AROUND} ids around a text"
-        )
-
-
-def _take_first_mark(head: dict[str, Any]) -> str:
-    """Metaspace with prepend_scheme "first" marks the begin of the whole text only. The library
-    sees the text in pieces, so the scheme is switched off in `head` and the mark, which is
-    returned, is put there by `Tokenizer._plain`."""
-    mark = ""
-    splitter = head.get("pre_tokenizer") or {}
-    for part in [splitter, *splitter.get("pretokenizers", [])]:
-        if part.get("type") == "Metaspace" and part.get("prepend_scheme") == "first":
-            part["prepend_scheme"] = "never"
-            mark = part.get("replacement", "\u2581")
-    return mark
-
-
-def _names(
-    config: Mapping[str, Any] | None, special_tokens_map: Mapping[str, Any] | None = None
-) -> dict[str, str]:
-    """bos_token and its like of tokenizer_config.json, given there as a string or an object. Files of before
-    added_tokens_decoder have them in special_tokens_map.json, which counts then, as in transformers."""
-    given = dict(config or {})
-    if "added_tokens_decoder" not in given:
-        given.update(special_tokens_map or {})
-    names = {}
-    for key, value in given.items():
-        if key.endswith("_token"):
-            text = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(text, str):
-                names[key] = text
-    if len(names) > MAX_NAMES:
-        raise ModelError(f"tokenizer_config.json names more than {MAX_NAMES} tokens")
-    return names
-
-
-def _eos_ids(*configs: Any) -> list[int]:
-    ids = []
-    for config in configs:
-        given = config.get("eos_token_id") if isinstance(config, Mapping) else None
-        for value in given if isinstance(given, list) else [given]:
-            if value is None:
-                continue
-            if type(value) is not int or value < 0:
-                raise ModelError(f"eos_token_id must be an id or a list of ids, not {given!r}")
-            ids.append(value)
-    return ids
-
-
-def _vocab_size(config: Mapping[str, Any]) -> int | None:
-    inner = config.get("text_config")
-    size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, Mapping) else None)
-    return size if type(size) is int else None

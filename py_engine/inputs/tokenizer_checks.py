@@ -1,7 +1,7 @@
-"""What a tokenizer.json may ask for: found out before the tokenizers library takes it.
+"""Checks a tokenizer.json before the tokenizers library gets it.
 
-The library trusts the file: it runs its regular expressions, however long that takes, and lets its replacements make
-a text longer, however long it gets. Here both are bounded, and a file that breaks the bounds is a ModelError.
+The library trusts the file: it runs the file's regular expressions however long they take, and lets its replacements
+make a text as long as they like. Here both are limited; a file that breaks the limits is a ModelError.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from py_engine.errors import FormatError, ModelError
 from .regex_cost import Regex, Suspect
 
 MAX_STEPS = 256  # normalizers, pre-tokenizers or decoders in all; published files have up to ten
-MAX_GROWTH = 1000  # characters that the normalizers, or the decoders, may make of one
+MAX_GROWTH = 1000  # characters that the normalizers, or the decoders, may make of one character
 MAX_TEXT = 16 << 20  # characters of a normalised text
-MAX_WORD = 256  # WordPiece: the time grows with the cube of it; published files say 100
-MAX_PREFIXES = 128  # Unigram: entries that begin one another; each is tried at every character
-MAX_PIECE = 512  # Unigram: characters of an entry, walked along at every character of a text
+MAX_WORD = (
+    256  # WordPiece: characters of a word; the time grows with its cube; published files say 100
+)
+MAX_PREFIXES = (
+    128  # Unigram: entries that are prefixes of one entry; each is tried at every character
+)
+MAX_PIECE = 512  # Unigram: characters of an entry; they are compared at every character of a text
 MAX_ADDED = 100_000
 MAX_ADDED_CHARS = 1024
 
@@ -30,19 +34,19 @@ _OWN_GROWTH = {"NFD": 4, "NFKC": 18, "NFKD": 18, "BertNormalizer": 12, "Nmt": 1,
 _PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
 
 _TRIAL_SIZES = (32, 128, 512, 2048)  # characters
-_TRIAL_S = 1.0  # that a trial may take; a growing time is foretold
-_WINDOW = 4096  # characters of a long text that are timed first
+_TRIAL_S = 1.0  # a trial may take so long; for a growing time the next trial's is predicted
+_WINDOW = 4096  # characters of the first part of a long text that is timed
 _WINDOWS = 8
-_NOTICED_S = 0.01  # times below are not compared
-_BEYOND_LINEAR = 8  # times the time for four times the text
-_PATIENCE_S = 1.5  # that encoding a text may take where the time grows faster than the text
+_NOTICED_S = 0.01  # shorter times are not compared
+_BEYOND_LINEAR = 8  # four times the text may take so many times the time
+_PATIENCE_S = 1.5  # encoding a text may take so long, where the time grows faster than the text
 
 
 def check_head(head: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[list[Suspect], int]:
-    """Look through a tokenizer.json: `head` without its model, `fields` of the model without vocabulary and merges.
+    """Check a tokenizer.json. `head`: the file without its model; `fields`: the model without vocabulary and merges.
 
-    The loops of its regular expressions that want to be timed, and how many characters the normalizers make of one at
-    most. Raises ModelError for what is not supported, or would take too long or too much; FormatError for what is no
+    Returns the loops of its regular expressions that must be timed, and how many characters the normalizers can make of
+    one. Raises ModelError for what is not supported, or would take too much time or memory; FormatError when this is no
     tokenizer.json.
     """
     suspects: list[Suspect] = []
@@ -54,9 +58,8 @@ def check_head(head: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[list
             if number >= MAX_STEPS:
                 raise ModelError(f"tokenizer.json: its {name} has more than {MAX_STEPS} steps")
             regex = _regex(step, name)
-            if (
-                regex is not None and name != "decoder"
-            ):  # the decoder's runs in Python: _decoder_regex
+            # The decoder's expressions run in Python and are checked in inputs/detokenizer.py.
+            if regex is not None and name != "decoder":
                 suspects += regex.suspects
             if name != "pre_tokenizer":
                 grown = min(grown * _growth(step, name), 1 << 40)
@@ -89,7 +92,7 @@ def _steps(part: Any, name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _regex(step: Mapping[str, Any], name: str) -> Regex | None:
-    """The regular expression of a Split or Replace, looked through; None where there is none."""
+    """The regular expression of a Split or Replace, checked; None where there is none."""
     if step["type"] not in ("Split", "Replace"):
         return None
     pattern = step.get("pattern")
@@ -104,7 +107,7 @@ def _regex(step: Mapping[str, Any], name: str) -> Regex | None:
 
 
 def _growth(step: Mapping[str, Any], name: str) -> int:
-    """Characters that a step makes of one, at most."""
+    """The most characters that a step makes of one."""
     kind = step["type"]
     if kind == "Replace":
         content = step.get("content")
@@ -114,7 +117,7 @@ def _growth(step: Mapping[str, Any], name: str) -> int:
         literal = pattern.get("String") if isinstance(pattern, Mapping) else pattern
         if isinstance(literal, str) and literal:
             return max(1, -(-len(content) // len(literal)))
-        return 1 + len(content)  # it may match nothing, between all characters
+        return 1 + len(content)  # it may match the empty text between all characters
     if kind == "Prepend":
         return 1 + len(str(step.get("prepend", "")))
     if kind == "Precompiled":
@@ -133,7 +136,8 @@ def _check_strip(step: Mapping[str, Any]) -> None:
 
 
 def _charsmap_growth(encoded: Any) -> int:
-    """Of SentencePiece's table: the size of its double array (u32), the array, then texts that end in NUL."""
+    """The growth by SentencePiece's table: the size of its double array (u32), the array, then texts that end in
+    NUL."""
     try:
         data = base64.b64decode(encoded or "", validate=True)
     except (TypeError, ValueError, binascii.Error):
@@ -160,7 +164,7 @@ def _check_model(fields: Mapping[str, Any]) -> None:
 
 
 def check_unigram(vocab: Sequence[Any]) -> None:
-    """Raises ModelError where too many entries begin one another, FormatError for what is no vocabulary."""
+    """Raise ModelError when too many entries are prefixes of one another, FormatError when this is no vocabulary."""
     try:
         pieces = {piece for piece, _ in vocab}
         long = sorted((piece for piece in pieces if len(piece) > MAX_PREFIXES), key=len)
@@ -183,7 +187,7 @@ def check_unigram(vocab: Sequence[Any]) -> None:
 
 
 def check_ids(ids: Sequence[Any], what: str) -> None:
-    """Raises FormatError when one is no id."""
+    """Raise FormatError when one of `ids` is no id."""
     for token_id in ids:
         if type(token_id) is not int or not 0 <= token_id < 1 << 32:
             raise FormatError(f"tokenizer.json: {what} names {token_id!r:.40}, which is no id")
@@ -193,7 +197,7 @@ def check_ids(ids: Sequence[Any], what: str) -> None:
 
 
 def time_suspects(run: Callable[[str], object], suspects: Sequence[Suspect], where: str) -> None:
-    """Run texts that make the loops be tried again, ever longer ones. Raises ModelError before that takes long."""
+    """Time texts of growing length that make the loops backtrack. Raises ModelError before that takes long."""
     for suspect in {s for s in suspects if s.round}:
         for end in ("", "\0", "x"):
             before = 0.0
@@ -214,7 +218,8 @@ def time_suspects(run: Callable[[str], object], suspects: Sequence[Suspect], whe
 
 
 def check_time(run: Callable[[str], object], text: str) -> None:
-    """Time parts of a long text. Raises ModelError when the time grows faster than the text, and too long for it."""
+    """Time parts of a long text. Raises ModelError when the time grows so fast that the whole text would take too
+    long."""
     step = max(_WINDOW, len(text) // _WINDOWS)
     for at in range(0, len(text) - _WINDOW // 2, step):
         size = _WINDOW

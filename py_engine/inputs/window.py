@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 Messages = Sequence[Mapping[str, Any]]
-LEAST_ANSWER = 256  # tokens kept free for an answer of no given length, in a small context less
+LEAST_ANSWER = 256  # tokens to keep free when max_tokens is not given; fewer in a small context
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """`messages`: places, in the conversation as it was given, of those that the model does not see; they took
-    `tokens` of the prompt."""
+    """What the model does not see. `messages`: their indices in the conversation as given. `tokens`: how many tokens of
+    the prompt they took."""
 
     messages: tuple[int, ...]
     tokens: int
 
 
 class Window:
-    """The system prompt and the newest whole turns: a turn is a user's message with all that follows it, tool calls and
-    their results too, up to the next one's. The newest turn always stays.
+    """Keeps the system prompt and the newest whole turns. A turn is a user's message and all that follows it, with tool
+    calls and results, up to the next user's message. The newest turn always stays.
 
-    When turns have to go, a quarter of the context is made free, so that the turns that follow extend a prompt that
-    already ran; and the next call with the same conversation leaves out the same messages as long as that is enough.
+    When turns must go, a quarter of the context is made free. So later turns only extend a prompt that already ran; and
+    the next call with the same conversation leaves out the same messages, as long as that is enough.
     """
 
     def __init__(self, context: int) -> None:
         self._context = context
-        self._left_out: list[Mapping[str, Any]] = []  # by the last call
+        self._left_out: list[Mapping[str, Any]] = []  # the messages that the last call left out
 
     def fit(
         self,
@@ -39,10 +39,10 @@ class Window:
         count: Callable[[Messages], int],
         max_tokens: int | None,
     ) -> tuple[Messages, Dropped | None]:
-        """The messages that are left when they and the answer must fit, and what is not (None: all are left).
+        """The messages that fit together with the answer, and what was dropped (None: nothing).
 
-        `tokens`: of the prompt of all messages; `count` gives those of another. `max_tokens`: of the answer, None: no
-        given length. The newest turn may be too long by itself: it is not cut.
+        `tokens`: of the prompt with all messages. `count`: gives the tokens for other messages. `max_tokens`: of the
+        answer; None: not given. A newest turn that is too long by itself is not cut.
         """
         need = max_tokens or min(LEAST_ANSWER, self._context // 4)
         first = next(

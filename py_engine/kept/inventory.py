@@ -1,4 +1,4 @@
-"""The models that are kept on this device, for people: listed, compared with their hashes, deleted."""
+"""The models that are kept on this device, as people see them: listed, verified by their hashes, deleted."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from py_engine.kept.library import Library, total
 from py_engine.kept.manifest import Manifest, Stored, folder
 from py_engine.sources.address import HUB_ID
 
-_PIECE_BYTES = 4 << 20
-
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A repository at a commit. `refs`: the branches and tags it was asked for as; `nbytes` of it are here;
-    `complete`: a load of it was finished; `used`: seconds since 1970 of the last one."""
+    """A repository at a commit. `refs`: the branches and tags that it was asked for by. `nbytes`: bytes of it that are
+    here. `complete`: a load of it was finished. `used`: when it was last loaded, in seconds since 1970."""
 
     model: str
     commit: str
@@ -32,35 +30,35 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a store holds: `kind` as in host/store.py, all bytes (files that commits share counted once), the models,
-    the last used one first."""
+    """What a store holds. `kind`: as in host/store.py. `nbytes`: of all models; a file that commits share counts once.
+    `models`: the last used one first."""
 
     kind: str
     nbytes: int
     models: list[StoredModel]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain objects, for the page and for --json."""
+        """As plain dicts and lists, for the page and for --json."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What `delete` did: bytes given back, models that are gone, models that somebody is loading and that stayed."""
+    """What `delete` did. `nbytes`: freed. `models`: deleted. `busy`: not deleted, because somebody is loading them."""
 
     nbytes: int
     models: list[str]
     busy: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain objects, for the page and for --json."""
+        """As plain dicts and lists, for the page and for --json."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One file: `state` is "good", "damaged" (its sha256 is another), "missing", or "part" (only the bytes that a model
-    needs are here: those are compared whenever it is loaded)."""
+    """The state of one file: "good"; "damaged" (it has another sha256); "missing"; or "part" (only the bytes that the
+    model needs are here; every load compares those)."""
 
     model: str
     file: str
@@ -77,7 +75,7 @@ async def _library(io: Io) -> AsyncIterator[Library]:
 
 
 async def _chosen(library: Library, model: str | None) -> list[tuple[Manifest, bool]]:
-    """The namespaces of `org/name`, of `org/name@revision`, or all. Raises InputError when there is none."""
+    """The manifests of `org/name`, of `org/name@revision`, or all. Raises InputError when there is none."""
     found = await library.manifests()
     if model is None:
         return found
@@ -110,8 +108,8 @@ async def inventory(io: Io) -> Inventory:
 
 
 async def delete(io: Io, model: str | None = None) -> Deleted:
-    """Delete a model (all commits of `org/name`, or the one of `org/name@revision`), or all. What nobody here wrote
-    stays. Raises InputError, StorageError."""
+    """Delete a model (all commits of `org/name`, or the one of `org/name@revision`), or all models. Files that this
+    engine did not write stay. Raises InputError, StorageError."""
     async with _library(io) as library:
         done = Deleted(0, [], [])
         for manifest, _ in await _chosen(library, model):
@@ -130,33 +128,26 @@ async def delete(io: Io, model: str | None = None) -> Deleted:
 async def verify(
     io: Io, model: str | None = None, tell: Callable[[Compared], None] = lambda _: None
 ) -> list[Compared]:
-    """Read every file of a model, or of all, and compare its sha256. Changes nothing: the next load fetches again what
-    is damaged. Raises InputError, StorageError."""
+    """Read every file of a model, or of all models, and compare its sha256. `tell` gets each result at once. Nothing is
+    changed: the next load fetches again what is damaged. Raises InputError, StorageError."""
     found = []
     async with _library(io) as library:
         for manifest, _ in await _chosen(library, model):
             for name, stored in sorted(manifest.files.items()):
                 if not stored.spans.ranges:
                     continue
-                state = await _compare(library, manifest, stored, io)
+                state = await _compare(library, manifest, stored)
                 result = Compared(f"{manifest.repository}@{manifest.commit}", name, state)
                 tell(result)
                 found.append(result)
     return found
 
 
-async def _compare(library: Library, manifest: Manifest, stored: Stored, io: Io) -> str:
+async def _compare(library: Library, manifest: Manifest, stored: Stored) -> str:
     expected = stored.spans.nbytes
     await library.settle(replace(manifest, files={"": stored}))
     if stored.spans.nbytes != expected:
         return "missing"
     if not stored.whole or stored.sum is None:
         return "part"
-    hasher = io.sha256()
-    try:
-        for start in range(0, stored.size, _PIECE_BYTES):
-            end = min(stored.size, start + _PIECE_BYTES)
-            await hasher.update(await library.store.read(manifest.blob(stored), start, end))
-        return "good" if await hasher.hexdigest() == stored.sum else "damaged"
-    finally:
-        hasher.close()
+    return "good" if await library.sha256(manifest, stored) == stored.sum else "damaged"

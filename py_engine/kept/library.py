@@ -1,4 +1,4 @@
-"""All models in a store: listed, deleted, made room among. See kept/manifest.py for what lies where."""
+"""All manifests in a store: listed, deleted, made room among. kept/manifest.py has the names of the files."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from py_engine.kept.manifest import (
     INCOMPLETE,
     OURS,
     Manifest,
+    Stored,
     folder,
     ref,
     repository_of,
 )
 from py_engine.sources.hub import COMMIT
 
+_PIECE_BYTES = 4 << 20  # read at a time for a sum
+
 
 class Library:
-    """The namespaces of one store. Whoever deletes holds the repository's lock, named `folder(repository)`."""
+    """All manifests of one store. A caller that deletes holds the repository's lock, named `folder(repository)`."""
 
     def __init__(self, store: BlobStore, io: Io) -> None:
         self.store = store
-        self._io = io
+        self.io = io
 
-    async def _text(self, name: str) -> bytes | None:
+    async def _read(self, name: str) -> bytes | None:
         try:
-            return self._io.to_bytes(await self.store.read(name))
+            return self.io.to_bytes(await self.store.read(name))
         except FileNotFoundError:
             return None
 
     async def load(self, repository: str, commit: str) -> tuple[Manifest | None, bool]:
-        """What is stored of a commit, and whether a load of it was finished once."""
+        """The manifest of a commit (None: nothing is stored), and whether a load of it was finished once."""
         empty = Manifest(repository, commit)
         index, journal = (
-            await self._text(empty.name("json")),
-            await self._text(empty.name("journal")),
+            await self._read(empty.name("json")),
+            await self._read(empty.name("journal")),
         )
         found = Manifest.from_index(index) if index else None
         begun = Manifest.from_journal(journal) if journal else None
         if found is None or found.commit != commit:
             return begun, False
-        if begun is not None:  # a later load that wanted more was cut off
+        if begun is not None:  # a later load, which wanted more, was cut off
             for name, stored in begun.files.items():
                 kept = found.files.setdefault(name, stored)
                 if kept.blob == stored.blob:
@@ -53,7 +56,7 @@ class Library:
         return found, True
 
     async def manifests(self, repository: str | None = None) -> list[tuple[Manifest, bool]]:
-        """Every namespace (of one repository), with whether it is complete."""
+        """Every manifest (of one repository), each with whether it is complete."""
         place = f"{folder(repository)}/{OURS}" if repository else ""
         keys = set()
         for name in await self.store.names(place):
@@ -65,24 +68,24 @@ class Library:
         return [(manifest, complete) for manifest, complete in loaded if manifest is not None]
 
     async def commit_of(self, repository: str, revision: str) -> str | None:
-        """The commit that a branch or tag was when it was last loaded."""
+        """The commit that a branch or tag meant when it was last loaded."""
         text = (
-            (await self._text(ref(repository, revision)) or b"").decode("ascii", "replace").strip()
+            (await self._read(ref(repository, revision)) or b"").decode("ascii", "replace").strip()
         )
         return text if COMMIT.fullmatch(text) else None
 
     async def used(self, manifest: Manifest) -> float:
         """Seconds since 1970 of the last load; 0 when unknown."""
         with suppress(ValueError):
-            return float(await self._text(manifest.name("used")) or 0)
+            return float(await self._read(manifest.name("used")) or 0)
         return 0.0
 
     async def touch(self, manifest: Manifest) -> None:
-        """Note that it is used now."""
-        await self.store.replace(manifest.name("used"), f"{self._io.time():.3f}".encode())
+        """Note that a manifest is used now."""
+        await self.store.replace(manifest.name("used"), f"{self.io.time():.3f}".encode())
 
     async def settle(self, manifest: Manifest) -> None:
-        """Find where the bytes lie, and forget those that are not there (somebody cut or removed the file)."""
+        """Find where the bytes lie. Forget those that are gone, because somebody cut or removed the file."""
         for stored in manifest.files.values():
             stored.final = True
             if not stored.spans.ranges:
@@ -97,8 +100,8 @@ class Library:
                 stored.checked = False
 
     async def adopt(self, manifest: Manifest) -> None:
-        """Take over files of the same content that are here already: from other commits, or (in a store that other
-        programs read) made by huggingface_hub."""
+        """Use files of the same content that are here already: from other commits, or (in a store that other programs
+        use) written by huggingface_hub."""
         known = {}
         for other, _ in await self.manifests(manifest.repository):
             if other.commit != manifest.commit:
@@ -110,11 +113,11 @@ class Library:
                 same, other = known[stored.blob]
                 stored.spans.ranges = list(same.spans.ranges)
                 stored.sum, stored.ours = same.sum, same.ours
-                # A derived file's name says that it was made of the same weights.
+                # The blob's name of a derived file says that it was made of the same weights.
                 alike = bool(stored.form) or manifest.has_weights_of(other)
                 if alike:
                     manifest.sums = other.sums | manifest.sums
-                # Else its tensors are not known by their sums: the file's own is compared once more.
+                # Otherwise no checksums of its tensors are known, so the file's sha256 is compared once more.
                 stored.checked = same.checked and alike
             elif (
                 self.store.shared
@@ -124,10 +127,27 @@ class Library:
                 stored.spans.add(0, stored.size)
                 stored.ours = False
 
+    async def sha256(self, manifest: Manifest, stored: Stored) -> str:
+        """The sha256 of a whole file, read from the store."""
+        hasher = self.io.sha256()
+        try:
+            for start in range(0, stored.size, _PIECE_BYTES):
+                end = min(stored.size, start + _PIECE_BYTES)
+                await hasher.update(await self.store.read(manifest.blob(stored), start, end))
+            return await hasher.hexdigest()
+        finally:
+            hasher.close()
+
+    async def note_sha256(self, manifest: Manifest, stored: Stored) -> None:
+        """Note the sha256 of a new derived file, for `cache verify` (which browsers have not, so they need none)."""
+        if stored.sum is None and stored.whole:
+            stored.sum, stored.checked = await self.sha256(manifest, stored), True
+
     async def delete(self, manifest: Manifest, keep: Manifest | None = None) -> int:
-        """Remove a namespace; bytes that this gave back. Blobs that another commit (or `keep`, of which nothing may be
-        written down yet), or another program, still uses stay. What says where things are goes last: if this is cut
-        off, nothing is left that nobody knows."""
+        """Delete all of a manifest; returns the bytes that this freed.
+
+        Blobs stay that another manifest, `keep` (which may not be written down yet) or another program still uses. The
+        index and the journal are deleted last: if this is cut off, they still list every file that is left."""
         others = [m for m, _ in await self.manifests(manifest.repository)]
         used = {
             stored.blob
@@ -157,8 +177,8 @@ class Library:
         return freed
 
     async def sweep(self) -> int:
-        """Remove bytes of ours that no namespace knows: a process ended between their first byte and its note. In a
-        store that other programs read these are incomplete and derived files only. The bytes that they were."""
+        """Delete blobs of ours that no manifest has, because a process ended before it could note their first bytes. In
+        a store that other programs use, only incomplete and derived files. Returns the bytes that this freed."""
         known = {
             name
             for manifest, _ in await self.manifests()
@@ -178,8 +198,8 @@ class Library:
         return freed
 
     async def make_room(self, wanted: int, keep: Manifest) -> int:
-        """Delete namespaces until `wanted` bytes were given back or none is left: older commits of the same repository
-        first, then by least-recent use; never `keep`, nor one that is in use. The bytes that were."""
+        """Delete manifests until `wanted` bytes are free or none is left; returns the bytes that this freed. Other
+        commits of the same repository go first, then the least recently used; never `keep`, nor one that is in use."""
         mine = (keep.repository, keep.commit)
         others = [m for m, _ in await self.manifests() if (m.repository, m.commit) != mine]
         order = [(m.repository != keep.repository, await self.used(m), m) for m in others]
@@ -191,12 +211,12 @@ class Library:
         return freed
 
     async def delete_unused(self, manifest: Manifest) -> int:
-        """`delete`, unless somebody is loading the repository: then 0."""
+        """`delete`, unless somebody is loading the repository: then nothing happens, and 0 is returned."""
         async with self.store.lock(folder(manifest.repository), wait=False) as held:
             return await self.delete(manifest) if held else 0
 
     async def superseded(self, manifest: Manifest, revision: str) -> list[Manifest]:
-        """`revision` is this commit now: namespaces that are kept under that name only."""
+        """Manifests that were asked for as `revision` only. That name means the commit of `manifest` now."""
         return [
             other
             for other, _ in await self.manifests(manifest.repository)
@@ -205,6 +225,6 @@ class Library:
 
 
 def total(manifests: Iterable[Manifest]) -> int:
-    """Bytes of several namespaces, blobs that they share counted once."""
+    """Bytes of several manifests; a blob that they share counts once."""
     blobs = {(m.repository, s.blob): s.spans.nbytes for m in manifests for s in m.files.values()}
     return sum(blobs.values())

@@ -1,4 +1,4 @@
-"""The lock of a repository in a store: one load writes, several read."""
+"""The lock of a repository in a store: several loads may read at the same time, or one writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Note = Callable[[str], None]
 
 
 class RepositoryLock:
-    """The repository's lock, taken for the length of a load."""
+    """The repository's lock, held while a load runs. `exclusive`: it is held for writing."""
 
     def __init__(self, store: BlobStore, name: str, note: Note) -> None:
         self._store = store
@@ -21,7 +21,7 @@ class RepositoryLock:
         self.exclusive = False
 
     async def take(self, *, shared: bool) -> None:
-        """Hold it; another way than before, if need be."""
+        """Take the lock, for reading (`shared`) or for writing. A lock that is held already is freed before."""
         await self._stack.aclose()
         now = self._store.lock(self._name, shared=shared, wait=False)
         if not await self._stack.enter_async_context(now):
@@ -31,6 +31,6 @@ class RepositoryLock:
         self.exclusive = not shared
 
     async def free(self) -> None:
-        """Give it back."""
+        """Free the lock."""
         await self._stack.aclose()
         self.exclusive = False

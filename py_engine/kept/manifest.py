@@ -1,14 +1,15 @@
-"""What the store holds of one model at one commit, and how that is written down.
+"""What a store holds of one repository at one commit, and how that is written down.
 
 Names in the store, below the folder that huggingface_hub uses for a repository (models--ORG--NAME):
 
     blobs/HASH                   a file's bytes. HASH: its sha256, else git's object id, else one of its name
-    blobs/HASH.jerboa.incomplete while ranges are missing, in a store that other programs read
-    jerboa/derived/HASH          weights in the form of a load that quantises (sources/derived.py)
-    jerboa/COMMIT.json           the index: written last, whole or not at all; it makes the rest valid
-    jerboa/COMMIT.journal        until then: a line of JSON for the files, then one for each range that was written
-                                 (of a derived file: for each tensor, with its sum), and one whenever all of them are
-                                 on the medium
+    blobs/HASH.jerboa.incomplete the same while ranges are missing, in a store that other programs read
+    jerboa/derived/HASH          weights that were quantised here (sources/derived.py)
+    jerboa/COMMIT.json           the index: written last, whole or not at all; it makes the manifest complete
+    jerboa/COMMIT.journal        until then: a line of JSON with the manifest, then a line for each range that was
+    written
+                                 (in a derived file for each tensor, with its checksum), and a line whenever all of it
+                                 has reached the medium
     jerboa/COMMIT.used           seconds since 1970 of the last load
     snapshots/COMMIT/FILE        link to the blob, of whole files, in a store that other programs read
     refs/REVISION                the commit that a branch or tag meant when it was loaded
@@ -26,15 +27,16 @@ from typing import Any
 
 from py_engine.errors import FormatError
 from py_engine.host.json_text import parse_json
+from py_engine.sources.derived import Derived, is_current
 from py_engine.sources.hub import Listed
 from py_engine.sources.repository import Sum
 from py_engine.sources.spans import Spans
 
-LAYOUT = 1  # of the index; another number is another namespace and starts anew
+LAYOUT = 1  # of the index; an index with another number is not read
 OURS = "jerboa"
 DERIVED = f"{OURS}/derived"
-INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to such a file
-# What reading a damaged file of ours may raise.
+INCOMPLETE = ".jerboa.incomplete"  # not huggingface_hub's suffix: it would append to our file
+# The errors that reading a damaged index or journal may raise.
 _DAMAGE = (FormatError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -44,23 +46,26 @@ def folder(repository: str) -> str:
 
 
 def repository_of(name: str) -> str:
-    """The repository whose folder a name in the store lies in; "" for others'."""
+    """The repository in whose folder a name in the store lies; "" when it lies in none."""
     first = name.partition("/")[0]
     kind, _, rest = first.partition("--")
     return rest.replace("--", "/", 1) if kind == "models" and "--" in rest else ""
 
 
 def ref(repository: str, revision: str) -> str:
-    """Name of the file that says which commit a branch or tag is; folders in it as huggingface_hub has them."""
+    """Name of the file that says which commit a branch or tag is, with slashes as huggingface_hub has them."""
     return f"{folder(repository)}/refs/{urllib.parse.quote(revision, safe='/')}"
 
 
 @dataclass
 class Stored:
-    """One file of the repository, or made from it. `sum`: sha256 of its content, the hub's or, for small files, that of
-    what came. `checked`: the bytes here were seen to have it. `ours`: this engine wrote them. `form`: of a derived file
-    "q4" or "q8". `etag`: under which the bytes came, where the hub gives no sha256. `final`: they lie under the blob's
-    own name, not that of an incomplete one."""
+    """One file of a repository, or derived from it.
+
+    `size`: in bytes, when whole. `blob`: its hash. `spans`: which bytes are here. `sum`: sha256 of the whole file, from
+    the hub or, for small files, of what came. `checked`: the bytes here were compared with `sum`. `ours`: this engine
+    wrote them. `form`: "q4" or "q8" for a derived file, else "". `etag`: the ETag of the bytes, where the hub gives no
+    sha256. `final`: the bytes lie under the blob's own name, not under that of an incomplete one.
+    """
 
     size: int
     blob: str
@@ -70,7 +75,7 @@ class Stored:
     ours: bool = True
     form: str = ""
     etag: str = ""
-    final: bool = True  # not written down: the store knows
+    final: bool = True  # not written down: the store shows it
 
     @property
     def whole(self) -> bool:
@@ -80,15 +85,19 @@ class Stored:
 
 @dataclass
 class Manifest:
-    """A namespace: one repository at one commit. `refs`: what it was asked for as (branches, tags, the commit)."""
+    """What a store holds of one repository at one commit.
+
+    `refs`: the names it was asked for by (branches, tags, the commit). `absent`: files that were asked for and do not
+    exist in the repository. `listed`: `files` has all files of the repository. `sums`: checksums by tensor name.
+    """
 
     repository: str
     commit: str
     files: dict[str, Stored] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)  # asked for, and not in the repository
-    listed: bool = False  # `files` are all
+    absent: set[str] = field(default_factory=set)
+    listed: bool = False
     refs: set[str] = field(default_factory=set)
-    sums: dict[str, Sum] = field(default_factory=dict)  # by the tensor's name
+    sums: dict[str, Sum] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -96,26 +105,27 @@ class Manifest:
         return sum(stored.spans.nbytes for stored in self.files.values())
 
     def name(self, suffix: str) -> str:
-        """Of a file about this namespace: "json", "journal" or "used"."""
+        """Name of a file about this manifest; `suffix`: "json", "journal" or "used"."""
         return f"{folder(self.repository)}/{OURS}/{self.commit}.{suffix}"
 
     def snapshot(self, file: str) -> str:
-        """Of the link to a whole file."""
+        """Name of the link to a whole file."""
         return f"{folder(self.repository)}/snapshots/{self.commit}/{file}"
 
     def ref(self, revision: str) -> str:
-        """Of the file that says which commit a branch is."""
+        """Name of the file that says which commit a branch or tag is."""
         return ref(self.repository, revision)
 
     def blob(self, stored: Stored, final: bool | None = None) -> str:
-        """Of a file's bytes: where they lie, or where they would if `final`."""
+        """Name of a file's bytes: where they lie now, or where they would lie with this `final`."""
         if stored.form:
             return f"{folder(self.repository)}/{DERIVED}/{stored.blob}"
         final = stored.final if final is None else final
         return f"{folder(self.repository)}/blobs/{stored.blob}{'' if final else INCOMPLETE}"
 
     def has_weights_of(self, other: Manifest) -> bool:
-        """Whether all files that the hub names by their sha256 are the same as that one's, so that its sums hold."""
+        """Whether the weights are those of `other`, so that its checksums hold: all files with a sha256 are the
+        same."""
         return all(
             name in self.files and self.files[name].blob == stored.blob
             for name, stored in other.files.items()
@@ -123,7 +133,7 @@ class Manifest:
         )
 
     def learn(self, listing: Mapping[str, Listed | None], complete: bool) -> None:
-        """Take over what the hub says of its files."""
+        """Add what the hub says of its files. `complete`: the listing has all of them."""
         for name, listed in listing.items():
             if listed is None:
                 self.absent.add(name)
@@ -133,10 +143,36 @@ class Manifest:
                 self.files[name] = Stored(listed.size, blob, listed.sha256)
         self.listed = self.listed or complete
 
+    def take_in(self, other: Manifest, seen: Mapping[str, Spans]) -> None:
+        """Take over what another load has stored of this commit. `seen`: by blob, what was here when this load
+        began."""
+        for name, theirs in other.files.items():
+            mine = self.files.setdefault(name, theirs)
+            if mine is theirs or mine.blob != theirs.blob:
+                continue
+            old = seen.get(mine.blob, Spans())
+            for start, end in theirs.spans.ranges:
+                for a, b, known in old.cut(start, end):
+                    if not known:
+                        mine.spans.add(a, b)
+            if mine.spans.ranges == theirs.spans.ranges:
+                mine.sum, mine.checked = theirs.sum, theirs.checked
+        self.sums |= other.sums
+        self.refs |= other.refs
+
+    def superseded_forms(self, used: Derived | None) -> list[str]:
+        """Derived files that no load will use again: of an older layout, or of the form of `used` but other tensors."""
+        return [
+            name
+            for name, stored in self.files.items()
+            if stored.form
+            and (not is_current(name) or used and used.form == stored.form and used.name != name)
+        ]
+
     # -- as text -----------------------------------------------------------------------------------------------------
 
     def journal(self) -> bytes:
-        """The journal's first line."""
+        """The manifest as one line of JSON: the first line of a journal."""
         files: dict[str, Any] = {}
         derived: dict[str, Any] = {}
         for name, stored in sorted(self.files.items()):
@@ -171,7 +207,7 @@ class Manifest:
     def journal_line(
         file: str, stored: Stored, start: int, end: int, tensor: str = "", value: int = 0
     ) -> bytes:
-        """A line that says: bytes start..end of the file are written. Of a derived file they are those of `tensor`,
+        """A line that says: bytes start..end of the file are written. In a derived file they are those of `tensor`,
         whose checksum is `value`."""
         line = {"file": file, "size": stored.size, "blob": stored.blob, "sum": stored.sum}
         line |= {"etag": stored.etag} if stored.etag else {}
@@ -180,7 +216,7 @@ class Manifest:
 
     @classmethod
     def from_index(cls, text: bytes) -> Manifest | None:
-        """None when it is damaged or of another layout."""
+        """The manifest of an index; None when the index is damaged or of another layout."""
         body, _, sum_ = text.partition(b"\n")
         if sum_.strip().decode("ascii", "replace") != hashlib.sha256(body).hexdigest():
             return None
@@ -191,9 +227,12 @@ class Manifest:
 
     @classmethod
     def from_journal(cls, text: bytes) -> Manifest | None:
-        """What was written before the process ended, up to the first line that is damaged: a disk that was full may
-        have cut one. A machine that failed may have kept a line and lost its bytes: files that no sum will tell about
-        count up to the last mark only."""
+        """The manifest that a journal describes: what was written before the process ended. None when its first line is
+        damaged.
+
+        Reading stops at the first damaged line (a full disk may have cut one). After a crash of the machine a line may
+        be there and its bytes lost. Where a checksum will show that, the line counts; other files count only up to the
+        last mark."""
         head, *lines = text.split(b"\n")[:-1] or [b""]
         try:
             made = cls._from(parse_json(head, "the journal's head"))

@@ -1,4 +1,4 @@
-"""A hub's repository, opened through this device's store: which commit it is, and what is here of it."""
+"""Opens a hub's repository through this device's store: finds the commit, and what is here of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from py_engine.kept.library import Library
 from py_engine.kept.lock import Note, RepositoryLock
 from py_engine.kept.manifest import Manifest, folder
 from py_engine.kept.repository import KeptRepository
-from py_engine.kept.writer import Keeper
+from py_engine.kept.sums import TensorSums
+from py_engine.kept.writer import Writer
 from py_engine.sources.hub import COMMIT, HubRepository
 from py_engine.sources.hub_client import ATTEMPTS, TIMEOUT_S, Waiting
 from py_engine.sources.repository import Repository
 
-CHECK_ATTEMPTS = 1  # at asking which commit a branch is, when there is one to fall back to
+# For asking which commit a branch is, when an older commit is here to fall back to.
+CHECK_ATTEMPTS = 1
 CHECK_TIMEOUT_S = 5.0
 
 
@@ -26,19 +28,19 @@ async def open_kept(
     io: Io,
     note: Note,
     *,
-    look: bool = False,
+    read_only: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Repository:
     """`name` at `revision` (a branch, a tag or a commit) of the hub, through this device's store.
 
-    `note` is told, in a sentence, of what is out of the ordinary. `look`: nothing is to be stored; what an earlier load
-    finished is used, else the hub. `check` raises when the caller wants to stop. Raises HubError.
+    `note` gets a sentence about each unusual thing. `read_only`: store nothing; use what an earlier load finished, else
+    the hub. `check` raises when the caller wants to stop. Raises HubError.
     """
     waiting = Waiting(note, check)
     try:
         store = await io.open_store("models")
         if store.persistent:
-            return await _open_in(store, name, revision, io, waiting, look)
+            return await _open_in(store, name, revision, io, waiting, read_only)
         note("This browser keeps nothing for the site: the model will be fetched anew each time.")
     except StorageError as error:
         note(f"Nothing is kept on this device: {error}")
@@ -49,36 +51,38 @@ async def open_kept(
 
 
 async def _open_in(
-    store: BlobStore, name: str, revision: str, io: Io, waiting: Waiting, look: bool
+    store: BlobStore, name: str, revision: str, io: Io, waiting: Waiting, read_only: bool
 ) -> Repository:
     library, note = Library(store, io), waiting.note
     try:
         hub, commit = await _resolve(name, revision, io, library, waiting)
         complete = COMMIT.fullmatch(commit) is not None and (await library.load(name, commit))[1]
     finally:
-        await store.close()  # a file that is open here cannot be written by who has the lock
+        # A file that is open here could not be written by the holder of the lock.
+        await store.close()
     if not COMMIT.fullmatch(commit):
         note(
             f"{hub.client.endpoint} names no commit of {name}: nothing of it is kept on this device."
         )
         return _kept_nowhere(hub, commit, note)
-    if look and not complete:
+    if read_only and not complete:
         return hub
     held = RepositoryLock(store, folder(name), note)
     try:
         await held.take(shared=complete)
-        # Read again: another may have finished it meanwhile.
+        # Read again: another load may have finished it meanwhile.
         manifest, complete = await library.load(name, commit)
         manifest = manifest or Manifest(name, commit)
         index = manifest.index() if complete else b""
         manifest.learn(hub.listing(), hub.complete)
-        # Asked for again by its commit, it needs no further name.
+        # A complete manifest that is asked for by its commit needs no further name.
         if revision != commit or not complete:
             manifest.refs.add(revision)
         await library.adopt(manifest)
         await library.settle(manifest)
-        keeper = Keeper(manifest, library, io, note, held, revision, index)
-        return KeptRepository(hub, manifest, library, keeper, note)
+        sums = TensorSums(manifest)
+        writer = Writer(manifest, sums, library, note, held, revision, index)
+        return KeptRepository(hub, manifest, sums, library, writer, note)
     except BaseException:
         await store.close()
         await held.free()
@@ -86,21 +90,22 @@ async def _open_in(
 
 
 def _offline(io: Io) -> bool:
-    """Whether the user forbids to ask the hub, by the variable that huggingface_hub reads."""
+    """Whether the user forbids to ask the hub, by the variable that huggingface_hub reads too."""
     return (io.env("HF_HUB_OFFLINE") or "0").lower() in ("1", "on", "yes", "true")
 
 
 def _kept_nowhere(hub: HubRepository, commit: str, note: Note) -> KeptRepository:
-    """Hashes are compared all the same."""
+    """The repository when nothing is stored. Hashes are compared nevertheless."""
     manifest = Manifest(hub.name, commit)
-    return KeptRepository(hub, manifest, None, Keeper(manifest, None, hub.io, note), note)
+    sums = TensorSums(manifest)
+    return KeptRepository(hub, manifest, sums, None, Writer(manifest, sums, None, note), note)
 
 
 async def _resolve(
     name: str, revision: str, io: Io, library: Library, waiting: Waiting
 ) -> tuple[HubRepository, str]:
-    """The hub's client and the commit to use. Not asked at all when the revision is a commit that is here; when the hub
-    does not answer, the commit that the branch was the last time."""
+    """The hub's client, and the commit to use. The hub is not asked when the revision is a commit that is here. When it
+    does not answer, the commit is the one that the branch meant the last time."""
     here = revision if COMMIT.fullmatch(revision) else await library.commit_of(name, revision)
     if here is not None and not (await library.load(name, here))[1]:
         here = None
@@ -118,7 +123,7 @@ async def _resolve(
     hub = HubRepository(name, revision, io, CHECK_ATTEMPTS, CHECK_TIMEOUT_S, waiting)
     try:
         await hub.resolve()
-    except (HubError, FormatError) as error:  # or a portal on the way gives something else
+    except (HubError, FormatError) as error:  # FormatError: a captive portal answered
         waiting.note(
             f"The hub does not tell what {name}@{revision} is now ({error}); using the copy here."
         )

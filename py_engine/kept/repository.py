@@ -1,15 +1,15 @@
-"""A hub's repository, kept on this device: what was read once is not asked for again.
+"""A hub's repository, kept on this device: what was read once is not fetched again.
 
-Bytes are written while they come, tensor by tensor (kept/writer.py), and each range is then noted in a journal, so
-that a load that was cut off goes on at the missing tensor, within a large one at the missing range. The index, written
-last, makes the namespace valid; with it a load needs no network. Three things are compared:
+Bytes are written while they come, tensor by tensor (kept/writer.py), and each range is noted in a journal. So a load
+that was cut off continues at the missing tensor, or inside a large tensor at the missing range. The index is written
+last and makes the manifest complete; then a load needs no network. Three things are compared:
 
-    a whole file's sha256, with the hub's (a small file's git object id), when its last byte has come
-    the GPU's checksum of each tensor, with the one of the load before: what differs is fetched again
-    a small file's sha256, with the one of the load before
+    the sha256 of a whole file, with the hub's (of a small file: its git object id), once its last byte has come
+    the GPU's checksum of each tensor, with that of the load before: a tensor that differs is fetched again
+    the sha256 of a small file, with that of the load before
 
-Where a load quantises and no other program reads the store, a file of weights passes by: what was made of it is kept
-instead. Its sha256 is then compared if all its bytes came by in order, in one load.
+Where a load quantises, and no other program uses the store, a file of weights "passes by": it is not kept, only what
+was made of it. Its sha256 is then compared if one load has read all its bytes in order.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 from py_engine.errors import HubError, StorageError
 from py_engine.host.io import Bytes, Hasher
+from py_engine.kept.derived_file import DerivedFile
 from py_engine.kept.library import Library
 from py_engine.kept.lock import Note
 from py_engine.kept.manifest import Manifest, Stored
-from py_engine.kept.writer import DerivedFile, Keeper
+from py_engine.kept.sums import TensorSums
+from py_engine.kept.writer import Writer
 from py_engine.sources.hub import ChangedError, HubRepository
 from py_engine.sources.jobs import Job, TensorInfo
 from py_engine.sources.repository import Repository, Sum, check_name
-from py_engine.sources.spans import Spans
 
-REST = 8  # a file is fetched to its end to be compared when at most an eighth of it is missing
-CATCH_UP_BYTES = 4 << 20
-GIT_BYTES = 16 << 20  # of a file that is read into Python to compare it; larger ones have a sha256
+# A file of which at most this part (one REST-th) is missing is fetched to its end, so that its sha256 can be compared.
+REST = 8
+CATCH_UP_BYTES = 4 << 20  # read at a time for that
+# The largest file whose git object id is compared, in Python; larger files have a sha256.
+GIT_BYTES = 16 << 20
 
 
 class KeptRepository(Repository):
-    """See the head of this file. `library` None: nothing is kept, hashes are compared all the same."""
+    """A Repository that keeps what it reads. Without a `library` nothing is kept, but hashes are compared."""
 
     wants_sums = True
 
@@ -42,45 +45,45 @@ class KeptRepository(Repository):
         self,
         hub: HubRepository,
         manifest: Manifest,
+        sums: TensorSums,
         library: Library | None,
-        keeper: Keeper,
+        writer: Writer,
         note: Note,
     ) -> None:
         super().__init__(hub.address, hub.io)
-        self.local = keeper.complete
+        self.local = writer.complete
         self._hub = hub
         self._manifest = manifest
         self._library = library
-        self._keeper = keeper
+        self._sums = sums
+        self._writer = writer
         self._note = note
         self._tensors: set[TensorInfo] = set()  # that this load reads
-        self._hashers: dict[str, tuple[Hasher, int]] = {}  # and how many bytes they have seen
-        self._compared: set[str] = set()  # files that passed by and had their sha256
+        self._ends: dict[str, list[int]] = {}  # by file, where they end
+        self._derived: DerivedFile | None = None
+        self._hashers: dict[
+            str, tuple[Hasher, int]
+        ] = {}  # by file, with how many bytes each has got
         self._refused: set[str] = set()  # files whose sha256 was wrong once
         if library is None:
             manifest.learn(hub.listing(), hub.complete)
 
     @property
     def kept(self) -> bool:
-        """See Repository.kept."""
-        return self._keeper.kept
+        return self._writer.kept
 
     @property
     def revision(self) -> str | None:
-        """See Repository.revision."""
         return self._manifest.commit
 
     def files(self) -> list[str]:
-        """See Repository.files."""
         return sorted(name for name, stored in self._manifest.files.items() if not stored.form)
 
     def sha256(self, name: str) -> str | None:
-        """See Repository.sha256."""
         stored = self._manifest.files.get(name)
         return stored.sum if stored else None
 
     async def size(self, name: str) -> int:
-        """See Repository.size."""
         return (await self._find(name)).size
 
     async def _find(self, name: str) -> Stored:
@@ -108,8 +111,8 @@ class KeptRepository(Repository):
         end: int | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Bytes:
-        """See Repository.read: from the store what is there, from the hub the rest, which is kept. Raises StorageError
-        for a derived file that is no longer there."""
+        """Bytes of a file: what is here comes from the store, the rest from the hub, and is then kept. Raises HubError,
+        and StorageError for a derived file that is no longer here."""
         stored = await self._find(name)
         if end is None:
             end = stored.size
@@ -137,7 +140,7 @@ class KeptRepository(Repository):
     ) -> Bytes:
         parts = []
         if self.kept and not stored.form and not stored.spans.cover(start, end):
-            await self._keeper.take_over()  # after which it may be here
+            await self._writer.take_over()  # another load may have stored it meanwhile
         for a, b, here in list(stored.spans.cut(start, end)):
             part = await self._take(name, stored, a, b) if here else None
             if part is None:
@@ -153,7 +156,7 @@ class KeptRepository(Repository):
         return data
 
     async def _take(self, name: str, stored: Stored, start: int, end: int) -> Bytes | None:
-        """Bytes of the store; None, and they count as missing, when it does not give them."""
+        """Bytes of the store. None when it does not give them; then they count as missing."""
         assert self._library is not None
         blob = self._manifest.blob(stored)
         try:
@@ -179,63 +182,60 @@ class KeptRepository(Repository):
         on_bytes: Callable[[int], None] | None,
     ) -> Bytes:
         """Bytes of the hub, written to the store while they come."""
-        keeper = self._keeper
-        if keeper.kept:
-            await keeper.take_over()
+        async with self._writer.writing(name, stored) as write:
 
-        async def keep(place: int, piece: Bytes) -> None:
-            stored.etag = self._hub.etag(name)
-            await keeper.keep(name, stored, place, piece)
+            async def put(place: int, piece: Bytes) -> None:
+                stored.etag = self._hub.etag(name)
+                await write(place, piece)
 
-        if stored.etag and stored.spans.ranges:
-            self._hub.expect_etag(name, stored.etag)
-        try:
-            data = await self._hub.stream(
-                name, start, end, on_bytes, keep if keeper.kept else None, keeper.cuts.get(name, ())
-            )
-        except HubError as error:
-            # Of a file without a sha256; a shorter one has nothing behind its end.
-            if isinstance(error, ChangedError) or error.status == 416 and stored.etag:
-                self._hub.begin_anew(name)
-                self._manifest.files.pop(name, None)  # its size is not known any more
-                await keeper.forget(name, stored)
-            raise
-        finally:
-            await keeper.note_written(name, stored)
-        keeper.fresh.setdefault(name, Spans()).add(start, end)
+            if stored.etag and stored.spans.ranges:
+                self._hub.expect_etag(name, stored.etag)
+            try:
+                data = await self._hub.stream(
+                    name, start, end, on_bytes, put if self.kept else None, self._ends.get(name, ())
+                )
+            except HubError as error:
+                # A file without a sha256 has changed on the hub (status 416: it is shorter now).
+                if isinstance(error, ChangedError) or error.status == 416 and stored.etag:
+                    self._hub.begin_anew(name)
+                    self._manifest.files.pop(name, None)  # its size is not known any more
+                    await self._writer.forget(name, stored)
+                raise
+        self._sums.brought(name, start, end)
         return data
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:
-        """See Repository.expect."""
         self._tensors = {job.tensor for job in jobs}
         for tensor in sorted(self._tensors, key=lambda tensor: tensor.end):
-            self._keeper.cuts.setdefault(tensor.file, []).append(tensor.end)
-        return await self._keeper.derive(jobs)
+            self._ends.setdefault(tensor.file, []).append(tensor.end)
+        self._derived = await self._writer.expect(jobs, self._ends)
+        return self._derived
 
     async def _hash(self, name: str, stored: Stored, start: int, data: Bytes) -> None:
-        """Add bytes to the file's sha256 when they follow on those before."""
-        header = self._keeper.passing.get(name)
-        if stored.checked or self._keeper.complete and header is None:
+        """Add bytes to the file's sha256 if they follow those that were added before."""
+        header = self._writer.passes_by(name)
+        if stored.checked or self._writer.complete and header is None:
             return
         if start == 0 and name not in self._hashers:
             self._hashers[name] = (self.io.sha256(), 0)
         elif name not in self._hashers and start == header and start <= CATCH_UP_BYTES:
-            derived = self._keeper.derived
+            derived = self._derived
             if derived is not None and not any(map(derived.has, derived.table.from_file(name))):
-                await self._gather(name, stored, 0, start, None)  # the header: all will pass by
+                # The header first, since all the rest will pass by.
+                await self._gather(name, stored, 0, start, None)
         hasher, seen = self._hashers.get(name, (None, 0))
         end = start + self.io.nbytes(data)
         if hasher is not None and start <= seen < end:
             await hasher.update(self.io.slice(data, seen - start, end - start))
             self._hashers[name] = (hasher, end)
         elif hasher is not None and start > seen and header is not None:
-            hasher.close()  # bytes are missing that will not come
+            hasher.close()  # the bytes between will not come any more
             del self._hashers[name]
 
     async def _sound(self, name: str, stored: Stored, data: Bytes) -> bool:
-        """Compare a file that was read whole; False: it is to be read again. Raises HubError."""
+        """Compare a file that was read whole. False: it must be read again. Raises HubError."""
         hasher = self.io.sha256()
         try:
             await hasher.update(data)
@@ -250,7 +250,7 @@ class KeptRepository(Repository):
         return stored.checked
 
     async def _is_git_object(self, name: str, data: Bytes) -> bool:
-        """Whether a small file has the git object id that the hub gives; yes where it gives none."""
+        """Whether a small file has the git object id that the hub gives. True where the hub gives none."""
         listed = self._hub.listing().get(name)
         size = self.io.nbytes(data)
         if listed is None or listed.git_oid is None or size > GIT_BYTES:
@@ -259,9 +259,9 @@ class KeptRepository(Repository):
         return hashlib.sha1(head + self.io.to_bytes(data)).hexdigest() == listed.git_oid
 
     async def _refuse(self, name: str, stored: Stored) -> None:
-        """A file's bytes are not what they should be: forget them. Raises HubError the second time, for then the hub
-        itself gives them."""
-        self._keeper.fresh.pop(name, None)
+        """Forget a file's bytes, which have the wrong sha256. Raises HubError the second time: then it is the hub that
+        gives them."""
+        self._sums.forget(name)
         again = name not in self._refused and self.kept
         if again:
             self._refused.add(name)
@@ -270,7 +270,7 @@ class KeptRepository(Repository):
         if hasher is not None:
             hasher.close()
         self._hub.begin_anew(name)
-        await self._keeper.forget(name, stored)
+        await self._writer.forget(name, stored)
         if not again:
             raise HubError(
                 f"{self.address}: {name} as it was fetched does not have the sha256 that its hub gives"
@@ -278,14 +278,13 @@ class KeptRepository(Repository):
             )
 
     async def check(self, sums: Mapping[TensorInfo, Sum]) -> set[str]:
-        """See Repository.check."""
         again: set[str] = set()
-        known, derived = self._manifest.sums, self._keeper.derived
+        known, derived = self._manifest.sums, self._derived
         for tensor, new in sums.items():
             stored = self._manifest.files.get(tensor.file)
-            repaired = self._keeper.differs(tensor, new) and self._keeper.good(tensor, new)
+            repaired = self._sums.differs(tensor, new) and self._sums.good(tensor, new)
             if repaired and stored and not stored.form:
-                # Whether with what is right only the whole file's sha256 tells.
+                # Only the sha256 of the whole file says whether the new bytes are right.
                 stored.checked = False
         for file in sorted({tensor.file for tensor in self._tensors}):
             if not await self._verified(file, self._manifest.files[file]):
@@ -296,8 +295,8 @@ class KeptRepository(Repository):
             if tensor.name in again:
                 continue
             if derived and tensor.file == derived.table.name and not derived.has(tensor):
-                continue  # not kept, or made of what is named itself
-            if self._keeper.good(tensor, new):
+                continue  # not kept; what it was made from has a checksum of its own
+            if self._sums.good(tensor, new):
                 known[tensor.name] = new
                 continue
             self._note(f"{tensor.name} was damaged in this device's store: fetching it again.")
@@ -306,11 +305,11 @@ class KeptRepository(Repository):
         return again
 
     async def _verified(self, name: str, stored: Stored) -> bool:
-        """Compare a file's sha256 with the hub's, if it is here whole or nearly; False: it is to be read again. Where
-        the hub gives none, it is noted for `cache verify`."""
-        if name in self._keeper.passing:
+        """Compare a file's sha256 with the hub's, if all or nearly all of it is here. False: it must be read again.
+        Where the hub gives none, the sha256 is noted for `cache verify`."""
+        if self._writer.passes_by(name) is not None:
             return await self._passed(name, stored)
-        if stored.checked or self._keeper.complete and name not in self._keeper.fresh:
+        if stored.checked or self._writer.complete and not self._sums.is_fresh(name):
             return True
         nearly = (stored.size - stored.spans.nbytes) * REST <= stored.size
         if self.kept and stored.sum and (nearly or name in self._refused):
@@ -339,7 +338,7 @@ class KeptRepository(Repository):
         return stored.checked
 
     async def _passed(self, name: str, stored: Stored) -> bool:
-        """The same of a file that passed by: if it did in order."""
+        """As `_verified`, for a file that passed by, if its bytes came in order."""
         while name in self._hashers and (seen := self._hashers[name][1]) < stored.size:
             if (stored.size - seen) * REST > stored.size:
                 break
@@ -361,12 +360,10 @@ class KeptRepository(Repository):
     # -- ending ------------------------------------------------------------------------------------------------------
 
     async def commit(self) -> None:
-        """See Repository.commit."""
-        await self._keeper.commit()
+        await self._writer.commit()
 
     async def close(self) -> None:
-        """See Repository.close."""
         for hasher, _ in self._hashers.values():
             hasher.close()
         self._hashers.clear()
-        await self._keeper.close()
+        await self._writer.close()

@@ -6,11 +6,11 @@ from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
-_TILE = 32  # keys a decode workgroup takes at a time (lib/attention_span.wgsl)
-_HEADS_A_GROUP = 8  # query heads of a decode workgroup: what its memory holds
+_TILE = 32  # keys that a decode workgroup reads at a time (lib/attention_span.wgsl)
+_HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its memory
 _THREADS = 128  # of a decode workgroup
-_GROUPS = 256  # decode workgroups aimed at: two for each multiprocessor of a large GPU
-_MAX_SPLITS = 128  # attention_reduce.wgsl
+_GROUPS = 256  # how many decode workgroups to aim at: two for each multiprocessor of a large GPU
+_MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
 
 
 def attention(
@@ -29,9 +29,9 @@ def attention(
     qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
     their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
     `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap); 0: they
-    stay. Two dispatches: for one row split over the context and merged; for more, heads prepared and attended. Rows
-    behind step.rows are left as they are.
-    Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
+    are not changed. There are two dispatches. For one row: attention in parts of the context, then their merge. For
+    more rows: preparing the heads, then attention. Rows from step.rows on are not changed. Raises ModelError for
+    unsupported head sizes, ValueError for shapes that disagree.
     """
     heads.check(label, qkv, cache)
     if y.shape[-1] != heads.count * heads.dim:
@@ -40,7 +40,8 @@ def attention(
         raise ValueError(f"{label}: a window of {window} keys")
     if cap < 0.0:
         raise ValueError(f"{label}: scores capped at {cap:g}")
-    # What kernels of attention differ in beside their heads; absent: as in the shaders.
+    # Constants in which attention kernels differ, beside their heads. A constant that is absent has the shader's
+    # default.
     scores: dict[str, float] = {"WINDOW": window or 0} | ({"CAP": cap} if cap else {})
     if trace.rows == 1:
         _decode(trace, heads, qkv, cache, y, scores, label)
@@ -51,7 +52,7 @@ def attention(
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
-    """Workgroups that share the keys of one kv head; fixed for a context, used as far as there are keys."""
+    """How many workgroups share the keys of one kv head. Fixed for a context; those without keys do nothing."""
     tiles = -(-min(context, window or context) // _TILE)
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
@@ -140,10 +141,10 @@ def _prefill(
 
 
 def tiles(head_dim: int) -> dict[str, float]:
-    """Query rows and keys of a tile, and quads of K that stand in workgroup memory at a time, of the tiled kernels."""
-    block = (
-        32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
-    )  # 128 threads hold 4 rows x 4 elements each
+    """For the tiled kernels: query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
+    time."""
+    # Each of 128 threads holds 4 rows of 4 elements.
+    block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
     tile = 512 // block
     quads = head_dim // 4
     piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)

@@ -1,8 +1,8 @@
 """Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token, delta_conv, delta_scan and delta_norm
 for a chunk.
 
-Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. The recurrence runs token after token in a chunk, too; it is
-parallel over value heads and over the columns of their states.
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. In a chunk, too, the recurrence runs token after token;
+it is parallel over value heads and over the columns of their states.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
 MAX_TAPS = 16
-_CONV_ROWS = 16  # rows a workgroup convolves
-_COLUMNS = 16  # columns of a state a workgroup holds
+_CONV_ROWS = 16  # rows that a workgroup convolves
+_COLUMNS = 16  # columns of a state that a workgroup holds
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DeltaShape:
     taps: int
 
     def __post_init__(self) -> None:
-        """Raises ModelError for what the kernels cannot take."""
+        """Raises ModelError for sizes that the kernels do not support."""
         for dim in (self.key_dim, self.value_dim):
             if dim % 4 or not 4 <= dim <= MAX_HEAD_DIM:
                 raise ModelError(
@@ -77,8 +77,8 @@ def delta_net(
 
     conv f32 [channels, taps]; decay f32 [2 value_heads]: a_log, then dt_bias; norm over a value head (offset 0).
     state: q|k|v of the last tokens [taps, channels], position p at row p % taps, and S by columns [value_heads,
-    value_dim, key_dim], f32; what lies there before position 0 is not looked at; unchanged while step.halt is set.
-    One row takes one dispatch, a chunk three; rows behind step.rows are left as they are.
+    value_dim, key_dim], f32; at position 0 its content is not read; it is not changed while step.halt is set.
+    One row takes one dispatch, a chunk three. Rows from step.rows on are not changed.
     Raises ValueError for shapes that disagree.
     """
     s = shape

@@ -17,11 +17,11 @@ def embed(
     add: bool = False,
     label: str = "embed",
 ) -> None:
-    """y [>= T, cols] f32 = table[ids[:T]] * scale, T = trace.rows; with `add`, y += that. A dispatch for each
-    part of the table.
+    """y [>= T, cols] f32 = table[ids[:T]] * scale, T = trace.rows; with `add`, y += that. There is one dispatch
+    for each part of the table.
 
-    An id beyond the table means its last row; a negative one (2^31 and above) a row that is given: what stands in its
-    row of y stays. Raises ModelError for a format the kernels cannot read.
+    An id beyond the table means its last row. A negative id (2^31 and above) means a row that is given: its row of y is
+    not changed. Raises ModelError for a format the kernels cannot read.
     """
     if y.shape[-1] != table.cols:
         raise ValueError(f"{label}: y {y.shape} does not fit rows of {table.cols}")

@@ -12,11 +12,10 @@ from typing import Literal
 
 from py_engine.graph.matrix import Matrix
 from py_engine.graph.trace import Tensor, Trace, kernel
-from py_engine.host.gpu import Binding
+from py_engine.host.gpu import MAX_GROUPS, Binding
 
 _FORMATS = {"F32": 0, "F16": 1, "BF16": 2}
 _ALIGN = 256  # bytes: where a storage binding may start (WebGPU's minStorageBufferOffsetAlignment)
-_GRID = 65535
 _PACKED, _FLOATS, _HALVES, _BRAINS, _CONSTANT = range(5)
 
 
@@ -157,8 +156,8 @@ def _fill(trace: Trace, target: Tensor, seed: int, kind: int, **constants: float
     words = target.nbytes // 4
     result, _ = _window(target, 0, target.nbytes)
     width = 256 + seed  # the seed: see the shader
-    if width > _GRID:
-        raise ValueError(f"random {target.name}: seed {seed} is beyond {_GRID - 256}")
+    if width > MAX_GROUPS:
+        raise ValueError(f"random {target.name}: seed {seed} is beyond {MAX_GROUPS - 256}")
     trace.call(
         f"random {target.name}",
         kernel("layout_random", ["hash", "float_bits"], {"KIND": kind, **constants}),
@@ -179,7 +178,7 @@ def _window(target: Tensor, offset: int, nbytes: int) -> tuple[Tensor, int]:
 def _grid(items: int) -> tuple[int, int, int]:
     """Workgroups of 256 for that many items: one row, or several of full width."""
     groups = max(1, -(-items // 256))
-    rows = -(-groups // _GRID)
+    rows = -(-groups // MAX_GROUPS)
     return -(-groups // rows), rows, 1
 
 

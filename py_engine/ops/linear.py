@@ -100,7 +100,8 @@ class _Input:
 def _input(
     trace: Pass, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
 ) -> _Input:
-    """matvec takes an RMSNorm by itself; a LayerNorm, and what matmul reads, is normed, or narrowed, once."""
+    """Prepare x. A matvec applies an RMSNorm itself. A LayerNorm, and any norm or narrowing for matmul, runs once
+    here."""
     one, k = trace.rows == 1 or last_row, x.shape[-1]
     if one and (norm is None or not norm.centred):
         return _Input(x, True, norm, last_row)

@@ -30,7 +30,8 @@ class MatmulTuning:
 
 
 def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
-    """The form for t tokens on this adapter. Three forms in all, whatever the matrix: each costs a pipeline a shape."""
+    """The form for t tokens on this adapter. There are three forms in all, since each needs a pipeline for every
+    shape."""
     if info.fallback:
         # No slices: fewer barriers and threads for the work. One form, since SwiftShader compiles each for seconds.
         return MatmulTuning(4, 64)
@@ -43,7 +44,7 @@ def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
 def takes_units(trace: Pass, layer: Linear) -> bool:
     """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
     features = {"subgroup-matrix", "shader-f16", "subgroups"}
-    # Below a tile's rows the f32 form reads less of x and computes nothing in vain.
+    # With fewer rows than a tile the f32 form reads less of x and computes nothing that is not used.
     return (
         features <= trace.features
         and trace.rows >= _UNIT_TILE
@@ -66,7 +67,7 @@ def matmul(
     """y[t, y_offset + i] <- sum_k W[i, k] x[t, k], for the step.rows valid rows t of x.
 
     x [>= T, cols] f32, or f16 for the tensor units (`takes_units`); y [>= T, any] f32, T = trace.rows. `finish`,
-    `rows`, `y_offset` as in matvec. Rows of y behind step.rows stay as they are. Raises ModelError for a
+    `rows`, `y_offset` as in matvec. Rows of y from step.rows on are not changed. Raises ModelError for a
     format the kernels cannot read.
     """
     begin, end = rows or (0, matrix.rows)

@@ -7,13 +7,11 @@ from typing import Any
 
 from py_engine.graph.matrix import Matrix, MatrixFormat, ScaleFormat
 from py_engine.graph.trace import NOTHING, Access, Tensor, kernel
-from py_engine.host.gpu import AdapterInfo
+from py_engine.host.gpu import MAX_GROUPS, AdapterInfo
 from py_engine.ops.gate import STORE, Epilogue, Finish
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
-
-_GRID = 65535  # workgroups in one dimension
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ class MatvecTuning:
 
 @dataclass(frozen=True)
 class MatvecTask:
-    """What a matvec computes, as far as it decides which form is fast: the key of measured forms."""
+    """Everything about a matvec that decides which form is fast. It is the key of measured forms."""
 
     rows: int
     cols: int
@@ -104,7 +102,7 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
         lanes, per_group = 32, 4
     while lanes > 1 and lanes > -(-cols // CHUNK):
         lanes //= 2
-    # Shuffles pay where they replace the barrier altogether.
+    # Shuffles are faster only if they replace the barrier altogether.
     subgroups = "subgroups" in features and info.subgroup_min_size >= lanes
     threads = 128
     if subgroups and rows < _HEAD_ROWS:
@@ -115,7 +113,7 @@ def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) ->
 
 
 def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
-    """Whether the kernel takes this form, for rows of `cols` elements."""
+    """Whether the kernel supports this form, for rows of `cols` elements."""
     return (
         form.lanes in (1, 2, 4, 8, 16, 32, 64)
         and form.rows in (1, 2, 4, 8)
@@ -131,7 +129,7 @@ def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
 def candidates(
     task: MatvecTask, features: frozenset[str], info: AdapterInfo
 ) -> tuple[MatvecTuning, ...]:
-    """Forms worth timing for a task: the one that would be taken unmeasured, then those a step away from it."""
+    """Forms worth timing for a task: first the one that is used without measuring, then those one step away from it."""
     least = 2 if task.epilogue == "gated" else 1  # a gate and its up
     usual = tuning(task.rows, task.cols, features, info)
     usual = replace(usual, rows=max(usual.rows, least))
@@ -236,7 +234,7 @@ def matvec(
         *ending,
     ]
     groups = -(-(n // sections) // (form.threads // form.lanes * outputs_a_group))
-    height = -(-groups // _GRID)
+    height = -(-groups // MAX_GROUPS)
     trace.call(
         label,
         kernel("matvec", uses, constants, form.needs),

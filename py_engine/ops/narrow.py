@@ -1,4 +1,4 @@
-"""Activations as f16 for the tensor units, normed on the way where a norm stands before (shaders/narrow.wgsl)."""
+"""Activations as f16 for the tensor units, normed first if there is a norm (shaders/narrow.wgsl)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from py_engine.ops.norm import Norm
 def narrow(
     trace: Trace, x: Tensor, y: Tensor, norm: Norm | None = None, label: str = "narrow"
 ) -> None:
-    """y [T, K] f16 = norm(x [T, K] f32), or x as it is; K even; what f16 cannot hold becomes +-65504.
+    """y [T, K] f16 = norm(x [T, K] f32), or x without a norm. K is even. Values that f16 cannot hold become +-65504.
 
     Raises ValueError when the shapes differ.
     """

@@ -43,7 +43,8 @@ class PartNorms:
 
 
 def norm_parts(trace: Trace, y: Tensor, norms: PartNorms, label: str = "part norms") -> None:
-    """Norm the parts of y [T, K] f32 in place; columns behind them stay. Raises ValueError when the shapes differ."""
+    """Norm the parts of y [T, K] f32 in place; columns after them are not changed. Raises ValueError when the shapes
+    differ."""
     (count, width), (more, width_2) = norms.first, norms.second
     columns = count * width + more * width_2
     if norms.weight.shape != (columns,) or y.shape[-1] < columns:

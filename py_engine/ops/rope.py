@@ -9,11 +9,11 @@ from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 
-MAX_HEAD_DIM = 256  # a lane of 64 a quad of elements
+MAX_HEAD_DIM = 256  # each of 64 lanes has a quad of elements
 
 
 def check_head_dim(label: str, head_dim: int) -> None:
-    """Raise ModelError for a head size that the attention kernels cannot take."""
+    """Raise ModelError for a head size that the attention kernels do not support."""
     if head_dim % 4 or not 4 <= head_dim <= MAX_HEAD_DIM:
         raise ModelError(
             f"{label}: head size {head_dim} is not a multiple of 4 up to {MAX_HEAD_DIM}"
@@ -28,7 +28,7 @@ class Heads:
     blocks/state.py: (cos, sin) pairs [ceil(context / 64) + 64, width / 2]; with `per_row` those of each row of the
     pass, [T, width / 2]); q is multiplied by `scale` at the end.
     `gated`: qkv is [T, (2 H + 2 Hkv) D], each q head followed by an output gate. `neighbours`: entries 2 i and 2 i + 1
-    are a pair, instead of i and i + width / 2. `norm_last`: heads are normed behind the rotation. `growth` (b, n): q at
+    are a pair, instead of i and i + width / 2. `norm_last`: heads are normed after the rotation. `growth` (b, n): q at
     position p is multiplied by 1 + b ln(1 + floor(p / n)) too. Width 0 rotates nothing; its table is not read.
     """
 
@@ -71,7 +71,7 @@ class Heads:
 
     @property
     def constants(self) -> dict[str, float]:
-        """Of shaders/lib/rotary.wgsl, and the heads' size and whether gates lie between them."""
+        """Constants of shaders/lib/rotary.wgsl, with the size of heads and whether gates lie between them."""
         constants: dict[str, float] = {"D": self.dim, "R": self.width, "SCALE": self.scale}
         flags = {
             "GATED": self.gated,
@@ -102,7 +102,7 @@ def rope_angles(
 ) -> Tensor:
     """(cos, sin) f32 [T, pairs, 2] of each row: a pair's frequency times the row's position on its axis.
 
-    positions [>= T, n] u32, axes [pairs] u32 below n, table as of Heads. Rows behind step.rows are not written.
+    positions [>= T, n] u32, axes [pairs] u32 below n, table as of Heads. Rows from step.rows on are not written.
     """
     pairs = axes.shape[0]
     angles = trace.tensor("rope angles", trace.rows, pairs, 2)
@@ -125,7 +125,7 @@ def rope_append(
 ) -> None:
     """qkv -> q [T, H, D] f32, and k, v at rows step.pos.. of the caches [Hkv, context, D] f32 or f16, as `heads` says.
 
-    Rows behind step.rows are left as they are; the caches do not change while step.halt is set.
+    Rows from step.rows on are not changed; the caches do not change while step.halt is set.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
     k, v = cache

@@ -28,9 +28,9 @@ from py_engine.ops.step import Pass
 SAMPLING_BYTES = 112  # struct Sampling of shaders/lib/sampling.wgsl
 MAX_STOP_IDS = 16
 
-IN_PROMPT = (
-    1 << 31
-)  # of a token's history, lib/sampling.wgsl; the other bits count its uses in the answer
+# The bit of a token's history that says it stands in the prompt; the other bits count its uses in the answer
+# (shaders/lib/sampling.wgsl).
+IN_PROMPT = 1 << 31
 
 HISTOGRAM_WORDS = 2 * 2048  # lib/sample_buckets.wgsl
 

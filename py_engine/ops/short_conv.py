@@ -1,5 +1,5 @@
 """LFM2's gated short convolution with the projection before it: within its matvec for one token
-(shaders/lib/matvec_conv.wgsl), behind its matmul for a chunk (shaders/short_conv.wgsl)."""
+(shaders/lib/matvec_conv.wgsl), after its matmul for a chunk (shaders/short_conv.wgsl)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 
 MAX_TAPS = 16
-_ROWS = 16  # rows a thread takes
-_CHANNELS = 64  # channels a workgroup takes
+_ROWS = 16  # rows of a thread
+_CHANNELS = 64  # channels of a workgroup
 
 
 def short_conv(
@@ -27,8 +27,8 @@ def short_conv(
 ) -> None:
     """y [T, h] = C * (causal depthwise convolution of B * X + bias), where B, C, X [T, 3 h] = in_proj(norm(x)), f32.
 
-    What stands in the history for positions before 0 is not looked at; it does not change while step.halt is set.
-    One dispatch for one row, if in_proj has one part. Rows behind step.rows are left as they are.
+    The history is not read for positions before 0, and not changed while step.halt is set.
+    One dispatch for one row, if in_proj has one part. Rows from step.rows on are not changed.
     Raises ModelError for more than 16 taps, ValueError for shapes that disagree.
     """
     h, taps = conv.channels, conv.taps

@@ -1,4 +1,4 @@
-"""The `Step` struct of shaders/lib/step.wgsl, seen from Python, and passes that run over what it says."""
+"""The `Step` struct of shaders/lib/step.wgsl in Python, and passes whose rows it describes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALT_LENGTH = 2  # the token limit was reached
 @dataclass(eq=False)
 class Pass(Trace):
     """A trace over at most `rows` rows (1 in decode, a chunk in prefill): `step` on the GPU says how many of them are
-    valid, and at which position the first one stands."""
+    valid, and at which position the first one is."""
 
     step: Tensor = field(kw_only=True)
     shared: dict[Hashable, Tensor] = field(

@@ -1,4 +1,4 @@
-"""Which shader libraries read a Matrix, and the constants they want. Shared by embed, matvec and matmul."""
+"""Which shader libraries read a Matrix, and the constants that they need. Shared by embed, matvec and matmul."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
-from py_engine.host.profile import profile_of
+from py_engine.host.profile import adapter_profile, profile_of
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.models import encodes, unread
@@ -98,7 +98,9 @@ async def load_model(
             await gpu.check()
             if left := unread(store):
                 note(f"The weights hold tensors that this model does not read: {some(left)}.")
-            wanted = not gpu.info.fallback if self_check is None else self_check
+            wanted = self_check
+            if wanted is None:
+                wanted = adapter_profile(gpu.info.fallback).self_check
             peak = await _fill(store, source.repository, gpu, kernels, strategy, tell, abort)
             await kernels.compiled(partial(_tell_compiling, tell))
             if wanted:
@@ -152,7 +154,7 @@ def _tell_compiling(tell: Callable[[Progress], object], done: int, of: int) -> N
 
 async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -> Estimate:
     """What load_model would take on a device like `gpu`. Raises the errors of Engine.estimate."""
-    async with open_source(address, io, lambda _: None, look=True) as source:
+    async with open_source(address, io, lambda _: None, read_only=True) as source:
         setting = setting_of(options.dtype, options.context, source.config, io)
         return await estimate(source.config, source.make_store, gpu, setting)
 

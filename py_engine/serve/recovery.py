@@ -11,12 +11,9 @@ from typing import Literal
 from py_engine.abort import Abort
 from py_engine.errors import DeviceLostError, HostError, NoAdapterError
 from py_engine.host.gpu import Gpu
-from py_engine.host.profile import DESKTOP, HANDHELD
 
 During = Literal["load", "prefill", "decode", "idle"]
 
-MOST_LOSSES = DESKTOP.losses
-MOST_LOSSES_HANDHELD = HANDHELD.losses
 # A device that was idle for so long works with its models: a later loss is counted from one again.
 CALM_S = 60.0
 _OPENINGS = 4  # attempts to open a device; each waits for two seconds by itself

@@ -62,16 +62,16 @@ async def open_source(
     io: Io,
     note: Note,
     *,
-    look: bool = False,
+    read_only: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Source]:
-    """The source of the model at `address` for the length of a block. `note`, `look`, `check`: see open_kept
+    """The source of the model at `address` for the length of a block. `note`, `read_only`, `check`: see open_kept
     (kept/opening.py). Raises HubError, ModelError."""
     if address.startswith("random:"):
         yield RandomSource(address)
         return
     repository = await open_repository(
-        address, io, partial(open_kept, note=note, look=look, check=check)
+        address, io, partial(open_kept, note=note, read_only=read_only, check=check)
     )
     try:
         yield await FileSource.open(repository, note)

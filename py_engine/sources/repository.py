@@ -30,7 +30,7 @@ class Sum:
 
 
 class DerivedTensors(Protocol):
-    """Stores what a load quantises (kept/writer.py)."""
+    """Stores what a load quantises (kept/derived_file.py)."""
 
     table: Derived  # which tensor is where
 

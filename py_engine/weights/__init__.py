@@ -1,1 +1,1 @@
-"""From a model's address to byte ranges: repositories, file formats, configs."""
+"""Weights into GPU buffers: which tensors a model needs, where each goes, and in which form."""

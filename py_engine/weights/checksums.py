@@ -1,4 +1,4 @@
-"""The GPU's checksums of a load: what was uploaded, added up tensor by tensor while the slices come."""
+"""The GPU's checksums of a load: computed for each tensor, while its slices are uploaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Sum
 from py_engine.sources.spans import Spans
 
-_ALIGN = 256  # bytes: where a storage binding may start
+_ALIGN = 256  # bytes; a storage binding starts at a multiple
 
 
 @dataclass(eq=False)
 class _Tally:
-    """Of one tensor: its place among the sums, the bytes added, and whether they were cut where no word ends."""
+    """The state of one tensor: its place among the sums, the bytes added, whether they were cut inside a word."""
 
     slot: int
     seen: Spans = field(default_factory=Spans)
@@ -25,7 +25,7 @@ class _Tally:
 
 
 class Checksums:
-    """Sums of the tensors of one load. `pieces`: the most `add` calls between two `call`s."""
+    """Checksums of the tensors of one load. `pieces`: the most `add` calls between two `call`s."""
 
     def __init__(self, gpu: Gpu, tensors: Sequence[TensorInfo], pieces: int) -> None:
         self._gpu = gpu
@@ -35,8 +35,8 @@ class Checksums:
         self._table = gpu.create_buffer("checksum parts", max(_ALIGN * pieces, _ALIGN))
 
     def add(self, tensor: TensorInfo, start: int, end: int, buffer: Buffer, offset: int) -> None:
-        """Bytes start..end of a tensor lie in a buffer from byte `offset` on (filled up to whole words with zeros).
-        Bytes that were added before do not count twice."""
+        """Add bytes start..end of a tensor, which lie in a buffer from byte `offset` on, filled up to whole words with
+        zeros. Bytes that were added before do not count twice."""
         tally = self._tallies[tensor]
         for a, b, here in list(tally.seen.cut(start, end)):
             if here:
@@ -50,7 +50,7 @@ class Checksums:
             tally.seen.add(a, b)
 
     def call(self, trace: Trace) -> None:
-        """Append the dispatches that sum what was added since the last call, and upload their table."""
+        """Append dispatches that sum what was added since the last call, and upload the table that they read."""
         at = 0
         for buffer, parts in self._parts.items():
             table = pack(parts)
@@ -68,7 +68,7 @@ class Checksums:
         self._parts.clear()
 
     async def read(self) -> dict[TensorInfo, Sum]:
-        """The sums of all tensors of which one range was added, so far."""
+        """The sums so far, of all tensors of which exactly one range was added."""
         values = unpack(await self._gpu.read(self._sums))
         found = {}
         for tensor, tally in self._tallies.items():

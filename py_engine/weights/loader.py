@@ -21,17 +21,16 @@ from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
 from py_engine.sources.repository import DerivedTensors, Repository
 from py_engine.weights.checksums import Checksums
 
-SLICE_BYTES = (
-    16 << 20
-)  # one read; at most two exist at a time, so the host holds at most 32 MiB of weights
-IN_FLIGHT = 2  # slices that the GPU has not taken yet
-_GAP_BYTES = 64 << 10  # bytes that nobody asked for are read along when that saves a request
+# Bytes of one read. At most two slices exist at a time, so the host holds at most 32 MiB of weights.
+SLICE_BYTES = 16 << 20
+IN_FLIGHT = 2  # slices that the GPU has not finished with
+_GAP_BYTES = 64 << 10  # a gap up to this size is read too, when that saves a request
 _STAGING_ALIGN = 256  # storage bindings start at multiples of this
 
 
 @dataclass
 class Slice:
-    """Bytes [start, end) of a file and the pieces of jobs in it: (job, first byte, last byte) within the tensor."""
+    """Bytes [start, end) of a file, and the pieces of jobs in them: (job, start, end), in bytes of the job's tensor."""
 
     file: str
     start: int
@@ -40,8 +39,7 @@ class Slice:
 
 
 def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
-    """The jobs in file order, cut into slices of at most `most` bytes; a cut falls on multiples of the
-    job's unit."""
+    """Cut the jobs, in file order, into slices of at most `most` bytes. A job is cut at a multiple of its unit."""
     current: Slice | None = None
     for job in sorted(jobs, key=lambda j: (j.tensor.file, j.tensor.start + j.start)):
         at = job.start
@@ -66,7 +64,7 @@ def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
 
 
 def staging_bytes(slices: Iterable[Slice]) -> int:
-    """Room for the pieces to convert of the fullest slice, each at an aligned offset; on the GPU while loading."""
+    """GPU bytes, while loading, for the pieces of a slice that are converted; each has an aligned offset."""
     sizes = (
         sum(_align(end - start) for job, start, end in piece.pieces if job.kind != "copy")
         for piece in slices
@@ -75,10 +73,11 @@ def staging_bytes(slices: Iterable[Slice]) -> int:
 
 
 class Loader:
-    """Fills the buffers of one model. `peak_bytes`: the most host bytes it held at a time; `total`: bytes to read,
-    known before the first of them is, and changed when some must be read in another form.
+    """Fills the buffers of one model.
 
-    `strategy`: of the dispatches that convert and sum what was uploaded; None: the host's own.
+    `peak_bytes`: the most host bytes that it held at a time. `total`: bytes to read; known before the first is read,
+    and changed when some must be read in another form. `strategy`: how the dispatches that convert and sum are
+    submitted; None: the host's default.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class Loader:
         self.total = 0
 
     async def run(self, jobs: Sequence[Job]) -> None:
-        """Fill the buffers; what the repository finds damaged is read and uploaded again.
+        """Fill the buffers. Tensors that the repository finds damaged are read and uploaded again.
         Raises HubError, HostError, StorageError, AbortError."""
         self._derived = await self._repository.expect(jobs)
         left = list(jobs)
@@ -119,25 +118,27 @@ class Loader:
             left = [job for job, _ in plan]
 
     def _names(self, job: Job) -> list[str]:
-        """Names of the tensors that a job may come from."""
+        """Names of the tensors from which a job may be filled."""
         here = [self._derived.table.here(job.tensor).name] if self._derived else []
         return [job.tensor.name, *here]
 
     async def _fill(self, jobs: Sequence[Job]) -> set[str]:
-        """Read ahead by one slice while the last one goes up. Names of the tensors that must be read again."""
+        """Upload slice by slice, reading the next one meanwhile. Returns names of tensors that must be read again."""
         slices = list(cut(jobs))
         staging = self._gpu.create_buffer("staging", staging_bytes(slices))
         sums = None
         if self._repository.wants_sums:
             most = max((len(piece.pieces) for piece in slices), default=0)
             tensors = [job.tensor for job in jobs]
-            if self._derived is not None:  # fields and pairs are summed too
+            if self._derived is not None:  # what was quantised is summed too
                 most *= 3
                 tensors += [here for _, here in self._derived.table.pairs]
             sums = Checksums(self._gpu, tensors, most)
         gone: set[TensorInfo] = set()
         ahead: asyncio.Task[Bytes | None] | None = None
-        taken: deque[asyncio.Task[None]] = deque()  # each ends when the GPU has taken a slice
+        taken: deque[asyncio.Task[None]] = (
+            deque()
+        )  # each ends when the GPU has finished with a slice
         try:
             for i, piece in enumerate(slices):
                 if ahead is None:
@@ -174,7 +175,7 @@ class Loader:
             self._gpu.destroy_buffer(staging)
 
     async def _read(self, piece: Slice) -> Bytes | None:
-        """Its bytes; None when they are of the derived file, and no longer there."""
+        """The bytes of a slice; None when they belong to the derived file, which no longer has them."""
         self._hold(piece.end - piece.start)
         try:
             return await self._repository.read(piece.file, piece.start, piece.end, self._on_bytes)
@@ -218,23 +219,24 @@ class Loader:
         if trace.calls:
             planner = Planner(self._gpu, self._kernels, self._strategy)
             planner.reserve([trace])
-            plan = await planner.lower([trace], check=False)  # at the end, of all slices
+            plan = await planner.lower(
+                [trace], check=False
+            )  # errors of all slices are checked at the end
             await self._gpu.replay(plan.recording)
 
     async def _keep(
         self, piece: Slice, data: Bytes, staging: Buffer, sums: Checksums | None
     ) -> None:
-        """Put into the derived file what a slice of the checkpoint became. Read back through `staging`, of which the
-        kernels are done by then and which is larger than what they made."""
+        """Write into the derived file what became of a slice of the checkpoint. It is read back through `staging`: the
+        kernels no longer need that then, and it is larger than what they made."""
         derived = self._derived
         if derived is None or not derived.wanted or piece.file == derived.table.name or not sums:
             return
         io = self._repository.io
         copies: list[Copy] = []
         parts: list[tuple[TensorInfo, int, Bytes]] = []
-        made: list[
-            tuple[TensorInfo, int, int, int]
-        ] = []  # where it goes, and where it is read back
+        # (tensor, first byte in it, start and end in what is read back)
+        made: list[tuple[TensorInfo, int, int, int]] = []
         at = 0
         for job, start, end in piece.pieces:
             here = derived.table.here(job.tensor)
@@ -252,7 +254,7 @@ class Loader:
             await self._gpu.copy(copies)
             back = await self._gpu.download(staging, 0, at)
             parts += [(here, start, io.slice(back, a, b)) for here, start, a, b in made]
-        # In the file's order: stores that keep pieces of files hold one at a time.
+        # In the file's order: a store that cuts files into pieces has only one of them open.
         for here, start, part in sorted(parts, key=lambda part: part[0].start + part[1]):
             await derived.put(here, start, part)
         self._held -= at
@@ -262,8 +264,8 @@ class Loader:
     def _parts(
         self, piece: Slice, data: Bytes, place: int, nbytes: int, buffer: Buffer, offset: int
     ) -> list[Upload]:
-        """What uploads `nbytes` bytes from byte `place` of the file on. A size that is no multiple of 4 is padded, the
-        last word by itself (the target has room for it)."""
+        """The uploads for `nbytes` bytes that begin at byte `place` of the file. When the size is no multiple of 4, the
+        last word is uploaded by itself and padded (the target has room for it)."""
         start, whole = place - piece.start, nbytes & ~3
         if whole < nbytes:
             io = self._repository.io
@@ -273,7 +275,7 @@ class Loader:
 
 
 def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> None:
-    """The layout kernel for bytes start..end of the job's tensor, which lie in `source`."""
+    """Append the layout kernel that converts bytes start..end of the job's tensor, which lie in `source`."""
     if job.kind == "repack":
         rows = (end - start) * 8 // (job.bits * job.cols)
         done = (start - job.start) * 8 // job.bits
@@ -297,7 +299,7 @@ def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> No
 
 
 def _place(target: Tensor, offset: int) -> tuple[Buffer, int]:
-    """The buffer of a persistent tensor, and where byte `offset` of it lies there."""
+    """The buffer of a persistent tensor, and where its byte `offset` lies in that."""
     assert target.binding is not None
     return target.binding.buffer, target.binding.offset + offset
 

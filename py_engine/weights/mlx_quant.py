@@ -15,17 +15,12 @@ from py_engine.sources.jobs import TensorInfo
 from py_engine.weights.store import Quantization
 
 FLOATS = ("F16", "BF16", "F32")
-MLX_DEFAULT = (4, 64)  # bits and group of an override that leaves them out, in mlx itself
+MLX_DEFAULT = (4, 64)  # bits and group that mlx itself takes where an override leaves them out
 
 
 def packed_words(cols: int, bits: int) -> int:
-    """u32 words of a row of `cols` elements; `cols` is a multiple of 32."""
+    """How many u32 words a row of `cols` elements has. `cols` is a multiple of 32."""
     return cols * bits // 32
-
-
-def packed_nbytes(rows: int, cols: int, bits: int, group_size: int, scale_bytes: int = 2) -> int:
-    """Bytes of weight, scales and biases of a packed matrix [rows, cols]."""
-    return rows * (4 * packed_words(cols, bits) + 2 * scale_bytes * (cols // group_size))
 
 
 def is_packed(tensors: Mapping[str, TensorInfo], name: str) -> bool:
@@ -36,7 +31,7 @@ def is_packed(tensors: Mapping[str, TensorInfo], name: str) -> bool:
 def quantization_of(
     tensors: Mapping[str, TensorInfo], config: QuantizationConfig | None
 ) -> Callable[[str], Quantization | None]:
-    """A function from a layer's name to its width and group, None for a plain layer.
+    """A function that gives the width and group of the layer of a name; None for a plain layer.
 
     The function raises ModelError when the file's shapes and the config's numbers cannot both be right.
     """

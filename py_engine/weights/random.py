@@ -1,4 +1,6 @@
-"""`random:PRESET[-4bit]`: a published model's shapes with weights from a hash on the GPU, for speed and memory runs."""
+"""`random:PRESET[-4bit]`: the shapes of a published model, with weights from a hash that runs on the GPU. For measuring
+speed and memory.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,7 @@ _SHAPES["lfm2.5-350m"] = {
     "norm_eps": 1e-5,
     "max_position_embeddings": 128000,
 }
-# No published model: a layer of each kind, to try a device with (py_engine/diagnostics/dispatch_tests.py).
+# Not a published model: one layer of each kind, to test a device with (diagnostics/dispatch_tests.py).
 _SHAPES["tiny"] = {
     **_SHAPES["qwen3.5-0.8b"],
     "hidden_size": 128,
@@ -116,8 +118,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class RandomStore(WeightStore):
-    """A WeightStore without files. Matrices are uniform in +-sqrt(3 / cols), so that a product keeps its input's size;
-    vectors are 0 (norms that add 1 to them) or 1. The hash is of integers: every host gets the same weights."""
+    """A WeightStore without files. Matrices are uniform in +-sqrt(3 / cols), so that a product is as large as its
+    input; vectors are 0 (for norms that add 1) or 1. The hash works on integers, so every host gets the same
+    weights."""
 
     def __init__(self, gpu: Gpu, config: Config, form: StorageForm) -> None:
         packing = quantization(config)
@@ -128,17 +131,17 @@ class RandomStore(WeightStore):
         self._fills: list[tuple[Tensor, Matrix | None]] = []
 
     def has(self, name: str) -> bool:
-        """Everything is there but a head of its own."""
+        """True, except for a head of its own: embeddings are tied."""
         return not name.endswith("lm_head.weight")
 
     def has_under(self, prefix: str) -> bool:
-        """Whatever is asked for is there."""
+        """True: every tensor that is asked for exists."""
         return True
 
     async def fill(
         self, kernels: Kernels, abort: Abort, strategy: SubmitStrategy | None = None
     ) -> None:
-        """Run the hash over every buffer."""
+        """Fill every buffer from the hash."""
         for seed, (target, matrix) in enumerate(self._fills):
             abort.check()
             trace = Trace(1, self._gpu.features)

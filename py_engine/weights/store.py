@@ -1,6 +1,7 @@
-"""What a family asks for (linear layers, embeddings, small vectors) -> buffers on the GPU and jobs that fill them.
+"""Makes GPU buffers for what a family asks for (linear layers, embeddings, small vectors), and jobs that fill them.
 
 Asking allocates; nothing is read yet. So a family can be traced and its pipelines compiled while the bytes stream in.
+This store is in GPU memory; files on the device are in host/store.py and kept/.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
 
-# How plain matrices are kept: as they lie in the file; F32 narrowed to f16; quantised while loading.
+# How plain matrices are stored: as in the file; F32 narrowed to f16; quantised while loading.
 StorageForm = Literal["stored", "f16", "q4", "q8"]
 
 _FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-# Groups of what is quantised while loading: the first that divides a row (64 is mlx_lm's default).
+# Group sizes for quantising while loading: the first that divides a row is taken (64 is mlx_lm's default).
 _GROUPS = (64, 32)
 # A cut between parts of one layer lies at a multiple of this many rows, so that no workgroup's tile crosses it.
 _PART_ROWS = 64
@@ -37,8 +38,8 @@ class Quantization:
 
 @dataclass(frozen=True)
 class StoredAs:
-    """The storage that one source tensor will have; equal ones may stand in one matrix, but for `packed_bits`: the
-    width of the fields in the file (0: floats there)."""
+    """How one source tensor will be stored. Tensors that are stored alike may be stacked in one matrix; `packed_bits`
+    may differ: the width of the fields in the file (0: floats in the file)."""
 
     format: MatrixFormat
     cols: int
@@ -55,15 +56,15 @@ def quantised(
     scale_format: ScaleFormat,
     packed_bits: int = 0,
 ) -> StoredAs:
-    """The storage of rows of `cols` fields."""
+    """How rows of `cols` fields are stored."""
     row_bytes = cols if format_ == "q8" else cols // 2
     return StoredAs(format_, cols, row_bytes, group_size, scale_format, packed_bits)
 
 
 class WeightStore:
-    """Weights of one model, plain matrices in `form`.
+    """GPU buffers of one model's weights. `form`: how plain matrices are stored.
 
-    Raises ModelError naming the tensor for whatever does not fit the config.
+    Raises ModelError, which names the tensor, when a tensor does not fit the config.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class WeightStore:
 
     @property
     def buffers(self) -> Sequence[Buffer]:
-        """All of them."""
+        """All buffers of the weights."""
         return self._buffers
 
     @property
     def nbytes(self) -> int:
-        """GPU bytes of all weights asked for so far."""
+        """GPU bytes of all weights that were asked for so far."""
         return sum(b.nbytes for b in self._buffers)
 
     def has(self, name: str) -> bool:
@@ -99,20 +100,20 @@ class WeightStore:
         return name in self._tensors
 
     def has_under(self, prefix: str) -> bool:
-        """Whether any tensor's name begins so."""
+        """Whether the name of any tensor begins with this."""
         return any(name.startswith(prefix) for name in self._tensors)
 
     def leave(self, module: str) -> None:
-        """The matrix of this module, plain or packed, is not needed, on purpose."""
+        """Note that the matrix of this module, plain or packed, is left out on purpose."""
         names = {f"{module}.{part}" for part in ("weight", "scales", "biases")}
         self._known |= names & self._tensors.keys()
 
     def ignore(self, name: str) -> None:
-        """The tensor of this full name is not needed, on purpose, if there is one."""
+        """Note that the tensor of this full name, if there is one, is left out on purpose."""
         self._known |= {name} & self._tensors.keys()
 
     def unused(self) -> list[str]:
-        """Names of the tensors that nobody asked for, sorted."""
+        """Names of the tensors that were neither asked for nor left out on purpose, sorted."""
         return sorted(self._tensors.keys() - self._known)
 
     def uses(self, module: str) -> bool:
@@ -124,7 +125,8 @@ class WeightStore:
         return self.vectors({name: [(n,)]})
 
     def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
-        """Small tensors as f32, one after another in one vector. `shapes`: those that each may have in the file."""
+        """Small tensors as f32, one after another in one vector. `shapes`: the shapes that each may have in the
+        file."""
         sizes = [prod(allowed[0]) for allowed in shapes.values()]
         target = self._tensor(next(iter(shapes)), sum(sizes), "f32")
         at = 0
@@ -142,8 +144,8 @@ class WeightStore:
     ) -> Linear:
         """Layers `names` ([rows[i], cols] each) that read the same input, stacked.
 
-        Neighbours of one format share a matrix; a matrix above the binding limit is cut into parts.
-        `bias`: every name also has `<name>.bias`.
+        Neighbours that are stored alike share a matrix; a matrix above the binding limit is cut into parts.
+        `bias`: `<name>.bias` is read too, for every name.
         """
         layouts = [self._layout(n, r, cols) for n, r in zip(names, rows, strict=True)]
         parts: list[Matrix] = []
@@ -218,7 +220,7 @@ class WeightStore:
         return quantised("q8" if bits > 4 else "q4", cols, group, _SCALES[scales.dtype], bits)
 
     def _plain(self, dtype: str, cols: int) -> StoredAs:
-        """What becomes of a plain matrix. One that no group divides stays plain, as in MLX."""
+        """How a plain matrix is stored. It stays plain when no group size divides its rows, as in MLX."""
         if self._form in ("q4", "q8"):
             group = next((g for g in _GROUPS if cols % g == 0), 0)
             if group:
@@ -227,7 +229,7 @@ class WeightStore:
         return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
 
     def _stackable(self, a: StoredAs, b: StoredAs, rows: Sequence[int]) -> bool:
-        """b may follow rows of a in one matrix: same storage, and its first byte on a word border."""
+        """Whether rows of b may follow rows of a in one matrix: both are stored alike, and b begins at a whole word."""
         same = (a.format, a.group_size, a.scale_format) == (b.format, b.group_size, b.scale_format)
         total = sum(rows)
         return (
@@ -243,8 +245,8 @@ class WeightStore:
         layouts: Sequence[StoredAs],
         row_offset: int,
     ) -> list[Matrix]:
-        """The stacked sources as one matrix, or several where a binding could not hold it. `layouts`: of each source;
-        in the matrix all are alike, in the file they need not be."""
+        """The stacked sources as one matrix, or as several where one binding could not hold it. `layouts`: of each
+        source; in the matrix they are alike, in the file they may differ."""
         layout = layouts[0]
         limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
         total = sum(rows)
@@ -285,7 +287,7 @@ class WeightStore:
     def _rows_jobs(
         self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int
     ) -> None:
-        """Jobs that bring rows lo..hi of tensor `name` to row `target_row` of the matrix."""
+        """Jobs that put rows lo..hi of tensor `name` at row `target_row` of the matrix."""
         info = self._find(f"{name}.weight")
         if layout.packed_bits:
             self._packed_jobs(info, name, layout, matrix, lo, hi, target_row)
@@ -314,7 +316,7 @@ class WeightStore:
         hi: int,
         target_row: int,
     ) -> None:
-        """The fields, as they lie or in a wider form, and their scales and biases."""
+        """Jobs for packed fields, unchanged or widened, and for their scales and biases."""
         bits = layout.packed_bits
         size = layout.cols * bits // 8
         if bits in (4, 8):
