@@ -27,7 +27,7 @@ from py_engine.kept.manifest import Manifest
 from py_engine.ops import layout
 from py_engine.sources import derived, safetensors
 from py_engine.weights import loader
-from py_engine.weights.store import StorageForm
+from py_engine.weights.formats import StorageForm
 from tests import hub_server as hub_module
 from tests.checkpoints import (
     Checkpoint,

@@ -9,8 +9,8 @@ import pytest
 from py_engine.errors import ModelError
 from py_engine.sources.config import quantization
 from py_engine.sources.jobs import TensorInfo
+from py_engine.weights.formats import Quantization
 from py_engine.weights.mlx_quant import packed_words, quantization_of
-from py_engine.weights.store import Quantization
 
 
 def tensors(

@@ -124,6 +124,50 @@ def quantise(
     )
 
 
+def rows(
+    trace: Trace,
+    source: Tensor,
+    dtype: str,
+    target: Tensor,
+    to: Literal["f32", "f16", "bf16"],
+    cols: int,
+    count: int,
+    row: int = 0,
+    *,
+    channels: int = 0,
+    lengths: tuple[Tensor, int] | None = None,
+) -> None:
+    """`count` rows of `cols` floats of `dtype` from the start of `source` -> rows `row`.. of `target`, floats of `to`.
+
+    `channels`: a row [channels, taps] becomes [taps, channels]; 0: its order stays. `lengths`: f32, from that element
+    on the length that each row is brought to; rows of zeros stay. Narrowing rounds to nearest even. Raises ValueError
+    where rows are no whole words.
+    """
+    size = 4 if to == "f32" else 2
+    if cols * size % 4 or (channels and cols % channels):
+        raise ValueError(f"rows {target.name}: {cols} of {to}, {channels} channels")
+    result, shift = _window(target, row * cols * size, count * cols * size)
+    constants: dict[str, float] = {
+        "FORMAT": _FORMATS[dtype],
+        "TO": _FORMATS[to.upper()],
+        "COLS": cols,
+        "CHANNELS": channels or 1,
+        "NORMED": lengths is not None,
+        "SHIFT": shift // 4,
+    }
+    given = source  # not read; a buffer of zeros would outlive the slice
+    if lengths is not None:
+        given, first = _window(lengths[0], 4 * lengths[1], 4 * count)
+        constants["LENGTHS_SHIFT"] = first // 4
+    lines = -(-count // MAX_GROUPS)
+    trace.call(
+        f"rows {target.name}",
+        kernel("layout_rows", ["float_bits", "tree_sum"], constants),
+        [(source, "r"), (given, "r"), (result, "w")],
+        (-(-count // lines), lines, 1),
+    )
+
+
 def random(trace: Trace, target: Tensor, matrix: Matrix | None, seed: int) -> None:
     """Fill a weight from a hash of seed and place. A matrix: uniform in +-sqrt(3 / cols), which keeps its input's size
     (quantised: every code, with one scale and bias). None: `target` is a vector, filled with 1.

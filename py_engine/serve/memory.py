@@ -15,8 +15,9 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.serve.runtime import build_runtime
 from py_engine.sources.config import Config, quantization
+from py_engine.weights.formats import StorageForm
 from py_engine.weights.loader import cut, staging_bytes
-from py_engine.weights.store import StorageForm, WeightStore
+from py_engine.weights.store import WeightStore
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.inputs.tokenizer import require_text
 from py_engine.serve.recovery import DeviceEvent
-from py_engine.weights.store import StorageForm
+from py_engine.weights.formats import StorageForm
 
 # The most tokens that an option may ask for; the model itself may take fewer.
 MOST_CONTEXT = 1 << 31

@@ -17,7 +17,8 @@ from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Window
 from py_engine.tasks import tasks_of
-from py_engine.weights.store import StorageForm, WeightStore
+from py_engine.weights.formats import StorageForm
+from py_engine.weights.store import WeightStore
 
 T = TypeVar("T")
 

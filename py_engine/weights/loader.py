@@ -41,7 +41,7 @@ class Slice:
 def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
     """Cut the jobs, in file order, into slices of at most `most` bytes. A job is cut at a multiple of its unit."""
     current: Slice | None = None
-    for job in sorted(jobs, key=lambda j: (j.tensor.file, j.tensor.start + j.start)):
+    for job in _in_order(jobs):
         at = job.start
         while at < job.end:
             place = job.tensor.start + at
@@ -61,6 +61,24 @@ def cut(jobs: Sequence[Job], most: int = SLICE_BYTES) -> Iterator[Slice]:
             at += take
     if current is not None and current.pieces:
         yield current
+
+
+def _in_order(jobs: Sequence[Job]) -> list[Job]:
+    """In file order, but the lengths of rows come before the rows, wherever they stand."""
+
+    def place(job: Job) -> tuple[str, int]:
+        return job.tensor.file, job.tensor.start + job.start
+
+    # Where the first rows stand that need these lengths, by the lengths' target.
+    needed: dict[Tensor, tuple[str, int]] = {}
+    for job in jobs:
+        if job.form is not None and job.form.lengths is not None:
+            lengths = job.form.lengths.target
+            needed[lengths] = min(place(job), needed.get(lengths, place(job)))
+    return sorted(
+        jobs,
+        key=lambda job: (min(place(job), needed.get(job.target, place(job))), job.kind == "rows"),
+    )
 
 
 def staging_bytes(slices: Iterable[Slice]) -> int:
@@ -118,9 +136,10 @@ class Loader:
             left = [job for job, _ in plan]
 
     def _names(self, job: Job) -> list[str]:
-        """Names of the tensors from which a job may be filled."""
+        """Names of the tensors from which a job may be filled; the lengths of its rows count too."""
         here = [self._derived.table.here(job.tensor).name] if self._derived else []
-        return [job.tensor.name, *here]
+        lengths = self._names(job.form.lengths) if job.form and job.form.lengths else []
+        return [job.tensor.name, *here, *lengths]
 
     async def _fill(self, jobs: Sequence[Job]) -> set[str]:
         """Upload slice by slice, reading the next one meanwhile. Returns names of tensors that must be read again."""
@@ -286,7 +305,14 @@ def _convert(trace: Trace, job: Job, source: Tensor, start: int, end: int) -> No
     dtype = job.tensor.dtype
     n = (end - start) // FLOAT_BYTES[dtype]
     element = job.target_element + (start - job.start) // FLOAT_BYTES[dtype]
-    if job.kind == "quantise":
+    if job.kind == "rows":
+        assert job.form is not None
+        row, lengths = start // FLOAT_BYTES[dtype] // job.cols, job.form.lengths
+        layout.rows(
+            trace, source, dtype, job.target, job.form.to, job.cols, n // job.cols, element // job.cols,
+            channels=job.form.channels, lengths=(lengths.target, row) if lengths else None,
+        )  # fmt: skip
+    elif job.kind == "quantise":
         assert job.scales is not None
         layout.quantise(
             trace, source, dtype, job.target, job.scales, job.bits, job.group_size,

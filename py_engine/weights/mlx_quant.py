@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from py_engine.errors import ModelError
 from py_engine.sources.config import QuantizationConfig
 from py_engine.sources.jobs import TensorInfo
-from py_engine.weights.store import Quantization
+from py_engine.weights.formats import Quantization
 
 FLOATS = ("F16", "BF16", "F32")
 MLX_DEFAULT = (4, 64)  # bits and group that mlx itself takes where an override leaves them out

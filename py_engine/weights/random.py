@@ -16,7 +16,8 @@ from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
 from py_engine.sources.config import Config, quantization
-from py_engine.weights.store import Quantization, StorageForm, StoredAs, WeightStore, quantised
+from py_engine.weights.formats import Layer, Quantization, StorageForm, quantised
+from py_engine.weights.store import Rows, WeightStore
 
 _SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
@@ -127,7 +128,7 @@ class RandomStore(WeightStore):
         given = packing.default if packing else None
         packed = Quantization(given.bits or 4, given.group_size or 64) if given else None
         super().__init__(gpu, {}, lambda _: packed, form=form, family="random")
-        self._packed = packed
+        self._given = packed
         self._fills: list[tuple[Tensor, Matrix | None]] = []
 
     def has(self, name: str) -> bool:
@@ -153,14 +154,13 @@ class RandomStore(WeightStore):
             if seed % 16 == 0:
                 await self._gpu.idle()
 
-    def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
-        if self._packed is None:
-            return self._plain("BF16", cols)
-        return quantised("q4", cols, self._packed.group_size, "bf16")
+    def _layer(self, name: str, rows: int, wanted: Rows) -> Layer:
+        cols, plain = wanted.cols, wanted.plain or wanted.channels_last
+        if self._given is None or plain:
+            return Layer(self._plain("BF16", cols, plain))
+        return Layer(quantised("q4", cols, self._given.group_size, "bf16"))
 
-    def _rows_jobs(
-        self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int
-    ) -> None:
+    def _rows_jobs(self, layer: Layer, matrix: Matrix, lo: int, hi: int, target_row: int) -> None:
         if target_row == 0:  # the whole matrix at once, with its first source
             self._fills.append((matrix.weight, matrix))
 

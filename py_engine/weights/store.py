@@ -7,21 +7,27 @@ This store is in GPU memory; files on the device are in host/store.py and kept/.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 from py_engine.errors import ModelError
-from py_engine.graph.matrix import Linear, Matrix, MatrixFormat, ScaleFormat
+from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
-from py_engine.sources.jobs import FLOAT_BYTES, Job, TensorInfo
+from py_engine.sources.jobs import FLOAT_BYTES, MAX_ROW, Job, RowForm, TensorInfo
+from py_engine.weights.formats import (
+    FORMATS,
+    SCALES,
+    Layer,
+    Quantization,
+    StorageForm,
+    StoredAs,
+    floats,
+    quantised,
+)
+from py_engine.weights.named_tensors import WEIGHT_NORM, NamedTensors
 
-# How plain matrices are stored: as in the file; F32 narrowed to f16; quantised while loading.
-StorageForm = Literal["stored", "f16", "q4", "q8"]
-
-_FORMAT: dict[str, MatrixFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_SCALES: dict[str, ScaleFormat] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 # Group sizes for quantising while loading: the first that divides a row is taken (64 is mlx_lm's default).
 _GROUPS = (64, 32)
 # A cut between parts of one layer lies at a multiple of this many rows, so that no workgroup's tile crosses it.
@@ -29,39 +35,20 @@ _PART_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """How one layer is packed: MLX affine, `bits` 2, 3, 4, 5, 6 or 8, `group_size` 32, 64 or 128."""
+class Rows:
+    """How a family asks for the rows of a layer: see WeightStore.linear. `axes`: (cols,) for vectors."""
 
-    bits: int
-    group_size: int
+    axes: tuple[int, ...]
+    plain: bool = False
+    channels_last: bool = False
 
-
-@dataclass(frozen=True)
-class StoredAs:
-    """How one source tensor will be stored. Tensors that are stored alike may be stacked in one matrix; `packed_bits`
-    may differ: the width of the fields in the file (0: floats in the file)."""
-
-    format: MatrixFormat
-    cols: int
-    row_bytes: int
-    group_size: int = 0
-    scale_format: ScaleFormat = "f16"
-    packed_bits: int = 0
+    @property
+    def cols(self) -> int:
+        """Numbers of a row."""
+        return prod(self.axes)
 
 
-def quantised(
-    format_: Literal["q4", "q8"],
-    cols: int,
-    group_size: int,
-    scale_format: ScaleFormat,
-    packed_bits: int = 0,
-) -> StoredAs:
-    """How rows of `cols` fields are stored."""
-    row_bytes = cols if format_ == "q8" else cols // 2
-    return StoredAs(format_, cols, row_bytes, group_size, scale_format, packed_bits)
-
-
-class WeightStore:
+class WeightStore(NamedTensors):
     """GPU buffers of one model's weights. `form`: how plain matrices are stored.
 
     Raises ModelError, which names the tensor, when a tensor does not fit the config.
@@ -76,13 +63,14 @@ class WeightStore:
         form: StorageForm,
         family: str,
     ) -> None:
+        super().__init__(tensors, family)
         self._gpu = gpu
-        self._tensors = tensors
         self._quantization = quantization
         self._form = form
-        self._family = family
         self._buffers: list[Buffer] = []
-        self._known: set[str] = set()  # tensors that were asked for, or left out on purpose
+        # Parts of layers, vectors and tables, by what was asked for: whoever asks again gets the same.
+        self._parts: dict[object, tuple[Matrix, ...]] = {}
+        self._made: dict[object, Tensor] = {}
         self.jobs: list[Job] = []
 
     @property
@@ -95,31 +83,6 @@ class WeightStore:
         """GPU bytes of all weights that were asked for so far."""
         return sum(b.nbytes for b in self._buffers)
 
-    def has(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor of this full name."""
-        return name in self._tensors
-
-    def has_under(self, prefix: str) -> bool:
-        """Whether the name of any tensor begins with this."""
-        return any(name.startswith(prefix) for name in self._tensors)
-
-    def leave(self, module: str) -> None:
-        """Note that the matrix of this module, plain or packed, is left out on purpose."""
-        names = {f"{module}.{part}" for part in ("weight", "scales", "biases")}
-        self._known |= names & self._tensors.keys()
-
-    def ignore(self, name: str) -> None:
-        """Note that the tensor of this full name, if there is one, is left out on purpose."""
-        self._known |= {name} & self._tensors.keys()
-
-    def unused(self) -> list[str]:
-        """Names of the tensors that were neither asked for nor left out on purpose, sorted."""
-        return sorted(self._tensors.keys() - self._known)
-
-    def uses(self, module: str) -> bool:
-        """Whether a tensor right under this module (`module`.weight and the like) was asked for."""
-        return module in {name.rpartition(".")[0] for name in self._known}
-
     def vector(self, name: str, n: int) -> Tensor:
         """A small vector [n] as f32 (norm weights, biases)."""
         return self.vectors({name: [(n,)]})
@@ -127,81 +90,149 @@ class WeightStore:
     def vectors(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> Tensor:
         """Small tensors as f32, one after another in one vector. `shapes`: the shapes that each may have in the
         file."""
-        sizes = [prod(allowed[0]) for allowed in shapes.values()]
-        target = self._tensor(next(iter(shapes)), sum(sizes), "f32")
-        at = 0
-        for (name, allowed), n in zip(shapes.items(), sizes, strict=True):
-            self._vector_job(name, allowed, target, at)
-            at += n
-        return target
+        key = tuple((name, *allowed) for name, allowed in shapes.items())
+        if key not in self._made:
+            sizes = [prod(allowed[0]) for allowed in shapes.values()]
+            target = self._tensor(next(iter(shapes)), sum(sizes), "f32")
+            at = 0
+            for (name, allowed), n in zip(shapes.items(), sizes, strict=True):
+                self._vector_job(name, allowed, target, at)
+                at += n
+            self._made[key] = target
+        return self._made[key]
 
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """Shape of a tensor of this full name; None when the checkpoint has no such tensor."""
-        return tuple(self._tensors[name].shape) if name in self._tensors else None
+    def table(
+        self, name: str, shape: Sequence[int], dtype: Literal["f32", "f16", "stored"] = "f32"
+    ) -> Tensor:
+        """A tensor of any rank, row-major, for kernels that read it as it is. It is never quantised. `dtype` "stored":
+        that of the file, f32, f16 or bf16."""
+        shape = tuple(shape)
+        if dtype == "stored":
+            dtype = "f32" if self._find(name).dtype == "F32" else dtype
+        if dtype == "f32":
+            return replace(self.vectors({name: [shape]}), shape=shape)
+        info = self._floats(name, [shape])
+        kind = FORMATS[info.dtype] if dtype == "stored" else dtype
+        key = (name, kind)
+        if key not in self._made:
+            words = self._tensor(name, (prod(shape) + 1) // 2, "u32")
+            as_it_is = FORMATS[info.dtype] == kind
+            self.jobs.append(Job(info, 0, info.nbytes, "copy" if as_it_is else "f16", words, 0))
+            self._made[key] = Tensor(name, shape, kind, words.binding)
+        return self._made[key]
 
     def linear(
-        self, names: Sequence[str], rows: Sequence[int], cols: int, *, bias: bool = False
+        self,
+        names: Sequence[str],
+        rows: Sequence[int],
+        cols: int,
+        *,
+        bias: bool = False,
+        plain: bool = False,
+        axes: Sequence[int] = (),
+        channels_last: bool = False,
     ) -> Linear:
         """Layers `names` ([rows[i], cols] each) that read the same input, stacked.
 
-        Neighbours that are stored alike share a matrix; a matrix above the binding limit is cut into parts.
-        `bias`: `<name>.bias` is read too, for every name.
+        Neighbours that are stored alike share a matrix; a matrix above the binding limit is cut into parts. Layers that
+        were asked for before are not loaded again. Weight norm is folded: row by row, weight_g and weight_v become
+        g v / |v|; a row of zeros stays zeros (torch makes NaN of it). Such rows are not quantised.
+        `bias`: `<name>.bias` is read too, for every name. `plain`: the load does not quantise these rows. `axes`: the
+        axes of a row in the file, where it has several: (channels, taps) for a convolution of shape
+        [rows[i], channels, taps]. `channels_last`: the first of these axes becomes the last; such rows are not
+        quantised.
         """
-        layouts = [self._layout(n, r, cols) for n, r in zip(names, rows, strict=True)]
-        parts: list[Matrix] = []
-        at = 0
-        offset = 0
-        while at < len(names):
-            end = at + 1
-            while end < len(names) and self._stackable(layouts[at], layouts[end], rows[at:end]):
-                end += 1
-            parts += self._matrix(names[at:end], rows[at:end], layouts[at:end], offset)
-            offset += sum(rows[at:end])
-            at = end
+        wanted = Rows(tuple(axes) or (cols,), plain, channels_last)
+        if wanted.cols != cols:
+            raise ValueError(f"{names[0]}: axes {wanted.axes} of a row are not {cols} columns")
+        key = (tuple(names), tuple(rows), wanted)
+        if key not in self._parts:
+            self._parts[key] = tuple(self._stack(names, rows, wanted))
         vector = None
         if bias:
             vector = self.vectors(
                 {f"{name}.bias": [(n,)] for name, n in zip(names, rows, strict=True)}
             )
-        return Linear(sum(rows), cols, tuple(parts), vector)
+        return Linear(sum(rows), cols, self._parts[key], vector)
 
     def release(self) -> None:
         """Free every buffer."""
         for buffer in self._buffers:
             self._gpu.destroy_buffer(buffer)
         self._buffers.clear()
+        self._parts.clear()
+        self._made.clear()
         self.jobs.clear()
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _find(self, name: str) -> TensorInfo:
-        info = self._tensors.get(name)
-        if info is None:
-            raise ModelError(
-                f"{self._family}: tensor {name!r} is missing from the checkpoint. config.json and weights "
-                "disagree, or the download is not complete: check the repository's revision."
-            )
-        self._known.add(name)
-        return info
+    def _stack(self, names: Sequence[str], rows: Sequence[int], wanted: Rows) -> list[Matrix]:
+        layers = [self._layer(n, r, wanted) for n, r in zip(names, rows, strict=True)]
+        parts: list[Matrix] = []
+        at = 0
+        offset = 0
+        while at < len(names):
+            end = at + 1
+            while end < len(names) and self._stackable(
+                layers[at].stored, layers[end].stored, rows[at:end]
+            ):
+                end += 1
+            parts += self._matrix(names[at:end], rows[at:end], layers[at:end], offset)
+            offset += sum(rows[at:end])
+            at = end
+        return parts
 
-    def _shape_error(self, info: TensorInfo, wanted: Sequence[int], why: str) -> ModelError:
-        return ModelError(
-            f"{self._family}: {info.name} is {list(info.shape)}, expected {list(wanted)} {why}. "
-            "config.json and weights disagree: check the revision."
-        )
-
-    def _layout(self, name: str, rows: int, cols: int) -> StoredAs:
+    def _layer(self, name: str, rows: int, wanted: Rows) -> Layer:
+        if f"{name}.weight" not in self._tensors:
+            for lengths, directions in WEIGHT_NORM:
+                if f"{name}.{directions}" in self._tensors:
+                    pair = f"{name}.{lengths}", f"{name}.{directions}"
+                    return self._normed(pair, rows, wanted)
         info = self._find(f"{name}.weight")
         packing = self._quantization(name)
-        if packing is None:
-            if info.dtype not in FLOAT_BYTES:
+        if packing is not None:
+            if wanted.channels_last:
                 raise ModelError(
-                    f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
-                    "plain weights are F32, F16 or BF16. Fetch the file again, or convert the model again."
+                    f"{self._family}: {name} is quantised, but the order of its axes must be changed, which takes "
+                    "plain weights. Take a conversion that leaves it plain."
                 )
-            if tuple(info.shape) != (rows, cols):
-                raise self._shape_error(info, (rows, cols), "from config.json")
-            return self._plain(info.dtype, cols)
+            return self._packed(info, name, rows, wanted.cols, packing)
+        if info.dtype not in FLOAT_BYTES:
+            raise ModelError(
+                f"{self._family}: {info.name} has dtype {info.dtype} and no {name}.scales beside it; "
+                "plain weights are F32, F16 or BF16. Fetch the file again, or convert the model again."
+            )
+        self._floats(info.name, [(rows, *wanted.axes)])
+        if wanted.channels_last:
+            return self._made_of(info, wanted)
+        return Layer(self._plain(info.dtype, wanted.cols, wanted.plain), {"weight": info})
+
+    def _normed(self, pair: tuple[str, str], rows: int, wanted: Rows) -> Layer:
+        """A layer whose rows are made of lengths g and directions v: g v / |v|."""
+        directions = self._floats(pair[1], [(rows, *wanted.axes)])
+        one_a_row = (rows, *(1 for _ in wanted.axes))
+        if tuple(self._find(pair[0]).shape) != one_a_row:
+            raise self._shape_error(
+                self._find(pair[0]), one_a_row, "(weight norm over all axes but the first, dim=0)"
+            )
+        lengths = self._floats(pair[0], [one_a_row])
+        target = self._tensor(lengths.name, rows, "f32")
+        self.jobs.append(Job(lengths, 0, lengths.nbytes, "f32", target, 0))
+        return self._made_of(directions, wanted, self.jobs[-1])
+
+    def _made_of(self, info: TensorInfo, wanted: Rows, lengths: Job | None = None) -> Layer:
+        """A layer whose rows are made by a kernel, which writes whole words: an odd number of halves becomes f32."""
+        if wanted.cols > MAX_ROW:
+            raise ModelError(
+                f"{self._family}: a row of {info.name} has {wanted.cols} numbers, more than {MAX_ROW}"
+            )
+        to = "f32" if wanted.cols % 2 else self._narrowed(info.dtype)
+        form = RowForm(to, wanted.axes[0] if wanted.channels_last else 0, lengths)
+        return Layer(floats(to, wanted.cols), {"weight": info}, form=form)
+
+    def _packed(
+        self, info: TensorInfo, name: str, rows: int, cols: int, packing: Quantization
+    ) -> Layer:
         bits, group = packing.bits, packing.group_size
         if cols % group or cols % 32:
             raise ModelError(
@@ -217,16 +248,20 @@ class WeightStore:
                 raise ModelError(
                     f"{self._family}: {side.name} has dtype {side.dtype}, not a float of its pair's"
                 )
-        return quantised("q8" if bits > 4 else "q4", cols, group, _SCALES[scales.dtype], bits)
+        stored = quantised("q8" if bits > 4 else "q4", cols, group, SCALES[scales.dtype])
+        return Layer(stored, {"weight": info, "scales": scales, "biases": biases}, bits)
 
-    def _plain(self, dtype: str, cols: int) -> StoredAs:
+    def _plain(self, dtype: str, cols: int, plain: bool = False) -> StoredAs:
         """How a plain matrix is stored. It stays plain when no group size divides its rows, as in MLX."""
-        if self._form in ("q4", "q8"):
+        if self._form in ("q4", "q8") and not plain:
             group = next((g for g in _GROUPS if cols % g == 0), 0)
             if group:
-                return quantised(self._form, cols, group, _SCALES[dtype])
-        format_ = "f16" if self._form == "f16" and dtype == "F32" else _FORMAT[dtype]
-        return StoredAs(format_, cols, cols * (4 if format_ == "f32" else 2))
+                return quantised(self._form, cols, group, SCALES[dtype])
+        return floats(self._narrowed(dtype), cols)
+
+    def _narrowed(self, dtype: str) -> Literal["f32", "f16", "bf16"]:
+        """The format in which floats of a dtype are stored when they are not quantised."""
+        return "f16" if self._form == "f16" and dtype == "F32" else FORMATS[dtype]
 
     def _stackable(self, a: StoredAs, b: StoredAs, rows: Sequence[int]) -> bool:
         """Whether rows of b may follow rows of a in one matrix: both are stored alike, and b begins at a whole word."""
@@ -242,12 +277,12 @@ class WeightStore:
         self,
         names: Sequence[str],
         rows: Sequence[int],
-        layouts: Sequence[StoredAs],
+        layers: Sequence[Layer],
         row_offset: int,
     ) -> list[Matrix]:
-        """The stacked sources as one matrix, or as several where one binding could not hold it. `layouts`: of each
-        source; in the matrix they are alike, in the file they may differ."""
-        layout = layouts[0]
+        """The stacked layers as one matrix, or as several where one binding could not hold it. In the matrix they are
+        alike, in the file they may differ."""
+        layout = layers[0].stored
         limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
         total = sum(rows)
         most = limit // layout.row_bytes
@@ -277,64 +312,16 @@ class WeightStore:
                 )
             )  # fmt: skip
             at = 0
-            for name, own, count in zip(names, layouts, rows, strict=True):
+            for layer, count in zip(layers, rows, strict=True):
                 lo, hi = max(at, first), min(at + count, first + n)
                 if lo < hi:
-                    self._rows_jobs(name, own, parts[-1], lo - at, hi - at, lo - first)
+                    self._rows_jobs(layer, parts[-1], lo - at, hi - at, lo - first)
                 at += count
         return parts
 
-    def _rows_jobs(
-        self, name: str, layout: StoredAs, matrix: Matrix, lo: int, hi: int, target_row: int
-    ) -> None:
-        """Jobs that put rows lo..hi of tensor `name` at row `target_row` of the matrix."""
-        info = self._find(f"{name}.weight")
-        if layout.packed_bits:
-            self._packed_jobs(info, name, layout, matrix, lo, hi, target_row)
-            return
-        size = FLOAT_BYTES[info.dtype] * layout.cols
-        if layout.group_size:
-            job = Job(
-                info, lo * size, hi * size, "quantise", matrix.weight, target_row * layout.cols,
-                8 if layout.format == "q8" else 4, layout.cols, matrix.scales, layout.group_size,
-            )  # fmt: skip
-        elif info.dtype == "F32" and layout.format == "f16":
-            job = Job(
-                info, lo * size, hi * size, "f16", matrix.weight, target_row * layout.cols
-            )  # fmt: skip
-        else:
-            job = Job(info, lo * size, hi * size, "copy", matrix.weight, target_row * size)
-        self.jobs.append(job)
-
-    def _packed_jobs(
-        self,
-        info: TensorInfo,
-        name: str,
-        layout: StoredAs,
-        matrix: Matrix,
-        lo: int,
-        hi: int,
-        target_row: int,
-    ) -> None:
-        """Jobs for packed fields, unchanged or widened, and for their scales and biases."""
-        bits = layout.packed_bits
-        size = layout.cols * bits // 8
-        if bits in (4, 8):
-            job = Job(info, lo * size, hi * size, "copy", matrix.weight, target_row * size)
-        else:
-            job = Job(
-                info, lo * size, hi * size, "repack", matrix.weight, target_row * layout.cols, bits, layout.cols
-            )  # fmt: skip
-        self.jobs.append(job)
-        assert matrix.scales is not None
-        groups = layout.cols // layout.group_size
-        kinds: Mapping[str, Literal["scale", "bias"]] = {"scales": "scale", "biases": "bias"}
-        for part, kind in kinds.items():
-            side = self._find(f"{name}.{part}")
-            row = groups * FLOAT_BYTES[side.dtype]
-            self.jobs.append(
-                Job(side, lo * row, hi * row, kind, matrix.scales, target_row * groups)
-            )
+    def _rows_jobs(self, layer: Layer, matrix: Matrix, lo: int, hi: int, target_row: int) -> None:
+        """Add the jobs that put rows lo..hi of a layer at row `target_row` of the matrix."""
+        self.jobs += layer.jobs(matrix, lo, hi, target_row)
 
     def _vector_job(
         self,
@@ -343,15 +330,8 @@ class WeightStore:
         target: Tensor,
         element: int,
     ) -> None:
-        info = self._find(name)
-        if tuple(info.shape) not in allowed:
-            raise self._shape_error(info, allowed[0], "from config.json")
-        if info.dtype not in FLOAT_BYTES:
-            raise ModelError(
-                f"{self._family}: {name} has dtype {info.dtype}, expected F32, F16 or BF16"
-            )
-        size = prod(info.shape) * FLOAT_BYTES[info.dtype]
-        self.jobs.append(Job(info, 0, size, "f32", target, element))
+        info = self._floats(name, allowed)
+        self.jobs.append(Job(info, 0, info.nbytes, "f32", target, element))
 
     def _tensor(self, name: str, n: int, dtype: Literal["f32", "u32"]) -> Tensor:
         buffer = self._gpu.create_buffer(name, max(4 * n, 16))

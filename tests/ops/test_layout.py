@@ -19,6 +19,7 @@ from tests.ops.harness import Bench
 from tests.ops.matrices import from_bf16, to_bf16
 
 DTYPES = ("F32", "F16", "BF16")
+FORMS = [("F32", "f32"), ("F32", "f16"), ("F16", "f16"), ("BF16", "bf16")]  # of rows
 PLACES = [(1, 0), (37, 5), (300, 64), (513, 131)]  # n, element
 
 
@@ -188,6 +189,103 @@ def test_quantise(gpu: Gpu, run: Runner, dtype: str, bits: int, group: int) -> N
     before[first : first + n] = side
     assert (run(bench.get(scales)) == words(before)).all()
     bench.close()
+
+
+def as_bits(values: np.ndarray, to: str) -> np.ndarray:
+    """float32 values rounded to a format, as its bits."""
+    return (
+        to_bf16(values)
+        if to == "bf16"
+        else values.astype(np.float32 if to == "f32" else np.float16)
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype, to", [("F32", "f32"), ("F32", "f16"), ("F16", "f16"), ("BF16", "bf16"), ("F16", "f32")]
+)
+@pytest.mark.parametrize(
+    "count, channels, taps, row", [(1, 2, 1, 0), (5, 6, 3, 3), (37, 10, 7, 64), (3, 130, 5, 1)]
+)  # fmt: skip
+def test_rows_with_taps_before_channels(
+    gpu: Gpu, run: Runner, dtype: str, to: str, count: int, channels: int, taps: int, row: int
+) -> None:
+    """Bit for bit; neighbours left alone."""
+    bench, cols = Bench(gpu), channels * taps
+    source, values = stored(np.random.default_rng(count).standard_normal(count * cols), dtype)
+    want = as_bits(values.reshape(count, channels, taps).transpose(0, 2, 1).ravel(), to)
+    size = want.itemsize
+    n = (row + count + 2) * cols * size // 4
+    target = bench.put("target", np.full(n, 0xABCDEF01, np.uint32))
+    trace = Trace(1)
+    layout.rows(
+        trace, bench.put("source", words(source)), dtype, target, to, cols, count, row, channels=channels,  # type: ignore[arg-type]
+    )  # fmt: skip
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    first, last = row * cols * size // 4, (row + count) * cols * size // 4
+    assert (got[first:last] == want.view(np.uint32)).all()
+    assert (got[:first] == 0xABCDEF01).all() and (got[last:] == 0xABCDEF01).all()
+    bench.close()
+
+
+@pytest.mark.parametrize(
+    "dtype, to", [("F32", "f32"), ("F32", "f16"), ("F16", "f16"), ("BF16", "bf16"), ("BF16", "f32")]
+)
+@pytest.mark.parametrize(
+    "count, channels, taps, first", [(1, 1, 4, 0), (5, 6, 3, 3), (70, 1, 301 * 2, 64)]
+)  # fmt: skip
+def test_rows_of_a_length(
+    gpu: Gpu, run: Runner, dtype: str, to: str, count: int, channels: int, taps: int, first: int
+) -> None:
+    """Weight norm against float64; row 0 is of zeros, and stays."""
+    bench, cols = Bench(gpu), channels * taps
+    rng = np.random.default_rng(count)
+    made = rng.standard_normal((count, cols)) * 10.0 ** rng.integers(-3, 3, (count, 1))
+    made[0] = 0
+    source, values = stored(made.ravel(), dtype)
+    lengths = rng.standard_normal(first + count + 1).astype(np.float32)
+    v = values.reshape(count, channels, taps).astype(np.float64)
+    norms = np.sqrt((v**2).sum((1, 2), keepdims=True))
+    norms[0] = 1
+    want = lengths[first : first + count, None, None].astype(np.float64) * v / norms
+    want = want.transpose(0, 2, 1).ravel()
+    target = bench.put(
+        "target",
+        np.zeros(count * cols, {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}[to]),
+        to,
+    )
+    trace = Trace(1)
+    layout.rows(
+        trace, bench.put("source", words(source)), dtype, target, to, cols, count,  # type: ignore[arg-type]
+        channels=channels, lengths=(bench.put("lengths", lengths), first),
+    )  # fmt: skip
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    got = from_bf16(got) if to == "bf16" else got.astype(np.float64)
+    step = {"f32": 2.0**-21, "f16": 2.0**-10, "bf16": 2.0**-7}[to]
+    assert (got[:cols] == 0).all()
+    assert (np.abs(got - want) <= np.abs(want) * step + (6e-8 if to == "f16" else 0)).all()
+    bench.close()
+
+
+def test_rows_that_fill_a_grid_of_two_dimensions(gpu: Gpu, run: Runner) -> None:
+    bench, count = Bench(gpu), 65535 + 10
+    source = np.arange(2 * count, dtype=np.float32)
+    target = bench.put("target", np.full(2 * count + 3, 7, np.float32))
+    trace = Trace(1)
+    layout.rows(trace, bench.put("source", source), "F32", target, "f32", 2, count)
+    run(bench.run(trace))
+    got = run(bench.get(target))
+    assert (got[:-3] == source).all() and (got[-3:] == 7).all()
+    bench.close()
+
+
+def test_rows_that_are_no_whole_words_are_refused(gpu: Gpu) -> None:
+    bench = Bench(gpu)
+    t = bench.put("t", np.zeros(64, np.uint32))
+    for to, cols, channels in (("f16", 5, 0), ("bf16", 7, 0), ("f32", 6, 4)):
+        with pytest.raises(ValueError, match=f"{cols} of {to}, {channels} channels"):
+            layout.rows(Trace(1), t, "F32", t, to, cols, 1, channels=channels)  # type: ignore[arg-type]
 
 
 def test_more_workgroups_than_one_dimension_has(gpu: Gpu, run: Runner) -> None:
