@@ -8,14 +8,15 @@ from py_engine.abort import Abort
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.kept.opening import open_kept
-from py_engine.models import build_model
+from py_engine.models import build_model, sets_of
 from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
 from py_engine.sources.jobs import TensorInfo
-from py_engine.sources.safetensors import read_tensors
+from py_engine.sources.safetensors import read_sets
+from py_engine.weights.formats import StorageForm
 from py_engine.weights.loader import Loader
 from py_engine.weights.mlx_quant import quantization_of
-from py_engine.weights.store import StorageForm, WeightStore
+from py_engine.weights.store import WeightStore
 from tests.hub_loads import FaultIo
 
 
@@ -55,7 +56,7 @@ async def fill(
     repository = await open_repository(address, io, partial(open_kept, note=made.notes.append))
     try:
         config = await read_config(repository)
-        made.tensors = await read_tensors(repository)
+        made.tensors = await read_sets(repository, sets_of(config))
         quantised = quantization_of(made.tensors, quantization(config))
         store = WeightStore(gpu, made.tensors, quantised, form=form, family="test")
         used = kernels or Kernels(gpu)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from py_engine.blocks.projections import Projection
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor
 from py_engine.ops.attention_full import FullHeads, HeadRows, full_attention
@@ -162,7 +163,7 @@ class Embeddings:
 @dataclass(frozen=True, eq=False)
 class EncoderModel:
     """A text encoder. `max_context`: the most tokens of a text, with special ones. `norm`: after the last block, in
-    pre-norm models."""
+    pre-norm models. `projections`: applied, one after another, to the vectors that are pooled from its rows."""
 
     hidden_size: int
     vocab_size: int
@@ -170,6 +171,12 @@ class EncoderModel:
     embeddings: Embeddings
     blocks: Sequence[PostNormBlock | PreNormBlock]
     norm: Norm | None = None
+    projections: Sequence[Projection] = ()
+
+    @property
+    def vector_size(self) -> int:
+        """Numbers of a text's vector."""
+        return self.projections[-1].layer.rows if self.projections else self.hidden_size
 
     @property
     def widest(self) -> int:

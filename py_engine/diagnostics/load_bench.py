@@ -16,13 +16,13 @@ from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
-from py_engine.models import build_model
+from py_engine.models import build_model, sets_of
 from py_engine.serve.loading import setting_of
 from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
 from py_engine.sources.jobs import Job
 from py_engine.sources.repository import Repository
-from py_engine.sources.safetensors import read_tensors
+from py_engine.sources.safetensors import read_sets
 from py_engine.version import VERSION
 from py_engine.weights.loader import SLICE_BYTES, Loader, cut
 from py_engine.weights.mlx_quant import quantization_of
@@ -65,7 +65,7 @@ async def _once(
     repository = await open_repository(address, io, partial(open_kept, note=note))
     try:
         config = await read_config(repository)
-        tensors = await read_tensors(repository)
+        tensors = await read_sets(repository, sets_of(config))
         quantised = quantization_of(tensors, quantization(config))
         family = str(config["model_type"])
         form = setting_of(dtype, None, config, io).form

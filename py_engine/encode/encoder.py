@@ -56,7 +56,11 @@ class Encoder(Runtime):
             )
             self._texts = make("texts", PASS_TEXTS, 2, dtype="u32")
             self._hidden = make("hidden states", rows, h)
-            self._vectors = make("vectors", PASS_TEXTS, h)
+            self._vectors = make("vectors", PASS_TEXTS, model.vector_size)
+            if model.projections:  # each vector by itself, as pooling sees rows
+                self._alone = make("rows", PASS_TEXTS, 2, dtype="u32")
+                rows_of = array("I", [n for i in range(PASS_TEXTS) for n in (i, i + 1)])
+                gpu.write(self._alone.buffer, 0, rows_of.tobytes())
         except BaseException:
             self._buffers.release()
             raise
@@ -72,11 +76,20 @@ class Encoder(Runtime):
             self.model.forward(trace, self._inputs, self._hidden)
 
         def pooled(kind: Pooling, trace: Pass) -> None:
-            pool(trace, self._hidden, self._texts, self._vectors, kind)
+            if not self.model.projections:
+                pool(trace, self._hidden, self._texts, self._vectors, kind)
+                return
+            x = trace.tensor("pooled", PASS_TEXTS, self.model.hidden_size)
+            pool(trace, self._hidden, self._texts, x, kind, normalise=False)
+            for projection in self.model.projections:
+                y = trace.tensor("projected", PASS_TEXTS, projection.layer.rows)
+                projection.forward(trace, x, y)
+                x = y
+            pool(trace, x, self._alone, self._vectors, "first", label="unit length")
 
         return [
             program("encode", encode, sizes=self._sizes),
-            *(program(kind, partial(pooled, kind)) for kind in POOLINGS),
+            *(program(kind, partial(pooled, kind), sizes=(PASS_TEXTS,)) for kind in POOLINGS),
         ]
 
     def memory(self) -> dict[str, int]:
@@ -93,7 +106,7 @@ class Encoder(Runtime):
     async def embed(
         self, texts: Sequence[Sequence[int]], pooling: Pooling, abort: Abort
     ) -> bytearray:
-        """A vector of unit length for each text, float32 [texts, hidden_size], in their order.
+        """A vector of unit length for each text, float32 [texts, model.vector_size], in their order.
 
         Each text is a list of 1 to `context` token ids. Passes of as many texts as fit run one after another; other
         models have their turns between them. Raises AbortError there, DeviceLostError.
@@ -106,7 +119,7 @@ class Encoder(Runtime):
             await self.gpu.replay(self.programs.find(pooling).recording)
             # Many texts stay stoppable, and other models get their turns: a native read would block the loop.
             await self.gpu.idle()
-            nbytes = 4 * self.model.hidden_size * len(batch)
+            nbytes = 4 * self.model.vector_size * len(batch)
             found += await self.gpu.read(self._vectors.buffer, 0, nbytes)
         return found
 

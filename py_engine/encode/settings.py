@@ -1,18 +1,19 @@
 """Reads how a repository wants vectors to be made of texts, as sentence-transformers reads it.
 
 modules.json names the modules that follow the network, 1_Pooling/config.json says how rows become a vector,
+2_Dense/config.json what the vector is multiplied by (blocks/projections.py),
 sentence_bert_config.json gives the most tokens, config_sentence_transformers.json the prompts before a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
 from py_engine.ops.pool import Pooling
-from py_engine.sources.config import short
+from py_engine.sources.config import Part, short
 from py_engine.sources.repository import Repository
 
 MAX_PROMPTS = 256
@@ -34,13 +35,15 @@ _DOCUMENTS = ("document", "passage", "corpus")  # possible names of the prompt f
 class EmbedSettings:
     """How texts become vectors. `most`: the most tokens of a text; None: as many as the model has positions. `prompts`:
     texts to put before a text, by the name of the task. `default`: the task of the prompt that is used when none is
-    named. `lower`: whether texts are lower-cased first, with their prompts."""
+    named. `lower`: whether texts are lower-cased first, with their prompts. `dense`: the config.json of each Dense
+    module."""
 
     pooling: Pooling = "mean"
     most: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default: str | None = None
     lower: bool = False
+    dense: Sequence[Part] = ()
 
     def text(self, prompt: str, text: str) -> str:
         """What the tokenizer gets. Lower-cased character by character, as the tokenizers library does it, which
@@ -71,20 +74,14 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
 
     Raises ModelError for modules and poolings that are not supported, FormatError, HubError.
     """
-    modules = await _pooling_path(repository)
+    pooled, dense = await _modules(repository)
     limits = await repository.json_object("sentence_bert_config.json")
     tokenizer = await repository.json_object("tokenizer_config.json")
     extra = await repository.json_object("config_sentence_transformers.json")
     prompts = _prompts(extra)
     pooling: Pooling = "mean"
-    if modules is not None:
-        how = await repository.json_object(f"{modules}/config.json")
-        if not how:
-            raise FormatError(
-                f"{repository.address}: modules.json names {modules}, but {modules}/config.json is missing or empty: "
-                "fetch the repository with its folders"
-            )
-        pooling = _pooling(how, any(prompts.values()))
+    if pooled is not None:
+        pooling = _pooling(await _module(repository, pooled), any(prompts.values()))
     default = extra.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise FormatError(
@@ -98,27 +95,50 @@ async def read_embed_settings(repository: Repository) -> EmbedSettings:
         most = int(given) if isinstance(given, (int, float)) and 0 < given < 1 << 24 else None
     elif type(most) is not int or not 1 <= most < 1 << 24:
         raise FormatError(f"sentence_bert_config.json: max_seq_length is {short(most)}")
-    return EmbedSettings(pooling, most, prompts, default, limits.get("do_lower_case") is True)
+    layers = [await _module(repository, folder) for folder in dense]
+    return EmbedSettings(
+        pooling, most, prompts, default, limits.get("do_lower_case") is True, layers
+    )
 
 
-async def _pooling_path(repository: Repository) -> str | None:
-    """The folder of the pooling module; None if there is no modules.json."""
+async def _module(repository: Repository, folder: str) -> Part:
+    """The config.json of a module."""
+    name = f"{folder}/config.json"
+    values = await repository.json_object(name)
+    if not values:
+        raise FormatError(
+            f"{repository.address}: modules.json names {folder}, but {name} is missing or empty: "
+            "fetch the repository with its folders"
+        )
+    return Part(values, file=name)
+
+
+async def _modules(repository: Repository) -> tuple[str | None, list[str]]:
+    """The folders of the pooling module and of the Dense modules behind it; none if there is no modules.json."""
     if not await repository.exists("modules.json"):
-        return None
+        return None, []
     modules = await repository.json("modules.json")
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise FormatError("modules.json is no list of modules")
-    found = None
+    pooled, dense, before = None, [], ""
     for module in modules:
-        kind, path = str(module.get("type", "")).rpartition(".")[2], module.get("path", "")
+        kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
         if kind == "Pooling":
-            found = str(path)
+            pooled = path
+        elif kind == "Dense":
+            if before not in ("Pooling", "Dense"):
+                raise ModelError(
+                    f"modules.json: {path!r}, a Dense module, follows {before or 'nothing'}; supported is one behind"
+                    " the pooling, or behind another"
+                )
+            dense.append(path)
         elif kind not in ("Transformer", "Normalize"):
             raise ModelError(
                 f"modules.json: {kind or 'a module without a type'} follows the network, which is not supported; "
-                "supported: Transformer, Pooling, Normalize"
+                "supported: Transformer, Pooling, Dense, Normalize"
             )
-    return found
+        before = kind
+    return pooled, dense
 
 
 def _pooling(config: Mapping[str, Any], prompts: bool) -> Pooling:

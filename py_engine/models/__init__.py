@@ -1,23 +1,28 @@
 """Model families: one file each, named as the `model_type` of config.json. `build_model` finds it by that name.
 
 To add one: a file here with `build(config, store) -> Model` (and ALIASES, other `model_type`s that it takes, such as
-those of multimodal wrappers), and a test. See docs/adding-a-model-family.md.
+those of multimodal wrappers; SETS, see `sets_of`), and a test. See docs/adding-a-model-family.md.
 """
 
 from __future__ import annotations
 
 import pkgutil
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.layers import Model
+from py_engine.blocks.projections import projections
 from py_engine.errors import ModelError
 from py_engine.sources.config import Config
 from py_engine.weights.store import WeightStore
 
+# The key of a Config under which loading puts the configs of an encoder's Dense modules (encode/settings.py).
+DENSE_MODULES = "dense_modules"
 # What text models' checkpoints hold beside their weights: buffers that are computed, and parts that are not read.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
 _OTHER_PARTS = re.compile(
@@ -55,7 +60,15 @@ def _family(kind: str) -> Any:
 def encodes(config: Config) -> bool:
     """Whether models of this config are encoders: what their family's `build` is declared to give."""
     family = _family(str(config.get("model_type")))
-    return family is not None and family.build.__annotations__["return"] == EncoderModel.__name__
+    return (
+        family is not None and family.build.__annotations__.get("return") == EncoderModel.__name__
+    )
+
+
+def sets_of(config: Config) -> Sequence[str]:
+    """The sets of weights beside the checkpoint's own that a family reads: SETS of its file, as
+    sources/safetensors.py: read_sets takes them."""
+    return getattr(_family(str(config.get("model_type"))), "SETS", ())
 
 
 def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
@@ -71,6 +84,9 @@ def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(families()))}."
         )
     model: Model | EncoderModel = family.build(config, store)
+    if isinstance(model, EncoderModel):
+        modules = config.get(DENSE_MODULES, ())
+        model = replace(model, projections=projections(modules, store, model.hidden_size))
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):

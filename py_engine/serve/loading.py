@@ -84,7 +84,6 @@ async def load_model(
             forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
             abort.check()
             begun = asyncio.ensure_future(source.tokenizer())
-            embedding = await source.embedding() if encodes(source.config) else None
             if before_weights is not None:
                 await asyncio.shield(begun)
                 abort.check()
@@ -134,7 +133,7 @@ async def load_model(
                 kept=source.kept,
                 checked=checked,
                 takes=room.peak_bytes,
-                embedding=embedding,
+                embedding=source.embedding,
             )
         except BaseException:
             if begun is not None:

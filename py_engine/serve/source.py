@@ -19,15 +19,17 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
+from py_engine.models import DENSE_MODULES, encodes, sets_of
 from py_engine.sources.address import open_repository
 from py_engine.sources.config import Config, quantization, read_config, read_generation_config
 from py_engine.sources.heads import settle_head
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
-from py_engine.sources.safetensors import read_tensors
+from py_engine.sources.safetensors import read_sets
+from py_engine.weights.formats import StorageForm
 from py_engine.weights.mlx_quant import quantization_of
 from py_engine.weights.random import PRESETS, RandomStore
-from py_engine.weights.store import StorageForm, WeightStore
+from py_engine.weights.store import WeightStore
 
 
 class Source:
@@ -36,6 +38,7 @@ class Source:
     pinned: str  # see Loaded
     config: Config
     defaults: Sampling  # the sampling that generation_config.json advises
+    embedding: EmbedSettings | None = None  # of an encoder: how its rows become vectors
     ignore_eos = False
     kept: bool | None = None  # see Loaded; known after `commit`
     repository: Repository | None = None  # of the weights' files; None: there are no files
@@ -47,10 +50,6 @@ class Source:
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         """Raises HubError, FormatError."""
         raise NotImplementedError
-
-    async def embedding(self) -> EmbedSettings:
-        """How the rows of an encoder become vectors. Raises HubError, ModelError."""
-        return EmbedSettings()
 
     async def commit(self) -> None:
         """Keep what was read: the model is in use."""
@@ -123,7 +122,12 @@ class FileSource(Source):
         self.defaults = sampling_advice(self._generation_config)
         if left := not_applied(self._generation_config):
             note(f"generation_config.json asks for {', '.join(left)}, which has no effect here.")
-        self._tensors = await read_tensors(repository, note)
+        sets = [*sets_of(config)]
+        if encodes(config):
+            self.embedding = await read_embed_settings(repository)
+            config = {**config, DENSE_MODULES: self.embedding.dense}
+            sets += [module.folder for module in self.embedding.dense]
+        self._tensors = await read_sets(repository, sets, note)
         self.config = await settle_head(repository, config, self._tensors, note)
         return self
 
@@ -165,10 +169,6 @@ class FileSource(Source):
                 "transformers.AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
             )
         return tokenizer_json(vocabulary, config, special)
-
-    async def embedding(self) -> EmbedSettings:
-        """Of modules.json and the files beside it, as sentence-transformers reads them."""
-        return await read_embed_settings(self.repository)
 
     async def _text(self, name: str) -> str | None:
         """A text file, None where there is no such file."""

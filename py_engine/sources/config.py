@@ -17,6 +17,7 @@ from py_engine.errors import ModelError
 from py_engine.sources.repository import Repository
 
 Config = Mapping[str, Any]
+FILE = "config.json"
 
 MAX_LAYERS = 1024
 MAX_TOKEN_ID = (1 << 24) - 1
@@ -49,12 +50,18 @@ _NULLS = (
 
 
 class Part(dict[str, Any]):
-    """An object inside config.json, used like the whole. `path` is put before the names of its keys in errors:
-    "vision_config."."""
+    """An object inside config.json, used like the whole; or all of another `file` of this kind. `path` is put before
+    the names of its keys in errors: "vision_config."."""
 
-    def __init__(self, values: Config, path: str) -> None:
+    def __init__(self, values: Config, path: str = "", file: str = FILE) -> None:
         super().__init__(values)
         self.path = path
+        self.file = file
+
+    @property
+    def folder(self) -> str:
+        """Where the file is in the repository."""
+        return self.file.rpartition("/")[0]
 
 
 def part(config: Config, key: str, defaults: Config | None = None) -> Config:
@@ -68,21 +75,30 @@ def part(config: Config, key: str, defaults: Config | None = None) -> Config:
         raise missing(key, config)
     if not isinstance(value, dict):
         raise ModelError(f"{named(config, key)} is {short(value)}, expected an object.")
-    return Part({**(defaults or {}), **_without_nulls(value)}, f"{_path(config)}{key}.")
+    return _inside(config, f"{_path(config)}{key}.", {**(defaults or {}), **_without_nulls(value)})
 
 
 def alike(config: Config, values: Config) -> Config:
     """A Config of other values for the same place in config.json, so that errors name the same path."""
-    return Part(values, _path(config)) if isinstance(config, Part) else values
+    return _inside(config, _path(config), values) if isinstance(config, Part) else values
 
 
 def named(config: Config, key: str) -> str:
     """How errors name a key of `config`."""
-    return f"config.json: {_path(config)}{key}"
+    return f"{_file(config)}: {_path(config)}{key}"
 
 
 def _path(config: Config) -> str:
     return config.path if isinstance(config, Part) else ""
+
+
+def _file(config: Config) -> str:
+    return config.file if isinstance(config, Part) else FILE
+
+
+def _inside(config: Config, path: str, values: Config) -> Part:
+    """Other values of the same file."""
+    return Part(values, path, _file(config))
 
 
 async def read_config(repo: Repository) -> Config:
@@ -354,7 +370,7 @@ def eos_ids(config: Config, generation: Config, vocab_size: int) -> tuple[int, .
 def missing(key: str, config: Config | None = None) -> ModelError:
     """The error for a key of `config` that is missing."""
     return ModelError(
-        f"{named(config or {}, key)} is missing. The file is not complete: fetch it again."
+        f"{named({} if config is None else config, key)} is missing. The file is not complete: fetch it again."
     )
 
 

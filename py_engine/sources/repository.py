@@ -164,6 +164,42 @@ def check_name(address: str, name: str) -> None:
         raise FormatError(f"{address}: {name!r} is not a file name inside a repository.")
 
 
+class Subfolder(Repository):
+    """The files of one folder of a repository, named as they are in it. Whoever opened the repository closes it.
+    Raises FormatError for a folder outside of it."""
+
+    def __init__(self, whole: Repository, folder: str) -> None:
+        check_name(whole.address, folder)
+        super().__init__(f"{whole.address}: {folder}", whole.io)
+        self.local = whole.local
+        self._whole = whole
+        self._prefix = f"{folder}/"
+
+    @property
+    def revision(self) -> str | None:
+        """See Repository.revision."""
+        return self._whole.revision
+
+    def files(self) -> list[str]:
+        """See Repository.files (of a local folder none, since it lists its own files alone)."""
+        names = self._whole.files()
+        return [n.removeprefix(self._prefix) for n in names if n.startswith(self._prefix)]
+
+    async def size(self, name: str) -> int:
+        """See Repository.size."""
+        return await self._whole.size(self._prefix + name)
+
+    async def read(
+        self,
+        name: str,
+        start: int = 0,
+        end: int | None = None,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Bytes:
+        """See Repository.read."""
+        return await self._whole.read(self._prefix + name, start, end, on_bytes)
+
+
 class FolderRepository(Repository):
     """A local folder, or files picked in the page."""
 

@@ -10,12 +10,13 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from py_engine.errors import FormatError, ModelError
 from py_engine.host.json_text import parse_json
 from py_engine.sources.jobs import TensorInfo
-from py_engine.sources.repository import Repository
+from py_engine.sources.repository import Repository, Subfolder
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 MAX_RANK = 8
@@ -43,6 +44,7 @@ DTYPE_BYTES: Mapping[str, int] = {
     "F64": 8,
 }
 
+SUFFIX = ".safetensors"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model[\w.-]*\.safetensors", re.ASCII)
@@ -100,6 +102,29 @@ async def read_tensors(
             raise _incomplete(repo, shard, lost[0])
     _tell_differences(weight_map, tensors, more, note)
     return tensors
+
+
+async def read_sets(
+    repo: Repository, places: Sequence[str], note: Callable[[str], None] = lambda _: None
+) -> dict[str, TensorInfo]:
+    """The tensors of a checkpoint, and those of its other sets of files. Each of `places` is a folder with weights of
+    its own ("2_Dense") or a file ("voices/alba.safetensors"); the names of their tensors begin with it (2_Dense/...,
+    voices/alba/...). Raises as read_tensors does."""
+    found = await read_tensors(repo, note)
+    for place in places:
+        stem = place.removesuffix(SUFFIX)
+        if stem == place:
+            inside = await read_tensors(Subfolder(repo, place), note)
+            inside = {n: replace(t, file=f"{place}/{t.file}") for n, t in inside.items()}
+        else:
+            inside = await read_header(repo, place)
+        named = {f"{stem}/{n}": replace(t, name=f"{stem}/{n}") for n, t in inside.items()}
+        for name in found.keys() & named.keys():
+            raise FormatError(
+                f"{repo.address}: tensor {name!r} is in {found[name].file} and in {named[name].file}. {ADVICE}"
+            )
+        found |= named
+    return found
 
 
 def _forgotten(repo: Repository, listed: Sequence[str], *, whole: bool) -> list[str]:

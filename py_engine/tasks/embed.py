@@ -71,7 +71,7 @@ class Embed(Task[EmbedRequest]):
         """Make token ids of all texts."""
         encoder, settings = loaded.require(Encoder, "embed"), loaded.embedding
         assert settings is not None
-        size = encoder.model.hidden_size
+        size = encoder.model.vector_size
         dimensions = size
         if request.dimensions is not None:
             dimensions = whole("dimensions", request.dimensions, 1, size)
@@ -119,7 +119,7 @@ class _Embedding(Job[Never, Embeddings]):
         """Run all texts, in passes of as many as fit."""
         encoder = loaded.require(Encoder, "embed")
         found = await encoder.embed(self._texts, self._settings.pooling, work.abort)
-        n = encoder.model.hidden_size
+        n = encoder.model.vector_size
         numbers = memoryview(found).cast("f")
         rows = [numbers[i * n : (i + 1) * n] for i in range(len(self._texts))]
         if self._dimensions < n:
