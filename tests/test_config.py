@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from py_engine.sources.config import (
     FULL,
     SLIDING,
     Packing,
+    Part,
+    alike,
     eos_ids,
     layer_types,
     normalise,
+    part,
     quantization,
     read_config,
     read_generation_config,
@@ -31,6 +35,65 @@ from py_engine.sources.config import (
     tied,
 )
 from py_engine.sources.rope_config import RopeConfig, rope
+
+INNER = {
+    "hidden_size": 8,
+    "eps": 1e-6,
+    "act": "gelu",
+    "bias": True,
+    "empty": None,
+    "deep": {"depth": 2},
+}
+OUTER = normalise({"model_type": "m", "vision_config": INNER})
+
+
+def test_a_part_is_read_like_the_whole() -> None:
+    """Its own keys, its defaults below them; null is as if left out."""
+    vision = part(OUTER, "vision_config", {"hidden_size": 9, "empty": 5, "patch": 16})
+    assert [require_int(vision, key, 1, 99) for key in ("hidden_size", "patch", "empty")] == [
+        8,
+        16,
+        5,
+    ]
+    assert require_float(vision, "eps", 0, 1) == 1e-6 and require_bool(vision, "bias")
+    assert require_str(vision, "act", ("gelu",)) == "gelu"
+    assert require_int(part(vision, "deep"), "depth", 1, 3) == 2
+    assert layer_types(alike(vision, {**vision, "num_hidden_layers": 2})) == (FULL, FULL)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda v: require_int(v, "hidden_size", 9, 99), "config.json: vision_config.hidden_size is 8, expected"),
+        (lambda v: require_int(v, "gone", 1, 2), "config.json: vision_config.gone is missing"),
+        (lambda v: require_int(v, "empty", 1, 2), "config.json: vision_config.empty is missing"),
+        (lambda v: require_float(v, "eps", 1, 2), "config.json: vision_config.eps is 1e-06"),
+        (lambda v: require_bool(v, "act"), "config.json: vision_config.act is 'gelu', expected true or false"),
+        (lambda v: require_str(v, "act", ("relu",)), "config.json: vision_config.act is 'gelu'; supported: relu"),
+        (lambda v: require_int(part(v, "deep"), "depth", 3, 9), "config.json: vision_config.deep.depth is 2"),
+        (lambda v: part(v, "act"), "config.json: vision_config.act is 'gelu', expected an object"),
+        (lambda v: part(v, "empty"), "config.json: vision_config.empty is missing"),
+        (lambda v: part(part(v, "deep"), "more"), "config.json: vision_config.deep.more is missing"),
+        (lambda v: require_int(alike(v, {"n": 0}), "n", 1, 2), "config.json: vision_config.n is 0"),
+        (lambda v: layer_types({**v}), "config.json: num_hidden_layers is missing"),
+    ],
+)  # fmt: skip
+def test_errors_name_a_key_by_its_path(read: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=f"^{re.escape(message)}"):
+        read(part(OUTER, "vision_config"))
+
+
+def test_errors_of_another_file_name_it() -> None:
+    given = Part({"deep": {"n": 0}}, file="2_Dense/config.json")
+    assert given.folder == "2_Dense" and Part({}).folder == ""
+    for config, message in (
+        (given, "2_Dense/config.json: n is missing"),
+        (Part({}, file="a/config.json"), "a/config.json: n is missing"),
+        (part(given, "deep"), "2_Dense/config.json: deep.n is 0"),
+        (alike(given, {"n": 3}), "2_Dense/config.json: n is 3"),
+    ):
+        with pytest.raises(ModelError, match=f"^{re.escape(message)}"):
+            require_int(config, "n", 1, 2)
 
 
 def test_nested_text_config() -> None:
