@@ -378,7 +378,7 @@ def test_answers_and_edits_keep_the_earlier_versions(visit: Visit) -> None:
     expect(first.get_by_role("button", name="Later version")).to_be_disabled()
     first.get_by_role("button", name="Earlier version").press("Enter")
     expect(page.locator(".answer")).to_have_count(2)
-    assert page.locator(".answer .text").first.inner_text() == "answer 1 to one"
+    expect(page.locator(".answer .text").first).to_have_text("answer 1 to one")
     assert turns(page) == ["one", "answer to one", "two", "answer to two"]
     expect(page.locator("#announce")).to_have_text("Version 1 of 2")
     expect(
