@@ -266,7 +266,13 @@ def killed_at(k: int, half: bool) -> bool:
         os._exit(0)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["between writes", "within a write"])
+@pytest.mark.parametrize(
+    "half",
+    [
+        pytest.param(False, id="between writes", marks=pytest.mark.slow),
+        pytest.param(True, id="within a write"),
+    ],
+)
 def test_killed_at_every_write_boundary(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, half: bool
 ) -> None:

@@ -572,9 +572,9 @@ def completed(
     "name, form, alone, half",
     [
         ("small", "q4", True, False),
-        ("small", "q4", True, True),
+        pytest.param("small", "q4", True, True, marks=pytest.mark.slow),
         ("small", "q4", False, False),
-        ("f32", "q8", True, False),
+        pytest.param("f32", "q8", True, False, marks=pytest.mark.slow),
         ("sharded", "q4", True, False),
     ],
 )

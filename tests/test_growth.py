@@ -85,7 +85,14 @@ def test_classes() -> None:
             classes_up_to(100, (16, bad))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["gemma3-mlx4-g64", "qwen3-mlx4-g128", "qwen3.5-mlx4-g64"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gemma3-mlx4-g64",
+        pytest.param("qwen3-mlx4-g128", marks=pytest.mark.slow),
+        "qwen3.5-mlx4-g64",
+    ],
+)
 def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) -> None:
     """Greedy and drawn, growing in mid-decode; then a second turn on top, which grows before its prefill."""
     grown, whole = load(gpu, run, name), load(gpu, run, name, context_classes=())
