@@ -1,7 +1,7 @@
 """Settings that stand in several places, or nowhere: every variant gives transformers' logits, or is refused by name.
 
 tests/variants.py makes the checkpoints, tests/goldens/make_variants.py recorded what transformers makes of them.
-A load compiles every kernel, for a second and more; so of those that are like another, most run with --slow alone.
+Of those that are like another, most run with --slow alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 from py_engine.errors import ModelError
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.serve.device import Device
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner
@@ -38,9 +39,9 @@ REFUSED = [variant for variant in VARIANTS if variant.refused is not None]
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what differs is read by Python."""
-    return open_software_gpu("wgpu")
+def device(open_software_gpu: Callable[..., Gpu]) -> Device:
+    """One host: what differs is read by Python. One device: kernels of the same sizes are compiled once."""
+    return Device(open_software_gpu("wgpu"), recovers=False)
 
 
 def written(variant: Variant, folder: Path) -> str:
@@ -57,8 +58,10 @@ def test_there_is_a_golden_for_each() -> None:
 
 
 @pytest.mark.parametrize("variant", CASES)
-def test_logits_of_transformers(gpu: Gpu, run: Runner, tmp_path: Path, variant: Variant) -> None:
-    engine = run(Engine.load(written(variant, tmp_path / "m"), gpu=gpu, dtype="f32", context=64))
+def test_logits_of_transformers(
+    device: Device, run: Runner, tmp_path: Path, variant: Variant
+) -> None:
+    engine = run(device.load(written(variant, tmp_path / "m"), dtype="f32", context=64))
     try:
         got = np.frombuffer(run(engine.logits(IDS)), np.float32)
     finally:

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from py_engine.generate.answer import Answer
+from py_engine.serve.device import Device
 from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# A driver compiles every kernel anew for each load, which is most of these tests' time; so f16 and
-# Dawn see a few checkpoints; with --slow each family, bf16, f16, q4, q8 and repacked matrices, biases, windows.
+# Compiling kernels is most of these tests' time; so f16 and Dawn see a few checkpoints; with --slow each family, bf16,
+# f16, q4, q8 and repacked matrices, biases, windows.
 F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
 F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
 DAWN = ("qwen3.5-mlx4-g64",)  # Chromium's own Dawn runs others in tests_e2e
@@ -63,12 +64,9 @@ ROOT = Path(__file__).parents[2]
 class Loaded:
     """A loaded checkpoint, called without await."""
 
-    def __init__(self, run: Runner, name: str, host: str, dtype: str) -> None:
+    def __init__(self, run: Runner, device: Device, name: str, host: str, dtype: str) -> None:
         self.run, self.name, self.host, self.dtype = run, name, host, dtype
-        with software_adapter(host):
-            self.engine: Engine = run(
-                Engine.load(str(reference.folder(name)), dtype=dtype, host=host, context=1024)
-            )
+        self.engine = run(device.load(str(reference.folder(name)), dtype=dtype, context=1024))
         self.live_bytes = self.engine._gpu.counters.live_bytes
 
     def logits(self, ids: list[int]) -> np.ndarray:
@@ -84,10 +82,29 @@ class Loaded:
         return self.run(start())
 
 
+@pytest.fixture(scope="module")
+def devices(run: Runner) -> Iterator[Callable[[str], Device]]:
+    """One on each host: kernels of the same sizes are compiled once for all checkpoints."""
+    opened: dict[str, Device] = {}
+
+    def device(host: str) -> Device:
+        if host not in opened:
+            with software_adapter(host):
+                opened[host] = run(Device.open(host))
+        return opened[host]
+
+    yield device
+    for each in opened.values():
+        run(each.close())
+
+
 @pytest.fixture(scope="module", params=GRID)
-def loaded(request: pytest.FixtureRequest, run: Runner) -> Iterator[Loaded]:
+def loaded(
+    request: pytest.FixtureRequest, run: Runner, devices: Callable[[str], Device]
+) -> Iterator[Loaded]:
     """One checkpoint on one host at a time."""
-    model = Loaded(run, *request.param)
+    name, host, dtype = request.param
+    model = Loaded(run, devices(host), name, host, dtype)
     yield model
     run(model.engine.close())
 
