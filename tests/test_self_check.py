@@ -62,6 +62,7 @@ class Compiler:
             return await compiler(label, *given)
 
         self._monkeypatch.setattr(gpu, "create_pipeline", faulty)
+        self._monkeypatch.setattr(gpu, "kernels", None)  # compiled anew, and forgotten afterwards
 
 
 @pytest.fixture

@@ -27,6 +27,14 @@ def assemble(kernel: Kernel) -> str:
     return "\n".join([*parts, shader_source(f"{kernel.stem}.wgsl")])
 
 
+def kernels_of(gpu: Gpu) -> Kernels:
+    """The pipelines of a GPU that its caller keeps: compiled once for all models that are loaded onto it, one after
+    another too."""
+    if not isinstance(gpu.kernels, Kernels):
+        gpu.kernels = Kernels(gpu)
+    return gpu.kernels
+
+
 class Kernels:
     """The pipelines of one device, one for each Kernel. All models of the device share them."""
 
@@ -50,14 +58,13 @@ class Kernels:
     async def ready(self, kernels: Iterable[Kernel], timeout_s: float) -> set[Kernel]:
         """Those kernels that have compiled after this time. Others are still compiling, or have failed."""
         wanted = set(kernels)
-        if not wanted:
-            return set()
         self.start(wanted)
-        done, _ = await asyncio.wait([self._pipelines[k] for k in wanted], timeout=timeout_s)
+        if compiling := self._compiling(wanted):
+            await asyncio.wait(compiling, timeout=timeout_s)
         return {
             k
             for k in wanted
-            if (t := self._pipelines[k]) in done and not t.cancelled() and t.exception() is None
+            if (t := self._pipelines[k]).done() and not t.cancelled() and t.exception() is None
         }
 
     async def compiled(self, tell: Callable[[int, int], object]) -> None:
@@ -71,7 +78,7 @@ class Kernels:
 
     async def settle(self) -> None:
         """Wait until nothing compiles any more; errors are ignored. Needed before the device is closed."""
-        await asyncio.gather(*self._pipelines.values(), return_exceptions=True)
+        await asyncio.gather(*self._compiling(self._pipelines), return_exceptions=True)
 
     async def forget_failed(self) -> None:
         """Settle, and forget kernels that failed, so that they are tried again when the next model needs them."""
@@ -82,6 +89,10 @@ class Kernels:
 
     def __len__(self) -> int:
         return len(self._pipelines)
+
+    def _compiling(self, kernels: Iterable[Kernel]) -> list[asyncio.Task[Pipeline]]:
+        """The tasks that are not done. Those that are may belong to an event loop that has ended."""
+        return [t for k in kernels if not (t := self._pipelines[k]).done()]
 
     async def _compile(self, kernel: Kernel) -> Pipeline:
         code = self._gpu.enable_lines(kernel.features) + "\n" + assemble(kernel)

@@ -16,7 +16,7 @@ from py_engine.errors import (
     MemoryBudgetError,
     OutOfMemoryError,
 )
-from py_engine.graph.kernels import Kernels
+from py_engine.graph.kernels import Kernels, kernels_of
 from py_engine.graph.submit import default_strategy
 from py_engine.host import open_gpu
 from py_engine.host.gpu import Gpu
@@ -46,7 +46,7 @@ class Device:
         self._gpu = gpu
         self.recovers = recovers
         self._budget = budget
-        self._kernels = Kernels(gpu)
+        self._kernels = Kernels(gpu) if recovers else kernels_of(gpu)
         self._engines: list[Engine] = []  # the least recently used first
         self._listeners: list[OnDevice] = []
         self._line = asyncio.Lock()  # of loads; asyncio's lock wakes waiters in the order they came
