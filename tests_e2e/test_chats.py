@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from devtools.page_server import PageServer
+from tests.waiting import wait_until
 from tests_e2e.conftest import WEBGPU_FLAGS, chromium_path, kill, set_quota
 from tests_e2e.visit import LEFT_IN_LOCAL_STORAGE, READY, UI_MS, Visit, chat, kept_chats, offer
 
@@ -783,6 +784,11 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
         page, kept_visit.site, 1 << 30
     )  # room again: what was not kept is kept with the next turn
     ask(page, "last")
+    wait_until(
+        "the chat kept",
+        lambda: [len(words(chat)) for chat in kept_chats(page)] == [6],
+        lambda: page.wait_for_timeout(50),
+    )
     reload(page)
     expect(page.locator(".user")).to_have_count(3)
     assert len(turns(page)) == 6
