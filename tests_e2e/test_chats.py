@@ -106,6 +106,16 @@ def turns(page: Page) -> list[str]:
     return [re.sub(r"^answer \d+ ", "answer ", text) for text in found]
 
 
+def wait_kept(page: Page, count: int) -> None:
+    """Until the newest chat is kept with so many messages, each with its text: what a reload cannot lose."""
+
+    def kept() -> bool:
+        found = words(kept_chats(page)[0])
+        return len(found) == count and all(found)
+
+    wait_until("the chat kept", kept, lambda: page.wait_for_timeout(50))
+
+
 def addressed(page: Page) -> str:
     """The part of the address that names the chat."""
     page.wait_for_function("location.hash.startsWith('#chat=')")
@@ -156,6 +166,7 @@ def test_turns_sent_at_the_same_time_stand_one_after_the_other(visit: Visit) -> 
     expect(two.locator(".user .bubble")).to_have_text(order)
     one.click("#stop")
     expect(one.locator("#send")).to_be_visible()
+    wait_kept(one, 6)
     reload(one)
     expect(one.locator(".user .bubble")).to_have_text(order)
     kept = [text.split(" word")[0] for text in words(kept_chats(one)[0])]
@@ -784,11 +795,7 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
         page, kept_visit.site, 1 << 30
     )  # room again: what was not kept is kept with the next turn
     ask(page, "last")
-    wait_until(
-        "the chat kept",
-        lambda: [len(words(chat)) for chat in kept_chats(page)] == [6],
-        lambda: page.wait_for_timeout(50),
-    )
+    wait_kept(page, 6)
     reload(page)
     expect(page.locator(".user")).to_have_count(3)
     assert len(turns(page)) == 6

@@ -115,10 +115,16 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     context.close()
 
 
+# The browser also looks for updates by itself, after a navigation: the worker may be there already, or be gone again.
 FAILED_UPDATE = """async () => {
   const registration = await navigator.serviceWorker.getRegistration();
-  const ended = new Promise(done => registration.addEventListener('updatefound', () =>
-    registration.installing.addEventListener('statechange', event => done(event.target.state))));
+  let end;
+  const ended = new Promise(done => { end = done; });
+  const watch = worker => worker && worker.state !== 'redundant'
+    ? worker.addEventListener('statechange', event => end(event.target.state)) : end('redundant');
+  registration.addEventListener('updatefound', () => watch(registration.installing));
+  if (registration.installing) watch(registration.installing);
+  setTimeout(end, 60_000, 'no update within a minute');
   await registration.update();
   return await ended;
 }"""
