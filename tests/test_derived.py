@@ -573,7 +573,7 @@ def completed(
     [
         ("small", "q4", True, False),
         pytest.param("small", "q4", True, True, marks=pytest.mark.slow),
-        ("small", "q4", False, False),
+        pytest.param("small", "q4", False, False, marks=pytest.mark.slow),
         pytest.param("f32", "q8", True, False, marks=pytest.mark.slow),
         ("sharded", "q4", True, False),
     ],

@@ -88,7 +88,7 @@ def test_classes() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "gemma3-mlx4-g64",
+        pytest.param("gemma3-mlx4-g64", marks=pytest.mark.slow),
         pytest.param("qwen3-mlx4-g128", marks=pytest.mark.slow),
         "qwen3.5-mlx4-g64",
     ],
