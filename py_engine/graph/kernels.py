@@ -28,8 +28,7 @@ def assemble(kernel: Kernel) -> str:
 
 
 def kernels_of(gpu: Gpu) -> Kernels:
-    """The pipelines of a GPU that its caller keeps: compiled once for all models that are loaded onto it, one after
-    another too."""
+    """The pipelines of a GPU: compiled once for all models that are loaded onto it, one after another too."""
     if not isinstance(gpu.kernels, Kernels):
         gpu.kernels = Kernels(gpu)
     return gpu.kernels

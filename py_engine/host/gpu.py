@@ -182,7 +182,7 @@ class Gpu(abc.ABC):
     # loss by themselves; in CPython the next call that needs the device raises DeviceLostError.
     on_lost: Callable[[str], object] | None = None
     warning: str = ""  # what a person should know about the choice of this device
-    kernels: object = None  # what was compiled on it, where graph/kernels.py keeps that here
+    kernels: object = None  # what was compiled on it: kernels_of (graph/kernels.py) keeps it here
     # The rings of decode loops, by result buffer and depth. They are kept as long as the result buffer.
     _rings: dict[Buffer, dict[int, list[Buffer]]] = field(default_factory=dict, init=False)
     _counters: Counters = field(default_factory=Counters, init=False)

@@ -16,7 +16,7 @@ from py_engine.errors import (
     MemoryBudgetError,
     OutOfMemoryError,
 )
-from py_engine.graph.kernels import Kernels, kernels_of
+from py_engine.graph.kernels import kernels_of
 from py_engine.graph.submit import default_strategy
 from py_engine.host import open_gpu
 from py_engine.host.gpu import Gpu
@@ -46,7 +46,6 @@ class Device:
         self._gpu = gpu
         self.recovers = recovers
         self._budget = budget
-        self._kernels = Kernels(gpu) if recovers else kernels_of(gpu)
         self._engines: list[Engine] = []  # the least recently used first
         self._listeners: list[OnDevice] = []
         self._line = asyncio.Lock()  # of loads; asyncio's lock wakes waiters in the order they came
@@ -255,7 +254,7 @@ class Device:
             while True:
                 gpu = await self._open(losses, abort)
                 try:
-                    loaded = await load_on(gpu, self._kernels, abort)
+                    loaded = await load_on(gpu, kernels_of(gpu), abort)
                     break
                 except DeviceLostError as error:
                     if not self.recovers:
@@ -286,7 +285,6 @@ class Device:
             if self._broken:
                 host = self._gpu.info.host
                 gone, self._gpu = self._gpu, await reopen(lambda: open_gpu(host), abort)
-                self._kernels = Kernels(self._gpu)
                 self._broken = False
                 self._gpu.on_lost = self.told_lost
                 if len(self._engines) > 1:
@@ -323,7 +321,7 @@ class Device:
         async with self._line:  # a load that was under way has cleaned up after itself
             await self._close_models()
             await asyncio.gather(*self._revivals, return_exceptions=True)
-            await self._kernels.settle()
+            await kernels_of(self._gpu).settle()
             if self.recovers:
                 self._gpu.on_lost = None
                 self._gpu.close()

@@ -177,16 +177,14 @@ class Subfolder(Repository):
 
     @property
     def revision(self) -> str | None:
-        """See Repository.revision."""
         return self._whole.revision
 
     def files(self) -> list[str]:
-        """See Repository.files (of a local folder none, since it lists its own files alone)."""
+        """Names of the files in this folder; none of a local one, since the whole lists its own files alone."""
         names = self._whole.files()
         return [n.removeprefix(self._prefix) for n in names if n.startswith(self._prefix)]
 
     async def size(self, name: str) -> int:
-        """See Repository.size."""
         return await self._whole.size(self._prefix + name)
 
     async def read(
@@ -196,7 +194,6 @@ class Subfolder(Repository):
         end: int | None = None,
         on_bytes: Callable[[int], None] | None = None,
     ) -> Bytes:
-        """See Repository.read."""
         return await self._whole.read(self._prefix + name, start, end, on_bytes)
 
 
