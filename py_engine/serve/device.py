@@ -254,7 +254,7 @@ class Device:
             while True:
                 gpu = await self._open(losses, abort)
                 try:
-                    loaded = await load_on(gpu, kernels_of(gpu), abort)
+                    loaded = await load_on(gpu, abort)
                     break
                 except DeviceLostError as error:
                     if not self.recovers:

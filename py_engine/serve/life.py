@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from py_engine.abort import Abort, or_abort
 from py_engine.errors import ClosedError, DeviceLostError, EngineError
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Gpu
 from py_engine.serve.recovery import During, Losses
 from py_engine.serve.sessions import Sessions
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Loads the model onto a GPU, with the kernels of that device.
-LoadOn = Callable[[Gpu, Kernels, Abort], Awaitable[Loaded]]
+LoadOn = Callable[[Gpu, Abort], Awaitable[Loaded]]
 
 
 class Life:

@@ -10,7 +10,7 @@ from py_engine.abort import Abort
 from py_engine.checks.autotune import chosen_forms
 from py_engine.encode.encoder import Encoder
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.kernels import Kernels
+from py_engine.graph.kernels import Kernels, kernels_of
 from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
@@ -37,7 +37,6 @@ async def load_model(
     io: Io,
     options: LoadOptions = DEFAULTS,
     *,
-    kernels: Kernels | None = None,
     make_room: MakeRoom | None = None,
     tell: Callable[[Progress], object] = lambda _: None,
     abort: Abort | None = None,
@@ -45,13 +44,13 @@ async def load_model(
 ) -> Loaded:
     """Load the model at `address`. After an error nothing stays allocated. Raises the errors of Engine.load.
 
-    `kernels`: the compiled kernels of the device, which models share; None: new ones. `make_room` gives what other
+    `make_room` gives what other
     models of the device take; None: there are none. `tell` is called with the progress. `before_weights` is awaited
     once everything but the weights was read and found right, before anything large is allocated.
     """
     started = io.now()
     abort = abort or Abort()
-    kernels = Kernels(gpu) if kernels is None else kernels
+    kernels = kernels_of(gpu)
     dtype, context, tune = options.dtype, options.context, options.tune
     strategy, self_check = options.strategy or default_strategy(), options.self_check
     if make_room is None:

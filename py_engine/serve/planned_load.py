@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from py_engine.abort import Abort
-from py_engine.graph.kernels import Kernels
 from py_engine.host import open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
@@ -47,8 +46,8 @@ class PlannedLoad:
         self._tell: Callable[[Progress], object] = lambda _: None
         self.budget = options.memory_budget
 
-    async def on(self, gpu: Gpu, kernels: Kernels, abort: Abort) -> Loaded:
-        """Load the model onto a GPU, with the kernels of that device. Errors as for Engine.load."""
+    async def on(self, gpu: Gpu, abort: Abort) -> Loaded:
+        """Load the model onto a GPU. Errors as for Engine.load."""
         options = self.options
         with (
             opened_io(self.io) as io,
@@ -56,7 +55,7 @@ class PlannedLoad:
         ):
             self.budget = options.memory_budget or profile_of(io.handheld).memory_budget
             loaded = await load_model(
-                self.address, gpu, io, options, kernels=kernels, make_room=self._room,
+                self.address, gpu, io, options, make_room=self._room,
                 tell=self._tell, abort=abort, before_weights=self._place_is_free,
             )  # fmt: skip
         # A later load takes the same commit, wherever the branch points then.
