@@ -4,7 +4,7 @@
 // The server puts a line in front of this file, made from what it serves (devtools/site.py, Site.shell):
 //   const SHELL = {version, files: {path: integrity}, policies: {document, other}, snapshots: {caches, sources}};
 //
-// A new version is fetched whole beside the old one and waits until a person consents (public/updates.mjs). Then it
+// A new version is fetched whole beside the old one and waits until a user consents (public/updates.mjs). Then it
 // answers pages opened from that moment on; tabs that are open go on with the files of the version they came with.
 
 const SCOPE = self.registration.scope;

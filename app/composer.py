@@ -14,7 +14,7 @@ class Composer:
         self._box = find("prompt")
 
     def focus(self):
-        """The person can write now."""
+        """The user can write now."""
         self._box.focus()
 
     def refresh(self):
@@ -35,7 +35,7 @@ class Composer:
             page.choice.load_at_hand()
 
     def typed(self, event=None):
-        """The person changed the text."""
+        """The user changed the text."""
         self._page.drafts.written()
         self._draw()
 

@@ -117,12 +117,12 @@ class Conversation:
     # ---- asking
 
     def send(self, text, draft=None):
-        """A new message of the person's, to be answered. `draft`: whose draft it was."""
+        """A new message of the user's, to be answered. `draft`: whose draft it was."""
         question = chats.message("user", self.chat.last(), content=text)
         self._answer(question["id"], question, follow=True, sent=draft)
 
     def edit(self, index):
-        """Let the person rewrite a message; sending makes another version of it."""
+        """Let the user rewrite a message; sending makes another version of it."""
         message = self.rows[index].message
 
         def resend(text):
@@ -267,7 +267,7 @@ class Conversation:
             running.row.growing(True, running.state(self._loading.state == "loading"))
             self._to_end_if_following()
             took = since_ms(began)
-            pause = max(DRAW_MS, 3 * took)  # most of the time stays the person's
+            pause = max(DRAW_MS, 3 * took)  # most of the time stays the user's
             if since_ms(saved, began) > SAVE_MS and not running.saving:
                 saved = began
                 asyncio.create_task(self._save_growing(running))
@@ -287,7 +287,7 @@ class Conversation:
             if not how.get("fresh"):
                 await self.dropped(chat.id)
                 return False
-            chats.revive(chat)  # the person goes on with it
+            chats.revive(chat)  # the user goes on with it
             return await self._keep(chat, messages, **how)
         except chats.NotKept as error:
             if self._refused != str(error):

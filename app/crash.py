@@ -1,6 +1,6 @@
 """After a page that ended in the middle of something, or memory that ran out: what happened, and the smaller setting
 to go on with. Each offer is smaller than the one before, and after the smallest there is none. Nothing is loaded before
-the person says so, so a page that breaks down does not do it again and again."""
+the user says so, so a page that breaks down does not do it again and again."""
 
 from app import storage
 from app.loading import problem

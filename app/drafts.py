@@ -17,7 +17,7 @@ class Drafts:
         self._name = None  # whose draft it is: a chat's id, chats.DRAFT_OF_NEW; None: the store was not asked yet
         self._kept: str | None = ""  # what the store has; None: it refused
         self._waits = False
-        self.touched = bool(self._box.value)  # by the person, since the chat was opened
+        self.touched = bool(self._box.value)  # by the user, since the chat was opened
 
     def wait(self):
         """A new chat is open, and its draft is still to be read: `add` brings it. Until then nothing is kept, so that
@@ -43,7 +43,7 @@ class Drafts:
             self.written()
 
     def written(self):
-        """The person changed it."""
+        """The user changed it."""
         self.touched = True
         if not self._waits and self._name is not None:
             self._waits = True

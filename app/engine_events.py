@@ -1,5 +1,5 @@
 """What the engine's worker tells without being asked: it has booted, failed or broken down, the GPU was lost, an
-earlier page ended in the middle of something. The person hears of each, and what to do about it."""
+earlier page ended in the middle of something. The user hears of each, and what to do about it."""
 
 import js
 from js import document

@@ -1,4 +1,4 @@
-"""Chats from files that a person picks or drops."""
+"""Chats from files that a user picks or drops."""
 
 from app import chats
 from app.hints import hint, withdraw

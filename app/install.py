@@ -8,7 +8,7 @@ from app.hints import hint, withdraw
 
 NAME = "install"
 LARGE_MB = 100
-DONE = "install-advice"  # kept once the person has decided
+DONE = "install-advice"  # kept once the user has decided
 
 KEPT_ON_IOS = (
     "From the Home Screen it keeps its models; in a browser they may be removed after seven days without a visit. "
@@ -20,7 +20,7 @@ _then = None  # what goes on after the decision
 
 
 def before_download(size_mb, go):
-    """Call `go` now, or, where installing first is better and the person was not asked yet, after the decision.
+    """Call `go` now, or, where installing first is better and the user was not asked yet, after the decision.
     `size_mb`: None when it is not known."""
     asyncio.create_task(_before_download(size_mb, go))
 

@@ -27,7 +27,7 @@ STRANDED = (
 
 class Library:
     """`conversation` shows the open chat, `drafts` what was not sent in it, `sidebar` the list. `confirm(text, act)`
-    asks the person; `on_change` is called when buttons are to be drawn anew."""
+    asks the user; `on_change` is called when buttons are to be drawn anew."""
 
     def __init__(self, conversation, drafts, sidebar, confirm, on_change):
         self._conversation = conversation

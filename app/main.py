@@ -153,7 +153,7 @@ def came_back(event):
 
 
 def left(event):
-    """The page is closed or left, by the person or for another one."""
+    """The page is closed or left, by the user or for another one."""
     library.leave()
     page.client.leave()
 

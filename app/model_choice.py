@@ -1,4 +1,4 @@
-"""Which model is loaded: the person chose it, in picker.py's form or by opening a folder, or it is the last visit's.
+"""Which model is loaded: the user chose it, in picker.py's form or by opening a folder, or it is the last visit's.
 Loading itself is loading.py's."""
 
 import asyncio
@@ -56,7 +56,7 @@ class ModelChoice:
     # ---- without being asked, and again
 
     def at_hand(self):
-        """The last visit's model, if it loads as soon as the person writes: all of it is kept here, so nothing has to
+        """The last visit's model, if it loads as soon as the user writes: all of it is kept here, so nothing has to
         be fetched. None without one."""
         page = self._page
         blocked = page.events.smaller or page.gpu.title
@@ -66,7 +66,7 @@ class ModelChoice:
         return model if model and model["id"] in page.stored_models.whole else None
 
     def load_at_hand(self):
-        """The person has begun to write."""
+        """The user has begun to write."""
         model = self.at_hand()
         if model:
             self._load(model, self._page.stored_models.whole[model["id"]])

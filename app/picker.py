@@ -132,7 +132,7 @@ class Picker:
             row.textContent = coming_text(model)
 
     def _usual(self, ids):
-        """The model that is chosen before the person chooses."""
+        """The model that is chosen before the user chooses."""
         last = storage.read(LAST)
         defaults = [model["id"] for model in self.models if model.get("default")]
         return last if last in ids else (defaults or ids or [None])[0]

@@ -1,4 +1,4 @@
-"""The two kinds of turn on the screen: what the person wrote, and an answer as it comes."""
+"""The two kinds of turn on the screen: what the user wrote, and an answer as it comes."""
 
 import json
 
@@ -46,7 +46,7 @@ class Row:
 
 
 class UserRow(Row):
-    """A message of the person's."""
+    """A message of the user's."""
 
     def __init__(self, message):
         super().__init__(message, "t-user")
@@ -92,7 +92,7 @@ class UserRow(Row):
 
 
 class AnswerRow(Row):
-    """An answer, finished or growing, or what else the person did not write: a system prompt, a tool's words. `draw`
+    """An answer, finished or growing, or what else the user did not write: a system prompt, a tool's words. `draw`
     shows what its message has by now."""
 
     def __init__(self, message):
@@ -146,7 +146,7 @@ class AnswerRow(Row):
             show(notice)
 
     def _draw_thinking(self, last):
-        """Folded, unless the person opens it."""
+        """Folded, unless the user opens it."""
         thought = self.message.get("reasoning", "")
         if not thought:
             return

@@ -19,7 +19,7 @@ NUMBERS = (
 
 
 class Settings:
-    """What the person chose; absent: the model's own choice."""
+    """What the user chose; absent: the model's own choice."""
 
     def __init__(self, on_problem):
         kept = storage.read(KEY, {})

@@ -8,7 +8,7 @@ from app import device, storage, updates
 from app.dom import button, clear, find
 from app.picker import problem_card
 
-LOOK_AGAIN_S = (5, 15, 45)  # between looks for a GPU, after which the person is left to ask
+LOOK_AGAIN_S = (5, 15, 45)  # between looks for a GPU, after which the user is left to ask
 CONFIG_S = 1.5  # between two looks at what the server fetches
 MOST_CONFIG_S = 60
 

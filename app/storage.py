@@ -102,7 +102,7 @@ def get_install_guidance():
 
 
 async def prompt_install():
-    """Open the browser's own prompt; whether the person accepted."""
+    """Open the browser's own prompt; whether the user accepted."""
     return bool(await device_storage.promptInstall())
 
 

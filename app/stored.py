@@ -8,7 +8,7 @@ from app.dom import announce, clear, find, make, show, stamp
 
 
 class StoredModels:
-    """Asks the engine's worker, which needs no GPU for it. `confirm(text, act)` asks the person; `in_use()`: the id of
+    """Asks the engine's worker, which needs no GPU for it. `confirm(text, act)` asks the user; `in_use()`: the id of
     the model that is loaded or loading, None without one; `on_listed()` hears that `whole` is known."""
 
     def __init__(self, client, confirm, in_use, on_listed):

@@ -1,4 +1,4 @@
-"""A newer version of the page: it waits until the person consents."""
+"""A newer version of the page: it waits until the user consents."""
 
 import asyncio
 

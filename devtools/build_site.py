@@ -2,7 +2,7 @@
 
 The files are those of the shell (devtools/site.py), sw.js and a config.json with the hub's models; HF_ENDPOINT names
 another hub. Weights come from the hub. A host that sends no content security policy gets it from the service worker,
-from a person's second visit on.
+from a user's second visit on.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ HUB_MODELS: tuple[dict[str, Any], ...] = (
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal."""
+    """Print a line for the user at the terminal."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -119,7 +119,7 @@ Tell = Callable[[Step], object]  # what it raises ends the way
 
 
 class View:
-    """Steps for the person at the terminal: a bar, or where stderr is none a line every ten percent."""
+    """Steps for the user at the terminal: a bar, or where stderr is none a line every ten percent."""
 
     def __init__(self) -> None:
         self._bar = Bar(sys.stderr) if on_terminal(sys.stderr) else None

@@ -117,7 +117,7 @@ function ofHistory(chat) {
 }
 
 /** ChatGPT's: {mapping: {id: {message: {author: {role}, content: {parts}, create_time}, parent}}, current_node}. What is no
-    turn of a person's or of the model's, or holds no words, is left out; its children follow its parent. */
+    turn of a user's or of the model's, or holds no words, is left out; its children follow its parent. */
 function ofMapping(chat) {
   const spoken = node => ['user', 'assistant'].includes(node?.message?.author?.role) && wordsOf(node.message.content) !== '';
   const above = id => {

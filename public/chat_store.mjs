@@ -70,7 +70,7 @@ class IndexedDb {
       this.#db?.close();
       this.#db = null;
     };
-    this.#db.onclose = () => { this.#db = null; };      // the person deleted this site's data
+    this.#db.onclose = () => { this.#db = null; };      // the user deleted this site's data
     return this;
   }
 
@@ -294,7 +294,7 @@ export const everything = ours => answer(async () => {
     id of the first one, what other tabs hear, how many came in, and how many messages were here already. */
 export const takeIn = text => answer(async () => takeAll((await import('./chat_files.mjs')).chatsOf(JSON.parse(text))));
 
-/** The same of a file that a person chose. Answers {error} in words when it holds no chats. */
+/** The same of a file that a user chose. Answers {error} in words when it holds no chats. */
 export const takeFile = file => answer(async () => takeAll(await (await import('./chat_files.mjs')).chatsOfFile(file)));
 
 /** All of them, or none. */

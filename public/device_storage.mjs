@@ -70,7 +70,7 @@ export async function canCacheModel(sizeMB) {
   return { fits, availableMB, recommendInstall: !installed && (ios || isHandheld() || !fits) };
 }
 
-/** Ask the browser never to throw away by itself what is kept here; whether it agreed. Some browsers ask the person, and
+/** Ask the browser never to throw away by itself what is kept here; whether it agreed. Some browsers ask the user, and
     this waits for them. A worker can only look. */
 export async function requestPersistentStorage() {
   return await soon(asked('persisted')) === true || await asked('persist') === true;
@@ -78,7 +78,7 @@ export async function requestPersistentStorage() {
 
 // ---- installing
 
-let offer = null; // the browser's own prompt, kept for the moment when the person wants it
+let offer = null; // the browser's own prompt, kept for the moment when the user wants it
 
 if (ON_A_PAGE) {
   addEventListener('beforeinstallprompt', event => {
@@ -124,7 +124,7 @@ function shareMenu() {
   return [`${square}, on some iPhones behind the three dots.`];
 }
 
-/** Open the browser's own prompt; whether the person accepted. False where there is none. */
+/** Open the browser's own prompt; whether the user accepted. False where there is none. */
 export async function promptInstall() {
   const event = offer;
   offer = null; // it can be shown once

@@ -35,7 +35,7 @@ export async function watch(found) {
   });
 }
 
-/** The person consents: this tab goes on with the newest version. */
+/** The user consents: this tab goes on with the newest version. */
 export function accept() {
   consented = true;
   if (registration?.waiting) registration.waiting.postMessage({ op: 'take-charge' });
