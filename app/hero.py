@@ -1,4 +1,4 @@
-"""The empty chat: what this is, what to do first, and a few ways to begin."""
+"""The empty chat: what this page is, what to do first, and a few examples."""
 
 from app.dom import button, clear, find, show
 
@@ -15,7 +15,8 @@ CONTINUATIONS = (
 
 
 def draw(state, name, base, gpu, at_hand):
-    """`state` and `name` are those of the model; a `base` model continues texts. `at_hand`: what loads by itself."""
+    """Draw it. `state` and `name` are those of the model; a `base` model continues texts. `at_hand`: the model that
+    loads by itself."""
     title = "A language model on your own GPU"
     if gpu.title:
         text = "This page cannot answer on this device. Your chats can still be read."

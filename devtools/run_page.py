@@ -15,9 +15,8 @@ from devtools.offers import Offers, say
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site
 
-ROWS = (
-    Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
-)  # what /diagnostics finds, a row a line
+# The rows of the page /diagnostics, one a line.
+ROWS = Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
 FIRST_PORT = 8000
 PORTS_TRIED = 20
 
