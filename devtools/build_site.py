@@ -21,7 +21,8 @@ from py_engine.sources.hub_settings import hub_settings
 
 
 def build(site: Site, out: Path) -> int:
-    """Write the files into `out`, over what lies there; how many. Raises FileNotFoundError when one is missing."""
+    """Write the files into `out`, over existing ones; returns how many. Raises FileNotFoundError when one is
+    missing."""
     paths = [*site.shell_paths(), "sw.js"]
     for path in paths:
         data = site.read(path)
@@ -35,13 +36,13 @@ def build(site: Site, out: Path) -> int:
 
 
 def main() -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="./dev build", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder, made when it is not there")
     arguments = parser.parse_args()
     try:
         with closing(open_io()) as io:
-            hub = hub_settings(io).endpoint  # without a password: everybody reads config.json
+            hub = hub_settings(io).endpoint  # without a password: config.json is public
     except HubError as error:
         print(error, file=sys.stderr)
         return 1

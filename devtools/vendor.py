@@ -38,30 +38,30 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "vendor.lock.json"
 VENDOR = ROOT / ".vendor"
-STAMPS = "stamps.json"  # in .vendor/: package -> its lock entry as it was when its files were laid
+STAMPS = "stamps.json"  # in .vendor/: package -> its lock entry when its files were installed
 
-LOOK_S = 0.2  # between two looks at what a command that runs has done
+LOOK_S = 0.2  # between two checks of a running command
 
 Package = dict[str, Any]
 
 
 class VendorError(Exception):
-    """A package could not be fetched, or a file is not the one that the lock names."""
+    """A package could not be fetched, or a file does not match the lock."""
 
 
 def load_lock(path: Path = LOCK) -> list[Package]:
-    """The entries of the lock."""
+    """Return the entries of the lock."""
     packages: list[Package] = json.loads(path.read_text())["packages"]
     return packages
 
 
 def title(package: Package) -> str:
-    """How messages and stamps name a package."""
+    """Return the name of a package in messages and stamps."""
     return f"{package['registry']}:{package['name']}@{package['version']} -> {package['target']}"
 
 
 def _fetch_npm(package: Package, folder: Path) -> Path:
-    """The package's tarball, from the registry that npm is configured for on this machine."""
+    """Fetch the package's tarball from the registry that this machine's npm uses."""
     name, version = package["name"], package["version"]
     npm = shutil.which("npm")
     if npm:
@@ -90,8 +90,8 @@ def download_wheel(
     options: list[str] | None = None,
     tell: Callable[[int], object] = lambda nbytes: None,
 ) -> Path:
-    """`pip download` of one wheel, never installed or imported. `tell` hears, time and again, how many bytes of it are
-    there; what it raises ends the download. Raises VendorError."""
+    """Run `pip download` for one wheel, which is never installed or imported. `tell` is called repeatedly with the
+    bytes so far; an exception that it raises stops the download. Raises VendorError."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "-q", "-d", str(folder)]
     command += [*(options or []), requirement]
@@ -99,7 +99,7 @@ def download_wheel(
         status = run_watched(
             command,
             lambda: tell(_largest(folder)),
-            env={**os.environ, "TMPDIR": temporary},  # where pip lets the wheel grow
+            env={**os.environ, "TMPDIR": temporary},  # pip writes the growing wheel there
             stdout=said,
             stderr=said,
         )
@@ -112,7 +112,8 @@ def download_wheel(
 
 
 def run_watched(command: list[str], look: Callable[[], object], **options: Any) -> int:
-    """Run a command without stdin and call `look` meanwhile; what that raises ends the command. Its exit status."""
+    """Run a command without stdin and call `look` repeatedly; an exception stops the command. Returns the exit
+    status."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     try:
         while True:
@@ -126,7 +127,7 @@ def run_watched(command: list[str], look: Callable[[], object], **options: Any) 
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file below a folder that changes meanwhile."""
+    """Return the bytes of the largest file below a folder that may be changing."""
     most = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -136,7 +137,7 @@ def _largest(folder: Path) -> int:
 
 
 def _members(archive: Path) -> dict[str, bytes]:
-    """Every regular file of a wheel or npm tarball, by its path inside."""
+    """Return every regular file of a wheel or npm tarball, by its path inside."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return {i.filename: wheel.read(i) for i in wheel.infolist() if not i.is_dir()}
@@ -150,7 +151,7 @@ def _members(archive: Path) -> dict[str, bytes]:
 
 
 def _zipped(members: dict[str, bytes]) -> bytes:
-    """One zip, the same bytes wherever it is made: no compression, no dates."""
+    """Return a zip with the same bytes on every machine: no compression, no dates."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
@@ -159,7 +160,7 @@ def _zipped(members: dict[str, bytes]) -> bytes:
 
 
 def fetch(package: Package) -> dict[str, bytes]:
-    """The files that an entry takes, file name -> bytes; not yet checked. Raises VendorError."""
+    """Return the files that an entry takes, file name -> bytes; not checked yet. Raises VendorError."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if package["registry"] == "npm":
@@ -200,7 +201,7 @@ def check(package: Package, files: dict[str, bytes]) -> None:
 
 
 def install(packages: list[Package], vendor: Path = VENDOR) -> int:
-    """Fetch, check and lay every package that is not there yet; returns how many were fetched."""
+    """Fetch, check and install every package that is missing; returns how many were fetched."""
     stamp_file = vendor / STAMPS
     stamps = json.loads(stamp_file.read_text()) if stamp_file.exists() else {}
     fetched = 0
@@ -232,7 +233,7 @@ def lock(path: Path = LOCK) -> None:
 
 
 def main() -> int:
-    """`install [--group run]` or `lock`."""
+    """Run `install [--group run]` or `lock`."""
     parser = argparse.ArgumentParser(prog="devtools.vendor", description=__doc__)
     parser.add_argument("command", choices=["install", "lock"])
     parser.add_argument("--group", choices=["run", "test"], default="test", help="test takes all")
