@@ -18,7 +18,7 @@ class Composer:
         self._box.focus()
 
     def refresh(self):
-        """Draw the box anew."""
+        """Redraw the box."""
         continues = self._page.conversation.continues()
         self._box.placeholder = "Begin a text" if continues else "Write a message"
         self._draw()

@@ -1,13 +1,13 @@
-"""./dev bench --rows MODEL...: rows for docs/benchmarks.md, printed by the runs themselves.
+"""./dev bench --rows MODEL...: runs benches and prints rows for docs/benchmarks.md.
 
     ./dev bench --rows random:qwen3-0.6b-4bit random:qwen3.5-0.8b-4bit --browser --native --sampled --long \
         --device "NVIDIA H200" --save runs.jsonl -- --preset nvidia --chromium /path/to/chromium
-    ./dev bench --rows --from runs.jsonl                     the table again, of runs that were saved
-    ./dev bench --rows --from runs.jsonl --peers docs/peers.json     beside other engines, with ratios
+    ./dev bench --rows --from runs.jsonl                     the table of saved runs again
+    ./dev bench --rows --from runs.jsonl --peers docs/peers.json     with other engines and ratios
 
-Every run is a process of its own: `python -m py_engine bench` or `python -m devtools.browser_bench`. What stands after
-`--` goes to the browser bench as it is. A run that fails is told on stderr and the others go on; the exit status is
-then 1. Standard library only.
+Every run is a separate process: `python -m py_engine bench` or `python -m devtools.browser_bench`. Arguments after `--`
+are passed to the browser bench. A run that fails is reported on stderr and the others go on; the exit status is then 1.
+Standard library only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """./dev bench --browser MODEL: the engine's speed in headless Chromium, through the page's own worker.
 
-Starts the page server and a Chromium, opens public/bench.html, takes the result by a POST to the loopback interface and
-prints the object that `python -m py_engine bench MODEL --json` prints, on one line. Standard library only: it also runs
-on a bare GPU machine, given a Chromium. MODEL: a folder, a hub id (HF_ENDPOINT, HF_TOKEN are passed on), random:PRESET.
+Starts the page server and a Chromium, opens public/bench.html, receives the result by a POST on the loopback
+interface and prints the object that `python -m py_engine bench MODEL --json` prints, on one line. Standard library
+only, so that it also runs on a bare GPU machine with a Chromium. MODEL: a folder, a hub id (HF_ENDPOINT, HF_TOKEN
+are passed on), random:PRESET.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""./dev build OUT: the page as a folder of plain files, for any static host, in any folder of it.
+"""./dev build OUT: writes the page as a folder of plain files, for any folder of any static host.
 
 The files are those of the shell (devtools/site.py), sw.js and a config.json with the hub's models; HF_ENDPOINT names
-another hub. Weights come from the hub. A host that sends no content security policy gets it from the service worker,
-from a user's second visit on.
+another hub. Weights come from the hub. If the host sends no content security policy, the service worker adds it, from
+a user's second visit on.
 """
 
 from __future__ import annotations

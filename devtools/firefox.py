@@ -1,11 +1,11 @@
 """A current Firefox, for the tests and for `./dev bench --browser --firefox`.
 
-It is the one that JERBOA_FIREFOX names, else the system's where that is new enough. Debian stable's is not: it refuses
-WebGPU. There, as root, Firefox comes from Debian unstable into a folder of its own, which nothing else on the machine
-sees, and runs inside it (chroot) with /proc, /dev and the profile mounted. The mounts belong to the browser's own mount
-namespace: they end with it, and who deletes the folder deletes nothing else.
+It is the one that JERBOA_FIREFOX names, else the system's if that is new enough. Debian stable's is not: it refuses
+WebGPU. There, as root, Firefox from Debian unstable is installed into a separate folder, and runs inside it (chroot)
+with /proc, /dev and the profile mounted. The mounts belong to the browser's own mount namespace. They end with the
+browser, so deleting the folder deletes nothing else.
 
-    python -m devtools.firefox install      find or make one; its exit status says whether there is one
+    python -m devtools.firefox install      find or make one; exit status 0 if there is one
 
 Standard library only.
 """

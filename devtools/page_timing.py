@@ -1,14 +1,14 @@
-"""`./dev bench --page [FOLDER]`: how long after navigation the page and its engine can be used; headless Chromium.
+"""`./dev bench --page [FOLDER]`: how soon after navigation the page and its engine are usable, in headless Chromium.
 
-    cold   a profile that was never here: nothing cached, Pyodide boots from its files
-    files  the same profile again without the memory snapshot: Pyodide boots from files that are kept
-    warm   the same profile again, once an earlier visit has left the page's files and a memory snapshot
+    cold   an empty profile: nothing cached, Pyodide boots from its files
+    files  the same profile again without the memory snapshot: Pyodide boots from cached files
+    warm   the same profile again, after an earlier visit has stored the page's files and a memory snapshot
 
 Times are milliseconds from the start of the navigation to the page's own marks: `usable` (every button answers, set at
 the end of app/main.py) and `engine` (Python runs in the worker). With FOLDER (a checkpoint with a tokenizer,
 ORGANISATION/NAME at the end of its path) a question is sent as soon as the page is usable: `answer` is when the first
-word of the answer stands there; in a cold visit the model is chosen first, and fetched. Prints one JSON object on one
-line: medians, and all runs behind them. The machine must be quiet: a busy core doubles everything.
+word of the answer is shown. In a cold visit the model is chosen and fetched first. Prints one JSON object on one line:
+medians, and all runs. The machine must be idle: a busy core doubles the times.
 """
 
 from __future__ import annotations

