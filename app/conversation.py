@@ -328,7 +328,7 @@ class Conversation:
             if chat is self.chat:
                 await self._draw_all(self._sync())
         if fresh and name == self.chat.id:
-            announce("This chat went on in another tab")
+            announce("This chat was continued in another tab")
         self._on_change()
 
     async def catch_up(self):

@@ -55,10 +55,10 @@ class Crash(Smaller):
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
         if phase == "calibrate":
             self.context = self.group = None
-            self.text = "That setting is not tried again. The model goes on with what is known to work on this device."
+            self.text = "That setting is not tried again. The model keeps the setting that is known to work on this device."
             self.button = "Load it again"
             return
-        self.text = "Browsers end a page that takes too much memory, above all on phones and tablets, and say nothing. "
+        self.text = "Browsers end a page that takes too much memory, mainly on phones and tablets, without an error. "
         if self.button:
             self.text += (
                 "Close other tabs and apps, go on with less, or choose a smaller model. "

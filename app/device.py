@@ -34,7 +34,7 @@ async def look():
             gpu.title = "This address is not secure"
             gpu.text = (
                 "Browsers offer WebGPU only over https, or on localhost. "
-                "Open this page by such an address."
+                "Open this page at such an address."
             )
         else:
             gpu.title = "This browser has no WebGPU"

@@ -60,7 +60,7 @@ class EngineEvents:
         model = self._page.loading.after_death()
         again = () if model else AGAIN_OR_OTHER
         back = "The model is being loaded again; then ask again. " if model else ""
-        text = "It used up its memory or its stack, and was started afresh. The chat is as it was. "
+        text = "It used up its memory or its stack, and was restarted. The chat is as it was. "
         problem("The engine broke down", text + back + "(" + reason + ")", again)
         if model:
             self._page.loading.start(model, keep_notice=True)

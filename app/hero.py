@@ -31,9 +31,9 @@ def draw(state, name, base, gpu, at_hand):
         text = "Choose a model. It loads only when you ask for it, and then answers on this device."
     else:
         title = name + " is ready"
-        text = "Ask something. The answer is worked out on this device."
+        text = "Ask something. The answer is computed on this device."
         if base:
-            text = "A base model: it goes on with your text rather than answering it."
+            text = "A base model: it continues your text rather than answering it."
     find("hero-title").textContent = title
     find("hero-text").textContent = text
     show(find("hero-picker"), state == "none")

@@ -13,7 +13,7 @@ DONE = "install-advice"  # stored once the user has decided
 
 KEPT_ON_IOS = (
     "From the Home Screen it keeps its models; in a browser they may be removed after seven days without a visit. "
-    "The app loads models for itself: install it first."
+    "The installed app has its own store: install it before you load a model."
 )
 KEPT_ELSEWHERE = "As an app it keeps its models more safely, and opens without a network."
 
@@ -57,7 +57,7 @@ def _show(*actions):
         actions = (("Install", "install-now", "primary"),) + actions
         steps = ()
     elif not steps:
-        text = "This browser installs no pages."
+        text = "This browser cannot install pages."
     hint(NAME, "Install Jerboa", text, actions, steps, True)
 
 

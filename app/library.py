@@ -13,16 +13,16 @@ from app.dom import announce, find, make
 from app.loading import problem
 
 NOT_HERE = (
-    "The address names a chat that this browser does not keep: it was deleted, or is kept in another browser or on "
+    "The address names a chat that this browser does not have: it was deleted, or is kept in another browser or on "
     "another device. This is a new one."
 )
 SMALLER_PLACE = {
-    "local-storage": "The browser gave no database, so chats are kept in a store of a few megabytes. It said: ",
+    "local-storage": "The browser refused a database, so chats are kept in a store of a few megabytes. It said: ",
     "memory": "The browser keeps nothing for this page: chats end with it. Download what you want to keep. It said: ",
 }
 STRANDED = (
-    "They stay where an older version of this page kept them, and can be read. The browser refused to keep them where "
-    "they belong now: "
+    "They stay where an older version of this page kept them, and can be read. The browser refused to move them "
+    "to the new store: "
 )
 
 

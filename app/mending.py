@@ -19,7 +19,7 @@ def chat(found, raw, is_object):
     if found is None:
         error = {
             "type": UNREADABLE,
-            "text": "This chat is damaged. Above is all that is kept of it.",
+            "text": "This chat is damaged. Above is all that is left of it.",
         }
         return {"messages": [{"role": "assistant", "content": raw, "error": error}]}
     if not isinstance(found, dict):

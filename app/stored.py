@@ -28,7 +28,7 @@ class StoredModels:
         if self._client.awaits(self._request):
             return
         if not self._list.childElementCount:
-            self._say("Looking what is there.")
+            self._say("Reading the list of models.")
         self._request = self._client.ask("cache_list", self._redraw)
 
     def delete(self, button):

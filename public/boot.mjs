@@ -93,7 +93,7 @@ export async function boot(runtime, tell) {
   const kept = await place?.store.match(place.key);
   let py = null;
   if (kept) {
-    tell('Starting Python where an earlier visit left off');
+    tell('Starting Python from a snapshot of an earlier visit');
     try {
       const _loadSnapshot = new Uint8Array(await kept.arrayBuffer());
       const createPyodideModule = settings => createWithRoom(base, settings, _loadSnapshot.length);
