@@ -55,7 +55,7 @@ class Crash(Smaller):
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
         if phase == "calibrate":
             self.context = self.group = None
-            self.text = "That setting is not tried again. The model keeps the setting that is known to work on this device."
+            self.text = "That setting is not tried again. The model uses the one that is known to work on this device."
             self.button = "Load it again"
             return
         self.text = "Browsers end a page that takes too much memory, mainly on phones and tablets, without an error. "
