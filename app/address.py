@@ -1,5 +1,5 @@
-"""The open chat in the page's address, as #chat=ID: it comes back after a reload, and back and forward go between
-chats. What follows the # never reaches a server."""
+"""The open chat in the page's address, as #chat=ID. It is opened again after a reload, and back and forward move
+between chats. The part after the # never reaches a server."""
 
 import js
 from js import window
@@ -8,7 +8,7 @@ MARK = "#chat="
 
 
 def chat():
-    """The id of the chat in the address, None without one."""
+    """Return the id of the chat in the address, None without one."""
     text = window.location.hash
     if not text.startswith(MARK):
         return None
@@ -19,12 +19,13 @@ def chat():
 
 
 def is_bare():
-    """Whether the address names nothing, so that it stands for a new chat."""
+    """Tell whether the address names no chat, which means a new chat."""
     return window.location.hash in ("", "#")
 
 
 def show(name, step):
-    """Name this chat, None: none. `step`: as one more page of the tab's history, else in place of this one."""
+    """Put this chat into the address; None removes it. `step`: add an entry to the tab's history, else replace the
+    current one."""
     if name == chat():
         return
     place = window.location.pathname + window.location.search

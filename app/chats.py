@@ -1,7 +1,7 @@
-"""Conversations on this device: found, kept, carried over from where an older page kept them. The store itself is
-public/chat_store.mjs, a conversation is tree.py's Chat.
+"""Conversations on this device: listed, loaded, saved, and imported from where older pages saved them. The store
+itself is public/chat_store.mjs; a conversation is tree.py's Chat.
 
-What was damaged in the store is mended when it is read (mending.py).
+Damaged data in the store is repaired when it is read (mending.py).
 """
 
 import json
@@ -13,20 +13,22 @@ from app import mending, storage
 from app.dom import unique_name
 from app.tree import Chat
 
-BODY, HEAD = "chat.", "title."  # of chats as older pages kept them, in localStorage
-FALLBACK = "kept."  # of those that chat_fallback.mjs keeps there
+# Keys in localStorage under which older pages saved chats.
+BODY, HEAD = "chat.", "title."
+# Prefix of the keys under which chat_fallback.mjs saves chats there.
+FALLBACK = "kept."
 
-_heads: dict[str, dict] = {}  # id -> {"id", "title", "updated"}: what the list shows
-_stranded: dict[str, Chat] = {}  # id -> Chat: those of older pages that the store had no room for
+_heads: dict[str, dict] = {}  # id -> {"id", "title", "updated"}, for the list
+_stranded: dict[str, Chat] = {}  # id -> Chat: chats of older pages for which the store had no room
 
 
 class NotKept(Exception):
-    """The store refused, or does not answer. `full`: the browser keeps no more for this site."""
+    """The store refused or does not answer. `full`: the browser gives this site no more space."""
 
     def __init__(self, error):
         super().__init__(error["message"])
         self.full = error["name"] == "QuotaExceededError"
-        self.is_file = error["name"] == "NotChats"  # no fault of the store: a file holds no chats
+        self.is_file = error["name"] == "NotChats"  # the store works; the file holds no chats
 
 
 class Gone(Exception):
@@ -34,12 +36,12 @@ class Gone(Exception):
 
 
 def now():
-    """ISO 8601, UTC. (Date.now() does not fit MicroPython's integers from JavaScript.)"""
+    """Return the time in ISO 8601, UTC. (Date.now() from JavaScript does not fit into MicroPython's integers.)"""
     return js.Date.new().toISOString()
 
 
 def _told(text):
-    """What the store answered. Raises NotKept."""
+    """Decode an answer of the store. Raises NotKept."""
     value = json.loads(text)
     if isinstance(value, dict) and "error" in value:
         raise NotKept(value["error"])
@@ -50,17 +52,17 @@ def _told(text):
 
 
 def listed():
-    """[{"id", "title", "updated"}], newest first."""
+    """Return [{"id", "title", "updated"}], newest first."""
     return sorted(_heads.values(), key=lambda chat: chat["updated"], reverse=True)
 
 
 def head(name):
-    """The entry of this chat in the list, None without one."""
+    """Return the entry of this chat in the list, None without one."""
     return _heads.get(name)
 
 
 async def refresh():
-    """Look anew what is there. Raises NotKept."""
+    """Read the list from the store again. Raises NotKept."""
     found = {}
     for entry in _told(await chat_store.list()):
         for key in ("title", "updated"):
@@ -84,7 +86,7 @@ def _head(chat):
 
 
 async def opened():
-    """Where chats are kept: ("indexed-db", "local-storage" or "memory", why not in the first of these)."""
+    """Return where chats are stored ("indexed-db", "local-storage" or "memory") and why not in IndexedDB."""
     told = _told(await chat_store.opened())
     return told["kind"], told["reason"]
 
@@ -93,18 +95,18 @@ async def opened():
 
 
 def new():
-    """An empty chat, not kept until something is sent."""
+    """Return an empty chat. It is stored when its first message is sent."""
     return Chat({"id": unique_name(), "title": "", "updated": now(), "chosen": {}})
 
 
 def message(role, parent, **fields):
-    """A new message behind the one with the id `parent`."""
+    """Return a new message that follows the one with the id `parent`."""
     fields.update({"id": unique_name(), "parent": parent, "made": now(), "role": role})
     return fields
 
 
 async def load(name):
-    """(the chat of this id, the unsent draft in it), None where there is none. Raises NotKept."""
+    """Return (the chat of this id, its unsent draft); the chat is None if there is none. Raises NotKept."""
     found = _told(await chat_store.load(name))
     if found["chat"] is None and not found["messages"]:
         return (_stranded[name], found["draft"]) if name in _stranded else None
@@ -128,21 +130,22 @@ def _mended(found):
 
 
 def is_object(text):
-    """Whether a text is a JSON object."""
+    """Tell whether a text is a JSON object."""
     return storage.entries(text) is not None
 
 
 async def some(chat, names):
-    """Messages of a chat as the store has them. Raises NotKept."""
+    """Read messages of a chat from the store. Raises NotKept."""
     return [_mended(found) for found in _told(await chat_store.some(chat.id, json.dumps(names)))]
 
 
 async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=True, strict=False):
-    """Keep these messages, those that the store does not have yet, and what is said of the whole chat.
+    """Store these messages, the chat's unsaved ones, and the record of the chat.
 
-    `follow`: what another tab has put behind the parent of the first message stays before it; it is taken in then, and
-    True returned. `sent`: whose draft (DRAFT_OF_NEW, a chat's id) has become a message; `fresh`: other tabs may show
-    the messages; `touch`: the chat is now the newest; `strict`: wait until it is on the medium. Raises Gone, NotKept.
+    `follow`: messages that another tab has added after the parent of the first message stay before it; they are then
+    read in, and True is returned. `sent`: the draft (DRAFT_OF_NEW or a chat's id) that has become a message. `fresh`:
+    other tabs may show the messages. `touch`: the chat becomes the newest. `strict`: wait until the data is on the
+    disk. Raises Gone, NotKept.
     """
     for message in messages:
         if message["id"] not in chat.unsaved:
@@ -171,7 +174,7 @@ async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=Tr
 
 
 def _settle(chat, written, told):
-    """What is kept now, in step with the store."""
+    """Update the chat and the list after the store has saved them."""
     if _stranded.pop(chat.id, None):
         _forget_old(chat.id)
     others = [_mended(other) for other in told["others"] if chat.find(other["id"]) is None]
@@ -187,7 +190,7 @@ def _settle(chat, written, told):
 
 
 def take(chat, messages, outdated, stay):
-    """Take in what another tab has written; `outdated`: ids of what that stands for."""
+    """Add messages that another tab has written. `outdated`: ids of the messages that they replace."""
     chat.add(messages, stay)
     if outdated:
         chat.remove(outdated)
@@ -195,13 +198,13 @@ def take(chat, messages, outdated, stay):
 
 
 def revive(chat):
-    """The store has nothing of this chat any more, and is to have all of it."""
+    """Mark all messages as unsaved: the store has lost this chat and must get all of it again."""
     chat.kept = 0
     chat.unsaved = [message["id"] for message in chat.all()]
 
 
 async def delete(name):
-    """Forget it. Raises NotKept."""
+    """Delete a chat. Raises NotKept."""
     _told(await chat_store.drop(name))
     _forget_old(name)
     _stranded.pop(name, None)
@@ -209,7 +212,7 @@ async def delete(name):
 
 
 async def delete_all():
-    """Forget every chat and draft. Raises NotKept."""
+    """Delete every chat and draft. Raises NotKept."""
     _told(await chat_store.dropAll())
     for key in storage.keys(BODY):
         _forget_old(key[len(BODY) :])
@@ -217,13 +220,13 @@ async def delete_all():
     _heads.clear()
 
 
-# ---- what an older page kept
+# ---- chats of older pages
 
 
 async def carry_over():
-    """Bring chats from localStorage into the store: each as a whole, read back before the old one goes. An older page
-    that is still open in another tab may go on writing there. (what changed, as other tabs hear it; why the others did
-    not come, or "")"""
+    """Move chats from localStorage into the store. Each is written as a whole and read back before the old copy is
+    deleted. An older page that is still open in another tab may go on writing there. Returns (changes to announce to
+    other tabs, why some chats could not be moved or "")."""
     changes, refused = [], ""
     for key in storage.keys(BODY):
         name = key[len(BODY) :]
@@ -237,13 +240,14 @@ async def carry_over():
             refused = str(error)
             _stranded[name] = _in_memory(chat)
             continue
-        if storage.read_text(key) == raw:  # else it was written meanwhile: the next time
+        # Otherwise another tab has changed it meanwhile; the next visit retries.
+        if storage.read_text(key) == raw:
             _forget_old(name)
     return changes, refused
 
 
 def _old(name, raw):
-    """A chat as older pages kept it, mended."""
+    """Read and repair a chat that an older page saved."""
     value = storage.read(BODY + name)
     chat = mending.chat(value, raw, is_object)
     for message in chat["messages"]:
@@ -262,7 +266,7 @@ def _old(name, raw):
 
 
 def _in_memory(chat):
-    """The same as a Chat that is shown although the store has it not."""
+    """Return a Chat that is shown although the store does not have it."""
     parent = ""
     messages = chat.pop("messages")
     for number, message in enumerate(messages):
@@ -280,7 +284,7 @@ def _forget_old(name):
 
 
 def _take_thinking_apart(message):
-    """Chats kept by an older page have it in front of the answer, between its marks."""
+    """Split the thinking from the answer: older pages stored it in front, between its tags."""
     before, mark, answer = message["content"].partition("</think>")
     begun = before.lstrip().startswith("<think>")
     if message["role"] != "assistant" or "reasoning" in message or not (mark or begun):
@@ -293,36 +297,38 @@ def _take_thinking_apart(message):
 
 
 async def everything(held):
-    """The address of a file with every chat. `held`: chats that may be ahead of the store. Raises NotKept."""
+    """Return the URL of a file with every chat. `held`: chats in memory that may be newer than the store. Raises
+    NotKept."""
     ours = [chat.as_file() for chat in held + list(_stranded.values())]
     return _told(await chat_store.everything(json.dumps(ours)))["url"]
 
 
 async def take_file(file):
-    """{"chats", "messages", "there", "first", "changes"}: how many chats and messages came in, how many messages were
-    here already, the file's first chat, and what changed, as other tabs hear it. Raises NotKept, with `is_file` where
-    the file holds no chats."""
+    """Import a file. Returns {"chats", "messages", "there", "first", "changes"}: how many chats and messages were
+    imported, how many messages were here already, the id of the file's first chat, and the changes to announce to
+    other tabs. Raises NotKept, with `is_file` when the file holds no chats."""
     return _told(await chat_store.takeFile(file))
 
 
 # ---- drafts
 
 
-DRAFT_OF_NEW = ""  # stands for the chat that is not there yet
+DRAFT_OF_NEW = ""  # the draft of a chat that does not exist yet
 
 
 async def save_draft(name, text):
-    """What stands in the message box of this chat; "" forgets it. Raises NotKept."""
+    """Store the text of the message box of this chat; "" deletes it. Raises NotKept."""
     _told(await chat_store.draft(name, text))
 
 
 async def draft_of_new():
-    """What was written for a new chat, in this tab or in one that is gone. Raises NotKept."""
+    """Return the draft of a new chat, written in this tab or in one that is closed. Raises NotKept."""
     return _told(await chat_store.load(DRAFT_OF_NEW))["draft"]
 
 
 def save_last(draft, messages):
-    """The page is about to go. `draft`: (id of a chat, text) or None; `messages`: [(chat, message)]."""
+    """Save what is unsaved before the page closes. `draft`: (id of a chat, text) or None; `messages`: [(chat,
+    message)]."""
     asked = {
         "draft": draft and {"chat": draft[0], "text": draft[1]},
         "messages": [{"chat": chat.id, "message": message} for chat, message in messages],

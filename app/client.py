@@ -1,9 +1,10 @@
-"""The engine's worker, seen from the page. Messages: py_engine/serve/protocol.py. Where Python itself ends in it
-(`died`), another one is booted.
+"""The page's side of the engine's worker. Messages: py_engine/serve/protocol.py. If Python itself fails in the worker
+(`died`), a new worker is booted.
 
-Each worker is a run with a name of its own. The page keeps the names of those that it ended itself, by closing or by
-another worker: of a run that ended without that, the next one says what it was at (`crashed`). Of a run that ended
-while its tab was hidden, that says nothing against what was being tried on the device: phones end such tabs anyway.
+Each worker is a run with its own name. The page stores the names of the runs that it ended itself. If a run ended in
+another way, the next run reports what it was doing (`crashed`). The page also stores which runs ended while their tab
+was hidden. Phones end such tabs anyway, so this does not count against the setting that was being tried on the
+device.
 
 `handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
 """
@@ -26,20 +27,21 @@ class Client:
 
     def __init__(self, runtime, facts, on_booted, on_failed, on_told, on_died):
         self._runtime = runtime  # a folder of vendor/, "" for the default
-        self._facts = facts  # name -> bool: what a worker cannot see, for its settings
+        # {name: bool} for the worker: facts that it cannot find out itself.
+        self._facts = facts
         self._on_booted = on_booted
         self._on_failed = on_failed
-        self._on_told = on_told  # (message) that nobody asked for: booting, crashed, device, ...
-        self._on_died = on_died  # (reason): Python ended, and another worker boots
+        self._on_told = on_told  # (message) without a request: booting, crashed, device, ...
+        self._on_died = on_died  # (reason): Python failed, and a new worker boots
         self._run = ""
         self._worker: js.Worker = None
         self._handlers = {}
         self._count = 0
         self.booted = None
-        self.boots = ""  # what the worker is at before it has booted, in words
+        self.boots = ""  # what the worker is doing before it has booted, in words
 
     def start(self):
-        """Boot the engine, if it does not run or boot yet. It loads no model by itself."""
+        """Boot the engine unless it runs or boots already. This loads no model."""
         if self._worker is None:
             options = to_js({"type": "module", "name": self._runtime})
             self._worker = js.Worker.new("worker.mjs", options)
@@ -54,7 +56,7 @@ class Client:
             self.look()
 
     def restart(self):
-        """End the worker (and with it whatever runs) and boot another."""
+        """End the worker with all that it runs, and boot a new one."""
         if self._worker is not None:
             self.leave()
             self._worker.terminate()
@@ -64,32 +66,32 @@ class Client:
         self.start()
 
     def leave(self):
-        """The run ends in peace, or the page is about to be gone."""
+        """Mark the run as ended on purpose; also called before the page closes."""
         self._keep(ENDED, True)
 
     def stay(self):
-        """The page is back after all."""
+        """Undo `leave`: the page is shown again."""
         self._keep(ENDED, False)
 
     def look(self):
-        """Whether the tab is hidden, from now on: the device is calibrated only in sight."""
+        """Note whether the tab is hidden. The device is calibrated only while it is visible."""
         hidden = js.document.visibilityState == "hidden"
         self._keep(HIDDEN, hidden)
         if self._worker is not None:
             self.ask("env", values={"JERBOA_HIDDEN": "1" if hidden else ""})
 
     def _keep(self, key, this):
-        """Have this run among those of `key`, or not."""
+        """Add this run to the names under `key`, or remove it."""
         runs = [name for name in kept_runs(key) if name != self._run]
         if this and self._run:
             runs.append(self._run)
         try:
             storage.write(key, runs[-MAX_RUNS:])
         except storage.StoreFull:
-            pass  # then the next start may take a closed page for one that broke down
+            pass  # then the next start may report a closed page as a crash
 
     def ask(self, kind, handler=None, **fields):
-        """Send a request; returns its id. Values of None are left out."""
+        """Send a request; returns its id. Fields that are None are left out."""
         self.start()
         self._count += 1
         name = str(self._count)
@@ -101,17 +103,17 @@ class Client:
         return name
 
     def awaits(self, name):
-        """Whether the request of this id is still to be answered."""
+        """Tell whether the request of this id is still unanswered."""
         return name in self._handlers
 
     def end(self, name):
-        """Stop a load or an answer and hear no more of it."""
+        """Stop a load or an answer; its later messages are ignored."""
         self._handlers.pop(name, None)
         if self._worker is not None:
             self._worker.postMessage(to_js({"type": "interrupt", "id": name}))
 
     def _receive(self, event):
-        # By way of JSON: numbers above 2**31 would arrive cut off.
+        # Converted as JSON, because MicroPython truncates numbers above 2**31 otherwise.
         message = json.loads(js.JSON.stringify(event.data))
         status = message.get("status")
         if status == "booted":
@@ -146,8 +148,8 @@ class Client:
             js.console.error("engine:", reason)
 
     def _died(self, reason):
-        """Python ended in the middle of something: that fails, and a fresh worker boots."""
-        self.leave()  # the page says what happened by itself, so the next run need not
+        """Python failed: report an error for every open request and boot a new worker."""
+        self.leave()  # the page reports this itself, so the next run need not
         handlers = self._end()
         self.booted = None
         self.start()
@@ -160,7 +162,7 @@ class Client:
         _fail_all(handlers, reason)
 
     def _end(self):
-        """End the worker; what is still to be answered, by id."""
+        """End the worker; returns the requests that are still unanswered, by id."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.terminate()
@@ -174,6 +176,6 @@ def _fail_all(handlers, reason):
 
 
 def kept_runs(key):
-    """The names that are kept there."""
+    """Return the names of the runs stored under `key`."""
     kept = storage.read(key, [])
     return [name for name in kept if isinstance(name, str)] if isinstance(kept, list) else []

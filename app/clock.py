@@ -5,15 +5,15 @@ import time
 
 
 def now_ms():
-    """A moment, for since_ms. The number by itself means nothing: it begins anew after some days."""
+    """Return the current time, for since_ms. The number means nothing by itself: it wraps around after some days."""
     return time.ticks_ms()  # type: ignore[attr-defined]
 
 
 def since_ms(before, now=None):
-    """Milliseconds from one moment of now_ms to another, which is now if it is not given."""
+    """Return the milliseconds from one time of now_ms to another (`now`: the current time by default)."""
     return time.ticks_diff(now_ms() if now is None else now, before)  # type: ignore[attr-defined]
 
 
 def sleep_ms(ms):
-    """To be awaited."""
+    """Wait; to be awaited."""
     return asyncio.sleep_ms(ms)  # type: ignore[attr-defined]

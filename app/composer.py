@@ -1,9 +1,9 @@
-"""The message box: what is written in it, and sending that. Keeping what was not sent is drafts.py's."""
+"""The message box: writing and sending. drafts.py saves what was not sent."""
 
 from app import address
 from app.dom import find, is_enter
 
-MOST_ROWS = 10  # of the box; a longer text scrolls
+MOST_ROWS = 10  # rows of the box; a longer text scrolls
 
 
 class Composer:
@@ -14,17 +14,17 @@ class Composer:
         self._box = find("prompt")
 
     def focus(self):
-        """The person can write now."""
+        """Put the cursor into the box."""
         self._box.focus()
 
     def refresh(self):
-        """Draw the box anew."""
+        """Redraw the box."""
         continues = self._page.conversation.continues()
         self._box.placeholder = "Begin a text" if continues else "Write a message"
         self._draw()
 
     def _draw(self):
-        """Its height, and whether it can be sent. The first letters may load the model at hand."""
+        """Set the height, and enable or disable the button. The first letters may load the model at hand."""
         page, box = self._page, self._box
         rows = min(MOST_ROWS, box.value.count("\n") + 1)
         if box.rows != rows:
@@ -35,17 +35,17 @@ class Composer:
             page.choice.load_at_hand()
 
     def typed(self, event=None):
-        """The person changed the text."""
+        """The user changed the text."""
         self._page.drafts.written()
         self._draw()
 
     def key(self, event):
-        """Enter sends."""
+        """Send on Enter."""
         if is_enter(event):
             self.send(event)
 
     def send(self, event=None):
-        """Send what is in the box, or have a model chosen first."""
+        """Send the text in the box, or ask for a model first."""
         if event is not None:
             event.preventDefault()
         page = self._page
@@ -59,7 +59,7 @@ class Composer:
         address.show(page.conversation.chat.id, False)
 
     def starter(self, button):
-        """Send one of the examples. What stands in the box stays there, as the draft of the chat that begins."""
+        """Send one of the examples. Text in the box stays there as the draft of the new chat."""
         if self._page.conversation.running:
             return
         written = self._box.value

@@ -1,7 +1,8 @@
 """The open chat: its turns on the screen, and the answer that is being written.
 
-One answer is written at a time. It goes on when another chat is opened, and in a hidden tab: nothing waits for a frame,
-and its end is drawn as soon as the worker reports it. What another tab writes in the same chat appears here, too.
+One answer is written at a time. It goes on when another chat is opened, and in a hidden tab: nothing waits for an
+animation frame, and the end is drawn as soon as the worker reports it. What another tab writes in the same chat
+appears here, too.
 """
 
 import asyncio
@@ -14,14 +15,14 @@ from app.rows import AnswerRow, UserRow
 from app.running import Running
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
-SAVE_MS = 1000  # a tab may be closed at any time
-MAX_ARGUMENTS = 100  # of one call: MicroPython's stack is short
-NEAR_END = 80  # px from the bottom that still follow the answer
+SAVE_MS = 1000  # between two saves of a growing answer: a tab may close at any time
+MAX_ARGUMENTS = 100  # of one call: MicroPython's stack is small
+NEAR_END = 80  # px from the bottom within which the view follows the answer
 
 
 class Conversation:
-    """`loading` tells which model answers, `settings` how; `on_change` is called when lists and
-    buttons are to be drawn anew, `on_dropped` when the open chat was deleted in another tab."""
+    """`loading` tells which model answers, `settings` how. `on_change` is called when lists and buttons must be
+    redrawn, `on_dropped` when the open chat was deleted in another tab."""
 
     def __init__(self, client, loading, settings, on_change, on_problem, on_dropped):
         self._client = client
@@ -34,16 +35,16 @@ class Conversation:
         self._scroll = find("scroll")
         self._scroll.addEventListener("scroll", self._scrolled)
         self._follow = True
-        self._refused = ""  # why the store did not keep what was last given to it, as it was told
+        self._refused = ""  # the last reason, as it was shown, why the store did not save
         self.chat = chats.new()
         self.rows = []
         self.running: Running | None = None
-        self.used = None  # tokens of context that the last answer left
+        self.used = None  # tokens of context in use after the last answer
 
-    # ---- which chat
+    # ---- the chat on the screen
 
     def show(self, chat):
-        """Put this one on the screen."""
+        """Show this chat."""
         if self.running and self.running.chat.id == chat.id:
             chat = self.running.chat
         self.chat = chat
@@ -55,8 +56,8 @@ class Conversation:
         self._on_change()
 
     async def _draw_all(self, rows):
-        """The newest first, so that a long chat shows its end at once. The rest of the page has its turns, too: laying
-        out a long chat takes long, so that is not done for each row."""
+        """Draw the newest rows first, so that a long chat shows its end at once. The rows are inserted into the page
+        only once, because the layout of a long chat takes long."""
         began = now_ms()
         for row in reversed(rows):
             if not row.node.isConnected:
@@ -70,7 +71,7 @@ class Conversation:
         self._to_end_if_following()
 
     def _sync(self):
-        """Have a row for each message that is shown; the new ones, which are still to be drawn."""
+        """Create a row for each message that is shown; returns the new ones, which are not drawn yet."""
         shown = self.chat.messages
         before = {row.message["id"]: row for row in self.rows}
         rows = []
@@ -100,7 +101,7 @@ class Conversation:
         return AnswerRow(message)
 
     def switch(self, index, step):
-        """Show an earlier (step -1) or later (1) version of a message, and what follows that."""
+        """Show an earlier (step -1) or later (1) version of a message, and the messages after it."""
         message = self.rows[index].message
         versions = self.chat.versions(message)
         place = versions.index(message) + step
@@ -117,12 +118,12 @@ class Conversation:
     # ---- asking
 
     def send(self, text, draft=None):
-        """A new message of the person's, to be answered. `draft`: whose draft it was."""
+        """Add a message of the user and have it answered. `draft`: the draft that it was."""
         question = chats.message("user", self.chat.last(), content=text)
         self._answer(question["id"], question, follow=True, sent=draft)
 
     def edit(self, index):
-        """Let the person rewrite a message; sending makes another version of it."""
+        """Let the user rewrite a message; sending it adds another version."""
         message = self.rows[index].message
 
         def resend(text):
@@ -133,7 +134,7 @@ class Conversation:
         self.rows[index].edit(message["content"], resend)
 
     def again(self, index):
-        """Answer anew: another version of that answer."""
+        """Answer again: adds another version of that answer."""
         if self.running:
             return
         while index >= 0 and self.rows[index].message["role"] != "user":
@@ -142,7 +143,7 @@ class Conversation:
             self._answer(self.rows[index].message["id"])
 
     def stop(self, keep=True):
-        """End the answer now; what is there stays."""
+        """End the answer now; the text so far stays."""
         running = self.running
         if not running:
             return
@@ -169,7 +170,7 @@ class Conversation:
         asyncio.create_task(self._draw_while(running))
 
     async def _ask(self, running: Running, written, follow, sent):
-        """First the question is kept, then the model has it."""
+        """Save the question first, then send it to the model."""
         how = {"follow": follow, "sent": sent, "fresh": True, "strict": True}
         if await self._keep(running.chat, written, **how):
             running.chat.choose(running.message)
@@ -189,15 +190,17 @@ class Conversation:
         return model.get("label") or model.get("id") or ""
 
     def _request(self, running):
-        """What the worker is asked: messages, or for a base model a text to go on with."""
+        """Return the request to the worker: messages, or the text that a base model continues."""
         said: list[dict] = []
         for message in running.chat.before(running.message):
             role, text = message["role"], message["content"]
             calls = message.get("tool_calls")
-            if calls and not self._loading.info.get("tool_format"):  # another model made them
+            # The calls came from another model.
+            if calls and not self._loading.info.get("tool_format"):
                 text = "\n".join([text] + [call_text(call) for call in calls]).strip()
                 calls = None
-            if said and said[-1]["role"] == role:  # an answer failed: two questions in a row
+            # An answer failed, so two questions follow each other.
+            if said and said[-1]["role"] == role:
                 said[-1]["content"] += "\n\n" + text
             elif text or calls:
                 turn = {"role": role, "content": text}
@@ -213,11 +216,11 @@ class Conversation:
         return {"messages": said}
 
     def continues(self):
-        """True for a base model, which continues a text rather than answering."""
+        """Tell whether the model is a base model, which continues a text rather than answering."""
         model, info = self._loading.model or {}, self._loading.info
         return model.get("kind") == "base" or info.get("chat") is False
 
-    # ---- hearing
+    # ---- messages of the worker
 
     def _heard(self, running: Running, message):
         if self.running is not running:
@@ -267,12 +270,12 @@ class Conversation:
             running.row.growing(True, running.state(self._loading.state == "loading"))
             self._to_end_if_following()
             took = since_ms(began)
-            pause = max(DRAW_MS, 3 * took)  # most of the time stays the person's
+            pause = max(DRAW_MS, 3 * took)  # most of the time is left for the user's input
             if since_ms(saved, began) > SAVE_MS and not running.saving:
                 saved = began
                 asyncio.create_task(self._save_growing(running))
 
-    # ---- keeping
+    # ---- saving
 
     async def _save_growing(self, running):
         running.saving = True
@@ -280,14 +283,14 @@ class Conversation:
         running.saving = False
 
     async def _keep(self, chat, messages, **how):
-        """Have the store keep these; whether another tab's messages came in. What fails is said once."""
+        """Save these in the store. Returns whether another tab's messages came in. Each error is shown once."""
         try:
             others = await chats.save(chat, messages, **how)
         except chats.Gone:
             if not how.get("fresh"):
                 await self.dropped(chat.id)
                 return False
-            chats.revive(chat)  # the person goes on with it
+            chats.revive(chat)  # the user goes on with this chat
             return await self._keep(chat, messages, **how)
         except chats.NotKept as error:
             if self._refused != str(error):
@@ -298,11 +301,11 @@ class Conversation:
         return others
 
     def unsaved(self):
-        """[(chat, message)] that the store does not have: the page is about to go."""
+        """Return [(chat, message)] that the store does not have. For a page that is about to close."""
         return [(self.running.chat, self.running.message)] if self.running else []
 
     def held(self):
-        """The chats that are here in memory, and may be ahead of the store."""
+        """Return the chats in memory, which may be newer than the store."""
         found = [self.chat] if len(self.chat) else []
         if self.running and self.running.chat is not self.chat:
             found.append(self.running.chat)
@@ -311,8 +314,8 @@ class Conversation:
     # ---- other tabs
 
     async def wrote(self, name, ids, outdated, fresh):
-        """These messages of a chat were kept elsewhere. `outdated`: others that they stand for; `fresh`: a turn of the
-        person's, to be shown if nothing is going on."""
+        """Another tab saved these messages of a chat. `outdated`: messages that they replace. `fresh`: one of them is
+        a new turn of the user, shown if no answer is being written."""
         for chat in self.held():
             if chat.id != name:
                 continue
@@ -325,11 +328,11 @@ class Conversation:
             if chat is self.chat:
                 await self._draw_all(self._sync())
         if fresh and name == self.chat.id:
-            announce("This chat went on in another tab")
+            announce("This chat was continued in another tab")
         self._on_change()
 
     async def catch_up(self):
-        """The page heard nothing for a while: look what the store has of the open chat."""
+        """Read the open chat from the store again: the page may have missed changes."""
         if not self.chat.kept:
             return
         found = await chats.load(self.chat.id)
@@ -341,7 +344,7 @@ class Conversation:
         await self.wrote(self.chat.id, news, [], True)
 
     async def dropped(self, name):
-        """A chat (None: every one) was deleted, here or in another tab; nothing of it is written any more."""
+        """A chat (None: every one) was deleted, here or in another tab. Nothing more is written to it."""
         if self.running and name in (None, self.running.chat.id):
             self.stop(keep=False)
         if name in (None, self.chat.id) and len(self.chat):
@@ -361,12 +364,12 @@ class Conversation:
 
     def _to_end_if_following(self):
         if self._follow:
-            show(find("to-end"), False)  # a chat that needs no scrolling tells of none
+            show(find("to-end"), False)  # a chat that does not scroll gets no scroll event
             self._scroll.scrollTop = self._scroll.scrollHeight
 
 
 def refusal(error):
-    """Why the store did not keep something, and what to do, in words."""
+    """Return why the store did not save, and what to do, in words."""
     if error.full:
         return (
             "The browser's store for this page is full. Download and delete chats or models that you no "

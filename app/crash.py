@@ -1,15 +1,16 @@
-"""After a page that ended in the middle of something, or memory that ran out: what happened, and the smaller setting
-to go on with. Each offer is smaller than the one before, and after the smallest there is none. Nothing is loaded before
-the person says so, so a page that breaks down does not do it again and again."""
+"""After a page that crashed, or memory that ran out: what happened, and an offer to load with a smaller setting. Each
+offer is smaller than the one before, and after the smallest there is none. Nothing is loaded until the user agrees,
+so a page that crashes does not crash again and again."""
 
 from app import storage
 from app.loading import problem
 
 CONTEXTS = (4096, 2048, 1024, 512, 256, 128)  # tokens; the next smaller one is offered
-DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's own, from py_engine/host/profile.py
-PROVEN = "proven-groups"  # of `calibrated` messages
+DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's defaults, from py_engine/host/profile.py
+PROVEN = "proven-groups"  # key of the results of `calibrated` messages
 MAX_PROVEN = 32
-COMMIT = 40  # letters of a commit's name, which a model that was loaded unasked has behind its id
+# Hex digits of a commit, which follows the id of a model that was loaded without being asked for.
+COMMIT = 40
 
 _DOING = {
     "load": "loading",
@@ -19,8 +20,8 @@ _DOING = {
 
 
 class Smaller:
-    """A smaller setting than `context` (tokens, None: the engine's own choice) and a `group` above 1, each None where
-    there is no smaller one. `button`: the words of the offer, "" when there is nothing left."""
+    """The next smaller setting. `context`: tokens (None: the engine's default); `group`: dispatches a command buffer.
+    Each attribute is None where it cannot get smaller. `button`: the words of the offer, "" when nothing is left."""
 
     def __init__(self, model, context=None, group=None):
         context = context or (DEFAULT_ON_IOS if storage.is_ios() else DEFAULT)
@@ -35,17 +36,17 @@ class Smaller:
         self.button = "Load with " + " and ".join(words) if words else ""
 
     def actions(self):
-        """As buttons of a notice."""
+        """Return the buttons of a notice."""
         offer = ((self.button, "load-smaller"),) if self.button else ()
         return offer + (("Choose another model", "open-models"),)
 
 
 class Crash(Smaller):
-    """What the worker said of an earlier run."""
+    """What the worker reports of an earlier run."""
 
     def __init__(self, message):
         phase = message["phase"]
-        # None is undefined in JavaScript, and gone on the way.
+        # JavaScript turns None into undefined, and the field is lost on the way.
         group = message.get("group") if phase == "generate" else None
         name, _, commit = message["model"].partition("@")
         model = name if len(commit) == COMMIT else message["model"]
@@ -54,10 +55,10 @@ class Crash(Smaller):
         self.title = "The page ended while " + name + " was " + _DOING.get(phase, "in use")
         if phase == "calibrate":
             self.context = self.group = None
-            self.text = "That setting is not tried again. The model goes on with what is known to work on this device."
+            self.text = "That setting is not tried again. The model uses the one that is known to work on this device."
             self.button = "Load it again"
             return
-        self.text = "Browsers end a page that takes too much memory, above all on phones and tablets, and say nothing. "
+        self.text = "Browsers end a page that takes too much memory, mainly on phones and tablets, without an error. "
         if self.button:
             self.text += (
                 "Close other tabs and apps, go on with less, or choose a smaller model. "
@@ -70,12 +71,12 @@ class Crash(Smaller):
             )
 
     def show(self):
-        """Tell it above the message box."""
+        """Show it above the message box."""
         problem(self.title, self.text, self.actions())
 
 
 def keep_proven(message):
-    """What the device was found to take, for later loads."""
+    """Store a calibration result of this device, for later loads."""
     kept = proven()
     kept.pop(message["key"], None)
     while len(kept) >= MAX_PROVEN:
@@ -84,11 +85,11 @@ def keep_proven(message):
     try:
         storage.write(PROVEN, kept)
     except storage.StoreFull:
-        pass  # the engine's own record has it too
+        pass  # the engine has its own record of it
 
 
 def proven():
-    """{key: {"group", "passes"}}"""
+    """Return {key: {"group", "passes"}}."""
     kept = storage.read(PROVEN, {})
     return (
         {key: found for key, found in kept.items() if _fits(found)}

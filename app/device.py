@@ -1,4 +1,4 @@
-"""What this device can do, as far as a browser tells: the GPU, the memory, a screen that stays awake."""
+"""What this device can do, as far as a browser tells: the GPU, the memory, keeping the screen on."""
 
 import asyncio
 
@@ -11,8 +11,8 @@ from app.storage import is_handheld
 GB = 1e9
 OVERHEAD = 1.15  # activations and repacking, as a share of the weights
 STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
-HANDHELD_BUDGET = 1.2 * GB  # the engine's own, from py_engine/host/profile.py
-ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium first answers null
+HANDHELD_BUDGET = 1.2 * GB  # the engine's own value, from py_engine/host/profile.py
+ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium answers null at first
 
 
 class Gpu:
@@ -20,7 +20,7 @@ class Gpu:
 
     def __init__(self):
         self.ok = False
-        self.asked = False  # there is WebGPU, and it gave no GPU: it may yet
+        self.asked = False  # WebGPU exists but gave no GPU; it may do so later
         self.name = self.title = self.text = ""
         self.software = False
 
@@ -34,7 +34,7 @@ async def look():
             gpu.title = "This address is not secure"
             gpu.text = (
                 "Browsers offer WebGPU only over https, or on localhost. "
-                "Open this page by such an address."
+                "Open this page at such an address."
             )
         else:
             gpu.title = "This browser has no WebGPU"
@@ -77,7 +77,7 @@ async def look():
 
 
 def size_text(nbytes):
-    """Decimal units, as shops and file managers count."""
+    """Format a size in decimal units, as shops and file managers do."""
     if nbytes >= 0.995 * GB:
         return f"{nbytes / GB:.1f} GB"
     if nbytes >= 1e6:
@@ -86,8 +86,9 @@ def size_text(nbytes):
 
 
 def fit(model):
-    """(class, sentence): whether a model is likely to fit. `memory`: GPU bytes that a load takes, where the server told
-    them; else they are guessed from the size. How much there is, browsers hint at."""
+    """Return (class, sentence): whether a model is likely to fit. `memory` of the model: GPU bytes that a load takes,
+    if the server knows them; else they are estimated from the size. Browsers only hint at how much memory there
+    is."""
     need = model.get("memory") or model["size"] * OVERHEAD + STATE
     needs = ("needs " if model.get("memory") else "needs about ") + f"{max(0.1, need / GB):.1f} GB"
     memory = field(js.navigator, "deviceMemory")
@@ -111,21 +112,21 @@ def _judge(need, easily, at_most, why):
 
 
 class Awake:
-    """Keeps the screen on while something is under way, where the browser can."""
+    """Keeps the screen on while something is running, where the browser can."""
 
     def __init__(self):
         self._wanted = False
         self._lock = None
-        # A lock ends by itself when the tab is hidden.
+        # The browser releases the lock when the tab is hidden.
         js.document.addEventListener("visibilitychange", self._shown)
 
     def hold(self):
-        """From now on."""
+        """Keep the screen on from now on."""
         self._wanted = True
         asyncio.create_task(self._ask())
 
     def release(self):
-        """No longer."""
+        """Let the screen turn off again."""
         self._wanted = False
         lock, self._lock = self._lock, None
         if lock is not None:

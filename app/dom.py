@@ -6,22 +6,22 @@ import js
 from js import document
 from pyscript.ffi import to_js
 
-# With which sentences begin that do not begin with a name.
+# Words that get a capital letter at the start of a sentence. Names are left as they are.
 PLAIN_WORDS = ("a", "an", "every", "it", "its", "no", "the", "there", "this", "what")
 
 
 def find(name):
-    """The element with this id; index.html holds it."""
+    """Return the element with this id in index.html."""
     return document.getElementById(name)
 
 
 def stamp(name):
-    """A fresh copy of a <template>'s one element."""
+    """Return a fresh copy of a <template>'s one element."""
     return document.getElementById(name).content.cloneNode(True).firstElementChild
 
 
 def make(tag, text="", kind=""):
-    """An element with a text and a class."""
+    """Create an element with a text and a class."""
     node = document.createElement(tag)
     if text:
         node.textContent = text
@@ -31,7 +31,7 @@ def make(tag, text="", kind=""):
 
 
 def button(text, action, kind="plain"):
-    """A button; `action` is what main.py's table of actions calls it."""
+    """Create a button; `action` is its name in main.py's table of actions."""
     node = make("button", text, kind)
     node.type = "button"
     node.setAttribute("data-do", action)
@@ -39,13 +39,14 @@ def button(text, action, kind="plain"):
 
 
 def show(node, visible=True):
-    """Show or hide, for eyes and for screen readers."""
+    """Show or hide, also for screen readers."""
     if bool(node.hidden) == bool(visible):
         node.hidden = not visible
 
 
 def sentence(text):
-    """What the engine says, which begins small, as a sentence of its own. Ids and addresses stay as they are."""
+    """Turn the engine's words, which start with a small letter, into a sentence. Ids and addresses stay as they
+    are."""
     first = text.split(" ")[0]
     return text[:1].upper() + text[1:] if first in PLAIN_WORDS else text
 
@@ -56,7 +57,7 @@ def clear(node):
 
 
 def field(thing, name, default=None):
-    """A property of a JS object; `default` where it is missing, undefined or null."""
+    """Return a property of a JS object; `default` where it is missing, undefined or null."""
     try:
         value = getattr(thing, name)
     except AttributeError:
@@ -65,14 +66,14 @@ def field(thing, name, default=None):
 
 
 def numbers(thing, *names):
-    """The named properties as a dict, of each element if `thing` is an array. By way of JSON, since
-    numbers above 2**31 (sizes, limits) reach MicroPython cut off."""
+    """Return the named properties as a dict, or a list of dicts if `thing` is an array. Converted as JSON, because
+    numbers above 2**31 (sizes, limits) reach MicroPython truncated otherwise."""
     return json.loads(js.JSON.stringify(thing, to_js(list(names))))
 
 
 def is_enter(event):
-    """Whether a key is Enter, without Shift, and not an input method's: Safari ends the composition before it tells of
-    the key that confirmed it, which then has the code 229."""
+    """Tell whether a key is Enter, without Shift, and not part of an input method. Safari ends the composition before
+    it reports the key that confirmed it; that key then has the code 229."""
     return (
         event.key == "Enter"
         and not event.shiftKey
@@ -82,12 +83,12 @@ def is_enter(event):
 
 
 def is_escape(event):
-    """Whether a key is Escape, and not one that only takes back what an input method has composed so far."""
+    """Tell whether a key is Escape, and does not just cancel the composition of an input method."""
     return event.key == "Escape" and not event.isComposing and event.keyCode != 229
 
 
 def unique_name():
-    """Of a chat, of a run. The browser's own are for secure addresses only."""
+    """Return a random name for a chat or a run. The browser's own function exists only at secure addresses."""
     if js.isSecureContext:
         return js.crypto.randomUUID()
     return js.Date.new().toISOString() + str(js.Math.random())[1:]
@@ -97,5 +98,5 @@ _announced = find("announce")
 
 
 def announce(text):
-    """Have a screen reader say it when it has time."""
+    """Let a screen reader say the text when it is idle."""
     _announced.textContent = text

@@ -1,4 +1,4 @@
-"""What stands in the message box and was not sent: it belongs to its chat, and is kept while it is written."""
+"""The text in the message box that was not sent. It belongs to its chat, and is saved while it is written."""
 
 import asyncio
 
@@ -6,36 +6,37 @@ from app import chats
 from app.clock import sleep_ms
 from app.dom import find
 
-PAUSE_MS = 250  # between two times that it is kept
+PAUSE_MS = 250  # between two saves
 
 
 class Drafts:
-    """Of one chat after another."""
+    """The draft of the open chat."""
 
     def __init__(self):
         self._box = find("prompt")
-        self._name = None  # whose draft it is: a chat's id, chats.DRAFT_OF_NEW; None: the store was not asked yet
-        self._kept: str | None = ""  # what the store has; None: it refused
+        # The chat of the draft: its id, or chats.DRAFT_OF_NEW; None before the store was read.
+        self._name = None
+        self._kept: str | None = ""  # the text in the store; None: it refused
         self._waits = False
-        self.touched = bool(self._box.value)  # by the person, since the chat was opened
+        self.touched = bool(self._box.value)  # the user has typed since the chat was opened
 
     def wait(self):
-        """A new chat is open, and its draft is still to be read: `add` brings it. Until then nothing is kept, so that
-        the first letters do not take the place of the draft."""
+        """A new chat is open, and its draft is not read yet: `add` brings it. Until then nothing is saved, so that
+        the first letters do not overwrite the draft."""
         self._name = None
         self._kept = ""
         self.touched = False
         self._box.value = ""
 
     def show(self, chat, text):
-        """The chat that is open now, and what was not sent in it."""
+        """Show the chat that is open now, with its draft."""
         self._name = chat.id if len(chat) else chats.DRAFT_OF_NEW
         self._kept = text
         self.touched = False
         self._box.value = text
 
     def add(self, chat, text):
-        """The same, where what stands in the box belongs to this chat, too: it goes behind the draft."""
+        """As `show`, but the text in the box belongs to this chat, too: it is put after the draft."""
         written = self._box.value
         self.show(chat, text)
         if written and written != text:
@@ -43,15 +44,15 @@ class Drafts:
             self.written()
 
     def written(self):
-        """The person changed it."""
+        """The user changed the text."""
         self.touched = True
         if not self._waits and self._name is not None:
             self._waits = True
             asyncio.create_task(self._keep_soon())
 
     def sent(self, chat):
-        """It becomes a message of this chat; whose draft it was. The draft has every letter until the message is kept,
-        which forgets it: the page may go in between."""
+        """The text becomes a message of this chat; returns the chat that the draft belonged to. The store keeps the
+        draft until it has the message, because the page may close in between."""
         self.leave()
         before, self._name = self._name, chat.id
         self._box.value = ""
@@ -64,7 +65,7 @@ class Drafts:
         self.leave()
 
     def leave(self):
-        """Have the store in step with the box, which may change at once."""
+        """Save the box to the store; the box may change right after."""
         unsent = self.unsent()
         if unsent is not None:
             self._kept = unsent[1]
@@ -75,10 +76,10 @@ class Drafts:
             await chats.save_draft(name, text)
         except chats.NotKept:
             if name == self._name:
-                self._kept = None  # it is tried again with the next letter
+                self._kept = None  # retried at the next letter
 
     def unsent(self):
-        """(whose it is, text) that the store does not have, None when it has it."""
+        """Return (chat, text) if the store does not have it, else None."""
         text = self._box.value
         text = text if text.strip() else ""
         if self._name is None or text == self._kept:

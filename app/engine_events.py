@@ -1,5 +1,5 @@
-"""What the engine's worker tells without being asked: it has booted, failed or broken down, the GPU was lost, an
-earlier page ended in the middle of something. The person hears of each, and what to do about it."""
+"""What the engine's worker reports without being asked: it has booted, failed or crashed, the GPU was lost, an
+earlier page crashed. Each is shown to the user, with what to do about it."""
 
 import js
 from js import document
@@ -16,9 +16,8 @@ class EngineEvents:
 
     def __init__(self, page):
         self._page = page
-        self.smaller = (
-            None  # a crash.Smaller: offered after a page that ended, or memory that ran out
-        )
+        # A crash.Smaller, offered after a crash or when memory ran out.
+        self.smaller = None
 
     def booted(self, message):
         """Python runs in the worker."""
@@ -26,11 +25,11 @@ class EngineEvents:
         self._page.draw_state()
         js.performance.mark("engine")
         self._page.stored_models.refresh()
-        updates.watch()  # from here on, so that the shell's files do not hold up the engine's
+        updates.watch()  # only now, so that the shell's files do not delay the engine's
         js.console.info("engine:", message["runtime"], message["boot_ms"], "ms")
 
     def told(self, message):
-        """A message that answers no request."""
+        """Handle a message that answers no request."""
         status, loading = message["status"], self._page.loading
         if status == "booting":
             loading.booting()
@@ -50,24 +49,24 @@ class EngineEvents:
         document.body.setAttribute("data-engine", "failed")
         self._page.loading.lost()
         actions = (("Try again", "restart-engine"),)
-        updates.watch()  # a newer version may be the cure
+        updates.watch()  # a newer version may fix it
         text = reason + "\nCheck the connection, then try again."
         problem("The engine did not start", text, actions)
 
     def died(self, reason):
-        """Python ended in the worker, and another one boots: the chat stays, and the model comes back by itself, unless
-        that is what ended Python."""
+        """Python crashed in the worker, and a new worker boots. The chat stays, and the model is loaded again, unless
+        it caused the crash."""
         document.body.setAttribute("data-engine", "booting")
         model = self._page.loading.after_death()
         again = () if model else AGAIN_OR_OTHER
         back = "The model is being loaded again; then ask again. " if model else ""
-        text = "It used up its memory or its stack, and was started afresh. The chat is as it was. "
+        text = "It used up its memory or its stack, and was restarted. The chat is as it was. "
         problem("The engine broke down", text + back + "(" + reason + ")", again)
         if model:
             self._page.loading.start(model, keep_notice=True)
 
     def _gpu_lost(self, message):
-        """The worker tells of a lost GPU: what it does about it, then how that ended."""
+        """The worker reports a lost GPU: first what it does about it, then the result."""
         during = message["during"]
         if message["state"] == "lost":
             rest = {"load": "Loading begins again.", "idle": "The model is being loaded again."}
@@ -83,10 +82,11 @@ class EngineEvents:
             actions = self.with_less("DeviceLostError")
             problem("The GPU was lost again and again", message["message"], actions)
         else:
-            show(find("notice"), False)  # the load or answer that it was lost in says why
+            show(find("notice"), False)  # the load or answer that failed says why
 
     def with_less(self, error_type):
-        """Buttons to go on with after a load or an answer that failed so: less, where memory ran out."""
+        """Return the buttons after a load or an answer that failed with this error: a smaller setting, if memory ran
+        out."""
         if error_type not in ("DeviceLostError", "OutOfMemoryError"):
             return AGAIN_OR_OTHER
         loading = self._page.loading

@@ -1,4 +1,4 @@
-"""Taking things away from the page: copies to the clipboard, chats as files."""
+"""Exports: copies to the clipboard, chats as files."""
 
 import json
 
@@ -10,12 +10,12 @@ from app.clock import sleep_ms
 from app.dom import announce
 from app.tree import SPEAKERS
 
-DONE_MS = 1500  # how long a button says so
-KEEP_MS = 10000  # the browser may still be writing a file
+DONE_MS = 1500  # how long a button confirms the copy
+KEEP_MS = 10000  # the browser may still be writing the file
 
 
 async def copy(button, text):
-    """To the clipboard; the button says so for a moment."""
+    """Copy a text to the clipboard; the button confirms it for a moment."""
     try:
         await js.navigator.clipboard.writeText(text)
     except Exception:  # refused, or no clipboard at an insecure address
@@ -33,22 +33,23 @@ async def copy(button, text):
 
 
 def as_markdown(chat):
-    """A chat, for people: the versions that are shown."""
+    """Download a chat as Markdown: the versions that are shown."""
     _download(markdown(chat), file_name(chat) + ".md", "text/markdown")
 
 
 def as_json(chat):
-    """A chat with all its versions, for programs."""
+    """Download a chat as JSON, with all its versions."""
     _download(json.dumps(chat.as_file()), file_name(chat) + ".json", "application/json")
 
 
 async def everything(held):
-    """Every chat in one file. `held`: those in memory, which may be ahead of the store. Raises chats.NotKept."""
+    """Download every chat in one file. `held`: chats in memory that may be newer than the store. Raises
+    chats.NotKept."""
     _save(await chats.everything(held), "jerboa-chats.json")
 
 
 def markdown(chat):
-    """The conversation: a heading for each turn."""
+    """Return the conversation with a heading for each turn."""
     parts = ["# " + chat.title()]
     for message in chat.messages:
         model = message.get("model") if message["role"] == "assistant" else ""
@@ -64,7 +65,7 @@ def markdown(chat):
 
 
 def call_text(call):
-    """A tool call as one JSON object."""
+    """Return a tool call as one JSON object."""
     function = call["function"]
     return (
         '{"name": ' + json.dumps(function["name"]) + ', "arguments": ' + function["arguments"] + "}"
@@ -72,7 +73,7 @@ def call_text(call):
 
 
 def file_name(chat):
-    """A name that every file system takes."""
+    """Return a file name that is valid on every file system."""
     kept = "".join(
         c if c.isalpha() or c.isdigit() or c > "\x7f" else "-" for c in chat.title().lower()
     )

@@ -1,4 +1,4 @@
-"""Model folders of one's own: picked by a file input, or dropped on the page."""
+"""The user's own model folders: picked by a file input, or dropped on the page."""
 
 import asyncio
 
@@ -10,11 +10,11 @@ WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
 class FolderError(Exception):
-    """What was picked is no model folder."""
+    """The picked files are not a model folder."""
 
 
 def from_input(picker):
-    """(name, File objects) of an <input webkitdirectory>. Raises FolderError."""
+    """Return (name, File objects) of an <input webkitdirectory>. Raises FolderError."""
     files = [picker.files.item(i) for i in range(picker.files.length)]
     path = files[0].webkitRelativePath if files else ""
     name = path.split("/")[0] if "/" in path else "folder"
@@ -22,16 +22,17 @@ def from_input(picker):
 
 
 def dropped(transfer):
-    """(entries, files) of a drop event: to be asked for in the event itself, since it empties them."""
+    """Return (entries, files) of a drop event. Must be called in the event handler: the event is emptied
+    afterwards."""
     entries = [transfer.items[i].webkitGetAsEntry() for i in range(transfer.items.length)]
     files = [transfer.files.item(i) for i in range(transfer.files.length)]
     return [entry for entry in entries if entry is not None], files
 
 
 async def from_drop(entries, files):
-    """(name, File objects) of what `dropped` found: one folder, or the files of one.
+    """Return (name, File objects) of what `dropped` found: one folder, or the files of one.
 
-    Raises FolderError, and OSError where the browser cannot read them.
+    Raises FolderError, and OSError when the browser cannot read them.
     """
     if not entries:
         return _checked("files", files)
@@ -46,7 +47,7 @@ async def from_drop(entries, files):
 
 
 def total(files):
-    """Bytes of the weights."""
+    """Return the bytes of the weights."""
     known = numbers(to_js(files), "name", "size")
     return sum(file["size"] for file in known if file["name"].endswith(".safetensors"))
 
@@ -66,7 +67,7 @@ def _checked(name, files):
 
 
 async def _called(start):
-    """The value that a function gives to its first callback; OSError if it calls the second."""
+    """Return the value that a function passes to its first callback; raise OSError if it calls the second."""
     done = asyncio.Event()
     box = []
 
@@ -88,7 +89,7 @@ async def _called(start):
 async def _children(folder):
     reader = folder.createReader()
     found: list[object] = []
-    while True:  # browsers give at most 100 at a time
+    while True:  # readEntries gives at most 100 at a time
         some = list(await _called(lambda good, bad: reader.readEntries(good, bad)))
         if not some:
             return found

@@ -1,4 +1,4 @@
-"""The empty chat: what this is, what to do first, and a few ways to begin."""
+"""The empty chat: what this page is, what to do first, and a few examples."""
 
 from app.dom import button, clear, find, show
 
@@ -15,7 +15,8 @@ CONTINUATIONS = (
 
 
 def draw(state, name, base, gpu, at_hand):
-    """`state` and `name` are those of the model; a `base` model continues texts. `at_hand`: what loads by itself."""
+    """Draw it. `state` and `name` are those of the model; a `base` model continues texts. `at_hand`: the model that
+    loads by itself."""
     title = "A language model on your own GPU"
     if gpu.title:
         text = "This page cannot answer on this device. Your chats can still be read."
@@ -30,9 +31,9 @@ def draw(state, name, base, gpu, at_hand):
         text = "Choose a model. It loads only when you ask for it, and then answers on this device."
     else:
         title = name + " is ready"
-        text = "Ask something. The answer is worked out on this device."
+        text = "Ask something. The answer is computed on this device."
         if base:
-            text = "A base model: it goes on with your text rather than answering it."
+            text = "A base model: it continues your text rather than answering it."
     find("hero-title").textContent = title
     find("hero-text").textContent = text
     show(find("hero-picker"), state == "none")

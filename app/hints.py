@@ -1,5 +1,5 @@
-"""Quiet notices above the message box: a newer version, an advice to install. One at a time, the next when it is gone;
-nothing else waits for them."""
+"""Quiet notices above the message box: a newer version, advice to install. They are shown one at a time, and do not
+block anything else."""
 
 from app.dom import button, clear, find, make, show
 
@@ -7,8 +7,8 @@ _waiting: list[tuple] = []  # arguments of hint(); the first one is shown
 
 
 def hint(name, title, text, actions, steps=(), urgent=False):
-    """Show it, or have it wait for its turn. `actions`: buttons (text, action, kind: "primary" or "plain"); `steps`: an
-    ordered list under the text; `urgent`: something waits for the answer, so it comes first and takes the focus."""
+    """Show a notice, or queue it. `actions`: buttons (text, action, kind: "primary" or "plain"); `steps`: an ordered
+    list under the text; `urgent`: something waits for the answer, so the notice comes first and takes the focus."""
     if name in [other[0] for other in _waiting]:
         return
     _waiting.insert(0 if urgent else len(_waiting), (name, title, text, actions, steps, urgent))
@@ -17,7 +17,7 @@ def hint(name, title, text, actions, steps=(), urgent=False):
 
 
 def withdraw(name):
-    """Take it away; whether it was there."""
+    """Remove a notice; returns whether it was there."""
     global _waiting
     left = [other for other in _waiting if other[0] != name]
     found = len(left) < len(_waiting)

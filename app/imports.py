@@ -1,4 +1,4 @@
-"""Chats from files that a person picks or drops."""
+"""Importing chats from files that a user picks or drops."""
 
 from app import chats
 from app.hints import hint, withdraw
@@ -7,16 +7,16 @@ NAME = "imported"
 
 
 def are_chats(entries, files):
-    """Whether what was dropped (folders.dropped) are files to import, and no model."""
+    """Tell whether the dropped items (folders.dropped) are files to import rather than a model."""
     if [entry for entry in entries if entry.isDirectory] or not files:
         return False
     return not [file for file in files if not file.name.lower().endswith(".json")]
 
 
 async def take(files):
-    """Take them in, and say what came. Gives (what changed, as other tabs hear it; the chat to open: the first one of a
-    file that came alone, else None; the chats.NotKept of each file that was not taken). Where the store itself refuses,
-    the files after that are not tried."""
+    """Import the files, and report what was imported. Returns (changes to announce to other tabs; the chat to open,
+    which is the first one of a single file, else None; the chats.NotKept of each file that failed). If the store
+    itself refuses, the remaining files are not tried."""
     withdraw(NAME)
     came = {"chats": 0, "messages": 0, "there": 0}
     first = None
@@ -39,7 +39,7 @@ async def take(files):
 
 
 def title_of(came):
-    """What came in, in a few words."""
+    """Return what was imported, in a few words."""
     return (
         "Nothing new in that file"
         if not came["chats"]
@@ -48,7 +48,7 @@ def title_of(came):
 
 
 def text_of(came):
-    """The same in full."""
+    """Return what was imported, in full."""
     text = count(came["messages"], "message") + (
         " was added." if came["messages"] == 1 else " were added."
     )
@@ -59,5 +59,5 @@ def text_of(came):
 
 
 def count(number, what):
-    """So many of them."""
+    """Return a number with its noun."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,13 +1,12 @@
-"""Markdown inside a block: emphasis, code, links, into the trees of public/nodes.mjs. Formulas in TeX's marks are shown
-as they are written, as code is: nothing in them is emphasis or an escape.
+"""Markdown inside a block (emphasis, code, links), as trees for public/nodes.mjs. TeX formulas between their
+delimiters are shown as they are written, like code: nothing in them is emphasis or an escape.
 
-MicroPython takes some 20 us for a step of a loop, so nothing loops over characters: it jumps from
-one special mark to the next with str.find.
+MicroPython takes about 20 us for one step of a loop, so no loop runs over characters: the parser jumps from one
+special mark to the next with str.find.
 """
 
-MAX_DEPTH = (
-    7  # of nested quotes, lists, emphasis; deeper ones stay text (MicroPython's stack is short)
-)
+# Nested quotes, lists, emphasis; deeper ones stay text, because MicroPython's stack is small.
+MAX_DEPTH = 7
 MAX_LINK = 2000  # characters
 MAX_BRACKETS = 16  # pairs in the text of a link
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -23,12 +22,12 @@ ENTITIES = (
 
 
 def inline(text, depth=0):
-    """Trees of a text with emphasis, code, links."""
+    """Return the trees of a text with emphasis, code, links."""
     marks = [[mark, text.find(mark)] for mark in MARKS if mark in text]
     if depth > MAX_DEPTH or not marks:
         return [text] if text else []
     out = []
-    hopeless: set[str] = set()  # openers that nothing closes from here on
+    hopeless: set[str] = set()  # openers without a closing mark from here on
     begin = i = 0
     while True:
         at, kind = len(text), ""
@@ -50,7 +49,7 @@ def inline(text, depth=0):
     return out
 
 
-# Each reader gets the place of a mark and returns (tree or None, where it begins, where to go on).
+# Each reader gets the position of a mark and returns (tree or None, start of the tree, position to continue at).
 
 
 def _escape(text, at, depth, hopeless):
@@ -98,7 +97,8 @@ def _formula(text):
 
 
 def _dollar(text, at, depth, hopeless):
-    """Between two of them, if they lie close around it: prices do not."""
+    """Read a formula between two dollar signs. They must touch its text, so that prices are not taken for
+    formulas."""
     size = min(2, _run(text, at))
     key = "$" * size
     start = at + size
@@ -150,7 +150,7 @@ def _emphasis(text, at, depth, hopeless):
 
 
 def _is_web(url):
-    """http or https with a host, and nothing that hides what it is."""
+    """Tell whether a URL is http or https with a host, and hides no part of it."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in ("http", "https") or not rest or len(url) > MAX_LINK:
         return False

@@ -1,5 +1,6 @@
-"""Advice to install the page before a large download, on phones and tablets: there a browser may throw away what a
-page keeps, and on iOS an installed page has a store of its own, so it comes before the download or not at all."""
+"""Advice to install the page before a large download, on phones and tablets. A browser there may delete the data of a
+page that is not installed. On iOS an installed page has its own store, so installing after the download would lose
+it."""
 
 import asyncio
 
@@ -8,20 +9,20 @@ from app.hints import hint, withdraw
 
 NAME = "install"
 LARGE_MB = 100
-DONE = "install-advice"  # kept once the person has decided
+DONE = "install-advice"  # stored once the user has decided
 
 KEPT_ON_IOS = (
     "From the Home Screen it keeps its models; in a browser they may be removed after seven days without a visit. "
-    "The app loads models for itself: install it first."
+    "The installed app has its own store: install it before you load a model."
 )
 KEPT_ELSEWHERE = "As an app it keeps its models more safely, and opens without a network."
 
-_then = None  # what goes on after the decision
+_then = None  # called after the decision
 
 
 def before_download(size_mb, go):
-    """Call `go` now, or, where installing first is better and the person was not asked yet, after the decision.
-    `size_mb`: None when it is not known."""
+    """Call `go` now; or, if installing first is better and the user was not asked yet, after the user's decision.
+    `size_mb`: None when unknown."""
     asyncio.create_task(_before_download(size_mb, go))
 
 
@@ -42,7 +43,7 @@ async def _before_download(size_mb, go):
 
 
 def advise():
-    """Show how this page is installed."""
+    """Show how to install this page."""
     _show(("Close", "install-cancel", "plain"))
 
 
@@ -56,12 +57,12 @@ def _show(*actions):
         actions = (("Install", "install-now", "primary"),) + actions
         steps = ()
     elif not steps:
-        text = "This browser installs no pages."
+        text = "This browser cannot install pages."
     hint(NAME, "Install Jerboa", text, actions, steps, True)
 
 
 def now(button=None):
-    """Open the browser's own prompt; then go on, whatever the answer."""
+    """Open the browser's install prompt; then go on, whatever the answer."""
     asyncio.create_task(_now())
 
 
@@ -71,20 +72,20 @@ async def _now():
 
 
 def later(button=None):
-    """Go on without; the advice does not come again by itself."""
+    """Go on without installing. The advice is not shown again by itself."""
     global _then
     withdraw(NAME)
     try:
         storage.write(DONE, True)
     except storage.StoreFull:
-        pass  # then it comes again
+        pass  # then the advice is shown again
     go, _then = _then, None
     if go:
         go()
 
 
 def cancel(button=None):
-    """Close it, and load nothing; whether it was open."""
+    """Close the advice and load nothing; returns whether it was open."""
     global _then
     _then = None
     return withdraw(NAME)

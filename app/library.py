@@ -1,4 +1,5 @@
-"""All chats, and which of them is open: opened, begun, deleted, exported, imported; and what other tabs do to them."""
+"""All chats, and which of them is open: opening, creating, deleting, exporting, importing, and changes by other
+tabs."""
 
 import asyncio
 import json
@@ -12,22 +13,22 @@ from app.dom import announce, find, make
 from app.loading import problem
 
 NOT_HERE = (
-    "The address names a chat that this browser does not keep: it was deleted, or is kept in another browser or on "
+    "The address names a chat that this browser does not have: it was deleted, or is kept in another browser or on "
     "another device. This is a new one."
 )
 SMALLER_PLACE = {
-    "local-storage": "The browser gave no database, so chats are kept in a store of a few megabytes. It said: ",
+    "local-storage": "The browser refused a database, so chats are kept in a store of a few megabytes. It said: ",
     "memory": "The browser keeps nothing for this page: chats end with it. Download what you want to keep. It said: ",
 }
 STRANDED = (
-    "They stay where an older version of this page kept them, and can be read. The browser refused to keep them where "
-    "they belong now: "
+    "They stay where an older version of this page kept them, and can be read. The browser refused to move them "
+    "to the new store: "
 )
 
 
 class Library:
-    """`conversation` shows the open chat, `drafts` what was not sent in it, `sidebar` the list. `confirm(text, act)`
-    asks the person; `on_change` is called when buttons are to be drawn anew."""
+    """`conversation` shows the open chat, `drafts` its draft, `sidebar` the list. `confirm(text, act)` asks the user;
+    `on_change` is called when buttons must be redrawn."""
 
     def __init__(self, conversation, drafts, sidebar, confirm, on_change):
         self._conversation = conversation
@@ -37,10 +38,10 @@ class Library:
         self._on_change = on_change
         self._opening = None  # the id of the chat that is being opened
         self._looking = False  # the list is being read
-        self._look_again = False  # and was changed meanwhile
+        self._look_again = False  # and it has changed meanwhile
 
     async def meet(self):
-        """At the start: what there is, and the chat of the address."""
+        """At the start: read the list, and open the chat of the address."""
         kind, reason = await chats.opened()
         if kind == "memory":
             text = "This browser keeps no data for this page: chats end with it."
@@ -57,10 +58,10 @@ class Library:
         await self.look()
         document.body.setAttribute("data-chats", "ready")
 
-    # ---- which chat
+    # ---- opening
 
     def new_chat(self, button=None, step=True):
-        """An empty chat, with what was written for it before. `step`: back leads to the one that is open now."""
+        """Open an empty chat, with its draft. `step`: "back" leads to the chat that is open now."""
         self._sidebar.close()
         if len(self._conversation.chat) or self._opening:
             self._opening = None
@@ -72,7 +73,7 @@ class Library:
         find("prompt").focus()
 
     async def _find_draft(self):
-        """Of a new chat."""
+        """Read the draft of a new chat."""
         chat = self._conversation.chat
         try:
             draft = await chats.draft_of_new()
@@ -83,14 +84,14 @@ class Library:
             self._on_change()
 
     def open_chat(self, button):
-        """A chat from the list."""
+        """Open a chat from the list."""
         name = button.closest("li").getAttribute("data-id")
         self._sidebar.close()
         find("scroll").focus()
         asyncio.create_task(self._open(name))
 
     async def _open(self, name, step=True, begin=False):
-        """A chat by its id. `begin`: the page has just come."""
+        """Open a chat by its id. `begin`: the page was just opened."""
         self._opening = name
         self._drafts.leave()
         try:
@@ -118,7 +119,7 @@ class Library:
         self._on_change()
 
     def went(self, event):
-        """Back, forward, or another address was put in."""
+        """The address has changed: back, forward, or typed in."""
         name = address.chat()
         if name and name != self._conversation.chat.id:
             asyncio.create_task(self._open(name, step=False))
@@ -128,7 +129,7 @@ class Library:
     # ---- deleting
 
     def delete_chat(self, button):
-        """The chat of the row, or the open one."""
+        """Delete the chat of the row, or the open one."""
         row = button.closest("li")
         name = row.getAttribute("data-id") if row else self._conversation.chat.id
         find("chat-menu").open = False
@@ -137,14 +138,14 @@ class Library:
         self._ask(f'Delete "{title[:200]}"? This cannot be undone.', name)
 
     def delete_all(self, button):
-        """Every chat."""
+        """Delete every chat."""
         self._ask("Delete all chats? This cannot be undone.", None)
 
     def _ask(self, text, name):
         self._confirm(text, lambda: asyncio.create_task(self._delete(name)))
 
     async def _delete(self, name):
-        """A chat, or with None all of them, and whatever is being written into it."""
+        """Delete a chat (None: all), and stop an answer that is being written in it."""
         if find("settings").open:
             find("settings").close()
         running = self._conversation.running
@@ -162,7 +163,7 @@ class Library:
         self._on_change()
 
     def lost(self):
-        """The open chat was deleted in another tab. What is being written here stays."""
+        """Another tab has deleted the open chat. Text in the message box stays."""
         box = find("prompt")
         written = box.value
         self._drafts.show(chats.new(), "")
@@ -175,12 +176,12 @@ class Library:
     # ---- files
 
     def export(self, write):
-        """Hand out the open chat, and close the menu that this was asked in."""
+        """Export the open chat with `write`, and close the menu."""
         find("chat-menu").open = False
         write(self._conversation.chat)
 
     def export_all(self, button):
-        """Every chat in one file."""
+        """Export every chat in one file."""
         asyncio.create_task(self._export_all())
 
     async def _export_all(self):
@@ -191,7 +192,7 @@ class Library:
             problem("The chats could not be read", str(error))
 
     def pick_files(self, button):
-        """Choose files to import."""
+        """Let the user choose files to import."""
         self._input = make("input")
         self._input.type = "file"
         self._input.accept = ".json,application/json"
@@ -204,12 +205,12 @@ class Library:
         self.take_files([files.item(i) for i in range(files.length)])
 
     def take_files(self, files):
-        """Import them."""
+        """Import files."""
         asyncio.create_task(self._take_files(files))
 
     async def _take_files(self, files):
-        """The only chat of them is opened."""
-        from app import imports  # here, since few visits need it
+        """Import files; a single imported chat is opened."""
+        from app import imports  # imported here, since few visits need it
 
         if find("settings").open:
             find("settings").close()
@@ -224,10 +225,10 @@ class Library:
         if only:
             await self._open(only)
 
-    # ---- what happens elsewhere
+    # ---- changes by other tabs
 
     async def look(self):
-        """Bring the list in step with the store."""
+        """Read the list from the store again."""
         if self._looking:
             self._look_again = True
             return
@@ -244,7 +245,7 @@ class Library:
         self._on_change()
 
     def _heard(self, text):
-        """Another tab changed something."""
+        """Another tab has changed something."""
         asyncio.create_task(self._follow(json.loads(text)))
 
     async def _follow(self, change):
@@ -262,11 +263,11 @@ class Library:
             problem("What changed elsewhere could not be read", str(error))
 
     def leave(self):
-        """The page is about to go."""
+        """Save unsaved text: the page is about to close."""
         chats.save_last(self._drafts.unsent(), self._conversation.unsaved())
 
     def back(self, event):
-        """The page was left and is shown again; if it was kept meanwhile, it heard nothing."""
+        """The page is shown again. If the browser had frozen it, it has missed changes."""
         if event.persisted:
             asyncio.create_task(self._catch_up())
 
@@ -278,15 +279,15 @@ class Library:
         await self.look()
 
     def stored(self, event):
-        """Something changed in localStorage: an older version of this page is open in another tab, or chats are kept
-        there. Then this is when the change can be read: the other tab's word of it may have come before."""
+        """localStorage has changed: an older version of this page is open in another tab, or chats are stored there.
+        The change can be read only now; the other tab may have announced it too early."""
         if event.key and event.key.startswith(storage.PREFIX + "kept."):
             asyncio.create_task(self._catch_up())
         elif not event.key or event.key.startswith(storage.PREFIX + chats.BODY):
             asyncio.create_task(self.carry_over(True))
 
     async def carry_over(self, draw=False):
-        """Bring in what older versions of this page have left."""
+        """Move chats that older versions of this page have left."""
         changes, refused = await chats.carry_over()
         if refused:
             problem("Some chats could not be moved", STRANDED + refused)

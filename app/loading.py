@@ -1,4 +1,4 @@
-"""Loading a model: asked for, watched in bytes and time, cancelled, tried again."""
+"""Loading a model: start, progress in bytes and time, cancel, retry."""
 
 import js
 
@@ -7,11 +7,10 @@ from app.device import Awake, size_text
 from app.dom import announce, button, clear, find, sentence, show
 
 DRAW_MS = 100  # between two updates of the bar
-RATE_MS = 8000  # the speed is that of the last seconds
-CALM_MS = (
-    60_000  # an engine that breaks down more often than that does not load its model by itself
-)
-FIRST_GUESS_MS = 1500  # no time left before this much was seen
+RATE_MS = 8000  # the speed is measured over this time
+# An engine that crashes more often than once in this time does not load its model again by itself.
+CALM_MS = 60_000
+FIRST_GUESS_MS = 1500  # no estimate of the time left before this
 WITHOUT = (
     "The parts that failed run in a plainer form that gave the right numbers; answers are right, perhaps slower. "
     "A newer graphics driver or browser may help. "
@@ -30,27 +29,27 @@ class Loading:
     def __init__(self, client, options, on_change, actions):
         self._client = client
         self._options = options  # () -> dict of a load message's options
-        self._actions = actions  # (error_type) -> buttons to go on with after a load that failed
+        self._actions = actions  # (error_type) -> buttons after a load that failed
         self._on_change = on_change
         self._awake = Awake()
         self._request = None
         self._points = []
         self._drawn = 0
-        self._said = ""  # the last note
-        self._before = None  # (model, info) of what is in use until the next one's weights come
-        self.failed = None  # the model that did not load while another one is in use
-        self._died = None  # when the engine last broke down
+        self._said = ""  # the last note that was announced
+        self._before = None  # (model, info) in use until the weights of the next model arrive
+        self.failed = None  # the model that failed to load while another one stays in use
+        self._died = None  # when the engine last crashed
         self.state = "none"
         self.model = None
         self.info = {}
 
     @property
     def name(self):
-        """The id of the model that is loaded or loading, None without one."""
+        """Return the id of the model that is loaded or loading, None without one."""
         return self.model["id"] if self.model and self.state != "none" else None
 
     def start(self, model, commit="", keep_notice=False):
-        """Load it (or that commit of it), in place of what is loaded or loading."""
+        """Load a model (or this commit of it) in place of the one that is loaded or loading."""
         if self._request:
             self._client.end(self._request)
         if self.state == "ready":
@@ -80,12 +79,12 @@ class Loading:
         announce("Loading " + label(model))
 
     def booting(self):
-        """The engine itself is still being started."""
+        """Show that the engine itself is still starting."""
         if self._client.boots:
             self._phase(self._client.boots)
 
     def cancel(self):
-        """Stop loading; what was loaded before is in use again, if its place was not taken yet."""
+        """Stop loading. The model before is in use again, if it was not replaced yet."""
         if self.state != "loading":
             return
         self._client.end(self._request)
@@ -98,7 +97,8 @@ class Loading:
         self._finish("none")
 
     def after_death(self):
-        """The engine broke down. Gives the model to load again: the one that was in use, if that is no habit."""
+        """The engine crashed. Returns the model to load again: the one that was in use, unless the engine crashes
+        often."""
         now, before, state = now_ms(), self._died, self.state
         self._died = now
         self.lost()
@@ -106,7 +106,7 @@ class Loading:
         return self.model if state == "ready" and calm else None
 
     def _fall_back(self):
-        """A load has ended without a model: the one before is in use, if the worker still has it."""
+        """A load has ended without a model: go back to the one before, if the worker still has it."""
         before, self._before = self._before, None
         failed = self.model
         self._finish("none")
@@ -182,12 +182,12 @@ class Loading:
 
 
 def label(model):
-    """What people call the model."""
+    """Return the name of a model as it is shown."""
     return model.get("label") or model["id"]
 
 
 def time_text(seconds):
-    """Coarse, since it is a guess."""
+    """Return a time left in coarse words, since it is an estimate."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     if seconds < 3600:
@@ -196,7 +196,7 @@ def time_text(seconds):
 
 
 def problem(title, text, actions=()):
-    """Show what went wrong above the message box, with buttons (text, action)."""
+    """Show an error above the message box, with buttons (text, action)."""
     find("notice-title").textContent = title
     text = text.split("\nTraceback")[0]
     find("notice-text").textContent = sentence(text)

@@ -1,6 +1,6 @@
-"""The page's beginning: what each click and key does, and the start. MicroPython, by PyScript.
+"""The page's entry point: what each click and key does, and the start. Runs in MicroPython, by PyScript.
 
-Every button names its action in `data-do`; ACTIONS is their table.
+Every button names its action in `data-do`; ACTIONS is the table of actions.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ conversation, library, loading = page.conversation, page.library, page.loading
 
 
 def row_of(button):
-    """The number of the message that a button belongs to; the last one's for buttons elsewhere."""
+    """Return the number of the message that a button belongs to; the last one's for buttons elsewhere."""
     row = button.closest(".message")
     return int(row.getAttribute("data-index")) if row else len(conversation.rows) - 1
 
 
 def copy_message(button):
-    """The source of a message, thinking left out where there is anything else."""
+    """Copy the source of a message, without the thinking unless there is nothing else."""
     message = conversation.rows[row_of(button)].message
     asyncio.create_task(exports.copy(button, message["content"] or message.get("reasoning", "")))
 
 
 def copy_code(button):
-    """A code block."""
+    """Copy a code block."""
     code = button.closest(".code").querySelector("code").textContent
     asyncio.create_task(exports.copy(button, code))
 
@@ -45,14 +45,14 @@ def edit(button):
 
 
 def cancel_edit(button):
-    """Leave it as it was."""
+    """Close the form and keep the message as it was."""
     row = conversation.rows[row_of(button)]
     if isinstance(row, UserRow):
         row.end_edit()
 
 
 def again(button):
-    """Answer anew."""
+    """Answer again."""
     if loading.state == "none" and not page.gpu.title:
         page.choice.open()
         return
@@ -63,13 +63,13 @@ def again(button):
 
 
 def open_settings(button):
-    """The settings dialog, with what is kept on this device."""
+    """Open the settings dialog, with the list of stored models."""
     page.stored_models.opened()
     page.settings.show(loading.info)
 
 
 def install_advice(button):
-    """How this page is installed, asked for in the settings."""
+    """Show how to install this page; asked for in the settings."""
     find("settings").close()
     install.advise()
 
@@ -122,10 +122,10 @@ ACTIONS = {
 
 
 def clicked(event):
-    """Find the action of what was clicked."""
+    """Call the action of the clicked button."""
     button = event.target.closest("[data-do]")
     if event.target.closest(".skip"):
-        event.preventDefault()  # else it takes the chat out of the address
+        event.preventDefault()  # the link would remove the chat from the address
         page.composer.focus()
     menu = find("chat-menu")
     if menu.open and not menu.contains(event.target):
@@ -135,7 +135,7 @@ def clicked(event):
 
 
 def key_anywhere(event):
-    """Escape stops the answer, once nothing else is open that it closes."""
+    """Escape stops the answer, unless it closes something that is open."""
     if not is_escape(event) or document.querySelector("dialog[open]"):
         return
     menu = find("chat-menu")
@@ -147,13 +147,13 @@ def key_anywhere(event):
 
 
 def came_back(event):
-    """The page was left and is shown again."""
+    """The page is shown again after it was left."""
     page.client.stay()
     library.back(event)
 
 
 def left(event):
-    """The page is closed or left, by the person or for another one."""
+    """The page is closed or left."""
     library.leave()
     page.client.leave()
 

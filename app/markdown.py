@@ -1,9 +1,9 @@
 """Markdown, as models write it, into trees for public/nodes.mjs; it can be fed piece by piece.
 
-Headings, paragraphs, lists, quotes, fenced and indented code, tables, rules; bold, italic, struck, code, http(s) links.
-A code block is coloured once it has ended (public/nodes.mjs).
-HTML stays text, images become links. A line break in a paragraph is a line break. What is built from pieces equals what
-is built from the whole: a block is settled only when a complete line has begun the next one.
+Supported: headings, paragraphs, lists, quotes, fenced and indented code, tables, rules; bold, italic, struck, code,
+http(s) links. A code block is coloured once it has ended (public/nodes.mjs). HTML stays text, images become links. A
+line break in a paragraph is a line break. A text fed in pieces gives the same result as the whole text: a block is
+final only when a complete line has begun the next one.
 """
 
 import json
@@ -19,16 +19,16 @@ class Markdown:
     def __init__(self, root):
         self.root = root
         self.tail = ""  # source from the first block that may still change
-        self.settled = 0  # blocks before it, each one child of root
+        self.settled = 0  # number of final blocks before it, each one child of root
         self.dirty = False
 
     def feed(self, text):
-        """Take more text; `render` shows it."""
+        """Add text; `render` shows it."""
         self.tail += text
         self.dirty = True
 
     def render(self, last=False):
-        """Show what was fed. `last`: nothing more will come."""
+        """Show the text so far. `last`: no more text comes."""
         if not self.dirty:
             return
         self.dirty = False
@@ -47,7 +47,7 @@ class Markdown:
 
 
 def _end_fence(found):
-    """A code block that the text ended in is over, too."""
+    """Mark a code block as ended when the text ends inside it."""
     tree = found[-1][1] if found else [""]
     if tree[0] == "fence":
         tree[3] = True
@@ -57,7 +57,7 @@ def _end_fence(found):
 
 
 def blocks(lines, depth=0):
-    """[(first line, tree)] of the blocks in `lines`."""
+    """Return [(first line, tree)] of the blocks in `lines`."""
     found = []
     i = 0
     while i < len(lines):
@@ -95,7 +95,7 @@ def _indent(line):
 
 
 def _outdent(line, columns):
-    """The line without that many columns of its indent. A tab is four of them; one that is cut leaves spaces."""
+    """Remove that many columns of indent from a line. A tab counts as four; a tab that is cut leaves spaces."""
     i = 0
     while columns > 0 and line[i : i + 1] in (" ", "\t"):
         columns -= 4 if line[i] == "\t" else 1
@@ -104,7 +104,7 @@ def _outdent(line, columns):
 
 
 def _fence(text):
-    """The run of backticks or tildes that opens a code block, or ""."""
+    """Return the run of backticks or tildes that opens a code block, or ""."""
     for mark in ("`", "~"):
         if text.startswith(mark * 3):
             rest = text.lstrip(mark)
@@ -126,7 +126,7 @@ def _rule(text):
 
 
 def _marker(line):
-    """(indent, content column, number or None) of a list item's first line, None for other lines."""
+    """Return (indent, content column, number or None) of a list item's first line, None for other lines."""
     flat = line.replace("\t", "    ")
     text = flat.lstrip()
     indent = len(flat) - len(text)
@@ -147,7 +147,7 @@ def _marker(line):
 
 
 def _interrupts(line):
-    """True when the line ends a paragraph."""
+    """Tell whether the line ends a paragraph."""
     text = line.strip()
     if not text or _fence(text) or text[0] == ">" or _heading(text) or _rule(text):
         return True
@@ -169,7 +169,7 @@ def _read_fence(lines, i, indent):
 
 
 def _closes(text, run):
-    """Whether a line ends the code block that `run` began."""
+    """Tell whether a line ends the code block that `run` began."""
     return text.startswith(run) and not text.strip(run[0])
 
 

@@ -1,26 +1,25 @@
-"""Chats as they lie in the store, made fit to be drawn: an older or newer page wrote them, or they were damaged.
+"""Repairs chats from the store, so that they can be drawn: an older or newer page wrote them, or they were damaged.
 
-A field that is not what it should be is set aside, under "damaged" of its message, and kept there; whatever is no
-message at all becomes the text of one. So what can be read is shown, and saving the chat again loses nothing.
+A field of the wrong type is moved to "damaged" of its message and stays there. Anything that is not a message becomes
+the text of one. So everything readable is shown, and saving the chat again loses nothing.
 """
 
 import json
 
 ROLES = ("user", "assistant", "system", "tool")
 DAMAGED = "damaged"
-UNREADABLE = (
-    "Damaged"  # type of the error of a message that is a whole chat, as it lies in the store
-)
-MOST = 1e12  # of a number that means anything here
+# Type of the error of a message that holds the raw text of a whole chat.
+UNREADABLE = "Damaged"
+MOST = 1e12  # larger numbers mean nothing here
 
 
 def chat(found, raw, is_object):
-    """A chat from the JSON value `found`, or, None, from the text `raw` that cannot be read as JSON. `is_object(text)`
-    tells whether a text is a JSON object."""
+    """Return a chat from the JSON value `found`; if that is None, from the text `raw`, which is not valid JSON.
+    `is_object(text)` tells whether a text is a JSON object."""
     if found is None:
         error = {
             "type": UNREADABLE,
-            "text": "This chat is damaged. Above is all that is kept of it.",
+            "text": "This chat is damaged. Above is all that is left of it.",
         }
         return {"messages": [{"role": "assistant", "content": raw, "error": error}]}
     if not isinstance(found, dict):
@@ -35,7 +34,8 @@ def chat(found, raw, is_object):
 
 
 def message(found, is_object):
-    """A message that can be drawn: role and content are there, each further field is what rows.py takes it for."""
+    """Return a message that can be drawn: it has role and content, and each further field has the type that rows.py
+    expects."""
     if not isinstance(found, dict):
         return {"role": "assistant", "content": text_of(found)}
     kept, aside = _sorted(found, FIELDS)
@@ -64,7 +64,7 @@ def message(found, is_object):
 
 
 def is_call(call, is_object):
-    """Whether this is a tool call as OpenAI's API has it."""
+    """Tell whether this is a tool call as OpenAI's API has it."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not _is_text(function.get("name")):
         return False
@@ -72,7 +72,7 @@ def is_call(call, is_object):
 
 
 def text_of(thing):
-    """The words in a content that is no text: those of its parts, else its JSON."""
+    """Return the words of a content that is not a text: those of its parts, else its JSON."""
     if thing is None or _is_text(thing):
         return thing or ""
     parts = thing if isinstance(thing, list) else [thing]
@@ -84,7 +84,7 @@ def text_of(thing):
 
 
 def _sorted(found, fields):
-    """(fields that fit or are not known here, those that are not what they should be)"""
+    """Return (fields that are right or unknown here, fields of the wrong type)."""
     kept, aside = {}, {}
     for name, value in found.items():
         fits = fields.get(name)
@@ -100,7 +100,7 @@ def _is_text(value):
 
 
 def is_number(value):
-    """A number that can be shown; bools and infinity are none."""
+    """Tell whether a value is a number that can be shown: not a bool, not infinite."""
     return not isinstance(value, bool) and isinstance(value, (int, float)) and -MOST < value < MOST
 
 

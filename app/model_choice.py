@@ -1,5 +1,5 @@
-"""Which model is loaded: the person chose it, in picker.py's form or by opening a folder, or it is the last visit's.
-Loading itself is loading.py's."""
+"""Which model is loaded: the one that the user chose, in picker.py's form or by opening a folder, or that of the last
+visit. Loading itself is loading.py's."""
 
 import asyncio
 
@@ -9,19 +9,19 @@ from app.loading import problem
 
 
 class ModelChoice:
-    """From a choice to a load. A model is a dict as in /config.json."""
+    """Starts a load from a choice. A model is a dict as in /config.json."""
 
     def __init__(self, page):
         self._page = page
-        self._unasked = True  # the model at hand may load: once, and not after a cancel
+        self._unasked = True  # whether the model at hand may load: once, and not after a cancel
 
     def place_picker(self, event=None):
-        """The one form stands in the empty page, unless the dialog has it."""
+        """Move the form to the empty page, unless the dialog has it."""
         if not self._page.gpu.title:
             self._page.picker.place("hero-picker")
 
     def open(self, button=None):
-        """The dialog to choose a model in."""
+        """Open the dialog to choose a model."""
         gpu = self._page.gpu
         if gpu.title:
             problem(gpu.title, gpu.text)
@@ -31,7 +31,7 @@ class ModelChoice:
             find("models").showModal()
 
     def choose(self, model):
-        """Load this one, on phones and tablets after an advice to install the page."""
+        """Load this model; on phones and tablets after advice to install the page."""
         close_dialog()
         self._page.composer.focus()
         if "files" in model:
@@ -41,23 +41,23 @@ class ModelChoice:
             install.before_download(size and size / 1e6, lambda: self._download(model))
 
     def _download(self, model):
-        """Load from the hub. The browser is asked not to throw away by itself what is kept of the model."""
+        """Load from the hub. The browser is asked not to delete the stored model by itself."""
         asyncio.create_task(storage.request_persistent_storage())
         self._load(model)
 
     def _load(self, model, commit=""):
-        """Load it in place of what is loaded: as it is on its hub now, or a commit that is kept here."""
+        """Load a model in place of the current one: the newest on its hub, or a commit that is stored here."""
         page = self._page
         self._unasked = False
         page.conversation.stop()
         page.conversation.used = None
         page.loading.start(model, commit)
 
-    # ---- without being asked, and again
+    # ---- loading without a choice, and again
 
     def at_hand(self):
-        """The last visit's model, if it loads as soon as the person writes: all of it is kept here, so nothing has to
-        be fetched. None without one."""
+        """Return the last visit's model if it loads when the user begins to type: all of it is stored here, so
+        nothing has to be fetched. None without one."""
         page = self._page
         blocked = page.events.smaller or page.gpu.title
         if not self._unasked or page.loading.state != "none" or blocked:
@@ -66,13 +66,13 @@ class ModelChoice:
         return model if model and model["id"] in page.stored_models.whole else None
 
     def load_at_hand(self):
-        """The person has begun to write."""
+        """The user has begun to type: load the model at hand."""
         model = self.at_hand()
         if model:
             self._load(model, self._page.stored_models.whole[model["id"]])
 
     def reload(self, button=None):
-        """Load the same model again, in a fresh engine if the old one is broken; or the one that did not load while
+        """Load the same model again, in a fresh engine if the old one crashed; or the one that failed to load while
         another one is in use."""
         page = self._page
         show(find("notice"), False)
@@ -86,7 +86,7 @@ class ModelChoice:
         page.loading.start(model)
 
     def load_smaller(self, button=None):
-        """The model that was too large, with less."""
+        """Load the model that was too large, with a smaller setting."""
         page = self._page
         smaller = page.events.smaller
         show(find("notice"), False)
@@ -100,12 +100,12 @@ class ModelChoice:
     # ---- folders
 
     def take_folder(self, read):
-        """Load a folder that was picked or dropped; `read(folders)` gives its name and files."""
+        """Load a folder that was picked or dropped; `read(folders)` returns its name and files."""
         gpu = self._page.gpu
         if gpu.title:
             problem(gpu.title, gpu.text)
             return
-        from app import folders  # here, since few visits need it
+        from app import folders  # imported here, since few visits need it
 
         try:
             name, files = read(folders)
@@ -116,13 +116,13 @@ class ModelChoice:
         self.choose(self._page.picker.add_folder(name, files))
 
     def drag(self, event):
-        """Files hover over the page."""
+        """Files are dragged over the page."""
         if brings_files(event):
             event.preventDefault()
             show(find("drop"), event.type == "dragover")
 
     def drop(self, event):
-        """Files were let go: a model's folder, or chats."""
+        """Files were dropped: a model's folder, or chats."""
         if not brings_files(event):
             return
         from app import folders, imports
@@ -145,11 +145,11 @@ class ModelChoice:
 
 
 def close_dialog():
-    """The dialog to choose a model in, if it is open."""
+    """Close the dialog to choose a model, if it is open."""
     if find("models").open:
         find("models").close()
 
 
 def brings_files(event):
-    """Whether what is dragged are files, not a text of this page."""
+    """Tell whether the drag carries files rather than a text of this page."""
     return "Files" in list(event.dataTransfer.types)

@@ -1,4 +1,5 @@
-"""The parts of the page, each of which a file of this folder explains, and what is shown of several of them at once."""
+"""The parts of the page (each explained in its file of this folder), and what is shown from several of them
+together."""
 
 import js
 from js import document, window
@@ -22,14 +23,14 @@ query = js.URLSearchParams.new(window.location.search)
 
 
 def asked(name):
-    """A parameter of the page's address, None without one."""
+    """Return a parameter of the page's address, None without one."""
     return query.get(name) or None
 
 
 class Page:
-    """Parts that need others of them get this object. main.py makes the one page."""
+    """Holds the parts, for parts that need others. main.py makes the one page."""
 
-    loading: Loading  # for earlier parts, which call these two back
+    loading: Loading  # declared for earlier parts, which call these two later
     library: Library
 
     def __init__(self):
@@ -64,7 +65,7 @@ class Page:
         self.library = Library(self.conversation, self.drafts, self.sidebar, confirm, self.refresh)
 
     def load_options(self):
-        """dtype, context and submit grouping for a load message: the settings', else the address's."""
+        """Return dtype, context and submit grouping of a load message: from the settings, else from the address."""
         options = {"dtype": asked("dtype")}
         for name in ("context", "group", "passes"):
             text = asked(name) or ""
@@ -77,7 +78,7 @@ class Page:
         return {name: value for name, value in options.items() if value is not None}
 
     def refresh(self):
-        """Bring buttons, names and lines in step with what is going on."""
+        """Redraw buttons, names and lines after a change."""
         loading, conversation = self.loading, self.conversation
         state = loading.state
         document.body.setAttribute("data-model", state)
@@ -102,7 +103,7 @@ class Page:
         self.sidebar.refresh(conversation.chat.id)
 
     def draw_state(self):
-        """The line under the message box."""
+        """Draw the line under the message box."""
         find("state").textContent = self._state()
 
     def _state(self):
@@ -115,7 +116,7 @@ class Page:
         return self.client.boots or "No model is loaded"
 
     def _draw_context(self):
-        """How much of the context the chat has used."""
+        """Show how much of the context the chat has used."""
         line = find("context")
         most = (self.loading.info.get("context") or {}).get("max")
         used = self.conversation.used

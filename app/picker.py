@@ -1,4 +1,4 @@
-"""Choosing a model: what the server offers, one of the hub's, a folder of one's own. Loading is loading.py's."""
+"""Choosing a model: one that the server offers, one of the hub, a folder of the user. Loading is loading.py's."""
 
 from app import device, storage
 from app.dom import announce, clear, field, find, make, show, stamp
@@ -7,12 +7,12 @@ LAST = "model"
 
 
 class Picker:
-    """A form that stands in the empty page or in the dialog. A model is a dict as in /config.json."""
+    """The form, in the empty page or in the dialog. A model is a dict as in /config.json."""
 
     def __init__(self, on_chosen, on_folder):
         self.models = []
-        self._coming = []  # what the server still fetches
-        self.hub = None  # its address, once /config.json has told or failed to
+        self._coming = []  # models that the server is still fetching
+        self.hub = None  # the hub's address; None until /config.json has come or failed
         self._on_chosen = on_chosen
         self._on_folder = on_folder
         self.form = stamp("t-picker")
@@ -24,7 +24,7 @@ class Picker:
         self._input.addEventListener("change", self._picked)
 
     def offer(self, config):
-        """Show the models of /config.json (None: it did not load), and again when it has changed."""
+        """Show the models of /config.json (None: it did not load). Called again when it has changed."""
         empty = self.form.querySelector(".empty")
         config = config or {"failed": True}
         own = [model for model in self.models if "files" in model]
@@ -57,18 +57,18 @@ class Picker:
                 announce(model["label"] + " can be chosen now")
 
     def show_gpu(self, gpu):
-        """Name the GPU that will do the work."""
+        """Name the GPU that will be used."""
         text = gpu.name + (" (a GPU in software: correct, but slow)" if gpu.software else "")
         line = self.form.querySelector(".gpu")
-        line.textContent = line.title = text  # the title has it where the line is cut
+        line.textContent = line.title = text  # the title shows the text where the line is cut
 
     def place(self, where):
-        """Stand inside this element."""
+        """Move the form into this element."""
         find(where).append(self.form)
 
     def add_folder(self, name, files):
-        """Offer a folder that was picked or dropped, and return its model."""
-        from app import folders  # here, since few visits need it
+        """Add a folder that was picked, and return its model."""
+        from app import folders  # imported here, since few visits need it
 
         model = {
             "id": "files:" + name,
@@ -82,7 +82,7 @@ class Picker:
         return model
 
     def find(self, name):
-        """The model of this id, from the list or from the hub; None for a folder that is not open any more."""
+        """Return the model of this id, from the list or from the hub; None for a folder that is no longer open."""
         for model in self.models:
             if model["id"] == name:
                 return model
@@ -97,7 +97,7 @@ class Picker:
         clear(self._choices)
         ids = [model["id"] for model in self.models]
         if not chosen and self._hub.value.strip():
-            chosen = ""  # what is typed is what loads
+            chosen = ""  # the typed name is loaded
         elif chosen not in ids:
             chosen = self._usual(ids)
         for model in self.models:
@@ -132,13 +132,14 @@ class Picker:
             row.textContent = coming_text(model)
 
     def _usual(self, ids):
-        """The model that is chosen before the person chooses."""
+        """Return the model that is selected by default."""
         last = storage.read(LAST)
         defaults = [model["id"] for model in self.models if model.get("default")]
         return last if last in ids else (defaults or ids or [None])[0]
 
     def _typed(self, event):
-        """A name takes the choice from the cards, an empty one gives it back: either a card is chosen or the name."""
+        """Either a card is chosen or a name is typed: a name deselects the cards, an empty one selects a card
+        again."""
         named = self._hub.value.strip()
         usual = self._usual([model["id"] for model in self.models])
         for box in self._choices.querySelectorAll("input"):
@@ -161,11 +162,11 @@ class Picker:
             try:
                 storage.write(LAST, model["id"])
             except storage.StoreFull:
-                pass  # only a convenience
+                pass  # storing the choice is optional
         self._on_chosen(model)
 
     def last(self):
-        """The model that was chosen last, in this visit or an earlier one; None when that is not known (yet)."""
+        """Return the model that was chosen last, in this visit or an earlier one; None when that is unknown (yet)."""
         name = storage.read(LAST)
         return self.find(name) if isinstance(name, str) and self.hub is not None else None
 
@@ -182,12 +183,12 @@ class Picker:
 
 
 def ids(models):
-    """Of a list of models."""
+    """Return the ids of a list of models."""
     return [model["id"] for model in models]
 
 
 def coming_text(model):
-    """How far a model is that the server still fetches."""
+    """Return the progress of a model that the server is still fetching."""
     if model["phase"] == "failed":
         return "It could not be fetched: " + model["message"]
     if model["phase"] == "convert":
@@ -199,7 +200,7 @@ def coming_text(model):
 
 
 def problem_card(title, text):
-    """What stands in the picker's place when there is no GPU."""
+    """Return the card that replaces the picker when there is no GPU."""
     card = make("div", "", "card problem")
     card.setAttribute("role", "alert")
     inside = make("div")

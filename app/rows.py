@@ -1,4 +1,4 @@
-"""The two kinds of turn on the screen: what the person wrote, and an answer as it comes."""
+"""The two kinds of turn on the screen: a message of the user, and an answer as it grows."""
 
 import json
 
@@ -8,19 +8,20 @@ from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
 from app.tree import SPEAKERS
 
-LONG = 200_000  # characters from which an answer is shown as it is: reading its markdown would take too long
+# Characters from which an answer is shown as plain text: parsing its markdown would take too long.
+LONG = 200_000
 
 
 class Row:
-    """What the two kinds have in common: `message`, as tree.py has it, and its element, `node`."""
+    """What both kinds share: `message`, as tree.py has it, and its element, `node`."""
 
     def __init__(self, message, template):
         self.message = message
         self.node = stamp(template)
-        self._versions = None  # the element that tells of other versions, once there are some
+        self._versions = None  # the element that switches versions, once there are several
 
     def place(self, number, versions):
-        """It is the message of this number in the chat, and one of these versions."""
+        """Set the number of the message in the chat, and its versions."""
         self.node.setAttribute("data-index", str(number))
         count = len(versions)
         if count == 1 and self._versions is None:
@@ -37,7 +38,7 @@ class Row:
         words.children[1].textContent = f"{at + 1} / {count}"
 
     def focus_versions(self, step):
-        """On the button that was pressed for this version, or the other one at the end of them."""
+        """Focus the button that was pressed to switch versions, or the other one at the first or last version."""
         if self._versions is None:
             return
         earlier, _, later = self._versions.children
@@ -46,7 +47,7 @@ class Row:
 
 
 class UserRow(Row):
-    """A message of the person's."""
+    """A message of the user."""
 
     def __init__(self, message):
         super().__init__(message, "t-user")
@@ -56,7 +57,7 @@ class UserRow(Row):
         self._form = None
 
     def edit(self, text, on_send):
-        """Put a form in the bubble's place."""
+        """Show a form instead of the bubble."""
         self.end_edit()
         self._form = form = stamp("t-edit")
         box = form.querySelector("textarea")
@@ -82,7 +83,7 @@ class UserRow(Row):
         box.focus()
 
     def end_edit(self):
-        """Back to the bubble."""
+        """Show the bubble again."""
         if self._form:
             self._form.remove()
             self._form = None
@@ -92,12 +93,13 @@ class UserRow(Row):
 
 
 class AnswerRow(Row):
-    """An answer, finished or growing, or what else the person did not write: a system prompt, a tool's words. `draw`
-    shows what its message has by now."""
+    """An answer, finished or growing; also a system prompt or a tool's result. `draw` shows the message as it is
+    now."""
 
     def __init__(self, message):
         super().__init__(message, "t-answer")
-        speaker = SPEAKERS[message["role"]]  # of an imported chat also the system prompt or a tool
+        # An imported chat may have a system prompt or tool results.
+        speaker = SPEAKERS[message["role"]]
         self.node.querySelector("article").setAttribute("aria-label", speaker)
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
@@ -108,7 +110,7 @@ class AnswerRow(Row):
         self._thought = None  # the thinking that is shown
 
     def draw(self, last=True):
-        """Show the message as it is now. `last`: no more text comes."""
+        """Draw the message as it is now. `last`: no more text comes."""
         self._draw_forgot()
         self._draw_thinking(last)
         answer = self.message["content"]
@@ -127,7 +129,7 @@ class AnswerRow(Row):
             self._stats.textContent = stats_text(self.message)
 
     def growing(self, yes, stats=""):
-        """Mark it as under way, and say how fast."""
+        """Mark the answer as growing, and show its speed."""
         waits = not self.message["content"] and not self.message.get("tool_calls")
         show(self.node.querySelector(".wait"), yes and waits)
         if yes:
@@ -146,7 +148,7 @@ class AnswerRow(Row):
             show(notice)
 
     def _draw_thinking(self, last):
-        """Folded, unless the person opens it."""
+        """Draw the thinking, folded unless the user opens it."""
         thought = self.message.get("reasoning", "")
         if not thought:
             return
@@ -154,7 +156,7 @@ class AnswerRow(Row):
         label = thinking_label(self.message, last)
         if summary.textContent != label:
             summary.textContent = label
-        if thought != self._thought and (last or self._thinking.open):  # unseen text costs nothing
+        if thought != self._thought and (last or self._thinking.open):  # hidden text is not drawn
             self._thought = thought
             body.textContent = thought
         show(self._thinking)
@@ -173,13 +175,13 @@ class AnswerRow(Row):
 
 
 def forgot_text(count):
-    """What the model does not see any more, in words."""
+    """Return how many messages the model no longer sees, in words."""
     what = "first message" if count == 1 else f"first {count} messages"
     return f"The context is full: from here on the model no longer sees the {what} of this chat."
 
 
 def thinking_label(message, last=True):
-    """What the fold says: that the model thinks, or for how long it did. `last`: it is done."""
+    """Return the label of the fold: that the model is thinking, or for how long it did. `last`: it is done."""
     if not (last or message["content"] or message.get("tool_calls")):
         return "Thinking\u2026"
     seconds = message.get("thought_s")
@@ -187,7 +189,7 @@ def thinking_label(message, last=True):
 
 
 def call_block(call):
-    """A tool call to read: its name, then its arguments a line each."""
+    """Return a readable tool call: its name, then one argument a line."""
     node = stamp("t-call")
     node.querySelector("strong").textContent = call["function"]["name"]
     rows = node.querySelector("dl")
@@ -199,7 +201,7 @@ def call_block(call):
 
 
 def remedies(kind):
-    """(words, action) of the buttons under an error, by its class of py_engine/errors.py."""
+    """Return (words, action) of the buttons under an error, by its class of py_engine/errors.py."""
     if kind in ("HostError", "NoAdapterError", "OutOfMemoryError", "DeviceLostError"):
         return (("Load the model again", "reload-model"), ("Choose another model", "open-models"))
     if kind == "ContextError":
@@ -212,7 +214,7 @@ def remedies(kind):
 
 
 def stats_text(message):
-    """Speed and length of a finished answer, in words."""
+    """Return speed and length of a finished answer, in words."""
     stats = message.get("stats") or {}
     parts = []
     if stats.get("tps"):
@@ -229,17 +231,17 @@ def stats_text(message):
     if stats.get("finish") in ends:
         parts.append(ends[stats["finish"]])
     elif message.get("model") and not stats and not message.get("error"):
-        parts.append("not finished")  # its tab ended, or writes it now
+        parts.append("not finished")  # its tab was closed, or is still writing it
     if message.get(DAMAGED):
         parts.append("a part that cannot be read is kept")
     return " \u00b7 ".join(parts)
 
 
 def speed_text(tps):
-    """Tokens per second."""
+    """Return a speed in tokens per second."""
     return ("%.1f tok/s" if tps < 20 else "%.0f tok/s") % tps
 
 
 def seconds_text(seconds):
-    """Two digits that matter."""
+    """Return seconds with two significant digits."""
     return ("%.2f s" if seconds < 10 else "%.0f s") % seconds

@@ -1,28 +1,28 @@
-"""The answer under way: what has come of it, and what is said of it while it comes."""
+"""The answer that is being written: its text so far, and the status line under it."""
 
 from app.clock import now_ms, since_ms
 from app.rows import seconds_text, speed_text
 
-PATIENCE_S = 3  # without a first token, before the wait is counted
+PATIENCE_S = 3  # wait for a first token before seconds are counted
 
 
 class Running:
-    """`message` grows with what the worker says; `row` shows it."""
+    """`message` grows with each message of the worker; `row` shows it."""
 
     def __init__(self, chat, message, row):
         self.chat = chat
         self.message = message
         self.row = row
-        self.request = None  # its id, once the worker is asked
+        self.request = None  # the id, once it was sent to the worker
         self.saving = False
         self.started = now_ms()
         self.first_s = None
-        self.thinks_since = None  # ticks, while it thinks
+        self.thinks_since = None  # start of the thinking (now_ms), None when it does not think
         self.tps = 0.0
         self.tokens = 0
 
     def take(self, heard, whole=False):
-        """What a token message adds, or a complete one says, to the answer."""
+        """Add a token message to the answer, or a complete one (`whole`)."""
         if self.first_s is None:
             self.first_s = since_ms(self.started) / 1000
         self.tps, self.tokens = heard["tps"], heard["num_tokens"]
@@ -44,20 +44,20 @@ class Running:
             self.end_thinking()
 
     def end_thinking(self):
-        """From here on it answers."""
+        """The thinking has ended; the answer follows."""
         if self.thinks_since is not None:
             spent = since_ms(self.thinks_since)
             self.message["thought_s"] = spent / 1000
             self.thinks_since = None
 
     def forgot(self, count):
-        """The model no longer sees the oldest messages: said where that begins, and where it goes further."""
+        """The model no longer sees the oldest messages: show where that begins, and where it changes."""
         before = [m["forgot"] for m in self.chat.before(self.message) if "forgot" in m]
         if before[-1:] != [count]:
             self.message["forgot"] = count
 
     def end(self, reason):
-        """Nothing more comes."""
+        """The answer has ended."""
         self.end_thinking()
         self.message["stats"] = {
             "tps": self.tps,
@@ -67,7 +67,7 @@ class Running:
         }
 
     def state(self, loading):
-        """The line under the answer. `loading`: the model is still on its way."""
+        """Return the status line under the answer. `loading`: the model is still loading."""
         parts = []
         if self.tps:
             parts.append(speed_text(self.tps))

@@ -1,4 +1,4 @@
-"""The settings dialog: system prompt, sampling, context. Kept on this device."""
+"""The settings dialog: system prompt, sampling, context. Stored on this device."""
 
 from app import storage
 from app.dom import find
@@ -19,7 +19,7 @@ NUMBERS = (
 
 
 class Settings:
-    """What the person chose; absent: the model's own choice."""
+    """The user's settings; one that is absent is left to the model."""
 
     def __init__(self, on_problem):
         kept = storage.read(KEY, {})
@@ -27,38 +27,40 @@ class Settings:
         for name in [name for name in self._values if not _fits(name, self._values[name])]:
             del self._values[name]
         self._on_problem = on_problem
-        self._full = False  # the store refused the last values, which was said
+        self._full = False  # the store refused the last values, and this was shown
         self._form = find("settings-form")
         self._form.addEventListener("change", self._changed)
-        # A text is kept as it is written: "change" comes only once the field is left, and the page may go before.
+        # A text is stored while it is typed: "change" comes only when the field is left, and the page may close
+        # before.
         self._input("system").addEventListener("input", self._changed)
 
     @property
     def system(self):
-        """The system prompt, "" for none."""
+        """Return the system prompt, "" for none."""
         return self._values.get("system", "")
 
     @property
     def context(self):
-        """Tokens to make room for at the next load, None for the model's own."""
+        """Return the context in tokens for the next load, None for the model's default."""
         return self._values.get("context")
 
     @property
     def thinking(self):
-        """ "on", "off", or "auto": as the model's template has it. (An older page kept False for "off".)"""
+        """Return "on", "off", or "auto": the default of the model's template. (An older page stored False for
+        "off".)"""
         value = self._values.get("thinking")
         return "off" if value is False else value if value in ("on", "off") else "auto"
 
     def options(self, info):
-        """The `options` of a generate message, for the model of this Engine.info()."""
+        """Return the `options` of a generate message, for the model of this Engine.info()."""
         found = {name: self._values[name] for name in NUMBERS if name in self._values}
         if self.thinking != "auto" and can_switch_thinking(info):
             found["enable_thinking"] = self.thinking == "on"
         return found
 
     def be_careful(self, context, group):
-        """From the next load on a smaller context (tokens), and command buffers of so many dispatches; None: as before.
-        `reset` undoes it."""
+        """From the next load on, use a smaller context (tokens), and command buffers of this many dispatches; None:
+        unchanged. `reset` undoes it."""
         for name, value in (("context", context), ("group", group)):
             if value is not None:
                 self._values[name] = value
@@ -66,7 +68,7 @@ class Settings:
 
     @property
     def group(self):
-        """Dispatches a command buffer, None for the engine's choice."""
+        """Return the dispatches per command buffer, None for the engine's default."""
         return self._values.get("group")
 
     def show(self, info):
@@ -86,7 +88,7 @@ class Settings:
         find("settings").showModal()
 
     def reset(self, info):
-        """Everything as it came."""
+        """Reset all settings to their defaults."""
         self._values = {}
         storage.remove(KEY)
         find("settings").close()
@@ -106,7 +108,7 @@ class Settings:
             event.target.reportValidity()
             return
         elif event.target.value.strip():
-            # float: whole numbers above 2**31 would be cut off on their way to the worker
+            # float: whole numbers above 2**31 would be truncated on their way to the worker
             values[name] = float(event.target.value)
         else:
             values.pop(name, None)
@@ -126,7 +128,7 @@ class Settings:
 
 
 def _fits(name, value):
-    """Whether a kept value is one that the form could have given."""
+    """Tell whether a stored value is one that the form allows."""
     if name in ("context", "group"):
         return is_number(value) and value >= 1
     if name in NUMBERS:
@@ -135,5 +137,5 @@ def _fits(name, value):
 
 
 def can_switch_thinking(info):
-    """Whether the template of the model takes enable_thinking."""
+    """Tell whether the template of the model takes enable_thinking."""
     return bool((info.get("thinking") or {}).get("switch"))

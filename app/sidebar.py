@@ -1,11 +1,11 @@
-"""The list of chats, and the drawer that it is on narrow screens."""
+"""The list of chats, which is a drawer on narrow screens."""
 
 from app import chats
 from app.dom import clear, find, show, stamp
 
 
 class Sidebar:
-    """Shows what chats.py keeps."""
+    """Shows the list of chats.py."""
 
     def __init__(self):
         self._list = find("chats")
@@ -13,8 +13,8 @@ class Sidebar:
         self._shown = []  # the id of the open chat, then (id, title) of each row
 
     def refresh(self, current):
-        """Draw the list anew if it has changed, `current` being the id of the open chat. The focus stays on its row, or
-        goes on to the one in its place."""
+        """Redraw the list if it has changed. `current`: the id of the open chat. The focus stays on its row, or moves
+        to the row that took its place."""
         listed = chats.listed()
         shown = [current] + [(chat["id"], chat["title"]) for chat in listed]
         if shown == self._shown:
@@ -37,7 +37,7 @@ class Sidebar:
             self._focus(*focused)
 
     def _focused(self):
-        """Of the row with the focus: the class of the button that has it, the row's number and its chat's id."""
+        """Return of the focused row: the class of the focused button, the row's number and its chat's id."""
         button = self._list.querySelector(":focus")
         if button is None:
             return None
@@ -56,14 +56,14 @@ class Sidebar:
         self._list.children[number].querySelector("." + kind).focus()
 
     def open(self):
-        """Only matters on narrow screens."""
+        """Open the drawer; only matters on narrow screens."""
         self._panel.classList.add("open")
         show(find("scrim"))
         find("open-sidebar").setAttribute("aria-expanded", "true")
         self._panel.querySelector(".new").focus()
 
     def close(self):
-        """True when it was open."""
+        """Close the drawer; returns whether it was open."""
         if not self._panel.classList.contains("open"):
             return False
         self._panel.classList.remove("open")

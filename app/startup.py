@@ -1,4 +1,4 @@
-"""What the page asks for as soon as it stands: a GPU, and the server's list of models."""
+"""What the page asks for at its start: a GPU, and the server's list of models."""
 
 import asyncio
 
@@ -8,13 +8,13 @@ from app import device, storage, updates
 from app.dom import button, clear, find
 from app.picker import problem_card
 
-LOOK_AGAIN_S = (5, 15, 45)  # between looks for a GPU, after which the person is left to ask
-CONFIG_S = 1.5  # between two looks at what the server fetches
+LOOK_AGAIN_S = (5, 15, 45)  # seconds between looks for a GPU; after these the user has to ask
+CONFIG_S = 1.5  # between two requests while the server fetches models
 MOST_CONFIG_S = 60
 
 
 async def look_for_gpu(page):
-    """Ask for a GPU. With one, the engine boots (it loads no model); without one, the page says what is missing."""
+    """Ask for a GPU. With one, the engine boots (it loads no model); without one, the page shows what is missing."""
     page.gpu = gpu = await device.look()
     place = find("hero-picker")
     clear(place)
@@ -32,7 +32,8 @@ async def look_for_gpu(page):
 
 
 async def begin_with_gpu(page):
-    """Look for a GPU. The browser of a busy machine may give one after a while: then the engine boots after all."""
+    """Look for a GPU. The browser of a busy machine may give one only after a while: then the engine boots after
+    all."""
     await look_for_gpu(page)
     for seconds in LOOK_AGAIN_S:
         if page.gpu.ok or not page.gpu.asked:
@@ -43,8 +44,8 @@ async def begin_with_gpu(page):
 
 
 async def fetch_config(page):
-    """The server's list of models, and again as long as it looks for some or fetches them; less often where nothing
-    changes (it may be a list that was kept, of a server that is gone)."""
+    """Fetch the server's list of models, and again while the server looks for models or fetches them. Less often
+    while nothing changes: the list may be a cached one, of a server that no longer runs."""
     last, pause = "", CONFIG_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The models that are kept on this device: a list in the settings, each deleted alone or all at once."""
+"""The models that are stored on this device: a list in the settings, each deleted alone or all at once."""
 
 import asyncio
 
@@ -8,31 +8,31 @@ from app.dom import announce, clear, find, make, show, stamp
 
 
 class StoredModels:
-    """Asks the engine's worker, which needs no GPU for it. `confirm(text, act)` asks the person; `in_use()`: the id of
-    the model that is loaded or loading, None without one; `on_listed()` hears that `whole` is known."""
+    """Asks the engine's worker, which needs no GPU for this. `confirm(text, act)` asks the user; `in_use()` returns
+    the id of the model that is loaded or loading, None without one; `on_listed()` is called when `whole` is known."""
 
     def __init__(self, client, confirm, in_use, on_listed):
         self._client = client
         self._confirm = confirm
         self._in_use = in_use
         self._on_listed = on_listed
-        self.whole = {}  # id -> commit of the models that load without asking for anything
+        self.whole = {}  # id -> commit of the models that load without a download
         self._list = find("stored")
-        self._request = None  # of the list that is being drawn anew
-        self._said = ""  # what a deletion left
+        self._request = None  # id of the request for the list
+        self._said = ""  # the result of a deletion, in words
         self._names = []  # "org/name@commit" of each row
         self._row = 0  # number of the row that is being deleted
 
     def refresh(self):
-        """Draw the list anew."""
+        """Redraw the list."""
         if self._client.awaits(self._request):
             return
         if not self._list.childElementCount:
-            self._say("Looking what is there.")
+            self._say("Reading the list of models.")
         self._request = self._client.ask("cache_list", self._redraw)
 
     def delete(self, button):
-        """The model of the button's row."""
+        """Delete the model of the button's row."""
         row = button.closest("li")
         name = row.getAttribute("data-model")
         self._row = self._names.index(name)
@@ -42,7 +42,7 @@ class StoredModels:
         self._ask(text + "Loading fetches it again.", name)
 
     def delete_all(self, button):
-        """Every one."""
+        """Delete every model."""
         self._row = 0
         self._ask("Delete all models from this device? Loading fetches them again.", None)
 
@@ -68,7 +68,7 @@ class StoredModels:
         self._client.ask("cache_list", self._draw_shorter)
 
     def _redraw(self, message):
-        """The focus stays on its row, should it be on one."""
+        """Redraw the list; the focus stays on its row."""
         rows = range(self._list.childElementCount)
         focused = [i for i in rows if self._list.children[i].matches(":focus-within")]
         self._draw(message)
@@ -76,7 +76,7 @@ class StoredModels:
             self._focus(focused[0])
 
     def _draw_shorter(self, message):
-        """After a deletion."""
+        """Redraw the list after a deletion."""
         self._draw(message)
         self._focus(self._row)
 
@@ -124,7 +124,7 @@ class StoredModels:
             self._say(self._said + text + " The browser may remove them when it needs the room.")
 
     def _focus(self, number):
-        """On the row that took the place of this one; without any, on what tells so."""
+        """Focus the row that took the place of this one; without rows, the text that says so."""
         if not find("settings").open:
             return
         count = self._list.childElementCount
@@ -135,7 +135,7 @@ class StoredModels:
             find("stored-note").focus()
 
     def opened(self):
-        """The settings are shown: what was said of earlier deletions is old."""
+        """The settings were opened: clear the words about earlier deletions."""
         self._said = ""
         self.refresh()
 

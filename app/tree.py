@@ -1,10 +1,10 @@
-"""One conversation: a tree of messages, of which one way down is shown.
+"""One conversation: a tree of messages, of which one path is shown.
 
-A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content", ...}.
-Messages with the same parent are versions of each other: a question that was edited, an answer that was given again. An
-answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; what was thought before it as "reasoning"
-and "thought_s" (seconds), "tool_calls" as OpenAI's API has them, and in "unread_calls" how many of those stayed text or
-were wrong.
+A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content",
+...}. Messages with the same parent are versions of each other: an edited question, an answer that was generated
+again. An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; the thinking before it as
+"reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API has them, and in "unread_calls" how many calls
+stayed text or were wrong.
 """
 
 TITLE_LENGTH = 60
@@ -13,13 +13,13 @@ SPEAKERS = {
     "assistant": "Answer",
     "system": "System prompt",
     "tool": "Tool",
-}  # role -> its name
-FIRST = ""  # stands for what is above the first messages
+}  # name shown for each role
+FIRST = ""  # the parent of the first messages
 
 
 class Chat:
-    """`record`: {"id", "title", "updated" (ISO 8601), "chosen", ...}. "chosen" tells which of several messages with one
-    parent is shown; without a word of it the newest is. `messages`: all of them, in any order."""
+    """`record`: {"id", "title", "updated" (ISO 8601), "chosen", ...}. "chosen" tells which of several messages with
+    one parent is shown; the newest if it does not say. `messages`: all of them, in any order."""
 
     def __init__(self, record, messages=()):
         self.record = record
@@ -27,10 +27,10 @@ class Chat:
             record["chosen"] = {}
         self.id = record["id"]
         self.messages = []  # the conversation as it is shown
-        self.kept = 0  # how many of its messages the store has, as far as this page knows
-        self.unsaved = []  # ids of those that the store does not have as they are here
+        self.kept = 0  # how many of its messages are in the store, as far as this page knows
+        self.unsaved = []  # ids of messages whose current state is not in the store
         self._all = {}
-        self._below = {}  # id of a message, or FIRST -> what follows it, in the order it was made
+        self._below = {}  # id of a message, or FIRST -> the messages after it, oldest first
         for message in messages:
             self._all[message["id"]] = message
         self._arrange()
@@ -39,16 +39,16 @@ class Chat:
         return len(self._all)
 
     def all(self):
-        """Every message, of all versions."""
+        """Return every message, of all versions."""
         return list(self._all.values())
 
     def find(self, name):
-        """The message of this id, None without one."""
+        """Return the message of this id, None without one."""
         return self._all.get(name)
 
     def add(self, messages, stay=False):
-        """Take messages in, each in place of the one with its id. `stay`: what is shown now goes on being shown, with
-        what follows it; else new versions are, where none was chosen."""
+        """Add messages; each replaces the one with its id. `stay`: the path that is shown now stays; else new
+        versions are shown, unless another one was chosen."""
         shown = self.messages if stay else []
         for message in messages:
             self._all[message["id"]] = message
@@ -60,18 +60,18 @@ class Chat:
         self._walk()
 
     def remove(self, names):
-        """Take messages out that others stand for now."""
+        """Remove messages that others have replaced."""
         for name in names:
             self._all.pop(name, None)
         self._arrange()
 
     def move(self, message, parent):
-        """Have it follow another one."""
+        """Move a message after another parent."""
         message["parent"] = parent
         self._arrange()
 
     def choose(self, message):
-        """Show this version, and the way to it. What is shown below it stays as it was chosen before."""
+        """Show this version, and the path to it. The choices below it stay."""
         passed = []
         while message is not None and message["id"] not in passed:
             passed.append(message["id"])
@@ -82,15 +82,15 @@ class Chat:
         self._walk()
 
     def versions(self, message):
-        """All messages that stand in its place, itself among them, in the order they were made."""
+        """Return all versions of a message, itself among them, oldest first."""
         return self._below[self._parent(message)]
 
     def last(self):
-        """The id of the last message that is shown, FIRST without one."""
+        """Return the id of the last message that is shown, FIRST without one."""
         return self.messages[-1]["id"] if self.messages else FIRST
 
     def before(self, message):
-        """The messages that lead to this one, without it."""
+        """Return the messages that lead to this one, without it."""
         way = []
         passed = [message["id"]]
         above = self._all.get(message["parent"])
@@ -102,7 +102,7 @@ class Chat:
         return way
 
     def title(self):
-        """The one that it came with, or the first thing that is said in it, cut to a line."""
+        """Return the stored title, or the first words of the chat, cut to a line."""
         named = self.record.get("title")
         starts = [line_of(message["content"]) for message in self._starts()]
         if isinstance(named, str) and named and named not in starts and named != "New chat":
@@ -114,7 +114,7 @@ class Chat:
         return "New chat"
 
     def _starts(self):
-        """What a title may have been taken from: the first messages, and what follows a system message."""
+        """Return the messages that may give the title: the first ones, and those after a system message."""
         firsts = list(self._below.get(FIRST, ()))
         for message in self._below.get(FIRST, ()):
             if message["role"] == "system":
@@ -122,7 +122,7 @@ class Chat:
         return firsts
 
     def as_file(self):
-        """What is downloaded: the conversation as it is shown, then the other versions."""
+        """Return what is downloaded: the conversation as it is shown, then the other versions."""
         whole = dict(self.record)
         whole["title"] = self.title()
         whole["messages"] = self.messages
@@ -131,7 +131,7 @@ class Chat:
         return whole
 
     def _parent(self, message):
-        """Where it hangs: a message whose parent is gone stands with the first ones."""
+        """Return the parent of a message; FIRST if its parent is gone."""
         parent = message["parent"]
         return parent if parent in self._all else FIRST
 
@@ -145,7 +145,7 @@ class Chat:
         self._walk()
 
     def _walk(self):
-        """From the top down."""
+        """Walk down the path that is shown."""
         self.messages = []
         at, passed = FIRST, {}
         while at in self._below and at not in passed:
@@ -158,6 +158,6 @@ class Chat:
 
 
 def line_of(text):
-    """The beginning of a text as one line."""
+    """Return the beginning of a text as one line."""
     line = " ".join(text[:1000].split())
     return line if len(line) <= TITLE_LENGTH else line[:TITLE_LENGTH].rstrip() + "\u2026"

@@ -1,4 +1,4 @@
-"""A newer version of the page: it waits until the person consents."""
+"""A newer version of the page: it waits until the user agrees."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ NAME = "update"
 
 
 def watch():
-    """Keep the page for use without a network, and tell when a newer version is there."""
+    """Keep the page for use without a network, and report a newer version."""
     asyncio.create_task(_watch())
 
 
@@ -28,10 +28,10 @@ def _found():
 
 
 def accept(button=None):
-    """Reload into the newest version."""
+    """Reload with the newest version."""
     updates.accept()
 
 
 def later(button=None):
-    """The notice comes back at the next visit."""
+    """Close the notice until the next visit."""
     withdraw(NAME)

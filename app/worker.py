@@ -1,6 +1,6 @@
-"""The engine behind serve/protocol.py's messages: the Python of the browser's worker.
+"""The Python of the browser's worker: the engine behind serve/protocol.py's messages.
 
-Imports nothing of the browser: public/worker.mjs hands in how to answer, so the same class runs in CPython.
+Nothing of the browser is imported: public/worker.mjs passes in how to answer, so the same class runs in CPython.
 """
 
 from __future__ import annotations
@@ -67,17 +67,19 @@ from py_engine.tasks import tasks
 from py_engine.tasks.task import Task
 from py_engine.work import Work
 
-FILED_S = 1.0  # that the page may take to keep a row before what it announces is tried
-# Options of a load message that go to the engine as they are.
+# Seconds the page gets to store a row before the test it announces starts.
+FILED_S = 1.0
+# Options of a load message that are passed to the engine unchanged.
 LOADING = ("dtype", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
-QUIET_S = 2.0  # nothing was asked for that long: the device may be calibrated
+QUIET_S = 2.0  # seconds without a request after which the device may be calibrated
 
 
 class Host:
-    """One worker: one model, or several by name (py_engine/serve/models.py); loads, unloads and benches take turns,
-    generations queue in their engine.
+    """One worker with one model, or several by name (py_engine/serve/models.py). Loads, unloads and benches run one
+    at a time; generations queue in their engine.
 
-    `post` sends a plain object to the page; `prepare_chat` fetches what chat templates need, awaited before the first.
+    `post` sends a plain object to the page; `prepare_chat` fetches what chat templates need, and is awaited before
+    the first.
     """
 
     def __init__(
@@ -89,24 +91,26 @@ class Host:
         self._prepare_chat = prepare_chat
         self._chat_ready = False
         self._models = Models(self._device_event)
-        self._turn = asyncio.Lock()  # held by whoever changes self._models
+        self._turn = asyncio.Lock()  # held while self._models is changed
         self._loading: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
-        self._filed = asyncio.Event()  # the page has kept the last row of a diagnose
-        self._aborts: dict[MessageId, Abort] = {}  # of all that is being answered
+        self._filed = asyncio.Event()  # set when the page has stored the last row of a diagnose
+        self._aborts: dict[MessageId, Abort] = {}  # of all messages that are being answered
         self._unnamed: list[Abort] = []  # of messages without an id
-        self._one_by_one = asyncio.Lock()  # these are answered in the order they came
+        # Messages without an id are answered in the order they came.
+        self._one_by_one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
         self._log = RunLog(self._io, self._send)
-        self._asked = time.monotonic()  # when something was last asked, or ended
-        self._back = asyncio.Event()  # an idle loss: the model is on another device, or on none
+        self._asked = time.monotonic()  # when the last request came or ended
+        # Set after an idle loss: the model is on another device, or on none.
+        self._back = asyncio.Event()
 
     def begin(self) -> None:
-        """Tell what an earlier run died at (RunLog). Once, after the boot."""
+        """Report what an earlier run was doing when it crashed (RunLog). Called once, after the boot."""
         self._log.begin()
 
     def receive(self, data: Any) -> None:
-        """Take one message; answers come through `post`. Returns at once."""
+        """Take one message; answers are sent by `post`. Returns at once."""
         try:
             message = parse(data)
             if isinstance(message, Interrupt):
@@ -124,7 +128,7 @@ class Host:
             self._send(Error(sent_id(data), error.type, str(error)))
             return
         self._asked = time.monotonic()
-        # From now on, not from when its task first runs: an interrupt may follow at once.
+        # Created now, not when the task first runs: an interrupt may follow at once.
         abort = Abort()
         if message.id is NO_ID:
             self._unnamed.append(abort)
@@ -156,7 +160,7 @@ class Host:
             await self._work(message, abort)
         except EngineError as error:
             self._send(Error(message.id, error.type, str(error)))
-        except Exception as error:  # a fault of ours: say so, with all that helps to find it
+        except Exception as error:  # a bug of ours: report all that helps to find it
             self._send(
                 Error(message.id, type(error).__name__, f"{error}\n{traceback.format_exc()}")
             )
@@ -192,7 +196,7 @@ class Host:
 
     @asynccontextmanager
     async def _my_turn(self, abort: Abort) -> AsyncIterator[None]:
-        """Have the turn; a stop ends the wait for it. Raises AbortError."""
+        """Hold the turn; an abort ends the wait for it. Raises AbortError."""
         await or_abort(self._turn.acquire(), abort)
         try:
             abort.check()
@@ -208,18 +212,19 @@ class Host:
         self._start(self._warm_up(engine))
 
     async def _warm_up(self, engine: Engine) -> None:
-        """What a text model's first chat needs beside it, before somebody waits: Jinja2, the template compiled."""
+        """Prepare what a text model's first chat needs, before a user waits for it: Jinja2, the compiled template."""
         if "complete" not in engine.tasks:
             return
         try:
             await self._ready_to_chat()
             engine.count_tokens([{"role": "user", "content": "Hello"}])
-        except Exception as error:  # a base model has no template; of all else the first chat tells
+        # A base model has no template; the first chat reports all other errors.
+        except Exception as error:
             self._send(Log(f"the chat template was not prepared: {error}"))
 
     @property
     def _engine(self) -> Engine | None:
-        """The one model of a page that names none."""
+        """Return the only model, for a page that names none."""
         return self._models.get(None)
 
     def _device_event(self, event: DeviceEvent) -> None:
@@ -238,8 +243,8 @@ class Host:
         abort: Abort,
         name: str | None = None,
     ) -> Engine:
-        """Replace the engine of this name; the one before goes when the new one's weights come. The caller holds the
-        turn."""
+        """Replace the engine of this name; the old one is closed when the new one's weights come. The caller holds
+        the turn."""
         said = ""
 
         def on_progress(progress: Any) -> None:
@@ -276,12 +281,12 @@ class Host:
     async def _wait_until_back(
         self, loading: Callable[[], AbstractAsyncContextManager[None]]
     ) -> None:
-        """A model that is loaded again while nobody asks for anything can end the page as any other load."""
+        """Wait for the device. Reloading a model while the page is idle can crash the page like any other load."""
         async with loading():
             await self._back.wait()
 
     async def _calibrate(self, engine: Engine, calibrator: Calibrator) -> None:
-        """In the background, while nobody asks for anything and the page is in sight."""
+        """Calibrate the device in the background, while there are no requests and the page is visible."""
         log = self._log
 
         async def quiet() -> bool:
@@ -304,14 +309,14 @@ class Host:
         try:
             await calibrator.climb(exclusive, quiet, confirmed, log.run, log.excused())
             self._send(Log(f"calibrated: {engine.info()['submit']}"))
-        except EngineError as error:  # also of a model that was unloaded meanwhile
+        except EngineError as error:  # also for a model that was unloaded meanwhile
             self._send(Log(f"calibration ended: {error}"))
 
     async def _ask(self, message: Ask, abort: Abort) -> None:
         task = tasks()[message.task]
         try:
             engine = await or_abort(self._ready_for(task, message.model), abort)
-        except AbortError:  # before it had a place in the engine's queue
+        except AbortError:  # stopped before it had a place in the engine's queue
             self._send(Complete(message.id, task.answer(task.unasked())))
             return
         async with self._log.at_work("generate", engine):
@@ -330,7 +335,7 @@ class Host:
         return engine
 
     async def _hear(self, id: MessageId, task: Task[Any], work: Work[Any, Any]) -> None:
-        """Pass its events on as they come, and the answer."""
+        """Send a task's events as they come, then its answer."""
         async for event in work:
             self._send(Event(id, *task.event(event)))
         self._send(Complete(id, task.answer(await work)))
@@ -359,7 +364,8 @@ class Host:
         self._send(Result(message.id, None))
 
     async def _cache_list(self, id: MessageId) -> None:
-        await self._log.told()  # the page may load unasked what is listed, but not after a crash
+        # The crash report goes first: after a crash the page must not load a listed model by itself.
+        await self._log.told()
         self._send(Result(id, (await inventory.inventory(open_io())).to_dict()))
 
     async def _cache_delete(self, message: CacheDelete) -> None:
@@ -383,7 +389,7 @@ class Host:
         self._send(Result(message.id, value))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:
-        from py_engine.diagnostics import requests  # here, since few pages ask for it
+        from py_engine.diagnostics import requests  # imported here, since few pages ask for it
 
         def note(text: str) -> None:
             self._send(Note(message.id, text))
@@ -411,7 +417,7 @@ class Host:
         self._send(Result(message.id, value))
 
     async def _loaded(self, name: str | None) -> Engine:
-        """The engine of this name, after a load that is under way. Raises InputError when there is none."""
+        """Return the engine of this name, after a load that is running. Raises InputError when there is none."""
         async with self._turn:
             return self._models.find(name)
 

@@ -1,1 +1,2 @@
-"""What `./dev` runs inside the virtual environment. Standard library only; no part of the engine or of the wheel."""
+"""The tools behind `./dev`, run inside the virtual environment. Not part of the engine or the wheel. Standard library
+only."""

@@ -1,13 +1,13 @@
-"""./dev bench --rows MODEL...: rows for docs/benchmarks.md, printed by the runs themselves.
+"""./dev bench --rows MODEL...: runs benches and prints rows for docs/benchmarks.md.
 
     ./dev bench --rows random:qwen3-0.6b-4bit random:qwen3.5-0.8b-4bit --browser --native --sampled --long \
         --device "NVIDIA H200" --save runs.jsonl -- --preset nvidia --chromium /path/to/chromium
-    ./dev bench --rows --from runs.jsonl                     the table again, of runs that were saved
-    ./dev bench --rows --from runs.jsonl --peers docs/peers.json     beside other engines, with ratios
+    ./dev bench --rows --from runs.jsonl                     the table of saved runs again
+    ./dev bench --rows --from runs.jsonl --peers docs/peers.json     with other engines and ratios
 
-Every run is a process of its own: `python -m py_engine bench` or `python -m devtools.browser_bench`. What stands after
-`--` goes to the browser bench as it is. A run that fails is told on stderr and the others go on; the exit status is
-then 1. Standard library only.
+Every run is a separate process: `python -m py_engine bench` or `python -m devtools.browser_bench`. Arguments after `--`
+are passed to the browser bench. A run that fails is reported on stderr and the others go on; the exit status is then 1.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PACKAGES = {"dawn": ("Dawn", "wgpudawn"), "wgpu": ("wgpu-native", "wgpu")}
 
 
 def heading() -> str:
-    """The two lines above the rows."""
+    """Return the two lines above the rows."""
     return f"{_line(COLUMNS)}\n{'|---' * len(COLUMNS)}|"
 
 
 def row(result: Mapping[str, Any]) -> str:
-    """One bench result (--probe or --profile) as a Markdown row."""
+    """Return one bench result (--probe or --profile) as a Markdown row."""
     sampling = result.get("sampling") or {}
     told = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in sampling.items())
     used = result.get("bandwidth_percent")
@@ -65,7 +65,7 @@ def row(result: Mapping[str, Any]) -> str:
 
 
 def device(result: Mapping[str, Any]) -> str:
-    """Who the GPU is, as far as it was told: browsers often say no more than the vendor."""
+    """Return the name of the GPU, as far as it is known: browsers often tell only the vendor."""
     if result.get("device"):
         return str(result["device"])
     adapter = result["adapter"]
@@ -75,7 +75,7 @@ def device(result: Mapping[str, Any]) -> str:
 
 
 def peer_rows(results: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str, Any]]) -> str:
-    """A table of peers beside the best greedy run of the same model and prompt, ours divided by theirs.
+    """Return a table of peers beside the best greedy run of the same model and prompt, with the ratio ours / theirs.
 
     `peers`: objects with peer, where, model (as in random:MODEL-4bit), prompt_tokens, decode_tps, prefill_tps, date.
     """
@@ -105,12 +105,12 @@ def peer_rows(results: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str,
 
 
 def base_name(model: str) -> str:
-    """What a model is called without where it lies and how it is packed: random:qwen3-0.6b-4bit -> qwen3-0.6b."""
+    """Return a model's name without its place and its format: random:qwen3-0.6b-4bit -> qwen3-0.6b."""
     return model.split(":")[-1].split("/")[-1].removesuffix("-4bit").lower()
 
 
 def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
-    """The runs that were asked for, as arguments of this interpreter."""
+    """Yield the requested runs, as arguments of this interpreter."""
     native = ["-m", "py_engine", "bench", "--json"]
     browser = ["-m", "devtools.browser_bench", "--json", *arguments.rest]
     kinds = [browser] * arguments.browser + [native] * (arguments.native or not arguments.browser)
@@ -127,7 +127,7 @@ def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
-    """Run one bench and add what only this side knows; None (and a line on stderr) when it failed."""
+    """Run one bench and add the fields that only this side knows; None (and a line on stderr) when it failed."""
     print("bench:", " ".join(command), file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -149,7 +149,7 @@ def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + when files differ from it; JERBOA_COMMIT where there is no git."""
+    """Return the checkout's commit, with a + when files differ from it; JERBOA_COMMIT where there is no git."""
     if told := os.environ.get("JERBOA_COMMIT"):
         return told
     try:
@@ -172,7 +172,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     rest: list[str] = []
     if "--" in arguments:
         at = arguments.index("--")

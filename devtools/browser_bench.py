@@ -1,8 +1,9 @@
 """./dev bench --browser MODEL: the engine's speed in headless Chromium, through the page's own worker.
 
-Starts the page server and a Chromium, opens public/bench.html, takes the result by a POST to the loopback interface and
-prints the object that `python -m py_engine bench MODEL --json` prints, on one line. Standard library only: it also runs
-on a bare GPU machine, given a Chromium. MODEL: a folder, a hub id (HF_ENDPOINT, HF_TOKEN are passed on), random:PRESET.
+Starts the page server and a Chromium, opens public/bench.html, receives the result by a POST on the loopback
+interface and prints the object that `python -m py_engine bench MODEL --json` prints, on one line. Standard library
+only, so that it also runs on a bare GPU machine with a Chromium. MODEL: a folder, a hub id (HF_ENDPOINT, HF_TOKEN
+are passed on), random:PRESET.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ BASE_FLAGS = (
     "--enable-unsafe-webgpu",
 )
 PRESETS = {
-    "plain": (),  # what the machine offers; SwiftShader where there is no GPU
-    # An NVIDIA GPU without a display; the Dawn toggle brings shader-f16. VK_DRIVER_FILES may have to name its ICD file.
+    "plain": (),  # no flags; SwiftShader where there is no GPU
+    # An NVIDIA GPU without a display. The Dawn toggle enables shader-f16. VK_DRIVER_FILES may have to name the
+    # driver's ICD file.
     "nvidia": (
         "--disable-gpu-sandbox",
         "--ignore-gpu-blocklist",
@@ -59,18 +61,18 @@ PRESETS = {
 
 
 class BenchHandler(Handler):
-    """The page server, which also takes the worker's messages."""
+    """The page server, which also receives the worker's messages."""
 
     messages: queue.Queue[dict[str, Any]] = queue.Queue()
-    browser = ""  # the User-Agent of what posts
+    browser = ""  # the User-Agent of the browser that posts
 
     def handle(self) -> None:
-        """The browser is killed with connections open."""
+        """Ignore lost connections: the browser is killed while they are open."""
         with contextlib.suppress(ConnectionError):
             super().handle()
 
     def do_POST(self) -> None:
-        """POST /bench/message"""
+        """Handle POST /bench/message."""
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         BenchHandler.browser = self.headers.get("User-Agent", "")
         self.messages.put(json.loads(body))
@@ -84,7 +86,7 @@ def say(text: str) -> None:
 
 
 def browser_name(agent: str) -> str:
-    """ "Chromium 156, headless" of a User-Agent."""
+    """Return "Chromium 156, headless" for such a User-Agent."""
     for pattern, name in ((r"Firefox/(\d+)", "Firefox"), (r"Chrome/(\d+)", "Chromium")):
         if found := re.search(pattern, agent):
             return f"{name} {found[1]}, headless"
@@ -92,7 +94,7 @@ def browser_name(agent: str) -> str:
 
 
 def find_browser(asked: str, names: Sequence[str]) -> str:
-    """A browser's path: `asked`, or the first of `names` that there is. Raises SystemExit when there is none."""
+    """Return a browser's path: `asked`, or the first of `names` that exists. Raises SystemExit when there is none."""
     tried = [asked] if asked else [name for name in names if name]
     for name in tried:
         if path := shutil.which(name):
@@ -101,7 +103,7 @@ def find_browser(asked: str, names: Sequence[str]) -> str:
 
 
 def started(arguments: argparse.Namespace, profile: str, page: str) -> subprocess.Popen[bytes]:
-    """The browser, on `page` with an empty profile; its stderr is a pipe, its process group its own."""
+    """Start the browser on `page` with an empty profile and its own process group; its stderr is a pipe."""
     if arguments.firefox is not None:
         if arguments.firefox:
             os.environ["JERBOA_FIREFOX"] = arguments.firefox
@@ -119,7 +121,7 @@ def started(arguments: argparse.Namespace, profile: str, page: str) -> subproces
 
 
 def chromium_command(arguments: argparse.Namespace, profile: str, page: str) -> list[str]:
-    """How Chromium is started on `page` with an empty profile."""
+    """Return the command that starts Chromium on `page` with an empty profile."""
     chromium = find_browser(
         arguments.chromium, [os.environ.get("JERBOA_CHROMIUM", ""), "chromium", "google-chrome"]
     )
@@ -127,12 +129,12 @@ def chromium_command(arguments: argparse.Namespace, profile: str, page: str) -> 
     if arguments.profile:
         flags.append(
             "--enable-webgpu-developer-features"
-        )  # timestamps in full, not in steps of 0.1 ms
+        )  # full timestamps, not in steps of 0.1 ms
     return [chromium, *flags, "--enable-logging=stderr", f"--user-data-dir={profile}", page]
 
 
 def served_model(model: str) -> tuple[str, Path | None]:
-    """(what the worker loads, folder that the local hub serves for it)."""
+    """Return (what the worker loads, folder that the local hub serves for it)."""
     folder = Path(model)
     if not model.startswith("random:") and (folder / "config.json").is_file():
         folder = folder.resolve()
@@ -141,7 +143,7 @@ def served_model(model: str) -> tuple[str, Path | None]:
 
 
 def wait_for_result(limit_s: float, browser: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The bench's answer, or an error message in the same form."""
+    """Return the bench's answer, or an error message in the same form."""
     started = time.monotonic()
     while True:
         left = limit_s - (time.monotonic() - started)
@@ -164,7 +166,7 @@ def wait_for_result(limit_s: float, browser: subprocess.Popen[bytes]) -> dict[st
 
 
 def bench(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run it once in a fresh profile; the worker's last message."""
+    """Run the bench once in a fresh profile; returns the worker's last message."""
     model, models = served_model(arguments.model)
     endpoint = os.environ.get("HF_ENDPOINT", HUB)
     site = Site(hub=endpoint) if models is None else Site(hub=endpoint, models=models)
@@ -212,11 +214,11 @@ def bench(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _listen(browser: subprocess.Popen[bytes], told: list[str], verbose: bool) -> None:
-    """Keep what the browser prints, so that its pipe never fills."""
+    """Read what the browser prints, so that its pipe never fills."""
     assert browser.stderr
     for line in browser.stderr:
         text = line.decode(errors="replace").rstrip()[:400]
-        if "dbus" in text:  # headless machines have none, and every Chromium complains
+        if "dbus" in text:  # headless machines have no dbus, and every Chromium complains
             continue
         told.append(text)
         del told[:-200]
@@ -225,7 +227,7 @@ def _listen(browser: subprocess.Popen[bytes], told: list[str], verbose: bool) ->
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="dev bench --browser", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--prompt-tokens", type=int, default=512)

@@ -1,8 +1,8 @@
-"""./dev build OUT: the page as a folder of plain files, for any static host, in any folder of it.
+"""./dev build OUT: writes the page as a folder of plain files, for any folder of any static host.
 
 The files are those of the shell (devtools/site.py), sw.js and a config.json with the hub's models; HF_ENDPOINT names
-another hub. Weights come from the hub. A host that sends no content security policy gets it from the service worker,
-from a person's second visit on.
+another hub. Weights come from the hub. If the host sends no content security policy, the service worker adds it, from
+a user's second visit on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from py_engine.sources.hub_settings import hub_settings
 
 
 def build(site: Site, out: Path) -> int:
-    """Write the files into `out`, over what lies there; how many. Raises FileNotFoundError when one is missing."""
+    """Write the files into `out`, over existing ones; returns how many. Raises FileNotFoundError when one is
+    missing."""
     paths = [*site.shell_paths(), "sw.js"]
     for path in paths:
         data = site.read(path)
@@ -35,13 +36,13 @@ def build(site: Site, out: Path) -> int:
 
 
 def main() -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="./dev build", description=__doc__)
     parser.add_argument("out", type=Path, help="the folder, made when it is not there")
     arguments = parser.parse_args()
     try:
         with closing(open_io()) as io:
-            hub = hub_settings(io).endpoint  # without a password: everybody reads config.json
+            hub = hub_settings(io).endpoint  # without a password: config.json is public
     except HubError as error:
         print(error, file=sys.stderr)
         return 1

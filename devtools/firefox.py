@@ -1,11 +1,11 @@
 """A current Firefox, for the tests and for `./dev bench --browser --firefox`.
 
-It is the one that JERBOA_FIREFOX names, else the system's where that is new enough. Debian stable's is not: it refuses
-WebGPU. There, as root, Firefox comes from Debian unstable into a folder of its own, which nothing else on the machine
-sees, and runs inside it (chroot) with /proc, /dev and the profile mounted. The mounts belong to the browser's own mount
-namespace: they end with it, and who deletes the folder deletes nothing else.
+It is the one that JERBOA_FIREFOX names, else the system's if that is new enough. Debian stable's is not: it refuses
+WebGPU. There, as root, Firefox from Debian unstable is installed into a separate folder, and runs inside it (chroot)
+with /proc, /dev and the profile mounted. The mounts belong to the browser's own mount namespace. They end with the
+browser, so deleting the folder deletes nothing else.
 
-    python -m devtools.firefox install      find or make one; its exit status says whether there is one
+    python -m devtools.firefox install      find or make one; exit status 0 if there is one
 
 Standard library only.
 """
@@ -25,18 +25,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-OLDEST = 141  # the first release with WebGPU; Linux has it behind preferences
+OLDEST = 141  # the first release with WebGPU; on Linux it must be enabled by preferences
 NAMES = ("firefox", "firefox-esr")
 FOLDER = Path("/var/cache/jerboa/firefox-sid")  # about 900 MB; CI keeps it from run to run
 STAMP = "var/firefox-is-here"  # inside the folder, written last
-MAX_AGE_S = 30 * 86400.0  # then it is made anew, for a newer Firefox
-MAKING_S = 900.0  # no folder takes so long to make
+MAX_AGE_S = 30 * 86400.0  # after this, the folder is made again with a newer Firefox
+MAKING_S = 900.0  # a folder never takes this long to make
 PACKAGES = ("firefox", "mesa-vulkan-drivers")  # the second is lavapipe
 MIRROR = "http://deb.debian.org/debian"
 SUITE = "sid"
 NEEDED = ("debootstrap", "unshare", "chroot", "mount")
 
-# WebGPU is off by default in Firefox on Linux; the rest keeps a first start quiet.
+# WebGPU is off by default in Firefox on Linux; the other preferences suppress first-run pages and requests.
 PREFERENCES: tuple[tuple[str, str], ...] = (
     ("dom.webgpu.enabled", "true"),
     ("dom.webgpu.workers.enabled", "true"),
@@ -60,16 +60,16 @@ exec chroot "$root" "$@"
 
 
 class NoFirefox(Exception):
-    """There is none, and why."""
+    """There is no Firefox; the message says why."""
 
 
 @dataclass(frozen=True)
 class Firefox:
-    """One that can be started."""
+    """A Firefox that can be started."""
 
     binary: str
     version: int
-    root: Path | None = None  # the folder that it lives in; None: the system
+    root: Path | None = None  # the root folder for chroot; None: the system
 
     def start(
         self,
@@ -78,8 +78,8 @@ class Firefox:
         log: Path | None = None,
         preferences: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """A headless process in a process group of its own, on a profile folder that is made where it is not there.
-        `log`: where its stdout and stderr go; None: stderr is a pipe. `preferences`: beside PREFERENCES."""
+        """Start a headless process in its own process group, on a profile folder that is made if it does not exist.
+        `log`: where its stdout and stderr go; None: stderr is a pipe. `preferences`: added to PREFERENCES."""
         profile.mkdir(parents=True, exist_ok=True)
         wanted = dict(PREFERENCES) | dict(preferences or {})
         lines = [f'user_pref("{name}", {value});' for name, value in wanted.items()]
@@ -107,7 +107,7 @@ class Firefox:
 
 
 def version_of(command: Sequence[str]) -> int:
-    """Of `Mozilla Firefox 159.0`; 0 where the command does not say."""
+    """Return the version in `Mozilla Firefox 159.0`; 0 if the command does not print one."""
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -117,7 +117,7 @@ def version_of(command: Sequence[str]) -> int:
 
 
 def system_firefox() -> Firefox | None:
-    """The one of JERBOA_FIREFOX or of PATH that is new enough."""
+    """Return the Firefox of JERBOA_FIREFOX or of PATH, if it is new enough."""
     named = os.environ.get("JERBOA_FIREFOX", "")
     for name in [named] if named else NAMES:
         path = shutil.which(name)
@@ -129,7 +129,7 @@ def system_firefox() -> Firefox | None:
 
 
 def kept_firefox(folder: Path = FOLDER) -> Firefox | None:
-    """The one in the folder, if it was made whole."""
+    """Return the Firefox in the folder, if the folder is complete."""
     stamp = folder / STAMP
     if not stamp.is_file() or os.geteuid() != 0:
         return None
@@ -137,8 +137,7 @@ def kept_firefox(folder: Path = FOLDER) -> Firefox | None:
 
 
 def find(patience_s: float = MAKING_S) -> Firefox:
-    """The Firefox to be used; one that is being made is waited for, `patience_s` at the longest.
-    Raises NoFirefox."""
+    """Return the Firefox to use. If one is being made, wait for it, at most `patience_s`. Raises NoFirefox."""
     if found := system_firefox():
         return found
     if FOLDER.parent.is_dir() and os.access(FOLDER.parent, os.W_OK):
@@ -153,7 +152,7 @@ def find(patience_s: float = MAKING_S) -> Firefox:
 
 @contextlib.contextmanager
 def lock(folder: Path, patience_s: float) -> Iterator[None]:
-    """One process at a time makes the folder. Raises NoFirefox after `patience_s`."""
+    """Let only one process at a time make the folder. Raises NoFirefox after `patience_s`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience_s
     with Path(f"{folder}.lock").open("w") as file:
@@ -174,7 +173,7 @@ def lock(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def install() -> Firefox:
-    """Find one, or make the folder. Raises NoFirefox."""
+    """Find a Firefox, or make the folder. Raises NoFirefox."""
     if found := system_firefox():
         return found
     refusal = why_not_here()
@@ -197,7 +196,7 @@ def install() -> Firefox:
 
 
 def why_not_here() -> str:
-    """Why no folder can be made on this machine, "" where it can."""
+    """Return why no folder can be made on this machine, "" if it can."""
     try:
         system = platform.freedesktop_os_release().get("ID", "")
     except OSError:
@@ -215,7 +214,7 @@ def why_not_here() -> str:
 
 
 def make(folder: Path) -> None:
-    """Debian unstable with Firefox in it, made beside the folder and then put in its place. Raises NoFirefox."""
+    """Install Debian unstable with Firefox beside the folder, then move it into place. Raises NoFirefox."""
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     settings = apt_settings()
@@ -254,7 +253,7 @@ rm -rf "$1"/var/lib/apt/lists/* "$1"/usr/share/doc/* "$1"/usr/share/man/* "$1"/u
 
 
 def packaged_version(root: Path) -> int:
-    """Of the package in a folder; 0 without one."""
+    """Return the version of the package in a folder; 0 without one."""
     asked = ["chroot", str(root), "dpkg-query", "-W", "-f", "${Version}", "firefox"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     found = re.match(r"(?:\d+:)?(\d+)\.", done.stdout)
@@ -262,7 +261,7 @@ def packaged_version(root: Path) -> int:
 
 
 def apt_settings() -> str:
-    """How this machine's apt reaches its servers, as lines of apt.conf: proxies, and which dates are checked."""
+    """Return this machine's apt settings for proxies and date checks, as lines of apt.conf."""
     done = subprocess.run(
         ["apt-config", "dump", "Acquire"], capture_output=True, text=True, check=False
     )
@@ -270,7 +269,7 @@ def apt_settings() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     if arguments != ["install"]:
         print(__doc__)
         return 2

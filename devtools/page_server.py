@@ -1,18 +1,18 @@
 """The local server behind ./dev run and the browser tests: the page, the engine's files, and a small hub.
 
     /                          public/, and manifest.webmanifest of the repository's root
-    /sw.js                     that file with the list of what it keeps in front (devtools/site.py)
+    /sw.js                     that file, with the list of files to cache put before it (devtools/site.py)
     /app /py_engine /shaders   the folders of that name
     /vendor                    .vendor/, the browser runtime
-    /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel: what the worker unpacks
-    /config.json               version, hub endpoint, the models that are offered
+    /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel; the worker unpacks it
+    /config.json               version, hub endpoint, the offered models
     /models/...                a hub: /models/api/models/ID and /models/ID/resolve/REVISION/FILE, as huggingface.co
                                answers them, so that HF_ENDPOINT=http://127.0.0.1:PORT/models works; /api/models/ID and
                                /ID/resolve/... at the root answer alike
     POST /diagnostics/rows     a row of the page /diagnostics, appended to a file (./dev run: .cache/diagnostics.jsonl)
 
 Standard library only. Binds to the loopback interface. Documents get a content security policy with 'unsafe-eval',
-since PyScript's core calls Function(); a worker is bound by the policy of its own script, which goes without.
+since PyScript's core calls Function(); a worker has the policy of its own script, which does not allow it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from devtools.site import Site, content_security_policy, inside
 
 BLOCK = 1 << 20
 MAX_ROW = 64 << 10
-LARGE_FILE = 10 << 20  # from here on the hub's listing gives a sha256, as it does for LFS files
+# From this size on the hub's listing gives a sha256, as it does for LFS files.
+LARGE_FILE = 10 << 20
 
 MIME_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -56,7 +57,7 @@ MIME_TYPES = {
 
 
 class LocalHub:
-    """Model folders, seen as a hub's repositories of one revision each."""
+    """Serves model folders as repositories of a hub, with one revision each."""
 
     def __init__(self, models: Path) -> None:
         self.models = models
@@ -64,18 +65,18 @@ class LocalHub:
         self._lock = threading.Lock()
 
     def repository(self, name: str) -> Path | None:
-        """The folder of ORGANISATION/NAME."""
+        """Return the folder of ORGANISATION/NAME."""
         folder = self.models / name
         inside = folder.resolve().is_relative_to(self.models.resolve())
         return folder if inside and (folder / "config.json").is_file() else None
 
     def files(self, folder: Path) -> list[Path]:
-        """The repository's files, in folders too, hidden ones left out."""
+        """Return the repository's files, also those in folders, without hidden ones."""
         found = (p for p in sorted(folder.rglob("*")) if p.is_file())
         return [p for p in found if not any(q.startswith(".") for q in p.relative_to(folder).parts)]
 
     def sha256(self, file: Path) -> str:
-        """Of a file; remembered until it changes."""
+        """Return the sha256 of a file; cached until the file changes."""
         stat = file.stat()
         key = (str(file), stat.st_size, stat.st_mtime_ns)
         with self._lock:
@@ -85,12 +86,12 @@ class LocalHub:
             return self._digests[key]
 
     def commit(self, folder: Path) -> str:
-        """40 hex digits that change when a file does."""
+        """Return 40 hex digits that change when a file does."""
         state = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(folder)]
         return hashlib.sha1(repr(state).encode()).hexdigest()
 
     def listing(self, name: str, folder: Path, blobs: bool) -> dict[str, Any]:
-        """The answer of /api/models/ID, with sizes and the large files' sha256 when `blobs`."""
+        """Return the answer of /api/models/ID, with sizes and the large files' sha256 when `blobs`."""
         siblings = []
         for file in self.files(folder):
             entry: dict[str, Any] = {"rfilename": file.relative_to(folder).as_posix()}
@@ -103,19 +104,19 @@ class LocalHub:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """GET and HEAD with ranges and ETags."""
+    """Answers GET and HEAD, with ranges and ETags."""
 
     protocol_version = "HTTP/1.1"
     server_version = "jerboa-page"
     server: PageServer
 
     def handle(self) -> None:
-        """One connection. A page that was closed or a load that was stopped in the middle is no error."""
+        """Handle one connection. A closed page or a stopped load is not an error."""
         with contextlib.suppress(ConnectionError):
             super().handle()
 
     def do_GET(self) -> None:
-        """Routes, in the order of the module's table."""
+        """Route a request, in the order of the module's table."""
         url = urllib.parse.urlsplit(self.path)
         path = urllib.parse.unquote(url.path)
         site = self.server.site
@@ -141,7 +142,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        """One row of the page /diagnostics. Only this site's own pages may file any."""
+        """Store one row of the page /diagnostics. Only this site's own pages may post rows."""
         size = self.headers.get("Content-Length", "")
         body = self.rfile.read(int(size)) if size.isdecimal() and int(size) <= MAX_ROW else b""
         target, origin = self.server.rows, self.headers.get("Origin", "")
@@ -184,7 +185,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._send_file(file, f'"{digest}"', extra)
 
     def _repository(self, name: str, revision: str) -> Path | None:
-        """The folder, or None after a 404 was sent."""
+        """Return the folder, or None after sending a 404."""
         folder = self.server.local_hub.repository(name)
         if not folder:
             self._not_found(f"there is no model {name} on this machine", "RepoNotFound")
@@ -222,7 +223,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         extra: dict[str, str],
         status: HTTPStatus,
     ) -> None:
-        """Headers and the asked range of `data`."""
+        """Send headers and the requested range of `data`."""
         if status == HTTPStatus.OK and self.headers.get("If-None-Match") == etag:
             status, size = HTTPStatus.NOT_MODIFIED, 0
         start, end = 0, size
@@ -264,7 +265,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
-    """(start, end) of a single-range header, end exclusive; start >= end when it lies outside; None without one."""
+    """Return (start, end) of a single-range header, end exclusive; start >= end when it lies outside; None without
+    one."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.replace(" ", ""))
     if not match or not (match[1] or match[2]):
         return None
@@ -274,8 +276,8 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
 
 
 class PageServer(http.server.ThreadingHTTPServer):
-    """`with PageServer(site) as server:` answers in threads of its own until the block ends. Port 0: any free one.
-    `rows`: the file that rows of /diagnostics are appended to; None: they are not taken.
+    """Use as `with PageServer(site) as server:`; it answers in its own threads until the block ends. Port 0: any free
+    port. `rows`: the file to which rows of /diagnostics are appended; None: they are refused.
     """
 
     daemon_threads = True
@@ -290,12 +292,12 @@ class PageServer(http.server.ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """host:port"""
+        """Return host:port."""
         return f"127.0.0.1:{self.server_address[1]}"
 
     @property
     def url(self) -> str:
-        """The page's address. `localhost` is a secure context, so WebGPU and workers are there."""
+        """Return the page's address. `localhost` is a secure context, which WebGPU and workers need."""
         return f"http://localhost:{self.server_address[1]}/"
 
     def __enter__(self) -> PageServer:

@@ -1,14 +1,14 @@
-"""`./dev bench --page [FOLDER]`: how long after navigation the page and its engine can be used; headless Chromium.
+"""`./dev bench --page [FOLDER]`: how soon after navigation the page and its engine are usable, in headless Chromium.
 
-    cold   a profile that was never here: nothing cached, Pyodide boots from its files
-    files  the same profile again without the memory snapshot: Pyodide boots from files that are kept
-    warm   the same profile again, once an earlier visit has left the page's files and a memory snapshot
+    cold   an empty profile: nothing cached, Pyodide boots from its files
+    files  the same profile again without the memory snapshot: Pyodide boots from cached files
+    warm   the same profile again, after an earlier visit has stored the page's files and a memory snapshot
 
 Times are milliseconds from the start of the navigation to the page's own marks: `usable` (every button answers, set at
 the end of app/main.py) and `engine` (Python runs in the worker). With FOLDER (a checkpoint with a tokenizer,
 ORGANISATION/NAME at the end of its path) a question is sent as soon as the page is usable: `answer` is when the first
-word of the answer stands there; in a cold visit the model is chosen first, and fetched. Prints one JSON object on one
-line: medians, and all runs behind them. The machine must be quiet: a busy core doubles everything.
+word of the answer is shown. In a cold visit the model is chosen and fetched first. Prints one JSON object on one line:
+medians, and all runs. The machine must be idle: a busy core doubles the times.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FORGET_SNAPSHOTS = """async () => {
 
 
 def ask(page: Page, *, first: bool) -> None:
-    """Send a question, once the page is usable; the model of a first visit is chosen before that."""
+    """Send a question once the page is usable; on a first visit a model is chosen before that."""
     if first:
         page.click("#hero-picker button[type=submit]")
     page.fill("#prompt", "Why is the sky blue?")
@@ -64,7 +64,7 @@ def ask(page: Page, *, first: bool) -> None:
 
 
 def visit(context: BrowserContext, url: str, kind: str, *, answer: bool) -> dict[str, float]:
-    """One visit of a kind, in a tab of its own, which lasts until what it leaves for the next one is kept."""
+    """Make one visit of a kind in its own tab; it ends when all that it stores for the next visit is stored."""
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text))
@@ -88,7 +88,8 @@ def visit(context: BrowserContext, url: str, kind: str, *, answer: bool) -> dict
 def measure(
     chromium: BrowserType, url: str, options: argparse.Namespace, answer: bool
 ) -> dict[str, Any]:
-    """Fresh profiles, each visited once cold, once without its snapshot and then again with: medians and all visits."""
+    """Use fresh profiles, each visited once cold, once without its snapshot and once with it; returns medians and all
+    visits."""
     path = options.chromium or os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
     flags = [*FLAGS, *PRESETS[options.preset]]
     found: dict[str, list[dict[str, float]]] = {"cold": [], "files": [], "warm": []}
@@ -102,14 +103,14 @@ def measure(
 
 
 def summary(visits: list[dict[str, float]]) -> dict[str, Any]:
-    """{"usable_ms", "engine_ms", "answer_ms": medians, "all": every visit's times}."""
+    """Return {"usable_ms", "engine_ms", "answer_ms": medians, "all": every visit's times}."""
     marks = list(visits[0]) if visits else []
     medians = {f"{m}_ms": round(statistics.median(v[m] for v in visits)) for m in marks}
     return {**medians, "all": [[round(v[m]) for m in marks] for v in visits]}
 
 
 def site_of(folder: str) -> Site:
-    """The page, offering this checkpoint alone; none: nothing."""
+    """Return the page offering only this checkpoint, or no model if `folder` is empty."""
     if not folder:
         return Site()
     path = Path(folder).resolve()
@@ -118,7 +119,7 @@ def site_of(folder: str) -> Site:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="dev bench --page", description=__doc__)
     parser.add_argument("folder", nargs="?", default="", help="a checkpoint to answer with")
     parser.add_argument("--runs", type=int, default=5, help="fresh profiles (default 5)")

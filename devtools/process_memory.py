@@ -1,7 +1,7 @@
-"""The most memory that a program's processes held, by /proc (Linux); nothing elsewhere.
+"""The most memory that a program's processes used, by /proc (Linux); nothing on other systems.
 
-Resident memory (VmRSS): pages that processes share count in each of them, and a software adapter's buffers are among
-the GPU process's.
+Resident memory (VmRSS): shared pages count in each process, and a software adapter's buffers count in the GPU
+process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NAMES = {"--type=renderer": "renderer", "--type=gpu-process": "gpu"}
 
 
 class ProcessMemory:
-    """Looks at a process group until `stop`."""
+    """Samples a process group until `stop`."""
 
     def __init__(self, group: int) -> None:
         self._group = group
@@ -25,7 +25,8 @@ class ProcessMemory:
         self._thread.start()
 
     def stop(self) -> dict[str, int]:
-        """Megabytes at most of one process of each kind: main, and in a browser renderer, gpu, other."""
+        """Return the most megabytes that one process of each kind used: main, and in a browser renderer, gpu,
+        other."""
         self._ended.set()
         self._thread.join()
         return {kind: kib * 1024 // 1_000_000 for kind, kib in sorted(self._peaks.items())}
@@ -35,14 +36,14 @@ class ProcessMemory:
             for place in PROC.glob("[0-9]*"):
                 try:
                     self._look(place)
-                except (OSError, ValueError, IndexError):  # it ended meanwhile
+                except (OSError, ValueError, IndexError):  # the process has ended meanwhile
                     continue
 
     def _look(self, place: Path) -> None:
-        # Behind the name in brackets, which may hold anything: state, parent, group.
+        # The fields after the name in brackets (which may contain anything): state, parent, group.
         if int((place / "stat").read_text().rpartition(")")[2].split()[2]) != self._group:
             return
-        # NULs between arguments; where a process renamed itself, as Chromium's renderers do, spaces.
+        # Arguments are separated by NULs, or by spaces if a process renamed itself, as Chromium's renderers do.
         line = (place / "cmdline").read_bytes().decode(errors="replace")
         arguments = line.replace("\0", " ").split(" ")
         other = "other" if any(a.startswith("--type=") for a in arguments) else "main"

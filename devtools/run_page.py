@@ -1,4 +1,4 @@
-"""./dev run: serves the page, opens it, and finds or fetches models for it meanwhile."""
+"""./dev run: serves the page, opens it, and finds or fetches models for it in the background."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from devtools.offers import Offers, say
 from devtools.page_server import PageServer
 from devtools.site import HUB, Site
 
-ROWS = (
-    Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
-)  # what /diagnostics finds, a row a line
+# The rows of the page /diagnostics, one a line.
+ROWS = Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
 FIRST_PORT = 8000
 PORTS_TRIED = 20
 
@@ -25,7 +24,7 @@ LOOK_S = 4.0  # the page is served then, whether or not the hub has said which m
 
 
 def open_server(site: Site, port: int | None) -> PageServer:
-    """On `port`, or on the first free one from FIRST_PORT. Raises OSError."""
+    """Open the server on `port`, or on the first free port from FIRST_PORT. Raises OSError."""
     ports = range(FIRST_PORT, FIRST_PORT + PORTS_TRIED) if port is None else [port]
     for candidate in ports:
         try:
@@ -37,7 +36,8 @@ def open_server(site: Site, port: int | None) -> PageServer:
 
 
 def has_display() -> bool:
-    """Whether a browser window can open here (webbrowser would start a text browser in this terminal instead)."""
+    """Tell whether a browser window can open here (webbrowser would start a text browser in this terminal
+    instead)."""
     if sys.platform != "linux":
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

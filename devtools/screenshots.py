@@ -1,8 +1,8 @@
-"""./dev screenshots [--out FOLDER] [NAME ...]: pictures of the page as it is, in headless Chromium; without a folder,
-those of docs/.
+"""./dev screenshots [--out FOLDER] [NAME ...]: pictures of the page in headless Chromium; without a folder, those of
+docs/.
 
-Real models answer, are kept and crash: the ones that come inside packages (./dev models), on whatever GPU Chromium has.
-With --out each view is taken on a desktop and on a phone's screen, light and dark, to be looked at.
+Real models answer, are stored and crash: the packaged ones (./dev models), on any GPU that Chromium has. With --out
+each view is taken on a desktop and on a phone's screen, light and dark, for review.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from devtools.site import ROOT, Site
 DOCS = ROOT / "docs"
 PATIENCE_MS = 600_000
 DESKTOP, PHONE = (1280, 800), (390, 844)
-BLIND = [flag for flag in FLAGS if "webgpu" not in flag]  # no adapter without a GPU
+BLIND = [flag for flag in FLAGS if "webgpu" not in flag]  # without a GPU there is no adapter
 TABLE = """# Three ways to sort
 
 A list of *n* numbers can be sorted **in place** or not; `sorted()` copies.
@@ -70,12 +70,13 @@ $$T(n) = 2\\,T(n/2) + O(n) \\Rightarrow T(n) = O(n \\log n)$$
 
 
 class Studio:
-    """Opens pages and keeps pictures of them. `out`: where every variant goes; None: only docs/ gets its own."""
+    """Opens pages and saves pictures of them. `out`: the folder for all variants; None: only the pictures of
+    docs/."""
 
     def __init__(
         self, playwright: Playwright, url: str, out: Path | None, flags: Sequence[str] = ()
     ) -> None:
-        """`flags`: more of Chromium's."""
+        """`flags`: additional flags of Chromium."""
         self.playwright = playwright
         self.url = url
         self.out = out
@@ -83,7 +84,7 @@ class Studio:
 
     @contextmanager
     def profile(self, flags: list[str] = FLAGS, **options: Any) -> Iterator[BrowserContext]:
-        """A Chromium with an empty profile on disk."""
+        """Start a Chromium with an empty profile on disk."""
         path = os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
         with tempfile.TemporaryDirectory(
             prefix="jerboa-screenshots-", ignore_cleanup_errors=True
@@ -100,7 +101,7 @@ class Studio:
             context.close()
 
     def open(self, context: BrowserContext, query: str = "") -> Page:
-        """The page, once its engine runs or it has said that there is no GPU."""
+        """Open the page; returns it when its engine runs or it has reported that there is no GPU."""
         page = context.new_page()
         page.goto(self.url + query)
         page.wait_for_selector("body[data-config=ready]")
@@ -108,13 +109,13 @@ class Studio:
         return page
 
     def device(self, name: str) -> dict[str, Any]:
-        """Screen, touch and user agent of one of Playwright's devices."""
+        """Return screen, touch and user agent of one of Playwright's devices."""
         options = {**self.playwright.devices[name]}
         options.pop("default_browser_type", None)
         return options
 
     def take(self, page: Page, view: str, docs: tuple[int, int] | None = None) -> None:
-        """Of what is shown now. `docs`: the size at which docs/ shows it; None: docs/ does not."""
+        """Take a picture of the current view. `docs`: the size of the picture in docs/; None: it is not in docs/."""
         if self.out is None:
             if docs:
                 self._picture(page, DOCS / f"{view}.png", docs, "light")
@@ -132,7 +133,7 @@ class Studio:
 
 
 def first_visit(studio: Studio) -> None:
-    """The empty page, a long answer, and the advice to install on a desktop."""
+    """Show the empty page, a long answer, and the advice to install on a desktop."""
     with studio.profile() as context:
         page = studio.open(context)
         studio.take(page, "first-visit")
@@ -149,7 +150,7 @@ def first_visit(studio: Studio) -> None:
 
 
 def chats(studio: Studio) -> None:
-    """Versions of an answer and of a question, an import, and two tabs with one chat."""
+    """Show versions of an answer and of a question, an import, and two tabs with one chat."""
     with studio.profile() as context:
         page = studio.open(context, "#chat=versions")
         page.evaluate(TAKE_IN, _versions())
@@ -188,7 +189,7 @@ TAKE_IN = """async chat => (await import('./chat_store.mjs')).takeIn(JSON.string
 
 
 def _versions(*more: str) -> dict[str, Any]:
-    """A chat in which a question was edited and an answer given three times; `more`: turns at its end."""
+    """Return a chat in which a question was edited and an answer given three times; `more`: turns at its end."""
     stats = {"tps": 43.0, "ttft_s": 0.18, "tokens": 57, "finish": "stop"}
     answers = (
         "By steering. A rider who begins to fall to the left turns the wheel to the left for a moment.",
@@ -264,7 +265,7 @@ def _long_chat() -> list[dict[str, Any]]:
 
 
 def chat(studio: Studio) -> None:
-    """The README's picture: the default model has answered."""
+    """Show the README's picture: the default model has answered."""
     with studio.profile() as context:
         page = studio.open(context)
         page.click("#hero-picker button[type=submit]")
@@ -273,12 +274,12 @@ def chat(studio: Studio) -> None:
         page.press("#prompt", "Enter")
         page.wait_for_selector(".message:last-child.answer .stats:not(:empty)")
         page.wait_for_selector(".answer.streaming", state="detached")
-        page.wait_for_timeout(500)  # the code takes on its colours
+        page.wait_for_timeout(500)  # the code gets its colours
         studio.take(page, "screenshot", DESKTOP)
 
 
 def install(studio: Studio) -> None:
-    """Before a large download on an iPhone."""
+    """Show the advice before a large download on an iPhone."""
     phone = studio.device("iPhone 15")
     phone["device_scale_factor"] = 1.5  # sharp enough, and a smaller file
     with studio.profile(**phone) as context:
@@ -289,7 +290,7 @@ def install(studio: Studio) -> None:
 
 
 def loaded(studio: Studio) -> None:
-    """Loading, answering, what is kept, and what is said after a crash."""
+    """Show loading, answering, the stored models, and the notice after a crash."""
     with studio.profile() as context:
         page = studio.open(context, "?context=512")
         page.evaluate("document.querySelector('#hero-picker .choice:last-child input').click()")
@@ -321,7 +322,7 @@ def loaded(studio: Studio) -> None:
 
 
 def answer(studio: Studio, page: Page) -> None:
-    """The model answers, and is stopped."""
+    """Let the model answer, and stop it."""
     studio.take(page, "ready")
     page.fill("#prompt", "Once upon a time in the desert, a small jerboa")
     page.press("#prompt", "Enter")
@@ -332,7 +333,7 @@ def answer(studio: Studio, page: Page) -> None:
 
 
 def no_gpu(studio: Studio) -> None:
-    """A browser that has WebGPU and no adapter, and one without."""
+    """Show a browser that has WebGPU and no adapter, and one without WebGPU."""
     with studio.profile(BLIND) as context:
         studio.take(studio.open(context), "no-adapter")
         context.add_init_script("delete Navigator.prototype.gpu")
@@ -340,7 +341,7 @@ def no_gpu(studio: Studio) -> None:
 
 
 def diagnostics(studio: Studio) -> None:
-    """The page /diagnostics after a run of some tests."""
+    """Show the page /diagnostics after a run of some tests."""
     with studio.profile() as context:
         page = context.new_page()
         page.goto(studio.url + "diagnostics?tests=same-pipeline,bind-groups,bisect&most=2&run")
@@ -362,7 +363,7 @@ VIEWS: dict[str, Callable[[Studio], None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="./dev screenshots", description=__doc__)
     parser.add_argument("--out", type=Path, help="every view in four variants, into this folder")
     parser.add_argument(

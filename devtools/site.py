@@ -1,6 +1,6 @@
-"""The files of the page: at which path each is served, under which content security policy, and which of them are the
-shell, that is, what the page needs without a network. The shell has a version. devtools/page_server.py serves the
-files, devtools/build_site.py writes them into a folder.
+"""The files of the page: the path and content security policy of each, and which of them are the shell (the files
+that the page needs without a network). The shell has a version. devtools/page_server.py serves the files,
+devtools/build_site.py writes them into a folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from py_engine.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB = "https://huggingface.co"
-HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")  # files redirect to the others
+# The hub redirects files to the others.
+HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")
 INDEX = "./"  # the page's own path in the shell's list
 ENGINE = "engine.zip"
 WORKER = "app/worker.py"
@@ -28,7 +29,7 @@ AT_THE_ROOT = ("manifest.webmanifest", "sw.js")
 
 
 def content_security_policy(hub: str, *, document: bool) -> str:
-    """The policy of documents, or (document=False) of everything else, above all of the worker's script."""
+    """Return the policy of documents, or (document=False) of everything else, mainly of the worker's script."""
     parts = urllib.parse.urlsplit(hub)
     hosts = HUB_HOSTS if hub == HUB else (f"{parts.scheme}://{parts.netloc}",)
     evaluation = " 'unsafe-eval'" if document else ""
@@ -49,8 +50,8 @@ def content_security_policy(hub: str, *, document: bool) -> str:
 
 @dataclass
 class Site:
-    """What is served. `models` holds ORGANISATION/NAME folders; `offered` is the list of
-    /config.json; `fetching` are models that are on their way (devtools/offers.py), `looking`: more may come."""
+    """The files and models to serve. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json;
+    `fetching` are models that are being fetched (devtools/offers.py), `looking`: more may come."""
 
     root: Path = ROOT
     models: Path = ROOT / ".models"
@@ -62,11 +63,11 @@ class Site:
 
     @property
     def version(self) -> str:
-        """The project's version."""
+        """Return the project's version."""
         return VERSION
 
     def config(self, endpoint: str = "") -> dict[str, Any]:
-        """What /config.json holds; `endpoint`: where this machine's own models are served."""
+        """Return the content of /config.json; `endpoint`: where this machine's own models are served."""
         models = [
             {**model, "endpoint": endpoint if model.get("endpoint") == "local" else self.hub}
             for model in self.offered
@@ -76,7 +77,7 @@ class Site:
         return {**found, **{name: value for name, value in more.items() if value}}
 
     def find(self, path: str) -> Path | None:
-        """The file of the page or the engine at a URL path, None when there is none."""
+        """Return the file of the page or the engine at a URL path, None when there is none."""
         first, _, rest = path.lstrip("/").partition("/")
         folders = {name: self.root / name for name in ("app", "py_engine", "shaders")}
         folders["vendor"] = self.root / ".vendor"
@@ -89,7 +90,7 @@ class Site:
         return inside(public, page) or inside(public, f"{page}.html")  # /diagnostics
 
     def read(self, path: str) -> bytes | None:
-        """What is answered at a path of the shell, or at /sw.js; None when there is none."""
+        """Return the content at a path of the shell, or at /sw.js; None when there is none."""
         path = path.removeprefix("./").lstrip("/")
         if path == ENGINE:
             return engine_zip(self.root)
@@ -101,7 +102,7 @@ class Site:
         return file.read_bytes()
 
     def shell_paths(self) -> list[str]:
-        """Everything that a page needs to work without a network: never weights, nor what only tests need."""
+        """Return all that a page needs to work without a network: no weights, and nothing that only tests need."""
         public = self.root / "public"
         paths = [p.relative_to(public).as_posix() for p in public.rglob("*") if p.is_file()]
         paths += [f"app/{p.name}" for p in (self.root / "app").glob("*.py")]
@@ -112,10 +113,10 @@ class Site:
         return sorted(INDEX if path == "index.html" else path for path in paths)
 
     def shell(self) -> dict[str, Any]:
-        """What sw.js works from: {"version", "files": {path: "sha256-..."}, "policies", "snapshots"}.
+        """Return the data for sw.js: {"version", "files": {path: "sha256-..."}, "policies", "snapshots"}.
 
-        The version changes when any file or policy does. "snapshots" names what of the memory snapshots that
-        public/boot.mjs keeps is up to date. Raises FileNotFoundError when a file is missing.
+        The version changes when any file or policy does. "snapshots" names the current memory snapshots, which
+        public/boot.mjs stores. Raises FileNotFoundError when a file is missing.
         """
         files = {path: f"sha256-{self._sha256(path)}" for path in self.shell_paths()}
         policies = {
@@ -136,7 +137,7 @@ class Site:
         return data
 
     def _sha256(self, path: str) -> str:
-        """The sum of a shell file, in base64, remembered until the file changes."""
+        """Return the base64 sha256 of a shell file; cached until the file changes."""
         file = None if path == ENGINE else self.find(path.removeprefix("./"))
         if file is None:
             return _base64_sha256(self._bytes(path))
@@ -152,7 +153,7 @@ def _base64_sha256(data: bytes) -> str:
 
 
 def inside(folder: Path, relative: str) -> Path | None:
-    """The existing file folder/relative, unless it (or a link on the way) leads out of the folder."""
+    """Return the existing file folder/relative, unless it (or a link on the way) leads out of the folder."""
     if "\0" in relative:
         return None
     path = (folder / relative).resolve()
@@ -160,7 +161,8 @@ def inside(folder: Path, relative: str) -> Path | None:
 
 
 def engine_zip(root: Path) -> bytes:
-    """The engine for the browser: the package's Python files with the shaders inside, as the wheel has them."""
+    """Return the engine's zip for the browser: the package's Python files with the shaders inside, as in the
+    wheel."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted((root / "py_engine").rglob("*.py")):

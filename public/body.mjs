@@ -1,7 +1,7 @@
-// A response's body, read into one array: for py_engine/host/io_browser.py, which hears of it a MiB at a time and not of each
-// of the network's pieces, of which a model has ten thousand.
+// Reads a response's body into one array, for py_engine/host/io_browser.py. Python is called once a MiB, not once for each
+// network chunk: a model has ten thousand of them.
 
-const FIRST_CAPACITY = 64 << 10; // of a body of unknown length
+const FIRST_CAPACITY = 64 << 10; // for a body of unknown length
 
 export class Body {
   filled = 0;
@@ -9,16 +9,16 @@ export class Body {
   #reader;
   #limit;
   #bytes;
-  #coming = null; // a read that nobody has waited for to its end
+  #coming = null; // a read that has not been awaited to its end
 
-  /** `limit`: the most bytes that are wanted; null: all there are. The default reader: BYOB ones are missing in WebKitGTK. */
+  /** `limit`: the most bytes to read; null: all. Uses the default reader, because WebKitGTK has no BYOB readers. */
   constructor(stream, limit) {
     this.#reader = stream.getReader();
     this.#limit = limit ?? Infinity;
     this.#bytes = new Uint8Array(limit ?? FIRST_CAPACITY);
   }
 
-  /** Read on until `least` bytes have come, or `ms` have gone by and some have, or the end is there. Resolves to `filled`. */
+  /** Read until `least` bytes have come, or `ms` have passed and some have come, or the body ends. Resolves to `filled`. */
   async more(least, ms) {
     const begun = this.filled;
     let timer;
@@ -26,7 +26,7 @@ export class Body {
     try {
       while (!this.done && this.filled - begun < least) {
         this.#coming ??= this.#reader.read();
-        this.#coming.catch(() => null); // whoever awaits it hears of it
+        this.#coming.catch(() => null); // the error is handled where the read is awaited
         const first = this.filled > begun ? await Promise.race([this.#coming, late]) : await this.#coming;
         if (first === 'late') break;
         this.#coming = null;
@@ -51,7 +51,7 @@ export class Body {
     if (end === this.#limit) this.done = true;
   }
 
-  /** Bytes start..end of what has come: a view. */
+  /** Returns a view of the received bytes start..end. */
   part(start, end) { return this.#bytes.subarray(start, end); }
 }
 

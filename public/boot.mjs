@@ -1,9 +1,9 @@
-// Boots Pyodide in a worker and puts the engine's Python into it: from a memory snapshot when this device has made one.
+// Boots Pyodide in a worker and loads the engine's Python: from a memory snapshot if this device has one.
 //
-// Paths are relative to this module, so the app may live below any folder:
+// Paths are relative to this module, so the app may be served from any folder:
 //   vendor/<runtime>/   Pyodide's own files     vendor/tokenizers/, vendor/wheels/
 //   engine.zip          py_engine/ with shaders/ in it, as in the wheel                app/worker.py
-// Python finds what only JavaScript can give at globalThis.jerboa.
+// Python gets what only JavaScript can provide from globalThis.jerboa.
 
 import * as blobs from './blobs.mjs';
 import * as body from './body.mjs';
@@ -16,8 +16,8 @@ const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; body, sha256: all four read by py_engine/host/io_browser.py; blobs: store_browser.py;
-    storage: device_storage_browser.py. */
+/** files: "FOLDER/NAME" -> File; env: settings from the page; body, sha256: with the former two for
+    py_engine/host/io_browser.py; blobs: for store_browser.py; storage: for device_storage_browser.py. */
 export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, replay, sha256, storage, Tokenizer: null, renewTokenizers: null };
 
 const fetchBytes = async path => {
@@ -28,7 +28,7 @@ const fetchBytes = async path => {
 
 const hex = bytes => Array.from(bytes, b => b.toString(16).padStart(2, '0')).join('');
 
-/** Where snapshots are kept, by exact runtime and exact Python sources; null where there is no CacheStorage. */
+/** Returns where snapshots are stored, by exact runtime and exact Python sources; null without CacheStorage. */
 export async function snapshotPlace(runtime, version, sources) {
   try {
     const digest = hex(new Uint8Array(await crypto.subtle.digest('SHA-256', await new Blob(sources).arrayBuffer())));
@@ -38,7 +38,7 @@ export async function snapshotPlace(runtime, version, sources) {
   }
 }
 
-/** Lay an archive's files into Python's working folder. */
+/** Unpack an archive into Python's working folder. */
 export function unpack(py, archive) {
   py.FS.writeFile('/tmp/unpack.zip', archive);
   py.runPython(`
@@ -49,21 +49,22 @@ with zipfile.ZipFile("/tmp/unpack.zip") as archive:
   py.FS.unlink('/tmp/unpack.zip');
 }
 
-/** Lay what fetchSources() gave where Python imports it. */
+/** Put the result of fetchSources() where Python imports it. */
 export function install(py, [engine, worker]) {
   unpack(py, engine);
   py.FS.mkdirTree(`${HOME}/app`);
   py.FS.writeFile(`${HOME}/app/worker.py`, worker);
 }
 
-/** What every Pyodide here is booted with. Messages hold null where a setting is absent: that is None, in both versions. */
+/** Settings with which every Pyodide here is booted. In messages null means that a setting is absent; both versions must turn
+    it into None. */
 export const bootOptions = runtime => ({ indexURL: runtimeUrl(runtime), convertNullToNone: true });
 export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
-/** [engine.zip, app/worker.py]: all the Python that runs here. */
+/** Returns [engine.zip, app/worker.py]: all the Python that runs here. */
 export const fetchSources = () => Promise.all([fetchBytes('engine.zip'), fetchBytes('app/worker.py')]);
 export const fetchWheels = () => Promise.all(WHEELS.map(name => fetchBytes(`vendor/wheels/${name}`)));
 
-/** A copy of the tokenizers as jerboa.Tokenizer, the first one or, after a panic in Rust, one that does not know of it. */
+/** Sets jerboa.Tokenizer to the tokenizers module; after a panic in Rust, to a fresh copy of it. */
 let copies = 0;
 async function renewTokenizers() {
   copies += 1;
@@ -72,16 +73,16 @@ async function renewTokenizers() {
 }
 jerboa.renewTokenizers = renewTokenizers;
 
-/** Pyodide's module with a memory that a snapshot fits into. Pyodide 314 lays a snapshot into the memory that a module
-    begins with (30 MiB) and fails where Python had grown beyond that; 0.27 sees to it itself and leaves this out. */
+/** Create Pyodide's module with enough memory for a snapshot. Pyodide 314 copies a snapshot into the module's initial memory
+    (30 MiB) and fails if Python had grown beyond that. 0.27 handles this itself and does not call this. */
 async function createWithRoom(base, settings, bytes) {
   const { default: create } = await import(`${base}pyodide.asm.mjs`);
   const module = await create(settings);
-  while (module.HEAP8.length < bytes && module._malloc(1 << 20)); // the snapshot lies over all of it afterwards
+  while (module.HEAP8.length < bytes && module._malloc(1 << 20)); // the snapshot overwrites all of it afterwards
   return module;
 }
 
-/** Pyodide with the engine's sources in it: {py, version, snapshot: bool, place}. `tell(words)`: what it is at. */
+/** Returns Pyodide with the engine's sources loaded: {py, version, snapshot: bool, place}. `tell(words)` reports progress. */
 export async function boot(runtime, tell) {
   tell('Fetching Python');
   const base = runtimeUrl(runtime);
@@ -92,13 +93,13 @@ export async function boot(runtime, tell) {
   const kept = await place?.store.match(place.key);
   let py = null;
   if (kept) {
-    tell('Starting Python where an earlier visit left off');
+    tell('Starting Python from a snapshot of an earlier visit');
     try {
       const _loadSnapshot = new Uint8Array(await kept.arrayBuffer());
       const createPyodideModule = settings => createWithRoom(base, settings, _loadSnapshot.length);
       py = await loadPyodide({ ...bootOptions(runtime), _loadSnapshot, createPyodideModule });
-      py.runPython('import random; random.seed()'); // else every visit repeats the random numbers of the snapshot
-    } catch (error) { // snapshots are no public interface of Pyodide: the plain boot is the way out
+      py.runPython('import random; random.seed()'); // otherwise every visit repeats the random numbers of the snapshot
+    } catch (error) { // snapshots are not a public interface of Pyodide, so fall back to the plain boot
       py = null;
       console.warn('the memory snapshot did not load, booting without it:', error);
       await place.store.delete(place.key);
@@ -106,7 +107,7 @@ export async function boot(runtime, tell) {
   }
   const snapshot = py !== null;
   if (!py) {
-    tell('Starting Python'); // its own files come meanwhile
+    tell('Starting Python'); // its own files are fetched meanwhile
     py = await loadPyodide(bootOptions(runtime));
   }
   tell('Starting the engine');
@@ -115,10 +116,10 @@ export async function boot(runtime, tell) {
   return { py, version, snapshot, place };
 }
 
-/** Jinja2 and MarkupSafe, wanted by the first chat. */
+/** Fetch Jinja2 and MarkupSafe, which the first chat needs. */
 let wheels = null;
 export function prepareChat(py) {
   wheels ??= fetchWheels().then(archives => archives.forEach(archive => unpack(py, archive)));
-  wheels.catch(() => { wheels = null; }); // offline now, perhaps not at the next try
+  wheels.catch(() => { wheels = null; }); // offline now; the next try may work
   return wheels;
 }

@@ -1,10 +1,10 @@
-// Chats where the browser gives no IndexedDB: each is one text in localStorage, or in memory where that is refused too.
-// The same methods as chat_store.mjs's transactions have; a change is written as a whole at its end, or not at all.
+// Chats where the browser has no IndexedDB: each is one text in localStorage, or in memory where that is refused too. The
+// methods are those of chat_store.mjs's transactions. A change is written as a whole at its end, or not at all.
 
 const CHAT = 'jerboa.kept.';
 const DRAFT = 'jerboa.draft.';
 
-/** localStorage's interface, as long as the page lasts. */
+/** localStorage's interface in memory: lasts as long as the page. */
 class Memory {
   #texts = new Map();
   get length() { return this.#texts.size; }
@@ -16,7 +16,7 @@ class Memory {
 
 export class Texts {
   #area;
-  #before = Promise.resolve(); // changes come one after another
+  #before = Promise.resolve(); // changes run one after another
 
   constructor() {
     try {
@@ -45,7 +45,7 @@ export class Texts {
 
 class Change {
   #area;
-  #chats = new Map();  // id -> {chat, messages} that were read or made; null: dropped
+  #chats = new Map();  // id -> {chat, messages} that were read or created; null: deleted
   #drafts = new Map(); // key -> text, or null
   #changed = new Set();
 

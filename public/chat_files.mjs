@@ -1,15 +1,15 @@
-// Chats as files: what app/exports.py writes, and what other programs write, made into the records of chat_store.mjs.
+// Chats as files: the format that app/exports.py writes and those of other programs, converted to chat_store.mjs's records.
 //
 //   {"format": "jerboa-chats", "version": 1, "chats": [CHAT, ...]}
 //   CHAT: {"id", "title", "updated", "chosen", "messages": [the conversation as it is shown], "others": [other versions]}
 //   MESSAGE: {"role", "content", "id", "parent", "made", ...}
 //
-// Also taken: one CHAT or a list of them; {"messages": [{"role", "content"}]} or that list alone; exports of Open WebUI, of
-// ChatGPT (conversations.json) and of Claude. What has no id gets one that follows from its words, so that a file that is
-// read twice adds nothing the second time. A file that is none of these is refused in words, and nothing of it is kept.
+// Also accepted: one CHAT or a list of them; {"messages": [{"role", "content"}]} or that list alone; exports of Open WebUI, of
+// ChatGPT (conversations.json) and of Claude. A message without an id gets one computed from its content, so importing a file
+// twice adds nothing the second time. Any other file is refused with a message, and nothing of it is stored.
 
 const MAX_BYTES = 200e6;
-const DEEPEST = 24; // of values inside a message: MicroPython's stack is short
+const DEEPEST = 24; // levels of nesting inside a message: MicroPython's stack is small
 const MAX_NAME = 200;
 const MAX_MESSAGES = 500_000;
 const ROLES = { user: 'user', human: 'user', assistant: 'assistant', model: 'assistant', ai: 'assistant', bot: 'assistant',
@@ -27,8 +27,8 @@ const isName = value => typeof value === 'string' && value !== '' && value.lengt
 const named = (...values) => values.find(isName);
 const cut = (text, length) => text.length > length ? text.slice(0, length) + '\u2026' : text;
 
-/** 128 bits that follow from a JSON value, as hex: FNV-1a in four lanes. Who makes two values meet has a message less in a
-    file of his own; what is kept here is compared word by word. */
+/** A 128-bit hash of a JSON value, as hex: FNV-1a in four lanes. A forged collision only loses a message of the forged file,
+    because stored messages are compared by their full content. */
 function digest(value) {
   const text = JSON.stringify(value);
   const lanes = [0x811c9dc5, 0x9e3779b9, 0x85ebca6b, 0xc2b2ae35];
@@ -40,7 +40,7 @@ function digest(value) {
   return lanes.map(lane => (lane >>> 0).toString(16).padStart(8, '0')).join('');
 }
 
-/** ISO 8601 of such a text, of seconds or of milliseconds; undefined of anything else. */
+/** Returns an ISO 8601 text for such a text, for seconds or for milliseconds; undefined for anything else. */
 function moment(value) {
   const given = typeof value === 'number' && value > 0 ? new Date(value < 1e11 ? value * 1000 : value)
     : typeof value === 'string' && /^\d{4}-/.test(value) ? new Date(value) : null;
@@ -49,7 +49,7 @@ function moment(value) {
 
 // ---- reading
 
-/** [{chat, messages}] of a File. */
+/** Returns [{chat, messages}] of a File. */
 export async function chatsOfFile(file) {
   if (file.size > MAX_BYTES) refuse(`"${file.name}" is larger than ${MAX_BYTES / 1e6} MB, which is more than is read here.`);
   let value;
@@ -66,7 +66,7 @@ export async function chatsOfFile(file) {
   }
 }
 
-/** The same of a JSON value. */
+/** Returns the same for a JSON value. */
 export function chatsOf(value) {
   const list = Array.isArray(value) ? value : Array.isArray(value?.chats) ? value.chats : [value];
   if (value?.format === 'jerboa-chats' && value.version !== 1) refuse('It was written by a newer version of this page. Reload the page, then try again.');
@@ -109,15 +109,15 @@ function ofList(chat, where) {
 
 const texts = value => Object.fromEntries(Object.entries(value).filter(([, each]) => typeof each === 'string'));
 
-/** Open WebUI's: {history: {messages: {id: {id, parentId, role, content, timestamp}}, currentId}}. */
+/** Open WebUI's format: {history: {messages: {id: {id, parentId, role, content, timestamp}}, currentId}}. */
 function ofHistory(chat) {
   const list = Object.entries(chat.history.messages).map(([id, each]) =>
     isObject(each) ? { ...rest(each, ['parentId', 'childrenIds']), id, parent: each.parentId ?? '', made: each.timestamp } : each);
   return { list, current: chat.history.currentId };
 }
 
-/** ChatGPT's: {mapping: {id: {message: {author: {role}, content: {parts}, create_time}, parent}}, current_node}. What is no
-    turn of a person's or of the model's, or holds no words, is left out; its children follow its parent. */
+/** ChatGPT's format: {mapping: {id: {message: {author: {role}, content: {parts}, create_time}, parent}}, current_node}. Nodes
+    that are not a turn of the user or the model, or have no text, are left out; their children move to their parent. */
 function ofMapping(chat) {
   const spoken = node => ['user', 'assistant'].includes(node?.message?.author?.role) && wordsOf(node.message.content) !== '';
   const above = id => {
@@ -138,11 +138,11 @@ function ofMapping(chat) {
 
 const wordsOf = content => Array.isArray(content?.parts) ? textOf(content.parts) : typeof content?.text === 'string' ? content.text : '';
 
-/** The words of a list of parts; a part without any is named. */
+/** Returns the text of a list of parts; a part without text is named. */
 const textOf = parts => parts.map(part => typeof part === 'string' ? part : typeof part?.text === 'string' ? part.text
   : isObject(part) ? `[${cut(String(part.type ?? part.content_type ?? 'part'), 40)}]` : '').filter(Boolean).join('\n');
 
-/** A message with role, content, id, parent and made, where it has those; each further field stays. */
+/** Returns a message with role, content, id, parent and made, where it has those; other fields are kept. */
 function messageOf(found, where) {
   if (!isObject(found)) refuse(`${where} is no JSON object.`);
   if (isDeep(found, DEEPEST)) refuse(`${where} nests deeper than ${DEEPEST} values.`);
@@ -157,7 +157,7 @@ function messageOf(found, where) {
     id: named(found.id, found.uuid), made: moment(found.made) ?? moment(found.created_at) ?? moment(found.timestamp) };
 }
 
-/** With ids, parents and times where those lack, parents first. What names no parent follows the one before it. */
+/** Fills in missing ids, parents and times; parents come first. A message without a parent follows the one before it. */
 function placed(list, where) {
   const ids = new Set(list.map(({ id }) => id).filter(Boolean));
   let before = '';
@@ -172,7 +172,7 @@ function placed(list, where) {
   return ordered;
 }
 
-/** Parents before children, siblings in the order they were made. */
+/** Sorts parents before children, siblings in the order they were made. */
 function inOrder(messages) {
   const below = childrenOf(messages);
   const ordered = [], waiting = ['']; const passed = new Set();
@@ -196,7 +196,7 @@ function childrenOf(messages) {
   return below;
 }
 
-/** {parent: child} along the way to the message that was shown last. */
+/** Returns {parent: child} along the path to the message that was shown last. */
 function chosenBy(messages, current) {
   const parents = new Map(messages.map(({ id, parent }) => [id, parent]));
   const chosen = {};
@@ -207,12 +207,13 @@ function chosenBy(messages, current) {
   return chosen;
 }
 
-// ---- into what is kept
+// ---- merging with stored chats
 
 const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '');
 
-/** What of `messages` (parents first) is not among `kept`: {added, outdated: ids, there: count}. One that is kept with other
-    words becomes a version beside it, with all that follows it. An answer that was cut off and now is there in more words is outdated. */
+/** Compares `messages` (parents first) with the stored ones (`kept`): {added, outdated: ids, there: count}. A stored message
+    with a different text gets the new one as a version beside it, with all that follows. A stored answer that was cut off is
+    outdated if the file has it longer. */
 export function merged(kept, messages) {
   const known = new Map(kept.map(each => [each.id, each]));
   const below = childrenOf(kept);
@@ -239,7 +240,7 @@ export function merged(kept, messages) {
   return { added, outdated, there };
 }
 
-/** `chosen` of a chat that gets versions: what is shown stays so. */
+/** Returns `chosen` for a chat that gets new versions: what is shown stays the same. */
 export function pinned(chosen, kept, { added, outdated }) {
   const forks = new Set(added.map(({ parent }) => parent));
   const shown = pathOf(chosen, kept).filter(({ id, parent }) => forks.has(parent) && !outdated.includes(id));
@@ -250,14 +251,14 @@ const isCutOff = ({ role, stats, error }) => role === 'assistant' && !stats && !
 
 // ---- writing
 
-/** A chat as it stands in a file: first the conversation as it is shown. */
+/** Returns a chat in the file's format: first the conversation as it is shown. */
 export function asFile(chat, messages) {
   const path = pathOf(chat.chosen, messages);
   const shown = new Set(path);
   return { ...chat, messages: path, others: messages.filter(each => !shown.has(each)) };
 }
 
-/** From the top down, as app/tree.py shows it. */
+/** Walks down the path that is shown, as app/tree.py does. */
 function pathOf(chosen, messages) {
   const below = childrenOf(messages);
   const path = []; const passed = new Set();

@@ -1,17 +1,17 @@
-// Chats on this device, for app/chats.py: in IndexedDB, one record a message, so that two tabs never overwrite each
-// other's turns. Where that is refused, a chat is one text in localStorage, or lasts as long as the page (chat_fallback.mjs).
+// Chats on this device, for app/chats.py: in IndexedDB, one record a message, so that two tabs never overwrite each other's
+// turns. Without IndexedDB, a chat is one text in localStorage, or lasts as long as the page (chat_fallback.mjs).
 //
 //   chats     {id, title, updated, chosen, ...}        chosen: {id of a message, "" above the first: which answer to it is shown}
 //   messages  {chat, id, parent, made, body}           parent: the message that it follows, "" for a first one
 //   drafts    {chat, tab, text, updated}               what was written and not sent, by the tab that it was written in; chat "": a new one
 //
-// Everything goes in and out as JSON text, in which a message is its body with id, parent and made. A JavaScript exception
-// passes MicroPython's `except` by, so nothing here throws or rejects: what failed is {"error": {"name", "message"}}.
-// Other tabs hear what was changed over a BroadcastChannel.
+// All data goes in and out as JSON text. A message there is its body with id, parent and made. MicroPython's `except` does not
+// catch a JavaScript exception, so no function here throws or rejects: an error is returned as {"error": {"name", "message"}}.
+// Changes are announced to other tabs over a BroadcastChannel.
 
 const NAME = 'jerboa-chats';
 const VERSION = 1;
-const OPEN_PATIENCE_MS = 8000; // some WebKits were seen never to answer
+const OPEN_PATIENCE_MS = 8000; // some versions of WebKit never answer
 const PATIENCE_MS = 20000;     // of one transaction; a disk may be busy
 const FILE_PATIENCE_MS = 180000;
 
@@ -26,7 +26,7 @@ const tab = (() => {
   }
 })();
 
-// A tab that lives holds the lock of its name: another one's draft is shown elsewhere only when it is gone.
+// Each open tab holds the lock of its name. Another tab's draft is shown only when that tab is closed.
 const LOCK = 'jerboa.tab.';
 navigator.locks?.request(LOCK + tab, () => new Promise(() => {})).catch(() => {});
 const livingTabs = async () => {
@@ -66,11 +66,11 @@ class IndexedDb {
       db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
     };
     this.#db = await within(promised(request), OPEN_PATIENCE_MS, 'the database of this browser does not answer');
-    this.#db.onversionchange = () => { // a newer page makes the next version
+    this.#db.onversionchange = () => { // a newer page upgrades the database
       this.#db?.close();
       this.#db = null;
     };
-    this.#db.onclose = () => { this.#db = null; };      // the person deleted this site's data
+    this.#db.onclose = () => { this.#db = null; };      // the user deleted this site's data
     return this;
   }
 
@@ -85,7 +85,7 @@ class IndexedDb {
   }
 }
 
-/** Each method gives a promise; run() resolves when all of it is kept, and rejects when nothing is. */
+/** Each method returns a promise. run() resolves when everything is stored, and rejects when nothing is. */
 class Transaction {
   #transaction;
   #ended;
@@ -96,7 +96,7 @@ class Transaction {
       transaction.oncomplete = () => good();
       transaction.onabort = () => bad(transaction.error ?? new Error('the database gave the change up'));
     });
-    this.#ended.catch(() => {}); // whoever awaits run() hears of it
+    this.#ended.catch(() => {}); // the error is handled where run() is awaited
   }
 
   async run(work) {
@@ -138,7 +138,7 @@ class Transaction {
   }
 }
 
-let reason = ''; // why there is no database
+let reason = ''; // why IndexedDB is not used
 let store = null;
 const opening = (async () => {
   try {
@@ -161,45 +161,45 @@ export function listen(heard) {
   if (channel) channel.onmessage = ({ data }) => heard(json(data));
 }
 
-// ---- what app/chats.py asks for
+// ---- for app/chats.py
 
-/** {kind: "indexed-db", "local-storage" or "memory", reason}. */
+/** Returns {kind: "indexed-db", "local-storage" or "memory", reason}. */
 export const opened = () => answer(async () => ({ kind: (await opening).kind, reason }));
 
-/** [{id, title, updated}], in no order. */
+/** Returns [{id, title, updated}], in no order. */
 export const list = () => answer(async () =>
   (await read(t => t.chats())).map(({ id, title, updated }) => ({ id, title, updated })));
 
 const read = async work => (await opening).run('readonly', work);
 const change = async (work, durability) => (await opening).run('readwrite', work, durability);
 
-const adopted = new Map(); // chat -> the tab that is gone whose draft is shown in this one
+const adopted = new Map(); // chat -> the closed tab whose draft is shown in this one
 
-/** {chat, messages, draft}; chat is null where there is none of this id ("": what is unsent belongs to a new one). */
+/** Returns {chat, messages, draft}; chat is null if there is none of this id ("": returns the draft of a new chat). */
 export const load = id => answer(async () => {
   const living = await livingTabs();
   const [chat, messages, drafts] = await read(t => Promise.all([t.chat(id), t.messages(id), t.draftsOf(id)]));
   const mine = drafts.find(draft => draft.tab === tab);
   const gone = drafts.filter(draft => !living.has(LOCK + draft.tab)).sort((a, b) => a.updated < b.updated ? 1 : -1);
   const draft = mine ?? gone[0];
-  if (draft && !mine) { // from now on it is this tab's
+  if (draft && !mine) { // from now on the draft belongs to this tab
     adopted.set(id, draft.tab);
     await change(t => putDraft(t, id, draft.text)).catch(() => {});
   }
   return { chat: chat ?? null, messages: messages.map(outside), draft: draft?.text ?? '' };
 });
 
-/** Messages by their ids (JSON); those that are gone are left out. */
+/** Returns messages by their ids (JSON); deleted ones are left out. */
 export const some = (id, ids) => answer(() => read(async t => {
   const found = await Promise.all(JSON.parse(ids).map(each => t.message(id, each)));
   return found.filter(Boolean).map(outside);
 }));
 
-/** Keep `messages` (the first one new, the others below it) and the chat's record.
-    `seen`: how many of the chat's messages this page knows to be kept. `follow`: what another tab has put behind the
-    first one's parent stays before it. `sent`: this tab's draft has become a message. `fresh`: other tabs may show them.
-    {parent, others}: of the first message as it was kept, and all messages where the page does not know each;
-    {gone}: the chat was deleted, and nothing is kept. */
+/** Store `messages` (the first one new, the others below it) and the chat's record. `seen`: how many of the chat's messages
+    this page knows to be stored. `follow`: messages that another tab has added after the first one's parent stay before it.
+    `sent`: the draft of this tab that has become a message. `fresh`: other tabs may show the messages. Returns {parent,
+    others}: the parent with which the first message was stored, and all messages if the page does not know each; or {gone}: the
+    chat was deleted, and nothing is stored. */
 export const write = text => answer(async () => {
   const { chat, messages, seen, follow, sent, fresh, strict } = JSON.parse(text);
   const found = await change(async t => {
@@ -238,13 +238,13 @@ const dropDrafts = (t, chat) => {
   return Promise.all(names.map(name => t.dropDraft(chat, name)));
 };
 
-/** Keep what stands in the message box of a chat; "" forgets it. */
+/** Store the text in the message box of a chat; "" deletes it. */
 export const draft = (chat, text) => answer(() => change(async t => { await putDraft(t, chat, text); }));
 
 const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
   ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
 
-/** The page is about to go: nothing can be waited for. `text`: {draft: {chat, text} or null, messages: [{chat, message}]}. */
+/** Save before the page closes, without waiting. `text`: {draft: {chat, text} or null, messages: [{chat, message}]}. */
 export function last(text) {
   const { draft: unsent, messages } = JSON.parse(text);
   try {
@@ -255,13 +255,13 @@ export function last(text) {
   } catch { /* there is no store, or it is closed */ }
 }
 
-/** Forget a chat with all that belongs to it. */
+/** Delete a chat with all that belongs to it. */
 export const drop = id => answer(async () => {
   await change(t => t.drop(id), 'strict');
   tell({ op: 'dropped', chat: id });
 });
 
-/** Forget every chat. */
+/** Delete every chat. */
 export const dropAll = () => answer(async () => {
   await change(async t => {
     const [chats, drafts] = await Promise.all([t.chats(), t.drafts()]);
@@ -271,8 +271,8 @@ export const dropAll = () => answer(async () => {
   tell({ op: 'dropped', chat: null });
 });
 
-/** {url}: the address of a file with every chat, to be revoked. `ours` (JSON): those that the page has in memory, which
-    may be ahead of the store. */
+/** Returns {url}: the URL of a file with every chat, to be revoked. `ours` (JSON): chats in the page's memory, which may be
+    newer than the store. */
 export const everything = ours => answer(async () => {
   const held = new Map(JSON.parse(ours).map(chat => [chat.id, chat]));
   const { asFile } = await import('./chat_files.mjs');
@@ -290,14 +290,15 @@ export const everything = ours => answer(async () => {
   return { url: URL.createObjectURL(blob) };
 });
 
-/** Take chats in: `text` is JSON of one, as chat_files.mjs reads them. {first, changes, chats, messages, there}: the
-    id of the first one, what other tabs hear, how many came in, and how many messages were here already. */
+/** Import chats: `text` is JSON of one, in the form that chat_files.mjs returns. Returns {first, changes, chats, messages,
+    there}: the id of the first one, what to announce to other tabs, how many chats and messages were imported, and how many
+    messages were here already. */
 export const takeIn = text => answer(async () => takeAll((await import('./chat_files.mjs')).chatsOf(JSON.parse(text))));
 
-/** The same of a file that a person chose. Answers {error} in words when it holds no chats. */
+/** Import a file that a user chose. Returns {error} with a message if it holds no chats. */
 export const takeFile = file => answer(async () => takeAll(await (await import('./chat_files.mjs')).chatsOfFile(file)));
 
-/** All of them, or none. */
+/** Import all of them, or none. */
 async function takeAll(chats) {
   const { merged, pinned } = await import('./chat_files.mjs');
   const take = async (t, { chat, messages }) => {

@@ -1,33 +1,33 @@
-// Storage helpers of the page: how much may be kept on this device, whether the browser may throw it away, and how the
-// page is installed. For any script of the page (import { getStorageStatus } from './device_storage.mjs'), for app/storage.py
-// and, in the worker, for py_engine/host/device_storage_browser.py. MB are 10^6 bytes. Whatever a browser lacks or refuses
-// (no navigator.storage, an insecure address, a private window), nothing throws, but canCacheModel when its size is none.
+// Storage helpers of the page: how much may be stored on this device, whether the browser may delete it, and how the page is
+// installed. For any script of the page (import { getStorageStatus } from './device_storage.mjs'), for app/storage.py and, in
+// the worker, for py_engine/host/device_storage_browser.py. MB are 10^6 bytes. Whatever a browser lacks or refuses (no
+// navigator.storage, an insecure address, a private window), no function throws, except canCacheModel for an invalid size.
 //
-// A worker sees neither screen nor display mode: there the page's answers stand in jerboa.env (app/client.py).
-// What browsers estimate is a hint, not a promise: loaders write and handle the error.
+// A worker can read neither screen nor display mode; it finds the page's answers in jerboa.env (app/client.py). Browsers only
+// estimate: a write may still fail, and loaders handle that error.
 
 const MB = 1e6;
-const PATIENCE_MS = 2000; // for an estimate: some take long over a large store, and nobody waits for them
-const INSTALLED = ['standalone', 'minimal-ui', 'window-controls-overlay']; // fullscreen may be a tab's, too
+const PATIENCE_MS = 2000; // for an estimate: some take long over a large store
+const INSTALLED = ['standalone', 'minimal-ui', 'window-controls-overlay']; // not fullscreen: a tab may be in it, too
 const ON_A_PAGE = typeof document !== 'undefined';
 const told = name => Boolean(globalThis.jerboa?.env.get(name));
 const agent = navigator.userAgent;
 
-/** An iPhone, iPod or iPad, also one that asks for desktop pages: then it says Macintosh, but has a touch screen, and
-    WebKit's name without that of a browser that brings another engine. */
+/** Tells whether this is an iPhone, iPod or iPad, also one that asks for desktop pages: it says Macintosh, but has a touch
+    screen, and WebKit's name without that of a browser with another engine. */
 export function isIOS() {
   if (/iPhone|iPad|iPod/.test(agent)) return true;
   if (!ON_A_PAGE) return told('JERBOA_IOS'); // workers have no maxTouchPoints
   return /Macintosh.*AppleWebKit/.test(agent) && !/Chrome|Chromium|Firefox/.test(agent) && navigator.maxTouchPoints > 0;
 }
 
-/** True when the page runs as an app of its own, from the Home Screen or a desktop's launcher. */
+/** Tells whether the page runs as an installed app, from the Home Screen or a desktop's launcher. */
 export function isStandalone() {
   if (!ON_A_PAGE) return told('JERBOA_INSTALLED');
   return navigator.standalone === true || INSTALLED.some(mode => matchMedia(`(display-mode: ${mode})`).matches);
 }
 
-/** A phone or tablet, found by what it has. */
+/** Tells whether this is a phone or tablet, by its features. */
 export function isHandheld() {
   if (isIOS() || navigator.userAgentData?.mobile === true) return true; // an iPad with a trackpad has a fine pointer
   if (!ON_A_PAGE) return told('JERBOA_HANDHELD');
@@ -45,7 +45,7 @@ const soon = answer => Promise.race([answer, new Promise(done => setTimeout(done
 const isSize = number => typeof number === 'number' && Number.isFinite(number) && number >= 0;
 const inMB = bytes => isSize(bytes) ? Math.round(bytes / MB) : null;
 
-/** {quotaMB, usageMB, availableMB, persisted, installed, ios}; the numbers are null where the browser gives none. */
+/** Returns {quotaMB, usageMB, availableMB, persisted, installed, ios}; numbers that the browser does not give are null. */
 export async function getStorageStatus() {
   const [estimate, persisted] = await Promise.all([soon(asked('estimate')), soon(asked('persisted'))]);
   const { quota, usage } = estimate ?? {};
@@ -59,7 +59,7 @@ export async function getStorageStatus() {
   };
 }
 
-/** {fits, availableMB, recommendInstall} for a model of sizeMB. Unknown space counts as enough. */
+/** Returns {fits, availableMB, recommendInstall} for a model of sizeMB. Unknown space counts as enough. */
 export async function canCacheModel(sizeMB) {
   if (!isSize(sizeMB)) {
     const got = typeof sizeMB === 'string' ? JSON.stringify(sizeMB) : String(sizeMB);
@@ -70,27 +70,27 @@ export async function canCacheModel(sizeMB) {
   return { fits, availableMB, recommendInstall: !installed && (ios || isHandheld() || !fits) };
 }
 
-/** Ask the browser never to throw away by itself what is kept here; whether it agreed. Some browsers ask the person, and
-    this waits for them. A worker can only look. */
+/** Ask the browser never to delete this page's data by itself; returns whether it agreed. Some browsers ask the user, and this
+    waits for the answer. A worker can only read the current state. */
 export async function requestPersistentStorage() {
   return await soon(asked('persisted')) === true || await asked('persist') === true;
 }
 
 // ---- installing
 
-let offer = null; // the browser's own prompt, kept for the moment when the person wants it
+let offer = null; // the browser's install prompt, kept until the user wants it
 
 if (ON_A_PAGE) {
   addEventListener('beforeinstallprompt', event => {
-    if (isIOS()) return; // no browser of iOS has it: one that calls itself iOS to try a page out
+    if (isIOS()) return; // no iOS browser has it; this is another browser that imitates iOS
     event.preventDefault();
     offer = event;
   });
   addEventListener('appinstalled', () => { offer = null; });
 }
 
-/** {installed, manual, steps}: manual is false where promptInstall() opens the browser's own prompt; no steps: this
-    browser installs no pages. */
+/** Returns {installed, manual, steps}: manual is false where promptInstall() opens the browser's install prompt; without steps,
+    this browser cannot install pages. */
 export function getInstallGuidance() {
   if (isStandalone()) return { installed: true, manual: false, steps: [] };
   if (offer) return { installed: false, manual: false, steps: ['Choose Install.'] };
@@ -109,12 +109,12 @@ function manualSteps() {
     return ['Open the File menu.', 'Choose "Add to Dock".'];
   }
   if (/Chrome|Chromium/.test(agent)) return ['Click the install symbol at the end of the address bar.'];
-  return []; // this browser installs no pages
+  return []; // this browser cannot install pages
 }
 
 const OUTSIDE = 'this is the inside of another app, whose menu can do that.';
 
-/** How it is opened in the browsers of iOS: all have WebKit inside, and name themselves beside it. */
+/** How to install in the browsers of iOS: all use WebKit, and add their own name. */
 function shareMenu() {
   const square = 'Open the Share menu: the square with an arrow up';
   if (/CriOS/.test(agent)) return [`${square}, in the address bar.`];
@@ -124,7 +124,7 @@ function shareMenu() {
   return [`${square}, on some iPhones behind the three dots.`];
 }
 
-/** Open the browser's own prompt; whether the person accepted. False where there is none. */
+/** Open the browser's install prompt; returns whether the user accepted. False if there is no prompt. */
 export async function promptInstall() {
   const event = offer;
   offer = null; // it can be shown once

@@ -1,28 +1,28 @@
-// The page /diagnostics: facts about this device, and tests of its dispatches (dispatch_tests of py_engine/diagnostics)
-// through the engine's worker. Rows are shown, posted to the server where it takes them (./dev run), and kept in IndexedDB,
-// strictly: what is to be tried is on the medium before the worker is let try it, so that the next visit has all rows of a
-// run that ended the tab. They can be saved at any time, in a run and after one.
+// The page /diagnostics: facts about this device, and tests of its dispatches (dispatch_tests of py_engine/diagnostics) through
+// the engine's worker. Rows are shown, posted to the server if it accepts them (./dev run), and stored in IndexedDB. A row that
+// announces a test is on the disk before the worker starts it, so that after a crash the next visit has all rows. They can be
+// saved at any time, during a run and after it.
 //
-// ?tests=sweep,forward  only these    ?most=2  points of each test    ?run  begin at once    ?runtime=py27
+// ?tests=sweep,forward  only these    ?most=2  points of each test    ?run  start at once    ?runtime=py27
 
 import { KINDS, openStore } from './blobs.mjs';
 import { getStorageStatus, isIOS } from './device_storage.mjs';
 
-const KEPT = 'rows.jsonl'; // those of the last run, a JSON object a line
+const KEPT = 'rows.jsonl'; // rows of the last run, a JSON object a line
 const kept = openStore('diagnostics', true, [KINDS.Records]);
-const CALIBRATION = 'jerboa.proven-groups'; // what submits were proven on this device
+const CALIBRATION = 'jerboa.proven-groups'; // submit settings that work on this device
 const find = id => document.getElementById(id);
 const asked = new URLSearchParams(location.search);
 const boxes = [...document.querySelectorAll('#form input')];
 
 let worker = null;
 let lines = [];
-let taken = true; // whether the server takes rows
-let filing = Promise.resolve(); // of all rows so far
-let bytes = 0; // of them, in the store
+let taken = true; // whether the server accepts rows
+let filing = Promise.resolve(); // resolves when all rows so far are stored
+let bytes = 0; // bytes of rows in the store
 let limits = null;
-let system = ''; // and its version
-let run = ''; // the name of the one under way
+let system = ''; // the system and its version
+let run = ''; // name of the current run
 
 // ---- rows
 
@@ -34,7 +34,7 @@ async function keep(line) {
   bytes += data.length;
 }
 
-/** Keep and post a row, with what tells where it comes from. Resolves when it would outlive the tab, or cannot be kept. */
+/** Store and post a row, with its origin. Resolves when the row is safe from a crash, or cannot be stored. */
 function file(row) {
   const whole = { ...row, run, at: new Date().toISOString(), page: location.href, agent: navigator.userAgent, system, limits };
   const line = JSON.stringify(whole);
@@ -148,7 +148,7 @@ const LIMITS = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxComputeWorkg
 
 const limitsOf = ({ limits: all }) => Object.fromEntries(LIMITS.map(name => [name, all[name]]));
 
-/** null where there is none after two seconds of asking: a fresh browser may answer null at first. */
+/** Returns null if there is none after two seconds: a fresh browser may answer null at first. */
 async function adapterOf() {
   for (let i = 0; navigator.gpu && i < 10; i++) {
     const adapter = await navigator.gpu.requestAdapter().catch(() => null);
@@ -166,20 +166,20 @@ function calibration() {
   }
 }
 
-/** The system and its version: from the browser where it tells (Chromium), else as the user agent names it. */
+/** Returns the system and its version: from the browser if it tells them (Chromium), else from the user agent. */
 async function systemOf(agent) {
   const hints = await navigator.userAgentData?.getHighEntropyValues(['platformVersion', 'model']).catch(() => null);
   if (hints) return [hints.platform, hints.platformVersion, hints.model].filter(Boolean).join(' ');
   const [, version] = / OS (\d[\d_]*) like Mac/.exec(agent) ?? [];
   if (version) return `iOS ${version.replaceAll('_', '.')}`;
-  // An iPad that asks for desktop pages names a Mac that never changes; its Safari has the system's number.
+  // An iPad that asks for desktop pages reports a Mac version that never changes; its Safari has the system's version.
   const [, safari] = /Version\/([\d.]+)/.exec(agent) ?? [];
   if (isIOS()) return `iPadOS ${safari ?? ''}`.trim();
   const [named] = /(Mac OS X|Android|Windows NT) [\d._]+/.exec(agent) ?? [];
   return (named ?? navigator.platform).replaceAll('_', '.');
 }
 
-/** What the page knows: adapter, storage, calibration of submits, the system. */
+/** Collects what the page knows: adapter, storage, calibration of submits, the system. */
 async function facts() {
   const adapter = await adapterOf();
   const info = adapter?.info;
@@ -218,12 +218,12 @@ async function showFacts() {
   return adapter !== null;
 }
 
-/** Rows of a run that was cut off, from an earlier visit. */
+/** Shows the rows of an earlier run that was cut off. */
 async function recall() {
   const store = await kept;
   const size = await store.size(KEPT).catch(() => null);
   if (!size) return;
-  lines = new TextDecoder().decode(await store.read(KEPT, 0, size)).split('\n').slice(0, -1); // one without its end was cut off
+  lines = new TextDecoder().decode(await store.read(KEPT, 0, size)).split('\n').slice(0, -1); // a line without an end was cut off
   if (!lines.length) return;
   find('save').disabled = false;
   const last = JSON.parse(lines.at(-1));

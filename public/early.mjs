@@ -1,5 +1,5 @@
-// A click is not lost when it comes before the page's Python runs: the last one, if it was on a button of main.py's table
-// of actions, is made again once that is there.
+// Keeps a click that comes before the page's Python runs: the last click on a button of main.py's table of actions is repeated
+// when Python is ready.
 
 let button = null;
 const note = ({ target }) => { button = target.closest('[data-do]'); };

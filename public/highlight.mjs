@@ -1,13 +1,13 @@
-// Colours for code, by highlight.js, which is loaded when the first code block in a language that it may know has ended.
-// What comes of it are spans of text: its own HTML is never used.
+// Colours code with highlight.js, which is loaded when the first code block in a language that it may know has ended. Its
+// result is used only as spans of text, never as HTML.
 
-const MOST_CHARACTERS = 50_000; // longer code stays plain: colouring it would hold the page up
+const MOST_CHARACTERS = 50_000; // longer code stays plain: colouring it would block the page
 const MOST_KEPT = 32;
 const SLICE_MS = 8;
 let library = null; // a promise of its module
-let ready = null; // the module, once it is here
+let ready = null; // the module, once it is loaded
 
-/** Collects what highlight.js finds, as nodes. Its own emitter shows which calls it makes: both names of each. */
+/** Collects the result of highlight.js as nodes. Both names of each method are needed, as in its own emitter. */
 class Nodes {
   constructor() {
     this.root = document.createDocumentFragment();
@@ -42,15 +42,15 @@ const load = async () => {
   ready = hljs;
 };
 
-/** The nodes of a code's text, null where its language is not known. */
+/** Returns the nodes of a code's text, null if its language is not known. */
 const colour = (text, language) => {
   if (!ready.getLanguage(language)) return null;
   const { root } = ready.highlight(text, { language, ignoreIllegals: true })._emitter;
   return root.textContent === text ? root : null;
 };
 
-const queue = []; // code elements that wait for their colours, with their languages
-const coloured = new Map(); // the last ones, by language and text: a list that grows is built again and again
+const queue = []; // code elements to be coloured, with their languages
+const coloured = new Map(); // the last results, by language and text: a growing list is rebuilt again and again
 
 const show = (code, key, nodes) => {
   coloured.delete(key);
@@ -59,7 +59,7 @@ const show = (code, key, nodes) => {
   code.replaceChildren(nodes.cloneNode(true));
 };
 
-/** Colour what waits, with a pause after some milliseconds: a long chat has many blocks. */
+/** Colour the queue, with pauses every few milliseconds: a long chat has many blocks. */
 const work = () => {
   const until = performance.now() + SLICE_MS;
   while (queue.length && performance.now() < until) {
@@ -71,7 +71,7 @@ const work = () => {
   if (queue.length) setTimeout(work);
 };
 
-/** Colour a code element that holds its whole text, soon or when the library is here; without it the text stays plain. */
+/** Colour a code element that holds its whole text, soon or when the library is loaded; without it the text stays plain. */
 export async function highlight(code, language) {
   const text = code.textContent;
   if (!language || code.childElementCount || text.length > MOST_CHARACTERS) return;
@@ -87,7 +87,7 @@ export async function highlight(code, language) {
     try {
       await library;
     } catch {
-      library = null; // offline before its first use, perhaps: the next block tries again
+      library = null; // perhaps offline before its first use; the next block tries again
       return;
     }
   }

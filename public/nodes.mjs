@@ -1,5 +1,6 @@
-// Builds what app/markdown.py has parsed, in one crossing. Safe by construction: only the tags below, text only as text
-// nodes, no attribute but a checked http(s) link, its number for a list, an alignment for a cell. Nothing is fetched.
+// Builds DOM nodes from the trees of app/markdown.py, in one call from Python. Safe by construction: only the tags below, text
+// only as text nodes, no attribute except a checked http(s) link, a list's first number, a cell's alignment. Nothing is
+// fetched.
 //
 // A tree is a string or [tag, ...children]; ["a", url, ...], ["ol", first, ...], ["th"|"td", alignment, ...],
 // ["fence", language, text, whether it has ended].
@@ -33,7 +34,7 @@ const build = tree => {
   }
   if (!PLAIN.has(tag)) throw new Error(`markdown has no ${tag}`);
   const node = make(tag, tree.slice(1));
-  if (tag === 'code') node.dir = 'ltr'; // so that it says nothing about the direction of the text around it
+  if (tag === 'code') node.dir = 'ltr'; // so that it does not decide the direction of the text around it
   return node;
 };
 
@@ -60,7 +61,7 @@ const link = (address, children) => {
   return node;
 };
 
-/** Show a code block in its node; what is shown already stays, colours included. */
+/** Show a code block in its node; unchanged text is left alone, colours included. */
 const fill = (node, [, language, text, ended]) => {
   node.querySelector('span').textContent = language;
   const code = node.querySelector('code');
@@ -69,7 +70,7 @@ const fill = (node, [, language, text, ended]) => {
   return node;
 };
 
-/** Keep root's first `keep` children and put the trees (JSON) after them. A code block that grows keeps its node. */
+/** Keep root's first `keep` children and put the trees (JSON) after them. A growing code block keeps its node. */
 export function update(root, keep, json) {
   const trees = JSON.parse(json);
   const old = root.children[keep];
@@ -79,6 +80,6 @@ export function update(root, keep, json) {
   }
   while (root.childNodes.length > keep) root.lastChild.remove();
   root.append(...trees.map(build));
-  // Each block runs in the direction of its own text; code, in the template, always from left to right.
+  // Each block has the direction of its own text; code, in the template, is always left to right.
   for (const node of [...root.children].slice(keep)) if (!node.dir) node.dir = 'auto';
 }

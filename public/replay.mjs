@@ -1,14 +1,14 @@
-// The part of the GPU host that is JavaScript: what would cost Python a crossing for each call.
+// The JavaScript part of the GPU host: loops that would cost Python a crossing for each call.
 //
-// py_engine/host/gpu_browser.py hands a recorded plan over once; from then on a forward pass, and the whole token
-// loop, run here. Names are WebGPU's own (https://www.w3.org/TR/webgpu/). No eval, no engine knowledge.
+// py_engine/host/gpu_browser.py passes a recorded plan once; from then on a forward pass, and the whole token loop, run here.
+// Names are WebGPU's own (https://www.w3.org/TR/webgpu/). No eval, and no knowledge of the engine.
 
 const RESULT_BYTES = 16; // RESULT_WORDS of py_engine/host/gpu.py: token, halt, position, count
-const CROSSING_MS = 16;  // at most one batch of results per this time goes to Python, after the first
+const CROSSING_MS = 16;  // after the first batch of results, Python gets at most one in this time
 
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 
-/** `size` bytes: those of `part`, over and over. */
+/** Returns `size` bytes: those of `part`, repeated. */
 function repeated(part, size) {
   const whole = new Uint8Array(size);
   whole.set(part.subarray(0, size));
@@ -16,19 +16,19 @@ function repeated(part, size) {
   return whole;
 }
 
-/** A device, its counters, and the errors that it reports late. */
+/** A device, its counters, and the errors that it reports later. */
 export class Device {
-  /** `oneInFlight`: copies and reads are submitted when all before them is done, and awaited (WebKit); plans say so
-      themselves. */
+  /** `oneInFlight`: copies and reads are submitted when all earlier work is done, and awaited (WebKit). Plans have their own
+      setting. */
   constructor(device, oneInFlight) {
     this.device = device;
     this.oneInFlight = oneInFlight;
     this.queue = device.queue;
-    this.lost = null;        // once lost: "reason: message"
+    this.lost = null;        // once the device is lost: "reason: message"
     this.uncaptured = null;  // the first error outside any scope
-    this.scopes = new Set(); // promises of the errors that are not known yet, or not told: null or [what, kind, message]
-    this.loops = new WeakMap(); // of a result's buffer: ends when its newest decode loop has given its slots back
-    this.line = Promise.resolve(); // ends when the last work that wanted the device alone is done
+    this.scopes = new Set(); // promises of errors, unknown or unreported so far: null or [what, kind, message]
+    this.loops = new WeakMap(); // by a result's buffer: resolves when its newest decode loop has returned its slots
+    this.line = Promise.resolve(); // resolves when the last work that needs the device alone is done
     this.clear();
     device.addEventListener('uncapturederror', event => {
       event.preventDefault?.();
@@ -39,21 +39,21 @@ export class Device {
 
   clear() { this.dispatches = this.submits = this.reads = this.inFlight = 0; }
 
-  /** [dispatches, submits, 16-byte reads, most steps in flight] since the last call. */
+  /** Returns [dispatches, submits, 16-byte reads, most steps in flight] since the last call. */
   takeCounts() {
     const counts = [this.dispatches, this.submits, this.reads, this.inFlight];
     this.clear();
     return counts;
   }
 
-  /** Run `make` inside error scopes; their errors come from firstError(), under the name `what`. */
+  /** Run `make` inside error scopes; firstError() returns their errors, under the name `what`. */
   scoped(what, make) {
     this.device.pushErrorScope('out-of-memory');
     this.device.pushErrorScope('validation');
     try {
       return make();
     } finally {
-      const none = () => null; // a lost device: `lost` tells of it
+      const none = () => null; // a lost device: `lost` has the reason
       const errors = [this.device.popErrorScope().catch(none), this.device.popErrorScope().catch(none)];
       const found = Promise.all(errors).then(([validation, memory]) => {
         if (memory) return [what, 'out-of-memory', memory.message];
@@ -65,8 +65,8 @@ export class Device {
     }
   }
 
-  /** The first error of what was made since the last call, as [what, kind, message], or null. Whoever calls it next, even
-      before this one is answered, hears of what is made from now on. */
+  /** Returns the first error since the last call, as [what, kind, message], or null. A call covers only what was made before
+      it, even if another call is still pending. */
   async firstError() {
     const [scopes, outside] = [[...this.scopes], this.uncaptured];
     this.scopes.clear();
@@ -77,8 +77,8 @@ export class Device {
     return found ?? (late ? ['a command', 'validation', late] : null);
   }
 
-  /** The result of `work`, which runs when all before it in this line is done: several models share the device, and of
-      WebKit's only one command buffer may be in flight. */
+  /** Run `work` after all earlier work of this line, and return its result. Several models share the device, and WebKit allows
+      only one command buffer in flight. */
   alone(work) {
     const done = this.line.then(work);
     this.line = done.catch(() => {});
@@ -93,8 +93,8 @@ export class Device {
     this.scoped(`upload of ${data.byteLength} bytes to '${label}'`, () => this.queue.writeBuffer(buffer, offset, data));
   }
 
-  /** Uploads of parts of `data`; `ranges`: start and end in it, offset in buffers[i] and bytes to write there, one after
-      the other. What is shorter than that is repeated. */
+  /** Upload parts of `data`. `ranges`: for each buffer the start and end in `data`, the offset in buffers[i] and the bytes to
+      write there. Data that is shorter is repeated. */
   writeParts(data, buffers, ranges) {
     this.scoped(`uploads to ${buffers.length} places`, () => buffers.forEach((buffer, i) => {
       const [start, end, offset, size] = ranges.slice(4 * i, 4 * i + 4);
@@ -103,7 +103,7 @@ export class Device {
     }));
   }
 
-  /** Copies between buffers; `ranges`: offset in sources[i], offset in targets[i] and size, one after the other. */
+  /** Copy between buffers. `ranges`: for each copy the offset in sources[i], the offset in targets[i] and the size. */
   async copy(sources, targets, ranges) {
     const submit = () => {
       this.scoped(`${sources.length} copies`, () => {
@@ -124,7 +124,7 @@ export class Device {
     });
   }
 
-  /** A copy of a range of a buffer, through a mapped buffer made for it. */
+  /** Returns a copy of a range of a buffer, by a temporary mapped buffer. */
   async read(buffer, offset, size) {
     const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
     const submit = () => {
@@ -141,7 +141,7 @@ export class Device {
     }
   }
 
-  /** `ranges`: offset and size of each buffer, one after the other. */
+  /** `ranges`: for each buffer the offset and size. */
   bindGroup(label, pipeline, buffers, ranges) {
     const entries = buffers.map((buffer, i) => (
       { binding: i, resource: { buffer, offset: ranges[2 * i], size: ranges[2 * i + 1] } }));
@@ -149,7 +149,7 @@ export class Device {
       this.device.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries })));
   }
 
-  /** Compile errors of `code` as text, '' when it compiles. */
+  /** Returns the compile errors of `code` as text, '' when it compiles. */
   async trial(code) {
     this.device.pushErrorScope('validation');
     const module = this.device.createShaderModule({ label: 'trial', code });
@@ -158,7 +158,7 @@ export class Device {
     return told || (error ? error.message : '');
   }
 
-  /** A compute pipeline of entry point main. Rejects with the compiler's message. */
+  /** Returns a compute pipeline of entry point main. Rejects with the compiler's message. */
   async pipeline(label, code, constants) {
     this.device.pushErrorScope('validation'); // a shader's error belongs to this pipeline, not to 'uncapturederror'
     const module = this.device.createShaderModule({ label, code });
@@ -173,14 +173,14 @@ export class Device {
     }
   }
 
-  /** Resolves soon after a failure, once it is known whether the device was lost. */
+  /** Call after a failure: resolves soon, once it is known whether the device was lost. */
   async settle() { await Promise.race([this.device.lost, sleep(200)]); }
 
   async idle() { await this.queue.onSubmittedWorkDone(); }
 }
 
-/** A plan: dispatches i has pipelines[i], groups[i], counts[3i..3i+2]; `cuts` says how many lie in each pass of each
-    command buffer. `awaitEach`: a command buffer is submitted when the one before it is done (WebKit). */
+/** A plan: dispatch i has pipelines[i], groups[i], counts[3i..3i+2]. `cuts`: how many dispatches are in each pass of each
+    command buffer. `awaitEach`: submit a command buffer only when the one before it is done (WebKit). */
 export class Recording {
   constructor(gpu, pipelines, groups, counts, cuts, awaitEach) {
     Object.assign(this, { gpu, pipelines, groups, counts, awaitEach });
@@ -188,7 +188,7 @@ export class Recording {
     this.buffers = cuts.map(passes => passes.map(n => [at, at += n]));
   }
 
-  /** Dispatches `first` to `end` into a pass. */
+  /** Encode dispatches `first` to `end` into a pass. */
   #encode(pass, first, end) {
     const { gpu, pipelines, groups, counts } = this;
     let bound = null;
@@ -214,7 +214,7 @@ export class Recording {
     gpu.submits += 1;
   }
 
-  /** Timestamps of each pass, begin and end, nanoseconds in 64 bits; a pass runs its dispatches `repeats` times over. */
+  /** Returns the timestamps of each pass, begin and end, nanoseconds in 64 bits. A pass runs its dispatches `repeats` times. */
   async timePasses(repeats) {
     const { device, queue } = this.gpu;
     const count = 2 * this.buffers.flat().length;
@@ -245,7 +245,7 @@ export class Recording {
     }
   }
 
-  /** Submit all of it once; `copy` as in #submit. A promise when command buffers are awaited, else nothing. */
+  /** Submit the whole plan once; `copy` as in #submit. Returns a promise when command buffers are awaited, else nothing. */
   replay(copy) {
     const last = this.buffers.length - 1;
     if (this.awaitEach) return this.#awaited(last, copy);
@@ -262,10 +262,10 @@ export class Recording {
   }
 }
 
-/** The token loop: submits ahead as far as the ring of MAP_READ buffers reaches, reads results in order. */
+/** The token loop: submits ahead up to the size of the ring of MAP_READ buffers, reads results in order. */
 export class DecodeLoop {
-  #results = [];        // words not yet handed over
-  #handed = -Infinity;  // when the last batch was
+  #results = [];        // words not returned by next() yet
+  #handed = -Infinity;  // time of the last batch
   #failure = null;
   #ended = false;
   #dropped = 0;         // results read after the halt
@@ -275,7 +275,7 @@ export class DecodeLoop {
   constructor(recording, result, ring, maxSteps) {
     this.#left = maxSteps;
     const gpu = this.gpu = recording.gpu;
-    const before = gpu.loops.get(result) ?? Promise.resolve(); // shares the ring
+    const before = gpu.loops.get(result) ?? Promise.resolve(); // it uses the same ring
     this.finished = before
       .then(() => this.#run(gpu, recording, result, ring))
       .catch(error => { this.#failure = error; })
@@ -283,25 +283,26 @@ export class DecodeLoop {
     gpu.loops.set(result, this.finished);
   }
 
-  /** Submit nothing more; results of steps in flight still come. */
+  /** Submit no more steps; results of steps in flight still come. */
   stop() { this.#left = 0; }
 
-  /** The next results, four words each, none when the loop has ended. Rejects when a submit or read failed. */
+  /** Returns the next results, four words each, none when the loop has ended. Rejects when a submit or read failed. */
   async next() {
     if (!this.#results.length && !this.#ended) await this.#arrival();
     const wait = this.#handed + CROSSING_MS - performance.now();
-    if (wait > 0 && !this.#ended) await Promise.race([sleep(Math.ceil(wait)), this.finished]); // timers drop fractions
+    // Timers truncate to whole milliseconds.
+    if (wait > 0 && !this.#ended) await Promise.race([sleep(Math.ceil(wait)), this.finished]);
     if (!this.#results.length && this.#failure) throw this.#failure;
     this.#handed = performance.now();
     const words = this.#results.splice(0);
-    this.gpu.reads += words.length * 4 / RESULT_BYTES; // counted as they are handed over, so 16 bytes a result
+    this.gpu.reads += words.length * 4 / RESULT_BYTES; // counted here, so that a result is always 16 bytes
     if (!words.length) [this.gpu.reads, this.#dropped] = [this.gpu.reads + this.#dropped, 0];
     return new Uint32Array(words);
   }
 
   #arrival() { return new Promise(wake => { this.#wake = wake; }); }
 
-  /** To the end, or to a failure: the ring is free then, and the failure told, so that the next loop has neither. */
+  /** Run to the end or to a failure. Then the ring is free and the failure reported, so that the next loop gets neither. */
   async #run(gpu, recording, result, ring) {
     const pending = []; // [slot, promise of its mapping], oldest first
     try {
@@ -333,9 +334,9 @@ export class DecodeLoop {
       const words = new Uint32Array(slot.getMappedRange().slice(0));
       slot.unmap();
       free.push(slot);
-      if (gpu.uncaptured) throw new Error(gpu.uncaptured); // then the words are stale
+      if (gpu.uncaptured) throw new Error(gpu.uncaptured); // the words would be stale
       if (halted) this.#dropped += 1; else this.#results.push(...words);
-      if (words[1]) { halted = true; this.#left = 0; } // steps submitted beyond a halt change nothing
+      if (words[1]) { halted = true; this.#left = 0; } // steps submitted after a halt change nothing
       this.#wake();
     }
   }

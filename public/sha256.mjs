@@ -1,12 +1,12 @@
-// A sha256 (FIPS 180-4) of bytes that come piece by piece: crypto.subtle digests whole buffers only.
+// A sha256 (FIPS 180-4) of bytes that come in pieces: crypto.subtle digests only whole buffers.
 //
-// start() runs one in a worker of its own (sha256_worker.mjs), beside the engine's: pieces are copied there, one at a time.
+// start() runs one in its own worker (sha256_worker.mjs), parallel to the engine's: pieces are copied there, one at a time.
 
 const K = new Int32Array(64);
 const START = new Int32Array(8);
 
-// The first 32 bits of the fractional parts of the cube roots of the first 64 primes, and of the square roots of the
-// first 8; in integers, since doubles hold no root to 32 bits behind the point exactly enough for all of them.
+// The first 32 fractional bits of the cube roots of the first 64 primes, and of the square roots of the first 8. Computed in
+// integers, because doubles are not exact enough for all of them.
 {
   const root = (n, power) => {
     let low = 0n, high = 1n << 40n;
@@ -30,7 +30,7 @@ const START = new Int32Array(8);
 export class Sha256 {
   #state = START.slice();
   #words = new Int32Array(64);
-  #rest = new Uint8Array(64); // of a block that is not full
+  #rest = new Uint8Array(64); // bytes of an incomplete block
   #held = 0;
   #length = 0;
 
@@ -51,7 +51,7 @@ export class Sha256 {
     this.#held = bytes.length - end;
   }
 
-  /** Hex of everything so far; nothing may be added afterwards. */
+  /** Returns the hex digest of all bytes; nothing may be added afterwards. */
   digest() {
     const tail = new Uint8Array(this.#held < 56 ? 64 : 128);
     tail.set(this.#rest.subarray(0, this.#held));
@@ -88,10 +88,10 @@ export class Sha256 {
   }
 }
 
-/** {update(bytes), digest(), close()}: the first two resolve when the worker is done with it. */
+/** Returns {update(bytes), digest(), close()}; the first two resolve when the worker is done with them. */
 export function start() {
   const worker = new Worker(new URL('./sha256_worker.mjs', import.meta.url), { type: 'module' });
-  const waiting = []; // [resolve, reject] of calls, answered in order
+  const waiting = []; // [resolve, reject] of calls, in order
   worker.onmessage = ({ data }) => waiting.shift()[0](data);
   worker.onerror = event => { for (const [, reject] of waiting.splice(0)) reject(new Error(event.message)); };
   const ask = (message, transfer) => new Promise((...settle) => {

@@ -1,4 +1,4 @@
-// The other side of start() in sha256.mjs: bytes are added, null asks for the sum.
+// The worker of start() in sha256.mjs: a message with bytes adds them, null asks for the digest.
 import { Sha256 } from './sha256.mjs';
 
 const sum = new Sha256();

@@ -1,8 +1,8 @@
-// A throwaway worker: boots Pyodide once more, imports what every boot imports, keeps the memory as a snapshot, and says
-// {bytes} or {error}; who started it ends it.
+// A temporary worker: boots Pyodide once more, imports what every boot imports, stores the memory as a snapshot, and posts
+// {bytes} or {error}. The worker that started it ends it.
 //
-// The engine's own worker cannot do it: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules
-// that do not touch `js` may be imported here.
+// The engine's own worker cannot do this: a Pyodide booted with _makeSnapshot cannot use `js` afterwards. Only modules that do
+// not touch `js` may be imported here.
 
 import { bootOptions, fetchSources, fetchWheels, install, runtimeUrl, snapshotPlace, unpack } from './boot.mjs';
 
@@ -17,7 +17,7 @@ try {
   for (const archive of wheels) unpack(py, archive);
   py.runPython('import random, app.worker, jinja2, jinja2.ext, jinja2.sandbox');
   const bytes = py.makeMemorySnapshot();
-  for (const old of await place.store.keys()) { // of the same runtime: made from older sources
+  for (const old of await place.store.keys()) { // of the same runtime, from older sources
     if (old.url.includes(`/snapshot/${runtime}/`)) await place.store.delete(old);
   }
   await place.store.put(place.key, new Response(bytes));

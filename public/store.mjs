@@ -1,7 +1,6 @@
-// localStorage for app/storage.py. A JavaScript exception in a call from MicroPython passes Python's `except` by, so
-// nothing here throws.
+// localStorage for app/storage.py. MicroPython's `except` does not catch a JavaScript exception, so no function here throws.
 
-/** True when the browser keeps values for this page, be its store full or not. */
+/** Tells whether the browser stores values for this page, even if its store is full. */
 export function works() {
   try {
     return localStorage.length >= 0;
@@ -10,7 +9,7 @@ export function works() {
   }
 }
 
-/** Keep a text; returns "" or why it was refused. */
+/** Store a text; returns "" or the error's name. */
 export function keep(key, text) {
   try {
     localStorage.setItem(key, text);
@@ -20,7 +19,7 @@ export function keep(key, text) {
   }
 }
 
-const DEEPEST = 20; // of nested values that MicroPython is given: its stack is short
+const DEEPEST = 20; // levels of nesting that MicroPython can parse: its stack is small
 const isObject = value => typeof value === 'object' && value !== null;
 const isDeep = (value, left) => isObject(value) && (left === 0 || Object.values(value).some(each => isDeep(each, left - 1)));
 const wellFormed = (key, value) => typeof value === 'string' && value.toWellFormed ? value.toWellFormed() : value;
@@ -34,14 +33,14 @@ const parsed = text => {
   }
 };
 
-/** The JSON value of a text, as MicroPython reads it without loss: characters for \u escapes, no half ones, no number
-    beyond what JSON has. "" when the text is no JSON, or nests too deeply. */
+/** Returns the JSON of a text in a form that MicroPython reads without loss: characters instead of \u escapes, no lone
+    surrogates, no numbers outside JSON. "" when the text is not valid JSON, or nests too deeply. */
 export function plain(text) {
   const value = parsed(text);
   return value === undefined ? '' : JSON.stringify(value, wellFormed);
 }
 
-/** [[key, JSON text of its value], ...] of a text that is a JSON object, in its order, as JSON; "" of any other. */
+/** Returns [[key, JSON text of its value], ...] of a text that is a JSON object, in its order, as JSON; "" for any other. */
 export function entries(text) {
   const value = parsed(text);
   if (!isObject(value) || Array.isArray(value)) return '';

@@ -1,31 +1,31 @@
-// Registers the service worker (sw.js) and tells when a newer version of the page waits for consent. Nothing throws:
-// app/updates.py calls from MicroPython.
+// Registers the service worker (sw.js) and reports when a newer version of the page waits for consent. No function throws,
+// because app/updates.py calls from MicroPython.
 
-const CHECK_MS = 3600_000; // a tab that stays open asks for a new version when it is shown again, at most this often
+const CHECK_MS = 3600_000; // a tab that is shown again checks for a new version, at most this often
 
 let registration = null;
 let consented = false;
 
-/** Keep the page for use without a network. `found()`: a newer version is here; it waits, or another tab took it. */
+/** Keep the page for use without a network. `found()`: a newer version is here; it waits, or another tab has switched to it. */
 export async function watch(found) {
   const container = navigator.serviceWorker;
   if (!container || registration) return;
   let controlled = container.controller;
   container.addEventListener('controllerchange', () => {
     if (consented) location.reload();
-    else if (controlled) found(); // a tab beside this one has consented; this one goes on with its version
+    else if (controlled) found(); // another tab has consented; this one stays with its version
     controlled = container.controller;
   });
   try {
     registration = await container.register('sw.js', { updateViaCache: 'none' });
-  } catch (error) { // storage is switched off, or the server is gone
+  } catch (error) { // storage is switched off, or the server does not answer
     console.info('the page is not kept for use without a network:', error.message);
   }
   if (!registration) return;
   const look = () => { if (registration.waiting && registration.active) found(); };
   const follow = () => registration.installing?.addEventListener('statechange', look);
   registration.addEventListener('updatefound', follow);
-  follow(); // one may be under way
+  follow(); // an update may be running already
   look();
   let checked = performance.now();
   document.addEventListener('visibilitychange', () => {
@@ -35,7 +35,7 @@ export async function watch(found) {
   });
 }
 
-/** The person consents: this tab goes on with the newest version. */
+/** The user consents: this tab reloads with the newest version. */
 export function accept() {
   consented = true;
   if (registration?.waiting) registration.waiting.postMessage({ op: 'take-charge' });

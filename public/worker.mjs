@@ -1,23 +1,23 @@
-// The engine's worker: boots Python, then passes messages both ways. py_engine/serve/protocol.py is the wire format.
+// The engine's worker: boots Python, then passes messages both ways. py_engine/serve/protocol.py defines the messages.
 //
 // `new Worker('worker.mjs', {type: 'module', name: runtime})`; runtime: a folder of vendor/, '' for the default one.
-// Messages that come while booting wait. Nothing here knows about models.
+// Messages that come while booting are queued. Nothing here knows about models.
 
 import { boot, DEFAULT_RUNTIME, jerboa, prepareChat } from './boot.mjs';
 
-const SNAPSHOT_DELAY_MS = 1000; // leave the machine to the page for a moment after a cold boot
+const SNAPSHOT_DELAY_MS = 1000; // leave the CPU to the page for a moment after a cold boot
 const MAX_ID = 256; // as in protocol.py
-const SNAPSHOT_LIMIT_MS = 300_000; // no machine that is of use takes so long
+const SNAPSHOT_LIMIT_MS = 300_000; // no useful machine takes this long
 const started = performance.now();
 const runtime = self.name || DEFAULT_RUNTIME;
-let receive = null; // app/worker.py's, once it is there
-let dead = false; // Python has ended
+let receive = null; // app/worker.py's, once it is loaded
+let dead = false; // Python has crashed
 const waiting = [];
 
 const isPlain = value => value !== null && typeof value === 'object'
   && [Object.prototype, null].includes(Object.getPrototypeOf(value));
 
-/** The id to answer a message under, null where it has none. */
+/** Returns the id to answer a message under, null if it has none. */
 function idOf(data) {
   const id = isPlain(data) ? data.id : null;
   if (typeof id === 'string') return id.slice(0, MAX_ID);
@@ -27,7 +27,7 @@ function idOf(data) {
 const refuse = (data, error, error_type = 'InputError') =>
   self.postMessage({ status: 'error', id: idOf(data), error_type, error });
 
-/** What is wrong with a message about things that only JavaScript holds; '' for a right one. */
+/** Returns what is wrong with a message that JavaScript handles; '' for a valid one. */
 function wrong({ type, id, name, files, values, ...others }) {
   if (id != null && (typeof id === 'string' ? id.length > MAX_ID : !Number.isInteger(id))) return `${type}.id must be a string or a whole number`;
   if (Object.keys(others).length) return `${type} has no field ${JSON.stringify(Object.keys(others)[0].slice(0, 80))}`;
@@ -42,7 +42,7 @@ function wrong({ type, id, name, files, values, ...others }) {
   return '';
 }
 
-/** Messages about things that only JavaScript holds. True when it was one. */
+/** Handles messages that need only JavaScript. Returns true if it was one. */
 function handledHere(data) {
   if (!isPlain(data) || data.type !== 'files' && data.type !== 'env') return false;
   const error = wrong(data);
@@ -72,20 +72,20 @@ self.onmessage = ({ data }) => {
 
 self.onmessageerror = () => refuse(null, 'a message could not be read: it is nested too deep, or holds what cannot be sent');
 
-/** Python cannot go on: say so, once. Whoever hears it starts another worker. */
+/** Python cannot go on: report it once. The page then starts another worker. */
 function died(error) {
   if (dead) return;
   dead = true;
   self.postMessage({ status: 'died', message: String(error?.message ?? error).slice(0, 500) });
 }
 
-/** Watch for what ends Python: Pyodide tells of most; of the rest, whether it still runs is found out by asking. */
+/** Watch for crashes of Python: Pyodide reports most; for the others, a call shows whether Python still runs. */
 function watch(py) {
-  if (py._api) py._api.on_fatal = died; // no public interface: where it is gone, asking is left
+  if (py._api) py._api.on_fatal = died; // not a public interface: without it, only the call is left
   const ask = event => {
     if (isPythonAlive(py)) return;
     died(event.reason ?? event.error ?? event.message);
-    event.preventDefault(); // it is told
+    event.preventDefault(); // it is reported
   };
   self.addEventListener('unhandledrejection', ask);
   self.addEventListener('error', ask);
@@ -99,7 +99,7 @@ function isPythonAlive(py) {
   }
 }
 
-/** Store a snapshot for the next visit, beside the running engine. What became of it is said once, whatever that is. */
+/** Store a snapshot for the next visit, while the engine runs. The result is reported once, also a failure. */
 function makeSnapshot() {
   const worker = new Worker(new URL('./snapshot.mjs', import.meta.url), { type: 'module', name: runtime });
   const limit = setTimeout(() => end(`it took longer than ${SNAPSHOT_LIMIT_MS / 1000} s`), SNAPSHOT_LIMIT_MS);
@@ -127,7 +127,7 @@ try {
     let object;
     try {
       object = py.toPy(message);
-    } catch (error) { // nested so deep that JavaScript gives up
+    } catch (error) { // too deeply nested for JavaScript
       if (isPythonAlive(py)) refuse(message, `a message is an object of plain values: ${error}`);
       else died(error);
       return;
@@ -142,7 +142,7 @@ try {
   };
   const boot_ms = Math.round(performance.now() - started);
   self.postMessage({ status: 'booted', runtime: `Pyodide ${version}`, boot_ms, snapshot });
-  host.begin(); // what an earlier run died at comes by itself, to a page that named this one
+  host.begin(); // reports by itself what an earlier run was doing when it crashed, if the page gave this run a name
   for (const message of waiting.splice(0)) receive(message);
   if (!snapshot && place) setTimeout(makeSnapshot, SNAPSHOT_DELAY_MS);
 } catch (error) {

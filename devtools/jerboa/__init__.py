@@ -1,6 +1,6 @@
-"""Jerboa by the name that it is installed under: `import jerboa` gives the objects of `py_engine`.
+"""Jerboa under the name of its package: `import jerboa` gives the objects of `py_engine`.
 
-The wheel carries this folder as `jerboa`, beside `py_engine` (pyproject.toml).
+The wheel contains this folder as `jerboa`, beside `py_engine` (pyproject.toml).
 """
 
 from __future__ import annotations
