@@ -86,7 +86,7 @@ def test_ios_begins_with_a_small_context(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Device:
-    """Runs `right` dispatches in one pass, and `passes` passes, without a fault. With more it computes wrongly or dies."""
+    """Runs `right` dispatches in a pass, and `passes` passes, correctly. With more it computes wrongly or dies."""
 
     def __init__(self, right: int, passes: int = 0, dies: bool = False) -> None:
         self.right, self.passes, self.dies = right, passes, dies
@@ -94,7 +94,7 @@ class Device:
         self.file = json.dumps(Calibration().to_dict())
 
     def climb(self, most: int, plan: str = "plan") -> GroupedSubmit:
-        """One run of a page, from its start until nothing is left to try or it dies. Returns the setting in use then."""
+        """One run of a page, until nothing is left to try or it dies. Returns the setting in use at the end."""
         record = Calibration.from_dict(json.loads(self.file))
         record.bury()
         while candidate := record.next(plan, most):

@@ -421,7 +421,8 @@ def test_a_commit_that_left_the_weights_alone_takes_them_over(
 def test_a_flipped_bit_in_any_tensor_is_made_good(
     load: Fill, server: HubServer, stores: Path, third: int, alone: bool
 ) -> None:
-    """Every third tensor in turn is damaged: each is named, quantised again from its own bytes only, and written again."""
+    """Every third tensor in turn is damaged: each is named, quantised again from its own bytes only, and written
+    back."""
     cold = load("bf16", "q4", alone)
     (file,) = derived_files(stores, "bf16")
     whole = file.read_bytes()

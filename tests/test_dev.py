@@ -1,4 +1,4 @@
-"""The repository's own commands: vendoring against the lock file, the page server as its clients see it, and `./dev`."""
+"""The repository's own commands: vendoring by the lock file, the page server as its clients see it, and `./dev`."""
 
 from __future__ import annotations
 

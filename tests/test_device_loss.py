@@ -305,7 +305,7 @@ def test_a_session_is_what_was_seen_last(rig: Rig) -> None:
 def test_the_model_comes_from_what_is_kept_here(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same commit is used, wherever the branch is now. The hub is not asked for anything and need not be reachable."""
+    """The same commit is used, wherever the branch is now. The hub is not asked, and need not be reachable."""
     shutil.copytree(reference.folder(MODELS[0]), tmp_path / "root" / "org" / "tiny")
     with hub_server(tmp_path / "root") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)

@@ -134,7 +134,7 @@ def test_the_entry_where_a_forward_pass_breaks(
 def test_a_forward_pass_that_reads_what_was_there_before(
     device: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dispatches after the twelfth of a command buffer run before the others, so they read the words of an older token."""
+    """Dispatches after the twelfth of a command buffer run before the others, so they read an older token's words."""
     record = device.record
 
     def early(buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool) -> Recording:
