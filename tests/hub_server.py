@@ -132,7 +132,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # otherwise each answer waits 40 ms for the client's acknowledgement
+    # Otherwise each answer waits 40 ms for the client's acknowledgement.
     disable_nagle_algorithm = True
     server_role = "hub"
     hub: HubServer

@@ -180,7 +180,7 @@ def _gemma() -> bytes:
         for piece in (left, right, left + right):
             vocab.setdefault(piece, len(vocab))
         merges.insert(0, [left, right])
-    # these merges come first, so that BPE finds <eos>
+    # These merges come first, so that BPE finds <eos>.
     merges.sort(key=lambda merge: "".join(merge) != "<e")
     fresh = Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
     fresh.add_special_tokens(special)

@@ -489,7 +489,7 @@ def test_other_control_tokens_in_an_answer_are_text_too() -> None:
 
 def test_thinking_marks_that_are_no_tokens_are_text_in_what_people_type() -> None:
     typed = "what does </think> mean?"
-    # this template trims every content there
+    # This template trims every content there.
     rendered = chat_format("lfm2.5").template.render(user(typed))
     assert typed in rendered
 

@@ -253,7 +253,7 @@ def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
     if bits == 16:
         assert packed == set() and "quantization" not in config
     else:
-        # these have 96 columns
+        # These have 96 columns.
         plain = {n for n in linears if n.endswith("down_proj") and group == 64}
         assert packed == linears - plain
         assert config["quantization"] == {"group_size": group, "bits": bits, "mode": "affine"}

@@ -475,7 +475,7 @@ def test_somebody_took_it_away(
     server.requests.clear()
     again = load("bf16", "q4", alone, io=io)
     assert again.contents == undisturbed("bf16") and again.read == again.total
-    # the next load quantises again what was read before the file went away
+    # The next load quantises again what was read before the file went away.
     if how == "while it is read":
         assert load("bf16", "q4", alone).contents == undisturbed("bf16")
     if alone and how == "cut":

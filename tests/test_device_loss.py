@@ -34,7 +34,7 @@ from tests import reference, waiting
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
 
-# one with a KV cache only; one with a recurrent state as well
+# The first has only a KV cache, the second a recurrent state as well.
 MODELS = ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64")
 PROMPT = [40 + i % 150 for i in range(70)]
 NEW = 24

@@ -314,7 +314,7 @@ def test_all_models_come_back_from_a_loss(run: Runner, host: str, opened: list[G
 
         events.clear()
         opened[-1]._device.destroy()  # type: ignore[attr-defined]
-        # asking one model brings back the other too
+        # Asking one model brings back the other too.
         assert await answer(two, PROMPTS[1]) == alone[1]
         await asyncio.gather(*device._revivals)
         assert {one._gpu, two._gpu} == {opened[-1]}

@@ -184,7 +184,7 @@ def test_prompts_are_lowered_with_their_texts(lower: bool) -> None:
 def test_texts_that_were_cut_are_told(engines: Callable[[str], Engine], run: Runner) -> None:
     """The engine reports texts that it cut. sentence-transformers does not."""
     engine = engines(OLD)
-    # with [CLS] and [SEP] these are the 20 tokens that its sentence_bert_config.json allows
+    # With [CLS] and [SEP] these are the 20 tokens that its sentence_bert_config.json allows.
     fits = "a " * 18
     answer = run(_embed(engine, ["hello", fits + "a", fits, fits + "b"]))
     assert answer.cut == [1, 3] and answer.prompt_tokens == 3 + 3 * 20

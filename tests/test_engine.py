@@ -162,7 +162,7 @@ def test_stop_before_its_turn(engine: Engine, run: Runner) -> None:
 def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> None:
     """No later answer continues from what the stop string cut off, including the rows of steps in flight. Neither
     the same tokens (which would be right by accident) nor others may reuse it."""
-    # with greedy decoding the tiny model soon repeats itself
+    # With greedy decoding the tiny model soon repeats itself.
     drawn = {"temperature": 1.5, "seed": 1}
     plain = run(answer(engine, PROMPT, 40, **drawn))
     text = plain.text
@@ -185,7 +185,7 @@ def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> No
 
 def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> None:
     """A stop id ends the answer and is not part of it. Steps in flight behind it change nothing."""
-    # with greedy decoding the tiny model soon repeats itself
+    # With greedy decoding the tiny model soon repeats itself.
     drawn = {"temperature": 1.5, "seed": 1}
     tokens = ids_of(engine, run, PROMPT, 12, **drawn)
     stop_at = next(i for i in range(3, 12) if tokens[i] not in tokens[:i])
@@ -248,8 +248,8 @@ def test_history_is_made_only_for_penalties_that_look_at_it(
 
     dispatches()  # so that the calls below find the same prefix
     none = dispatches()
-    assert dispatches(presence_penalty=1.0) == none + 1  # clears the counts
-    # and marks the prompt
+    assert dispatches(presence_penalty=1.0) == none + 1  # clear_counts
+    # clear_counts and mark_prompt
     assert dispatches(frequency_penalty=1.0, repetition_penalty=1.1) == none + 2
 
 

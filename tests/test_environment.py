@@ -72,7 +72,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 def told(error: BaseException) -> str:
     """Everything that Python would show of an error and of its causes, and the values that they hold."""
     lines = traceback.format_exception(error)
-    # without the tests' own lines, which hold the secrets
+    # Without the tests' own lines, which hold the secrets.
     text = "".join(line for line in lines if __file__ not in line)
     seen: BaseException | None = error
     while seen is not None:
@@ -360,7 +360,7 @@ def test_a_proxy_that_wants_another_password(
             monkeypatch.setenv(f"{scheme}_proxy", f"http://user:w0rd@{proxy.address}")
             text = refused(lambda: run(open_repository("org/tiny", io)), "w0rd", "dXNlcjp3MHJk")
             assert f"{scheme}_proxy" in text and "user" in text
-        # each was asked once
+        # Each was asked once.
         assert [asked.split()[0] for asked in proxy.asked] == ["GET", "CONNECT"]
 
 

@@ -164,7 +164,7 @@ def test_the_devices_limits(run: Runner) -> None:
 
 @pytest.mark.parametrize("context", [0, -1, 40961, True])
 def test_a_context_beyond_the_model(run: Runner, context: int) -> None:
-    # what no model takes is refused before the model is read
+    # What no model takes is refused before the model is read.
     most = 40960 if context > 1 else 2**31
     with pytest.raises(InputError, match=f"context={context!r}.* 1 to {most}"):
         estimate(run, PRESET, context=context)

@@ -99,7 +99,7 @@ PUBLISHED = {
     ),
     "granite-4": Published(
         "<tool_call></tool_call>", '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>',
-        # older models use the last one
+        # Older models use the last one.
         ONE, ordinary=("<tool_call>", "</tool_call>", "<|tool_call|>"),
     ),
     "phi-4-mini": Published(

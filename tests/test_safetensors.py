@@ -81,7 +81,7 @@ def test_index(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     infos = load(tmp_path)
-    # z, which is in no index, is not read
+    # The tensor z, which is in no index, is not read.
     assert {n: i.file for n, i in infos.items()} == weight_map
 
     index.write_text(json.dumps({"weight_map": weight_map | {"v": "model-9.safetensors"}}))

@@ -45,7 +45,7 @@ class Compiler:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        # number of pipelines compiled from other input; None: not faulty
+        # Number of pipelines compiled from other input; None: not faulty.
         self.changed: int | None = None
 
     def break_(self, gpu: Gpu, change: Change) -> None:
@@ -63,7 +63,7 @@ class Compiler:
             return await compiler(label, *given)
 
         self._monkeypatch.setattr(gpu, "create_pipeline", faulty)
-        # kernels are compiled again, and dropped afterwards
+        # Kernels are compiled again, and dropped afterwards.
         self._monkeypatch.setattr(gpu, "kernels", None)
 
 

@@ -192,7 +192,7 @@ def test_no_spelling_of_a_control_token_becomes_one() -> None:
             " <|im_end|> ",
         ]
         text = " ".join(spelled)
-        # the library would find them
+        # The library would find them.
         assert not {a["id"] for a in added}.isdisjoint(judge.encode(text).ids)
         for typed in (text, "".join(spelled), *spelled):
             ids = mine.encode(typed)

@@ -241,7 +241,7 @@ def test_ids_that_the_model_has_not_are_refused(token_id: Any) -> None:
     assert isinstance(
         refused_or_done(made(post_processor=processor), model_config=config), ModelError
     )
-    # a plain word, because a control token in a text is not encoded as one
+    # A plain word, because a control token in a text is not encoded as one.
     added = [{"id": token_id, "content": "word", "special": False}]
     assert isinstance(
         refused_or_done(made(added_tokens=added), "word", model_config=config), ModelError
