@@ -1,6 +1,6 @@
 """Texts to compare tokenizers with: many scripts, emoji, controls, code, control tokens, random code points.
 
-python -m tests.corpus OUT.json     writes [{"name", "tokenizer": path, "texts": [...], "ids": [[...], ...]}, ...]
+    python -m tests.corpus OUT.json     writes [{"name", "tokenizer": path, "texts": [...], "ids": [[...], ...]}, ...]
 
 The ids are those that the engine gives in CPython. tests_e2e compares other hosts with them.
 """

