@@ -73,7 +73,7 @@ def texts(count: int = 3000, seed: int = 7) -> list[str]:
             made.append("".join(_char(chance, low, high) for _ in range(chance.randint(1, 24))))
         elif kind == 2:  # any characters
             made.append("".join(_char(chance, *chance.choice(_BLOCKS)) for _ in range(12)))
-        else:  # one of the texts, cut at a random place
+        else:  # a text cut at a random place, its parts swapped
             text = chance.choice(list(SCRIPTS.values()))
             at = chance.randint(0, len(text))
             made.append(text[at:] + text[:at])

@@ -816,7 +816,7 @@ def wrapped(state, config):
 
 
 def write_quantised(spec: Checkpoint, folder: Path) -> None:
-    """Write the plain checkpoint in float32, then cast and quantised by mlx_lm's own conversion steps."""
+    """Write what mlx_lm's own conversion steps make of the plain checkpoint in float32."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
         write_plain(spec, source)
@@ -1104,8 +1104,8 @@ def random_model(entry: Family):
                 values *= gain / np.sqrt(columns)
             elif name.endswith("bias"):
                 values *= 0.3
-            # A norm's weight leaves x about as it is: it is near 1 or, where 1 + w is meant, near 0.
             else:
+                # A norm's weight leaves x about as it is: it is near 1 or, where 1 + w is meant, near 0.
                 gain = next((g for end, g in entry.gains.items() if name.endswith(end)), 1.0)
                 values = gain * (parameter.numpy() + 0.25 * values)
             parameter.copy_(torch.from_numpy(values).to(DTYPES[entry.dtype]).float())
