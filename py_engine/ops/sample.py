@@ -100,8 +100,8 @@ def sample_random(
 ) -> None:
     """A token by its probability after penalties, temperature, top-k, top-p and min-p, in this order (3 dispatches).
 
-    histogram: u32 [HISTOGRAM_WORDS] of zeros, and zeros again afterwards. This file's docstring says how exact the choice is.
-    The noise depends on seed, step.count and token. Raises ModelError for V > 524288.
+    histogram: u32 [HISTOGRAM_WORDS] of zeros, and zeros again afterwards. This file's docstring says how
+    exact the choice is. The noise depends on seed, step.count and token. Raises ModelError for V > 524288.
     """
     best = _best_of_blocks(trace, logits, sampling, counts)
     blocks = best.shape[0]
