@@ -214,8 +214,8 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
 def test_a_phone_keeps_what_it_quantised(
     context: BrowserContext, site: PageServer, plain: Path, asked: Asked
 ) -> None:
-    """A plain checkpoint is quantised by default, and the quota counts the result. The next page needs no request
-    for the same tokens."""
+    """A phone quantises a plain checkpoint by default, and stores and counts the result. The next page gives the
+    same tokens without a request."""
 
     def run(revision: str = "") -> Any:
         arguments = [site.url + "models", f"{ORGANISATION}/{plain.name}{revision}", [[1, 2, 3]], 8]

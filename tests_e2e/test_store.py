@@ -30,7 +30,7 @@ def test_a_file_that_another_tab_has_open(probe: Probe) -> None:
 def test_the_private_file_system_as_webkit_has_it(
     browser: Browser, site: PageServer, tmp_path: Path
 ) -> None:
-    """No real one was available; webkit_files.mjs gives its sources."""
+    """No real WebKit was available. webkit_files.mjs says where this behaviour is described."""
     context = browser.new_context()
     shim(context, "probe.mjs", lambda: "webkit_files.mjs")
     probe = Probe(blank_page(context, site), "py314")
