@@ -1,7 +1,7 @@
-"""For tests/ and tests_e2e/: what is slow runs with --slow only, and every test ends.
+"""Options for tests/ and tests_e2e/: slow tests run only with --slow, and every test ends.
 
-A limit (pytest-timeout) is for what would never end: each wait of a test has a bound of its own, which names what was
-waited for. The fixtures that a test is the first to use count as its own time.
+The limit of pytest-timeout is only for a test that would never end. Each wait of a test has a limit of its own, and its
+failure names what was waited for. The time of a fixture counts for the first test that uses it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test its limit; without --slow, skip those that are marked."""
+    """Give each test its time limit. Without --slow, skip the tests that are marked slow."""
     slow = config.getoption("--slow")
     for item in items:
         marked = item.get_closest_marker("slow")
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def skip_unless_slow(request: pytest.FixtureRequest) -> Callable[[], None]:
-    """To be called for a combination of parameters that is slow."""
+    """Call this for a combination of parameters that is slow."""
 
     def skip() -> None:
         if not request.config.getoption("--slow"):

@@ -1,4 +1,4 @@
-"""Answers to token ids, as tests of the engine's bookkeeping ask for them."""
+"""Asks an engine for answers to token ids, for tests of its bookkeeping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conftest import Runner
 
 
 def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: Any) -> Any:
-    """Greedy and past end tokens, unless options say otherwise."""
+    """The answer to `ids`: greedy, and end tokens do not end it, unless the options say otherwise."""
 
     async def start() -> Any:
         return await engine.generate(
@@ -20,7 +20,7 @@ def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: A
 
 
 def fresh(engine: Engine, run: Runner, ids: list[int], count: int) -> list[int]:
-    """The answer with nothing kept."""
+    """The tokens of the answer when nothing of `ids` is cached."""
     run(engine.logits([1]))
     got = answer(engine, run, ids, count)
     assert got.cached_tokens == 0

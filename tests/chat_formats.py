@@ -1,5 +1,6 @@
 """Chat formats of the families, for tests: a byte tokenizer with the family's control tokens, and a template that
-writes turns, thinking and tool calls as the family's own does (shared facts: the published model cards and templates).
+writes turns, thinking and tool calls as the family's own template does. Sources: the published model cards and
+templates.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LFM = [
     ),
 ]
 
-# Results of tools stand in a user's turn, consecutive ones in one.
+# Tool results stand in a user turn. Consecutive results share one turn.
 _QWEN_RESULTS = """\
 {%- macro result(messages, i) -%}
     {%- if i == 0 or messages[i - 1].role != 'tool' %}{{- '<|im_start|>user' }}{% endif %}
@@ -36,7 +37,7 @@ _QWEN_RESULTS = """\
     {%- if i == messages | length - 1 or messages[i + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{% endif %}
 {%- endmacro -%}
 """
-# The last turn of a person: thinking before it is left out, thinking in a tool loop after it is kept.
+# Thinking before the last user question is dropped. Thinking after it, in a tool loop, is kept.
 _LAST_QUERY = """\
 {%- set ns = namespace(last=-1) %}
 {%- for message in messages %}{% if message.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
@@ -91,7 +92,8 @@ QWEN3 = (
 {%- endif %}
 """
 )
-# Does not think unless asked, as the small sizes; lists and objects as JSON, all else as Jinja prints it.
+# Thinks only when asked to, as the small sizes do. Writes lists and objects as JSON, everything else as Jinja prints
+# it.
 QWEN35 = (
     _QWEN_RESULTS
     + """\
@@ -124,7 +126,7 @@ QWEN35 = (
 {%- endif %}
 """
 )
-# Knows nothing of tool_calls: an assistant's content goes through as it is.
+# Does not know tool_calls: passes an assistant's content through unchanged.
 LFM2 = """\
 {{- bos_token -}}
 {%- set system = messages[0].content if messages[0].role == 'system' else '' -%}
@@ -141,7 +143,8 @@ LFM2 = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif -%}
 """
-# Strings between single quotes as they are, objects as JSON, all else as Jinja prints it; thinking is `thinking`.
+# Writes strings unescaped between single quotes, objects as JSON, everything else as Jinja prints it. The key for
+# thinking is `thinking`.
 LFM25 = """\
 {{- bos_token -}}
 {%- macro value(v) -%}
@@ -183,7 +186,7 @@ GEMMA = """\
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What of a model matters for chatting."""
+    """The parts of a model that chatting needs."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -202,13 +205,13 @@ WITH_TOOLS = ("qwen3", "qwen3.5", "lfm2", "lfm2.5")
 
 @functools.cache
 def chat_format(name: str) -> ChatFormat:
-    """One of _FORMATS."""
+    """The format of this name in _FORMATS."""
     template, special, ordinary = _FORMATS[name]
     return make(template, special, ordinary)
 
 
 def write(name: str, folder: Path) -> None:
-    """Give a checkpoint of at least 270 tokens one of _FORMATS."""
+    """Give a checkpoint of at least 270 tokens the format of this name in _FORMATS."""
     template, special, ordinary = _FORMATS[name]
     (folder / "tokenizer.json").write_bytes(_tokenizer_json(special, ordinary))
     config = {**_config(special), "chat_template": template}
@@ -232,7 +235,7 @@ def _config(special: list[str]) -> dict[str, str]:
 def make(
     template: str, special: list[str], ordinary: list[str], names: dict[str, str] | None = None
 ) -> ChatFormat:
-    """A tokenizer of bytes and these added tokens, with a template. `names`: bos_token and eos_token."""
+    """A tokenizer of bytes and the given added tokens, with a template. `names`: bos_token and eos_token."""
     config = _config(special) if names is None else names
     tokenizer = asyncio.run(Tokenizer.load(_tokenizer_json(special, ordinary), config))
     chat = ChatTemplate(template, tokenizer)

@@ -1,4 +1,4 @@
-"""Conversations of every shape that callers send, and how docs/conversations.md says that they are read."""
+"""Conversations of every shape that callers send, and the readings that docs/conversations.md describes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SWITCHES: dict[str, dict[str, bool]] = {
     "on": {"enable_thinking": True},
     "off": {"enable_thinking": False},
 }
-CALLS = "@CALLS@"  # where calls stand that are written into the content
+CALLS = "@CALLS@"  # stands for calls that are written into the content
 
 
 def say(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ SHAPES: dict[str, Talk] = {
     ],
     "thinking last": [_ASK, say("assistant", "First.", reasoning_content="New thought.")],
 }  # fmt: skip
-OLD_THINKING = {"Old thought.", "New thought."}  # of turns that are finished
+OLD_THINKING = {"Old thought.", "New thought."}  # in finished turns
 WITH_TOOLS = ("question", "system", "call", "two calls")  # also with TOOLS offered
 
 
@@ -112,7 +112,7 @@ def cases() -> dict[str, tuple[Talk, list[dict[str, Any]] | None]]:
 
 
 def texts(talk: Talk) -> list[str]:
-    """What of a conversation is to be in the prompt, finished thinking apart."""
+    """The texts of a conversation that its prompt must contain. Thinking in finished turns is left out."""
     found: list[str] = []
     for message in talk:
         content = message["content"]
@@ -128,7 +128,7 @@ def texts(talk: Talk) -> list[str]:
 
 
 def missing(talk: Talk, prompt: str) -> list[str]:
-    """Texts that are in the prompt neither as they are nor as JSON writes them."""
+    """The texts that the prompt contains neither unchanged nor as JSON."""
 
     def escaped(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)[1:-1]
@@ -156,7 +156,8 @@ def _each(talk: Talk, change: Callable[[dict[str, Any]], None]) -> Talk:
 
 
 def _plain(message: dict[str, Any]) -> None:
-    """Developer is system, function is tool; text parts are one text; arguments are objects."""
+    """One spelling for all: "developer" becomes "system", "function" becomes "tool", text parts become one text,
+    arguments become objects."""
     role, content = message["role"], message["content"]
     message["role"] = {"developer": "system", "function": "tool"}.get(role, role)
     if isinstance(content, list):
@@ -196,7 +197,7 @@ def _in_parts(message: dict[str, Any]) -> None:
 
 
 def _written(message: dict[str, Any]) -> None:
-    """Calls stand in the content, and thinking before them."""
+    """Calls are moved into the content, with the thinking before them."""
     _empty(message)
     if message.pop("tool_calls", None):
         thought = message.pop("reasoning_content", "")
@@ -205,7 +206,7 @@ def _written(message: dict[str, Any]) -> None:
 
 
 def _thought(message: dict[str, Any]) -> None:
-    """Thinking stands in the content of a turn that calls."""
+    """Thinking is moved into the content of the turns that call."""
     _empty(message)
     if message.get("tool_calls") and "reasoning_content" in message:
         message["content"] = f"<think>\n{message.pop('reasoning_content')}\n</think>\n"
@@ -224,7 +225,7 @@ READINGS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 
 def readings(talk: Talk) -> dict[str, Talk]:
-    """The conversation as given, and in each other reading that differs from those before it."""
+    """The conversation as given, and every other reading that differs from those before it."""
     found = {"given": talk}
     for name, change in READINGS.items():
         changed = _each(talk, change)

@@ -1,8 +1,8 @@
 # ruff: noqa: E501
-"""Chat templates in the style of published ones, and their tokenizers' control tokens (shared facts: the model cards
-and templates of each family; long fixed texts are shortened, what they decide is not).
+"""Chat templates in the style of published ones, with their tokenizers' control tokens.
 
-`STYLES`: name -> Style. tests/goldens/make_chats.py has transformers render conversations by them.
+They follow the model cards and templates of each family. Long fixed texts are shortened; the logic is complete.
+`STYLES`: name -> Style. tests/goldens/make_chats.py has transformers render conversations with them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 @dataclass(frozen=True)
 class Style:
-    """`special`: added tokens that the file marks as such, `ordinary`: those it does not; `ends`: what ends a turn;
-    `switch`: the variable that turns thinking on and off."""
+    """`special`: added tokens that the file marks as special; `ordinary`: added tokens that it does not mark; `ends`:
+    tokens that end a turn; `switch`: the variable that turns thinking on and off."""
 
     template: str
     special: list[str]
@@ -75,7 +75,8 @@ QWEN25 = (
 """
 )
 
-# User turns of the last question on: those that no tool wrote. Content that is no string counts as empty.
+# The last question starts at the last user turn that is not a tool result. Content that is not a string counts as
+# empty.
 QWEN3 = (
     _JSON_TOOLS
     + _RESULTS
@@ -216,7 +217,7 @@ QWEN35 = (
 """
 )
 
-# Calls stand in the content already; content that is no string is printed as JSON.
+# Calls are already in the content. Content that is not a string is printed as JSON.
 LFM2 = """\
 {{- bos_token -}}
 {%- set ns = namespace(head='') -%}

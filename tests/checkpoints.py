@@ -1,4 +1,4 @@
-"""Checkpoints taken apart and put together again: other names, other dtypes, quantised by MLX's rule, or broken."""
+"""Checkpoints taken apart and put together again: with other names or dtypes, quantised by MLX's rule, or broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as it lies in the file; bf16 as its bits."""
+    """A tensor as stored in the file; bf16 is kept as its bits."""
 
     dtype: str
     array: np.ndarray
@@ -34,13 +34,13 @@ class Stored:
 
     @property
     def values(self) -> np.ndarray:
-        """As float32."""
+        """The values as float32."""
         return from_bf16(self.array) if self.dtype == "BF16" else self.array.astype(np.float32)
 
 
 @dataclass
 class Checkpoint:
-    """config.json and tensors by name; `write` makes a folder that loads, with the tokenizer of where it came from."""
+    """config.json and tensors by name. `write` makes a folder that loads, with the tokenizer of the original."""
 
     config: dict[str, Any]
     tensors: dict[str, Stored]
@@ -48,7 +48,7 @@ class Checkpoint:
 
     @classmethod
     def golden(cls, name: str) -> Checkpoint:
-        """One of tests/goldens/ in one file."""
+        """The checkpoint of this name in tests/goldens/, with all tensors in one file."""
         folder = reference.folder(name)
         return cls(
             json.loads((folder / "config.json").read_text()),
@@ -58,7 +58,7 @@ class Checkpoint:
 
     @property
     def text(self) -> dict[str, Any]:
-        """The config of the text model, to be read or changed."""
+        """The config of the text model, to read or to change."""
         inner: dict[str, Any] = self.config.get("text_config", self.config)
         return inner
 
@@ -67,12 +67,12 @@ class Checkpoint:
         self.tensors = {name(old): stored for old, stored in self.tensors.items()}
 
     def find(self, end: str) -> str:
-        """The one name that ends so."""
+        """The one tensor name that ends with this text."""
         (name,) = (name for name in self.tensors if name.endswith(end))
         return name
 
     def write(self, folder: Path) -> str:
-        """The folder's path."""
+        """Write the folder; returns its path."""
         folder.mkdir()
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(self.origin / file, folder / file)
@@ -96,7 +96,7 @@ def read_tensors(file: Path) -> dict[str, Stored]:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Stored]) -> None:
-    """A safetensors file."""
+    """Write a safetensors file."""
     header, at = {}, 0
     for name, stored in tensors.items():
         size = stored.array.nbytes
@@ -112,7 +112,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Stored]) -> None:
 
 
 def is_matrix(name: str, stored: Stored) -> bool:
-    """Whether MLX would quantise it: embedding and linear layers, no convolutions."""
+    """Whether MLX would quantise this tensor: embeddings and linear layers, but not convolutions."""
     return name.endswith(".weight") and stored.array.ndim == 2 and stored.dtype != "U32"
 
 
@@ -126,9 +126,10 @@ def pack(fields: np.ndarray, bits: int) -> np.ndarray:
 
 
 def quantise(values: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, ...]:
-    """Fields [rows, cols], scales and biases [rows, cols / group] in float32: MLX's rule, an operation a line.
+    """Quantise by MLX's rule, one operation a line. Returns fields [rows, cols], and scales and biases [rows, cols /
+    group] in float32.
 
-    mlx/backend/cpu/quantized.cpp; tests/ops/test_layout.py holds it against mlx's own results.
+    Source: mlx/backend/cpu/quantized.cpp. tests/ops/test_layout.py compares it with mlx's own results.
     """
     groups = values.reshape(values.shape[0], -1, group)
     low, high = groups.min(2), groups.max(2)
@@ -144,9 +145,9 @@ def quantise(values: np.ndarray, bits: int, group: int) -> tuple[np.ndarray, ...
 
 
 def convert(plain: Checkpoint, bits: int, packed: bool) -> Checkpoint:
-    """What mlx_lm makes of a plain checkpoint, by groups of 64, or of 32 where 64 does not divide the width.
+    """The checkpoint that mlx_lm makes of a plain one. Groups are 64 wide, or 32 where 64 does not divide the width.
 
-    Packed, with the groups declared in the config; or the values that it stands for, in float32.
+    Either packed, with the groups declared in the config, or dequantised to float32.
     """
     made: dict[str, Stored] = {}
     overrides: dict[str, Any] = {}
@@ -173,7 +174,7 @@ def convert(plain: Checkpoint, bits: int, packed: bool) -> Checkpoint:
 
 
 def dequantise(checkpoint: Checkpoint, dtype: str) -> Checkpoint:
-    """A plain checkpoint of `dtype` out of one that is packed in 4 or 8 bits."""
+    """The plain checkpoint of `dtype` that a 4- or 8-bit one stands for."""
     made: dict[str, Stored] = {}
     for name, stored in checkpoint.tensors.items():
         stem = name.removesuffix(".weight")

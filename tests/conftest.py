@@ -1,9 +1,8 @@
-"""Shared fixtures: `gpu` (every test runs on Dawn and on wgpu-native) and `run` (drives coroutines).
+"""Shared fixtures: `gpu` (every test runs on Dawn and on wgpu-native) and `run` (runs coroutines).
 
-On Linux the software adapters are chosen, so that results do not depend on the machine: SwiftShader for Dawn
-(subgroups of 4, no f16), lavapipe for wgpu-native (shader-f16). JERBOA_TEST_GPU=1 leaves the choice to the
-Vulkan loader: a real GPU.
-A host without an adapter is skipped, and fails when CI=true.
+On Linux the tests use software adapters, so that results do not depend on the machine: SwiftShader for Dawn (subgroups
+of 4, no f16), lavapipe for wgpu-native (shader-f16). With JERBOA_TEST_GPU=1 the Vulkan loader chooses, and takes a real
+GPU. Tests of a host without an adapter are skipped; with CI=true they fail.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @contextlib.contextmanager
 def software_adapter(host: str) -> Iterator[None]:
-    """Within it, the Vulkan loader sees only the software driver of `host` (a no-op off Linux).
+    """In this context the Vulkan loader sees only the software driver of `host`. It does nothing on other systems than
+    Linux.
 
-    The loader reads the variable when an instance is made, so both drivers can be used in one process,
-    one after the other.
+    The loader reads the variable when an instance is made, so one process can use both drivers, one after the other.
     """
     if sys.platform != "linux" or os.environ.get("JERBOA_TEST_GPU"):
         yield
@@ -54,12 +53,12 @@ def software_adapter(host: str) -> Iterator[None]:
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VK_ICD_FILENAMES", str(icd))
-        patch.delenv("VK_DRIVER_FILES", raising=False)  # would win
+        patch.delenv("VK_DRIVER_FILES", raising=False)  # it would override the variable set here
         yield
 
 
 def missing_adapter(reason: str) -> None:
-    """Skip; under CI=true fail, since there a skipped GPU test would hide everything."""
+    """Skip the test. With CI=true fail it, because a skipped GPU test would hide every fault."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -67,7 +66,7 @@ def missing_adapter(reason: str) -> None:
 
 @pytest.fixture(autouse=True)
 def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test has stores of its own, empty at first; the hub cache is the folder's `hub`."""
+    """Each test gets empty stores of its own. The hub cache is the folder's `hub`."""
     place = tmp_path / "stores"
     monkeypatch.setenv("HF_HUB_CACHE", str(place / "hub"))
     monkeypatch.setenv("JERBOA_HOME", str(place))
@@ -76,14 +75,14 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def run() -> Iterator[Runner]:
-    """`run(coroutine)` on one event loop for the whole session: what a device made belongs to the loop."""
+    """`run(coroutine)` uses one event loop for the whole session, because what a device makes is bound to its loop."""
     with asyncio.Runner() as runner:
         yield runner.run
 
 
 @pytest.fixture(scope="session")
 def open_software_gpu(run: Runner) -> Iterator[Callable[..., Gpu]]:
-    """`open_software_gpu(host, **options of open_gpu)`: one more device on the host's software adapter."""
+    """`open_software_gpu(host, **options of open_gpu)` opens one more device on the host's software adapter."""
     opened: list[Gpu] = []
 
     def open_one(host: str, **options: Any) -> Gpu:
@@ -103,5 +102,5 @@ def open_software_gpu(run: Runner) -> Iterator[Callable[..., Gpu]]:
 
 @pytest.fixture(scope="session", params=HOSTS)
 def gpu(request: pytest.FixtureRequest, open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """The session's device of each host, with every feature its adapter has."""
+    """The session's device of each host, with every feature that its adapter has."""
     return open_software_gpu(request.param)

@@ -1,7 +1,8 @@
 """Whole tiny models under GGUF's names, with random weights, for the tests of `convert`.
 
-Names and shapes on both sides are not ours: goldens/make_convert_names.py took them from transformers and `gguf`.
-What llama.cpp's converter does to values (rows of q and k, one added to norms) is written down here once more.
+Names and shapes of both sides are independent of the engine: goldens/make_convert_names.py took them from transformers
+and `gguf`. The changes that llama.cpp's converter makes to values (reordered rows of q and k, one added to norms) are
+written here independently.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from tests.gguf_writer import byte_level_metadata, float_tensor, write_gguf
 CASES: dict[str, Any] = json.loads(
     (Path(__file__).parent / "goldens" / "convert_names.json").read_text()
 )
-IDS = [(11 * i * i + 5 * i + 3) % 300 for i in range(40)]  # a prompt: longer than the windows
+IDS = [(11 * i * i + 5 * i + 3) % 300 for i in range(40)]  # a prompt longer than the windows
 PAIRED = {"llama", "mistral3", "smollm3", "granite"}  # llama.cpp reorders rows of q and k
 PLUS_ONE = {"gemma2", "gemma3", "nemotron"}  # llama.cpp adds one to norms
 
 
 def settings(case: dict[str, Any]) -> dict[str, Any]:
-    """What llama.cpp's converter writes for the case's config."""
+    """The metadata that llama.cpp's converter writes for the case's config."""
     arch, config = case["architecture"], case["config"]
     heads = config["num_attention_heads"]
     rope = config["rope_parameters"] or {}
@@ -75,7 +76,7 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def values_of(case: dict[str, Any]) -> dict[str, Any]:
-    """Random weights by transformers' names, float32, exact in float16."""
+    """Random float32 weights under transformers' names; float16 holds them exactly."""
     rng = np.random.default_rng(5)
     return {
         name: (rng.integers(-64, 64, shape) / 64).astype(np.float32)
@@ -84,7 +85,7 @@ def values_of(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def model(case: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """A GGUF file with these weights, and these themselves."""
+    """A GGUF file with random weights, and the weights."""
     arch = case["architecture"]
     values = values_of(case)
     parts: dict[str, list[Any]] = {}

@@ -2,14 +2,14 @@
 
     python -m tests.corpus OUT.json     writes [{"name", "tokenizer": path, "texts": [...], "ids": [[...], ...]}, ...]
 
-with the ids that the engine gives in CPython, for another host to be held against (tests_e2e).
+The ids are those that the engine gives in CPython. tests_e2e compares other hosts with them.
 """
 
 from __future__ import annotations
 
 import random
 
-SCRIPTS = {  # a piece of running text in each
+SCRIPTS = {  # a short text in each script
     "English": "The quick brown fox isn't 1,234.5 km away; they'll've \"jumped\" — over it!",
     "German": "Übergrößenträger müssen für 3 € die Straße fegen.",
     "French": "Où est l’œuvre ? « Ça va », dit-elle à Noël.",
@@ -60,20 +60,20 @@ _WORDS = " ".join(SCRIPTS.values()).split(" ")
 
 
 def texts(count: int = 3000, seed: int = 7) -> list[str]:
-    """`count` texts without lone surrogates: first those of SCRIPTS, then mixtures."""
+    """`count` texts without lone surrogates: first the texts of SCRIPTS, then random mixtures."""
     chance = random.Random(seed)
     made = list(SCRIPTS.values())
     while len(made) < count:
         kind = chance.randrange(4)
-        if kind == 0:  # words of all scripts, in one line
+        if kind == 0:  # words of all scripts on one line
             joint = chance.choice([" ", "", "  ", "\n", ", "])
             made.append(joint.join(chance.choices(_WORDS, k=chance.randint(1, 12))))
-        elif kind == 1:  # one block's characters
+        elif kind == 1:  # characters of one block
             low, high = chance.choice(_BLOCKS)
             made.append("".join(_char(chance, low, high) for _ in range(chance.randint(1, 24))))
         elif kind == 2:  # any characters
             made.append("".join(_char(chance, *chance.choice(_BLOCKS)) for _ in range(12)))
-        else:  # a running text, cut anywhere
+        else:  # a text cut at a random place, its parts swapped
             text = chance.choice(list(SCRIPTS.values()))
             at = chance.randint(0, len(text))
             made.append(text[at:] + text[:at])

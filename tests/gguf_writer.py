@@ -1,4 +1,4 @@
-"""Writes small GGUF files for tests, from the format's text; nothing of the reader is used."""
+"""Writes small GGUF files for tests. It follows the format's specification and shares no code with the reader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# name -> (number, elements, bytes) of ggml.h
+# name -> (number, elements, bytes), from ggml.h
 TYPES = {
     "F32": (0, 1, 4),
     "F16": (1, 1, 2),
@@ -30,7 +30,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def value(v: Any) -> bytes:
-    """Type number and value, as llama.cpp's converter chooses types."""
+    """The type number and the encoded value; types are chosen as llama.cpp's converter does."""
     if isinstance(v, bool):
         return struct.pack("<I?", 7, v)
     if isinstance(v, int):
@@ -52,7 +52,7 @@ def write_gguf(
     version: int = 3,
     alignment: int = 32,
 ) -> bytes:
-    """A whole file. `tensors`: name -> (type, row-major shape, bytes)."""
+    """The bytes of a file. `tensors`: name -> (type, row-major shape, bytes)."""
     out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
     for key, v in metadata.items():
         out += text(key) + value(v)
@@ -73,7 +73,7 @@ def float_tensor(array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...], byt
 
 
 def byte_level_metadata() -> dict[str, Any]:
-    """Settings of a small byte-level tokenizer."""
+    """Metadata of a small byte-level tokenizer."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters, extra = {}, 256
     for byte in range(256):

@@ -1,7 +1,7 @@
-"""Chat templates that loop, recurse, grow, reach for attributes or are broken: (source, what the
-InputError says, of the one guard that stops it).
+"""Chat templates that loop, recurse, grow, read forbidden attributes or are broken, as (source, message of the
+InputError from the one guard that stops it).
 
-The browser runs them too: what is a RecursionError in CPython can end Pyodide for good.
+The browser tests run them too: where CPython raises RecursionError, Pyodide can stop working for good.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ BIG = "{% set n = namespace(t='ab' * 200000) %}"
 
 
 def doubled(first: str, again: str) -> str:
-    """A value that becomes twice as large in each turn."""
+    """A value that doubles in size with each turn."""
     return DOUBLED.replace("X", first).replace("Y", again)
 
 
@@ -38,7 +38,7 @@ HOSTILE: list[tuple[str, str]] = [
     ("{% if 1 %}" * 150 + "{% endif %}" * 150, "blocks inside blocks"),
     ("{% set x = 1 %}" * 9000, "words and signs"),
     ("{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", "calls itself without end: more than 24"),
-    # Numbers.
+    # Large numbers.
     ("{{ " + "1" * 200_000 + " }}", "a number of more than 2000 digits"),
     ("{{ 0x" + "_f" * 100_000 + " }}", "a number of more than 2000 digits"),
     ("{{ 9**(9**9) }}", "an exponent above"),
@@ -48,7 +48,7 @@ HOSTILE: list[tuple[str, str]] = [
     ("{{ ('9' * 1500) | int }}", "a number's bits above"),
     ("{{ ('9' * 30000) | int }}", "digits given to int above"),
     ("{{ 1.5 | round(99999) }}", "a precision given to round above"),
-    # Widths.
+    # Large widths.
     ("{{ 'a' * 10**9 }}", "builds a text of 1000000000 "),
     ("{{ 10**9 * 'a' }}", "builds a text of 1000000000 "),
     ("{{ [1] * 10**9 }}", "builds a text or list of 1000000000 "),
@@ -83,7 +83,7 @@ HOSTILE: list[tuple[str, str]] = [
     ("{{ (range(9999) | list) | tojson(separators=('a' * 9999, ':')) }}", "builds a text of"),
     ("{{ [1] | batch(99999999, 0) | list }}", "a number given to batch above"),
     ("{{ [1] | slice(99999999, 0) | list }}", "a number given to slice above"),
-    # Growth.
+    # Growing values.
     ("{% set a = 'a' * 9999 %}{{ a.replace('a', a * 99) }}", "builds a text of"),
     ("{% set a = 'a' * 9999 %}{{ a | replace('a', a * 99) }}", "builds a text of"),
     ("{% set a = 'a' * 9999 %}{{ a | replace('', a * 99) }}", "builds a text of"),
@@ -122,7 +122,7 @@ HOSTILE: list[tuple[str, str]] = [
     ("{% for i in range(9999) %}" + "x" * 50_000 + "{% endfor %}", "builds a text of|MiB together"),
     ("{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = n.x + ['abcdefgh' * 9999] %}{% endfor %}",
      "MiB together"),
-    # Work without growth.
+    # Long work on values that do not grow.
     (BIG + "{% for i in range(9999) %}{{ 'b' * 9 in n.t }}{% endfor %}", "works too long"),
     (BIG + "{% for i in range(9999) %}{{ n.t.rfind('b' + 'ab' * 9999) }}{% endfor %}", "works too long"),
     (BIG + "{% for i in range(9999) %}{{ n.t == n.t + '' }}{% endfor %}", "works too long|MiB together"),

@@ -1,4 +1,4 @@
-"""Loads of a repository as the engine does them, without a GPU: what test_cache.py, and its child processes, run."""
+"""Loads a repository as the engine does, without a GPU. test_cache.py and its child processes use it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRITES = ("write", "flush", "replace", "rename", "link", "delete")
 
 
 def make_repository(root: Path, seed: int = 0, sizes: Sequence[int] = SIZES) -> dict[str, bytes]:
-    """ROOT/org/tiny with a config, a tokenizer and tensors of random bytes; those by name."""
+    """Make ROOT/org/tiny with a config, a tokenizer and tensors of random bytes; returns the tensors by name."""
     folder = root / NAME
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"t{i}": random.Random(f"{seed} {i}").randbytes(n) for i, n in enumerate(sizes)}
@@ -47,7 +47,7 @@ def make_repository(root: Path, seed: int = 0, sizes: Sequence[int] = SIZES) -> 
 
 
 class FaultStore(FileStore):
-    """A FileStore that calls `before(k, method, data)` before its k-th call that changes anything (from 1)."""
+    """A FileStore that calls `before(k, method, data)` before its k-th change (k starts at 1)."""
 
     def __init__(
         self, root: Path, before: Callable[[int, str, str], None], shared: bool = True
@@ -92,8 +92,8 @@ class FaultStore(FileStore):
 
 
 class FaultIo(NativeIo):
-    """NativeIo over a FaultStore at the usual place, that does not wait between attempts. `shared` False: the store is
-    the engine's alone, as a browser's is."""
+    """NativeIo over a FaultStore in the usual place; it does not wait between attempts. With `shared` False the store
+    belongs to the engine alone, as a browser's does."""
 
     def __init__(
         self, before: Callable[[int, str, str], None] = lambda *_: None, *, shared: bool = True
@@ -115,7 +115,8 @@ class FaultIo(NativeIo):
 async def load(
     io: NativeIo, address: str = NAME, notes: list[str] | None = None, only: Sequence[str] = ()
 ) -> dict[str, bytes]:
-    """The tensors (or `only` some), read as the loader reads them; a sum of each is compared as the GPU's would be."""
+    """Load all tensors (or those in `only`), read as the loader reads them. The sum of each is compared as the GPU's
+    sum would be."""
     notes = notes if notes is not None else []
     repository = await open_repository(address, io, partial(open_kept, note=notes.append))
     try:
@@ -149,9 +150,9 @@ def _sum(data: bytes) -> int:
 
 
 class Killed(BaseException):
-    """The process ended: nothing is written from here on."""
+    """The process was killed: from here on nothing is written."""
 
 
 def die(_: object = None) -> None:
-    """As a kill would end the process: nothing is cleaned up."""
+    """End the process as a kill would: without any cleanup."""
     os._exit(9)

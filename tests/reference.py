@@ -1,7 +1,6 @@
-"""What somebody else computed: the goldens of tests/goldens/ and how close we must come to them.
+"""Reference results: the goldens of tests/goldens/, and how close the engine must come to them.
 
-make_goldens.py and make_real_models.py wrote them with transformers in float32; nothing here
-imports the engine.
+make_goldens.py and make_real_models.py computed them with transformers in float32. Nothing here imports the engine.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 GOLDENS = Path(__file__).parent / "goldens"
 
-# The reference's own float32 rounding is 1e-11 (golden.npz's meta holds it, against float64), and a
-# mistake in order, RoPE or window moves these logits by 2e-3 or more: make_goldens.py asserts both.
-# 1e-6 leaves room for another order of summation and for GPU exp and tanh (a few ulp each).
+# The reference's own float32 rounding is 1e-11 against float64 (stored in golden.npz's meta). A mistake in order, RoPE
+# or window changes these logits by 2e-3 or more. make_goldens.py asserts both. 1e-6 leaves room for another order of
+# summation and for the GPU's exp and tanh (a few ulp each).
 NMSE_F32 = 1e-6
 # Rounding weights and KV to float16 alone costs up to 1e-5 here (meta: nmse_f16_weights_and_kv).
 NMSE_F16 = 1e-4
-# Below this distance of the two best logits, float32 on another machine may choose the other one.
+# If the two best logits are closer than this, float32 on another machine may choose the other token.
 MARGIN = 1e-3
 
 
@@ -48,7 +47,7 @@ def folder(name: str) -> Path:
 
 
 def lengths(name: str) -> list[int]:
-    """Of a checkpoint's prompts."""
+    """Lengths of a checkpoint's prompts."""
     with np.load(folder(name) / "golden.npz") as golden:
         return sorted(int(key.split("_")[1]) for key in golden if key.startswith("ids_"))
 
@@ -65,14 +64,14 @@ def prompt(name: str, length: int) -> Prompt:
 
 
 def nmse(ours: ArrayLike, reference: ArrayLike) -> float:
-    """sum((a-b)^2) / sum(b^2), in float64. NaN and infinities in `ours` give NaN or inf: no pass."""
+    """sum((a-b)^2) / sum(b^2), in float64. NaN or infinity in `ours` gives NaN or infinity, so the test fails."""
     a, b = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
     assert a.shape == b.shape, f"shape {a.shape}, the reference has {b.shape}"
     return float(((a - b) ** 2).sum() / (b**2).sum())
 
 
 def assert_same_tokens(ours: Sequence[int], golden: Prompt) -> None:
-    """Equal wherever the reference's margin is above MARGIN; the first narrower miss ends the comparison."""
+    """Compare tokens up to the first that differs. Fails if the reference's margin there is above MARGIN."""
     expected = golden.greedy
     assert len(ours) == len(expected), f"{len(ours)} tokens, the reference has {len(expected)}"
     for step, (a, b, margin) in enumerate(zip(ours, expected, golden.margins, strict=True)):

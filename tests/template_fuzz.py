@@ -1,8 +1,8 @@
-"""Random templates from a grammar over filters, methods, operators and statements, with sizes that hurt.
+"""Random templates from a grammar of filters, methods, operators and statements, with large sizes.
 
-    python -m tests.template_fuzz FIRST LAST    what the templates of these seeds cost: seconds, MiB, what came
+    python -m tests.template_fuzz FIRST LAST    cost of the templates of these seeds: seconds, MiB, outcome
 
-One line for each that takes more than half of a bound, and the worst of all at the end.
+It prints a line for each template that takes more than half of a limit, and the worst of all at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEXTS = (
     "'<&>'",
     "''",
 )
-# How each kind of value is made: T, L, N and A stand for a text, a list, a number and any value.
+# How to make each kind of value. T, L, N and A stand for a text, a list, a number and any value.
 WAYS = {
     "T": (
         *("t", "u", "n.x", "n.x", "messages[0].content"),
@@ -237,7 +237,7 @@ WAYS = {
 
 
 class Grammar:
-    """One random source."""
+    """The grammar, with one random source."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)

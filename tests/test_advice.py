@@ -1,4 +1,4 @@
-"""generation_config.json: which values are on, which are off, as transformers takes them."""
+"""generation_config.json: which settings are on and which are off, as transformers reads them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from py_engine.errors import ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.sampling import Sampling
 
-# generation_config.json, and the processors that tests/goldens/make_advice.py found transformers to run for it.
+# generation_config.json, and the processors that transformers runs for it (found by tests/goldens/make_advice.py).
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "advice.json").read_text())["cases"]
 
 
 def as_processors(made: Sampling) -> dict[str, float]:
-    """Our settings under the names of transformers' processors; what is off is left out."""
+    """The engine's settings under the names of transformers' processors. Settings that are off are left out."""
     found: dict[str, float] = {}
     if made.repetition_penalty != 1:
         found["RepetitionPenaltyLogitsProcessor"] = made.repetition_penalty
@@ -39,7 +39,7 @@ def test_as_transformers_takes_it(case: dict[str, Any]) -> None:
     config = {key: value for key, value in case["config"].items() if value is not None}
     made = sampling_advice(config)
     assert made.greedy is not case["sampled"]
-    assert made.seed is None  # a fresh one for every answer
+    assert made.seed is None  # each answer draws a fresh one
     wanted = dict(case["processors"])
     if wanted.get("MinPLogitsWarper") == 0:
         del wanted["MinPLogitsWarper"]  # it does nothing
@@ -59,7 +59,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("top_k", [-1, -5, 0])
 def test_top_k_below_one_is_off(top_k: int) -> None:
-    """transformers refuses negative ones; vLLM writes -1 for off."""
+    """transformers refuses negative values; vLLM writes -1 for off."""
     assert sampling_advice({"do_sample": True, "top_k": top_k}).top_k == 0
 
 
@@ -92,5 +92,5 @@ def test_what_means_nothing_is_refused(config: dict[str, Any], words: str) -> No
 
 
 def test_without_sampling_its_settings_rest() -> None:
-    """Also absurd ones: nobody reads them."""
+    """Even absurd values are accepted, because nothing reads them."""
     assert sampling_advice({"do_sample": False, "temperature": -3, "top_k": "x"}) == Sampling()

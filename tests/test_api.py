@@ -1,4 +1,6 @@
-"""The public names: listed, typed, the same under both names, from a wheel in a fresh environment."""
+"""The public names: they are listed and typed, the same under both names, and importable from a wheel in a fresh
+environment.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = [Requirement(text) for text in PROJECT["dependencies"]]
 
-# A user's program: what is right, and beside what is wrong a word of the error that mypy has to give for that line.
+# A user's program. Each wrong line has a comment with a word of the error that mypy must give for it.
 PROGRAM = """\
 import asyncio
 import jerboa
@@ -82,7 +84,7 @@ same: type[py_engine.Engine] = jerboa.Engine
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a fresh environment with the wheel in it; dependencies are those of this environment."""
+    """The Python of a fresh environment that has the wheel. It finds dependencies in the current environment."""
     place = tmp_path_factory.mktemp("installed")
     build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place))
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
@@ -94,7 +96,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
     subprocess.run([*pip, "--no-index", str(wheel)], **run)  # type: ignore[call-overload]
     (packages,) = (place / "venv" / "lib").glob("python*/site-packages")
-    # Behind its own packages, so that the wheel's py_engine is the one that is found.
+    # This path comes after the environment's own packages, so that the wheel's py_engine is found first.
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
@@ -130,7 +132,7 @@ def test_every_error_that_callers_may_catch_is_public() -> None:
 
 
 def test_requests_and_what_they_give_are_public() -> None:
-    """`Engine.ask` takes the request of each task; its type parameter says what comes of it."""
+    """`Engine.ask` takes the request of each task; its type parameter is the type of the answer."""
 
     def named(kind: Any) -> Iterator[str]:
         if getattr(kind, "__module__", "").startswith("py_engine"):

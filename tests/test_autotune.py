@@ -1,4 +1,6 @@
-"""Forms of kernels: measured, picked, kept and used again; whatever is kept that does not belong here is ignored."""
+"""Autotune: forms of kernels are measured, picked, stored and used again. Stored data that does not apply here is
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ OTHER = MatvecTask(96, 64, "bf16", 0, "f16", "add", False)
 
 @pytest.fixture
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """A device of its own that does not admit to be software, so that it is tuned."""
+    """A device that does not report itself as software, so that it is tuned."""
     gpu = open_software_gpu("wgpu")
     gpu.info = replace(gpu.info, fallback=False)
     return gpu
@@ -72,7 +74,7 @@ def test_candidates_fit_and_begin_with_the_usual_one() -> None:
 
 
 def test_measure_tries_every_form(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All candidates really run; the pick is the one whose time was least (here: told by the clock)."""
+    """Every candidate really runs. The fastest one is picked (the test's clock decides which that is)."""
     seen: list[list[int]] = []
 
     async def compare(self: Any, alternatives: Any) -> list[float]:
@@ -94,7 +96,7 @@ def test_measure_tries_every_form(gpu: Gpu, run: Runner, monkeypatch: pytest.Mon
 def test_alternatives_are_timed_alike_with_and_without_timestamps(
     run: Runner, open_software_gpu: Callable[..., Gpu]
 ) -> None:
-    """Each gets a time, whatever the device can time by, and every dispatch of a round really runs."""
+    """Each alternative gets a time with either clock, and every dispatch of a round really runs."""
     for features in (None, frozenset[str]()):
         gpu = open_software_gpu("wgpu", features=features)
         before = gpu.counters.dispatches
@@ -139,7 +141,7 @@ def test_forms_are_kept_for_this_adapter(gpu: Gpu, io: NativeIo, run: Runner) ->
 
 
 def broken() -> list[Any]:
-    """Contents of the file that must count as none."""
+    """File contents that must count as no file."""
     gpu = CountingGpu()
     good = pack({TASK: MatvecTuning(64, 4, 2)}, gpu)
     assert unpack(good, gpu) == {TASK: MatvecTuning(64, 4, 2)}
@@ -199,8 +201,8 @@ async def load(gpu: Gpu, io: NativeIo, **options: Any) -> Engine:
 def test_a_tuned_model_answers_as_the_reference(
     gpu: Gpu, io: NativeIo, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tuning picks other forms here (the usual one is told to be slow): logits stay the reference's, the digest tells
-    the difference, and a later load takes the same forms from the store without measuring."""
+    """Tuning picks other forms here, because the clock makes the usual one slow. The logits still match the reference,
+    the digest shows the difference, and a later load takes the same forms from the store without measuring."""
     import numpy as np
 
     async def compare(self: Any, alternatives: Any) -> list[float]:
@@ -233,7 +235,7 @@ def test_a_tuned_model_answers_as_the_reference(
 
 
 def test_tuning_beside_a_model_that_answers(gpu: Gpu, io: NativeIo, run: Runner) -> None:
-    """Neither disturbs the other: every form is timed, and the answer is the one of a quiet device."""
+    """Neither disturbs the other: every form is timed, and the answer is the same as on an idle device."""
 
     async def work() -> None:
         async with await load(gpu, io) as one:
@@ -256,7 +258,7 @@ def test_tuning_beside_a_model_that_answers(gpu: Gpu, io: NativeIo, run: Runner)
 def test_a_grouped_submit_is_not_tuned(
     gpu: Gpu, io: NativeIo, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where few dispatches go into a command buffer, none are timed by the hundred."""
+    """Measuring puts hundreds of dispatches into a command buffer: too many where the device takes few."""
 
     async def compare(self: Any, alternatives: Any) -> list[float]:
         raise AssertionError("measured")

@@ -1,4 +1,4 @@
-"""Rows and the picture of docs/benchmarks.md, from results as the benches print them."""
+"""Rows and the picture of docs/benchmarks.md, made from results as the benches print them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CELLS = len(bench_rows.COLUMNS)
 def saved(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Two real runs of a tiny hybrid, greedy (profiled) and sampled, and one of a model that is not there."""
+    """Two real runs of a tiny hybrid, greedy (profiled) and sampled, and one of a model that is missing."""
     file = tmp_path_factory.mktemp("rows") / "runs.jsonl"
     models = [str(reference.folder("qwen3.5-mlx4-g64")), "/no/such/model"]
     with software_adapter("wgpu"):

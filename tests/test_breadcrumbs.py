@@ -1,4 +1,4 @@
-"""What a run died at is told by the next one: the file, and the worker's messages with a model."""
+"""A run reports what an earlier run was doing when it crashed: the file, and the worker's messages with a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.conftest import Runner
 
 NAME = "qwen3-mlx4-g128"
 CRUMB = {"phase": "load", "model": "org/name", "context": 512, "group": None}
-# A run that says what it is at, then waits to be killed.
+# A run that writes down what it is doing, then waits to be killed.
 CHILD = """
 import asyncio, sys
 from py_engine.host.io_native import NativeIo
@@ -73,7 +73,7 @@ async def told(name: str, left: Any = ()) -> list[dict[str, Any]]:
 
 
 def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> None:
-    dead: list[Any] = []  # a block that is thrown away would be left, and what it was at wiped out
+    dead: list[Any] = []  # a block that is garbage collected would be left, and its note deleted
 
     async def leave(name: str, at: bool) -> None:
         crumbs = Breadcrumbs(NativeIo())
@@ -85,7 +85,7 @@ def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> No
         else:
             async with crumbs.at("generate", "é" * 5000, 4096, 16):
                 pass
-        await crumbs._held.aclose()  # the process is gone
+        await crumbs._held.aclose()  # as when the process is gone
 
     run(leave("idle", False))
     assert run(told("next")) == []
@@ -95,11 +95,11 @@ def test_what_ended_in_peace_or_had_nothing_to_do_is_not_told(run: Runner) -> No
     run(leave("killed", True))
     assert [found["phase"] for found in run(told("next"))] == ["generate"]
     for crumbs, _ in dead:
-        crumbs._store = None  # it writes no more
+        crumbs._store = None  # as when the process is dead: it writes no more
 
 
 def test_of_blocks_that_overlap_the_first_that_goes_on_is_told(run: Runner, stores: Path) -> None:
-    """An answer that waits for a calibration is what the run is at once that is done."""
+    """When a calibration ends, the note names the answer that was waiting for it."""
 
     async def overlap() -> list[str | None]:
         crumbs = Breadcrumbs(NativeIo())
@@ -151,7 +151,8 @@ def test_spoilt_crumbs_and_a_broken_store_are_no_error(
 def test_a_page_that_does_not_listen_leaves_it_to_one_that_does(
     run: Runner, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Diagnostics and benches name no run: what the chat's page died at waits for the chat's page."""
+    """Diagnostics and benches give no name of a run. What the chat's page was doing when it crashed is reported to the
+    chat's page only."""
     (stores / "crumbs").mkdir(parents=True)
     (stores / "crumbs" / "dead.json").write_text(json.dumps(CRUMB))
 
@@ -164,7 +165,7 @@ def test_a_page_that_does_not_listen_leaves_it_to_one_that_does(
 
         host = Host(heard.append, nothing)
         host.begin()
-        host.receive({"type": "cache_list", "id": 1})  # answered once it has looked back
+        host.receive({"type": "cache_list", "id": 1})  # this is answered once the old note was read
         await waiting.until(
             "an answer to cache_list", lambda: any(m["status"] == "result" for m in heard), 0
         )
@@ -181,7 +182,7 @@ def test_the_worker_writes_it_down_and_tells(
     stores: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A worker that goes away in the middle of an answer, the next one, and the calibration of its model."""
+    """A worker dies in the middle of an answer. The next one reports it, then calibrates its model."""
     monkeypatch.setattr("py_engine.graph.submit.on_webkit", lambda: True)
     monkeypatch.setattr("app.worker.QUIET_S", 0.0)
     monkeypatch.setattr("py_engine.generate.decoder.STEPS_IN_FLIGHT", 1)
@@ -226,7 +227,7 @@ def test_the_worker_writes_it_down_and_tells(
         await until("ready")
         host.receive({"type": "generate", "id": 2, "prompt": "one two three"})
         await until("token")
-        await host._log.crumbs._held.aclose()  # as the death of its process gives the lock back
+        await host._log.crumbs._held.aclose()  # as the death of its process releases the lock
         host._log.crumbs._store = None
         host.receive({"type": "interrupt", "id": 2})
         await until("complete")

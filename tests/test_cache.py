@@ -1,4 +1,6 @@
-"""The cache of weights over a real hub server and real files: killed, damaged, full, offline, shared."""
+"""The cache of weights over a real hub server and real files: killed loads, damage, a full disk, no network, several
+processes.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_medium(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes are killed here, not machines."""
+    """These tests kill processes, not machines, so nothing needs fsync."""
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, lambda _: None)
 
@@ -81,7 +83,7 @@ def once(
     now: float | None = None,
     **options: Any,
 ) -> tuple[dict[str, bytes], FaultIo, list[str]]:
-    """One load: the tensors, the io with its counts, the notes. `now`: what its clock says."""
+    """One load: the tensors, the io with its counts, the notes. `now`: the time that its clock gives."""
     io, notes = FaultIo(before), [] if notes is None else notes
     if now is not None:
         io.time = lambda: now  # type: ignore[method-assign]
@@ -92,7 +94,7 @@ def once(
 
 
 def asked(server: HubServer, name: str = FILE) -> int:
-    """Bytes of a file that were asked for from the file host."""
+    """How many bytes of a file the file host was asked for."""
     total = 0
     for request in server.requests:
         if request.port == "cdn" and request.path.endswith(name) and request.range:
@@ -102,7 +104,7 @@ def asked(server: HubServer, name: str = FILE) -> int:
 
 
 def stored(io: FaultIo) -> Manifest | None:
-    """What the store says it has of the repository."""
+    """What the store reports about the repository."""
 
     async def go() -> Manifest | None:
         library = Library(await io.open_store("models"), io)
@@ -204,7 +206,7 @@ def test_huggingface_hub_reads_what_was_stored(
 def test_what_huggingface_hub_stored_is_not_fetched_again(
     server: HubServer, tensors: dict[str, bytes], root: Path, hub: Path
 ) -> None:
-    """Its blobs are named by their sha256; whoever cleans ours leaves them."""
+    """huggingface_hub names its blobs by their sha256. A clean-up of the engine's files leaves them."""
     sum_ = hub_module._sha256(root / NAME / FILE)
     blob = hub / FOLDER / "blobs" / sum_
     blob.parent.mkdir(parents=True)
@@ -233,12 +235,12 @@ def changes_of_a_cold_load() -> int:
 
 
 def killed_at(k: int, half: bool) -> bool:
-    """Run a load in a child that dies before the k-th change of its store (or `half` way through a write). Whether it
-    came to that."""
+    """Run a load in a child process that dies before the k-th change of its store (or `half` way through a write).
+    Returns whether it died."""
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
-        )  # of forking beside the server's threads
+        )  # warnings about forking while the server's threads run
         child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
@@ -276,7 +278,8 @@ def killed_at(k: int, half: bool) -> bool:
 def test_killed_at_every_write_boundary(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path, half: bool
 ) -> None:
-    """The next load completes, is right, asks for nothing that was stored, and no more than a tensor was lost."""
+    """The next load completes with the right tensors. It fetches nothing again that was stored; at most one tensor was
+    lost."""
     size = (root / NAME / FILE).stat().st_size
     largest = max(SIZES)
     kills = 0
@@ -314,7 +317,7 @@ def test_a_large_tensor_goes_on_at_the_missing_range(
     monkeypatch.setattr("py_engine.host.io_native.PIECE_BYTES", 4096)
     size = (root / NAME / FILE).stat().st_size
     k, inside = 10, 0
-    while not 10_000 < inside < 90_000:  # until the kill falls within the large tensor
+    while not 10_000 < inside < 90_000:  # until the kill falls into the large tensor
         k += 1
         assert k < 500, "no kill fell within the large tensor"
         shutil.rmtree(hub, ignore_errors=True)
@@ -408,7 +411,8 @@ def test_damage_that_cannot_be_repaired_offline_is_said(
 
 
 def test_no_room_at_every_write(server: HubServer, tensors: dict[str, bytes], hub: Path) -> None:
-    """For every k: writes from the k-th on are refused. The load is right; it says so; nothing of it stays behind."""
+    """For every k: all writes from the k-th on are refused. The load gives the right tensors and reports the full disk,
+    and nothing of it stays on disk."""
     count = changes_of_a_cold_load()
     for k in range(1, count):
         shutil.rmtree(hub, ignore_errors=True)
@@ -419,7 +423,7 @@ def test_no_room_at_every_write(server: HubServer, tensors: dict[str, bytes], hu
 
         got, io, notes = once(refuse)
         assert got == tensors, k
-        # Of the time of the last use nothing depends: it is written last, and nobody is told.
+        # The time of last use is written last. Nothing depends on it, so nobody is told when it fails.
         said = [note for note in notes if "not kept on this device" in note]
         done = stored(io)
         assert said and done is None or not said and done is not None and done.files[FILE].whole, k
@@ -430,7 +434,7 @@ def test_no_room_at_every_write(server: HubServer, tensors: dict[str, bytes], hu
 def test_no_room_once_at_every_write(
     root: Path, server: HubServer, tensors: dict[str, bytes], hub: Path, tmp_path: Path
 ) -> None:
-    """For every k: the k-th change is refused, an older model goes, and the same change then works."""
+    """For every k: the k-th change is refused, an older model is deleted, and the change then succeeds."""
     other = "org/older"
     shutil.copytree(root / NAME, root / other)
     count = changes_of_a_cold_load()
@@ -454,7 +458,7 @@ def test_no_room_once_at_every_write(
         assert got == tensors and notes == [], k
         done = stored(io)
         assert done is not None and done.files[FILE].whole, k
-        # Its last change is the time of its use, on which nothing depends.
+        # The last change writes the time of last use, on which nothing depends.
         gone = not (hub / "models--org--older").exists()
         assert gone == bool(refused), (k, refused)
         freed += gone
@@ -489,7 +493,7 @@ def test_older_models_make_room_by_last_use(
 def test_room_made_among_commits_spares_what_they_share(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older commit goes, but not its tokenizer, which the newer one has taken over."""
+    """The older commit is deleted, but not its tokenizer, which the newer commit shares."""
     once()
     monkeypatch.setattr(hub_module, "COMMIT", "c" * 40)
     tensors = make_repository(root, seed=4)
@@ -566,7 +570,7 @@ def test_faults_of_the_server_leave_the_store_as_it_was(
 def test_a_file_that_is_not_what_the_hub_says_is_refused(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The listing gives the sha256 of other bytes (a proxy that changes files; a mirror gone wrong)."""
+    """The listing gives the sha256 of other bytes, as with a proxy that changes files or a faulty mirror."""
     good = hub_module._sha256(root / NAME / FILE)
     body = bytearray((root / NAME / FILE).read_bytes())
     body[-5] ^= 1
@@ -586,7 +590,7 @@ def test_a_file_that_is_not_what_the_hub_says_is_refused(
 def test_a_small_file_is_compared_with_its_git_object_id(
     server: HubServer, root: Path, tensors: dict[str, bytes]
 ) -> None:
-    """What comes differs by a byte from what the listing speaks of; the second answer is right."""
+    """The first answer differs from the listing's file by a byte; the second one is right."""
     place = root / NAME / "config.json"
     whole = place.read_text()
 
@@ -633,7 +637,7 @@ def test_hf_hub_offline_asks_for_nothing(
 def test_a_file_that_changes_meanwhile_is_refused_or_compared(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a listing there is no sha256: then the ETag is what tells."""
+    """Without a listing there is no sha256, so the ETag has to show the change."""
     monkeypatch.setattr(server, "listing", False)
     make_repository(root, seed=1)
     body = (root / NAME / FILE).read_bytes()
@@ -659,7 +663,8 @@ def test_a_file_without_a_sha256_that_changed_between_two_loads(
     monkeypatch: pytest.MonkeyPatch,
     size: int,
 ) -> None:
-    """What came of the old one is not mixed with the new one: the load that finds out ends, the next begins anew."""
+    """Bytes of the old file are not mixed with the new one: the load that notices the change ends, and the next one
+    starts from nothing."""
     monkeypatch.setattr(journal, "FLUSH_BYTES", 1)
     server.listing = False
 
@@ -695,7 +700,7 @@ def test_a_portal_on_the_way_does_not_hold_up_what_is_here(
 def test_what_a_repair_brings_is_compared_too(
     server: HubServer, tensors: dict[str, bytes], root: Path, hub: Path
 ) -> None:
-    """A bit is wrong in the store, and another one in what the hub gives now."""
+    """One bit is wrong in the store, and another one in what the hub now sends."""
     address = f"{NAME}@{COMMIT}"
     once(address=address)
     flip_in_weights(hub)
@@ -741,7 +746,7 @@ def test_a_new_commit_of_the_same_weights_hides_no_damage(
     hub: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The sums of the older commit's tensors hold for the newer one's."""
+    """The checksums of the older commit's tensors hold for the newer one's."""
     once()
     flip_in_weights(hub)
     commit_other_config(root, monkeypatch)
@@ -755,7 +760,7 @@ def test_a_new_commit_of_the_same_weights_hides_no_damage(
 def test_a_new_commit_with_one_new_shard_hides_no_damage_in_the_other(
     server: HubServer, root: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose sums are not known then: the whole file's sha256 is compared once more."""
+    """The checksums of the other shard are then unknown, so the sha256 of the whole file is compared again."""
     other = root / NAME / "other.safetensors"
     tensors = make_repository(root)
     other.write_bytes(b"the first")
@@ -787,13 +792,13 @@ def test_an_old_commit_goes_even_if_a_load_ended_before_it_did(
 
 
 def commit_other_config(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newer commit, with the same weights."""
+    """Make a newer commit with the same weights."""
     monkeypatch.setattr(hub_module, "COMMIT", "e" * 40)
     (root / NAME / "config.json").write_text(json.dumps({"model_type": "qwen3", "seed": 77}))
 
 
 def flip_in_weights(hub: Path) -> None:
-    """A bit of t2, in the store."""
+    """Flip a bit of tensor t2 in the store."""
     blob = blob_of(hub)
     body = bytearray(blob.read_bytes())
     body[60_000] ^= 1
@@ -830,7 +835,8 @@ def test_a_damaged_line_of_the_journal_costs_what_follows_it_only() -> None:
 def test_some_tensors_only(
     server: HubServer, tensors: dict[str, bytes], hub: Path, root: Path
 ) -> None:
-    """A text model of a file with other parts: what is not read is not fetched; reading it later adds it."""
+    """A text model reads part of a file that has other parts too. The rest is not fetched; a later load that needs it
+    adds it."""
     size = (root / NAME / FILE).stat().st_size
     got, _, _ = once(only=("t2",))
     assert got == {"t2": tensors["t2"]} and asked(server) < size
@@ -879,7 +885,7 @@ def test_two_processes_fetch_once(server: HubServer, tensors: dict[str, bytes], 
 def test_two_loads_that_want_the_rest_fetch_it_once(
     server: HubServer, tensors: dict[str, bytes], root: Path
 ) -> None:
-    """Some tensors are here, and both loads hold the lock for reading until they see what is missing."""
+    """Some tensors are stored. Both loads hold the read lock until they see what is missing."""
     once(only=("t2",))
 
     async def both() -> list[dict[str, bytes]]:

@@ -1,4 +1,6 @@
-"""What a device takes in one command buffer: the state machine, and the climb with a real model on a real device."""
+"""How much a device can take in one command buffer: the state machine, and calibration with a real model on a real
+device.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ CHROME = "Chrome/141.0.0.0 Safari/537.36"
         (APPLE.format("iPad; CPU OS 18_7", "EdgiOS/141.0 Version/26.0"), False, True),
         (APPLE.format(MAC, "Version/26.0 Safari/605.1.15"), True, True),
         (APPLE.format("X11; Linux x86_64", "Version/26.0 Safari/605.1.15"), False, True),
-        (APPLE.format(MAC, CHROME), False, False),  # an Apple GPU, and not WebKit
+        (APPLE.format(MAC, CHROME), False, False),  # an Apple GPU, but not WebKit
         (APPLE.format(MAC, CHROME + " Edg/141.0.0.0"), False, False),
         (APPLE.format("X11; Linux x86_64", "HeadlessChrome/141.0 Safari/537.36"), False, False),
         (APPLE.format("Linux; Android 16; Pixel 9", CHROME), False, False),
@@ -53,7 +55,7 @@ def test_webkit_is_known_by_its_name(agent: str, ios: bool, webkit: bool) -> Non
 @pytest.mark.parametrize(
     ("agent", "version"),
     [
-        (APPLE.format(MAC, "Version/26.1 Safari/605.1.15"), "Version/26.1"),  # also an iPad's
+        (APPLE.format(MAC, "Version/26.1 Safari/605.1.15"), "Version/26.1"),  # iPads send this too
         (
             APPLE.format("iPhone; CPU iPhone OS 18_7 like Mac OS X", "Version/26.1 Mobile/15E148"),
             "OS 18_7 Version/26.1",
@@ -69,7 +71,7 @@ def test_an_update_of_webkit_is_seen(agent: str, version: str) -> None:
 
 
 def test_nothing_native_is_webkit() -> None:
-    """Dawn on Apple's GPUs included: nobody asks for the vendor."""
+    """Not even Dawn on Apple's GPUs: the vendor is not what decides."""
     assert (on_webkit(), webkit_version()) == (False, "")
     assert default_strategy() == SingleSubmit()
 
@@ -84,7 +86,7 @@ def test_ios_begins_with_a_small_context(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Device:
-    """Takes `right` dispatches in one pass and `passes` passes without a fault; with more it errs, or dies."""
+    """Runs `right` dispatches in a pass, and `passes` passes, correctly. With more it computes wrongly or dies."""
 
     def __init__(self, right: int, passes: int = 0, dies: bool = False) -> None:
         self.right, self.passes, self.dies = right, passes, dies
@@ -92,7 +94,7 @@ class Device:
         self.file = json.dumps(Calibration().to_dict())
 
     def climb(self, most: int, plan: str = "plan") -> GroupedSubmit:
-        """One run of a page, from its start until nothing is left to try or it dies; what is in use then."""
+        """One run of a page, until nothing is left to try or it dies. Returns the setting in use at the end."""
         record = Calibration.from_dict(json.loads(self.file))
         record.bury()
         while candidate := record.next(plan, most):
@@ -129,7 +131,7 @@ def test_the_other_axis_goes_on_where_the_first_ended() -> None:
 
 @pytest.mark.parametrize(("right", "passes"), [(0, 0), (8, 0), (20, 8), (60, 600), (7, 9)])
 def test_what_died_is_never_tried_again(right: int, passes: int) -> None:
-    """Start after start: at most one death an axis, and what was proven before stays in use."""
+    """Over several starts, each axis causes at most one death, and what was proven before stays in use."""
     device = Device(right, passes, dies=True)
     ends = [device.climb(most=500) for _ in range(6)]
     assert len(device.tried) == len(set(device.tried))
@@ -155,7 +157,8 @@ def test_while_a_candidate_is_tried_nothing_of_its_axis_is_used() -> None:
 
 
 def test_plans_that_end_the_page_by_the_floor_are_left_alone() -> None:
-    """Nothing is to be compared with; what was proven with others holds, and they go on."""
+    """A plan that ends the page even at the smallest setting is not tried again. What other plans have proven still
+    holds, and they go on."""
     record = Calibration(proven={"a": GroupedSubmit(8)})
     record.begin(FLOOR, "large", "run")
     assert record.best("a") == GroupedSubmit(8), "another tab meanwhile"
@@ -201,8 +204,8 @@ def test_a_spoilt_record_is_refused(change: dict[str, Any]) -> None:
 def forgetful(
     gpu: Gpu, limit: int, where: Callable[[Dispatch], bool] = lambda _: True
 ) -> Callable[..., Any]:
-    """`gpu.record` of a device on which nobody sees what a command buffer writes after its first `limit` dispatches;
-    `where`: one of them must be such."""
+    """`gpu.record` of a device that loses what a command buffer writes after its first `limit` dispatches. Only command
+    buffers with a dispatch for which `where` is true are cut."""
     record = gpu.record
 
     def cut(command_buffers: Any, await_each: bool) -> Any:
@@ -213,12 +216,12 @@ def forgetful(
 
 
 class Death(BaseException):
-    """The end of a process, as far as Python can have one."""
+    """Stands for the death of the process."""
 
 
 @pytest.fixture
 def webkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NativeIo:
-    """A machine that calls itself WebKit, with an empty store."""
+    """A machine that reports itself as WebKit, with an empty store."""
     monkeypatch.setattr("py_engine.graph.submit.on_webkit", lambda: True)
     monkeypatch.setenv("JERBOA_HOME", str(tmp_path))
     return NativeIo()
@@ -243,7 +246,7 @@ def test_a_model_is_calibrated_on_the_device(
     run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A device that forgets everything beyond the 12th dispatch of a command buffer: 8 are found, and kept."""
+    """The device loses everything after the 12th dispatch of a command buffer. Calibration finds 8, and stores it."""
     gpu = open_software_gpu("wgpu")
     engine = open_engine(run, gpu, webkit)
     assert engine.info()["submit"] == {"dispatches": 1, "passes": 1}
@@ -268,7 +271,7 @@ def test_a_model_is_calibrated_on_the_device(
     assert hasty.calibrator is None
     assert run(hasty.generate_ids(prompt, 6)) != right
     run(hasty.close())
-    # The next load begins where this one ended, by the record or, if that is gone, by what the page kept.
+    # The next load starts where this one ended: from the record or, if that is gone, from what the page kept.
     again = open_engine(run, gpu, webkit)
     assert again.info()["submit"] == {"dispatches": 8, "passes": 1}
     run(again.close())
@@ -295,7 +298,7 @@ def test_a_death_while_trying_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
     peacefully: bool,
 ) -> None:
-    """The candidate is on record before it is tried; a run that was closed in peace says nothing against it."""
+    """The candidate is recorded before it is tried. A run that ended normally does not count against it."""
     gpu = open_software_gpu("wgpu")
     engine = open_engine(run, gpu, webkit)
     tried: list[GroupedSubmit] = []
@@ -358,8 +361,8 @@ def test_every_plan_of_generations_is_tried(
     run: Runner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A device that errs in drawn tokens alone, or in the prefill of short texts alone; and what else keeps it from
-    trying."""
+    """The device computes wrongly only when sampling, or only in the prefill of short texts. Also: what stops a plan
+    from being tried."""
     gpu = open_software_gpu("wgpu")
     engine = open_engine(run, gpu, webkit)
     calibrator = engine.calibrator

@@ -1,5 +1,6 @@
-"""Conversations of every shape by templates of every style: as transformers lays them out, or refused in words; and no
-text that was given is missing."""
+"""Conversations of every shape with templates of every style: the text is the one of transformers, or an error says why
+not, and no given text is missing.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def ours(form: ChatFormat, talk: Any, tools: Any, switch: str) -> str | InputErr
 
 
 def references(style: str, case: str, switch: str, calls: str) -> dict[str, str | None]:
-    """transformers' text by reading, None where it raises."""
+    """The text that transformers gives for each reading; None where it raises."""
     found: dict[str, str | None] = {}
     for reading, places in GOLDEN["chats"][style][case].items():
         place = places[switch]
@@ -76,14 +77,15 @@ def test_conversations_are_laid_out_as_by_transformers_or_refused(style: str) ->
             assert reading is not None, (where, mine, given)
             if (
                 reading != "given" and given is not None
-            ):  # docs/conversations.md says how it is read
+            ):  # docs/conversations.md says how these are read
                 told = missing(talk, given) or case in READ_OTHERWISE
                 assert told, (where, reading, given)
             seen[reading] += 1
     assert seen["given"] >= (0 if style == "parts only" else 30), seen
 
 
-# Where transformers' text holds every text, but in words that no model was taught: an unknown role, a list of parts.
+# Here transformers' text holds every text, but in a form that no model was trained on: an unknown role, a list of
+# parts.
 READ_OTHERWISE = {
     "developer",
     "system and developer",

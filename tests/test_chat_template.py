@@ -1,5 +1,6 @@
-"""Chat templates: equal to plain Jinja2 as transformers sets it up, control tokens only from the
-template, hostile templates stopped."""
+"""Chat templates: the text equals plain Jinja2's as transformers sets it up, control tokens come only from the
+template, and hostile templates are stopped.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.corpus import texts
 from tests.hostile_templates import HOSTILE
 from tests.packaged_tokenizers import tokenizer_json
 
-# ChatML with what real templates do: trimming, tools as JSON, reasoning cut out of earlier answers, parts.
+# ChatML with the features of real templates: trimming, tools as JSON, reasoning removed from earlier answers, parts.
 CHATML = """\
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}
@@ -83,7 +84,7 @@ def template(source: str, name: str = "qwen3") -> ChatTemplate:
 
 
 def reference(source: str, **values: Any) -> str:
-    """Jinja2 with nothing of ours, as transformers 5 sets it up."""
+    """Plain Jinja2 as transformers 5 sets it up, without the engine's code."""
     return plain(source).render(**{"add_generation_prompt": True, **values})
 
 
@@ -163,7 +164,7 @@ def test_ids_are_those_of_the_texts_between_the_control_tokens() -> None:
     ],
 )
 def test_parts_cannot_join_into_a_control_token(parts: list[str]) -> None:
-    # A template that trims and drops things, which brings texts together.
+    # This template trims and drops parts, which makes separate texts adjacent.
     source = (
         "<|im_start|>{% for p in messages[0].content %}"
         "{{ p.text.strip().replace('··', '') if p is mapping }}{% endfor %}<|im_end|>"
@@ -214,7 +215,8 @@ def test_hostile_and_broken_templates_end_with_a_reason(source: str, reason: str
     start = time.monotonic()
     with pytest.raises(InputError, match=reason):
         chat.render(user("hi"))
-    assert time.monotonic() - start < 10  # 0.01 s for most, 0.5 s for those that spend all turns
+    # 0.01 s for most templates, 0.5 s for those that use up all loop turns
+    assert time.monotonic() - start < 10
     assert template(CHATML).render(user("still works"))
 
 
@@ -487,7 +489,8 @@ def test_other_control_tokens_in_an_answer_are_text_too() -> None:
 
 def test_thinking_marks_that_are_no_tokens_are_text_in_what_people_type() -> None:
     typed = "what does </think> mean?"
-    rendered = chat_format("lfm2.5").template.render(user(typed))  # which cuts every content there
+    # This template trims every content there.
+    rendered = chat_format("lfm2.5").template.render(user(typed))
     assert typed in rendered
 
 
@@ -537,7 +540,7 @@ def test_texts_that_have_no_place_in_a_prompt_are_refused(message: Any, place: s
         template(CHATML).render([message])
 
 
-@pytest.mark.parametrize("name", ["chatml", "lfm2.5"])  # both cut thinking out of earlier answers
+@pytest.mark.parametrize("name", ["chatml", "lfm2.5"])  # both remove thinking from earlier answers
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

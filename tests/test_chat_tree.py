@@ -1,4 +1,4 @@
-"""A conversation as a tree of messages: which way down is shown, versions, what other tabs add, damaged links."""
+"""A conversation as a tree of messages: which path is shown, versions, messages from other tabs, damaged links."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def versions(chat: Chat, name: str) -> str:
 
 
 def made(*links: str) -> Chat:
-    """Of "child<parent" each, in the order they were made."""
+    """Messages from "child<parent" each, in the order in which they were made."""
     found = []
     for number, link in enumerate(links):
         name, _, parent = link.partition("<")

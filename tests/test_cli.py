@@ -1,4 +1,4 @@
-"""The command line as other tools call it: one JSON object as the last line of stdout."""
+"""The command line as other tools use it: the last line of stdout is one JSON object."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_thinking_and_tools(tmp_path: Path) -> None:
 
 
 def test_random_preset_of_true_shapes() -> None:
-    """The published shape of Gemma 3 270M: counts and memory, and logits that are numbers."""
+    """The published shape of Gemma 3 270M: counts, memory, and finite logits."""
     done = cli(
         "generate", "random:gemma3-270m-4bit", "--prompt", "x", "--max-tokens", "2", "--host", "wgpu", "--json",
         "--context", "128",
@@ -104,7 +104,8 @@ def test_random_preset_of_true_shapes() -> None:
 
 
 def test_warm_loads_beside_their_bytes() -> None:
-    """`./dev bench --load`: the folder goes through a hub into a cache of its own, then is loaded from there."""
+    """`./dev bench --load` serves the folder from a hub, loads it into a cache of its own, then measures loads from
+    there."""
     folder = reference.folder("qwen2-mlx4-g64")
     with software_adapter("wgpu"):
         done = subprocess.run(
@@ -175,7 +176,7 @@ def test_errors_are_json_and_exit_1(args: list[str], kind: str, word: str) -> No
 def test_what_is_wrong_by_itself_is_told_before_anything_loads(
     args: list[str], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """No GPU is asked for: there is none here."""
+    """No GPU is opened: there is none here."""
     monkeypatch.setenv("JERBOA_HOST", "no GPU was to be asked for")
     (tmp_path / "BAD").write_text('[{"type": "function"}]')
     places = {"OUT": "out.npy", "FOLDER": "."}
@@ -275,7 +276,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 def test_a_terminal_shows_a_bar_a_pipe_lines() -> None:
-    import pty  # not on Windows
+    import pty  # Windows does not have it
 
     folder = str(reference.folder("qwen2-f32"))
     command = [sys.executable, "-m", "py_engine", "generate", folder, "--prompt", "a"]

@@ -1,4 +1,4 @@
-"""config.json in both styles; absurd and missing values refused with the key's name."""
+"""config.json in both styles. Absurd and missing values are refused, and the error names the key."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OUTER = normalise({"model_type": "m", "vision_config": INNER})
 
 
 def test_a_part_is_read_like_the_whole() -> None:
-    """Its own keys, its defaults below them; null is as if left out."""
+    """A part's own keys override its defaults. null counts as a missing key."""
     vision = part(OUTER, "vision_config", {"hidden_size": 9, "empty": 5, "patch": 16})
     assert [require_int(vision, key, 1, 99) for key in ("hidden_size", "patch", "empty")] == [
         8,
@@ -116,7 +116,7 @@ def test_nested_text_config() -> None:
     assert config["model_type"] == "gemma3"
     assert config["hidden_size"] == 640 and "head_dim" not in config
     assert config["eos_token_id"] == [1, 106]
-    assert config["tie_word_embeddings"] is False  # the text part's own word on its own matrix
+    assert config["tie_word_embeddings"] is False  # the text part decides about its own matrix
     assert quantization(config) is not None
 
 
@@ -224,7 +224,7 @@ def test_rope_refused(config: dict[str, Any], text: str) -> None:
         rope(config)
 
 
-# Made by transformers 5.23 (ROPE_INIT_FUNCTIONS, float32) for head_dim 16 and the parameters beside them.
+# Computed by transformers 5.23 (ROPE_INIT_FUNCTIONS, float32), for head_dim 16 and the parameters given here.
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -298,7 +298,7 @@ def test_layer_types() -> None:
     assert layer_types({"num_hidden_layers": 2}) == (FULL, FULL)
     assert layer_types({"num_hidden_layers": 4}, pattern=2) == (SLIDING, FULL, SLIDING, FULL)
     unread = {"num_hidden_layers": 2, "sliding_window_pattern": 2}
-    assert layer_types(unread) == (FULL, FULL)  # a key of Gemma's, in another family's config
+    assert layer_types(unread) == (FULL, FULL)  # Gemma's key in another family's config
     six = layer_types({"num_hidden_layers": 7, "sliding_window_pattern": 6}, pattern=2)
     assert [i for i, kind in enumerate(six) if kind == FULL] == [5]
     given = {"num_hidden_layers": 2, "layer_types": [FULL, SLIDING], "sliding_window_pattern": 2}

@@ -1,4 +1,6 @@
-"""GGUF -> MLX-layout folder: values, names, configs and tokenizers of all families; the quantiser against mlx's own."""
+"""GGUF -> a folder in MLX layout: values, names, configs and tokenizers of all families, and the quantiser against
+mlx's own.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from tests.test_gguf import sentencepiece_metadata
 
 Floats = NDArray[np.float32]
 
-# sha256 (first 16 digits) of words, scales and biases from mlx 0.32.4's mx.quantize for `mlx_input()`, by bits, group.
+# The first 16 digits of the sha256 of words, scales and biases that mx.quantize of mlx 0.32.4 makes of `mlx_input()`,
+# by bits and group.
 MLX = {
     (2, 32): "5f9958f921e34eb9",
     (2, 64): "f516907deb40c705",
@@ -66,7 +69,7 @@ def mlx_input() -> Floats:
 
 
 def unpack(words: NDArray[Any], bits: int, cols: int) -> NDArray[Any]:
-    """Fields by the definition: bits [i*b, i*b+b) of a row's little-endian stream."""
+    """Fields by their definition: bits [i*b, i*b+b) of a row's little-endian stream."""
     rows = []
     for row in words:
         stream = int.from_bytes(row.astype("<u4").tobytes(), "little")
@@ -91,7 +94,8 @@ def test_pack(bits: int) -> None:
 
 
 def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
-    """A tiny random GGUF of a family; hidden size 64, MLP 96, so that with groups of 64 `down_proj` stays plain."""
+    """A tiny random GGUF file of a family. Its hidden size is 64 and its MLP width 96, so with groups of 64 `down_proj`
+    stays plain."""
     rng = np.random.default_rng(4)
     tokenizer = sentencepiece_metadata() if kind == "gemma3" else byte_level_metadata()
     vocab = len(tokenizer["tokenizer.ggml.tokens"]) + 3
@@ -117,7 +121,7 @@ def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
         return float_tensor(rng.standard_normal((rows, cols)).astype(np.float32) * 0.1)
 
     def rotary(tensor: Any, kind: str) -> Any:
-        """As llama.cpp's converter puts q and k of a Llama: the two halves of each head, in turn."""
+        """Reorder q and k of a Llama as llama.cpp's converter does: rows of the two halves of each head alternate."""
         if kind != "llama":
             return tensor
         name, shape, raw = tensor
@@ -158,7 +162,8 @@ def model(kind: str, *, tied: bool = True, layers: int = 2) -> bytes:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], dict[str, Floats]]:
-    """Config, tensor infos (our reader) and float values (the safetensors library, dequantised by definition)."""
+    """Config, tensor infos (from the engine's reader) and float values (from the safetensors library, dequantised by
+    definition)."""
 
     async def go() -> tuple[Any, dict[str, TensorInfo]]:
         repo = await open_repository(str(folder), NativeIo())
@@ -200,7 +205,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo], dict[str,
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_exact_at_32_bits(tmp_path: Path, kind: str) -> None:
-    """Every value comes through, under its Hugging Face name; Gemma's norms lose GGUF's added one."""
+    """Every value is kept, under its Hugging Face name. Gemma's norms lose the one that GGUF adds."""
     (tmp_path / "m.gguf").write_bytes(model(kind))
     convert(tmp_path / "m.gguf", tmp_path / "out", 32, 64)
     config, infos, values = load(tmp_path / "out")
@@ -212,7 +217,7 @@ def test_exact_at_32_bits(tmp_path: Path, kind: str) -> None:
     offset = 1 if kind == "gemma3" else 0
     norm = (1 + rng.integers(-8, 8, 64) / 64) - offset
     assert values["model.norm.weight"].tolist() == norm.tolist()
-    assert infos["model.norm.weight"].dtype == "BF16"  # exact there
+    assert infos["model.norm.weight"].dtype == "BF16"  # BF16 holds these values exactly
     first = (1 + rng.integers(-8, 8, 64) / 64) - offset
     assert values["model.layers.0.input_layernorm.weight"].tolist() == first.tolist()
     q = rng.standard_normal((64, 64)).astype(np.float32) * 0.1
@@ -248,7 +253,8 @@ def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
     if bits == 16:
         assert packed == set() and "quantization" not in config
     else:
-        plain = {n for n in linears if n.endswith("down_proj") and group == 64}  # 96 columns
+        # These have 96 columns.
+        plain = {n for n in linears if n.endswith("down_proj") and group == 64}
         assert packed == linears - plain
         assert config["quantization"] == {"group_size": group, "bits": bits, "mode": "affine"}
         assert config["quantization_config"] == config["quantization"]
@@ -261,8 +267,8 @@ def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
         if name.removesuffix(".weight") not in packed:
             assert worst <= 2.0**-11 * float(np.abs(exact[name]).max())
             continue
-        # Snapping to whole steps moves the far end by at most half a step, rounding takes half a step more; f16 scales
-        # are off by at most 2^-11, times 255 steps.
+        # Snapping to whole steps moves the far end by at most half a step, and rounding adds half a step more. f16
+        # scales are off by at most 2^-11 of up to 255 steps.
         step = float(np.ptp(exact[name].reshape(-1, group), axis=1).max()) / (2**bits - 1)
         assert worst <= 1.15 * step, name
     assert config["tie_word_embeddings"] is (kind != "qwen3")
@@ -270,7 +276,7 @@ def test_quantised(tmp_path: Path, kind: str, bits: int, group: int) -> None:
 
 
 def test_groups_of_32_keep_blocks_as_they_are(tmp_path: Path) -> None:
-    """A Q8_0 embedding comes through 8 bits exactly, which a requantised one does not."""
+    """8 bits hold a Q8_0 embedding exactly. Requantising it would not."""
     (tmp_path / "m.gguf").write_bytes(model("qwen3"))
     for group in (32, 64):
         convert(tmp_path / "m.gguf", tmp_path / str(group), 8, group)
@@ -284,7 +290,7 @@ def test_groups_of_32_keep_blocks_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K"])
 @pytest.mark.parametrize("bits", [4, 5, 8])
 def test_block_types_taken_over(tmp_path: Path, kind: str, bits: int) -> None:
-    """Every type whose fields fit: equal to the float32 values up to the rounding of scale and bias to f16."""
+    """For every type whose fields fit, the values equal the float32 ones, apart from rounding scale and bias to f16."""
     number, elements, nbytes = TYPES[kind]
     levels = group_fields(kind)
     assert levels is not None
@@ -329,7 +335,7 @@ def test_configs(tmp_path: Path) -> None:
 
 
 def llama_with(*, metadata: dict[str, Any], tensors: dict[str, Any]) -> bytes:
-    """`model("llama")` and more."""
+    """`model("llama")` with more metadata and tensors."""
     made = parse_gguf(model("llama"), "m")
     old = model("llama")
     kept = {
@@ -340,7 +346,8 @@ def llama_with(*, metadata: dict[str, Any], tensors: dict[str, Any]) -> bytes:
 
 
 def test_llama_biases_and_scaled_positions(tmp_path: Path) -> None:
-    """Biases of q and k lie as their rows do; Llama 3's factors become the settings that they came from."""
+    """Biases of q and k are ordered as their rows are. Llama 3's factors become the settings that they were computed
+    from."""
     rng = np.random.default_rng(1)
     wanted = {
         f"blk.{i}.{name}.bias": rng.standard_normal(n).astype("f4")
@@ -374,7 +381,7 @@ def test_llama_biases_and_scaled_positions(tmp_path: Path) -> None:
     assert np.array_equal(values["model.layers.1.mlp.up_proj.bias"], wanted["blk.1.ffn_up.bias"])
 
 
-# 1 / transformers' llama3 inverse frequencies over the plain ones, for base 5e5, width 32, factor 32, context 8192.
+# The plain inverse frequencies over those of transformers' llama3, for base 5e5, width 32, factor 32, context 8192.
 LLAMA3_FACTORS = np.array(
     [1, 1, 1, 1, 1, 1, 1, 1, 3.29226280, 32, 32, 32, 32, 32, 32, 32], np.float32
 )
@@ -443,7 +450,7 @@ def test_nan_leaves_no_model_behind(tmp_path: Path) -> None:
     convert_to = tmp_path / "out"
     path.write_bytes(body)
     convert(path, convert_to, 4, 32)
-    start = 4 * (len(body) // 8)  # within some matrix
+    start = 4 * (len(body) // 8)  # inside a matrix
     body[start : start + 4] = np.float32(np.nan).tobytes()
     path.write_bytes(body)
     with pytest.raises(FormatError, match="NaN"):
@@ -453,7 +460,7 @@ def test_nan_leaves_no_model_behind(tmp_path: Path) -> None:
 
 
 def test_fuzz(tmp_path: Path) -> None:
-    """Damaged files convert or are refused with an EngineError."""
+    """A damaged file is either converted, or refused with an EngineError."""
     rng = np.random.default_rng(2)
     good = model("qwen3", layers=1)
     path = tmp_path / "m.gguf"

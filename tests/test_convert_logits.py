@@ -1,4 +1,4 @@
-"""Converted GGUF files load and compute what transformers computes with the same weights."""
+"""Converted GGUF files load, and compute what transformers computes with the same weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGITS = json.loads((reference.GOLDENS / "convert_logits.json").read_text())["lo
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what differs is done by Python."""
+    """One host is enough: only Python code differs between these tests."""
     return open_software_gpu("wgpu")
 
 

@@ -1,4 +1,4 @@
-"""The name maps of `convert`: whole tiny models under GGUF's names come out under transformers' own, value by value."""
+"""The name maps of `convert`: whole tiny models with GGUF's names get transformers' names, and every value is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.test_convert import load
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_tensor_and_setting(tmp_path: Path, name: str) -> None:
-    """Every value under its name, no other name, and every setting as transformers has it."""
+    """Every value has its name, there are no other names, and every setting is the one of transformers."""
     case = CASES[name]
     body, wanted = model(case)
     (tmp_path / "m.gguf").write_bytes(body)
@@ -26,7 +26,7 @@ def test_every_tensor_and_setting(tmp_path: Path, name: str) -> None:
         assert np.array_equal(values[key].reshape(array.shape), array), key
     config = case["config"]
     left = {"architectures", "bos_token_id", "eos_token_id", "pad_token_id", "rope_parameters"}
-    left.add("attention_dropout")  # of training
+    left.add("attention_dropout")  # used in training only
     for key in made.keys() & config.keys() - left:
         assert made[key] == config[key], key
 

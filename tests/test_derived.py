@@ -1,5 +1,7 @@
-"""What is quantised while loading, kept in that form: read back once, uploaded by the next load, made again where it is
-damaged or missing. `alone`: the store is the engine's own, as in a browser; else the hub cache of CPython."""
+"""Weights that are quantised while loading are stored in that form. The next load reads and uploads them, and quantises
+again only what is damaged or missing. `alone`: the store belongs to the engine alone, as in a browser; otherwise it is
+the hub cache of CPython.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,8 @@ from tests.hub_loads import FaultIo, Killed
 from tests.hub_server import COMMIT, HubServer, hub_server
 from tests.weight_loads import Filled, fill
 
-# Between them: both float types, tied and untied heads, biases, stacked layers, one file and two, and layers of 90 and
-# 60 columns that stay as they are.
+# Together they cover both float types, tied and untied heads, biases, stacked layers, one file and two, and layers of
+# 90 and 60 columns, which stay plain.
 MODELS = ("bf16", "f32", "sharded", "some")
 SLICE = 32 << 10
 KEPT = pytest.mark.parametrize("alone", [True, False], ids=["alone", "shared"])
@@ -53,7 +55,7 @@ FORMS: tuple[StorageForm, ...] = ("q4", "q8")
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: tests/ops/test_layout.py and test_checksum.py hold the kernels on both."""
+    """One host is enough: tests/ops/test_layout.py and test_checksum.py test the kernels on both."""
     return open_software_gpu("wgpu")
 
 
@@ -93,12 +95,13 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(
     repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubServer]:
-    """A hub with copies of them. Slices and first reads are as small beside these files as real ones beside theirs."""
+    """A hub with copies of them. Slices and first reads are as small, relative to these files, as real ones are to real
+    files."""
     root = tmp_path / "root"
     shutil.copytree(repositories, root)
     monkeypatch.setattr(loader, "cut", partial(loader.cut, most=SLICE))
     monkeypatch.setattr(safetensors, "FIRST_READ_BYTES", 512)
-    monkeypatch.setattr("os.fsync", lambda _: None)  # processes are killed here, not machines
+    monkeypatch.setattr("os.fsync", lambda _: None)  # these tests kill processes, not machines
     monkeypatch.setattr("os.fdatasync", lambda _: None)
     with hub_server(root) as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
@@ -111,7 +114,7 @@ Fill = Callable[..., Filled]
 
 @pytest.fixture
 def load(gpu: Gpu, run: Runner, kernels: Kernels) -> Fill:
-    """`load(name, form, alone, before)`: one load, of a commit unless `name` says otherwise."""
+    """`load(name, form, alone, before)` loads once, from a commit unless `name` says otherwise."""
 
     def one(
         name: str,
@@ -130,7 +133,7 @@ def load(gpu: Gpu, run: Runner, kernels: Kernels) -> Fill:
 
 @pytest.fixture
 def undisturbed(load: Fill, repositories: Path) -> Callable[..., list[bytes]]:
-    """What lies on the GPU after a load that keeps nothing."""
+    """The contents of the GPU buffers after a load that stores nothing."""
     known: dict[tuple[str, str], list[bytes]] = {}
 
     def contents(name: str, form: StorageForm = "q4") -> list[bytes]:
@@ -144,7 +147,7 @@ def undisturbed(load: Fill, repositories: Path) -> Callable[..., list[bytes]]:
 
 @pytest.fixture
 def quantised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of what was quantised."""
+    """Names of the quantised tensors."""
     seen: list[str] = []
     real = layout.quantise
 
@@ -157,7 +160,7 @@ def quantised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def asked(server: HubServer) -> int:
-    """Bytes of weights that were asked for from the file host."""
+    """How many bytes of weights the file host was asked for."""
     total = 0
     for request in server.requests:
         if request.port == "cdn" and request.path.endswith(".safetensors") and request.range:
@@ -193,7 +196,7 @@ def index(stores: Path, name: str) -> Manifest:
 
 
 def stored(io: FaultIo, name: str, run: Runner) -> Manifest | None:
-    """What the store says it has."""
+    """What the store reports."""
 
     async def go() -> Manifest | None:
         library = Library(await io.open_store("models"), io)
@@ -207,7 +210,7 @@ def stored(io: FaultIo, name: str, run: Runner) -> Manifest | None:
 
 
 def quantised_bytes(model: Checkpoint, bits: int) -> int:
-    """Of a plain model in that form, small tensors as they are."""
+    """Bytes of a plain model in that form; small tensors stay as they are."""
     total = 0
     for name, tensor in model.tensors.items():
         cols = tensor.array.shape[-1]
@@ -297,7 +300,7 @@ def test_it_does_not_depend_on_how_a_device_cuts_matrices(
     gpu: Gpu,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Made where bindings are small, it serves where they are large, and the other way round."""
+    """Weights stored on a device with a small binding limit serve one with a large limit, and the other way round."""
     whole = undisturbed("bf16")
     with monkeypatch.context() as patch:
         patch.setattr(gpu, "limits", replace(gpu.limits, max_binding_bytes=3000))
@@ -343,7 +346,7 @@ def test_forms_do_not_mix(
         server.requests.clear()
         assert load("bf16", form, alone).contents == undisturbed("bf16", form), form
         fetched = asked(server)
-        # In the shared cache the files are there, after the first load; alone only their headers.
+        # After the first load the shared cache has the files; a store of its own has only their headers.
         if form == "q4":
             assert fetched == size
         else:
@@ -418,7 +421,8 @@ def test_a_commit_that_left_the_weights_alone_takes_them_over(
 def test_a_flipped_bit_in_any_tensor_is_made_good(
     load: Fill, server: HubServer, stores: Path, third: int, alone: bool
 ) -> None:
-    """Every third tensor in turn: each is named, made again from its own bytes only, and written over."""
+    """Every third tensor in turn is damaged: each is named, quantised again from its own bytes only, and written
+    back."""
     cold = load("bf16", "q4", alone)
     (file,) = derived_files(stores, "bf16")
     whole = file.read_bytes()
@@ -438,7 +442,7 @@ def test_a_flipped_bit_in_any_tensor_is_made_good(
     assert warm.contents == cold.contents and file.read_bytes() == whole
     names = sorted(note.split()[0] for note in warm.notes if "was damaged" in note)
     assert names == sorted(tensor.name for tensor in hit) and len(warm.notes) == len(hit)
-    # Neighbours among them may share a read with what lies between.
+    # Damaged neighbours may share a read with the bytes between them.
     least = sum(tensor.nbytes for tensor in hit) if alone else 0
     assert least <= asked(server) < (raw_bytes(server, "bf16") if alone else 1)
     server.requests.clear()
@@ -471,7 +475,8 @@ def test_somebody_took_it_away(
     server.requests.clear()
     again = load("bf16", "q4", alone, io=io)
     assert again.contents == undisturbed("bf16") and again.read == again.total
-    if how == "while it is read":  # what it had given before is made by the load after this
+    # The next load quantises again what was read before the file went away.
+    if how == "while it is read":
         assert load("bf16", "q4", alone).contents == undisturbed("bf16")
     if alone and how == "cut":
         assert 0 < asked(server) < 0.7 * raw_bytes(server, "bf16")
@@ -509,8 +514,8 @@ def test_nothing_is_made_of_damaged_bytes(
     stores: Path,
     run: Runner,
 ) -> None:
-    """The whole file is here, and damaged: the first load that quantises it names the tensor, and so does the one after
-    a kill at whatever point of that load."""
+    """The whole file is stored, but damaged. The first load that quantises it names the tensor, and so does the load
+    after a kill at any point of that load."""
     cold = load("small", "stored", False)
     blob = max((folder(stores, "small") / "blobs").iterdir(), key=lambda p: p.stat().st_size)
     tensor = next(t for t in cold.tensors.values() if t.name.endswith("mlp.up_proj.weight"))
@@ -538,7 +543,8 @@ def test_nothing_is_made_of_damaged_bytes(
 def completed(
     load: Fill, name: str, k: int, *, alone: bool, half: bool = False, form: StorageForm = "q4"
 ) -> bool:
-    """A load whose process ends at the k-th change of its store, or half way through it. Whether it came to its end."""
+    """Run a load whose process ends at the k-th change of its store, or half way through it. Returns whether it
+    finished."""
     io = FaultIo(shared=not alone)
     opened = io.open_store
 
@@ -589,8 +595,8 @@ def test_killed_at_every_write_boundary(
     alone: bool,
     half: bool,
 ) -> None:
-    """The next load completes bit for bit; of what was not yet kept whole at most a tensor, and the slices that were on
-    their way, are fetched again. (At some of the boundaries only: the first case has all.)"""
+    """The next load completes bit for bit. Of what was not yet stored whole, it fetches again at most a tensor and the
+    slices that were in flight. (Only the first case tries all boundaries, the others some.)"""
     size, k, kills = raw_bytes(server, name), 0, 0
     whole: set[bytes] = set()
     largest = max(t.nbytes for t in load(str(server.root / "org" / name)).tensors.values())
@@ -617,7 +623,7 @@ def test_killed_at_every_write_boundary(
 def test_a_resumed_load_knows_damage_to_what_the_killed_one_kept(
     load: Fill, undisturbed: Callable[..., list[bytes]], server: HubServer, stores: Path
 ) -> None:
-    """Checksums are in the journal, so nothing has to be trusted in between."""
+    """Checksums are in the journal, so damage between the two loads is found."""
     assert not completed(load, "bf16", 60, alone=True)
     (file,) = derived_files(stores, "bf16")
     body = bytearray(file.read_bytes())
@@ -640,7 +646,7 @@ def test_no_room_at_every_write(
     run: Runner,
     alone: bool,
 ) -> None:
-    """The load is right whatever is refused, and says so; what is kept is whole."""
+    """The load is right whatever is refused, and reports it. What is stored is whole."""
     cold = load("small", "q4", alone)
     assert cold.io.store is not None
     for k in range(1, cold.io.store.calls, 2 if alone else 5):
@@ -681,7 +687,7 @@ def test_without_room_for_both_the_whole_files_are_kept(
 def test_a_store_that_cannot_be_written(
     load: Fill, undisturbed: Callable[..., list[bytes]], server: HubServer, alone: bool
 ) -> None:
-    """What it has is read; the load says once that the rest is not kept."""
+    """What the store has is read; the load reports once that the rest is not stored."""
     load("bf16", "stored", alone)
     server.requests.clear()
 
@@ -716,8 +722,8 @@ def test_another_form_of_the_model_makes_room_first(
 def test_a_second_form_without_room_for_it(
     load: Fill, undisturbed: Callable[..., list[bytes]], server: HubServer, stores: Path
 ) -> None:
-    """What the first one left goes for it; if that does not help the load runs without being kept, and the next one is
-    whole again."""
+    """The tensors of the first form are deleted to make room. If that is not enough, the load runs without being
+    stored, and the next one is whole again."""
     load("bf16", "stored")
 
     def refuse(n: int, method: str, name: str) -> None:
@@ -756,7 +762,7 @@ def test_what_is_here_is_read_when_nothing_more_can_be_written(
 
 
 class Notes(list[str]):
-    """What is told; at the first note something happens."""
+    """The notes of a load. The first note triggers an action."""
 
     def __init__(self, then: Callable[[], object]) -> None:
         super().__init__()
@@ -777,7 +783,7 @@ def test_what_passed_by_is_compared_with_the_hubs_sha256(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """Wrong once: all of it is fetched and quantised again."""
+    """If the sha256 is wrong once, everything is fetched and quantised again."""
     *_, file = weight_files(server, name)
     good = file.read_bytes()
     sum_ = hub_module._sha256(file)
@@ -811,7 +817,7 @@ def test_two_that_load_it_fetch_it_once(
     undisturbed: Callable[..., list[bytes]],
     server: HubServer,
 ) -> None:
-    """Nothing there at first; then one form is, and both want the other."""
+    """The store is empty at first. Later it has one form, and both loads want the other."""
     wanted = {form: undisturbed("bf16", form) for form in FORMS}
 
     async def both(form: StorageForm) -> list[Filled]:
@@ -836,7 +842,7 @@ def test_a_large_tensor_is_read_back_piece_by_piece(
     monkeypatch: pytest.MonkeyPatch,
     quantised: list[str],
 ) -> None:
-    """Neither its own bytes nor what became of them are ever held whole."""
+    """Neither the tensor's own bytes nor its quantised form is ever held whole in memory."""
     monkeypatch.setattr(loader, "cut", loader.cut.func)  # type: ignore[attr-defined]
     model = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
     name = model.find("embed_tokens.weight")

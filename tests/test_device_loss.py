@@ -1,6 +1,7 @@
-"""A GPU device that goes away: every call says so, and an engine goes on with the very same answer on another device.
+"""GPU devices that are lost: every call reports it, and an engine continues with the very same answer on another
+device.
 
-The device is really destroyed, behind the engine's back.
+The tests really destroy the device, without telling the engine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from tests import reference, waiting
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
 
-MODELS = ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64")  # a KV cache; a recurrent state as well
+# The first has only a KV cache, the second a recurrent state as well.
+MODELS = ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64")
 PROMPT = [40 + i % 150 for i in range(70)]
 NEW = 24
 ONE = (1, 1, 1)
@@ -46,7 +48,7 @@ def destroy(gpu: Gpu) -> None:
 
 
 def lose_at_replay(patch: pytest.MonkeyPatch, devices: Devices) -> None:
-    """The newest device is gone once the next plan was submitted."""
+    """Destroy the newest device after the next plan was submitted."""
     gpu = devices.opened[-1]
     replay = gpu.replay
 
@@ -58,7 +60,7 @@ def lose_at_replay(patch: pytest.MonkeyPatch, devices: Devices) -> None:
 
 
 class Devices:
-    """Every device that engines open; `at_open` is told of each, and may refuse it."""
+    """Every device that engines open. `at_open` gets each of them and may refuse it."""
 
     def __init__(self) -> None:
         self.opened: list[Gpu] = []
@@ -71,7 +73,7 @@ class Devices:
         return gpu
 
     def lose(self) -> None:
-        """The newest one."""
+        """Destroy the newest device."""
         destroy(self.opened[-1])
 
     @property
@@ -80,7 +82,7 @@ class Devices:
 
 
 class Rig:
-    """An engine with its own devices and what it told of them."""
+    """An engine with its own devices, and what it reported about them."""
 
     def __init__(self, run: Runner, devices: Devices) -> None:
         self.run = run
@@ -97,7 +99,7 @@ class Rig:
         return self
 
     async def answer(self, lose_at: tuple[int, ...] = (), **options: Any) -> Any:
-        """The answer to PROMPT; the device is lost after each of these numbers of tokens."""
+        """The answer to PROMPT. The device is lost after each of these numbers of tokens."""
         options = {"max_tokens": NEW, "temperature": 0.0, "ignore_eos": True, **options}
         generation = self.engine.generate(PROMPT, **options)
         came, left = 0, list(lose_at)
@@ -110,7 +112,7 @@ class Rig:
         return await generation
 
     def told(self) -> list[tuple[str, str, int]]:
-        """What was told since the last look."""
+        """What was reported since the last call."""
         told: list[tuple[str, str, int]] = [(e.state, e.during, e.losses) for e in self.events]
         self.events.clear()
         return told
@@ -118,7 +120,7 @@ class Rig:
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[Devices]:
-    """In the engine's hands instead of open_gpu; a driver is not waited for between two looks."""
+    """Replaces open_gpu in the engine. It does not wait for a driver between two attempts."""
     devices = Devices()
     monkeypatch.setattr(device_module, "open_gpu", devices.open)
     monkeypatch.setattr(recovery, "_PAUSE_S", 0.0)
@@ -139,7 +141,7 @@ def rig(run: Runner, devices: Devices) -> Iterator[Rig]:
 def test_every_call_of_a_lost_device_says_so(
     open_software_gpu: Callable[..., Gpu], run: Runner, host: str
 ) -> None:
-    """Whatever the implementation itself says, if it says anything."""
+    """Whatever error the WebGPU implementation itself gives, if any."""
     gpu = open_software_gpu(host)
     assert gpu.lost is None
     a = gpu.create_buffer("a", 64)
@@ -168,7 +170,8 @@ def test_every_call_of_a_lost_device_says_so(
 def test_lost_in_decode_in_prefill_and_while_idle(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """The same tokens as undisturbed, greedy and drawn, with penalties; the next turn goes on from there."""
+    """The tokens are those of an undisturbed run, greedy and sampled, with penalties. The next turn continues from
+    there."""
     rig.load(model)
     drawn: dict[str, Any] = {
         "temperature": 1.3,
@@ -193,12 +196,12 @@ def test_lost_in_decode_in_prefill_and_while_idle(
     assert (got.tokens, got.device_losses) == (sampled.tokens, 1)
     rig.told()
 
-    rig.devices.lose()  # while idle: natively the next call finds out
+    rig.devices.lose()  # a native host notices the loss of an idle device at the next call
     got = rig.run(rig.answer())
     assert (got.tokens, got.device_losses) == (greedy.tokens, 0)
     assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
 
-    rig.run(rig.engine.logits([1]))  # forget
+    rig.run(rig.engine.logits([1]))  # forget the cached prefix
     lose_at_replay(monkeypatch, rig.devices)
     got = rig.run(rig.answer())
     assert (got.tokens, got.device_losses) == (greedy.tokens, 1)
@@ -212,7 +215,7 @@ def test_lost_in_decode_in_prefill_and_while_idle(
 def test_an_encoder_lost_while_idle_and_between_passes(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same vectors, to the bit, in the order of the texts."""
+    """The vectors are the same, bit for bit, in the order of the texts."""
     rig.load("bert-f32", context=80)
     texts = [f"hello {'again ' * n}world" for n in (0, 30, 3, 12, 25, 1)]
 
@@ -246,8 +249,8 @@ def test_an_encoder_lost_while_idle_and_between_passes(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_with_16_bits_up_to_rounding(rig: Rig, model: str) -> None:
-    """As models are loaded by default: what was answered runs as a prompt then and sums in another order. Where a token
-    differs, both were as good."""
+    """Models are loaded in 16 bits by default. After a loss the answer so far runs as a prompt, which sums in another
+    order. Where a token differs, both choices were as good."""
     rig.load(model, dtype="auto")
     wanted, got = rig.run(rig.answer()), rig.run(rig.answer((3, 11)))
     assert (len(got.tokens), got.device_losses) == (NEW, 2)
@@ -259,7 +262,8 @@ def test_with_16_bits_up_to_rounding(rig: Rig, model: str) -> None:
 
 
 def test_what_else_is_kept(rig: Rig) -> None:
-    """How commands are submitted; and a session saved after a loss is that of before: its tokens are run again."""
+    """The way that commands are submitted stays. A session saved after a loss equals the one before it: its tokens are
+    run again."""
     rig.load(MODELS[1], strategy=GroupedSubmit(4, 2))
     greedy = rig.run(rig.answer())
     seen = list(rig.engine._loaded.decoder.prefix.ids)
@@ -279,7 +283,8 @@ def test_what_else_is_kept(rig: Rig) -> None:
 
 
 def test_a_session_is_what_was_seen_last(rig: Rig) -> None:
-    """Before a measurement of the plans, that is a calibration: not nothing, nor what was seen before an older loss."""
+    """A session holds the tokens seen before the last measurement (a calibration's): not nothing, nor those seen before
+    an older loss."""
     rig.load()
 
     async def measure() -> None:
@@ -300,7 +305,7 @@ def test_a_session_is_what_was_seen_last(rig: Rig) -> None:
 def test_the_model_comes_from_what_is_kept_here(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its commit, wherever the branch is now: the hub is not asked for anything, and need not be there."""
+    """The same commit is used, wherever the branch is now. The hub is not asked, and need not be reachable."""
     shutil.copytree(reference.folder(MODELS[0]), tmp_path / "root" / "org" / "tiny")
     with hub_server(tmp_path / "root") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -315,7 +320,8 @@ def test_the_model_comes_from_what_is_kept_here(
 
 
 def test_lost_while_loading(rig: Rig) -> None:
-    """At the first weights, and again before the kernels are done: the third device has the model."""
+    """The device is lost at the first weights, and again before the kernels are compiled. The third device holds the
+    model."""
     left = ["weights", "kernels"]
 
     def tell(progress: Any) -> None:
@@ -334,8 +340,8 @@ def test_lost_while_loading(rig: Rig) -> None:
 
 @pytest.mark.parametrize("handheld", [False, True])
 def test_lost_again_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch, handheld: bool) -> None:
-    """A device that cannot bear the model is not tried for ever, that of a phone once; the engine can be used once one
-    can."""
+    """An engine does not retry for ever on a device that cannot hold the model, and on a phone only once. It can be
+    used again as soon as a device can."""
     monkeypatch.setattr(NativeIo, "handheld", handheld)
     most = profile_of(handheld).losses
     bears = True
@@ -360,8 +366,8 @@ def test_lost_again_and_again(rig: Rig, monkeypatch: pytest.MonkeyPatch, handhel
 
 
 def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A phone's browser takes the GPU back every few hours, and nothing is asked in between: each is made good. Twice
-    in a row is too often."""
+    """A phone's browser takes the GPU away every few hours while nothing is asked. The engine recovers from each loss,
+    but two in a row are too many."""
     monkeypatch.setattr(NativeIo, "handheld", True)
     rig.load()
     hours = 0.0
@@ -369,7 +375,7 @@ def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 
     def lose() -> list[tuple[str, str, int]]:
         rig.devices.lose()
-        # As a browser's device tells it; a native one does not.
+        # A browser's device reports a loss in this way; a native one does not.
         rig.run(rig.engine.replace_when_idle(rig.devices.opened[-1]))
         return rig.told()
 
@@ -383,7 +389,7 @@ def test_lost_now_and_then_while_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch)
 def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
     run: Runner, devices: Devices, stores: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when nothing was asked for: the worker writes it down for the length of that load, and of a close."""
+    """Also when nothing was asked: the worker notes the reload while it lasts, and a close too."""
     monkeypatch.setattr(device_module.Device, "open", partial(device_module.Device.open, "wgpu"))
     monkeypatch.setenv("JERBOA_RUN", "run")
     crumb = stores / "crumbs" / "run.json"
@@ -439,7 +445,7 @@ def test_a_page_that_dies_while_the_model_is_loaded_again_says_so(
 
 
 def test_no_adapter_after_a_loss(rig: Rig) -> None:
-    """What came stays with the caller, the error says what to do, and the next call asks again."""
+    """The caller keeps the tokens so far, the error says what to do, and the next call tries again."""
     rig.load()
     greedy = rig.run(rig.answer())
 
@@ -468,7 +474,8 @@ def test_no_adapter_after_a_loss(rig: Rig) -> None:
 
 
 def test_a_full_device_after_a_loss(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else took the memory meanwhile: an OutOfMemoryError, nothing stays allocated, the next call tries."""
+    """Another program took the memory meanwhile: the engine raises OutOfMemoryError, nothing stays allocated, and the
+    next call tries again."""
     rig.load()
     greedy = rig.run(rig.answer())
     with monkeypatch.context() as patch:
@@ -484,7 +491,7 @@ def test_a_full_device_after_a_loss(rig: Rig, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_stopped_and_closed_while_it_loads_again(rig: Rig) -> None:
-    """A stop gives at once what came; a close ends the load, and tells of no loss."""
+    """A stop returns the tokens so far at once. A close ends the load and reports no loss."""
     rig.load()
 
     async def stop() -> Any:
@@ -524,7 +531,7 @@ def test_a_close_is_no_loss(rig: Rig) -> None:
 def test_the_callers_own_device_is_the_callers(
     open_software_gpu: Callable[..., Gpu], run: Runner
 ) -> None:
-    """An engine on a device that it was given raises, and gives its buffers back."""
+    """An engine on a caller's device raises, and frees its buffers."""
     gpu = open_software_gpu("wgpu")
     told: list[str] = []
     gpu.on_lost = tell = told.append

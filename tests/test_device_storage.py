@@ -1,4 +1,4 @@
-"""The storage helpers in CPython: the same fields as in a browser, of the disk that holds the cache."""
+"""The storage helpers in CPython: they give the same fields as in a browser, about the disk that holds the cache."""
 
 from __future__ import annotations
 

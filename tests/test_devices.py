@@ -1,4 +1,6 @@
-"""Several models on one device: side by side, freed alone, within one budget, and back after a loss of the device."""
+"""Several models on one device: they run side by side, are freed separately, share one memory budget, and recover from
+a loss of the device.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def host(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
-    """Every GPU that devices open; at the end nothing is left on any."""
+    """Every GPU that devices open. At the end each must be empty."""
     gpus: list[Gpu] = []
 
     async def opening(host: str | None) -> Gpu:
@@ -56,7 +58,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
 def on_device(
     run: Runner, host: str, work: Callable[[Device], Awaitable[None]], **options: Any
 ) -> None:
-    """Do this with a device, and look that nothing stays."""
+    """Do this with a device, and check that nothing stays allocated."""
 
     async def all_of_it() -> None:
         device = await Device.open(host, **options)
@@ -78,13 +80,13 @@ async def answer(engine: Engine, prompt: list[int], order: list[Engine] | None =
 
 
 def turns(order: list[Engine]) -> int:
-    """How often the one that gives a token is another one than before."""
+    """How often the engine that gives a token is not the one that gave the token before."""
     return sum(a is not b for a, b in zip(order, order[1:], strict=False))
 
 
 @pytest.mark.parametrize("host", HOSTS, indirect=True)
 def test_two_models_answer_at_once_as_they_do_alone(run: Runner, host: str) -> None:
-    """Token by token in turns; one is freed while the other stays, to the byte."""
+    """Their tokens alternate. One model is freed while the other stays, to the byte."""
 
     async def work(device: Device) -> None:
         counters = device._gpu.counters
@@ -151,7 +153,7 @@ def test_a_budget_is_for_all_and_room_is_made_where_asked(run: Runner, host: str
         assert ONE in str(told.value)
         assert TWO in str(told.value)
         assert device._gpu.counters.live_bytes == before
-        # The least recently used one goes, but not while it answers.
+        # The least recently used model is unloaded, but not while it answers.
         generation = one.generate(PROMPTS[0], **GREEDY)
         heard = generation.__aiter__()
         await heard.__anext__()
@@ -162,7 +164,7 @@ def test_a_budget_is_for_all_and_room_is_made_where_asked(run: Runner, host: str
         assert device.engines == (one, third) or device.engines == (third, one)
         with pytest.raises(ClosedError, match=f"unloaded to make room for {ONE}"):
             two.generate([1])
-        with pytest.raises(MemoryBudgetError):  # nothing is unloaded in vain
+        with pytest.raises(MemoryBudgetError):  # nothing is unloaded if that would not help
             await device.load(ONE, make_room=True, **{**SETTINGS, "memory_budget": 1000})
         assert len(device.engines) == 2
 
@@ -180,7 +182,8 @@ def test_the_devices_own_budget(run: Runner, host: str) -> None:
 def test_memory_of_the_device_that_is_used_up(
     run: Runner, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver's own word: another model is unloaded where that was asked for, else named."""
+    """The driver refuses an allocation: another model is unloaded if the caller asked for that; otherwise the error
+    names it."""
 
     async def work(device: Device) -> None:
         one = await device.load(ONE, **SETTINGS)
@@ -237,7 +240,7 @@ def test_loads_take_turns_beside_an_answer(run: Runner, host: str) -> None:
 def test_a_compile_that_failed_is_tried_again(
     run: Runner, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernels are the device's: what failed in one load must not stand in the way of the next."""
+    """The device owns the kernels: one load's failed compile must not stop the next load."""
 
     async def work(device: Device) -> None:
         compile_ = device._gpu.create_pipeline
@@ -292,7 +295,8 @@ def test_unloaded_in_use_and_closed_in_a_load(run: Runner, host: str) -> None:
 
 
 def test_all_models_come_back_from_a_loss(run: Runner, host: str, opened: list[Gpu]) -> None:
-    """While both answer, and while nobody asks: one new device, told once, the same answers."""
+    """While both answer, and while both are idle: there is one new device, the loss is reported once, and the answers
+    are the same."""
     events: list[tuple[str, str]] = []
 
     async def work(device: Device) -> None:
@@ -310,14 +314,15 @@ def test_all_models_come_back_from_a_loss(run: Runner, host: str, opened: list[G
 
         events.clear()
         opened[-1]._device.destroy()  # type: ignore[attr-defined]
-        assert await answer(two, PROMPTS[1]) == alone[1]  # the one that is asked; the other follows
+        # Asking one model brings back the other too.
+        assert await answer(two, PROMPTS[1]) == alone[1]
         await asyncio.gather(*device._revivals)
         assert {one._gpu, two._gpu} == {opened[-1]}
         assert await answer(one, PROMPTS[0]) == alone[0]
         assert len(opened) == 3
         assert events == [("lost", "idle"), ("recovered", "idle")]
 
-        # In the load of a second model.
+        # A loss while a second model loads.
         events.clear()
         await two.close()
 

@@ -1,6 +1,6 @@
-"""The dispatch tests: all right on sound devices; on devices that lose dispatches they say so, and where it begins.
+"""The dispatch tests pass on sound devices. On devices that lose dispatches they say so, and say where the loss begins.
 
-The faulty devices are real ones that forget what stands behind so many dispatches of a command buffer.
+The faulty devices are real ones that skip all dispatches of a command buffer after the first few.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(gpu: Gpu, run: Runner, names: Sequence[str], most: int | None = None) -> Rows:
-    """The rows of tests, "begin" ones checked and left out."""
+    """The rows of the tests. "begin" rows are checked and left out."""
     told: Rows = []
 
     async def tell(row: dict[str, Any]) -> None:
-        json.dumps(row)  # it is to be filed
+        json.dumps(row)  # rows are stored as JSON
         told.append(row)
 
     before = gpu.counters.live_buffers
@@ -61,7 +61,7 @@ def forget_behind(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 
 @pytest.fixture
 def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One of its own."""
+    """A device of the test's own."""
     return open_software_gpu("wgpu")
 
 
@@ -128,13 +128,13 @@ def test_the_entry_where_a_forward_pass_breaks(
     forget_behind(device, monkeypatch, 10)
     ends = {r["setting"]["entry"]: r for r in rows_of(device, run, ["forward"])}
     assert [n for n, r in sorted(ends.items()) if not r["ok"]] == [11, 12, 13]
-    assert "512 untouched (7777.0)" in ends[13]["detail"]  # the head itself never ran
+    assert "512 untouched (7777.0)" in ends[13]["detail"]  # the first link itself never ran
 
 
 def test_a_forward_pass_that_reads_what_was_there_before(
     device: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands behind twelve dispatches of a command buffer runs before them: it reads an older token's words."""
+    """Dispatches after the twelfth of a command buffer run before the others, so they read an older token's words."""
     record = device.record
 
     def early(buffers: Sequence[Sequence[Sequence[Dispatch]]], await_each: bool) -> Recording:

@@ -1,5 +1,6 @@
-"""Every snippet of README and docs runs as it stands. Hub ids in them are served by a server that behaves like the hub,
-with a tiny checkpoint behind each."""
+"""Every snippet of README and docs runs as written. A server that behaves like the hub serves the hub ids in them, each
+with a tiny checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ SLOW = ("jerboa doctor --probes",)
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fenced block: where it stands, its language, its text."""
+    """A fenced block: its place, its language, its text."""
 
     place: str
     language: str
@@ -41,7 +42,7 @@ class Snippet:
 
 
 def snippets() -> Iterator[Snippet]:
-    """Those that run; other blocks (trees, formats) say no language, or another one."""
+    """The snippets that run. Other blocks (trees, formats) have no language, or another one."""
     for page in PAGES:
         text = page.read_text()
         for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
@@ -63,7 +64,7 @@ PYTHON = [s for s in snippets() if s.language == "python"]
 COMMANDS = list(commands())
 OURS = [(place, line) for place, line in COMMANDS if line.startswith("jerboa ")]
 DEV = [(place, line) for place, line in COMMANDS if line.startswith("./dev ")]
-# Run elsewhere, or only with what another line made.
+# These run in other tests, or only with files that another line made.
 OTHERS = {
     "pip install .": "tests/test_api.py installs the wheel",
     "python -m devtools.token_time runs.jsonl docs/token-time.svg": "wants what ./dev bench saved",
@@ -72,7 +73,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address. Every id that any snippet names is there."""
+    """The hub's address. It has every id that any snippet names."""
     root = tmp_path_factory.mktemp("hub")
     for name in {name for page in PAGES for name in HUB_ID.findall(page.read_text())}:
         if name.startswith("sentence-transformers/"):
@@ -90,7 +91,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def start(hub: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs a command as after `pip install`, in a folder of its own with a GGUF file in it."""
+    """Runs a command as after `pip install`, in a folder of its own that holds a GGUF file."""
     installed, here = tmp_path / "installed", tmp_path / "here"
     installed.mkdir()
     here.mkdir()
@@ -120,7 +121,7 @@ def start(hub: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Complet
 
 
 def test_there_are_snippets_of_each_kind() -> None:
-    """Otherwise the tests below would hold nothing."""
+    """Without snippets the tests below would test nothing."""
     assert len(PYTHON) >= 4 and len(OURS) >= 10 and len(DEV) >= 5
     known = {line for _, line in [*OURS, *DEV]} | set(OTHERS)
     assert [line for _, line in COMMANDS if line not in known] == []
@@ -140,7 +141,7 @@ def test_python_runs(
 def test_python_is_typed(
     start: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """As a user's mypy sees it."""
+    """The snippets pass a user's mypy."""
     files = []
     for number, snippet in enumerate(PYTHON):
         files.append(tmp_path / f"snippet{number}.py")
@@ -170,7 +171,8 @@ def test_the_command_line_runs(
 
 @pytest.mark.parametrize(("place", "line"), DEV, ids=lambda v: v)
 def test_what_is_said_of_dev_is_known_to_it(place: str, line: str) -> None:
-    """These take long, or serve until they are stopped: their words are compared with the command's own help."""
+    """These commands take long, or serve until they are stopped, so their words are compared with the command's own
+    help."""
     _, command, *words = shlex.split(line)
     text = subprocess.run([sys.executable, "dev"], cwd=ROOT, capture_output=True, text=True).stdout
     assert f"./dev {command}" in text, f"{place}: {line}"
@@ -185,7 +187,7 @@ def test_what_is_said_of_dev_is_known_to_it(place: str, line: str) -> None:
 
 
 def test_the_table_of_families_names_all_and_says_what_each_file_says() -> None:
-    """README's: "tried with" is what the family's own docstring ends with."""
+    """The table in README: its "tried with" column is the end of each family's docstring."""
     rows = re.findall(
         r"^\| (`[a-z].*?) \| .*? \| (.*?) \|$", (ROOT / "README.md").read_text(), re.M
     )

@@ -1,5 +1,6 @@
-"""Vectors of texts: tiny encoders against transformers, what a repository says of pooling and prompts, what callers may
-ask, and the real all-MiniLM-L6-v2."""
+"""Embeddings of texts: tiny encoders against transformers, a repository's settings for pooling and prompts, the options
+of callers, and the real all-MiniLM-L6-v2.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 
 @pytest.fixture(scope="module")
 def engines(device: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
-    """Loaded once each, checked."""
+    """Each encoder, loaded once and checked."""
     loaded: dict[str, Engine] = {}
 
     def load(name: str) -> Engine:
@@ -67,7 +68,7 @@ def golden(name: str) -> Any:
 def test_vectors_are_those_of_transformers(
     engines: Callable[[str], Engine], run: Runner, name: str
 ) -> None:
-    """Every pooling, of texts one at a time and packed into one pass, in either order: a text sees no other."""
+    """Every pooling, with texts one at a time and packed into one pass, in either order: no text sees another."""
     engine, wanted = engines(name), golden(name)
     assert engine.info()["self_check"]["wrong"] == []
     runtime: Any = engine._loaded.runtime
@@ -83,7 +84,7 @@ def test_vectors_are_those_of_transformers(
 def test_more_texts_than_a_pass_holds(
     engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their order is kept over the borders of passes, by rows and by number."""
+    """The vectors keep the order of the texts over several passes, whether rows or the number of texts fills a pass."""
     engine, wanted = engines(PLAIN), golden(PLAIN)
     runtime: Any = engine._loaded.runtime
     monkeypatch.setattr(runtime, "_sizes", (32, 100))
@@ -99,7 +100,7 @@ def test_ids_are_those_of_tokenizers(engines: Callable[[str], Engine], name: str
     tokenizer = engines(name)._loaded.tokenizer
     for text, ids in json.loads(str(golden(name)["texts"])):
         assert tokenizer.encode(text, add_special_tokens=True) == ids, text
-    # Who writes a control token means its text.
+    # A control token that is typed in a text is text.
     assert not {2, 3} & set(tokenizer.encode("[CLS] a [SEP]"))
 
 
@@ -117,8 +118,8 @@ def test_ids_are_those_of_tokenizers(engines: Callable[[str], Engine], name: str
 def test_what_tokenizer_config_says_of_berts_tokenizer(
     run: Runner, settings: dict[str, Any], vocabulary_alone: bool
 ) -> None:
-    """It overrules tokenizer.json where transformers takes its BertTokenizer (5.24's tokenization_bert.py), which also
-    does with a vocab.txt."""
+    """tokenizer_config.json overrides tokenizer.json where transformers takes its BertTokenizer (5.24's
+    tokenization_bert.py). The class also works with a vocab.txt."""
     file = reference.folder(PLAIN) / "tokenizer.json"
     wanted = tokenizers.Tokenizer.from_file(str(file))
     wanted.no_padding()
@@ -146,7 +147,7 @@ def test_what_tokenizer_config_says_of_berts_tokenizer(
 
 
 def test_what_a_repository_says(engines: Callable[[str], Engine], run: Runner) -> None:
-    """CLS, prompts by task, texts cut to 20 tokens with [SEP] at their end."""
+    """CLS pooling, prompts by task, and texts cut to 20 tokens that end with [SEP]."""
     engine = engines(OLD)
     tokenizer = engine._loaded.tokenizer
 
@@ -172,7 +173,7 @@ def test_what_a_repository_says(engines: Callable[[str], Engine], run: Runner) -
 
 @pytest.mark.parametrize("lower", [False, True])
 def test_prompts_are_lowered_with_their_texts(lower: bool) -> None:
-    """As sentence-transformers 6 does it: a Lowercase normalizer of the tokenizers library before all others."""
+    """As in sentence-transformers 6: a Lowercase normalizer of the tokenizers library runs before all others."""
     texts = EmbedSettings(lower=lower, prompts={"query": "Query: "})
     found = texts.text("Query: ", "\u039f\u0394\u039f\u03a3 \u0130A")
     lowercase = tokenizers.normalizers.Lowercase()
@@ -181,9 +182,10 @@ def test_prompts_are_lowered_with_their_texts(lower: bool) -> None:
 
 
 def test_texts_that_were_cut_are_told(engines: Callable[[str], Engine], run: Runner) -> None:
-    """sentence-transformers cuts them without a word."""
+    """The engine reports texts that it cut. sentence-transformers does not."""
     engine = engines(OLD)
-    fits = "a " * 18  # with [CLS] and [SEP] the 20 tokens of its sentence_bert_config.json
+    # With [CLS] and [SEP] these are the 20 tokens that its sentence_bert_config.json allows.
+    fits = "a " * 18
     answer = run(_embed(engine, ["hello", fits + "a", fits, fits + "b"]))
     assert answer.cut == [1, 3] and answer.prompt_tokens == 3 + 3 * 20
     assert nmse(np.asarray(answer[1]), np.asarray(answer[2])) < 1e-10
@@ -194,7 +196,7 @@ def test_texts_that_were_cut_are_told(engines: Callable[[str], Engine], run: Run
 def test_others_have_their_turns_between_passes(
     engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop goes on, and a stop ends the work at the next pass."""
+    """The event loop runs between passes, and a stop ends the work at the next pass."""
     engine = engines(PLAIN)
     runtime: Any = engine._loaded.runtime
     monkeypatch.setattr(runtime, "_sizes", (32, 80))
@@ -207,7 +209,7 @@ def test_others_have_their_turns_between_passes(
         return write(batch)
 
     monkeypatch.setattr(runtime, "_write", counted)
-    texts = ["hello again " * 20] * 12  # one fits in a pass
+    texts = ["hello again " * 20] * 12  # one of them fills a pass
 
     async def work() -> None:
         seen: set[int] = set()
@@ -240,7 +242,8 @@ async def _embed(engine: Engine, *texts: Any, **options: Any) -> Any:
 
 
 def test_rows(engines: Callable[[str], Engine], run: Runner) -> None:
-    """Unit length, without copies; fewer dimensions are the first ones, of unit length again; ids as they are."""
+    """Rows have unit length and share the result's memory. With fewer dimensions they are the first ones, scaled to
+    unit length again. Ids are taken as they are."""
     engine = engines(PLAIN)
     answer = run(_embed(engine, ["hello world", "jerboas"]))
     assert len(answer) == 2 and answer.dimensions == 60
@@ -360,7 +363,7 @@ def test_repositories_that_cannot_be_read(
 def test_what_a_repository_says_is_kept_with_its_weights(
     device: Gpu, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second load asks the hub for nothing, and needs none."""
+    """The second load asks the hub for nothing, and does not need one."""
     shutil.copytree(reference.folder(OLD), tmp_path / "root" / "org" / "tiny")
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
@@ -378,7 +381,7 @@ def test_what_a_repository_says_is_kept_with_its_weights(
 
 
 def test_a_closed_engine_says_so_to_who_waits(device: Gpu, run: Runner) -> None:
-    """Not that the caller stopped it."""
+    """The error says that the engine was closed, not that the caller stopped it."""
 
     async def work() -> None:
         engine = await Engine.load(
@@ -423,7 +426,7 @@ def test_estimate_is_what_a_load_takes(
 
 
 def test_a_handheld_narrows_encoders_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoders take 4 bits there, whose error in vectors is too large."""
+    """Decoders take 4 bits there. For embeddings that error is too large."""
     monkeypatch.setattr(NativeIo, "handheld", True)
     io = NativeIo()
     for model_type, form in (("bert", "f16"), ("qwen2", "q4")):
@@ -434,7 +437,7 @@ def test_a_handheld_narrows_encoders_less(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_large_models_take_fewer_rows() -> None:
-    """But always a whole text."""
+    """But a whole text always fits."""
 
     class Wide:
         widest = 4096
@@ -450,7 +453,8 @@ def test_large_models_take_fewer_rows() -> None:
 
 @pytest.mark.real_model
 def test_real_minilm(device: Gpu, run: Runner) -> None:
-    """Ids equal; cosines of at least 0.99999 with transformers' vectors, mean-pooled as sentence-transformers does."""
+    """The ids are equal. The cosine with transformers' vectors, mean-pooled as in sentence-transformers, is at least
+    0.99999."""
     try:
         folder = prepare_folder(ENCODERS[0])
     except PackageModelError as error:

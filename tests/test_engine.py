@@ -1,4 +1,4 @@
-"""The engine's promises on a real device and a tiny real checkpoint: queue, stop, reuse, counts, and giving back."""
+"""The engine's promises on a real device with a tiny real checkpoint: queue, stop, reuse, counts, freed memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PROMPT = list(range(40, 80))
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """These promises do not depend on the WebGPU implementation: one host, the faster one, is enough."""
+    """These promises do not depend on the WebGPU implementation, so one host is enough. This is the faster one."""
     return open_software_gpu("wgpu")
 
 
@@ -98,9 +98,10 @@ def test_second_turn_runs_only_new_tokens(engine: Engine, run: Runner) -> None:
     first = run(answer(engine, PROMPT, 10))
     follow = [*PROMPT, *first.tokens, 5, 6, 7]
     second = run(answer(engine, follow, 6))
-    # The last token of the first answer was sampled but never run, so it and the three new ones are left.
+    # The last token of the first answer was sampled but never run. So that token and the three new ones are left to
+    # run.
     assert second.cached_tokens == len(PROMPT) + 9
-    run(engine.logits([1]))  # forget
+    run(engine.logits([1]))  # forget the cached prefix
     assert run(answer(engine, follow, 6)).tokens == second.tokens
 
 
@@ -159,9 +160,10 @@ def test_stop_before_its_turn(engine: Engine, run: Runner) -> None:
 
 
 def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> None:
-    """What it cut off, the rows of steps in flight among it, is not gone on from: neither by the same tokens, which
-    would be right by accident, nor by others."""
-    drawn = {"temperature": 1.5, "seed": 1}  # greedily the tiny model soon repeats itself
+    """No later answer continues from what the stop string cut off, including the rows of steps in flight. Neither
+    the same tokens (which would be right by accident) nor others may reuse it."""
+    # With greedy decoding the tiny model soon repeats itself.
+    drawn = {"temperature": 1.5, "seed": 1}
     plain = run(answer(engine, PROMPT, 40, **drawn))
     text = plain.text
     at = next(i for i in range(len(text) // 2, len(text)) if text.index(text[i : i + 2]) == i)
@@ -182,8 +184,9 @@ def test_stop_string_leaves_no_dropped_tokens(engine: Engine, run: Runner) -> No
 
 
 def test_stop_token_halts_on_the_gpu(engine: Engine, gpu: Gpu, run: Runner) -> None:
-    """A stop id ends the answer without being part of it; steps in flight beyond it change nothing."""
-    drawn = {"temperature": 1.5, "seed": 1}  # greedily the tiny model soon repeats itself
+    """A stop id ends the answer and is not part of it. Steps in flight behind it change nothing."""
+    # With greedy decoding the tiny model soon repeats itself.
+    drawn = {"temperature": 1.5, "seed": 1}
     tokens = ids_of(engine, run, PROMPT, 12, **drawn)
     stop_at = next(i for i in range(3, 12) if tokens[i] not in tokens[:i])
     decoder = engine._loaded.decoder
@@ -243,14 +246,15 @@ def test_history_is_made_only_for_penalties_that_look_at_it(
         ids_of(engine, run, PROMPT, 1, **options)
         return gpu.counters.dispatches - before
 
-    dispatches()  # what comes later finds the same prefix
+    dispatches()  # so that the calls below find the same prefix
     none = dispatches()
-    assert dispatches(presence_penalty=1.0) == none + 1  # forget
-    assert dispatches(frequency_penalty=1.0, repetition_penalty=1.1) == none + 2  # and mark
+    assert dispatches(presence_penalty=1.0) == none + 1  # clear_counts
+    # clear_counts and mark_prompt
+    assert dispatches(frequency_penalty=1.0, repetition_penalty=1.1) == none + 2
 
 
 def test_repetition_penalty_forbids_repeats(engine: Engine, run: Runner) -> None:
-    """Presence penalty of 100: no token of the answer comes twice."""
+    """With a presence penalty of 100 no token of the answer comes twice."""
     tokens = ids_of(engine, run, PROMPT, 24, presence_penalty=100.0)
     assert len(set(tokens)) == 24
 
@@ -412,7 +416,8 @@ def test_the_closed_engine_says_so(gpu: Gpu, run: Runner) -> None:
 def test_matrices_above_the_binding_limit_are_cut(
     run: Runner, open_software_gpu: Callable[..., Gpu]
 ) -> None:
-    """As on a device that binds little at a time: every matrix in parts, the same logits as the reference."""
+    """A device with a small binding limit: every matrix is cut into parts, and the logits are still those of the
+    reference."""
     gpu = open_software_gpu("wgpu")
     gpu.limits = replace(gpu.limits, max_binding_bytes=9000)
     golden = reference.prompt(NAME, 7)
@@ -437,8 +442,8 @@ def test_a_context_beyond_the_device_is_refused(
 def test_out_of_memory_at_any_buffer_gives_everything_back(
     run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A device that has room for so many buffers only, from one to all but the last: what was made is freed, what
-    had no room is named, and a load that needs less than the device has goes well afterwards."""
+    """A device has room for a number of buffers only, from one to all but the last. The load frees what it made, the
+    error names what had no room, and then a load that needs less succeeds."""
     gpu = open_software_gpu("wgpu")
     create, labels, room = gpu.create_buffer, list[str](), 10**9
 
@@ -470,7 +475,7 @@ def test_out_of_memory_at_any_buffer_gives_everything_back(
 def test_the_next_smaller_context_loads(
     run: Runner, open_software_gpu: Callable[..., Gpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device with a little less than a context of 2048 takes: refused in the middle, and 512 fits."""
+    """A device has a little less than a context of 2048 needs: that load is refused half way, and 512 fits."""
     gpu = open_software_gpu("wgpu")
     needs = run(Engine.estimate(str(FOLDER), gpu=gpu, context=2048)).loaded_bytes
     create = gpu.create_buffer
@@ -491,7 +496,8 @@ def test_the_next_smaller_context_loads(
 
 @pytest.fixture(scope="module")
 def thinker(gpu: Gpu, run: Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The same weights with Qwen3.5's marks and template: what they say is noise, where it goes is not."""
+    """The same weights with Qwen3.5's marks and template. The answers are noise; where each piece of text goes is
+    not."""
     folder = tmp_path_factory.mktemp("thinker") / NAME
     shutil.copytree(FOLDER, folder)
     chat_formats.write("qwen3.5", folder)
@@ -524,7 +530,7 @@ def test_thinking_comes_apart_from_the_answer(thinker: Engine, run: Runner) -> N
 def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
     gpu: Gpu, run: Runner, tmp_path: Path
 ) -> None:
-    """A fine-tune whose files call <|endoftext|> its end, and whose template ends turns with <|im_end|>."""
+    """A fine-tuned model whose files name <|endoftext|> as its end, and whose template ends turns with <|im_end|>."""
     folder = tmp_path / NAME
     shutil.copytree(FOLDER, folder)
     chat_formats.write("qwen3", folder)
@@ -534,7 +540,7 @@ def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
     said = [{"role": "user", "content": "hi"}]
 
     async def talk(engine: Engine, seed: int, **options: Any) -> Any:
-        # Any token comes.
+        # Any token can come.
         noise: dict[str, Any] = {"temperature": 100.0, "top_k": 0, "top_p": 1.0, "seed": seed}
         return await engine.chat(said, max_tokens=60, **noise, **options)
 
@@ -543,7 +549,7 @@ def test_the_end_of_a_turn_that_the_template_writes_ends_an_answer(
             tokenizer = engine._loaded.tokenizer
             end = tokenizer.control["<|im_end|>"]
             assert tokenizer.stop_ids == (tokenizer.control["<|endoftext|>"],)
-            for seed in range(40):  # one that says <|im_end|> before any other mark
+            for seed in range(40):  # find an answer that says <|im_end|> before any other mark
                 whole = (await talk(engine, seed, ignore_eos=True)).tokens
                 at = next((i for i, token in enumerate(whole) if token in tokenizer.added), 0)
                 if at > 3 and whole[at] == end:
@@ -581,7 +587,8 @@ def test_tokens_are_counted_with_tools_and_thinking(thinker: Engine, run: Runner
 def test_the_worker_prepares_the_first_chat_before_it_is_asked(
     thinker: Engine, run: Runner
 ) -> None:
-    """The template of a model that has one; of one that has none, nothing is said but a line of the log."""
+    """The worker prepares the template of a model that has one. For a model without one it writes only a line to the
+    log."""
 
     async def warm_up(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
         fetched: list[str] = []

@@ -1,4 +1,6 @@
-"""HF_TOKEN, HF_ENDPOINT, proxies and a hub that asks to wait, over real servers: in words and without a secret."""
+"""HF_TOKEN, HF_ENDPOINT, proxies, and a hub that asks to wait, over real servers. Errors say what to do and show no
+secret.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of this machine's own settings."""
+    """Removes this machine's own settings."""
     for name in (*VARIABLES, "HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -68,9 +70,10 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def told(error: BaseException) -> str:
-    """All that Python would show of an error and of what led to it, and what those hold."""
+    """Everything that Python would show of an error and of its causes, and the values that they hold."""
     lines = traceback.format_exception(error)
-    text = "".join(line for line in lines if __file__ not in line)  # the tests' own secrets
+    # Without the tests' own lines, which hold the secrets.
+    text = "".join(line for line in lines if __file__ not in line)
     seen: BaseException | None = error
     while seen is not None:
         text += repr(seen) + str(vars(seen)) + str(seen.args)
@@ -79,7 +82,7 @@ def told(error: BaseException) -> str:
 
 
 def refused(work: Callable[[], object], *secrets: str) -> str:
-    """What a HubError says, which shows none of the secrets in any way."""
+    """The message of the HubError, which must not show any of the secrets."""
     with pytest.raises(HubError) as caught:
         work()
     for secret in (SECRET, *secrets):
@@ -254,7 +257,7 @@ def test_requests_go_through_the_proxy(
         assert proxy.asked[0].startswith(f"GET {server.url}/api/models/org/tiny")
         assert proxy.asked[-1].startswith(f"GET {server.cdn_url}/org/tiny")
         assert set(proxy.authorized) == {BASIC}
-    assert server.requests[-1].authorization is None  # the hub's token is not the file host's
+    assert server.requests[-1].authorization is None  # the hub's token does not go to the file host
 
 
 def test_no_proxy_goes_around_it(
@@ -266,11 +269,11 @@ def test_no_proxy_goes_around_it(
         monkeypatch.setenv("no_proxy", "example.com, 127.0.0.0/8")
         repository = run(open_repository("org/tiny", io))
         assert not proxy.asked
-        run(repository.read("model.safetensors", 0, 9))  # which localhost has
+        run(repository.read("model.safetensors", 0, 9))  # localhost has this file
         assert [asked.split("/")[2].split(":")[0] for asked in proxy.asked] == ["localhost"]
 
 
-# Host, port, list, and what requests 2.34 (should_bypass_proxies) says.
+# Host, port, list, and the answer of requests 2.34 (should_bypass_proxies).
 BYPASSED = [
     ("example.com", 80, "example.com", True),
     ("www.example.com", 80, "example.com", True),
@@ -285,11 +288,11 @@ BYPASSED = [
     ("a.b", 80, " c.d , a.b ", True),
     ("a.b", 80, "x,,", False),
     ("a.b", 80, "a.b:0080", True),
-    ("a.b", 80, "a.b:\u00b2", False),  # a digit, and no number
+    ("a.b", 80, "a.b:\u00b2", False),  # Unicode calls this a digit, but it is not part of a number
     ("localhost", 80, "localhost,127.0.0.1", True),
     ("127.0.0.1", 8000, "localhost", False),
     ("example.com", 80, "EXAMPLE.com", True),
-    # What curl takes besides: blanks, stars, addresses of IPv6.
+    # curl also accepts blanks, stars and IPv6 addresses.
     ("a.b", 80, "c.d a.b", True),
     ("x.a.b", 80, "*.a.b", True),
     ("[::1]", 80, "::1", True),
@@ -343,7 +346,7 @@ def test_a_proxy_is_shown_without_its_password() -> None:
 
 
 def test_a_proxys_password_that_is_not_utf8_is_sent_as_it_is() -> None:
-    for password in ("p\udce9", "p%E9"):  # os.environ has the byte E9 as the first
+    for password in ("p\udce9", "p%E9"):  # os.environ gives the byte E9 as the first
         proxy = parse_proxy(f"http://user:{password}@h", "http_proxy")
         assert base64.b64decode(proxy.authorization.split()[1]) == b"user:p\xe9"
 
@@ -357,7 +360,8 @@ def test_a_proxy_that_wants_another_password(
             monkeypatch.setenv(f"{scheme}_proxy", f"http://user:w0rd@{proxy.address}")
             text = refused(lambda: run(open_repository("org/tiny", io)), "w0rd", "dXNlcjp3MHJk")
             assert f"{scheme}_proxy" in text and "user" in text
-        assert [asked.split()[0] for asked in proxy.asked] == ["GET", "CONNECT"]  # asked once each
+        # Each was asked once.
+        assert [asked.split()[0] for asked in proxy.asked] == ["GET", "CONNECT"]
 
 
 def test_a_proxy_that_is_not_there(io: NativeIo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +380,7 @@ def test_a_proxy_that_is_not_there(io: NativeIo, monkeypatch: pytest.MonkeyPatch
 def test_a_tunnel_keeps_the_proxys_password_from_the_hub(
     tmp_path: Path, io: NativeIo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """https through a proxy: the certificate is the hub's own, the proxy hears CONNECT only."""
+    """With https through a proxy, the certificate is the hub's own and the proxy only sees CONNECT."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
@@ -454,7 +458,7 @@ def date(after: float) -> str:
         (
             {"ratelimit": '"api";r=0;t=55'},
             56,
-        ),  # huggingface_hub 2.4 reads the same, and waits a second more
+        ),  # huggingface_hub 2.4 reads the same, and waits one second longer
         ({"ratelimit": '"api";r=0;t=55', "retry-after": "3"}, 56),
         ({"ratelimit": '"api";r=489;t=189'}, 0),
         ({"ratelimit": '"api";r=489;t=189', "retry-after": "3"}, 3),
@@ -471,7 +475,7 @@ def date(after: float) -> str:
         ({"retry-after": "٣"}, 0),
         ({"retry-after": date(90)}, 90),
         ({"retry-after": date(-90)}, 0),
-        ({"retry-after": date(3690), "date": date(3600)}, 90),  # a clock that is wrong here
+        ({"retry-after": date(3690), "date": date(3600)}, 90),  # this machine's clock is wrong
         ({}, 0),
     ],
 )
@@ -480,7 +484,7 @@ def test_what_a_hub_asks(headers: dict[str, str], seconds: float) -> None:
 
 
 class Clock(NativeIo):
-    """NativeIo whose waits are noted, not waited."""
+    """NativeIo that notes its waits and does not wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -580,7 +584,7 @@ def test_proxies_of_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_load_that_the_hub_makes_wait_is_told_and_stopped(
     server: HubServer, io: NativeIo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Engine.load opens a model."""
+    """As when Engine.load opens a model."""
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "kept"))
     server.fail("listing", (429, {"RateLimit": '"api";r=0;t=55'}))

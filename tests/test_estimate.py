@@ -1,4 +1,5 @@
-"""What a load will take, told before it: equal to what it then takes, and the refusal of one that would not fit.
+"""What a load will take, estimated before it: the estimate equals what the load then takes, and a load that would not
+fit is refused.
 
 Equality over all checkpoints: tests/models/test_goldens.py; over the published shapes: tests/models/test_hybrids.py.
 """
@@ -29,19 +30,20 @@ PRESET = "random:qwen3-0.6b-4bit"
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: sizes are the same on all."""
+    """One host is enough: sizes are the same on all."""
     return open_software_gpu("wgpu")
 
 
 def estimate(run: Runner, model: str, **options: Any) -> Estimate:
-    """With WebGPU's own limits unless told otherwise."""
+    """An estimate with WebGPU's own limits, unless told otherwise."""
     options.setdefault("gpu", CountingGpu())
     found: Estimate = run(Engine.estimate(model, **options))
     return found
 
 
 def test_the_peak_too(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain checkpoint streams its vectors through staging, beside the weights; and the budget is exactly enough."""
+    """The vectors of a plain checkpoint go through staging buffers, beside the weights. A budget of exactly the peak
+    is enough."""
     model = str(reference.folder("lfm2-bf16"))
     before, peak = gpu.counters.live_bytes, 0
     create = gpu.create_buffer
@@ -98,7 +100,7 @@ def test_4_bits_are_suggested_for_a_plain_checkpoint(run: Runner, dtype: str) ->
 
 
 def test_and_not_for_one_that_is_quantised(run: Runner) -> None:
-    """Whose few plain layers stay plain."""
+    """Its few plain layers stay plain."""
     model = str(reference.folder("qwen3.5-mlx-mixed-vision"))
     budget = estimate(run, model, context=512).peak_bytes - 1
     with pytest.raises(MemoryBudgetError, match="What would fit: context=256") as caught:
@@ -144,11 +146,11 @@ def test_a_longer_context_takes_more_state_and_no_more_weights(run: Runner) -> N
     growth = long.by_kind["state_bytes"] - short.by_kind["state_bytes"]
     assert kv * (4096 - 512) <= growth <= 1.01 * kv * (4096 - 512)
     assert long.by_kind["weights_bytes"] == short.by_kind["weights_bytes"]
-    assert estimate(run, PRESET).context == 4096  # what a load without a context takes
+    assert estimate(run, PRESET).context == 4096  # a load without a context takes this one
 
 
 def test_the_devices_limits(run: Runner) -> None:
-    """A KV cache that one binding cannot hold: refused with both numbers and a context that fits."""
+    """One binding cannot hold the KV cache: the error gives both numbers and a context that fits."""
     model = "random:qwen3.5-0.8b-4bit"
     with pytest.raises(
         OutOfMemoryError, match=r"268,435,456.*134,217,728.*context=131072"
@@ -162,7 +164,8 @@ def test_the_devices_limits(run: Runner) -> None:
 
 @pytest.mark.parametrize("context", [0, -1, 40961, True])
 def test_a_context_beyond_the_model(run: Runner, context: int) -> None:
-    most = 40960 if context > 1 else 2**31  # what no model takes is refused before one is looked at
+    # What no model takes is refused before the model is read.
+    most = 40960 if context > 1 else 2**31
     with pytest.raises(InputError, match=f"context={context!r}.* 1 to {most}"):
         estimate(run, PRESET, context=context)
 

@@ -49,7 +49,7 @@ def test_parse(version: int) -> None:
     assert dequantise(made.tensors["x"], body).tolist() == np.arange(15.0).reshape(3, 5).tolist()
     assert dequantise(made.tensors["x"], body, 1, 2).tolist() == [[5, 6, 7, 8, 9]]
     assert dequantise(made.tensors["z"], body).reshape(-1).tolist() == [1, 1, 1]
-    # The beginning is enough, with the whole file's size.
+    # The beginning is enough, with the size of the whole file.
     assert parse_gguf(body[: made.tensors["x"].start], "f", len(body)) == made
 
 
@@ -121,7 +121,7 @@ def test_block_types(kind: str) -> None:
     got = dequantise(GgufTensor("x", READ_TYPES[number], (5, elements), 0), body)
     want = np.array([reference(kind, row.tobytes()) for row in raw])
     assert got.dtype == np.float32 and got.shape == want.shape
-    # Two float32 roundings and a difference: 1e-6 of the largest value.
+    # Two float32 roundings and a subtraction: 1e-6 of the largest value.
     assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max()
 
 
@@ -187,7 +187,7 @@ def test_bad_files(case: str) -> None:
 
 
 def test_fuzz() -> None:
-    """Cuts and flipped bytes: a good parse or an EngineError, nothing else."""
+    """Cut files and flipped bytes give a good parse or an EngineError, nothing else."""
     metadata = METADATA | sentencepiece_metadata()
     good = write_gguf(metadata, TENSORS)
     header = parse_gguf(good, "f").tensors["x"].start
@@ -240,8 +240,8 @@ def sentencepiece_metadata() -> dict[str, Any]:
 
 
 def merge_by_score(metadata: dict[str, Any], string: str) -> list[int]:
-    """SentencePiece's BPE by its definition: cut out the longest user-defined pieces, then join the best pair, leftmost
-    first, until none is a piece; then bytes for what is not in the vocabulary."""
+    """SentencePiece's BPE by its definition: cut out the longest user-defined pieces, then join the best pair,
+    leftmost first, until no pair is a piece. Text that is not in the vocabulary becomes bytes."""
     tokens = [
         t.replace(" ", MARK) if k == 4 else t
         for t, k in zip(
@@ -291,7 +291,7 @@ def test_sentencepiece_ids() -> None:
         assert ids == merge_by_score(metadata, string), string
         assert tokenizer.decode(ids) == string
     encoded = tokenizer.encode("<start_of_turn>a b").ids
-    assert encoded[:2] == [2, 4]  # <bos> by itself, then the control token
+    assert encoded[:2] == [2, 4]  # the tokenizer adds the first <bos>, then comes the control token
     assert made.eos_ids == [1, 5] and made.bos_id == 2 and made.pad_id == 0
     assert made.config["chat_template"] == "{{ messages }}"
     assert made.config["bos_token"] == "<bos>" and made.config["add_bos_token"] is True
@@ -307,14 +307,14 @@ def test_byte_level_ids() -> None:
         return [tokens[i] for i in tokenizer.encode(string).ids]
 
     assert pieces("hello hello") == ["hello", "\u0120hello"]
-    assert pieces("12") == ["1", "2"]  # one digit at a time, though there is a merge
+    assert pieces("12") == ["1", "2"]  # digits stay separate, though there is a merge
     assert pieces("<|im_start|>he<tool_call>") == ["<|im_start|>", "he", "<tool_call>"]
-    assert pieces("[PAD0]")[0] == "["  # padding of the embedding has no text
+    assert pieces("[PAD0]")[0] == "["  # padding tokens of the embedding have no text
     assert pieces("e\u0301") == pieces("\u00e9")  # NFC
     for string in ("été 漢字 😀\n\n\tx", "\0\x7f", " hello  "):
         assert tokenizer.decode(tokenizer.encode(string).ids) == string
     assert made.eos_ids == [tokens.index("<|im_end|>"), tokens.index("<|endoftext|>")]
-    assert "bos_token" not in made.config  # it is never added
+    assert "bos_token" not in made.config  # the tokenizer never adds it
 
 
 @pytest.mark.parametrize("name", ["deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"])
@@ -324,13 +324,14 @@ def test_other_names_of_a_split_rule(name: str) -> None:
     assert other.tokenizer == build_tokenizer(metadata, "f").tokenizer
 
 
-# What a published tokenizer of this kind (Digits, then ByteLevel, no normaliser) makes of these with `tokens` alone.
+# What a published tokenizer of this kind (Digits, then ByteLevel, no normaliser) gives for these texts, with `tokens`
+# alone.
 SMOLLM = {
     "hello hello": ["hello", "\u0120hello"],
     "12": ["1", "2"],
     "a 12b": ["a", "\u0120", "1", "2", "b"],
     "I'll": ["I", "'", "ll"],
-    "e\u0301": ["e", "\u00cc", "\u0123"],  # stays two characters
+    "e\u0301": ["e", "\u00cc", "\u0123"],  # these stay two characters
     "<|im_start|>he": ["<|im_start|>", "he"],
 }
 
@@ -364,13 +365,13 @@ def test_split_rules(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_split_rules_pass_the_engine_s_checks(name: str) -> None:
-    """The engine refuses expressions that may take exponential time; none of these does."""
+    """The engine refuses expressions that may take exponential time, and accepts all of these."""
     made = build_tokenizer(byte_level_metadata() | {"tokenizer.ggml.pre": name}, "f").tokenizer
     check_head(made, made["model"])
 
 
 def test_llama3_takes_whole_words_and_begins_with_bos() -> None:
-    """As in Llama 3's own tokenizer.json: a part that is a token is one, though no merges make it."""
+    """As in Llama 3's own tokenizer.json: a word that is a token stays whole, even if no merges build it."""
     metadata = byte_level_metadata() | {"tokenizer.ggml.pre": "llama-bpe"}
     tokens = metadata["tokenizer.ggml.tokens"]
     tokens[tokens.index("12")] = "xyz"

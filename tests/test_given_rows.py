@@ -1,5 +1,7 @@
-"""Prompts with rows that are given as embeddings: those of the model's own table give its own answers; what is kept of
-a prompt is told apart by the rows' content, in the cache, in a recurrent state and in saved sessions."""
+"""Prompts with rows that are given as embeddings. Rows of the model's own table give the answers of their ids.
+Cached prefixes are told apart by the content of such rows: in the KV cache, in a recurrent state and in saved
+sessions.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +24,21 @@ from tests import reference
 from tests.checkpoints import Checkpoint
 from tests.conftest import Runner
 
-# One that can go back to any prefix, with scaled embeddings; one with a recurrent state.
+# One model can return to any prefix and scales its embeddings; the other has a recurrent state.
 GEMMA, HYBRID = "gemma3-text-bf16", "qwen3.5-bf16"
 SCALES = {GEMMA: "hidden_size", HYBRID: ""}
 IDS = [(7 * i + 3) % 250 for i in range(45)]
-FIRST, END = 4, 40  # of the rows that are given: over two chunks of 16 and into a third
+FIRST, END = 4, 40  # the given rows reach over two chunks of 16 into a third
 
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what is tested here is the bookkeeping; the kernel has tests of its own."""
+    """One host is enough: this tests the bookkeeping. The kernel has tests of its own."""
     return open_software_gpu("wgpu")
 
 
 class Model:
-    """A loaded checkpoint with its embedding, as the residual stream gets it."""
+    """A loaded checkpoint with its embedding table, scaled as the residual stream gets it."""
 
     def __init__(self, run: Runner, gpu: Gpu, name: str) -> None:
         self.run = run
@@ -83,7 +85,7 @@ def model(request: pytest.FixtureRequest, run: Runner, gpu: Gpu) -> Iterator[Mod
 
 
 class Counted:
-    """A source that counts how often it is asked."""
+    """A source that counts how often it is read."""
 
     def __init__(self, rows: bytes) -> None:
         self.rows, self.asked = rows, 0
@@ -96,7 +98,7 @@ class Counted:
 def picture(
     model: Model, seed: int = 0, ids: list[int] | None = None
 ) -> tuple[list[int], Given, Counted]:
-    """A prompt in which the table's own rows stand for some ids, as content of their own."""
+    """A prompt in which some ids are replaced by the table's own rows, given as content."""
     rows = model.rows((ids or IDS)[FIRST:END])
     source = Counted(rows)
     names = content_ids("test", END - FIRST, [rows, struct.pack("<I", seed)])
@@ -106,7 +108,7 @@ def picture(
 
 
 def test_rows_of_the_table_are_the_ids_themselves(model: Model) -> None:
-    """Bit by bit: in chunks, with rows before and behind, where the last row is a given one, and given alone."""
+    """Bit for bit: in chunks, with ids before and after, with a given row last, and with given rows only."""
     prompt, given, source = picture(model)
     for end in (len(IDS), END, FIRST + 1):
         wanted = model.logits(IDS[:end])
@@ -119,7 +121,7 @@ def test_rows_of_the_table_are_the_ids_themselves(model: Model) -> None:
 
 
 def test_rows_on_the_gpu(model: Model, gpu: Gpu) -> None:
-    """Where a tower left them: copied, not uploaded."""
+    """Rows that a tower left on the GPU are copied there, not uploaded."""
     prompt, _, source = picture(model)
     buffer = gpu.create_buffer("rows", 64 + len(source.rows))
     gpu.write(buffer, 64, source.rows)
@@ -147,7 +149,7 @@ def test_the_same_content_is_not_run_again_and_other_content_is(model: Model) ->
     second = model.answer(follow, same)
     assert second.cached_tokens == len(prompt) + len(first.tokens) - 1
     assert model.prefilled == 3 and unasked.asked == 0
-    # Other content with the very same rows: nothing of it may come from the first.
+    # Other content that gives the very same rows: nothing may be reused from the first.
     other, given, source = picture(model, seed=1)
     got = model.answer(other, given)
     assert got.cached_tokens == (0 if model.engine._loaded.decoder.prefix.recurrent else FIRST)
@@ -155,7 +157,7 @@ def test_the_same_content_is_not_run_again_and_other_content_is(model: Model) ->
 
 
 def test_two_pictures_in_a_prompt(model: Model) -> None:
-    """One of them twice; runs of both are told apart, wherever they stand."""
+    """One of them comes twice. Runs of rows are told apart by picture, wherever they stand."""
     a, b = IDS[:5], IDS[10:13]
     names = [content_ids("test", len(ids), [model.rows(ids)]) for ids in (a, b)]
     given = Given()
@@ -166,7 +168,8 @@ def test_two_pictures_in_a_prompt(model: Model) -> None:
 
 
 def test_penalties_do_not_see_rows(model: Model) -> None:
-    """The repetition penalty looks at the prompt's tokens; given rows are none, nor in an answer that begins anew."""
+    """The repetition penalty counts the prompt's tokens. Given rows are not tokens, also when an answer is run
+    again."""
     prompt, given, _ = picture(model)
     tokens = [*IDS[:FIRST], *IDS[END:]]
     sampler = model.engine._loaded.decoder.sampler
@@ -201,11 +204,11 @@ def test_sessions_keep_them(model: Model, stores: Path) -> None:
 
 
 def test_a_session_whose_rows_were_lost_says_so(model: Model, stores: Path) -> None:
-    """After a loss what was seen is run again from its ids; given rows have none."""
+    """After a loss the session's ids are run again. Given rows have no ids to run."""
     prompt, given, _ = picture(model)
     model.answer(prompt, given)
     decoder = model.engine._loaded.decoder
-    model.engine._lost_ids = list(decoder.prefix.ids)  # what a loss leaves of it
+    model.engine._lost_ids = list(decoder.prefix.ids)  # the state of the engine after a loss
     decoder.prefix.forget()
     with pytest.raises(SessionError, match="images or sounds"):
         model.run(model.engine.save_session("a picture"))
@@ -215,7 +218,7 @@ def test_a_session_whose_rows_were_lost_says_so(model: Model, stores: Path) -> N
 
 
 def test_positions_in_a_straight_line(model: Model) -> None:
-    """A shift of all of them changes nothing that attention sees but last bits; other ones need several axes."""
+    """The same shift of all positions changes only the last bits of attention. Other changes need several axes."""
     ids = IDS[:20]
     given = Given(Positions([[i + 7] for i in range(len(ids))]))
     wanted = np.frombuffer(model.logits(ids), np.float32)
@@ -260,7 +263,7 @@ def test_ids_of_content() -> None:
 
 
 class Turned(Model):
-    """The hybrid's attention layers with M-RoPE in sections, as its vision model has them."""
+    """The hybrid with M-RoPE in its attention layers, in sections as its vision model has them."""
 
     def __init__(self, run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
         from py_engine.blocks import dense
@@ -279,8 +282,8 @@ class Turned(Model):
 
 
 def test_axes_in_a_model(run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal positions on all axes are plain ones, bit by bit; a picture's move the tokens behind it back, in the
-    prefill and in what is decoded; where prompts are cut makes no difference."""
+    """Equal positions on all axes equal plain positions, bit for bit. A picture moves the positions of the tokens
+    behind it back, in prefill and in decode. Where prompts are cut makes no difference."""
     plain = Model(run, gpu, HYBRID)
     wanted = plain.logits(IDS)
     run(plain.engine.close())
@@ -289,7 +292,8 @@ def test_axes_in_a_model(run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
         assert model.logits(IDS) == wanted
         told = run(model.engine._loaded.decoder.self_check().run())
         assert told.wrong == []
-        # 6 x 6 rows of a picture behind 4 tokens, then 5 tokens; positions as transformers' get_rope_index has them.
+        # 4 tokens, then a picture of 6 x 6 rows, then 5 tokens; the positions are those of transformers'
+        # get_rope_index.
         places = [[i] * 3 for i in range(FIRST)]
         places += [[FIRST, FIRST + i // 6, FIRST + i % 6] for i in range(END - FIRST)]
         places += [[FIRST + 6 + i] * 3 for i in range(len(IDS) - END)]
@@ -299,14 +303,14 @@ def test_axes_in_a_model(run: Runner, gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
         given.add(prompt[FIRST:END], source)
         whole = model.answer(prompt, given, 8).tokens
         assert model.logits(prompt, given) != wanted
-        # An answer that is run as prompt gives the same tokens: decode and prefill agree on positions.
+        # An answer that runs as a prompt gives the same next tokens: decode and prefill agree on positions.
         cut = [*prompt, *whole[:4]]
         assert model.answer(cut, given, 4).tokens == whole[4:]
         last = np.frombuffer(model.logits(cut, given), np.float32)
         model.logits(cut[:-1], given)
         one = np.frombuffer(model.logits(cut, given, reuse=True), np.float32)
         assert model.prefilled == 1 and reference.nmse(one, last) < 1e-10
-        # The last row of a picture alone, whose axes differ.
+        # The last row of a picture runs alone. Its position differs by axis.
         model.logits(prompt[: END - 1], given)
         one = np.frombuffer(model.logits(prompt[:END], given, reuse=True), np.float32)
         last = np.frombuffer(model.logits(prompt[:END], given), np.float32)

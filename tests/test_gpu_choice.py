@@ -1,4 +1,4 @@
-"""Which GPU is taken in CPython when nobody names a host, and what is said when there is none."""
+"""Which GPU CPython takes when no host is named, and what the error says when there is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Runner, software_adapter
 
 
 def adapter(device: str, kind: str, backend: str = "Vulkan") -> Any:
-    """As wgpu-py's."""
+    """An adapter like wgpu-py's."""
     return SimpleNamespace(
         info={"device": device, "adapter_type": kind, "backend_type": backend}, opens=True
     )
@@ -32,8 +32,8 @@ BROKEN.opens = False
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`machine(dawn, wgpu)`: what the two packages see, the first adapter being the one that they give; an error: they
-    raise it; None: the package is not installed. A device of an adapter says which one it is of."""
+    """`machine(dawn, wgpu)` sets the adapters that the two packages find. They return the first one. An error
+    instead of adapters is raised; None means that the package is not installed. A device knows its adapter."""
 
     def made(dawn: Any, wgpu: Any) -> None:
         def package(backend: str) -> Any:
@@ -112,7 +112,7 @@ def test_without_an_adapter_it_says_what_each_of_them_said(
 def test_a_named_host_is_the_one_that_is_asked(
     machine: Any, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And where it has none, the message says who has."""
+    """If it has no GPU, the message names the host that has one."""
     machine([], [HARDWARE])
     with pytest.raises(NoAdapterError, match=r"--host wgpu: Radeon \(DiscreteGPU, Vulkan\)"):
         run(open_gpu("dawn"))
@@ -124,7 +124,7 @@ def test_a_named_host_is_the_one_that_is_asked(
 
 
 def test_a_load_in_software_says_so(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real packages: lavapipe, which Dawn refuses or takes, is a GPU in software."""
+    """With the real packages: lavapipe, which Dawn may refuse or take, is a GPU in software."""
     if not all(importlib.util.find_spec(name) for name in ("wgpu", "wgpudawn")):
         pytest.skip("both packages are wanted")
     monkeypatch.delenv("JERBOA_HOST", raising=False)

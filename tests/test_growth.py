@@ -1,4 +1,6 @@
-"""The KV cache grows with the text, class by class: the same tokens as in a cache of full size, and what it costs."""
+"""The KV cache grows with the text, from size class to size class: the tokens are those of a full-size cache, and
+the tests measure what it costs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ PROMPT = [3, 50, 7, 99, 12]
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return open_software_gpu("wgpu")
 
 
@@ -42,7 +44,7 @@ def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
 
 @pytest.fixture
 def emptied(engine: Engine, run: Runner) -> Engine:
-    """With nothing kept, and the smallest cache."""
+    """The engine with nothing cached and with the smallest cache."""
     run(engine.logits([1]))
     assert capacity(engine) == CLASSES[0]
     return engine
@@ -94,7 +96,8 @@ def test_classes() -> None:
     ],
 )
 def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) -> None:
-    """Greedy and drawn, growing in mid-decode; then a second turn on top, which grows before its prefill."""
+    """Greedy and sampled answers whose cache grows in the middle of decoding, then a second turn whose cache grows
+    before its prefill."""
     grown, whole = load(gpu, run, name), load(gpu, run, name, context_classes=())
     try:
         assert capacity(whole) == CONTEXT
@@ -114,8 +117,8 @@ def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) ->
 
 
 def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
-    """No pipeline, as many buffers as before; and nothing at all within a class."""
-    answer(emptied, run, PROMPT[:3], 2)  # makes what tokens are read back through
+    """Growing makes no pipeline and keeps the number of buffers. Within a size class nothing is made at all."""
+    answer(emptied, run, PROMPT[:3], 2)  # this makes the buffers that tokens are read through
     before = gpu.counters.pipelines_created, gpu.counters.live_buffers
     small = emptied.info()["memory"]["state_bytes"]
     answer(emptied, run, PROMPT, 160)
@@ -134,7 +137,7 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
 def test_a_new_conversation_begins_small(emptied: Engine, run: Runner) -> None:
     answer(emptied, run, PROMPT, 50)
     assert capacity(emptied) == 160
-    answer(emptied, run, PROMPT, 2)  # the same one: the rows are kept, and so is their cache
+    answer(emptied, run, PROMPT, 2)  # the same prompt: its rows are kept, and so is their cache
     assert capacity(emptied) == 160
     fresh = answer(emptied, run, [77, *PROMPT], 2)
     assert fresh.cached_tokens == 0
@@ -168,7 +171,8 @@ def test_a_stop_lands_before_and_after_growing(emptied: Engine, run: Runner) -> 
 def test_no_room_to_grow(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch, layer: int
 ) -> None:
-    """In mid-decode and before a prefill: the numbers in the error, nothing lost, and the old cache goes on."""
+    """In the middle of decoding and before a prefill: the error gives the numbers, nothing is lost, and the old
+    cache is used on."""
     live = gpu.counters.live_bytes
     with monkeypatch.context() as patch:
         refuse_keys(gpu, patch, layer)
@@ -197,7 +201,7 @@ def test_no_room_to_grow(
 def test_no_room_for_any_buffer_of_a_larger_cache(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever is refused, the first or the last: nothing more is allocated, and the small cache stays in use."""
+    """The first or the last buffer is refused: nothing more stays allocated, and the small cache stays in use."""
     kept = answer(emptied, run, PROMPT, 3)
     live, create = gpu.counters.live_bytes, gpu.create_buffer
     for room in range(100):
@@ -226,7 +230,7 @@ def test_no_room_for_any_buffer_of_a_larger_cache(
 def test_no_room_reported_late(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As browsers do it: the buffers look made, and the next check says that they are not."""
+    """As in browsers: the buffers seem to exist, and the next check reports that they do not."""
     live = gpu.counters.live_bytes
 
     async def refused() -> None:
@@ -243,7 +247,8 @@ def test_no_room_reported_late(
 def test_the_estimate_knows_the_peak(
     gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both caches are there while the rows are copied; the budget counts that, and what a full context takes."""
+    """The old and the new cache exist together while rows are copied. The budget counts both, and what a full
+    context takes."""
     folder = str(reference.folder("qwen3-mlx4-g128"))
     told = run(Engine.estimate(folder, gpu=gpu, context=1024))
     before = gpu.counters.live_bytes

@@ -1,4 +1,4 @@
-"""Repositories over a real server that behaves like the hub, and over folders."""
+"""Repositories on a real server that behaves like the hub, and in folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class QuickIo(NativeIo):
-    """NativeIo whose waits between attempts are counted, not waited, and whose patience is short."""
+    """NativeIo that counts its waits between attempts instead of waiting, and gives up soon."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_hub_repository(server: HubServer, io: QuickIo) -> None:
     files = [r.path for r in server.requests if "resolve" in r.path]
     assert files and all(
         f"/resolve/{COMMIT}/" in path for path in files
-    )  # pinned, whatever main becomes
+    )  # the commit is pinned, whatever main becomes
 
 
 def test_revision_in_the_address(server: HubServer, io: QuickIo) -> None:
@@ -138,7 +138,7 @@ def test_faults_that_pass_are_survived(server: HubServer, io: QuickIo, fault: in
         part = await repo.read("model.safetensors", 1000, 250_000, seen.append)
         assert bytes(part) == DATA[1000:250_000]
         await asyncio.sleep(0)
-        assert sum(seen) == 249_000  # what came in vain is taken back
+        assert sum(seen) == 249_000  # bytes of failed attempts are subtracted
         assert len(io.waits) == 2 and 0.25 <= io.waits[0] < 0.75 and 0.5 <= io.waits[1] < 1.5
 
     run(go())
@@ -182,7 +182,7 @@ def test_refusals_are_not_repeated(server: HubServer, io: QuickIo, fault: int, t
     with pytest.raises(HubError, match=text) as caught:
         run(repo.read("model.safetensors", 0, 1000))
     assert caught.value.status == fault and io.waits == []
-    assert bytes(run(repo.read("model.safetensors", 0, 9))) == DATA[:9]  # a second try works
+    assert bytes(run(repo.read("model.safetensors", 0, 9))) == DATA[:9]  # a second attempt works
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "listing"])
@@ -216,7 +216,7 @@ def test_a_mirror_without_listing(root: Path, io: QuickIo, monkeypatch: pytest.M
 
         async def go() -> None:
             repo = await open_repository("org/tiny", io)
-            assert repo.revision == COMMIT  # from the file's own header
+            assert repo.revision == COMMIT  # taken from the file's own header
             assert await repo.json("config.json") == {"model_type": "qwen3"}
             assert await repo.size("model.safetensors") == len(DATA)
             assert await repo.size("empty.bin") == 0
@@ -286,7 +286,7 @@ def test_whole_files_have_a_limit(root: Path, io: QuickIo) -> None:
 
 
 def test_a_stale_index_on_the_hub(root: Path, server: HubServer, io: QuickIo) -> None:
-    """The listing says which shards there are: the index forgets one, and names five that are gone."""
+    """The listing says which shards exist. The index lacks one, and names five that are gone."""
     folder = root / "org" / "tiny"
     (folder / "model.safetensors").unlink()
     for number, name in enumerate("xy", 1):

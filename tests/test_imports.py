@@ -16,7 +16,7 @@ ORDER = (
 ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "work", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}
 NEVER = {"numpy", "app", "devtools", "tests"}
-NUMPY_TOOLS = {  # the command-line converter, not the engine
+NUMPY_TOOLS = {  # used by the command-line converter, not by the engine
     "convert/config.py",
     "convert/gguf_blocks.py",
     "convert/packing.py",
@@ -26,7 +26,7 @@ FILES = sorted(ENGINE.rglob("*.py"))
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Full names of everything a file imports, inside functions too; relative imports made absolute."""
+    """Full names of everything that a file imports, also inside functions; relative imports are made absolute."""
     package = ["py_engine", *file.relative_to(ENGINE).parts[:-1]]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -40,7 +40,8 @@ def imported(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ENGINE)))
 def test_file_imports_only_from_what_stands_before_it(file: Path) -> None:
     folder = "" if file.parent == ENGINE else file.relative_to(ENGINE).parts[0]
-    front_door = not folder and file.stem not in ANYWHERE  # __init__, __main__: may use everything
+    # __init__ and __main__ may use everything
+    front_door = not folder and file.stem not in ANYWHERE
     allowed = {*ANYWHERE, *(ORDER[: ORDER.index(folder) + 1] if folder else [])}
     wrong = []
     for name in imported(file):

@@ -1,4 +1,4 @@
-"""NativeIo against a real server on loopback: ranges, redirects, silence, short bodies, cancelling; and files."""
+"""NativeIo against a real server on loopback: ranges, redirects, stalls, short bodies, cancelling; and files."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_nobody_there(io: NativeIo) -> None:
 def test_a_connection_that_the_server_dropped_is_replaced(server: HubServer, io: NativeIo) -> None:
     async def go() -> None:
         await io.fetch(f"{server.url}{MAIN}/config.json")
-        server.fail("config.json", "drop")  # ends the kept connection without an answer
+        server.fail("config.json", "drop")  # closes the open connection without an answer
         answer = await io.fetch(f"{server.url}{MAIN}/config.json")
         assert answer.status == 200
 
@@ -137,7 +137,7 @@ def test_cancelling_ends_the_transfer_at_once(server: HubServer, io: NativeIo) -
             await task
         return time.monotonic()
 
-    done = asyncio.run(go())  # asyncio.run waits for the thread too
+    done = asyncio.run(go())  # asyncio.run also waits for the thread
     assert time.monotonic() - done < 5
 
 

@@ -1,4 +1,4 @@
-"""The one reader of JSON from outside: what it refuses, how soon, and that nobody goes around it."""
+"""The one reader of JSON from outside: what it refuses, how fast it refuses, and that no code bypasses it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_refused_in_words_and_soon(case: str) -> None:
     begun = time.monotonic()
     with pytest.raises(FormatError, match=reason) as caught:
         parse_json(data, "tiny: config.json")
-    assert time.monotonic() - begun < 5  # all below 0.3 s on an idle machine
+    assert time.monotonic() - begun < 5  # each takes less than 0.3 s on an idle machine
     message = str(caught.value)
     assert message.startswith("tiny: config.json is not valid JSON") and len(message) < 400
     assert caught.value.__cause__ is None
@@ -81,7 +81,7 @@ def test_refused_in_words_and_soon(case: str) -> None:
 def test_reads_what_json_says(text: str) -> None:
     expected = json.loads(text)
     assert parse_json(text, "x") == parse_json(text.encode(), "x") == expected
-    assert parse_json(b"\xef\xbb\xbf" + text.encode(), "x") == expected  # a byte order mark
+    assert parse_json(b"\xef\xbb\xbf" + text.encode(), "x") == expected  # with a byte order mark
 
 
 def test_memory_is_not_spent_on_what_is_refused() -> None:
@@ -109,7 +109,7 @@ def test_configs_are_read_as_python_reads_them() -> None:
 
 
 def readers(source: str) -> list[str]:
-    """Every way to Python's own JSON parser that a source takes."""
+    """Every use of Python's own JSON parser in a source."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == "json":

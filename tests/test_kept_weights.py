@@ -1,4 +1,6 @@
-"""Weights through the store onto a GPU: read once, uploaded once, summed there, repaired where they are damaged."""
+"""Weights from the store to a GPU: read once, uploaded once, checksummed on the GPU, repaired where they are
+damaged.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests.ops.test_checksum import reference as sum_of
 from tests.weight_loads import fill
 
 FILE = "model.safetensors"
-# Between them: copies, conversions, pairs of scale and bias, repacked fields, a tied head, parts that nobody reads.
+# Together they cover copies, conversions, pairs of scale and bias, repacked fields, a tied head, and unused tensors.
 CHECKPOINTS = ("qwen3-mlx-mixed-untied", "qwen2-f32", "qwen3.5-mlx-mixed-vision")
 
 
@@ -56,7 +58,7 @@ def test_warm_equals_cold_and_reads_and_uploads_once(
     size = (server.root / "org" / name / FILE).stat().st_size
     read = max(store.read_bytes.values())
     assert warm.job_bytes <= read <= size, "every byte is read once"
-    table = 2 * 16 * len(warm.tensors)  # where the sums of what lie, 16 bytes a piece
+    table = 2 * 16 * len(warm.tensors)  # the checksum table, 16 bytes a part
     assert warm.job_bytes <= warm.uploaded <= warm.job_bytes + table + 64
 
 
@@ -81,7 +83,8 @@ def test_stored_sums_are_those_of_the_file(
 def test_a_flipped_bit_in_any_tensor_is_repaired(
     gpu: Gpu, run: Runner, server: HubServer, stores: Path, name: str
 ) -> None:
-    """All tensors that are read, in three loads of every third: each is named, and only their bytes are fetched."""
+    """Three loads, each with every third tensor damaged: each damaged tensor is named, and only its bytes are
+    fetched."""
     address = f"org/{name}"
     cold = run(fill(gpu, address))
     file, whole = blob(stores, name), blob(stores, name).read_bytes()

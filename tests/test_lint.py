@@ -1,4 +1,4 @@
-"""`./dev lint` finds faults in JavaScript: each of these files has one, which .oxlintrc.json must forbid."""
+"""`./dev lint` finds faults in JavaScript. Each of these files has one fault that .oxlintrc.json must forbid."""
 
 from __future__ import annotations
 

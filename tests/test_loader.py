@@ -1,4 +1,4 @@
-"""How a checkpoint's bytes are cut into slices, without a GPU."""
+"""How the bytes of a checkpoint are cut into slices. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGET = Tensor("target", (1,))
 
 
 def tensors(sizes: list[int], file: str = "model.safetensors") -> list[TensorInfo]:
-    """U32 tensors of that many bytes, one behind the other."""
+    """U32 tensors of these sizes in bytes, one after the other."""
     made, at = [], 100
     for i, size in enumerate(sizes):
         made.append(TensorInfo(f"{file}.{i}", "U32", (size // 4,), file, at, at + size))
@@ -23,7 +23,7 @@ def tensors(sizes: list[int], file: str = "model.safetensors") -> list[TensorInf
 
 
 def covered(slices: list[Slice], jobs: list[Job]) -> None:
-    """Every byte of every job is in exactly one piece, and lies inside its slice."""
+    """Check that every byte of every job is in exactly one piece, and inside its slice."""
     for job in jobs:
         pieces = sorted((a, b) for s in slices for j, a, b in s.pieces if j is job)
         assert pieces[0][0] == job.start and pieces[-1][1] == job.end
@@ -61,7 +61,7 @@ def test_repacked_tensors_are_cut_at_rows(bits: int) -> None:
 
 
 def test_two_jobs_may_read_the_same_bytes() -> None:
-    """A tensor cut into parts for the binding limit; scales asked for twice."""
+    """One tensor is cut into parts for the binding limit; scales are asked for twice."""
     (info,) = tensors([4000])
     jobs = [Job(info, 0, 4000, "copy", TARGET, 0), Job(info, 0, 2000, "f32", TARGET, 0)]
     covered(list(cut(jobs)), jobs)

@@ -1,6 +1,6 @@
-"""Conversations longer than the context: what is left out, what is said of it, and what stays an error.
+"""Conversations longer than the context: which messages are left out, how that is reported, and what is still an error.
 
-Which turns go: tests/test_window.py.
+tests/test_window.py tests which turns are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 
 @pytest.fixture(scope="module")
 def engine(open_software_gpu: Callable[..., Gpu], run: Runner) -> Iterator[Engine]:
-    """A hybrid, whose state cannot be shifted: what is left is run again. Its tokens are bytes."""
+    """A hybrid model. Its state cannot be shifted, so what stays is run again. Its tokens are bytes."""
     loaded: Engine = run(
         Engine.load(
             str(reference.folder("lfm2-mlx4-g64")),
@@ -50,7 +50,7 @@ def chat(engine: Engine, run: Runner, messages: Any, **options: Any) -> Any:
 
 
 def conversation(turns: int) -> list[dict[str, str]]:
-    """The system prompt, answered questions of 60 tokens a turn, and a new question."""
+    """The system prompt, answered questions with turns of 60 tokens, and a new question."""
     messages = [SYSTEM]
     for i in range(turns):
         messages.append({"role": "user", "content": f"question {i}, longer"})
@@ -77,7 +77,7 @@ def test_nothing_is_said_where_all_fits(engine: Engine, run: Runner) -> None:
 
 
 def test_the_turn_after_goes_on_from_the_cut_one(engine: Engine, run: Runner) -> None:
-    """It leaves out the same messages, so its prompt extends the one that ran."""
+    """The next turn leaves out the same messages, so its prompt extends the one that ran."""
     messages = conversation(6)
     first = chat(engine, run, messages)
     follow = [

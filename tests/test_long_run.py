@@ -1,4 +1,4 @@
-"""Loads and generations again and again: no buffer stays, and Python's heap is flat."""
+"""Many loads and generations in a row: no buffer stays, and Python's heap does not grow."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from py_engine.serve.engine import Engine
 from tests.conftest import Runner
 
 GOLDENS = Path(__file__).parent / "goldens"
-HYBRID = "qwen3.5-mlx4-g64"  # attention and DeltaNet: every kind of state
-# A model and how often. Few rounds find a leak as well as many, unless it comes only now and then.
+HYBRID = "qwen3.5-mlx4-g64"  # it has attention and DeltaNet layers, so every kind of state
+# A model and the number of rounds. A few rounds find most leaks; rare ones need many.
 LOADS = [("qwen2-mlx4-g64", 6), pytest.param(HYBRID, 100, marks=pytest.mark.slow)]
 GENERATIONS = [("qwen2-mlx4-g64", 60), pytest.param(HYBRID, 2000, marks=pytest.mark.slow)]
-# What Python itself keeps now and then (interned strings, caches of asyncio and re) is far below a leak of even one
-# small object a round: 100 bytes each.
+# Python itself sometimes keeps a little (interned strings, caches of asyncio and re). That is far below a leak of one
+# small object a round, which is about 100 bytes.
 LEAK_BYTES = 100
 
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """wgpu only: what is counted belongs to the engine, not to the host."""
+    """wgpu only: the test counts what the engine keeps, not the host."""
     return open_software_gpu("wgpu")
 
 
 def growth(run: Runner, once: Callable[[], Awaitable[None]], rounds: int) -> float:
-    """Bytes of Python's heap that a round leaves behind, after as many rounds that nobody counts."""
+    """Bytes of Python's heap that a round leaves behind. Half of the rounds run first, uncounted."""
 
     async def all_of_them() -> float:
         for _ in range(rounds // 2):
@@ -38,7 +38,7 @@ def growth(run: Runner, once: Callable[[], Awaitable[None]], rounds: int) -> flo
         gc.collect()
         tracemalloc.start()
         try:
-            for _ in range(3):  # tracemalloc itself settles
+            for _ in range(3):  # until tracemalloc itself is stable
                 await once()
             gc.collect()
             before, _ = tracemalloc.get_traced_memory()

@@ -1,4 +1,4 @@
-"""Liveness and pooling, without a GPU."""
+"""Liveness of tensors and pooling of buffers. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_second_plan_reuses_the_first_ones_slots() -> None:
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_a_second_plan_of_larger_tensors_has_room_for_them(fixed: bool) -> None:
-    """By growing the first one's slots, or, when those are made already, in new ones beside them."""
+    """The planner makes the first plan's slots larger. If those already exist, it adds new ones beside them."""
     slots = Slots()
     slots.assign(chain([10] * 5, [[]] + [[i] for i in range(4)])[0])
     before = list(slots.sizes)

@@ -1,4 +1,4 @@
-"""Chats that were damaged in the store: read, each field of use or set aside, and nothing lost."""
+"""Chats that were damaged in the store: they can be read, each field is usable or set aside, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def message(found: Any) -> dict[str, Any]:
 
 
 def check(mended: dict[str, Any]) -> None:
-    """What rows.py does with a message works with this one."""
+    """Check that what rows.py does with a message works with this one."""
     assert mended["role"] in mending.ROLES
     for name in ("content", "reasoning", "model"):
         assert isinstance(mended.get(name, ""), str)
@@ -107,7 +107,7 @@ def test_whatever_a_chat_is_it_has_messages() -> None:
 
 
 def test_random_damage() -> None:
-    """Any value anywhere: no exception, and every string that was there still is."""
+    """Any value in any place: there is no exception, and every string that was there is still there."""
     chance = random.Random(4)
     for _ in range(3000):
         found = json.loads(json.dumps(GOOD))

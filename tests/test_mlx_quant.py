@@ -1,4 +1,4 @@
-"""Widths and groups from a checkpoint's shapes and its config: agreement, overrides, contradictions."""
+"""Widths and groups from a checkpoint's shapes and from its config: where they agree, overrides, contradictions."""
 
 from __future__ import annotations
 

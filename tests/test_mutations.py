@@ -1,4 +1,6 @@
-"""The list of mutations applies, and what runs it tells what was caught. All of them: ./dev test --mutations."""
+"""Every mutation in the list applies, and the runner reports which ones tests caught. To run all of them: ./dev test
+--mutations.
+"""
 
 from __future__ import annotations
 

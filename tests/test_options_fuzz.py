@@ -1,4 +1,6 @@
-"""Every option of every public call, with every kind of nasty value: an InputError at once, or it is taken."""
+"""Every option of every public call, with every kind of bad value: it raises InputError at once, or the value is
+accepted.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,11 @@ from tests import reference
 from tests.conftest import Runner
 
 FOLDER = reference.folder("qwen2-mlx4-g64")
-SECONDS = 5  # a refusal takes milliseconds; the machine may be busy
+SECONDS = 5  # a refusal takes milliseconds, but the machine may be busy
 
 
 class Broken:
-    """Its text cannot be made."""
+    """An object whose text cannot be made."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no text")
@@ -82,7 +84,7 @@ def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
 
 
 def tried(run: Runner, call: Callable[[], Any]) -> Any:
-    """What became of it: the result, or the error of the engine. Anything else fails the test."""
+    """The result, or the engine's error. Any other exception fails the test."""
 
     async def work() -> Any:
         made = call()
@@ -96,7 +98,7 @@ def tried(run: Runner, call: Callable[[], Any]) -> Any:
         found = run(work())
     except EngineError as error:
         found = error
-        str(error).encode()  # it can be printed and sent
+        str(error).encode()  # the text can be printed and sent
         assert len(str(error)) < 3000, "a message holds no megabyte"
     assert time.monotonic() - began < SECONDS
     return found
@@ -160,10 +162,10 @@ def test_every_argument_of_the_calls(engine: Engine, run: Runner, value: Any) ->
 
 @pytest.mark.parametrize("name", LOADING)
 def test_every_option_of_a_load(gpu: Gpu, run: Runner, name: str) -> None:
-    """Refused before anything is looked for: there is no such folder, and what is right ends in that."""
+    """A bad option is refused before the folder is looked for. The folder does not exist, so a good one fails too."""
     for kind, value in NASTY.items():
         if name in ("on_progress", "on_device", "before_weights") and callable(value):
-            continue  # it is called, and what it raises is the caller's
+            continue  # a callback is called, and may raise anything
         found = tried(run, lambda: Engine.load("no/such folder", **{"gpu": gpu, name: value}))  # noqa: B023
         assert isinstance(found, EngineError), (name, kind)
         if name in inspect.signature(Engine.estimate).parameters:
@@ -173,7 +175,7 @@ def test_every_option_of_a_load(gpu: Gpu, run: Runner, name: str) -> None:
 def test_every_kind_of_address(gpu: Gpu, run: Runner) -> None:
     for value in NASTY.values():
         if isinstance(value, str) and value.isalnum():
-            continue  # a folder's name
+            continue  # it could be a folder's name
         assert isinstance(tried(run, lambda: Engine.load(value, gpu=gpu)), EngineError)  # noqa: B023
         assert isinstance(tried(run, lambda: Engine.estimate(value, gpu=gpu)), EngineError)  # noqa: B023
 
@@ -216,7 +218,7 @@ def test_ids_that_are_none_are_named(engine: Engine, run: Runner) -> None:
 
 @pytest.mark.parametrize("value", NASTY.values(), ids=NASTY)
 def test_the_worker_answers_whatever_comes(run: Runner, value: Any) -> None:
-    """As a message, as its type, its id, a field of it, and an option."""
+    """Bad values as a message, as its type, its id, one of its fields, and an option."""
 
     async def answered(message: Any) -> None:
         heard: list[dict[str, Any]] = []

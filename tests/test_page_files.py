@@ -1,4 +1,4 @@
-"""The page's own files fit together: what index.html announces is what will be asked for, and is there."""
+"""The page's own files agree: index.html announces the files that the page requests, and they exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Links(html.parser.HTMLParser):
 
 
 def test_all_that_the_page_needs_at_once_is_announced() -> None:
-    """Each file that is found only after another has come costs a trip to the server."""
+    """Each file that is found only after another has loaded costs another round trip."""
     links = Links(PAGE).found
     interface = json.loads((ROOT / "public" / "ui.json").read_text())
     scripts = [interface["interpreter"], *interface["js_modules"]["main"]]
@@ -41,7 +41,7 @@ def test_all_that_the_page_needs_at_once_is_announced() -> None:
 
 
 def test_clicks_are_noted_before_the_pages_python_is_fetched() -> None:
-    """Modules run in their order; PyScript's own takes long."""
+    """Modules run in order, and PyScript's own takes long."""
     text = PAGE.read_text()
     assert -1 < text.find('src="early.mjs"') < text.find('src="vendor/pyscript/core.js"')
 
@@ -54,7 +54,7 @@ def test_every_module_of_the_page_is_listed_for_micropython() -> None:
 
 
 def test_the_manifests_icons_are_what_they_say() -> None:
-    """PNG: width and height stand at bytes 16 to 24."""
+    """In a PNG file, width and height are bytes 16 to 24."""
     manifest = json.loads((ROOT / "manifest.webmanifest").read_text())
     for key in ("name", "short_name", "start_url", "scope", "background_color", "theme_color"):
         assert manifest[key]

@@ -1,5 +1,6 @@
-"""Parts of the page that need no browser: code blocks in markdown, drafts, imports. A few stand-ins take the place of
-PyScript and of the store."""
+"""Parts of the page that need no browser: code blocks in markdown, drafts, imports. Stand-ins replace PyScript and
+the store.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class NotKept(Exception):
 
 @pytest.fixture
 def part(monkeypatch: pytest.MonkeyPatch) -> Part:
-    """Imports a module of the page anew; `stand_ins`: name -> what takes the place of that module."""
+    """Import a module of the page afresh. `stand_ins`: name -> what replaces that module."""
 
     def load(name: str, **stand_ins: Any) -> Any:
         for other, fields in stand_ins.items():
@@ -99,12 +100,12 @@ def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
         drafts.add(chat, kept[""])
         await asyncio.sleep(0.02)
         assert box.value == kept[""] == "from before\nnew words"
-        # Sent right behind the last letter: the draft has it until the message is kept.
+        # A message sent right after the last letter: the draft holds it until the message is stored.
         box.value += "!"
         assert drafts.sent(chat) == "" and box.value == ""
         await asyncio.sleep(0.02)
         assert kept == {"": "from before\nnew words!"}
-        # What is sent before the draft was read is not the draft, which stays for the next new chat.
+        # A message sent before the draft was read is not the draft. The draft stays for the next new chat.
         drafts.wait()
         box.value = "sent at once"
         assert drafts.sent(chat) is None and box.value == ""

@@ -1,5 +1,6 @@
-"""From where a prompt goes on when the state cannot be rolled back: counts of tokens run, and answers that equal those
-of an engine that had kept nothing."""
+"""Where a prompt continues when the state cannot be rolled back: the number of tokens run, and answers that equal
+those of an engine with nothing cached.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +20,20 @@ from tests.conftest import Runner
 
 PROMPT = [(7 * i) % 250 for i in range(21)]
 CONTEXT = 1024
-# As Qwen3.5 has it: the generation prompt holds (here closed) thinking, history drops it.
+# As Qwen3.5 has it: the generation prompt holds thinking (closed here), and the history drops it.
 THINKING = """{% for m in messages %}[{{ m.role }}] {{ m.content.split('</think>')[-1] }}
 {% endfor %}{% if add_generation_prompt %}[assistant] <think>
 
 </think>
 
 {% endif %}"""
-GENERATION_PROMPT = "[assistant] <think>\n\n</think>\n\n"  # these tokenizers' tokens are bytes
+GENERATION_PROMPT = "[assistant] <think>\n\n</think>\n\n"  # a token of these tokenizers is a byte
 QUESTIONS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is it?"}]
 
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return open_software_gpu("wgpu")
 
 
@@ -53,7 +54,7 @@ def engine(
 def chat(
     engine: Engine, run: Runner, messages: Any, count: int = 12, stop_at: int = 0, **options: Any
 ) -> Any:
-    """Answer a chat; `stop_at`: stop after so many deltas."""
+    """Answer a chat. `stop_at`: stop after this many deltas."""
 
     async def start() -> Any:
         generation = engine.chat(
@@ -77,14 +78,14 @@ def fresh_chat(engine: Engine, run: Runner, messages: Any, count: int = 12) -> l
 
 
 def history(*said: str) -> list[dict[str, str]]:
-    """QUESTIONS, and then answers and questions in turn."""
+    """QUESTIONS, followed by answers and questions in turn."""
     roles = ("assistant", "user")
     turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
     return [*QUESTIONS, *turns]
 
 
 def border(engine: Engine, messages: Any) -> int:
-    """Tokens of a chat without its generation prompt."""
+    """The number of tokens in a chat without its generation prompt."""
     return engine.count_tokens(messages) - len(GENERATION_PROMPT)
 
 
@@ -92,19 +93,19 @@ def test_second_turn_goes_on(engine: Engine, run: Runner) -> None:
     first = answer(engine, run, PROMPT, 9)
     follow = [*PROMPT, *first.tokens, 5, 6, 7]
     second = answer(engine, run, follow, 6)
-    assert second.cached_tokens == len(PROMPT) + 8  # the last token was sampled, never run
+    assert second.cached_tokens == len(PROMPT) + 8  # the last token was sampled, but never run
     assert second.tokens == fresh(engine, run, follow, 6)
 
 
 def test_a_changed_middle_begins_anew(engine: Engine, run: Runner) -> None:
-    """Attention could keep 10 tokens; a recurrence has all of them in one state."""
+    """Attention alone could reuse 10 tokens. A recurrence holds all of them in one state."""
     changed = [*PROMPT[:10], 3, *PROMPT[11:]]
     wanted = fresh(engine, run, changed, 6)
     answer(engine, run, PROMPT, 4)
     got = answer(engine, run, changed, 6)
     assert got.cached_tokens == 0
     assert got.tokens == wanted
-    # The same prompt again: its last token must run anew, but the state has seen it.
+    # The same prompt again: its last token must run once more, but the state already contains it.
     again = answer(engine, run, changed, 6)
     assert again.cached_tokens == 0
     assert again.tokens == wanted
@@ -112,7 +113,7 @@ def test_a_changed_middle_begins_anew(engine: Engine, run: Runner) -> None:
 
 def test_a_changed_question_goes_on_from_the_turn_before(engine: Engine, run: Runner) -> None:
     first = answer(engine, run, PROMPT, 9)
-    end = [*PROMPT, *first.tokens[:-1]]  # what has run
+    end = [*PROMPT, *first.tokens[:-1]]  # these tokens have run
     answer(engine, run, [*end, 5, 6, 7], 6)
     got = answer(engine, run, [*end, 8, 9], 6)
     assert got.cached_tokens == len(end)
@@ -120,7 +121,7 @@ def test_a_changed_question_goes_on_from_the_turn_before(engine: Engine, run: Ru
 
 
 def test_stop_with_steps_in_flight(engine: Engine, run: Runner) -> None:
-    """The state has run past what the reader saw: it is the prompt's snapshot that the next one goes on from."""
+    """The state has run past what the reader saw, so the next prompt continues from the prompt's snapshot."""
 
     async def stopped() -> Any:
         generation = engine.generate(PROMPT, max_tokens=90, temperature=0.0, ignore_eos=True)
@@ -172,7 +173,7 @@ def test_regenerate_and_edit(engine: Engine, run: Runner) -> None:
 
 
 def test_stop_string_and_stopped_answer(engine: Engine, run: Runner) -> None:
-    """The tokens that the reader keeps are run again after the snapshot, whatever the state had gone on to."""
+    """The tokens that the reader keeps are run again after the snapshot, however far the state had gone."""
     run(engine.logits([1]))
     whole = chat(engine, run, QUESTIONS, 40)
     stop = whole.text[len(whole.text) // 2 :][:2]
@@ -189,14 +190,14 @@ def test_stop_string_and_stopped_answer(engine: Engine, run: Runner) -> None:
 
 
 def test_long_prompts_are_cut_at_chunks_and_at_the_border(engine: Engine, run: Runner) -> None:
-    long = [{"role": "user", "content": "word " * 130}]  # more than one prefill chunk
+    long = [{"role": "user", "content": "word " * 130}]  # longer than a prefill chunk
     wanted = fresh_chat(engine, run, long)
     again = chat(engine, run, long)
     assert (again.cached_tokens, again.tokens) == (border(engine, long), wanted)
 
 
 def test_snapshots_are_few_and_cost_nothing_later(engine: Engine, gpu: Gpu, run: Runner) -> None:
-    """Ten turns: the oldest snapshots make room, no buffer is made, and the newest one is there."""
+    """In ten turns the oldest snapshots are replaced, no buffer is made, and the newest snapshot is there."""
     before = engine.info()["memory"], gpu.counters.buffers_created
     said: list[str] = []
     for i in range(20):

@@ -1,4 +1,4 @@
-"""bench --profile: timed passes really run, bytes add up to the checkpoint, and the normal mode stays as it was."""
+"""bench --profile: timed passes really run, bytes add up to the checkpoint, and the normal mode does not change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load(run: Runner, gpu: Gpu, name: str) -> Engine:
 
 @pytest.fixture(scope="module")
 def engine(wgpu: Gpu, run: Runner) -> Iterator[Engine]:
-    """A hybrid: attention and DeltaNet layers, tied 4-bit embedding."""
+    """A hybrid with attention and DeltaNet layers and a tied 4-bit embedding."""
     loaded = load(run, wgpu, "qwen3.5-mlx4-g64")
     yield loaded
     run(loaded.close())
@@ -87,7 +87,7 @@ def test_timed_passes_run_what_they_time(
 def test_timestamps_are_not_rounded(
     gpu: Gpu, run: Runner, ticks: tuple[Tensor, list[Dispatch], Bench]
 ) -> None:
-    """Dawn rounds to 65 us unless told otherwise."""
+    """Dawn rounds timestamps to 65 us unless told otherwise."""
     if "timestamp-query" not in gpu.features:
         pytest.skip("no timestamp queries")
     _, dispatches, _ = ticks
@@ -113,18 +113,18 @@ def test_more_passes_than_a_query_set_holds(wgpu: Gpu, run: Runner) -> None:
 
 
 def embedding_row(engine_name: str, hidden: int) -> int:
-    """Bytes of one row of a 4-bit embedding in groups of 64."""
+    """Size in bytes of one row of a 4-bit embedding in groups of 64."""
     return hidden // 2 + hidden // 64 * 4
 
 
 @pytest.mark.parametrize("name", ["qwen3.5-mlx4-g64", "qwen2-mlx8-g32-untied", "gemma3-text-bf16"])
 def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> None:
-    """The calls' weights add up to what the store holds: all of it, and of the embedding one row more (tied) or only
-    that row (untied)."""
+    """The calls' weights add up to what the store holds. With a tied embedding, one row comes on top; with an untied
+    one, only one row of it is read."""
     engine = load(run, wgpu, name)
     try:
         held = engine.info()["memory"]["weights_bytes"]
-        row_bytes: list[float] = []  # of keys and values of a position
+        row_bytes: list[float] = []  # bytes of keys and values of one position
 
         async def reads(plan: str, rows: int, position: int) -> Reads:
             async with engine.exclusive() as decoder:
@@ -147,7 +147,7 @@ def test_a_token_reads_every_weight_once(name: str, wgpu: Gpu, run: Runner) -> N
         short, long = run(reads("decode greedy", 1, 9)), run(reads("decode greedy", 1, 19))
     finally:
         run(engine.close())
-    if "gemma3" not in name:  # whose windows are shorter
+    if "gemma3" not in name:  # Gemma's windows are shorter
         assert long.kv == pytest.approx(2 * short.kv), "keys and values of twice as many positions"
     assert short.kv == 10 * row_bytes[0], "each position's once"
     assert short.state == long.state

@@ -1,4 +1,4 @@
-"""How far a load is, on a terminal, in a notebook, elsewhere."""
+"""How the progress of a load is shown: on a terminal, in a notebook, elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from py_engine.serve.progress import Bar, LoadBar, amount, duration, showing
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that reports itself as a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def on_screen(written: str) -> list[str]:
-    """What a terminal would show of it: a carriage return begins the line again."""
+    """What a terminal would show of the output: a carriage return starts the line again."""
     lines = []
     for line in written.split("\n"):
         cells: list[str] = []
@@ -61,7 +61,7 @@ def test_a_bar_stays_in_its_line_and_draws_seldom(monkeypatch: pytest.MonkeyPatc
     assert max(map(len, out.getvalue().split("\r"))) < 60
     assert "/name [####################]" in on_screen(out.getvalue())[0]
     assert out.getvalue().count("\r") <= 110
-    bar.update("b", 0, 0)  # no size is known
+    bar.update("b", 0, 0)  # the size is unknown
 
 
 def test_what_a_stream_cannot_write_does_not_end_a_load() -> None:

@@ -1,5 +1,6 @@
-"""Dense modules behind the pooling of a text encoder (`2_Dense/`): their vectors against NumPy's, made of the vectors
-without them; and folders that are not complete or contradict each other."""
+"""Dense modules after the pooling of a text encoder (`2_Dense/`): their vectors against NumPy's, computed from the
+pooled vectors; and folders that are incomplete or contradict each other.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.checkpoints import Stored, write_tensors
 from tests.conftest import Runner
 from tests.reference import nmse
 
-WIDTH = 60  # of the encoder
+WIDTH = 60  # the encoder's width
 TEXTS = ["hello world", "jerboas", "a longer text of more words than the others have"] * 30
 TORCH = "torch.nn.modules."
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
@@ -40,7 +41,7 @@ def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 def dense(
     folder: Path, place: str, size: tuple[int, int], activation: str, bias: bool = True, dtype: str = "F32"
 ) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
-    """Write a Dense module of random weights into a repository. What it computes."""
+    """Write a Dense module of random weights into a repository. Returns a function that computes it."""
     rng = np.random.default_rng(size[0])
     n_in, n_out = size
     weight = Stored.of(rng.standard_normal((n_out, n_in)).astype(np.float32), dtype)
@@ -60,7 +61,7 @@ def dense(
 
 
 def repository(tmp_path: Path, *places: str, name: str = "bert-f32") -> Path:
-    """A copy of a golden that has these modules behind its pooling."""
+    """A copy of a golden with these modules after its pooling."""
     folder = tmp_path / "model"
     shutil.copytree(reference.folder(name), folder)
     kinds = [
@@ -81,7 +82,7 @@ def repository(tmp_path: Path, *places: str, name: str = "bert-f32") -> Path:
 
 
 class Told:
-    """One load: its notes, vectors, memory and what the estimate said; all is freed again."""
+    """One load: its notes, vectors and memory, and the estimate for it. Everything is freed again."""
 
     def __init__(self, run: Runner, device: Gpu, folder: Path, **options: Any) -> None:
         self.notes: list[str] = []
@@ -136,7 +137,8 @@ def pooled(device: Gpu, run: Runner) -> np.ndarray:
 def test_modules_one_behind_the_other(
     device: Gpu, run: Runner, tmp_path: Path, pooled: np.ndarray, dtype: str, most: float
 ) -> None:
-    """Every activation and dtype. A quantised load leaves them plain (of the encoder rows of 60 columns, no groups)."""
+    """Every activation and dtype. A quantised load leaves the modules plain. (The encoder's rows of 60 columns make
+    no groups and stay plain too.)"""
     folder = repository(tmp_path, *(f"{i}_Dense" for i in range(2, 6)))
     layers = [
         dense(folder, "2_Dense", (WIDTH, 33), "activation.ReLU"),
@@ -159,7 +161,7 @@ OUTSIDE = json.dumps([{"type": "Pooling", "path": "1_Pooling"}, {"type": "Dense"
 
 
 def spoilt(folder: Path, **values: Any) -> None:
-    """Other values in 2_Dense/config.json."""
+    """Put other values into 2_Dense/config.json."""
     path = folder / "2_Dense" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 

@@ -1,4 +1,4 @@
-"""The worker's wire format: every kind both ways, and what a page may get wrong."""
+"""The worker's wire format: every kind of message in both directions, and the mistakes that a page may make."""
 
 from __future__ import annotations
 

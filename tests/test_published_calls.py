@@ -1,9 +1,10 @@
 """Answers as the families write them, with the marks of their published templates and tokenizers: thinking, calls and
-answer come apart, whole or character by character.
+answer are told apart, whether the text comes whole or character by character.
 
-The forms of Seed-OSS, Command R7B, Mistral, Ministral, Granite, Llama, EXAONE, Llama Nemotron stand in their published
-templates; of OLMo 3, Hunyuan (its A13B) and Phi-4-mini in vLLM's parsers and their tests; of Nemotron-Mini in Ollama's
-template. GLM-4's, <answer> and <response> follow the model cards, and were not held against the published files.
+Seed-OSS, Command R7B, Mistral, Ministral, Granite, Llama, EXAONE and Llama Nemotron have their forms in their published
+templates; OLMo 3, Hunyuan (its A13B) and Phi-4-mini in vLLM's parsers and their tests; Nemotron-Mini in Ollama's
+template. The forms of GLM-4 and those with <answer> and <response> follow the model cards; they were not compared with
+the published files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BERN, THREE = {"city": "Bern"}, {"city": "Ulm", "days": 3}
 
 @dataclass(frozen=True)
 class Published:
-    """`shown`: what of the marks stands in the template; `special`, `ordinary`: added tokens. `text`: the answer."""
+    """`shown`: the marks that the template contains; `special`, `ordinary`: added tokens; `text`: the answer."""
 
     shown: str
     text: str
@@ -98,7 +99,8 @@ PUBLISHED = {
     ),
     "granite-4": Published(
         "<tool_call></tool_call>", '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>',
-        ONE, ordinary=("<tool_call>", "</tool_call>", "<|tool_call|>"),  # the last is older models'
+        # Older models use the last one.
+        ONE, ordinary=("<tool_call>", "</tool_call>", "<|tool_call|>"),
     ),
     "phi-4-mini": Published(
         "<|tool|>", '<|tool_call|>[{"name": "weather", "arguments": {"city": "Bern"}}]<|/tool_call|>',
@@ -148,7 +150,7 @@ def form_of(name: str) -> ChatFormat:
 
 
 def cut(name: str, text: str, each: bool, tools: Any = TOOLS) -> tuple[Any, str, str, list[str]]:
-    """(calls, reasoning, content, errors). `each`: character by character, but for added tokens."""
+    """(calls, reasoning, content, errors). With `each` the text comes character by character, except added tokens."""
     form = form_of(name)
     splitter = Splitter(form.markup, tools)
     added = {token.content: token.id for token in form.tokenizer.added.values()}
@@ -180,7 +182,7 @@ def test_the_parts_of_an_answer(name: str, each: bool) -> None:
 
 @pytest.mark.parametrize("name", [n for n, p in PUBLISHED.items() if p.calls])
 def test_a_function_that_was_not_offered_stays_text(name: str) -> None:
-    """Every letter, in the place of the call; so does what breaks off."""
+    """Every letter stays, in the place of the call. A call that breaks off stays too."""
     text = PUBLISHED[name].text.replace("weather", "wetter").replace("look_up", "wetter")
     calls, _, content, _ = cut(name, text, True)
     assert calls == [] and "wetter" in content
@@ -193,7 +195,7 @@ def test_a_function_that_was_not_offered_stays_text(name: str) -> None:
     "name", [n for n, p in PUBLISHED.items() if p.calls and form_of(n).markup.calls]
 )
 def test_calls_are_written_as_they_are_read(name: str) -> None:
-    """Into the content, where the template knows no tool_calls."""
+    """Where a template does not know tool_calls, calls are written into the content like this."""
     write = form_of(name).markup.write_calls
     assert write is not None
     text = "".join(piece for piece, _ in write([("weather", BERN), ("look_up", THREE)]))
@@ -201,7 +203,7 @@ def test_calls_are_written_as_they_are_read(name: str) -> None:
 
 
 def test_thinking_that_a_template_knows_by_no_key_goes_back_between_its_marks() -> None:
-    """Of a turn whose call was just answered: as Ministral's own blocks of thinking are written."""
+    """This is for a turn whose call was just answered. Thinking is written as Ministral writes its own blocks."""
     template = (
         "[THINK][/THINK]{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
         "[TOOL_CALLS]{{ c.function.name }}[ARGS]{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"

@@ -1,4 +1,4 @@
-"""Headers and indexes: agreement with the safetensors library on good files, typed errors on bad ones."""
+"""Headers and indexes: good files are read as the safetensors library reads them, bad ones give typed errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_index(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     infos = load(tmp_path)
-    assert {n: i.file for n, i in infos.items()} == weight_map  # and z is not looked at
+    # The tensor z, which is in no index, is not read.
+    assert {n: i.file for n, i in infos.items()} == weight_map
 
     index.write_text(json.dumps({"weight_map": weight_map | {"v": "model-9.safetensors"}}))
     with pytest.raises(FormatError, match=r"names model-9\.safetensors \(for v"):
@@ -117,18 +118,18 @@ X, Y = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         ({X: "a", Y: "bc"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": Y, "c": Y}, "another file .*: b"),
         ({X: "ab", Y: "bc"}, {"a": X, "b": Y, "c": Y}, {"a": X, "b": Y, "c": Y}, None),
         ({X: "ab", Y: "bc"}, {"a": X, "c": Y}, {"a": X, "b": X, "c": Y}, "forgets .*: b"),
-        # A shard that the index names is gone, but all it held is elsewhere.
+        # The index names a shard that is gone, but other files hold all of its tensors.
         ({X: "a", Y: "bc"}, {"a": X, "b": "model-9.safetensors", "c": Y}, {"a": X, "b": Y, "c": Y}, "another .*b"),
-        # The index is of a model that was since written into one file.
+        # The model was written again into one file after the index was made.
         ({ONE: "ab"}, {"a": X, "b": Y, "c": Y}, dict.fromkeys("ab", ONE), "read instead"),
         ({ONE: "ab", X: "a"}, None, dict.fromkeys("ab", ONE), None),
-        # Or into fewer shards than before.
+        # The model was written again into fewer shards.
         ({X: "ab", Y: "c"}, dict.fromkeys("abc", THIRD), {"a": X, "b": X, "c": Y}, f"{Y} were read instead"),
-        # What it names besides is of the model as it was.
+        # The other names in the index are from the older model.
         ({X: "ab", Y: "c"}, dict.fromkeys("abcd", THIRD), {"a": X, "b": X, "c": Y}, "read instead"),
-        # It is whole, beside a file of something else.
+        # The model is whole, beside a file of something else.
         ({ONE: "abq", X: "ab", Y: "c"}, {"a": X, "b": X, "c": Y}, {"a": X, "b": X, "c": Y}, "not read"),
-        # No index at all; a leftover of another series.
+        # There is no index, and a file of another series was left.
         ({X: "ab", Y: "c"}, None, {"a": X, "b": X, "c": Y}, "no model.safetensors.index.json: 2 files"),
         ({X: "a", Y: "c", THIRD: "d"}, {"a": X, "c": Y}, {"a": X, "c": Y}, None),
     ],
@@ -262,7 +263,7 @@ def test_metadata_as_the_library_takes_it(tmp_path: Path, metadata: Any) -> None
 
 
 def test_fuzz(tmp_path: Path) -> None:
-    """Cuts and flipped bytes: a good parse or an EngineError, nothing else."""
+    """Cut files and flipped bytes give a good parse or an EngineError, nothing else."""
     place = tmp_path / "model.safetensors"
     save_file(
         {"a": np.ones((3, 5), np.float32), "b": np.ones(7, np.float16)}, place, {"format": "pt"}

@@ -1,4 +1,6 @@
-"""The template sandbox: what a template may do, that it pays before it works, and that nothing goes around it."""
+"""The template sandbox: what a template may do, that it pays for work before doing it, and that nothing bypasses the
+sandbox.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,8 @@ from tests.hostile_templates import HOSTILE
 from tests.template_fuzz import Grammar
 from tests_e2e.probe_models import measure_template
 
-SECONDS = (
-    3.0  # of this thread's own time; 1 s is the bound, on an idle machine the worst here is 0.4
-)
+# CPU time of this thread. The limit is 1 s; on an idle machine the worst here takes 0.4.
+SECONDS = 3.0
 BYTES = 64 << 20
 
 
@@ -51,13 +52,13 @@ def test_what_errors_show_and_paths_reach_is_charged(source: str) -> None:
 
 
 def test_random_templates_end_soon_and_in_little_memory() -> None:
-    """More: python -m tests.template_fuzz 0 4000."""
+    """To test more: python -m tests.template_fuzz 0 4000."""
     told = []
     for seed in range(30):
         found = measure_template(Grammar(seed).source())
         assert found["seconds"] < SECONDS and found["peak"] < BYTES, (seed, found)
         told.append(found["error"])
-    # Else the grammar makes nonsense, which is refused before it costs anything.
+    # Otherwise the grammar makes only nonsense, which is refused before it costs anything.
     spent = ("works too long", "builds a text", "builds texts", "beyond what is allowed", "loops")
     assert sum(any(words in text for words in spent) for text in told) > 7
 
@@ -111,7 +112,7 @@ def test_what_templates_use_is_as_in_plain_jinja(expression: str) -> None:
 
 
 def test_a_long_chat_may_cost_more() -> None:
-    """The limits are for what a template makes of little."""
+    """The limits are for templates that make much out of little input."""
     source = (
         "{% for m in messages %}{% set t = m.content | trim %}"
         "{% for i in range(4) %}{{ t ~ '\\n' }}{% endfor %}{% endfor %}"
@@ -152,5 +153,5 @@ def test_a_budget_is_spent_only_once() -> None:
         budget.bytes(1)
     environment = LimitedEnvironment()
     template = environment.compile_limited("{{ 'a' * 3000000 }}")
-    for _ in range(20):  # each rendering has its own
+    for _ in range(20):  # each rendering gets the whole limit
         assert len(environment.render_limited(template, {})) == 3_000_000

@@ -1,7 +1,7 @@
-"""The self-check: what it covers and costs, and what happens when a driver computes wrongly. That it finds sound
-devices right: tests/models/test_goldens.py.
+"""The self-check: what it covers, what it costs, and what happens when a driver computes wrongly.
+tests/models/test_goldens.py tests that it passes on sound devices.
 
-The faulty drivers here are real devices whose compiler is given other source than it was sent.
+The faulty drivers here are real devices whose compiler gets other source than was sent to it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ UNITS = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
 
 
 class Compiler:
-    """A device's compiler that can be broken; a fault that changed nothing that was compiled fails the test."""
+    """A device's compiler that can be made faulty. A fault that changes nothing that is compiled fails the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
-        self.changed: int | None = None  # pipelines compiled from other input; None: not broken
+        # Number of pipelines compiled from other input; None: not faulty.
+        self.changed: int | None = None
 
     def break_(self, gpu: Gpu, change: Change) -> None:
-        """From now on the device compiles what `change` makes of (label, code, constants)."""
+        """From now on the device compiles what `change` returns for (label, code, constants)."""
         compiler = gpu.create_pipeline
         self.changed = 0
 
@@ -62,7 +63,8 @@ class Compiler:
             return await compiler(label, *given)
 
         self._monkeypatch.setattr(gpu, "create_pipeline", faulty)
-        self._monkeypatch.setattr(gpu, "kernels", None)  # compiled anew, and forgotten afterwards
+        # Kernels are compiled again, and dropped afterwards.
+        self._monkeypatch.setattr(gpu, "kernels", None)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compiler]:
 
 
 def other_source(stem: str, old: str, new: str) -> Change:
-    """A driver that takes `old` in kernels of this stem for `new`."""
+    """A driver that compiles `new` in place of `old` in the kernels of this stem."""
 
     def change(
         label: str, code: str, constants: Mapping[str, float]
@@ -88,7 +90,7 @@ def other_source(stem: str, old: str, new: str) -> Change:
 def lonely_shuffles(
     label: str, code: str, constants: Mapping[str, float]
 ) -> tuple[str, Mapping[str, float]]:
-    """A driver whose shuffles by one give every lane its own value."""
+    """A driver whose shuffles by one give each lane its own value."""
     return code.replace("subgroupShuffleXor(v, 1u)", "v"), constants
 
 
@@ -96,12 +98,12 @@ def lonely_shuffles(
 
 
 class Paper(CountingGpu):
-    """Takes loads for done, and counts what checks move."""
+    """A GPU that runs nothing, and counts what the checks move."""
 
     uploaded = uploads = copied = copies = 0
 
     async def replay(self, recording: Recording) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_parts(self, data: Any, uploads: Sequence[Upload]) -> None:
         self.uploads += len(uploads)
@@ -129,8 +131,8 @@ def paper(features: frozenset[str]) -> Paper:
 def test_every_pipeline_is_checked_and_none_is_added(
     name: str, features: frozenset[str], run: Runner
 ) -> None:
-    """True shapes: at most 40 pipelines in a load of random weights, all but those of the load checked, with few bytes
-    up and down."""
+    """With published shapes: a load of random weights has at most 40 pipelines. All of them are checked, except
+    those that only loading uses, with few bytes up and down."""
 
     async def count() -> None:
         gpu = paper(features)
@@ -145,10 +147,11 @@ def test_every_pipeline_is_checked_and_none_is_added(
         assert checked == {call.kernel for call in decoder.programs.calls}
         kernels.start(checked)
         await decoder.plan()
-        # A checkpoint's load has at most five of its own: checksum, scales, biases, and two kinds of vectors.
+        # A checkpoint's load has at most five pipelines of its own: checksum, scales, biases, and two kinds of vectors.
         assert len(checked) == forward <= 35
         assert len(kernels) <= 40
-        # What the check holds for a moment is no more than what is made after it, or was held while weights came.
+        # The check uses no more memory than the activations that are made after it, or than the staging buffers of the
+        # load.
         assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20)
         await bench.run(kernels, SingleSubmit())
         assert 0 < gpu.uploaded <= 3 << 20 and gpu.uploads <= 170
@@ -159,7 +162,7 @@ def test_every_pipeline_is_checked_and_none_is_added(
 
 
 def test_every_kernel_file_has_its_check() -> None:
-    """But those of loads and of diagnostics."""
+    """Except the kernels of loading and of diagnostics."""
     folder = reference.GOLDENS.parents[1] / "shaders"
     stems = {path.stem for path in folder.glob("*.wgsl")}
     others = {s for s in stems if s.startswith(("layout_", "probe_"))} | {"checksum"}
@@ -172,7 +175,7 @@ def test_differences_are_told() -> None:
     assert difference([1.0, 2.0], [1.5, 2.0], 0.1) == "gives 1 where 1.5 is right"
     assert difference([1.0, float("nan")], [1.0, 2.0]) == "gives nan where 2 is right"
     assert "inf" in difference([float("inf"), 2.0], [1.0, 2.0])
-    # What a checkpoint itself makes so is no fault of the GPU.
+    # NaN and infinity that come from the checkpoint itself are not the GPU's fault.
     nan = float("nan")
     assert difference([nan, 2.0], [nan, 2.0]) == difference([nan], [nan]) == ""
     assert difference([1.0, 3.0], [float("inf"), 2.0]) == "gives 3 where 2 is right"
@@ -183,7 +186,7 @@ def test_differences_are_told() -> None:
 
 @pytest.fixture(scope="module")
 def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One of its own that does not admit to be software: models are checked on it, and use subgroups."""
+    """A device that does not report itself as software, so that models are checked on it and use subgroups."""
     gpu = open_software_gpu("wgpu")
     gpu.info = replace(gpu.info, fallback=False)
     return gpu
@@ -191,7 +194,7 @@ def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 
 @pytest.fixture(scope="module")
 def models(device: Gpu, run: Runner) -> Iterator[Callable[[str, str], Engine]]:
-    """Loaded once, unchecked."""
+    """Each model, loaded once, unchecked."""
     loaded: dict[tuple[str, str], Engine] = {}
 
     def load(name: str, dtype: str) -> Engine:
@@ -208,7 +211,7 @@ def models(device: Gpu, run: Runner) -> Iterator[Callable[[str, str], Engine]]:
 
 
 class Found:
-    """What a self-check of one kernel's calls came to."""
+    """What a self-check of one kernel's calls found."""
 
     def __init__(self, gpu: Gpu, run: Runner, engine: Engine, stem: str) -> None:
         self.dropped: frozenset[str] | None = None
@@ -238,7 +241,7 @@ class Found:
 
 LFM2 = "lfm2-conv-bias-untied-f32"
 BERT = "bert-f32"
-# Kernel, what stands in its source or in a library's, what a driver makes of it; the model, if not NAME.
+# The kernel, a text in its source or in a library's, what a driver makes of that text; the model, if it is not NAME.
 FAULTS: list[tuple[str, ...]] = [
     ("embed", "put(at, k + 28u, chunk.v7)", "put(at, k + 28u, chunk.v6)"),
     ("embed", "min(ids[id.y], VOCAB - 1u)", "min(ids[0], VOCAB - 1u)"),
@@ -335,7 +338,7 @@ def test_a_fault_in_any_kernel_is_found(
 
 
 def calls_of(engine: Engine) -> list[Call]:
-    """Of a model that nobody else uses."""
+    """The calls of a model that nothing else uses."""
     runtime: Any = engine._loaded.runtime
     return list(runtime.programs.calls)
 
@@ -344,7 +347,7 @@ def calls_of(engine: Engine) -> list[Call]:
 def test_packed_f16_of_the_cache_is_given_up(
     device: Gpu, run: Runner, compiler: Compiler, models: Callable[[str, str], Engine], stem: str
 ) -> None:
-    """A driver whose unpacking, or packing, of f16 swaps a pair."""
+    """A driver that swaps the two values when it unpacks, or packs, f16."""
     engine = models(NAME, "auto")
     if stem == "rope":
         compiler.break_(device, other_source(stem, "pack2x16float(c.xy)", "pack2x16float(c.yx)"))
@@ -356,7 +359,7 @@ def test_packed_f16_of_the_cache_is_given_up(
 
 
 def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
-    """No text model has them."""
+    """No text model uses several axes."""
 
     async def failures() -> list[Any]:
         bench = Bench(device)
@@ -392,7 +395,7 @@ def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
 def test_narrowing(
     device: Gpu, run: Runner, compiler: Compiler, monkeypatch: pytest.MonkeyPatch, norm: bool
 ) -> None:
-    """No software adapter has tensor units; what stands before them runs anywhere."""
+    """No software adapter has tensor units, but the kernel before them runs anywhere."""
 
     async def failures() -> list[Any]:
         bench = Bench(device)
@@ -431,7 +434,7 @@ def test_a_feature_that_fails_is_not_used(device: Gpu, run: Runner, compiler: Co
     told: list[Progress] = []
     unchecked, engine = run(load(device, told, dtype="f32", self_check=False))
     assert engine.info()["self_check"] is None
-    assert not reference.nmse(unchecked, wanted) < 1e-2  # what the check is for
+    assert not reference.nmse(unchecked, wanted) < 1e-2  # without the check the logits are wrong
     got, engine = run(load(device, told, dtype="f32", self_check=True))
     assert reference.nmse(got, wanted) <= reference.NMSE_F32
     found = engine.info()["self_check"]

@@ -1,4 +1,4 @@
-"""Saved sessions: bit by bit what they were, in a model that was loaded anew; and refused anywhere else."""
+"""Saved sessions: restored bit for bit into a model that was loaded again, and refused by any other model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HYBRID = "qwen3.5-mlx4-g64"
 
 @pytest.fixture
 def home(stores: Path) -> Path:
-    """Where sessions go."""
+    """The folder of saved sessions."""
     return stores / "sessions"
 
 
 @pytest.fixture(scope="module")
 def one_gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """For what does not depend on the host."""
+    """For tests that do not depend on the host."""
     return open_software_gpu("wgpu")
 
 
@@ -47,7 +47,7 @@ def engine(one_gpu: Gpu, run: Runner) -> Iterator[Engine]:
 
 @pytest.fixture
 def saved(engine: Engine, run: Runner) -> list[int]:
-    """There is a session "s" of a prompt and an answer: the ids that the model has seen in it."""
+    """Saves a session "s" of a prompt and an answer. The ids that the model has seen in it."""
     run(engine.logits([1]))
     answer(engine, run, PROMPT, 4)
     run(engine.save_session("s"))
@@ -71,7 +71,8 @@ def load(gpu: Gpu, run: Runner, name: str = HYBRID, **options: Any) -> Engine:
 def test_bitwise_as_if_it_had_never_ended(
     open_software_gpu: Callable[..., Gpu], run: Runner, host: str, name: str, home: Path
 ) -> None:
-    """Logits after more tokens, and a long answer that grows the cache; the unbroken run is saved from, and goes on."""
+    """Logits after more tokens, and a long answer that makes the cache grow. The run that was saved continues
+    undisturbed."""
     gpu = open_software_gpu(host)
     engine = load(gpu, run, name)
     first = answer(engine, run, PROMPT, 9)
@@ -95,7 +96,8 @@ def test_bitwise_as_if_it_had_never_ended(
 
 
 def test_snapshots_come_along(engine: Engine, run: Runner) -> None:
-    """The state has run past a stopped answer: a session goes on from the snapshot after the prompt, too."""
+    """The state has run past an answer that was stopped, so the session must also continue from the snapshot after
+    the prompt."""
 
     async def stopped() -> Any:
         generation = engine.generate(PROMPT, max_tokens=100, temperature=0.0, ignore_eos=True)
@@ -174,7 +176,7 @@ def test_an_empty_session(engine: Engine, run: Runner) -> None:
 
 
 def refused(engine: Engine, run: Runner, match: str, name: str = "s") -> None:
-    """The session is refused, and the engine goes on with what it had."""
+    """The session is refused, and the engine keeps the state that it had."""
     answer(engine, run, [9, 8, 7, 6], 3)
     before = engine.info()["context"], list(engine._loaded.decoder.prefix.ids)
     with pytest.raises(SessionError, match=match):
@@ -204,7 +206,7 @@ def test_another_load(
 
 
 def test_another_revision_in_the_same_folder(one_gpu: Gpu, run: Runner, tmp_path: Path) -> None:
-    """Same name, same shapes, other weights."""
+    """It has the same name and the same shapes, but other weights."""
     folder = tmp_path / "model"
     shutil.copytree(reference.folder(HYBRID), folder)
 
@@ -246,7 +248,7 @@ def test_another_revision_in_the_same_folder(one_gpu: Gpu, run: Runner, tmp_path
 def test_from_somewhere_else(
     saved: list[int], engine: Engine, run: Runner, home: Path, field: str, value: Any
 ) -> None:
-    """A whole session of another model, device, version, tuning: sound, and refused."""
+    """A whole session of another model, device, version or tuning is sound, but refused."""
     file = home / "s" / "session.json"
     session = json.loads(file.read_text())["session"]
     session["key"][field] = value
@@ -265,14 +267,14 @@ def flip(file: Path) -> None:
 
 
 def forge(file: Path) -> None:
-    """Other tokens for the same bytes."""
+    """Replace the tokens, and keep the bytes of the state."""
     header = json.loads(file.read_text())
     header["session"]["ids"][0] += 1
     file.write_text(json.dumps(header))
 
 
 def reseal(**changes: Any) -> Callable[[Path], None]:
-    """Another header with a right sum."""
+    """Replace the header, with a correct checksum."""
 
     def damage(file: Path) -> None:
         file.write_bytes(_sealed(json.loads(file.read_text())["session"] | changes))

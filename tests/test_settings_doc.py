@@ -1,4 +1,4 @@
-"""docs/settings.md names every setting that the source reads, and none that it does not."""
+"""docs/settings.md names every setting that the source reads, and no others."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from py_engine.cli.parser import parser
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 OWN = re.compile(r"""["'`]((?:JERBOA|HF|HUGGINGFACE)_[A-Z_]+[A-Z])["'`]""")
-# What is read by another name than a quoted one of ours.
+# Settings that the source reads under a name that is not ours.
 READ = re.compile(r"""(?:environ(?:\.get\(|\[)|\benv\(|\benv\.get\()\s*["']([A-Za-z_]+)["']""")
 ELSEWHERE = {"https_proxy", "no_proxy"}  # read by the standard library
 
 
 def named(heading: str) -> set[str]:
-    """The first column of the tables below a heading of the second level."""
+    """The first column of the tables below a second-level heading."""
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
     assert section, heading
     return set(re.findall(r"^\| `([^`]+)` \|", section[1], re.M))
@@ -60,7 +60,7 @@ def test_parameters_of_the_address() -> None:
 
 
 def constants(tree: ast.Module) -> dict[str, str]:
-    """Names of a module that stand for texts."""
+    """The text constants of a module, by name."""
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign):

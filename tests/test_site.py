@@ -1,4 +1,6 @@
-"""What a page keeps for use without a network: listed from what is served, with sums, by version."""
+"""The files that a page stores for use without a network: a list made from what is served, with checksums, by
+version.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def test_the_shell_is_what_is_served() -> None:
 
 
 def test_the_shell_has_all_that_a_page_and_its_workers_name() -> None:
-    """Every path in index.html, ui.json and the modules that is a file of ours."""
+    """Every path to one of our files in index.html, ui.json and the modules."""
     kept = set(Site().shell_paths())
     named = set()
     for file in (ROOT / "public").iterdir():

@@ -1,4 +1,4 @@
-"""Copies of buffers on both native hosts (in the browser: tests_e2e/test_gpu.py)."""
+"""Copies of buffers on both native hosts. tests_e2e/test_gpu.py tests them in the browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import Runner
 
 
 def tensors(gpu: Gpu, *sizes: int) -> tuple[list[Tensor], list[Buffer]]:
-    """u32 vectors, the second half of a buffer each."""
+    """u32 vectors, each in the second half of a buffer."""
     made = []
     for n in sizes:
         buffer = gpu.create_buffer(f"{n} words", 1024)
@@ -27,7 +27,7 @@ def test_save_and_restore(gpu: Gpu, run: Runner) -> None:
 
     def fill(value: int) -> None:
         for i, buffer in enumerate(buffers):
-            gpu.write(buffer, 0, bytes([value + 16 * i]) * 1024)  # what is whose can be told
+            gpu.write(buffer, 0, bytes([value + 16 * i]) * 1024)  # each buffer has its own values
 
     fill(1)
     run(snapshots.save(5))
@@ -51,7 +51,7 @@ def test_save_and_restore(gpu: Gpu, run: Runner) -> None:
     "nbytes, count", [(BUDGET_BYTES // 4, 4), (BUDGET_BYTES, FEWEST), (16, MOST)]
 )
 def test_as_many_as_the_budget_holds(gpu: Gpu, nbytes: int, count: int) -> None:
-    """The real device makes them: what it counts is what is reported."""
+    """The real device makes them, and its count of bytes is what the engine reports."""
     before = gpu.counters.live_bytes
     try:
         snapshots = Snapshots(gpu, [Tensor("state", (nbytes // 4,))])

@@ -1,4 +1,4 @@
-"""FileStore: plain files, whole or absent small files, links, locks between processes, a full disk."""
+"""FileStore: plain files, small files that are whole or absent, links, locks between processes, a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do with the models that are kept: list, verify, clean; by command and by message."""
+"""What users do with stored models: list, verify and clean them, by command and by message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDER = "models--org--tiny"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub with org/tiny and org/other, both kept already."""
+    """A hub with org/tiny and org/other, both already stored."""
     root = tmp_path / "root"
     make_repository(root)
     shutil.copytree(root / NAME, root / "org" / "other")
@@ -47,7 +47,7 @@ def keep(address: str, now: float = 2000.0) -> None:
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    """Exit code and the object on the last line of stdout."""
+    """The exit code, and the object on the last line of stdout."""
     code = main(["cache", *arguments, "--json"])
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -111,7 +111,7 @@ def test_verify(server: HubServer, stores: Path, capsys: pytest.CaptureFixture[s
 
 
 class Terminal(io.StringIO):
-    """Somebody types."""
+    """A user who types at a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -123,7 +123,7 @@ def test_clean_of_everything_asks_or_wants_to_be_told(
     def count() -> int:
         return len(command(capsys, "list")[1]["models"])
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # a pipe is nobody to be asked
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # a pipe: there is nobody to ask
     assert main(["cache", "clean"]) == 1 and "--yes" in capsys.readouterr().err
     code, told = command(capsys, "clean")
     assert (

@@ -1,5 +1,6 @@
-"""Answers as text: stop strings however tokens cut them, stop ids, limits, thinking apart; never half a
-character or mark, nothing held without need."""
+"""Answers as text: stop strings however tokens cut them, stop ids, limits, and thinking kept apart. Half a character
+or half a mark is never shown, and nothing is held back without need.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def whisper() -> Tokenizer:
 
 
 def first_stop(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """What is shown of a text, found the plain way: character by character."""
+    """The text that is shown, found in the simplest way: character by character."""
     for end in range(len(text) + 1):
         ending = [stop for stop in stops if text[:end].endswith(stop)]
         if ending:
@@ -133,7 +134,7 @@ def test_an_abort_shows_what_was_held() -> None:
 
 
 def test_a_stop_string_completed_by_what_was_held_at_the_end() -> None:
-    """Byte pieces wait for their run's end; the stop string inside them is found then."""
+    """Byte pieces wait for the end of their run; only then the stop string in them is found."""
     tok = asyncio.run(Tokenizer.load(tokenizer_json("gemma").read_bytes()))
     ids = tok.encode("a 𐎀𐎁𐎂")
     assert tok.piece(ids[-1]) == ("<0x82>", False)
@@ -216,7 +217,7 @@ def test_a_call_before_a_stop_string_that_is_the_turns_end_counts_as_a_call() ->
 def thought(
     form: ChatFormat, text: str, *, opened: bool = False, end: bool = True, **options: Any
 ) -> tuple[TextStream, list[Delta]]:
-    """An answer given a token at a time, its marks as tokens where the model has them."""
+    """An answer given token by token. Its marks are tokens where the model has them."""
     splitter = Splitter(form.markup, thinking=opened)
     tok = form.tokenizer
     decoder = tok.decoder(keep=splitter.ids)

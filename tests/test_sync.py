@@ -1,4 +1,4 @@
-"""The engine for callers that wait: in scripts, beside a running loop, interrupted, and at the end of a program."""
+"""The engine for callers that block: in scripts, beside a running loop, interrupted, and at the end of a program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GOLDEN = reference.prompt("qwen2-mlx4-g64", reference.lengths("qwen2-mlx4-g64")[
 
 
 def engine_threads() -> int:
-    """How many there are; other tests leave threads of other kinds."""
+    """The number of the engine's threads; other tests leave threads of other kinds."""
     return sum(thread.name == "jerboa" for thread in threading.enumerate())
 
 
@@ -157,7 +157,8 @@ def test_what_is_closed_says_so_and_what_is_forgotten_is_closed() -> None:
 
 
 def test_options_are_those_of_the_engine() -> None:
-    """`gpu` and `io` belong to a loop of the caller; `abort` is Ctrl-C; `proven`, `before_weights` are the page's."""
+    """`gpu` and `io` belong to an event loop of the caller, `abort` is Ctrl-C, and `proven` and `before_weights` are
+    for the page."""
     taken = {
         name: str(p.annotation)
         for name, p in inspect.signature(Engine.load).parameters.items()
@@ -185,7 +186,7 @@ def test_in_a_browser_it_says_what_to_use(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(sys.platform == "win32", reason="another way to press Ctrl-C")
 @pytest.mark.parametrize("what", ["load", "chat", "result"])
 def test_ctrl_c_ends_what_waits(what: str) -> None:
-    """And a model that is loaded can be used on."""
+    """A model that is already loaded stays usable."""
     program = f"""
 import signal, sys, py_engine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it

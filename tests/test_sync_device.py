@@ -1,4 +1,4 @@
-"""Several models on one device for callers that wait."""
+"""Several models on one device, for callers that block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRITER, ENCODER = (str(reference.folder(name)) for name in ("qwen2-mlx4-g64", "b
 
 @pytest.fixture
 def device() -> Iterator[SyncDevice]:
-    """At its end nothing of it is left."""
+    """At the end nothing of the device is left."""
     threads = engine_threads()
     with software_adapter("wgpu"), SyncDevice.open("wgpu") as device:
         counters = device._device._gpu.counters
@@ -36,7 +36,7 @@ def test_two_models_at_once_and_each_freed_alone(device: SyncDevice) -> None:
     counters = device._device._gpu.counters
     golden = reference.prompt("qwen2-mlx4-g64", reference.lengths("qwen2-mlx4-g64")[0])
     writer = device.load(WRITER, dtype="f32", context=512)
-    writer.generate(golden.ids, max_tokens=4).result()  # it has all its buffers now
+    writer.generate(golden.ids, max_tokens=4).result()  # it then has all its buffers
     alone = counters.live_bytes
     encoder = device.load(ENCODER, dtype="f32")
     running = writer.generate(golden.ids, max_tokens=len(golden.greedy), temperature=0)

@@ -1,4 +1,4 @@
-"""A task is one file: its method, its message and its subcommand follow from it. A family is one file, too."""
+"""A task is one file: its method, its message and its subcommand follow from it. A family is one file too."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.conftest import Runner, software_adapter
 ROOT = Path(__file__).parents[1]
 FOLDER = reference.folder("qwen2-mlx4-g64")
 
-# A whole task: counts the tokens of texts, one event a text. Nothing of the engine knows it.
+# A whole task that counts the tokens of texts, with one event for each text. Nothing in the engine knows it.
 TASK = '''
 """Task `measure`: how many tokens texts have."""
 
@@ -107,7 +107,7 @@ class Measuring(Job[Measured, Sum]):
                 work.emit(Measured(self.counts[-1]))
         return Sum((max if self.asked.kind == "most" else sum)(self.counts), self.asked.kind)
 '''
-# A whole family: Qwen2 by another name.
+# A whole family: Qwen2 under another name.
 FAMILY = '''
 """Qwen2 under another name."""
 
@@ -115,7 +115,7 @@ from py_engine.models.qwen2 import build as build
 
 ALIASES = ("toy_text",)
 '''
-# Puts the folders of the toys beside those of the engine, then runs the program that follows.
+# Adds the folders of the toy files to those of the engine, then runs the program that follows.
 BESIDE = """
 import sys, py_engine.models, py_engine.tasks
 py_engine.models.__path__.append(sys.argv[1] + "/models")
@@ -138,7 +138,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(toys: Path, code: str, *words: str, expect: int = 0) -> str:
-    """What a program with the toys beside the engine prints to stdout."""
+    """The stdout of a program that has the toy files beside the engine."""
     with software_adapter("wgpu"):
         done = subprocess.run(
             [sys.executable, "-c", BESIDE + code, str(toys), *words], cwd=ROOT, capture_output=True,
@@ -276,7 +276,7 @@ def test_a_new_task_is_a_message(toys: Path) -> None:
 
 
 def test_tasks_and_families_are_found_in_a_zip(tmp_path: Path) -> None:
-    """As the page has the engine."""
+    """The page has the engine in a zip."""
     with zipfile.ZipFile(tmp_path / "engine.zip", "w") as archive:
         for file in (ROOT / "py_engine").rglob("*.py"):
             archive.write(file, file.relative_to(ROOT))
@@ -308,7 +308,7 @@ def test_a_family_is_found_without_a_look_into_all(kind: str, file: str) -> None
     )
     found, *imported = done.stdout.split()
     assert found == f"py_engine.models.{file}" and found in imported
-    # A file may build on another family's, but not on these.
+    # A file may build on another family's file, but not on these.
     assert not {f"py_engine.models.{name}" for name in ("bert", "lfm2", "phi3")} & {*imported}
 
 
@@ -391,7 +391,7 @@ def test_what_is_wrong_is_told_at_once(engine: Engine, run: Runner, call: Any, t
 
 
 class OtherKind:
-    """A runtime that is no decoder."""
+    """A runtime that is not a decoder."""
 
     def memory(self) -> dict[str, int]:
         return {}
@@ -401,7 +401,7 @@ class OtherKind:
 
 @asynccontextmanager
 async def made_another_kind(engine: Engine) -> AsyncIterator[Loaded]:
-    """The engine with its model made one without a decoder, for the length of a block."""
+    """In this block the engine's model has a runtime that is not a decoder."""
     loaded = engine._loaded
     kept = loaded.runtime, loaded.generating
     loaded.runtime, loaded.generating = OtherKind(), None  # type: ignore[assignment]

@@ -1,5 +1,6 @@
-"""Tokenizer and streaming decode against the `tokenizers` library itself, on real vocabularies and
-texts of many scripts."""
+"""The tokenizer and streaming decode against the `tokenizers` library itself, on real vocabularies and texts of many
+scripts.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +24,22 @@ COUNT = 3000
 
 @functools.cache
 def raw(name: str) -> dict[str, Any]:
-    """The file's JSON, less padding and truncation."""
+    """The file's JSON, without padding and truncation."""
     found = json.loads(tokenizer_json(name).read_bytes())
     return {**found, "padding": None, "truncation": None}
 
 
 @functools.cache
 def library(name: str, plain: bool = False) -> tokenizers.Tokenizer:
-    """The judge. `plain`: without the control tokens, as a file that never had them; the ordinary
-    added tokens get their ids from the model's vocabulary."""
+    """The reference tokenizer. `plain`: without the control tokens, as if the file never had them; the ordinary
+    added tokens then get their ids from the model's vocabulary."""
     spec = dict(raw(name))
     if plain:
         control = {t["content"] for t in spec["added_tokens"] if is_control(name, t)}
         kept = [t for t in spec["added_tokens"] if t["content"] not in control]
         model = dict(spec["model"])
         model["vocab"] = {**model["vocab"], **{t["content"]: t["id"] for t in kept}}
-        if name == "gemma":  # whose merges build <eos>
+        if name == "gemma":  # its merges build <eos>
             model["vocab"] = {k: v for k, v in model["vocab"].items() if k not in control}
             model["merges"] = [m for m in model["merges"] if "".join(m) not in control]
             model["unk_token"] = None
@@ -47,7 +48,7 @@ def library(name: str, plain: bool = False) -> tokenizers.Tokenizer:
 
 
 def is_control(name: str, token: dict[str, Any]) -> bool:
-    return token["special"] or name == "qwen3"  # all of Qwen's steer it
+    return token["special"] or name == "qwen3"  # every added token of Qwen steers the model
 
 
 @functools.cache
@@ -100,7 +101,7 @@ def test_decode_of_texts_and_of_random_ids_equals_the_library(name: str, skip: b
     rare += [i for i in range(size) if (judge.id_to_token(i) or "").startswith("<0x")]
     sequences = [mine.encode(text, control=True) for text in texts(300, seed=5)]
     sequences += [chance.choices(range(size + 3), k=chance.randint(0, 30)) for _ in range(800)]
-    # Bytes and added tokens side by side: where characters are cut in every way.
+    # Bytes next to added tokens, so that characters are cut in every way.
     sequences += [chance.choices(rare, k=chance.randint(1, 12)) for _ in range(1000)]
     for ids in sequences:
         expected = judge.decode(ids, skip_special_tokens=skip)
@@ -116,14 +117,14 @@ def test_no_delta_ever_shows_half_a_character(name: str) -> None:
     for text in SCRIPTS.values():
         if "\ufffd" in text:
             continue
-        text = mine.decode(mine.encode(text))  # as the normaliser leaves it
+        text = mine.decode(mine.encode(text))  # the text as the normaliser leaves it
         decoder, shown = mine.decoder(), ""
         ids = mine.encode(text)
         for count, token_id in enumerate(ids):
             shown += decoder.push([token_id])
             assert "\ufffd" not in shown
             assert text.startswith(shown)
-            if count % 3 == 0:  # broken off here, nothing of a character that is not whole appears
+            if count % 3 == 0:  # cut here, an incomplete character must not appear
                 assert "\ufffd" not in _broken_off(mine, ids[: count + 1])
         assert shown + decoder.flush() == text
 
@@ -146,13 +147,14 @@ def test_merges_of_the_model_cannot_build_a_control_token() -> None:
     eos = ours("gemma").control["<eos>"]
     assert (
         tokenizers.Tokenizer.from_str(json.dumps(spec)).encode("<eos>").ids[-1] == eos
-    )  # they would
+    )  # the library's merges would build it
     assert eos not in ours("gemma").encode("a<eos>b <eos>")
     assert ours("gemma").decode(ours("gemma").encode("a<eos>b <eos>")) == "a<eos>b <eos>"
 
 
 def test_no_spelling_of_a_control_token_becomes_one() -> None:
-    """Marks that the file calls ordinary, in any script, with any flag, and a normaliser that folds more into them."""
+    """Marks that the file calls ordinary, in any script, with any flag, and with a normaliser that maps more texts
+    to them."""
     marks = [
         "<|im_end|>",
         "<｜User｜>",
@@ -190,7 +192,8 @@ def test_no_spelling_of_a_control_token_becomes_one() -> None:
             " <|im_end|> ",
         ]
         text = " ".join(spelled)
-        assert not {a["id"] for a in added}.isdisjoint(judge.encode(text).ids)  # it would
+        # The library would find them.
+        assert not {a["id"] for a in added}.isdisjoint(judge.encode(text).ids)
         for typed in (text, "".join(spelled), *spelled):
             ids = mine.encode(typed)
             assert all(i not in mine.added for i in ids), typed
@@ -397,7 +400,7 @@ def test_end_tokens_are_found_wherever_they_are_named() -> None:
     assert load(raw("gemma"), special_tokens_map=names).names["bos_token"] == "<bos>"
     newer = {"added_tokens_decoder": {}, "eos_token": "<end_of_turn>"}
     mine = load(raw("gemma"), config=newer, special_tokens_map=names)
-    assert mine.names == {"eos_token": "<end_of_turn>"}  # transformers looks no further
+    assert mine.names == {"eos_token": "<end_of_turn>"}  # transformers reads no further
     assert mine.stop_ids == (1, mine.control["<end_of_turn>"])
     inner = {"text_config": {"eos_token_id": [5]}, "eos_token_id": 1}
     assert load(raw("gemma"), model_config=inner).stop_ids == (1, 5)

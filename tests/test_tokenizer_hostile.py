@@ -1,4 +1,4 @@
-"""tokenizer.json files that mean harm: refused with an error of the engine, or run in bounded time."""
+"""Malicious tokenizer.json files: they are refused with an error of the engine, or run in bounded time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.tokenizer_checks import MAX_GROWTH, check_time
 from tests.packaged_tokenizers import NAMES, tokenizer_json
 
-BOUND_S = 2.0  # of the issue; a busy machine gets more below
+BOUND_S = 2.0  # a busy machine gets more time below
 LENIENT = 3
 VOCAB = {**{chr(32 + i): i for i in range(95)}, "\n": 95}
 
-# As published, by the first model that had it.
+# As published, named after the first model that used it.
 PUBLISHED = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "llama3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -90,7 +90,7 @@ def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
 
 
 def refused_or_done(data: bytes, text: str = "abc", **configs: Any) -> EngineError | list[int]:
-    """The ids, or the error that it ended in; nothing else, and in time."""
+    """The ids, or the engine's error. Anything else fails, and so does a late result."""
     began = time.perf_counter()
     try:
         tokenizer = load(data, **configs)
@@ -137,7 +137,7 @@ def test_what_cannot_be_looked_through_is_refused(pattern: str) -> None:
 
 
 def test_the_library_itself_would_panic() -> None:
-    """The error that the checks save from, and that it arrives as one of the engine's where they do not."""
+    """The checks prevent this error. Where they do not, it arrives as an error of the engine."""
     library = asyncio.run(load_tokenizer_library(made(pre_tokenizer=split("(a+)+b"))))
     with pytest.raises(FormatError, match="retry-limit"):
         library.encode("a" * 30 + "!c")
@@ -156,7 +156,7 @@ def test_a_text_that_takes_the_square_of_its_length_is_refused_before_it_does() 
 
 
 def test_the_time_of_a_text_is_not_taken_for_its_length() -> None:
-    """A cost that grows with the text alone is borne, however large."""
+    """A cost that grows in step with the text is accepted, however large it is."""
     check_time(lambda text: time.sleep(len(text) * 5e-6), "x" * 40_000)
     with pytest.raises(ModelError):
         check_time(lambda text: time.sleep((len(text) / 4096) ** 2 * 0.05), "x" * 400_000)
@@ -241,7 +241,8 @@ def test_ids_that_the_model_has_not_are_refused(token_id: Any) -> None:
     assert isinstance(
         refused_or_done(made(post_processor=processor), model_config=config), ModelError
     )
-    added = [{"id": token_id, "content": "word", "special": False}]  # a mark would not be encoded
+    # A plain word, because a control token in a text is not encoded as one.
+    added = [{"id": token_id, "content": "word", "special": False}]
     assert isinstance(
         refused_or_done(made(added_tokens=added), "word", model_config=config), ModelError
     )

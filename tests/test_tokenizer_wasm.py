@@ -1,5 +1,6 @@
-"""The browser's wasm tokenizers, run in Node, give the ids of the wheel for the very bytes that the engine
-gives them."""
+"""The browser's wasm tokenizers, run in Node, give the same ids as the wheel for the very bytes that the engine
+passes them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = ROOT / ".vendor" / "tokenizers" / "index.js"
 
 
-WORDPIECE = "bert-f32"  # a tiny one of BERT's kind
+WORDPIECE = "bert-f32"  # a tiny one like BERT's
 
 
 @pytest.mark.parametrize("name", [*NAMES, WORDPIECE])
@@ -46,7 +47,7 @@ def test_ids_are_equal_in_both_hosts(name: str, tmp_path: Path) -> None:
     sample = texts()
     (tmp_path / "tokenizer.json").write_bytes(given[-1])
     (tmp_path / "texts.json").write_text(json.dumps(sample))
-    # A UMD file whose package calls itself an ES module: Node takes it as what it is by another name.
+    # This is a UMD file, but its package calls itself an ES module. Node runs it under another file name.
     shutil.copy(LIBRARY, tmp_path / "library.cjs")
     files = [tmp_path / name for name in ("library.cjs", "tokenizer.json", "texts.json")]
     command = [node, str(ROOT / "tests" / "wasm_ids.cjs"), *map(str, files)]

@@ -1,7 +1,7 @@
-"""Tool calls as models really write them: what was meant is read, what is in doubt stays text and is told.
+"""Tool calls as models really write them: a clear meaning is read, a doubtful call stays text and is reported.
 
-Right values come from others: `json` and `ast.literal_eval` for literals, and what the parsers of vLLM, ollama and
-others make of a text, or were reported to get wrong (tool_call_cases.py).
+The right values come from independent sources: `json` and `ast.literal_eval` for literals, and for whole texts the
+results of the parsers of vLLM, ollama and others, or reports of what those got wrong (tool_call_cases.py).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def block(syntax: str, body: str) -> str:
 def cut(
     form: ChatFormat, text: str, tools: Any, chance: random.Random
 ) -> tuple[Any, str, str, list[str]]:
-    """(calls, text, thinking, errors) of an answer that the model ended, whose text comes in random pieces."""
+    """(calls, text, thinking, errors) of a complete answer whose text comes in random pieces."""
     splitter = Splitter(form.markup, tools)
     parts, at = [], 0
     while at < len(text):
@@ -63,7 +63,7 @@ def cut(
 
 
 def exact(item: Any) -> Any:
-    """With its types: 1, 1.0 and True are equal to Python."""
+    """Values with their types, because 1, 1.0 and True are equal in Python."""
     if isinstance(item, dict):
         return {key: exact(one) for key, one in item.items()}
     if isinstance(item, (list, tuple)):
@@ -82,9 +82,7 @@ def test_what_others_read_is_read(syntax: str, body: str, calls: list[Any]) -> N
     for _ in range(3):
         found = cut(form_of(syntax), text, TOOLS, random.Random(1))
         assert (exact(found[0]), *found[1:]) == (exact(calls), "", "", [])
-    assert (
-        plain(written(form_of(syntax), text, TOOLS).tool_calls) == calls
-    )  # with the marks as tokens
+    assert plain(written(form_of(syntax), text, TOOLS).tool_calls) == calls  # the marks are tokens
 
 
 @pytest.mark.parametrize(
@@ -230,11 +228,11 @@ def test_marks_missing_or_doubled(syntax: str) -> None:
         assert (calls, content.strip(), errors) == (want, "", []), text
     two = f"{marks.open}{body}{whole}"
     assert cut(form, two, TOOLS, chance)[0] == want * 2
-    # After other words, and with its closing mark, on a line of its own: nobody talks like that.
+    # A call on a line of its own, after other words and with its closing mark, is no example.
     if syntax != "python":
         got = cut(form, f"I look.\n{body}{marks.close} Wait.", TOOLS, chance)
         assert (got[0], got[1], got[3]) == (want, "I look.\nWait.", [])
-    # Without any mark it may be an example; text that went out already is not taken back.
+    # Without any mark it may be an example. Text that was already sent is not taken back.
     for text in (f"I would write\n{marks.open[:3]} {body}", f"I look: {body}{marks.close}", f"{body}\nDone.",
                  f"{body}{marks.close[:-1]}", f"Hm {marks.close}"):  # fmt: skip
         calls, content, _, errors = cut(form, text, TOOLS, chance)
@@ -286,7 +284,7 @@ def test_an_answer_of_json_that_is_no_call_is_text() -> None:
 
 
 def test_a_family_without_marks() -> None:
-    """Llama 3 writes nothing but the call; its template has no marks."""
+    """Llama 3 writes only the call; its template has no marks."""
     form = chat_format("gemma")
     assert form.markup.calls is None
     text = '{"name": "weather", "parameters": {"city": "x", "days": 2}}'
@@ -335,14 +333,14 @@ def test_calls_in_thinking(syntax: str, spelled: bool) -> None:
         stream = written(form, text, TOOLS, thinking=thinking, **options)
         return plain(stream.tool_calls), stream.text, stream.reasoning, len(stream.errors)
 
-    # A draft is none.
+    # A draft in thinking is not a call.
     assert said(f"hm {call} no\n</think>\n\nOk.") == ([], "Ok.", f"hm {call} no", 0)
     assert said(f"hm {call}\n</think>\n\n{call}") == (want, "", f"hm {call}", 0)
-    # Thinking that never ended: what stands at its very end was meant.
+    # Thinking never ended, so a call at its very end was meant.
     assert said(f"hm\n{call}") == (want, "", "hm", 0)
     assert said(f"hm\n{call}\n{call}\n") == (want * 2, "", "hm", 0)
     assert said(f"<think>\nhm\n{call.rsplit('</', 1)[0]}", thinking=False) == (want, "", "hm", 0)
-    # What thinking goes on after stays in it, and is told.
+    # If thinking continues after a call, the call stays in it and is reported.
     assert said(f"hm {call} or not") == ([], "", f"hm {call} or not", 1)
     assert said(f"hm {call.replace('bash', 'rm')}") == (
         [],
@@ -396,7 +394,7 @@ def test_literals_are_those_of_python_and_json() -> None:
 
 
 def test_only_escapes_of_json_are_read_in_json() -> None:
-    """A pattern's `\\1`, which the model forgot to escape, is no octal number."""
+    """`\\1` in a pattern, which the model forgot to escape, must not become an octal number."""
     body = r'{"name": "bash", "arguments": {"command": "s/(a)/\1/ \d \a \"\u00e9\n"}}'
     assert read(body, SCHEMAS) == [("bash", {"command": 's/(a)/\\1/ \\d \\a "é\n'})]
 
@@ -424,7 +422,7 @@ def test_leading_zeros_are_refused_where_nobody_knows() -> None:
 
 
 def test_a_number_that_nobody_can_write_is_refused() -> None:
-    """Python writes no whole number of more than 4300 digits, not even into an error."""
+    """Python does not write whole numbers of more than 4300 digits, not even into an error."""
     for kind in ("string", "integer"):
         offered = {"f": {"properties": {"x": {"type": kind}}}}
         with pytest.raises(CallError, match="too large"):
@@ -453,7 +451,8 @@ def test_a_schema_that_is_no_json_or_refers_to_a_name() -> None:
 @pytest.mark.parametrize("syntax", FORMS)
 @pytest.mark.parametrize("words", [WORDS, [*WORDS, *MARKS]], ids=["words", "marks"])
 def test_written_calls_are_read_back(syntax: str, words: list[str]) -> None:
-    """Random schemas and values in each way to write them, cut at random: read as they were, or left and told."""
+    """Random schemas and values, written in each way and cut at random: the call is read as it was, or left and
+    reported."""
     chance = random.Random(9)
     form = form_of(syntax)
     marks = form.markup.calls
@@ -470,13 +469,13 @@ def test_written_calls_are_read_back(syntax: str, words: list[str]) -> None:
             else:
                 assert (exact(calls), content) == (exact([call]), "")
                 read_back += 1
-    # Only tags cannot tell their own marks from those in a value, and only JSON's keys can be read in two ways.
+    # Tags cannot tell their own marks from marks in a value. JSON's keys can be read in two ways.
     assert left <= {"json": 0.02, "tags": 0.15, "python": 0}[syntax] * read_back
 
 
 @pytest.mark.parametrize("syntax", FORMS)
 def test_no_other_call_comes_of_a_broken_one(syntax: str) -> None:
-    """Signs of the syntax left out or doubled: the same call, or text that was told."""
+    """If characters of the syntax are left out or doubled, the call is the same, or the text is reported."""
     chance = random.Random(10)
     form = form_of(syntax)
     marks = form.markup.calls
@@ -490,7 +489,7 @@ def test_no_other_call_comes_of_a_broken_one(syntax: str) -> None:
     for _ in range(40):
         offered, call = tool_and_call(chance, "f", PLAIN)
         if "it's" in str(call):
-            continue  # an apostrophe less is another text, whoever reads it
+            continue  # without the apostrophe it is another text for every reader
         for body in WAYS[syntax](*call):
             broken = []
             for sign in [*ends[syntax], marks.open, marks.close]:
@@ -510,7 +509,7 @@ def test_no_other_call_comes_of_a_broken_one(syntax: str) -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_hostile_bodies_end_soon(closed: bool) -> None:
-    """What would grow with the square of these lengths would take minutes."""
+    """With quadratic work these lengths would take minutes."""
     write = "<function=write>\n<parameter=content>\n"
     for body in (
         '{"name": "bash", "arguments": {"command": "' + '" ' * 120_000,
@@ -548,7 +547,7 @@ def test_hostile_bodies_end_soon(closed: bool) -> None:
 
 
 def test_a_call_without_marks_is_not_read_again_and_again() -> None:
-    """Each bracket before other text may be its end."""
+    """Each bracket before other text may be the end of the call."""
     splitter = Splitter(form_of("json").markup, TOOLS)
     text = '{"name": "bash", "arguments": {"command": [' + "1," * 50_000 + "1]" + "} x" * 40
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tool calls: what a model writes is what a caller gets, and goes back as it was; nothing is lost, whatever it is."""
+"""Tool calls: the caller gets what a model writes, and it goes back unchanged; nothing is lost, whatever it is."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ USER = [{"role": "user", "content": "go"}]
 
 
 def as_openai(calls: list[tuple[str, dict[str, Any]]], text: bool) -> list[dict[str, Any]]:
-    """Calls as they stand in a message, arguments as JSON text or as objects."""
+    """Calls as a message holds them, with arguments as JSON text or as objects."""
     return [
         {
             "id": f"call_{i}",
@@ -91,7 +91,7 @@ def stream_of(form: ChatFormat, tools: Any = TOOLS, **options: Any) -> TextStrea
 
 
 def written(form: ChatFormat, text: str, tools: Any = TOOLS, **options: Any) -> TextStream:
-    """A finished stream of an answer whose marks are tokens where the model has them."""
+    """A finished stream of an answer. Its marks are tokens where the model has them."""
     stream = stream_of(form, tools, **options)
     stream.push([*form.tokenizer.encode(text, control=True), *form.tokenizer.stop_ids])
     return stream
@@ -169,7 +169,7 @@ def test_spelled_out_marks_are_text_where_marks_are_tokens() -> None:
     stream.push(ids)
     assert (stream.text, stream.reasoning, stream.tool_calls) == (text, "", [])
     assert stream.finish_reason == "stop"
-    # Where tools are offered, a spelled call is a call: a real small model was seen to write so.
+    # With tools on offer a spelled call is a call: a small real model was seen to write this.
     stream = stream_of(form, tools=TOOLS)
     stream.push(ids)
     assert (stream.text, stream.reasoning) == ("<think>no</think>", "")
@@ -279,7 +279,7 @@ def test_marks_inside_strings_belong_to_them() -> None:
     ids=lambda body: body[:24],
 )
 def test_huge_calls_lose_nothing(body: str) -> None:
-    """What would grow with the square of these lengths would take minutes."""
+    """With quadratic work these lengths would take minutes."""
     form = chat_format("qwen3")
     splitter = Splitter(form.markup, TOOLS)
     text = f"<tool_call>{body}</tool_call>"
@@ -344,7 +344,7 @@ def test_values_are_typed_by_the_schema(text: str, schema: Any, value: Any) -> N
 
 
 def test_reading_never_fails_otherwise() -> None:
-    """Calls with pieces taken out, put in and doubled: read, or refused with a reason."""
+    """Calls with pieces removed, added and doubled are read, or refused with a reason."""
     chance = random.Random(5)
     calls = [("f", {"x": 1, "y": "a 'b'", "z": {"k": [True, None, 2.5]}}), ("g", {})]
     formats = [form.markup.calls for form in map(chat_format, WITH_TOOLS)]
@@ -401,7 +401,7 @@ def test_tools_in_both_shapes() -> None:
 
 
 def test_the_real_template_of_qwen25() -> None:
-    """Qwen2.5-Coder's own files, where a package brought them (`./dev models`)."""
+    """Qwen2.5-Coder's own files, if a package brought them (`./dev models`)."""
     folder = Path(__file__).parents[1] / ".models/local/Qwen2.5-Coder-0.5B-Instruct-4bit"
     if not folder.is_dir():
         pytest.skip("the packaged model is not here")

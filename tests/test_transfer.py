@@ -1,4 +1,4 @@
-"""Ranges of many buffers as one row of bytes, out and in, on both native hosts."""
+"""Ranges of many buffers copied out and in as one run of bytes, on both native hosts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 4096
 
 @pytest.fixture
 def buffers(gpu: Gpu) -> Iterator[list[Buffer]]:
-    """Three of random bytes."""
+    """Three buffers of random bytes."""
     rng = random.Random(5)
     made = [gpu.create_buffer(f"part {i}", SIZE) for i in range(3)]
     for buffer in made:
@@ -35,7 +35,7 @@ def test_out_and_in(
     monkeypatch: pytest.MonkeyPatch,
     slice_bytes: int,
 ) -> None:
-    """Slices cut spans anywhere; what lies beside the spans is left as it is."""
+    """Slices cut spans at any place. The bytes beside the spans do not change."""
     monkeypatch.setattr(transfer, "SLICE_BYTES", slice_bytes)
     a, b, c = buffers
     spans = [

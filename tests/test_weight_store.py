@@ -1,5 +1,7 @@
-"""What families may ask the store for beside plain layers, by a toy family in a folder of its own: rows of any rank,
-rows that stay plain, tables, weight norm, sets of files beside the checkpoint's, tensors that parts share."""
+"""What families can ask the store for beside plain layers: rows of any rank, rows that stay plain, tables, weight
+norm, sets of files beside the checkpoint's, tensors that parts share. A toy family in a folder of its own asks for
+them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.hub_server import COMMIT, HubServer, hub_server
 from tests.ops.matrices import from_bf16
 from tests.weight_loads import Filled, fill
 
-# Qwen2, with parts of all kinds beside it, as towers of images and sounds have them.
+# Qwen2 with all kinds of other parts, as towers of images and sounds have them.
 FAMILY = '''
 """Qwen2 with more weights."""
 
@@ -68,7 +70,7 @@ def values(seed: int, *shape: int) -> np.ndarray:
 
 
 def norm(v: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """torch's weight_norm with dim=0, in float64; a row of zeros stays."""
+    """torch's weight_norm with dim=0, in float64. A row of zeros stays zero."""
     lengths = np.sqrt((v.astype(np.float64) ** 2).sum(tuple(range(1, v.ndim)), keepdims=True))
     return np.asarray(g * v / np.where(lengths == 0, 1, lengths))
 
@@ -78,7 +80,7 @@ def channels_last(w: np.ndarray) -> np.ndarray:
 
 
 def toy_tensors(dtype: str) -> dict[str, Stored]:
-    """In the main file; directions before their lengths, which no writer does."""
+    """Tensors of the main file. Directions come before their lengths, which no writer does."""
     given = {
         "patch.weight": values(1, 8, 3, 2, 4, 4), "patch.bias": values(2, 8),
         "patch_words.weight": values(3, 8, 96),
@@ -115,7 +117,7 @@ def write(
 
 
 def wanted(dtype: str) -> dict[str, np.ndarray]:
-    """What the parts are, float64, before they are rounded to how they are kept."""
+    """The correct parts in float64, before they are rounded to the form that stores them."""
     t = {name: stored.values for name, stored in toy_tensors(dtype).items()}
     return {
         "patches": t["patch.weight"].reshape(8, 96),
@@ -160,7 +162,7 @@ def kernels(gpu: Gpu) -> Kernels:
 
 
 async def contents(gpu: Gpu, part: Linear | Tensor) -> tuple[str, np.ndarray]:
-    """(how a part is kept, its numbers)."""
+    """(how a part is stored, its numbers)."""
     if isinstance(part, Tensor):
         kind, buffer, shape = str(part.dtype), part.buffer, part.shape
     else:
@@ -174,13 +176,13 @@ async def contents(gpu: Gpu, part: Linear | Tensor) -> tuple[str, np.ndarray]:
     return kind, from_bf16(array) if kind == "bf16" else array.astype(np.float64)
 
 
-# Whatever the load: rows of an odd number of halves, and what was asked for in a dtype.
+# In every load: rows with an odd number of halves, and parts that were asked for in a dtype.
 ALWAYS = {"new norm": "f32", "positions": "f32", "voice": "f32", "halves": "f16"}
 STEP = {
     "f32": 2.0**-21,
     "f16": 2.0**-10,
     "bf16": 2.0**-7,
-}  # of weights that are computed; others are equal
+}  # for weights that are computed; others are equal
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ STEP = {
 def test_every_kind_of_part(
     gpu: Gpu, run: Runner, tmp_path: Path, toy: Any, dtype: str, form: str, kinds: Mapping[str, str]
 ) -> None:
-    """Through Device and Engine, against NumPy; the estimate is what the load takes."""
+    """Parts loaded by Device and Engine, against NumPy. The estimate is what the load takes."""
     folder = write(tmp_path / "m", dtype)
     notes = []
 
@@ -233,7 +235,7 @@ def test_every_kind_of_part(
 
 
 def one_store(gpu: Gpu, tensors: Mapping[str, Stored], form: StorageForm = "stored") -> WeightStore:
-    """A store of tensors that are in no file: nothing is read here."""
+    """A store of tensors that are in no file: the test reads nothing."""
     from py_engine.sources.jobs import TensorInfo
 
     infos, at = {}, 0
@@ -245,7 +247,8 @@ def one_store(gpu: Gpu, tensors: Mapping[str, Stored], form: StorageForm = "stor
 
 
 def test_what_is_asked_for_twice_is_there_once(gpu: Gpu) -> None:
-    """Tied heads, shared layers, tables: one buffer, one upload, counted once, with a bias or without."""
+    """Tied heads, shared layers, tables: each has one buffer and one upload and is counted once, with a bias or
+    without."""
     shapes = {"embed.weight": (8, 64), "up.weight": (4, 64), "up.bias": (4,), "norm": (64,)}
     store = one_store(gpu, {n: Stored.of(values(1, *s), "F32") for n, s in shapes.items()}, "q4")
 
@@ -265,7 +268,7 @@ def test_what_is_asked_for_twice_is_there_once(gpu: Gpu) -> None:
     assert (store.nbytes, len(store.jobs)) == (nbytes, jobs)
     assert first[0] is first[1] and first[2] is first[3] and first[4] is first[5]
     assert first[8] == first[6].binding
-    # Kept in another form it is another matrix.
+    # The same tensor in another form is another matrix.
     assert store.linear(["embed"], [8], 64, plain=True).parts is not first[0]
     assert store.unused() == []
     store.release()
@@ -338,7 +341,7 @@ def test_what_is_left_of_weight_norm_is_accounted_for(gpu: Gpu) -> None:
 
 
 def change_of(name: str, value: Stored | None) -> Callable[[Path], None]:
-    """Another tensor in the toy's main file; None: none."""
+    """Write the toy's main file with this tensor changed; None removes it."""
 
     def change(folder: Path) -> None:
         from tests.checkpoints import read_tensors
@@ -377,7 +380,7 @@ def test_sets_and_tensors_that_are_refused(
 def test_what_nobody_reads_of_a_set_is_told(gpu: Gpu, run: Runner, tmp_path: Path) -> None:
     folder = write(tmp_path / "m")
     more = {**SETS["extra/model.safetensors"], "other.weight": Stored.of(values(1, 2), "F32")}
-    # In shards, without one file that holds all.
+    # The model is in shards, and no file holds all of it.
     (folder / "extra" / "model.safetensors").unlink()
     for i, (name, stored) in enumerate(more.items()):
         write_tensors(folder / "extra" / f"model-{i}.safetensors", {name: stored})
@@ -423,8 +426,8 @@ def test_sets_are_kept_and_mended(
     form: StorageForm,
     alone: bool,
 ) -> None:
-    """The second load asks for nothing; bytes that were damaged are named and fetched again, with all that was made of
-    them: rows, where their lengths were."""
+    """The second load asks the hub for nothing. Damaged bytes are named and fetched again, with everything that was
+    computed from them: for damaged lengths, the rows."""
 
     def load(address: str = f"org/toy@{COMMIT}") -> Filled:
         made: Filled = run(fill(gpu, address, form, FaultIo(shared=not alone), kernels=kernels))
@@ -457,7 +460,7 @@ def test_sets_are_kept_and_mended(
 
 
 def spoil(stores: Path, body: bytes) -> None:
-    """Flip a bit of this tensor wherever a file of the store holds it."""
+    """Flip a bit of this tensor in every file of the store that holds it."""
     found = 0
     for path in sorted(stores.rglob("*")):
         if not path.is_file() or path.is_symlink():
@@ -471,7 +474,7 @@ def spoil(stores: Path, body: bytes) -> None:
 
 
 def test_a_voice_is_quantised_nowhere(gpu: Gpu) -> None:
-    """mlx's rule is for layers: what stands in a table keeps every bit in any form."""
+    """mlx's rule is for layers. Tables keep every bit in any form."""
     store = one_store(gpu, shaped(t=(4, 64), w__weight=(4, 64)), "q4")
     assert store.table("t", (4, 64)).nbytes == 4 * 4 * 64
     fields, _, _ = quantise(values(1, 4, 64), 4, 64)

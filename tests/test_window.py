@@ -1,4 +1,4 @@
-"""Which turns stay when a conversation is too long. Tokens are counted as words here: any count will do."""
+"""Which turns stay when a conversation is too long. These tests count words as tokens, because any count works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fit(messages: Sequence[Any], max_tokens: int | None, window: Window | None =
 
 
 def turn(name: str, words: int, *, answered: bool = True) -> list[dict[str, str]]:
-    """A question and its answer, of so many words each."""
+    """A question and its answer, each with this many words."""
     question = {"role": "user", "content": " ".join([name] * words)}
     return [question, {"role": "assistant", "content": question["content"]}][: 1 + answered]
 
@@ -46,7 +46,7 @@ def test_the_oldest_turns_go_and_the_system_prompt_stays() -> None:
         *turn("d", 9, answered=False),
     ]
     kept, dropped = fit(messages, 10)
-    # 2 + 40 + 30 + 30 + 9 words: without a, 71 leave a quarter free.
+    # 2 + 40 + 30 + 30 + 9 words. Without a there are 71, which leaves a quarter free.
     assert names(kept) == ["be", "b", "b", "c", "c", "d"]
     assert dropped is not None
     assert (dropped.messages, dropped.tokens) == ((1, 2), 40)
@@ -81,7 +81,7 @@ def test_a_newest_turn_that_is_too_long_is_not_cut() -> None:
 
 
 def test_tool_results_go_with_their_turn() -> None:
-    """Never a result without its call, nor a call without the question that led to it."""
+    """A result is never kept without its call, nor a call without its question."""
     calls = [
         {"role": "user", "content": "weather " * 20},
         {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]},
@@ -100,7 +100,7 @@ def test_tool_results_go_with_their_turn() -> None:
 
 
 def test_the_cut_moves_seldom() -> None:
-    """A long conversation: most turns leave out what the turn before did, so that its prompt is extended."""
+    """In a long conversation most turns leave out what the turn before left out, so that the prompt only grows."""
     window = Window(CONTEXT)
     messages, cuts = [SYSTEM], []
     for i in range(40):

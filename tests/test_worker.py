@@ -1,5 +1,6 @@
-"""app/worker.py's Host with a real model on a software adapter: what is asked ends when it is to end, and what is
-loaded stays until something takes its place."""
+"""app/worker.py's Host with a real model on a software adapter: requests end when they should, and a loaded model
+stays until another one replaces it.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +28,12 @@ from tests.conftest import Runner, software_adapter
 FOLDER = reference.folder("qwen2-mlx4-g64")
 OTHER = reference.folder("qwen3-mlx4-g128")
 PATIENCE_S = 240
-AT_ONCE_S = (
-    0.5  # 50 ms are promised; the machine may be busy. What is waited for takes many seconds
-)
+# 50 ms are promised, but the machine may be busy. The work that is interrupted takes many seconds.
+AT_ONCE_S = 0.5
 
 
 class Page:
-    """A page and its worker, in one loop."""
+    """A page and its worker, in one event loop."""
 
     def __init__(self, run: Runner) -> None:
         self.heard: list[dict[str, Any]] = []
@@ -52,7 +52,8 @@ class Page:
         self._run(send())
 
     def answer(self, id: int | str, *statuses: str, within: float = PATIENCE_S) -> dict[str, Any]:
-        """The first message of this id with one of these statuses; without: the last that answers it."""
+        """The first message of this id with one of these statuses; without statuses, the last message that answers
+        it."""
         wanted = statuses or ("ready", "complete", "result", "error")
 
         async def wait() -> dict[str, Any]:
@@ -94,7 +95,7 @@ def page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
 
 
 def broken(tmp_path: Path, name: str, change: Callable[[Path], object]) -> Path:
-    """A copy of the other checkpoint with something wrong."""
+    """A copy of the other checkpoint with something wrong in it."""
     folder = tmp_path / name
     shutil.copytree(OTHER, folder)
     change(folder)
@@ -150,7 +151,7 @@ def test_the_old_model_is_freed_before_the_new_ones_weights(
 
 
 def test_several_models_by_name(page: Page) -> None:
-    """Both answer at once; each goes alone; a page that names none has the one of before."""
+    """Both answer at once, and each is unloaded alone. A page that names no model gets the one of before."""
     assert page.load(1, FOLDER)["status"] == "ready"
     options = {"context": 512, "self_check": False}
     assert page.ask("load", 2, repo=str(OTHER), model="other", options=options)["status"] == "ready"
@@ -215,7 +216,7 @@ def test_a_replayed_id_is_refused_while_the_first_lives(page: Page) -> None:
 
 
 def test_an_interrupt_ends_what_waits_for_its_turn_at_once(page: Page) -> None:
-    """Behind a running answer, and behind a load."""
+    """A request that waits behind a running answer, and one that waits behind a load."""
     page.load(1, FOLDER)
     page.post("generate", "running", prompt="one", options={"max_tokens": 400, "temperature": 0})
     page.post("generate", "queued", prompt="two", options={"max_tokens": 400})
@@ -378,7 +379,7 @@ def test_or_abort(run: Runner) -> None:
 
 
 def alone(page: Page, last: str) -> list[dict[str, Any]]:
-    """What came without an id up to a status or an error; it is forgotten then."""
+    """The messages without an id up to a status or an error. They are dropped from the list."""
 
     async def wait() -> list[dict[str, Any]]:
         began = time.monotonic()
@@ -412,7 +413,7 @@ def test_a_page_that_asks_one_thing_at_a_time_needs_no_ids(page: Page) -> None:
     assert complete["numTokens"] == complete["num_tokens"] == 3 and complete["tps"] > 0
     assert "".join(m["text"] for m in tokens) == complete["text"]
     assert tokens[-1]["tps"] == complete["tps"]
-    # Sent at once, they are answered in their order; an interrupt ends all that are not answered yet.
+    # Messages that are sent at once are answered in order. An interrupt ends all that are not answered yet.
     for text in ("one", "two"):
         post(type="generate", prompt=text, options={"max_tokens": 400, "temperature": 0})
     post(type="interrupt")

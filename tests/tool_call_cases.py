@@ -1,7 +1,7 @@
-"""Texts of tool calls, and what they mean: for test_tool_calls.py.
+"""Texts of tool calls and what they mean, for test_tool_calls.py.
 
-PUBLISHED are the cases of other parsers' tests, or of reports of what they got wrong (repository#number); OURS go
-further; REFUSED are in doubt.
+PUBLISHED: cases from the tests of other parsers, or from reports of what they got wrong (repository#number). OURS: more
+cases. REFUSED: texts whose meaning is in doubt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Cases = list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]]  # what, sy
 
 
 def tool(name: str, required: tuple[str, ...] = (), /, **properties: Any) -> dict[str, Any]:
-    """An offered tool; properties by their type, or as a whole schema."""
+    """An offered tool; each property is a type or a whole schema."""
     given = {key: {"type": one} if isinstance(one, str) else one for key, one in properties.items()}
     schema = {"type": "object", "properties": given, "required": list(required)}
     return {"type": "function", "function": {"name": name, "parameters": schema}}

@@ -1,4 +1,4 @@
-"""For tests of tool calls: random tools with random arguments, written in many ways that mean the same."""
+"""Random tools with random arguments, each written in many ways that mean the same, for tests of tool calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WORDS = [
     ),
     *("a=1", '", "b": 1', "', b='", "'''", '"""', "<think>", "1e5", "\u2028"),
 ]
-PLAIN = ["a", "Zürich", "x y", "3", "true", "ab\ncd", "dogs"]  # no sign of any syntax
+PLAIN = ["a", "Zürich", "x y", "3", "true", "ab\ncd", "dogs"]  # without characters of any syntax
 MARKS = [
     *(
         "<tool_call>",
@@ -100,7 +100,7 @@ def tool_and_call(
             kind = chance.choice([kind, "null"])
         if chance.random() < 0.8:
             arguments[key] = value(chance, kind, words)
-    # Text that looks like null where null is allowed too: the tags cannot tell them apart.
+    # A text that looks like null, where null is allowed too: tags cannot tell the two apart.
     for key, item in arguments.items():
         if "anyOf" in properties[key] and isinstance(item, str):
             arguments[key] = "plain " + item.replace("\n", " ")
@@ -109,7 +109,7 @@ def tool_and_call(
 
 
 def json_ways(name: str, arguments: Mapping[str, Any]) -> list[str]:
-    """The same call as JSON, with the keys that models use for it, in JSON's and Python's literals."""
+    """The same call as JSON, with each key that models use, in JSON's and Python's literals."""
     ways: list[str] = []
     for key in ("arguments", "parameters", "args", "input"):
         ways.append(json.dumps({"name": name, key: arguments}, ensure_ascii=False))
@@ -141,7 +141,8 @@ def python_ways(name: str, arguments: Mapping[str, Any]) -> list[str]:
 
 
 def tag_ways(name: str, arguments: Mapping[str, Any]) -> list[str]:
-    """The same call as tags, values as the templates print them: lists and objects as JSON, all else as Jinja does."""
+    """The same call as tags. Values are as the templates print them: lists and objects as JSON, everything else as
+    Jinja does."""
 
     def shown(item: Any, literal: Callable[[Any], str]) -> str:
         return item if isinstance(item, str) else literal(item)

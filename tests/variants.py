@@ -1,7 +1,7 @@
-"""Tiny checkpoints that differ in what config.json says, in which place, or not at all; the same files for transformers
-(tests/goldens/make_variants.py) and for us (tests/models/test_config_variants.py).
+"""Tiny checkpoints that differ in config.json: in a setting, in the place of a setting, or not at all. transformers
+(tests/goldens/make_variants.py) and the engine (tests/models/test_config_variants.py) read the same files.
 
-Weights are not stored: they follow from their names by integer arithmetic, so that every machine makes the same.
+Weights are not stored. They are computed from their names by integer arithmetic, so that every machine makes the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 Shapes = dict[str, tuple[int, ...]]
 
 IDS = [(11 * i * i + 5 * i + 3) % 64 for i in range(40)]
-ABSENT = object()  # as a value of a change: without this key
+ABSENT = object()  # a change with this value removes the key
 
 H, HEADS, KV, D, MLP, VOCAB, LAYERS = 32, 4, 2, 8, 48, 64, 2
 SLIDING, FULL, LINEAR, CONV = "sliding_attention", "full_attention", "linear_attention", "conv"
@@ -151,9 +151,10 @@ BASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """`change` of the family's base config (in text_config when `outer` is given, which is then the top level), and
-    what becomes of the tensors. `like`: another variant that means the same; else its logits must be others than the
-    base's. `refused`: words of our refusal, where transformers cannot load it or takes it for something else."""
+    """`change` of the family's base config, and what happens to the tensors. With `outer`, which is then the top
+    level, the change is made in text_config. `like`: another variant that means the same; without it, the logits
+    must differ from the base's. `refused`: words of the engine's error, where transformers cannot load the variant
+    or takes it for something else."""
 
     name: str
     family: str
@@ -165,13 +166,13 @@ class Variant:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json."""
+        """Returns config.json."""
         text = {**BASES[self.family], **self.change}
         text = {key: value for key, value in text.items() if value is not ABSENT}
         return text if self.outer is None else {**self.outer, "text_config": text}
 
     def write(self, folder: Path) -> None:
-        """config.json and model.safetensors."""
+        """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config))
         shapes = base_shapes(self.family)
@@ -184,7 +185,7 @@ class Variant:
 
 
 def base_shapes(family: str) -> Shapes:
-    """Tensors of the base config, a head of its own among them."""
+    """Tensors of the base config, including a separate head."""
     d = 16 if family == "qwen3_5" else D
     shapes: Shapes = {"model.embed_tokens.weight": (VOCAB, H), "lm_head.weight": (VOCAB, H)}
     for i, kind in enumerate(BASES[family].get("layer_types", [FULL] * LAYERS)):
@@ -244,7 +245,7 @@ def base_shapes(family: str) -> Shapes:
 
 
 def attention_shapes(at: str, family: str, heads: int, kv: int, d: int) -> Shapes:
-    """self_attn of a layer."""
+    """Tensors of a layer's self_attn."""
     at += "self_attn."
     out, norm = ("out_proj", "layernorm") if family == "lfm2" else ("o_proj", "norm")
     shapes: Shapes = {
@@ -265,7 +266,7 @@ def attention_shapes(at: str, family: str, heads: int, kv: int, d: int) -> Shape
 
 
 def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
-    """float32 values of a tensor: spread evenly about 0 (or about 1, of norms), by its name alone."""
+    """float32 values of a tensor, which depend on its name only: spread evenly around 0 (around 1 for norms)."""
     if name.endswith(".inv_freq"):
         return np.ones(shape, np.float32)
     key = name.replace("language_model.", "").removeprefix("model.")
@@ -273,7 +274,7 @@ def weights(name: str, shape: tuple[int, ...], family: str) -> np.ndarray:
     word = np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(
         zlib.crc32(key.encode())
     )
-    for shift in (15, 13, 16):  # a hash of 32 bits
+    for shift in (15, 13, 16):  # a 32-bit hash
         word = (word ^ (word >> np.uint64(shift))) * np.uint64(2246822519) & np.uint64(0xFFFFFFFF)
     unit = (word / 2.0**31 - 1.0).reshape(shape)
     if name.endswith("A_log"):
@@ -323,22 +324,22 @@ def fused_mlp(shapes: Shapes) -> Shapes:
 
 
 def without_head(shapes: Shapes) -> Shapes:
-    """No lm_head."""
+    """Remove lm_head."""
     return {name: shape for name, shape in shapes.items() if name != "lm_head.weight"}
 
 
 def only_head(shapes: Shapes) -> Shapes:
-    """No embedding."""
+    """Remove the embedding."""
     return {name: shape for name, shape in shapes.items() if "embed_tokens" not in name}
 
 
 def body_names(shapes: Shapes) -> Shapes:
-    """As the body alone is saved."""
+    """The names in a file that holds the body alone."""
     return {name.removeprefix("model."): shape for name, shape in without_head(shapes).items()}
 
 
 def biases(*ends: str) -> Callable[[Shapes], Shapes]:
-    """A bias beside every weight of these modules."""
+    """Add a bias to every weight of these modules."""
 
     def add(shapes: Shapes) -> Shapes:
         made = dict(shapes)
@@ -361,7 +362,7 @@ QKVO_GATE_UP_DOWN = biases(
 
 
 def attention_of(family: str, heads: int, kv: int, d: int) -> Callable[[Shapes], Shapes]:
-    """Other heads."""
+    """Change the number or the width of the heads."""
 
     def change(shapes: Shapes) -> Shapes:
         made = dict(shapes)
@@ -373,24 +374,24 @@ def attention_of(family: str, heads: int, kv: int, d: int) -> Callable[[Shapes],
 
 
 def with_buffers(shapes: Shapes) -> Shapes:
-    """Buffers that older versions of transformers wrote."""
+    """Add the buffers that older versions of transformers wrote."""
     return shapes | {
         f"model.layers.{i}.self_attn.rotary_emb.inv_freq": (D // 2,) for i in range(LAYERS)
     }
 
 
 def without_linear_biases(shapes: Shapes) -> Shapes:
-    """Biases of norms alone."""
+    """Keep only the biases of norms."""
     return {n: s for n, s in shapes.items() if not n.endswith(("_proj.bias", "c_fc.bias"))}
 
 
 def with_head(shapes: Shapes) -> Shapes:
-    """A head of its own, where the family's files have none."""
+    """Add a separate head, which the family's own files do not have."""
     return {**shapes, "lm_head.weight": (VOCAB, H)}
 
 
 def per_head_norms(shapes: Shapes) -> Shapes:
-    """StableLM's: a weight for each head of q and k, no norm of the MLP."""
+    """StableLM's: a weight for each head of q and k, and no norm of the MLP."""
     made = {n: s for n, s in shapes.items() if "post_attention" not in n}
     for i in range(LAYERS):
         at = f"model.layers.{i}.self_attn."
@@ -400,12 +401,12 @@ def per_head_norms(shapes: Shapes) -> Shapes:
 
 
 def with_mtp(shapes: Shapes) -> Shapes:
-    """A draft head."""
+    """Add a draft head."""
     return shapes | {"mtp.fc.weight": (H, 2 * H), "mtp.norm.weight": (H,)}
 
 
 def narrow(shapes: Shapes) -> Shapes:
-    """A conv layer's MLP of another width: 48 * 2 / 3 = 32, up to a multiple of 20."""
+    """A conv layer's MLP has another width: 48 * 2 / 3 = 32, rounded up to a multiple of 20."""
     made = dict(shapes)
     for i in range(LAYERS):
         at = f"model.layers.{i}.feed_forward."
@@ -425,7 +426,7 @@ QWEN = {
     "model_type": "qwen3_5",
     "vision_config": {"model_type": "qwen3_5", "depth": 1, "hidden_size": 8},
 }
-# Of the text model, on the level where transformers does not look for it.
+# Keys of the text model on a level where transformers does not read them.
 ASTRAY = {
     "rope_theta": 77.0, "rms_norm_eps": 0.5, "head_dim": 4, "attention_bias": True, "sliding_window": 2,
     "rope_scaling": {"rope_type": "linear", "factor": 9.0}, "layer_types": [FULL, FULL], "hidden_size": 999,
@@ -1015,7 +1016,7 @@ VARIANTS = [
     Variant("ernie4_5-tied", "ernie4_5", {}, without_head),
     Variant("ernie4_5-bias", "ernie4_5", {"use_bias": True}, QKVO_GATE_UP_DOWN),
     Variant("ernie4_5-theta-absent", "ernie4_5", {"rope_theta": ABSENT}),
-    Variant(  # as Baidu's own files have it
+    Variant(  # as in Baidu's own files
         "ernie4_5-compression",
         "ernie4_5",
         {"compression_ratio": 1.0, "layer_types": [SLIDING, FULL], "sliding_window": 4},

@@ -1,4 +1,4 @@
-"""Waits of the tests: each has a bound and names what was waited for."""
+"""Waits of the tests. Each has a limit, and its failure names what it waited for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-WAIT_S = 120.0  # nothing that is waited for takes so long, on a busy machine either
+WAIT_S = 120.0  # longer than any wait takes, on a busy machine too
 
 
 async def until(
     what: str, reached: Callable[[], object], every_s: float = 0.01, within_s: float = WAIT_S
 ) -> None:
-    """Until `reached()` is true, while the event loop runs; fails after `within_s`."""
+    """Wait until `reached()` is true, while the event loop runs. Fails after `within_s`."""
     deadline = time.monotonic() + within_s
     while not reached():
         if time.monotonic() > deadline:
@@ -29,8 +29,8 @@ def wait_until(
     within_s: float = WAIT_S,
     told: Callable[[], object] = lambda: "",
 ) -> None:
-    """The same without an event loop. `pause`: what passes the time between two looks, a page's own timer say; `told`:
-    more about it, for the failure."""
+    """Wait in the same way without an event loop. `pause`: what waits between two checks, such as a page's own
+    timer; `told`: more text for the failure."""
     deadline = time.monotonic() + within_s
     while not reached():
         if time.monotonic() > deadline:

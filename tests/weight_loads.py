@@ -1,4 +1,4 @@
-"""Weights of a hub's model through the store onto a GPU, without compiling the model."""
+"""Loads weights of a hub's model through the store onto a GPU, without compiling the model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.hub_loads import FaultIo
 
 
 class Filled:
-    """A model's weights as they came to lie on the GPU. `read`: bytes that the loader read; `kept`: as the repository
-    says at the end."""
+    """A model's weights as they are on the GPU. `read`: bytes that the loader read; `kept`: what the repository
+    reports at the end."""
 
     def __init__(self, io: FaultIo) -> None:
         self.contents: list[bytes] = []
@@ -45,7 +45,8 @@ async def fill(
     notes: list[str] | None = None,
     kernels: Kernels | None = None,
 ) -> Filled:
-    """One load. `notes`: a list to put into what is told, also when it fails; `kernels`: to be used again."""
+    """One load. `notes`: a list for what the load reports, also when it fails; `kernels`: compiled ones to use
+    again."""
     made = Filled(io or FaultIo())
     made.notes = made.notes if notes is None else notes
     io = made.io
@@ -81,7 +82,7 @@ async def fill(
 
 
 def buffers(store: WeightStore) -> list[Buffer]:
-    """Of everything that a load fills."""
+    """All buffers that a load fills."""
     found: dict[Buffer, None] = {}
     for job in store.jobs:
         for target in (job.target, job.scales):

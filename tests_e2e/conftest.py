@@ -1,5 +1,6 @@
-"""Real browsers against the real page server. Chromium is the system's (JERBOA_CHROMIUM) or Playwright's own; WebKit
-runs where Playwright has it. Every page's requests are watched: none may leave the origin.
+"""Fixtures for tests with real browsers and the real page server. Chromium is the system's (JERBOA_CHROMIUM) or
+Playwright's own; WebKit runs where Playwright has it. The fixtures watch every page's requests: none may leave the
+origin.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from tests_e2e.visit import ORGANISATION, PATIENCE_S, Visit, offer, watched
 
 HERE = Path(__file__).parent
 GOLDENS = HERE.parent / "tests" / "goldens"
-# Modules for workers, to be imported before their own script.
+# Modules that workers import before their own script.
 SHIMS = ("/webkit_shim.mjs", "/webkit_files.mjs", "/store_faults.mjs", "/live_buffers.mjs")
-CRASH_FLAGS = [  # or Chromium gives no GPU any more after its GPU process died twice
+CRASH_FLAGS = [  # without these, Chromium gives no GPU any more after its GPU process died twice
     "--disable-gpu-process-crash-limit",
     "--disable-domain-blocking-for-3d-apis",
 ]
@@ -44,11 +45,11 @@ CHROMIUM_FLAGS = [
 WEBGPU_FLAGS = [
     *CHROMIUM_FLAGS,
     "--enable-unsafe-webgpu",
-    # Workgroup memory is cleared in a loop: SwiftShader compiles a model's kernels in a fifth of the time then, as
-    # py_engine/host/adapter_native.py has it.
+    # Clear workgroup memory in a loop, as py_engine/host/adapter_native.py does. SwiftShader then compiles a model's
+    # kernels in a fifth of the time.
     "--disable-dawn-features=use_vulkan_zero_initialize_workgroup_memory_extension",
 ]
-# Start a worker whose messages are kept until the test asks for them.
+# Starts a worker, and stores its messages until the test asks for them.
 OPEN = """([script, name]) => {
   const box = {inbox: [], wake: () => {}};
   box.worker = new Worker(script, {type: 'module', name});
@@ -66,7 +67,7 @@ POST = "([box, message]) => boxes[box].worker.postMessage(message)"
 TERMINATE = "box => boxes[box].worker.terminate()"
 
 
-# What a page's own workers say: `heard` has it all, the test may empty it.
+# The messages of a page's own workers. `heard` holds all of them; a test may empty it.
 HEAR = """(() => {
   window.heard = [];
   const Real = Worker;
@@ -81,7 +82,7 @@ HEAR = """(() => {
 
 @dataclass
 class Snapshot:
-    """A memory snapshot of Pyodide 314 with the engine in it, as CacheStorage held it."""
+    """A memory snapshot of Pyodide 314 with the engine in it, as CacheStorage stored it."""
 
     store: str  # name of the cache
     key: str
@@ -89,15 +90,15 @@ class Snapshot:
 
 
 class TestSite(Site):
-    """The site plus the tests' own worker and page, and the tokenizer.json files of tests/packaged_tokenizers.py;
-    the hub's answers (listings and weights) wait `stall_s` before they come."""
+    """The site with the tests' own worker and page, and the tokenizer.json files of tests/packaged_tokenizers.py.
+    The hub's answers (listings and weights) are delayed by `stall_s`."""
 
     __test__ = False
     stall_s = 0.0
-    snapshot: Snapshot | None = None  # what a first visit left
+    snapshot: Snapshot | None = None  # taken on a first visit
 
     def find(self, path: str) -> Path | None:
-        """tests_e2e/probe*, the shims, tokenizers/NAME.json and the snapshot lie beside the page's files."""
+        """Serves tests_e2e/probe*, the shims, tokenizers/NAME.json and the snapshot beside the page's files."""
         if path == "/snapshot":
             return self.snapshot.path if self.snapshot else None
         if path.startswith("/tokenizers/"):
@@ -108,7 +109,7 @@ class TestSite(Site):
 
 
 class TestHandler(Handler):
-    """Stalls where the test asks for it; browsers that are closed in the middle are no error."""
+    """Delays answers where the test asks for it. A browser that is closed while it loads is no error."""
 
     __test__ = False
 
@@ -128,7 +129,7 @@ class TestHandler(Handler):
 
 
 class Worker:
-    """A worker in a page; messages in the order they came."""
+    """A worker in a page, with its messages in the order of arrival."""
 
     def __init__(self, page: Page, script: str, name: str = "") -> None:
         self.page = page
@@ -136,13 +137,13 @@ class Worker:
         self._seen: list[dict[str, Any]] = []
 
     def post(self, message: dict[str, Any]) -> None:
-        """Send one."""
+        """Send a message."""
         self.page.evaluate(POST, [self._box, message])
 
     def wait(
         self, wanted: Callable[[dict[str, Any]], bool], timeout: float = PATIENCE_S
     ) -> list[dict[str, Any]]:
-        """All messages up to the first wanted one. Fails at the timeout, and when an error without id comes."""
+        """All messages up to the first wanted one. Fails at the timeout, or if an error without an id arrives."""
         taken: list[dict[str, Any]] = []
         deadline = time.monotonic() + timeout
         while True:
@@ -161,18 +162,18 @@ class Worker:
             self._seen += self.page.evaluate(TAKE, [self._box, min(left, 5) * 1000])
 
     def ask(self, message: dict[str, Any], timeout: float = PATIENCE_S) -> dict[str, Any]:
-        """Send one, and the last message that answers it."""
+        """Send a message; returns the last message that answers it."""
         self.post(message)
         return self.answer(message["id"], timeout)[-1]
 
     def answer(self, id: int | str, timeout: float = PATIENCE_S) -> list[dict[str, Any]]:
-        """The messages of this id up to the one that ends it; those of others are dropped."""
+        """The messages of this id, up to the one that ends the answer. Messages of other ids are dropped."""
         last = ("ready", "complete", "error", "result")
         taken = self.wait(lambda m: m.get("id") == id and m.get("status") in last, timeout)
         return [m for m in taken if m.get("id") == id]
 
     def close(self) -> None:
-        """End it, whatever it does."""
+        """End the worker, whatever it is doing."""
         self.page.evaluate(TERMINATE, self._box)
 
 
@@ -185,7 +186,7 @@ class Probe:
         self._id = 0
 
     def __call__(self, name: str, *args: Any) -> Any:
-        """Its result; an EngineError comes as {"error": [type, message]}."""
+        """The function's result. An EngineError is returned as {"error": [type, message]}."""
         self._id += 1
         self.worker.post({"id": self._id, "name": name, "args": list(args)})
         answer = self.worker.wait(lambda m: m.get("id") == self._id)[-1]
@@ -208,17 +209,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
 
 
 class Asked(list[tuple[str, str]]):
-    """What the hub was asked for, in order: (file name or "" for the listing, the Range header)."""
+    """The requests to the hub, in order: (file name, or "" for the listing; the Range header)."""
 
     def nbytes(self, name: str) -> int:
-        """Bytes of a file, all asked for by range."""
+        """How many bytes of a file were requested, all by range."""
         ranges = [r.removeprefix("bytes=").split("-") for file, r in self if file == name]
         return sum(int(last) + 1 - int(first) for first, last in ranges)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Of the local hub, from now on."""
+    """The requests to the local hub, from now on."""
     seen = Asked()
     file, listing = TestHandler._hub_file, TestHandler._hub_listing
 
@@ -232,7 +233,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
     monkeypatch.setattr(TestHandler, "_hub_file", hub_file)
     monkeypatch.setattr(TestHandler, "_hub_listing", hub_listing)
-    monkeypatch.setattr(page_server, "LARGE_FILE", 1000)  # the listing gives a sha256 from here on
+    # The listing gives a sha256 for files from this size on.
+    monkeypatch.setattr(page_server, "LARGE_FILE", 1000)
     return seen
 
 
@@ -244,19 +246,19 @@ def playwright() -> Iterator[Any]:
 
 
 def chromium_path() -> str | None:
-    """The Chromium that JERBOA_CHROMIUM names or the system's; None: Playwright's own."""
+    """The Chromium that JERBOA_CHROMIUM names, or the system's; None stands for Playwright's own."""
     return os.environ.get("JERBOA_CHROMIUM") or shutil.which("chromium")
 
 
 def launch_chromium(playwright: Any, flags: list[str]) -> Browser:
-    """With fresh profiles for each context."""
+    """Start Chromium. Each context gets a fresh profile."""
     browser: Browser = playwright.chromium.launch(executable_path=chromium_path(), args=flags)
     return browser
 
 
 @pytest.fixture(scope="session", params=["chromium", "webkit"])
 def browser(request: pytest.FixtureRequest, playwright: Any) -> Iterator[Browser]:
-    """Each browser that is here."""
+    """Each browser that is installed."""
     if request.param == "chromium":
         browser = launch_chromium(playwright, WEBGPU_FLAGS)
     else:
@@ -270,7 +272,7 @@ def browser(request: pytest.FixtureRequest, playwright: Any) -> Iterator[Browser
 
 @pytest.fixture(scope="session")
 def blind_chromium(playwright: Any) -> Iterator[Browser]:
-    """A Chromium that has navigator.gpu and no adapter."""
+    """A Chromium that has navigator.gpu but no adapter."""
     browser = launch_chromium(playwright, CHROMIUM_FLAGS)
     yield browser
     browser.close()
@@ -280,7 +282,8 @@ def blind_chromium(playwright: Any) -> Iterator[Browser]:
 def kept_profile(
     playwright: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BrowserContext]:
-    """Chromium with a profile on disk: a private window's file system lies in memory and has no quota of its own."""
+    """Chromium with a profile on disk. A private window would have its file system in memory, without a quota of its
+    own."""
     context: BrowserContext = playwright.chromium.launch_persistent_context(
         tmp_path_factory.mktemp("profile"), executable_path=chromium_path(), args=WEBGPU_FLAGS
     )
@@ -289,14 +292,14 @@ def kept_profile(
 
 
 def set_quota(page: Page, site: PageServer, nbytes: int) -> None:
-    """What Chromium lets the origin keep, until the page's context is closed."""
+    """Limit what Chromium lets the origin store, until the page's context is closed."""
     session = page.context.new_cdp_session(page)
     origin = site.url.rstrip("/")
     session.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": nbytes})
 
 
 def shim(context: BrowserContext, script: str, address: Callable[[], str]) -> None:
-    """Workers of this script that start from now on import the module at `address()` before anything else."""
+    """Workers of this script that start from now on import the module at `address()` first."""
 
     def answer(route: Route) -> None:
         real = route.fetch()
@@ -308,7 +311,7 @@ def shim(context: BrowserContext, script: str, address: Callable[[], str]) -> No
 
 
 def kill(page: Page) -> None:
-    """End its renderer at once: no script of it, and of its workers, hears of that."""
+    """End the page's renderer at once. Its scripts and workers get no notice."""
     with page.expect_event("crash"), contextlib.suppress(Error):
         page.goto("chrome://crash")
     with contextlib.suppress(Error):
@@ -324,15 +327,15 @@ def blank_page(context: BrowserContext, site: PageServer) -> Page:
 
 @dataclass
 class Visited:
-    """A profile that has been here before: it holds a memory snapshot of Pyodide 314 with the engine in it."""
+    """A profile that visited the page before: it holds a memory snapshot of Pyodide 314 with the engine in it."""
 
     context: BrowserContext
-    cold: dict[str, Any]  # what the first boot said
-    early: dict[str, Any]  # the answer to a message that was sent before the boot was done
+    cold: dict[str, Any]  # what the first boot reported
+    early: dict[str, Any]  # the answer to a message that was sent before the boot ended
 
 
 def visit_first(context: BrowserContext, site: PageServer) -> Visited:
-    """Make the profile one that has been here before."""
+    """Visit the page once with this profile."""
     page = blank_page(context, site)
     first = Worker(page, "worker.mjs")
     first.post({"type": "info", "id": "early"})
@@ -361,7 +364,7 @@ LEAVE_SNAPSHOT = """async ([name, key]) => {
 
 
 def keep_snapshot(visited: Visited, site: PageServer) -> None:
-    """The server has what `visited` left from now on."""
+    """From now on the server has the snapshot that `visited` holds."""
     page = blank_page(visited.context, site)
     store, key, body = page.evaluate(TAKE_SNAPSHOT)
     page.close()
@@ -373,8 +376,8 @@ def keep_snapshot(visited: Visited, site: PageServer) -> None:
 def returning(
     browser: Browser, site: PageServer, **options: Any
 ) -> tuple[BrowserContext, list[str]]:
-    """As `watched`, a profile that has been here before: its workers boot in a fifth of the time, and none makes a
-    snapshot beside the test."""
+    """As `watched`, with a profile that visited the page before. Its workers boot in a fifth of the time, and none
+    makes a snapshot during the test."""
     if site.site.snapshot is None:  # type: ignore[attr-defined]
         context, _ = watched(browser, site)
         keep_snapshot(visit_first(context, site), site)
@@ -389,7 +392,7 @@ def returning(
 
 @pytest.fixture(scope="session")
 def visited(browser: Browser, site: PageServer) -> Iterator[Visited]:
-    """One for all tests that do not need a fresh profile; their workers boot from the snapshot."""
+    """One profile for all tests that need no fresh one. Its workers boot from the snapshot."""
     context, outside = watched(browser, site)
     visited = visit_first(context, site)
     keep_snapshot(visited, site)
@@ -408,7 +411,7 @@ def page(visited: Visited, site: PageServer) -> Iterator[Page]:
 
 @pytest.fixture(scope="session", params=["py314", "py27"])
 def probe(request: pytest.FixtureRequest, visited: Visited, site: PageServer) -> Iterator[Probe]:
-    """probe.py in a worker, in each Pyodide; one for all tests."""
+    """probe.py in a worker, in each Pyodide. All tests share it."""
     page = blank_page(visited.context, site)
     yield Probe(page, request.param)
     page.close()
@@ -416,7 +419,7 @@ def probe(request: pytest.FixtureRequest, visited: Visited, site: PageServer) ->
 
 @pytest.fixture
 def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
-    """The page without its engine, two models on offer."""
+    """The page without its engine; it offers two models."""
     offer(site)
     visit = Visit(browser, site)
     yield visit

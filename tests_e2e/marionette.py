@@ -1,10 +1,11 @@
-"""A small client of Marionette, by which Firefox is driven over a socket without a driver program
-(https://firefox-source-docs.mozilla.org/testing/marionette/Protocol.html): what tests_e2e/test_firefox.py needs of it.
-A `Tab` has the few methods of Playwright's `Page` that tests_e2e/conftest.py uses, so that its `Worker` and `Probe` run
-in Firefox as they are.
+"""A small client of Marionette, which drives Firefox over a socket without a driver program
+(https://firefox-source-docs.mozilla.org/testing/marionette/Protocol.html). It has what tests_e2e/test_firefox.py needs.
+A `Tab` has the few methods of Playwright's `Page` that tests_e2e/conftest.py uses, so `Worker` and `Probe` run in
+Firefox unchanged.
 
-Not WebDriver BiDi: its session listens to workers, and then a worker of Firefox 159 that starts a worker can stop for
-good (it waits for a signal that its child may take: WorkerPrivate::WaitForIsDebuggerRegistered).
+WebDriver BiDi does not work here: its session listens to workers, and then a worker of Firefox 159 that starts another
+worker can stop for good (it waits for a signal that the new worker may take:
+WorkerPrivate::WaitForIsDebuggerRegistered).
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from typing import Any
 
 from devtools.firefox import Firefox
 
-PATIENCE_S = 240.0  # no answer takes so long on an idle machine
-PORT_FILE = "MarionetteActivePort"  # Firefox writes into the profile where it listens
+PATIENCE_S = 240.0  # on an idle machine no answer takes so long
+PORT_FILE = "MarionetteActivePort"  # Firefox writes its port into this file of the profile
 
-# In the page itself, whose policy lets documents evaluate: what comes of a script is left in `window.answered`.
+# Runs in the page itself, whose policy lets documents evaluate scripts. The result of a script is left in
+# `window.answered`.
 BEGIN = """const page = window.wrappedJSObject ?? window; // without the wrapper of the sandbox
 page.eval(`(async () => {
   const answered = window.answered ??= {};
@@ -60,7 +62,8 @@ class Browser:
         self._first = self.command("WebDriver:GetWindowHandle")["value"]
 
     def _read(self, wanted: str) -> Any:
-        """The next message: its length in bytes, a colon, JSON. Raises FirefoxError, naming what was wanted."""
+        """The next message: its length in bytes, a colon, JSON. Raises FirefoxError, which names what was waited
+        for."""
         try:
             while b":" not in self._rest:
                 self._rest += self._more()
@@ -78,7 +81,7 @@ class Browser:
         return part
 
     def command(self, name: str, **params: Any) -> Any:
-        """Its result. Raises FirefoxError, also when none comes within PATIENCE_S."""
+        """The command's result. Raises FirefoxError, also if there is no answer within PATIENCE_S."""
         message = json.dumps([0, next(self._ids), name, params]).encode()
         self._socket.sendall(b"%d:%b" % (len(message), message))
         _, _, error, result = self._read(name)
@@ -87,13 +90,14 @@ class Browser:
         return result
 
     def new_tab(self) -> Tab:
-        """An empty one."""
-        self.command("WebDriver:SwitchToWindow", handle=self._first, focus=False)  # never closed
+        """Open an empty tab."""
+        # This tab is never closed.
+        self.command("WebDriver:SwitchToWindow", handle=self._first, focus=False)
         handle = self.command("WebDriver:NewWindow", type="tab")["handle"]
         return Tab(self, handle)
 
     def in_chrome(self, script: str) -> Any:
-        """What a script of the browser's own context returns."""
+        """The result of a script in the browser's own context."""
         self.command("Marionette:SetContext", value="chrome")
         try:
             return self.command("WebDriver:ExecuteScript", script=script, args=[])["value"]
@@ -101,13 +105,13 @@ class Browser:
             self.command("Marionette:SetContext", value="content")
 
     def quit(self) -> None:
-        """As a person does: what is kept is written."""
+        """Quit as a user does, so that Firefox writes its data to disk."""
         self.command("Marionette:Quit", flags=["eAttemptQuit"])
         self._process.wait(PATIENCE_S)
 
 
 class Tab:
-    """One tab; the methods of Playwright's Page by the same names."""
+    """One tab. Its methods have the names of those of Playwright's Page."""
 
     def __init__(self, browser: Browser, handle: str) -> None:
         self.browser = browser
@@ -119,11 +123,12 @@ class Tab:
         return self.browser.command(name, **params)
 
     def goto(self, url: str) -> None:
-        """Load an address, until its load event."""
+        """Load an address, and wait for its load event."""
         self._command("WebDriver:Navigate", url=url)
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
-        """What a function, called with `argument`, or an expression gives; promises are awaited. Both ways by JSON."""
+        """The value of an expression, or of a function called with `argument`; promises are awaited. Arguments and
+        results pass as JSON."""
         name = next(self._ids)
         given = [name, script, json.dumps(argument)]
         self._command("WebDriver:ExecuteScript", script=BEGIN, args=given, sandbox=None)
@@ -140,7 +145,7 @@ class Tab:
         return answer["value"]
 
     def until(self, script: str, timeout: float = PATIENCE_S) -> Any:
-        """Evaluate it again and again until it gives something true: that."""
+        """Evaluate the script again and again until it gives a true value; returns that value."""
         deadline = time.monotonic() + timeout
         while not (found := self.evaluate(script)):
             if time.monotonic() > deadline:
@@ -149,13 +154,13 @@ class Tab:
         return found
 
     def close(self) -> None:
-        """End it."""
+        """Close the tab."""
         self._command("WebDriver:CloseWindow")
 
 
 @contextlib.contextmanager
 def running(firefox: Firefox, profile: Path) -> Iterator[Browser]:
-    """A new process on a profile folder. It is dead afterwards."""
+    """A new process on a profile folder. At the end of the block it is dead."""
     log = profile.with_name(profile.name + ".log")
     (profile / PORT_FILE).unlink(missing_ok=True)
     arguments = ["--marionette", "--remote-allow-system-access", "about:blank"]
@@ -171,7 +176,7 @@ def running(firefox: Firefox, profile: Path) -> Iterator[Browser]:
 
 
 def listening(process: subprocess.Popen[bytes], file: Path, log: Path) -> int:
-    """The port, once it does. Raises FirefoxError."""
+    """The port, once Firefox listens there. Raises FirefoxError."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         with contextlib.suppress(OSError, ValueError):

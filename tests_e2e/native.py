@@ -1,4 +1,4 @@
-"""Calls probe.py in CPython on a software adapter. Tests compare the browser's answers with these."""
+"""Calls probe.py in CPython on a software adapter. Tests compare the browser's results with these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tests_e2e import probe
 
 
 def native(name: str, *args: Any, host: str = "dawn") -> Any:
-    """The call of the same name. In a thread of its own, since Playwright's loop runs in this one."""
+    """Call the probe function of the same name. It runs in a thread of its own, because Playwright's loop runs in
+    this one."""
 
     def work() -> Any:
         return json.loads(asyncio.run(probe.call(name, json.dumps(args))))

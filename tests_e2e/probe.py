@@ -1,7 +1,7 @@
-"""Runs inside Pyodide, in a worker that booted as the engine's does (probe.mjs): tests call functions by name, which
-stand by subject in probe_gpu.py, probe_models.py and probe_store.py.
+"""Runs inside Pyodide, in a worker that booted as the engine's does (probe.mjs). Tests call functions by name;
+probe_gpu.py, probe_models.py and probe_store.py hold them, by subject.
 
-Also runs in CPython over the native host (native.py), so that both can be compared.
+It also runs in CPython over the native host (native.py), so that tests can compare the two.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CALLS = {**vars(probe_gpu), **vars(probe_models), **vars(probe_store)}
 
 
 async def call(name: str, arguments: str) -> str:
-    """Run the function of that name; errors of the engine come back as {"error": [type, message]}."""
+    """Run the function of that name. The engine's errors are returned as {"error": [type, message]}."""
     try:
         return json.dumps(await CALLS[name](*json.loads(arguments)))
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""Calls for probe.py: the browser's GPU host, its decode loop and its errors."""
+"""Functions for probe.py: the browser's GPU host, its decode loop and its errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from py_engine.errors import EngineError
 from py_engine.host.gpu import Binding, Buffer, Copy, Dispatch, Gpu, Recording
 from py_engine.ops.step import STEP_BYTES, Pass, pack_step
 
-# Counts as a sampler would: a token a step, halted by the limit; `trail` shows that nothing runs beyond a halt.
+# Counts as a sampler would: one token a step, halted by the limit. `trail` shows that nothing runs after a halt.
 COUNT = """
 struct Step { token: u32, halt: u32, pos: u32, count: u32, rows: u32, limit: u32, r0: u32, r1: u32 }
 @group(0) @binding(0) var<storage, read_write> step: Step;
@@ -43,7 +43,7 @@ async def open_any() -> Gpu:
 
 
 async def info() -> dict[str, Any]:
-    """What the device is."""
+    """Facts about the device."""
     gpu = await open_any()
     try:
         return {
@@ -57,7 +57,7 @@ async def info() -> dict[str, Any]:
 
 
 async def round_trip(n: int) -> dict[str, Any]:
-    """Upload n words, run a kernel over them, read back; then the counters after everything was freed."""
+    """Upload n words, run a kernel over them, read them back. Also returns the counters after everything was freed."""
     gpu = await open_any()
     try:
         x, y = gpu.create_buffer("x", 4 * n), gpu.create_buffer("y", 4 * n)
@@ -71,7 +71,7 @@ async def round_trip(n: int) -> dict[str, Any]:
         part = struct.unpack("<2f", await gpu.read(y, 8, 8))
         await gpu.copy(
             [Copy(y, x, 8, 16, 4), Copy(y, x, 4)]
-        )  # over x, behind the kernel that read it
+        )  # overwrites x, after the kernel that read it
         await gpu.check()
         copied = struct.unpack("<4f", await gpu.read(x, 0, 16))
         gpu.destroy_buffer(x)
@@ -85,10 +85,10 @@ async def round_trip(n: int) -> dict[str, Any]:
 async def decode(
     steps: int, depth: int, limit: int, await_each: bool, dispatches: int, stop_after: int = 0
 ) -> dict[str, Any]:
-    """Run the counting kernel `dispatches` times a step through the decode loop; what came back, in which batches.
+    """Run the counting kernel `dispatches` times a step through the decode loop. Returns the results and their batches.
 
-    The plan is cut into command buffers of two dispatches when each is awaited.
-    `stop_after`: stop() after that many results.
+    With `await_each` the plan is cut into command buffers of two dispatches. `stop_after`: call stop() after this many
+    results.
     """
     gpu = await open_any()
     try:
@@ -123,7 +123,8 @@ async def decode(
 
 
 async def timed(repeats: int) -> dict[str, Any]:
-    """Three timed passes of 1, 2 and 1 counting dispatches in two command buffers: the stamps, and what was counted."""
+    """Three timed passes of 1, 2 and 1 counting dispatches in two command buffers. Returns the timestamps and the
+    counts."""
     gpu = await open_any()
     try:
         step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
@@ -145,7 +146,8 @@ async def timed(repeats: int) -> dict[str, Any]:
 
 
 async def tunings() -> dict[str, Any]:
-    """Measure a matvec's forms on a device that does not admit to be software; what is kept, and what is then used."""
+    """Measure the forms of a matvec on a device that does not report itself as software. Returns what is stored, and
+    which form is then used."""
     from dataclasses import asdict, replace
 
     from py_engine.checks.autotune import chosen_forms
@@ -177,7 +179,7 @@ async def tunings() -> dict[str, Any]:
 
 
 async def paced(steps: int) -> dict[str, Any]:
-    """How a long run of quick steps reaches Python."""
+    """The batches in which Python gets the results of a long run of quick steps."""
     import time
 
     gpu = await open_any()
@@ -199,7 +201,7 @@ async def paced(steps: int) -> dict[str, Any]:
 
 
 async def traced() -> dict[str, Any]:
-    """RMSNorm + 4-bit matvec added to a residual, by trace, planner and replay: y [96] from x [128]."""
+    """RMSNorm and a 4-bit matvec added to a residual, through trace, planner and replay: y [96] from x [128]."""
     from py_engine.graph.kernels import Kernels
     from py_engine.graph.matrix import Matrix
     from py_engine.graph.plan import Planner
@@ -262,7 +264,7 @@ async def hide_webgpu() -> None:
 
 
 async def counting(gpu: Gpu, groups: int = 1) -> tuple[Buffer, Recording]:
-    """A step, and a plan that counts in it."""
+    """A step buffer, and a plan that counts in it."""
     step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
     gpu.write(step, 0, pack_step(pos=0, rows=1, limit=1000))
     pipeline = await gpu.create_pipeline("count", COUNT, {"by": 1})
@@ -271,7 +273,7 @@ async def counting(gpu: Gpu, groups: int = 1) -> tuple[Buffer, Recording]:
 
 
 async def two_loops() -> list[list[int]]:
-    """A second loop begun before the first was drained: both give their own results, sharing the ring."""
+    """Start a second loop before the first is drained. Both give their own results, although they share the ring."""
     gpu = await open_any()
     try:
         step, plan = await counting(gpu)
@@ -288,7 +290,7 @@ async def two_loops() -> list[list[int]]:
 
 
 async def bad_shader() -> None:
-    """Does not compile."""
+    """A shader that does not compile."""
     gpu = await open_any()
     try:
         await gpu.create_pipeline(
@@ -299,7 +301,7 @@ async def bad_shader() -> None:
 
 
 async def bad_binding() -> None:
-    """An unaligned offset: refused late by a browser, at once by a native host."""
+    """An unaligned offset. A browser refuses it late, a native host at once."""
     gpu = await open_any()
     try:
         x, y = gpu.create_buffer("x", 1024), gpu.create_buffer("y", 1024)
@@ -320,7 +322,7 @@ async def too_big() -> None:
 
 
 async def bad_upload() -> None:
-    """An upload beyond the buffer's end."""
+    """An upload beyond the end of the buffer."""
     gpu = await open_any()
     try:
         x = gpu.create_buffer("small", 16)
@@ -331,7 +333,7 @@ async def bad_upload() -> None:
 
 
 async def lose_while_decoding() -> None:
-    """Destroy the device under a running loop."""
+    """Destroy the device during a loop."""
     gpu = await open_any()
     step, trail = gpu.create_buffer("step", STEP_BYTES), gpu.create_buffer("trail", 4096)
     gpu.write(step, 0, pack_step(pos=0, rows=1, limit=10**9))
@@ -346,11 +348,11 @@ async def lose_while_decoding() -> None:
 
 
 async def fail_while_decoding() -> dict[str, Any]:
-    """A plan that the device refuses, in a full ring; then one that it takes."""
+    """In a full ring, run a plan that the device refuses, then one that it accepts."""
     gpu = await open_any()
     try:
         error = ""
-        for groups in (100_000, 1):  # a device takes at least 65,535, and few take more
+        for groups in (100_000, 1):  # every device allows 65,535, and few allow more
             step, plan = await counting(gpu, groups)
             loop = gpu.decode_loop(plan, step, 9, 4)
             tokens: list[int] = []
@@ -365,7 +367,7 @@ async def fail_while_decoding() -> dict[str, Any]:
 
 
 async def upload_js(n: int) -> dict[str, Any]:
-    """A fetched Uint8Array goes to the GPU without entering Python."""
+    """A fetched Uint8Array goes to the GPU without being copied into Python."""
     from py_engine.host.io_browser import BrowserIo
 
     io, gpu = BrowserIo(), await open_any()

@@ -1,4 +1,4 @@
-"""Calls for probe.py: models from a hub, tokenizers, chat templates, JSON, saved sessions."""
+"""Functions for probe.py: models from a hub, tokenizers, chat templates, JSON, saved sessions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests_e2e.probe_gpu import open_any
 
 
 def set_endpoint(endpoint: str) -> None:
-    """The hub of what is loaded next."""
+    """Set the hub for the next loads."""
     if sys.platform == "emscripten":
         import js
 
@@ -29,8 +29,8 @@ async def greedy(
     context: int = 1024,
     phone: bool = False,
 ) -> dict[str, Any]:
-    """Load a model in f32 (or, as the page has it on a `phone`, by itself quantised) from a hub, continue each prompt
-    greedily, close; what stayed on the device."""
+    """Load a model from a hub, continue each prompt greedily, and close. The dtype is f32; on a `phone` the page's
+    default, which quantises. Also returns what stayed on the device."""
     from py_engine.host import open_gpu, open_io
     from py_engine.serve.engine import Engine
 
@@ -58,11 +58,11 @@ async def greedy(
         }
     finally:
         gpu.close()
-        getattr(io, "close", lambda: None)()  # CPython keeps connections
+        getattr(io, "close", lambda: None)()  # in CPython the io keeps connections open
 
 
 async def quantised(endpoint: str, repo: str, layer: str, rows: int, cols: int) -> dict[str, Any]:
-    """One plain layer of a hub's checkpoint, quantised to 4 bits on its way: fields and pairs as hex."""
+    """One plain layer of a hub's checkpoint, quantised to 4 bits while loading. Returns fields and pairs as hex."""
     from py_engine.abort import Abort
     from py_engine.graph.kernels import Kernels
     from py_engine.host import open_io
@@ -105,17 +105,17 @@ async def tokenize(address: str, texts: list[str]) -> dict[str, Any]:
 
 
 async def prepare_chat() -> None:
-    """The wheels of chat templates lie where Python imports them: probe.mjs did it."""
+    """Nothing to do: probe.mjs has put the wheels for chat templates where Python imports them."""
 
 
 async def templates(sources: list[str]) -> list[dict[str, Any]]:
-    """What chat templates from somewhere come to."""
+    """The outcome of each of these chat templates."""
     return [measure_template(source) for source in sources]
 
 
 def measure_template(source: str) -> dict[str, Any]:
-    """`error`: what the InputError says, "" without one; `seconds` that the template took; `peak`: the most bytes that
-    Python had meanwhile, above what it had before."""
+    """`error`: the message of the InputError, "" without one; `seconds`: the time that the template took; `peak`:
+    the most memory that Python used for it, in bytes."""
     import gc
     import tracemalloc
 
@@ -145,7 +145,7 @@ def measure_template(source: str) -> dict[str, Any]:
 
 
 async def json_refusals(texts: list[str]) -> list[str]:
-    """What the reader of JSON from outside says of texts (of bytes, as latin-1)."""
+    """The errors of the reader of JSON from outside, for these texts (bytes come as latin-1)."""
     from py_engine.errors import FormatError
     from py_engine.host.json_text import parse_json
 
@@ -160,7 +160,7 @@ async def json_refusals(texts: list[str]) -> list[str]:
 
 
 async def session(endpoint: str, repo: str, name: str) -> dict[str, Any]:
-    """Restore the session, or run a prompt and save it; then logits and an answer that grows the KV cache."""
+    """Restore the session, or run a prompt and save it. Returns logits, and an answer that makes the KV cache grow."""
     import hashlib
 
     from py_engine.serve.engine import Engine
@@ -190,6 +190,6 @@ async def session(endpoint: str, repo: str, name: str) -> dict[str, Any]:
 
 
 async def random_number() -> float:
-    """Of the module-level generator."""
+    """A number from the module-level random generator."""
 
     return random.random()

@@ -1,4 +1,4 @@
-"""Calls for probe.py: the stores that keep weights and records, and the browser's storage."""
+"""Functions for probe.py: the stores for weights and records, and the browser's storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests_e2e.probe_gpu import open_any
 
 
 async def storage_helpers() -> dict[str, Any]:
-    """What each gives, under its name."""
+    """The result of each helper, by name."""
     import py_engine
     from py_engine.errors import InputError
 
@@ -41,7 +41,7 @@ async def hide_opfs() -> None:
 
 
 async def open_store(kind: str, root: str) -> Any:
-    """A store of this kind: a class of public/blobs.mjs, or "Memory"; in CPython, files below `root`."""
+    """A store of this kind: a class of public/blobs.mjs, or "Memory". In CPython, files below `root`."""
     if sys.platform == "emscripten":
         import js
         from pyodide.ffi import to_js
@@ -58,11 +58,11 @@ async def open_store(kind: str, root: str) -> Any:
 
 
 async def store(kind: str, root: str) -> dict[str, Any]:
-    """Every method of a BlobStore, with offsets across pieces and out of order; what was seen."""
+    """Call every method of a BlobStore, with offsets across pieces and out of order. Returns the results."""
     from py_engine.host import open_io
 
     io, files = open_io(), await open_store(kind, root)
-    far = (4 << 20) - 3  # across the border of two CacheStorage pieces
+    far = (4 << 20) - 3  # across the border between two CacheStorage pieces
     seen: dict[str, Any] = {}
 
     async def text(name: str, *span: int) -> str:
@@ -118,7 +118,7 @@ _held: list[Any] = []
 
 
 async def store_twice(kind: str, root: str) -> list[str]:
-    """What another tab's store reads of files that this one has open, for reading and for writing."""
+    """What the store of another tab reads from files that this one has open, for reading and for writing."""
     from py_engine.host import open_io
 
     io, mine, theirs = open_io(), await open_store(kind, root), await open_store(kind, root)
@@ -139,29 +139,30 @@ async def store_twice(kind: str, root: str) -> list[str]:
 
 
 async def lock(name: str, wait: bool) -> float | None:
-    """Take a lock and keep it; the seconds that it took, None when another has it and `wait` is false."""
+    """Take a lock and keep it. Returns the seconds that it took, or None when another tab has it and `wait` is
+    false."""
     import time
 
     started = time.monotonic()
     held = (await open_store("Opfs", "locks")).lock(name, wait=wait)
-    _held.append(held)  # what is forgotten is given back
+    _held.append(held)  # a lock without a reference is released
     return time.monotonic() - started if await held.__aenter__() else None
 
 
 async def older_webkit(yes: bool) -> None:
-    """For webkit_files.mjs."""
+    """Make webkit_files.mjs behave like an older WebKit."""
     import js
 
     js.olderWebKit = yes
 
 
 async def fill_store(kind: str, root: str, most: int) -> dict[str, Any]:
-    """Write until there is no room; what was kept is whole."""
+    """Write until there is no room. Returns whether stored files are whole."""
     from py_engine.errors import StorageFullError
     from py_engine.host import open_io
 
     io, files = open_io(), await open_store(kind, root)
-    piece, count = random.Random(5).randbytes(1 << 20), 0  # that no database makes smaller
+    piece, count = random.Random(5).randbytes(1 << 20), 0  # no database can compress these bytes
     await files.replace("before", b"as it was")
     try:
         while count < most:
@@ -188,9 +189,9 @@ _uploaded: list[int] = []
 async def keep(
     endpoint: str, repo: str, form: Any = "stored", patience_s: float | None = None
 ) -> dict[str, Any]:
-    """Load a model's weights through the store, in a form of weights/store.py, without compiling the model; what was
-    told, and a sum of what lies on the GPU. `patience_s`: the hub may be silent for so long, and between two tries no
-    time passes."""
+    """Load a model's weights through the store, in a form of weights/store.py, without compiling the model. Returns
+    the notes, and a sum of what is on the GPU. `patience_s`: how long the hub may be silent; waits between two tries
+    take no time."""
     import hashlib
     from functools import partial
 
@@ -247,14 +248,14 @@ async def keep(
 
 
 async def store_kinds() -> list[str]:
-    """Which kinds of store this browser gives, for weights and for records."""
+    """The kinds of store that this browser gives, for weights and for records."""
     from py_engine.host import open_io
 
     return [(await open_io().open_store("test", records=records)).kind for records in (False, True)]
 
 
 async def write_record(kind: str, text: str) -> None:
-    """Write a record as breadcrumbs are, and one as the calibration is; they are on the medium then."""
+    """Write a record as breadcrumbs do, and one as the calibration does. Both are on the disk afterwards."""
     files = await open_store(kind, f"records-{kind}")
     await files.write("crumb", 0, text.encode())
     await files.flush("crumb")
@@ -262,7 +263,7 @@ async def write_record(kind: str, text: str) -> None:
 
 
 async def read_records(kind: str) -> list[str]:
-    """Both."""
+    """Read both records."""
     from py_engine.host import open_io
 
     io, files = open_io(), await open_store(kind, f"records-{kind}")
@@ -302,7 +303,7 @@ async def clear_store() -> None:
 
 
 async def arm_store(at: int, how: str) -> None:
-    """From now on the change number `at` of this worker's stores fails (store_faults.mjs)."""
+    """From now on, change number `at` of this worker's stores fails (store_faults.mjs)."""
     import js
 
     faults = js.storeFaults
@@ -310,14 +311,14 @@ async def arm_store(at: int, how: str) -> None:
 
 
 async def traffic() -> list[int]:
-    """Bytes that this worker's stores read since arm_store, and those that the last `keep` uploaded."""
+    """Bytes that this worker's stores read since arm_store, and bytes that the last `keep` uploaded."""
     import js
 
     return [int(js.storeFaults.read), _uploaded[-1]]
 
 
 async def store_changes() -> int:
-    """How often this worker's stores were changed since arm_store."""
+    """How many changes this worker's stores had since arm_store."""
     import js
 
     return int(js.storeFaults.changes)

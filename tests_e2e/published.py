@@ -1,4 +1,4 @@
-"""The page on a plain static host, as `./dev build` writes it, in versions that can be told apart."""
+"""The page on a plain static host, as `./dev build` writes it, in versions that tests can tell apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from devtools.build_site import build
 from devtools.site import ROOT, Site
 
-# What a worker that is started now is made of: its own script's text, an import, a fetched file.
+# The parts of a worker that starts now: its own script's text, an import, a fetched file.
 PARTS = """() => new Promise(done => {
   const worker = new Worker('echo.mjs', {type: 'module'});
   worker.onmessage = ({data}) => done(data);
@@ -26,8 +26,8 @@ ECHO = "import { word } from './word.mjs'; const own = '{0}';\n" + (
 
 
 class Published:
-    """A changing site on a plain static host, which sends no policy: three files and the title tell its word. `faults`:
-    what is wrong with the host's answers, "cut", "wrong" or "500" by file name."""
+    """A site on a plain static host, without a policy, whose version changes. Three files and the title hold the
+    version's word. `faults`: how the host spoils its answers, by file name: "cut", "wrong" or "500"."""
 
     def __init__(self, folder: Path) -> None:
         self.faults: dict[str, str] = {}
@@ -41,7 +41,7 @@ class Published:
             (self.site.root / name).symlink_to(ROOT / name)
 
     def publish(self, word: str) -> None:
-        """A new version."""
+        """Publish a new version."""
         public = self.site.root / "public"
         (public / "echo.mjs").write_text(ECHO.replace("{0}", word))
         (public / "word.mjs").write_text(f"export const word = '{word}';")
@@ -52,14 +52,14 @@ class Published:
 
 
 class StaticHandler(http.server.SimpleHTTPRequestHandler):
-    """A silent one, with faults."""
+    """A silent handler that can spoil its answers."""
 
     def __init__(self, faults: dict[str, str], *args: Any, **options: Any) -> None:
         self.faults = faults
         super().__init__(*args, **options)
 
     def do_GET(self) -> None:
-        """A file, or what is wrong with it."""
+        """Answer with a file, or with its fault."""
         file = Path(self.translate_path(self.path))
         fault = self.faults.get(file.name)
         if not fault:
@@ -72,12 +72,12 @@ class StaticHandler(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(body[::-1] if fault == "wrong" else body[: len(body) // 2])
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The terminal belongs to pytest."""
+        """Write nothing: the terminal belongs to pytest."""
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[tuple[Published, str]]:
-    """The site in a folder of a host, and its address."""
+    """The site in a host's folder, and its address."""
     site = Published(tmp_path)
     site.publish("one")
     handler = functools.partial(StaticHandler, site.faults, directory=str(tmp_path / "host"))

@@ -1,5 +1,6 @@
-"""Laid behind app/worker.py by test_long_run.py: globalThis.pythonHeap() gives, after a collection, how many objects
-the garbage collector knows, and the bytes of the whole WebAssembly memory."""
+"""test_long_run.py appends this to app/worker.py. globalThis.pythonHeap() collects garbage, then gives the number of
+objects that the garbage collector tracks, and the size of the whole WebAssembly memory in bytes.
+"""
 
 import gc
 

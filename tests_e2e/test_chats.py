@@ -1,6 +1,6 @@
 # ruff: noqa: E501  (exports of other programs, a worker in JavaScript)
-"""What a person wrote is not lost: chats in IndexedDB in real tabs, killed, reloaded, carried over, imported, and full
-stores. A worker that answers in words of its own stands in the engine's place; test_page.py asks the real one.
+"""Chats are not lost. They are in IndexedDB, in real tabs that are killed, reloaded, moved from older pages,
+imported, and out of room. A worker that answers fixed words replaces the engine; test_page.py uses the real one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.waiting import wait_until
 from tests_e2e.conftest import WEBGPU_FLAGS, chromium_path, kill, set_quota
 from tests_e2e.visit import LEFT_IN_LOCAL_STORAGE, READY, UI_MS, Visit, chat, kept_chats, offer
 
-# It loads at once and answers word by word: "answer N to TEXT". A question with "slow" in it never ends by itself.
+# The worker loads at once and answers word by word: "answer N to TEXT". An answer to a question with "slow" in it never
+# ends by itself.
 ENGINE = """
 postMessage({status: 'booted', runtime: 'words', boot_ms: 1, snapshot: false});
 let asked = 0; const stopped = new Set();
@@ -41,7 +42,7 @@ onmessage = async ({data}) => {
 
 @pytest.fixture
 def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
-    """A fresh profile with the worker of words."""
+    """A fresh profile with the worker of fixed words."""
     offer(site)
     visit = Visit(browser, site)
     answer_in_words(visit.context)
@@ -50,7 +51,7 @@ def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
 
 
 def answer_in_words(context: BrowserContext, engine: str = ENGINE) -> None:
-    """From the next page on."""
+    """Use that worker from the next page on."""
     context.unroute("**/worker.mjs")
     context.route(
         "**/worker.mjs", lambda route: route.fulfill(body=engine, content_type="text/javascript")
@@ -58,7 +59,7 @@ def answer_in_words(context: BrowserContext, engine: str = ENGINE) -> None:
 
 
 def tab(visit: Visit, address: str = "", *, deaf: bool = False) -> Page:
-    """One more tab of the same profile; a `deaf` one hears nothing of the others, nor they of it."""
+    """One more tab of the same profile. A `deaf` tab gets no messages from other tabs and sends none."""
     page = visit.context.new_page()
     if deaf:
         page.add_init_script("window.BroadcastChannel = class { postMessage() {} };")
@@ -70,7 +71,7 @@ def tab(visit: Visit, address: str = "", *, deaf: bool = False) -> Page:
 
 
 def reload(page: Page) -> None:
-    """Begin anew, and wait until the page can be used."""
+    """Reload the page, and wait until it can be used."""
     page.reload()
     page.wait_for_selector(READY, timeout=UI_MS)
 
@@ -84,13 +85,13 @@ def load(page: Page) -> None:
 
 
 def send(page: Page, text: str) -> None:
-    """Without waiting for the answer."""
+    """Send a message without waiting for the answer."""
     page.fill("#prompt", text)
     page.press("#prompt", "Enter")
 
 
 def ask(page: Page, text: str) -> None:
-    """Send it once nothing is being answered, and wait for the answer's end."""
+    """Send a message once no answer is running, and wait for the end of the answer."""
     expect(page.locator("#send")).to_be_visible()
     send(page, text)
     expect(page.locator(".user .bubble").last).to_have_text(text)
@@ -98,7 +99,7 @@ def ask(page: Page, text: str) -> None:
 
 
 def turns(page: Page) -> list[str]:
-    """What stands in the conversation once it is drawn, without the numbers of the worker's answers."""
+    """The texts of the conversation once they are drawn, without the numbers in the worker's answers."""
     page.wait_for_function(
         "[...document.querySelectorAll('#messages .answer .text')].every(text => text.textContent)"
     )
@@ -107,7 +108,7 @@ def turns(page: Page) -> list[str]:
 
 
 def wait_kept(page: Page, count: int) -> None:
-    """Until the newest chat is kept with so many messages, each with its text: what a reload cannot lose."""
+    """Wait until the newest chat is stored with this many messages, each with its text. A reload cannot lose those."""
 
     def kept() -> bool:
         found = words(kept_chats(page)[0])
@@ -123,7 +124,7 @@ def addressed(page: Page) -> str:
 
 
 def words(chat: dict[str, Any]) -> list[str]:
-    """The texts of a kept chat as it is shown, as `turns`."""
+    """The texts of a stored chat along the shown path, in the form of `turns`."""
     return [re.sub(r"^answer \d+ ", "answer ", m["content"]) for m in chat["messages"]]
 
 
@@ -152,7 +153,7 @@ def test_both_turns_of_two_tabs_survive_and_each_shows_the_others(visit: Visit) 
 
 
 def test_turns_sent_at_the_same_time_stand_one_after_the_other(visit: Visit) -> None:
-    """The second tab hears nothing of the first before it sends: only the store brings both in order."""
+    """The second tab gets no message from the first before it sends, so only the store can put both turns in order."""
     one = visit.open()
     load(one)
     ask(one, "begin")
@@ -191,7 +192,8 @@ def test_a_tab_that_answers_shows_what_another_one_adds(visit: Visit) -> None:
 
 
 def test_another_answer_from_a_tab_that_is_behind_undoes_nothing(visit: Visit) -> None:
-    """It knows only the first turn, and does not hear of the others; what it shows stays a version beside them."""
+    """The tab knows only the first turn and gets no messages about the others. What it shows stays, as a version
+    beside them."""
     one = visit.open()
     load(one)
     ask(one, "begin")
@@ -258,7 +260,7 @@ def test_a_killed_tab_loses_neither_the_question_nor_what_was_answered(visit: Vi
 
 
 def test_what_is_left_at_once_is_kept(visit: Visit) -> None:
-    """A reload right behind the last letter, and in the middle of an answer."""
+    """A reload right after the last letter, and one in the middle of an answer."""
     page = visit.open()
     load(page)
     send(page, "slow question")
@@ -288,9 +290,10 @@ def test_a_draft_stays_with_its_chat(visit: Visit) -> None:
     page.fill("#prompt", "for a, killed")
     page.wait_for_timeout(1000)
     kill(page)
-    page = tab(visit)  # another tab, and nothing in the address: the one for a new chat
+    # In another tab, an address that names no chat shows the draft for a new chat.
+    page = tab(visit)
     expect(page.locator("#prompt")).to_have_value("for a new chat")
-    other = tab(visit)  # while that one lives, what is written in it is its own
+    other = tab(visit)  # while that tab lives, it owns its draft
     assert other.input_value("#prompt") == ""
     page.click("#chats li[data-id=a] .open")
     expect(page.locator("#prompt")).to_have_value("for a, killed")
@@ -310,7 +313,7 @@ def test_an_example_leaves_what_is_being_written(visit: Visit) -> None:
     expect(page.locator(".answer .text")).to_contain_text("answer 1 to Explain how")
     assert page.input_value("#prompt") == "half a thought"
     expect(page.locator("#send")).to_be_enabled()
-    page.wait_for_timeout(500)  # a draft is kept a moment after it was written
+    page.wait_for_timeout(500)  # a draft is stored a moment after it was written
     reload(page)
     expect(page.locator(".user .bubble")).to_contain_text("Explain how")
     assert page.input_value("#prompt") == "half a thought"
@@ -430,7 +433,7 @@ def test_answers_and_edits_keep_the_earlier_versions(visit: Visit) -> None:
 
 
 def test_versions_of_several_parents_are_sent_as_they_are_shown(visit: Visit) -> None:
-    """What the model is asked is the way that is shown, and nothing of the other versions."""
+    """The model gets the path that is shown, and nothing of the other versions."""
     answer_in_words(visit.context, ENGINE.replace("to ${said.at(-1)}`", "to ${said.join(' | ')}`"))
     page = visit.open()
     load(page)
@@ -458,7 +461,7 @@ def test_old_chats_are_carried_over_once_and_an_old_tab_may_go_on(visit: Visit) 
     )
     second = next(c for c in before if c["id"] == "b")
     assert [second["messages"][1][k] for k in ("reasoning", "content")] == ["hm", "Yes."]
-    # A tab with the older page goes on, and writes the whole chat again while its answer grows.
+    # A tab with the older page continues, and writes the whole chat again while its answer grows.
     later = "2026-11-23T00:00:00.000Z"
     for text in ("so", "so it is", "so it is."):
         visit.keep(chat("a", "first", "An *answer*", "why?", text, updated=later))
@@ -514,7 +517,7 @@ def test_without_indexeddb_chats_are_kept_in_localstorage_and_it_is_said(
 
 
 def forgive_pyscript(visit: Visit) -> None:
-    """It asks for a database of its own, and lets the refusal pass."""
+    """PyScript asks for a database of its own; ignore the refusal."""
     visit.errors = [error for error in visit.errors if error not in ("denied", "no")]
 
 
@@ -536,14 +539,14 @@ def test_without_any_store_the_page_says_so_and_works(visit: Visit) -> None:
 
 
 def download(page: Page, selector: str) -> Path:
-    """What a button gives."""
+    """Press a button and return the downloaded file."""
     with page.expect_download() as made:
         page.click(selector)
     return Path(made.value.path())
 
 
 def bring(page: Page, *files: Any) -> None:
-    """Import them by the button in the settings."""
+    """Import files by the button in the settings."""
     page.click("[data-do=open-settings]")
     with page.expect_file_chooser() as chooser:
         page.click("[data-do=import]")
@@ -551,7 +554,7 @@ def bring(page: Page, *files: Any) -> None:
 
 
 def as_file(value: Any, name: str = "chats.json") -> dict[str, Any]:
-    """A file for a file chooser; text as it is, anything else as JSON."""
+    """The contents as a file for a file chooser. Text stays as it is; anything else becomes JSON."""
     text = value if isinstance(value, str) else json.dumps(value)
     return {"name": name, "mimeType": "application/json", "buffer": text.encode()}
 
@@ -583,7 +586,8 @@ def test_all_chats_go_out_and_come_in_elsewhere_once(
     bring(there, file)
     expect(there.locator("#hint")).to_contain_text("Nothing new in that file")
     assert kept_chats(there) == ours
-    # Back where it came from, after the chat went on: nothing twice, nothing undone.
+    # An export is imported into the chat that it came from, which has grown since: nothing is there twice, nothing is
+    # undone.
     page.keyboard.press("Escape")
     page.click("#chats .open >> nth=1")
     ask(page, "three")
@@ -616,7 +620,8 @@ def test_a_changed_copy_comes_in_as_versions(visit: Visit) -> None:
     assert turns(page) == ["one", "changed elsewhere", "two", "answer to two"]
 
 
-TREE = {  # as Open WebUI and ChatGPT write a question with two answers, the first of them shown
+# Open WebUI and ChatGPT store a question with two answers like this; the first answer is shown
+TREE = {
     "plain": {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A1"}]},
     "list": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, {"role": "assistant", "content": "A1"}],
     "open-webui": [{"id": "w", "title": "Named", "updated_at": 1750000000, "chat": {"title": "x", "history": {"currentId": "a1", "messages": {
@@ -749,7 +754,7 @@ def test_chats_are_dropped_on_the_page(visit: Visit, tmp_path: Path) -> None:
 
 
 class Kept(Visit):
-    """The same in a profile on disk: a private window's database has no quota of its own."""
+    """A visit with a profile on disk. In a private window the database has no quota of its own."""
 
     def __init__(self, context: BrowserContext, site: PageServer) -> None:
         self.context, self.site = context, site
@@ -760,7 +765,7 @@ class Kept(Visit):
 
 @pytest.fixture
 def kept_visit(playwright: Any, site: PageServer, tmp_path: Path) -> Iterator[Kept]:
-    """With the worker of words."""
+    """A kept profile with the worker of fixed words."""
     offer(site)
     context = playwright.chromium.launch_persistent_context(
         tmp_path / "profile",
@@ -778,7 +783,7 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
     page = kept_visit.open()
     set_quota(
         page, kept_visit.site, 1
-    )  # before the first write: Chromium remembers for a while how much room there was
+    )  # set before the first write, because Chromium caches for a while how much room there was
     load(page)
     page.fill("#prompt", "x" * 100_000)
     page.press("#prompt", "Enter")
@@ -793,7 +798,7 @@ def test_a_full_store_is_told_once_and_the_chat_goes_on(kept_visit: Kept) -> Non
     assert [len(m["content"]) > 90_000 for m in whole["messages"]] == [True, True, False, False]
     set_quota(
         page, kept_visit.site, 1 << 30
-    )  # room again: what was not kept is kept with the next turn
+    )  # with room again, the next turn stores the earlier ones too
     ask(page, "last")
     wait_kept(page, 6)
     reload(page)

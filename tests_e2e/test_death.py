@@ -1,4 +1,4 @@
-"""Python itself ends in the worker, for real: the page starts another worker, says so, and keeps the chat."""
+"""Python really dies in the worker: the page starts another worker, says so, and keeps the chat."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PATIENCE_MS = PATIENCE_S * 1000
 SETTINGS = (
     "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 200}))"
 )
-# In the place of Pyodide's own module: Pyodide, with a channel on which a test has Python recurse in C until the stack
-# is used up, inside a callback as any other.
+# Replaces Pyodide's own module with Pyodide and a channel. By that channel a test makes Python recurse in C until the
+# stack is used up, inside an ordinary callback.
 DEADLY = """
 import { loadPyodide as real, version } from './pyodide.mjs?real';
 export { version };
@@ -100,14 +100,14 @@ def test_a_chat_outlives_the_death_of_python(browser: Browser, site: PageServer)
     expect(page.locator(".message.answer:not(.streaming)")).to_have_count(1)
     assert page.locator(".message.answer .text").inner_text().strip(), "what was said stays"
     expect(page.locator("#prompt")).to_have_value("a draft")
-    page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)  # by itself
+    page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)  # without a click
 
     ask(page)
     page.wait_for_selector(".message.answer:nth-last-child(1):not(.streaming)", timeout=PATIENCE_MS)
     expect(page.locator(".message.answer")).to_have_count(2)
     assert page.locator(".message.answer .text").last.inner_text().strip()
 
-    # Again within a minute: not loaded by itself, or it might go on so for ever.
+    # After a second death within a minute the model is not loaded again by itself, because that might never end.
     page.evaluate(KILL)
     expect(page.locator("#notice [data-do=reload-model]")).to_be_visible(timeout=PATIENCE_MS)
     expect(page.locator("body")).to_have_attribute("data-model", "none")
@@ -139,7 +139,7 @@ def test_a_wrong_hub_id_leaves_the_model_in_use(browser: Browser, site: PageServ
 
 
 def test_a_panic_of_the_tokenizers_costs_no_later_model(browser: Browser, site: PageServer) -> None:
-    """Its wasm module aborts; the next tokenizer comes from a fresh copy."""
+    """The tokenizer's wasm module aborts. The next tokenizer comes from a fresh copy of the module."""
     models = site.site.models
     folder = models / ORGANISATION / "panics"
     shutil.copytree(models / ORGANISATION / MODEL, folder, dirs_exist_ok=True)
@@ -213,7 +213,7 @@ def test_every_strange_message_is_answered(
         (a["status"], a["id"], (a.get("error") or "")[:60]) for a in answers
     ]
     for answer in answers:
-        # A Map with the right keys is a message, too.
+        # A Map with the right keys is a message too.
         assert answer["status"] == "result" or answer["error_type"] in (
             "InputError",
             "ModelError",

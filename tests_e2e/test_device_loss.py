@@ -1,4 +1,4 @@
-"""The GPU's process dies under the page: the answer goes on, the chat stays, and a page without a GPU says so."""
+"""The GPU process dies during a visit: the answer goes on, the chat stays, and a page without a GPU says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests_e2e.conftest import CRASH_FLAGS, HEAR, WEBGPU_FLAGS, launch_chromium,
 from tests_e2e.visit import ORGANISATION, PATIENCE_S
 
 MODEL = "qwen3-mlx4-g128"
-HYBRID = "qwen3.5-mlx4-g64"  # DeltaNet layers and attention: a state that cannot be read back from the text
+# It has DeltaNet layers and attention: the state is more than a KV cache.
+HYBRID = "qwen3.5-mlx4-g64"
 PATIENCE_MS = PATIENCE_S * 1000
 SETTINGS = (
     "localStorage.setItem('jerboa.settings', JSON.stringify({temperature: 0, max_tokens: 60}))"
@@ -30,7 +31,7 @@ def crash_gpu(browser: Browser) -> None:
 
 
 def open_page(browser: Browser, site: PageServer, model: str) -> Page:
-    """The page, about to load the model."""
+    """Open the page, and start to load the model."""
     site.site.offered = [
         {
             "id": f"{ORGANISATION}/{model}",
@@ -52,27 +53,28 @@ def open_page(browser: Browser, site: PageServer, model: str) -> Page:
 
 
 def loaded(page: Page) -> None:
-    """Wait until it is."""
+    """Wait until the model is loaded."""
     page.wait_for_selector("body[data-model=ready]", timeout=PATIENCE_MS)
 
 
 @pytest.fixture
 def fresh_chromium(playwright: Any, request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """A Chromium of the test's own, with the flags that it names: a dead GPU process is every page's."""
+    """A Chromium with flags of the test's choice. Tests cannot share it, because a dead GPU process affects every
+    page."""
     browser = launch_chromium(playwright, request.param)
     yield browser
     browser.close()
 
 
 def begin(page: Page) -> None:
-    """Ask in a new chat."""
+    """Ask a question in a new chat."""
     page.click(".new")
     page.fill("#prompt", "one two three")
     page.press("#prompt", "Enter")
 
 
 def finished(page: Page) -> str:
-    """The answer's text, once it is done."""
+    """The answer's text, once the answer is finished."""
     page.wait_for_selector(".message.answer:last-child:not(.streaming)", timeout=PATIENCE_MS)
     return page.locator(".message.answer .text").last.inner_text()
 
@@ -82,9 +84,9 @@ def finished(page: Page) -> str:
 def test_an_answer_outlives_the_gpu_process(
     fresh_chromium: Browser, site: PageServer, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    """Lost while the model loads, while it answers and again as it comes back, and while nothing runs: the same text
-    as undisturbed, in the same chat."""
-    monkeypatch.setattr(site.site, "stall_s", 3.0)  # long enough to be met
+    """The GPU is lost while the model loads, while it answers, again while it recovers, and while it is idle. The
+    text is that of an undisturbed run, in the same chat."""
+    monkeypatch.setattr(site.site, "stall_s", 3.0)  # long enough for the crash to come first
     page = open_page(fresh_chromium, site, model)
     notice = page.locator("#notice-title")
     page.wait_for_function("heard.some(m => m.status === 'progress')", timeout=PATIENCE_MS)
@@ -100,11 +102,11 @@ def test_an_answer_outlives_the_gpu_process(
     expect(page.locator(".message.answer .text")).not_to_be_empty(timeout=PATIENCE_MS)
     page.evaluate("heard.length = 0")
     crash_gpu(fresh_chromium)
-    page.wait_for_function(AT_WORK, timeout=PATIENCE_MS)  # the next device
+    page.wait_for_function(AT_WORK, timeout=PATIENCE_MS)  # on the next device
     crash_gpu(fresh_chromium)
     assert finished(page) == undisturbed
     told = page.evaluate("heard.filter(m => m.status === 'device').map(m => [m.state, m.losses])")
-    # The second one met the load, or the prefill right behind it.
+    # The second crash came during the load, or in the prefill right after it.
     assert [event for event in told if event != ["recovered", 1]] == [
         ["lost", 1],
         ["lost", 2],
@@ -128,7 +130,7 @@ LIMITED = [flag for flag in WEBGPU_FLAGS if flag not in CRASH_FLAGS]
 
 @pytest.mark.parametrize("fresh_chromium", [LIMITED], indirect=True, ids=["chromium"])
 def test_no_gpu_after_a_loss(fresh_chromium: Browser, site: PageServer) -> None:
-    """Chromium gives none after the second crash: the page says so and what to do, and the chat is still there."""
+    """Chromium gives no GPU after the second crash. The page says so and what to do, and the chat is still there."""
     page = open_page(fresh_chromium, site, MODEL)
     loaded(page)
     begin(page)

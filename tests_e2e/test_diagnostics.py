@@ -1,4 +1,6 @@
-"""The page /diagnostics: facts, rows through the worker, filed on the server and saved; a GPU that fails, and kills."""
+"""The page /diagnostics: facts, rows from the worker, which the server files and the page saves; a GPU that fails,
+and one that kills the tab.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from tests_e2e.visit import PATIENCE_S
 
 @pytest.fixture
 def rows(site: PageServer, tmp_path: Path) -> Iterator[Path]:
-    """Where the server files them."""
+    """The file that the server writes rows to."""
     site.rows = tmp_path / "rows" / "diagnostics.jsonl"
     yield site.rows
     site.rows = None
@@ -35,7 +37,7 @@ def page(browser: Browser, site: PageServer) -> Iterator[Page]:
 
 
 def filed_rows(page: Page, rows: Path, count: int) -> list[dict[str, Any]]:
-    """So many rows on the server; the page does not wait for its posts."""
+    """Wait for this many rows on the server, because the page does not wait for its posts."""
     for _ in range(300):
         lines = rows.read_text().splitlines()
         if len(lines) >= count:
@@ -49,7 +51,7 @@ def test_rows_are_shown_filed_and_saved(page: Page, site: PageServer, rows: Path
     expect(page.locator("#facts")).to_contain_text("maxStorageBufferBindingSize")
     expect(page.locator("#facts")).to_contain_text("of")
     page.evaluate("['run', 'stop'].forEach(name => document.getElementById(name).click())")
-    page.wait_for_timeout(500)  # the facts for the first row are gathered meanwhile
+    page.wait_for_timeout(500)  # the page gathers the facts for the first row meanwhile
     expect(page.locator("#state")).to_have_text("Stopped.")
     assert page.workers == []
     page.click("#run")
@@ -75,7 +77,7 @@ def test_rows_are_shown_filed_and_saved(page: Page, site: PageServer, rows: Path
     assert sorted(map(json.dumps, filed)) == sorted(map(json.dumps, told))
 
 
-# A row of which not all was written.
+# This row was written only in part.
 CUT = """async size => {
   const { KINDS, openStore } = await import('./blobs.mjs');
   const store = await openStore('diagnostics', true, [KINDS.Records]);
@@ -87,8 +89,9 @@ CUT = """async size => {
 def test_a_gpu_that_reads_stale_words(
     page: Page, site: PageServer, rows: Path, browser: Browser
 ) -> None:
-    """Over a WebKit that fails on purpose, from the 13th change of pipelines in a command buffer on: that is what is
-    found, and said; one by one all is right. Then it ends the tab: what it was at is kept, and can be saved."""
+    """A shim makes WebKit fail from the 13th change of pipelines in a command buffer on. The tests find exactly that
+    and report it; dispatches one by one are right. Then the shim ends the tab: the test that was running is stored
+    and can be saved."""
     limits = "stale=12"
     shim(page.context, "worker.mjs", lambda: f"webkit_shim.mjs?{limits}")
     page.goto(site.url + "diagnostics?tests=same-pipeline,different-pipelines,bisect&most=3&run")
@@ -110,14 +113,14 @@ def test_a_gpu_that_reads_stale_words(
     page.goto(site.url + "diagnostics?tests=bind-groups,sweep&most=3&run")
     at = "sweep: nbytes 65536, pipelines 32, length 441, group=32 passes=32"
     expect(page.locator("#state")).to_have_text(at, timeout=PATIENCE_S * 1000)
-    page.wait_for_timeout(2000)  # nothing more comes
+    page.wait_for_timeout(2000)  # to see that nothing more comes
     filed = [
         json.loads(line) for line in rows.read_text().splitlines()
-    ]  # posts may overtake each other
+    ]  # posts can arrive out of order
     ended = [r["setting"] for r in filed if r["phase"] == "end"]
     left = [r for r in filed if r["phase"] == "begin" and r["setting"] not in ended]
     assert [r["setting"]["mode"] for r in left] == ["group=32 passes=32"]
-    with page.expect_download() as saved:  # in a run
+    with page.expect_download() as saved:  # during a run
         page.click("#save")
     told = saved.value.path().read_text()
     context = page.context
@@ -144,8 +147,8 @@ def test_a_gpu_that_reads_stale_words(
 def test_the_system_of_who_gives_no_hints(
     browser: Browser, site: PageServer, playwright: Any, name: str, system: str
 ) -> None:
-    """As on iPhones, and iPads that ask for desktop pages, which name a Mac. There every read waits for what runs: a
-    second command buffer under way ends this page."""
+    """iPhones give no hints, nor do iPads that ask for desktop pages and name a Mac. On these, each read waits for
+    what runs: a second command buffer in flight ends this page."""
     options = device(playwright, name)
     if "iPad" in name:
         options["user_agent"] = DESKTOP_IPAD

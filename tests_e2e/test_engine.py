@@ -1,4 +1,6 @@
-"""The engine in its worker: boot, load, answer, stop, fail and go on; tokens equal to the native engine's."""
+"""The engine in its worker: it boots, loads, answers, stops, and goes on after errors. Its tokens equal the native
+engine's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from tests_e2e.native import native
 from tests_e2e.visit import ORGANISATION, watched
 
 MODEL = "qwen3-mlx4-g128"
-# The keys of all snapshots, as [name of the cache, address]; and garbage put at such keys.
+# KEYS: the keys of all snapshots, as [name of the cache, address]. Below it: a script that stores garbage at such keys.
 KEYS = """async () => {
   const keys = [];
   for (const name of await caches.keys()) {
@@ -34,13 +36,13 @@ SPOIL = """async keys => {
 
 
 def booted(worker: Worker) -> dict[str, Any]:
-    """The worker's first words."""
+    """The worker's first messages."""
     return worker.wait(lambda m: m["status"] == "booted")[-1]
 
 
 @pytest.fixture(scope="module")
 def worker(visited: Visited, site: PageServer) -> Iterator[Worker]:
-    """The engine's worker, with the local hub as its hub."""
+    """The engine's worker, with the local hub."""
     page = blank_page(visited.context, site)
     worker = Worker(page, "worker.mjs")
     worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
@@ -50,7 +52,7 @@ def worker(visited: Visited, site: PageServer) -> Iterator[Worker]:
 
 @pytest.fixture
 def loaded(worker: Worker) -> Worker:
-    """With the small model in it, checked."""
+    """The worker with the small model loaded and checked."""
     info = worker.ask({"type": "info", "id": "loaded?"})["value"]
     if not info or not info["model"].endswith(MODEL):
         assert worker.ask(load("load", self_check=True))["status"] == "ready"
@@ -122,7 +124,7 @@ def test_a_snapshot_that_cannot_be_made_is_told(
     monkeypatch: pytest.MonkeyPatch,
     source: str,
 ) -> None:
-    """Whatever stops it: its script is not there, does not load, or raises."""
+    """Whatever the reason: its script is missing, does not load, or raises."""
     find, script = site.site.find, tmp_path / "snapshot.mjs"
     if source:
         script.write_text(source)
@@ -165,7 +167,7 @@ def test_a_wrong_message_is_answered_and_the_worker_goes_on(worker: Worker) -> N
 
 
 def test_null_is_what_is_absent(loaded: Worker) -> None:
-    """In a message and in its options."""
+    """A field that is null counts as absent, in a message and in its options."""
     messages = [{"role": "user", "content": "hello"}]
     answer = loaded.ask(
         {
@@ -210,7 +212,8 @@ def test_tokens_stream_and_add_up(loaded: Worker) -> None:
     )  # the stop token
     assert last["num_tokens"] <= 40
     assert last["finish_reason"] in ("length", "stop")
-    assert last["prompt_tokens"] == len("one two three")  # the checkpoint's vocabulary is bytes
+    # A byte of the prompt is a token of this checkpoint.
+    assert last["prompt_tokens"] == len("one two three")
     again = loaded.ask(generate("again", max_tokens=40))
     assert again["text"] == last["text"]
 
@@ -232,7 +235,7 @@ def test_chat_uses_the_template(loaded: Worker) -> None:
 
 
 def test_two_models_in_one_worker_answer_at_once(loaded: Worker) -> None:
-    """A token of each in turns, the same texts as alone; the second one is freed by itself."""
+    """Their tokens alternate and their texts are the same as alone. The second model is freed separately."""
     second = {**load("second", "qwen2-mlx4-g64"), "model": "second"}
     assert loaded.ask(second)["status"] == "ready"
     first = generate("alone", max_tokens=40)
@@ -267,7 +270,7 @@ def test_interrupt_ends_that_generation_and_no_other(loaded: Worker) -> None:
     began = time.monotonic()
     loaded.post({"type": "interrupt", "id": "queued"})
     loaded.post({"type": "interrupt", "id": "long"})
-    # A stop is answered at once, also for what still waits its turn.
+    # A stop is answered at once, also for a request that still waits its turn.
     assert loaded.answer("queued")[-1]["finish_reason"] == "abort"
     assert loaded.answer("long")[-1]["finish_reason"] == "abort"
     took = time.monotonic() - began
@@ -321,8 +324,8 @@ def test_after_a_missing_model_a_picked_folder_loads(worker: Worker) -> None:
 def test_greedy_tokens_are_native_ones(
     probe: Probe, site: PageServer, name: str, skip_unless_slow: Callable[[], None]
 ) -> None:
-    """A model in each Pyodide, both with --slow: 16 tokens after prompts of 7 and 65, against transformers and against
-    CPython on Dawn."""
+    """A model in each Pyodide (both with --slow): 16 tokens after prompts of 7 and 65, against transformers and
+    against CPython on Dawn."""
     if (probe.runtime == "py314") == (name == MODEL):
         skip_unless_slow()
     goldens = [reference.prompt(name, n) for n in (7, 65)]
@@ -340,7 +343,7 @@ def test_greedy_tokens_are_native_ones(
 
 
 def test_page_folder_has_no_eval() -> None:
-    """No JavaScript is made from strings: the policy would refuse it at the person's place."""
+    """No JavaScript is made from strings: the page's policy would refuse it in the user's browser."""
     root = Path(__file__).parent.parent
     for file in [
         *root.glob("public/*.mjs"),
@@ -352,7 +355,7 @@ def test_page_folder_has_no_eval() -> None:
 
 
 def test_the_minimal_protocol_works_without_ids(worker: Worker, loaded: Worker) -> None:
-    """The messages of docs/worker-messages.md, word for word: one thing at a time, and no `id`."""
+    """The messages of docs/worker-messages.md, word for word: one request at a time, without an `id`."""
 
     def heard(last: str) -> list[dict[str, Any]]:
         found = worker.wait(lambda m: "id" not in m and m["status"] in (last, "error"))
@@ -379,7 +382,8 @@ def test_the_minimal_protocol_works_without_ids(worker: Worker, loaded: Worker) 
 
 
 def test_an_encoder_embeds_in_the_page(worker: Worker) -> None:
-    """WordPiece in wasm and the kernels of a browser: the vectors that the native test holds against transformers."""
+    """WordPiece in wasm and the kernels in a browser give the vectors that the native test compares with
+    transformers."""
     name = "bert-f32"
     assert worker.ask(load("encoder", name, dtype="f32", context=80))["status"] == "ready"
     with np.load(reference.folder(name) / "embedding.npz") as golden:

@@ -1,4 +1,4 @@
-"""Models that the server still fetches: told on their cards, chosen once they are there."""
+"""Models that the server is still fetching: their cards say so, and users can choose them once they are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGE = {"label": "Large", "note": "The second.", "total": 491_000_000}
 
 @pytest.fixture
 def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
-    """The page without its engine, of a server that knows no model yet."""
+    """The page without its engine, from a server that has no model yet."""
     site.site.offered, site.site.fetching, site.site.looking = [], [], True
     visit = Visit(browser, site)
     yield visit
@@ -27,7 +27,7 @@ def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
 
 
 def coming(model: dict[str, Any], phase: str, done: int = 0, **more: str) -> dict[str, Any]:
-    """As devtools/offers.py tells it."""
+    """What devtools/offers.py says of a model that it fetches."""
     return {**model, "phase": phase, "done": done, **more}
 
 

@@ -1,5 +1,5 @@
-"""A second browser engine: WebGPU by wgpu and naga over lavapipe (shader-f16, no subgroups), Gecko's storage, workers
-and service worker. devtools/firefox.py finds it or makes it; `./dev test --firefox` asks for it.
+"""A second browser engine: WebGPU by wgpu and naga over lavapipe (shader-f16, no subgroups), with Gecko's storage,
+workers and service worker. devtools/firefox.py finds Firefox or fetches it; `./dev test --firefox` runs these tests.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tests_e2e.marionette import Browser, Tab, running
 from tests_e2e.native import native
 from tests_e2e.visit import MODEL, ORGANISATION, offer
 
-# One of each family: all kernels that the engine has are compiled by naga in one of these.
+# One model of each family. Together they make naga compile every kernel of the engine.
 FAMILIES = (MODEL, "gemma3-text-bf16", "qwen3.5-mlx-mixed-vision", "lfm2-mlx4-g64")
 PROMPT = "one two three"
 
 
 @pytest.fixture(scope="module")
 def binary() -> firefox.Firefox:
-    """A current Firefox; one that is being fetched is waited for."""
+    """A current Firefox. If it is being fetched, wait for it."""
     try:
         return firefox.find()
     except firefox.NoFirefox as reason:
@@ -54,7 +54,7 @@ def tab(browser: Browser, site: PageServer) -> Iterator[Tab]:
 
 
 def boot(tab: Tab, site: PageServer) -> Worker:
-    """The engine's worker; its hub is the local one."""
+    """The engine's worker, with the local hub."""
     worker = Worker(tab, "worker.mjs")  # type: ignore[arg-type]
     worker.wait(lambda m: m["status"] == "booted")
     worker.ask({"type": "env", "id": "env", "values": {"HF_ENDPOINT": site.url + "models"}})
@@ -71,7 +71,7 @@ def ask(id: str, **options: Any) -> dict[str, Any]:
 
 
 def test_every_family_loads_and_answers_as_native_does(tab: Tab, site: PageServer) -> None:
-    """Each kernel is checked against its own reference, in f32 and in f16; and a stop ends an answer."""
+    """Each kernel is checked against its own reference, in f32 and in f16. A stop ends an answer."""
     worker = boot(tab, site)
     for name in FAMILIES:
         state: dict[str, int] = {}
@@ -102,7 +102,8 @@ def test_every_family_loads_and_answers_as_native_does(tab: Tab, site: PageServe
 
 
 def test_greedy_tokens_are_native_ones(tab: Tab, site: PageServer) -> None:
-    """Against transformers, and against CPython over wgpu on the same driver; then what ends with a lost device."""
+    """Against transformers, and against CPython over wgpu on the same driver. At the end, the errors of a lost
+    device."""
     probe = Probe(tab, "py314")  # type: ignore[arg-type]
     goldens = [reference.prompt(MODEL, n) for n in (7, 65)]
     arguments = (site.url + "models", f"{ORGANISATION}/{MODEL}", [g.ids for g in goldens], 16)
@@ -153,13 +154,13 @@ KEPT = """async () => Object.fromEntries(await Promise.all((await caches.keys())
 def test_the_page_answers_again_without_its_server(
     binary: firefox.Firefox, site: PageServer, tmp_path: Path
 ) -> None:
-    """A first visit with a question; the server stopped; a new process on the same profile, and the same answer from
-    the kept shell, the kept snapshot and the kept weights."""
+    """A first visit asks a question. Then the server stops, and a new process on the same profile gives the same
+    answer from the stored shell, snapshot and weights."""
     offer(site)
     served = PageServer(Site(models=site.site.models, offered=site.site.offered))
     with served as server, running(binary, tmp_path / "profile") as browser:
         tab = browser.new_tab()
-        tab.goto(server.url + "diagnostics.html")  # a document of the origin
+        tab.goto(server.url + "diagnostics.html")  # any document of the origin
         tab.evaluate(SETTINGS)
         tab.goto(server.url)
         tab.until(READY)
@@ -176,7 +177,7 @@ def test_the_page_answers_again_without_its_server(
         tab.goto(server.url)
         tab.until(READY)
         tab.until("document.body.dataset.engine === 'ready'")
-        tab.evaluate(TYPE, "hello")  # which loads the model that is kept here
+        tab.evaluate(TYPE, "hello")  # this loads the model that is stored here
         tab.until("document.body.dataset.model === 'ready'")
         tab.evaluate(ENTER)
         assert tab.until(ANSWERED) == first

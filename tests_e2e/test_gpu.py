@@ -1,4 +1,6 @@
-"""BrowserGpu in a real browser. The same probe.py runs in Pyodide and in CPython: the native host is the reference."""
+"""BrowserGpu in a real browser. The same probe.py runs in Pyodide and in CPython, where the native host is the
+reference.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ def test_device_says_what_it_is(probe: Probe) -> None:
     info = probe("info")
     assert info["adapter"]["host"] == "browser"
     assert info["limits"]["max_binding_bytes"] >= 128 << 20
-    # Tint's way; a browser whose compiler refuses the line must answer with none.
+    # The line for Tint. A browser whose compiler refuses it must answer with none.
     if "subgroups" in info["features"]:
         assert info["enable"] in ("enable subgroups;", "")
 
@@ -27,7 +29,7 @@ def test_kernel_over_uploaded_words(probe: Probe) -> None:
 
 
 def test_traced_matvec_is_bitwise_native(probe: Probe) -> None:
-    """Norm, quantised matvec and residual through trace, planner and replay. Both hosts run Dawn on SwiftShader."""
+    """Norm, quantised matvec and residual through trace, planner and replay, on Dawn over SwiftShader in both hosts."""
     mine, reference = probe("traced"), native("traced")
     assert mine["y"] == reference["y"]
     assert all(value == value and value for value in mine["y"])
@@ -37,9 +39,9 @@ def test_traced_matvec_is_bitwise_native(probe: Probe) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (12, 4, 1000, False, 1),  # ends by max_steps
-        (200, 4, 30, False, 4),  # ends by the halt, with steps in flight behind it
-        (100, 4, 20, True, 5),  # one command buffer in flight, each awaited
+        (12, 4, 1000, False, 1),  # ended by max_steps
+        (200, 4, 30, False, 4),  # ended by the halt, with steps in flight after it
+        (100, 4, 20, True, 5),  # one command buffer in flight at a time
         (3, 1, 1000, False, 2),
     ],
 )
@@ -57,13 +59,13 @@ def test_decode_loop_equals_native(probe: Probe, arguments: tuple[Any, ...]) -> 
 
 
 def test_tokens_are_submitted_ahead(probe: Probe) -> None:
-    """At least three steps are submitted before the first is read."""
+    """At least three steps are submitted before the first one is read."""
     assert probe("decode", 40, 4, 1000, False, 1)["in_flight"] >= 3
     assert probe("decode", 40, 4, 1000, True, 1)["in_flight"] == 1
 
 
 def test_timed_passes(probe: Probe) -> None:
-    """As in CPython, but for the clock: Chromium rounds it to 0.1 ms."""
+    """As in CPython, apart from the clock: Chromium rounds it to 0.1 ms."""
     if "timestamp-query" not in probe("info")["features"]:
         pytest.skip("no timestamp queries in this browser")
     mine, reference = probe("timed", 50), native("timed", 50)
@@ -74,7 +76,7 @@ def test_timed_passes(probe: Probe) -> None:
 
 
 def test_forms_of_kernels_are_measured_once_and_kept(probe: Probe) -> None:
-    """Through the browser's own store; the second time nothing is compiled for it."""
+    """They go through the browser's own store. The second time nothing is compiled to measure them."""
     found = probe("tunings")
     assert found["known"] and found["kept"], found
     assert found["compiled"][0] >= 2 and found["compiled"][1] == 0
@@ -93,7 +95,7 @@ def test_batches_cross_at_most_once_per_16_ms(probe: Probe) -> None:
     run = probe("paced", 3000)
     assert run["results"] == 3000
     assert run["batches"] <= run["ms"] / 16 + 3, run
-    assert run["first_batch"] < 100  # the first token does not wait for company
+    assert run["first_batch"] < 100  # the first token does not wait for others
 
 
 def test_second_loop_waits_for_the_ring(probe: Probe) -> None:

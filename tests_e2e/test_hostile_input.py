@@ -1,4 +1,4 @@
-"""What came with a model from somewhere, in the browser, where a recursion that is too deep ends Python for good."""
+"""Hostile files of a model in the browser, where a recursion that is too deep ends Python for good."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.test_json_text import REFUSED
 from tests_e2e.conftest import Probe, Worker
 from tests_e2e.visit import ORGANISATION
 
-SECONDS = 5.0  # 1 s is the bound on an idle machine; those that test have two busy cores
+SECONDS = 5.0  # the limit is 1 s on an idle machine; test machines have two busy cores
 BYTES = 64 << 20
 
 
 def test_hostile_templates(probe: Probe) -> None:
-    """Each is refused in the words of its guard, soon, and within the memory; then Python still lives."""
+    """Each is refused soon, with its guard's message, and within the memory limit. Python is still alive afterwards."""
     probe("prepare_chat")
     assert [found["error"] for found in probe("templates", ["ok"])] == [""]
     for source, reason in HOSTILE:
@@ -30,12 +30,12 @@ def test_hostile_templates(probe: Probe) -> None:
 
 
 def plain(reason: str) -> list[str]:
-    """The words of a pattern's choices up to the first sign."""
+    """The words of a pattern's alternatives, up to the first special character."""
     return [choice.split(".")[0] for choice in reason.split("|")]
 
 
 def test_random_templates(probe: Probe, skip_unless_slow: Callable[[], None]) -> None:
-    """The older Pyodide runs the same sandbox, more slowly."""
+    """The older Pyodide runs the same sandbox, but more slowly."""
     if probe.runtime == "py27":
         skip_unless_slow()
     probe("prepare_chat")
@@ -57,7 +57,8 @@ def test_json_that_nests_or_lies(probe: Probe) -> None:
 
 
 def test_a_load_of_brackets_only_and_then_others(page: Page, site: PageServer) -> None:
-    """config.json, weights or tokenizer of 100,000 brackets: an error, and the worker answers whoever asks next."""
+    """config.json, weights or tokenizer of 100,000 brackets: the load ends in an error, and the worker still
+    answers."""
     deep = b"[" * 100_000
     good = site.site.models / ORGANISATION / "lfm2-mlx4-g64"
     for name in (

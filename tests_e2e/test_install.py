@@ -1,4 +1,4 @@
-"""The storage helpers, and the advice to install before a large download, as phones, tablets and desktops have them."""
+"""The storage helpers, and the advice to install the page before a large download, on phones, tablets and desktops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HELPERS = """async again => { // what the browser is, the module reads once: `ag
     persistent: await h.requestPersistentStorage(), guidance: h.getInstallGuidance(), standalone: h.isStandalone(),
     ios: h.isIOS()};
 }"""
-# A browser that would install the page by its own prompt.
+# A browser that would install the page with its own prompt.
 PROMPT = """() => {
   const event = new Event('beforeinstallprompt', {cancelable: true});
   event.prompt = async () => { window.prompted = (window.prompted ?? 0) + 1; };
@@ -34,21 +34,21 @@ STATUS = {"quotaMB", "usageMB", "availableMB", "persisted", "installed", "ios"}
 
 
 def device(playwright: Any, name: str) -> dict[str, Any]:
-    """Of Playwright's list; in Chromium whatever it is by nature."""
+    """The options of a device in Playwright's list, for whichever browser runs."""
     options: dict[str, Any] = {**playwright.devices[name]}
     options.pop("default_browser_type", None)
     return options
 
 
 def large(site: PageServer) -> None:
-    """The list of models, as if they were large."""
+    """Offer the models as if they were large."""
     offer(site)
     for model in site.site.offered:
         model["size"] = 400_000_000
 
 
 def load_first(page: Page) -> None:
-    """Choose the model that stands ready in the empty page."""
+    """Choose the model that the empty page offers."""
     page.click("#hero-picker button[type=submit]")
 
 
@@ -74,7 +74,7 @@ def test_an_iphone_is_advised_once_and_before_the_download(
     page.click("[data-do=open-settings]")
     page.click("[data-do=install-advice]")
     expect(hint.locator("button")).to_have_text(["Close"])
-    load_first(page)  # with that open
+    load_first(page)  # with the advice still open
     expect(hint.locator("button").first).to_have_text("Load anyway")
     expect(hint).to_contain_text("Install Jerboa")
     expect(hint.locator("li")).to_have_count(3)
@@ -93,7 +93,7 @@ def test_an_iphone_is_advised_once_and_before_the_download(
     load_first(page)
     expect(page.locator("body")).to_have_attribute("data-model", "loading")
     expect(hint).to_be_hidden()
-    # It can be asked for again.
+    # Users can ask for the advice again.
     page.click("[data-do=open-settings]")
     page.click("[data-do=install-advice]")
     expect(hint).to_be_visible()
@@ -140,10 +140,10 @@ def test_an_installed_page_and_a_desktop_are_left_alone(
         found = page.evaluate(HELPERS)
         assert found["standalone"] is found["guidance"]["installed"] is installed
         assert found["small"]["recommendInstall"] is False
-        assert page.evaluate("asked") == 1  # by the helper itself
+        assert page.evaluate("asked") == 1  # the helper asked
         load_first(page)
         page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
-        page.wait_for_function("asked === 2", timeout=UI_MS)  # before the download
+        page.wait_for_function("asked === 2", timeout=UI_MS)  # asked again before the download
         expect(page.locator("#hint")).to_be_hidden()
         visit.close()
 
@@ -155,7 +155,7 @@ UNKNOWN = {"quotaMB": None, "usageMB": None, "availableMB": None}
 def test_whatever_navigator_storage_does_nothing_is_refused(
     browser: Browser, site: PageServer
 ) -> None:
-    """Throwing, silent, lying, missing: the numbers are null, or what can be true."""
+    """It may throw, never answer, lie or be missing: the numbers are null, or plausible."""
     visit, most = Visit(browser, site), 9_000_000_000_000
     page = visit.page
     page.goto(site.url + "probe.html")
@@ -192,7 +192,7 @@ MAC = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) "
 SAFARI_MAC = MAC + "AppleWebKit/605.1.15 (KHTML, like Gecko) Version/26.0 Safari/605.1.15"
 CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/150.0.0.0 Safari/537.36"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) "
-AGENTS = (  # user agent, touch points, iOS?, a word of the steps
+AGENTS = (  # user agent, touch points, iOS?, a word from the steps
     (IPHONE + "Version/26.0 Mobile/15E148 Safari/604.1", 5, True, "three dots"),
     (IPHONE + "CriOS/150.0 Mobile/15E148 Safari/604.1", 5, True, "address bar"),
     (IPHONE + "FxiOS/150.0 Mobile/15E148 Safari/605.1.15", 5, True, 'Choose "Share"'),
@@ -202,7 +202,7 @@ AGENTS = (  # user agent, touch points, iOS?, a word of the steps
     (SAFARI_MAC, 5, True, "Add to Home Screen"),
     (SAFARI_MAC.replace("Version/26.0", "CriOS/150"), 5, True, "address bar"),
     (SAFARI_MAC, 0, False, "Add to Dock"),
-    (MAC + CHROME, 10, False, "install symbol"),  # a Mac with a touch screen beside it
+    (MAC + CHROME, 10, False, "install symbol"),  # a Mac with a touch screen
     (MAC + "Gecko/20100101 Firefox/150.0", 10, False, ""),
     ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) " + CHROME, 10, False, "install symbol"),
     ("Mozilla/5.0 (Linux; Android 16; K) " + CHROME, 5, False, "Install app"),

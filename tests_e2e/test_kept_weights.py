@@ -1,5 +1,6 @@
-"""Weights in the browser's own store: found again by the next page, repaired, finished after a kill. Nothing compiles
-here but the kernels of loading, and of one small model on a phone."""
+"""Weights in the browser's own store: the next page finds them, damage is repaired, and a killed load is completed.
+Only the kernels of loading are compiled here, and those of one small model on a phone.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def blob(probe: Probe, folder: str = "/blobs/") -> str:
 
 @pytest.fixture(scope="module")
 def plain(site: PageServer) -> Path:
-    """The folder of a model in bf16: one layer, and an embedding of more than a first read."""
+    """The folder of a model in bf16: one layer, and an embedding larger than a first read."""
     model = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
     model.config |= {"num_hidden_layers": 1, "vocab_size": 6000}
     model.tensors = {k: v for k, v in model.tensors.items() if ".layers.1." not in k}
@@ -114,7 +115,7 @@ def test_the_next_page_needs_no_request_and_repairs_what_is_damaged(
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """While [True]: of a large range of the weights half comes, and then nothing more."""
+    """While the list is [True], only half of a large range of the weights arrives, and then nothing more."""
     held = [True]
     send = TestHandler._send_file
 
@@ -138,21 +139,21 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 
 
 def begin(probe: Probe, site: PageServer) -> None:
-    """Load without waiting for the end."""
+    """Start a load without waiting for its end."""
     arguments = [site.url + "models", f"{ORGANISATION}/{MODEL}"]
-    probe("random_number")  # Python is there
+    probe("random_number")  # so that Python has booted
     probe.worker.post({"id": 99, "name": "keep", "args": arguments})
 
 
 def end(probe: Probe) -> dict[str, Any]:
-    """What the load that was begun came to."""
+    """The outcome of the load that was started."""
     answer: dict[str, Any] = probe.worker.wait(lambda m: m.get("id") == 99)[-1]
     loaded: dict[str, Any] = answer["value"]
     return loaded
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait for something that another tab or worker does."""
+    """Wait for what another tab or worker does."""
     deadline = time.monotonic() + PATIENCE_S
     while not reached():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -162,7 +163,7 @@ def until(reached: Callable[[], bool]) -> None:
 def test_a_second_tab_waits_and_takes_over_from_one_that_dies(
     context: BrowserContext, site: PageServer, asked: Asked, held: list[bool]
 ) -> None:
-    """What the first one stored is not asked for again."""
+    """The second tab does not request again what the first one stored."""
     first, second = open_probe(context, site), open_probe(context, site)
     begin(first, site)
     until(lambda: max(second("stored_files", "/blobs/").values(), default=0) > 0.4 * SIZE)
@@ -191,7 +192,7 @@ def test_two_tabs_fetch_once(context: BrowserContext, site: PageServer, asked: A
 def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
     kept_profile: BrowserContext, site: PageServer
 ) -> None:
-    """Chromium sets a MiB or more aside for each open file, so the numbers are coarse."""
+    """Chromium reserves a MiB or more for each open file, so the numbers are coarse."""
     large, used = "lfm2-conv-bias-untied-f32", {}
     probe = Probe(blank_page(kept_profile, site), "py314")
     for name in ("qwen2-f32", "gemma3-text-bf16", MODEL):
@@ -213,7 +214,8 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
 def test_a_phone_keeps_what_it_quantised(
     context: BrowserContext, site: PageServer, plain: Path, asked: Asked
 ) -> None:
-    """Of a plain checkpoint, by itself, and counts it so; the next page needs no request for the same tokens."""
+    """A phone quantises a plain checkpoint by default, and stores and counts the result. The next page gives the
+    same tokens without a request."""
 
     def run(revision: str = "") -> Any:
         arguments = [site.url + "models", f"{ORGANISATION}/{plain.name}{revision}", [[1, 2, 3]], 8]
@@ -230,7 +232,7 @@ def test_a_phone_keeps_what_it_quantised(
     (derived,) = (size for path, size in files.items() if "/derived/" in path)
     assert 0.28 * raw < derived < 0.29 * raw
     small = sum(p.stat().st_size for p in plain.iterdir()) - raw
-    # Of the checkpoint's own weights the first read is there; and the index.
+    # Of the checkpoint's own weights only the first read is stored, and the index.
     assert sum(files.values()) < derived + FIRST_READ_BYTES + small + 8000
     asked.clear()
     warm, again = run(f"@{site.local_hub.commit(plain)}")
@@ -241,7 +243,8 @@ def test_a_phone_keeps_what_it_quantised(
 def test_the_page_lists_what_is_kept_and_deletes_it(
     context: BrowserContext, site: PageServer
 ) -> None:
-    """One by one and all, by keyboard; not the one that another tab is loading; and the list is there without a GPU."""
+    """One by one and all at once, by keyboard. The model that another tab is loading is not deleted. The list also
+    works without a GPU."""
     probe = open_probe(context, site)
     for name in ("qwen2-f32", "gemma3-text-bf16", MODEL):
         keep(probe, site, name=name)

@@ -1,5 +1,6 @@
-"""Loads and generations again and again in the page's worker: no GPU buffer stays, and the heaps of JavaScript, Python
-and WebAssembly are flat."""
+"""Many loads and generations in the page's worker: no GPU buffer stays, and the heaps of JavaScript, Python and
+WebAssembly do not grow.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +20,25 @@ from tests_e2e.visit import ORGANISATION, PATIENCE_S, watched
 MODEL = "qwen2-mlx4-g64"
 
 
-# A leak of an object a round is found in enough rounds, and one of a few dozen (a model's buffers, say) in two. The GPU
-# device that was closed last, with what belongs to it, is there as long as the browser likes.
+# A leak of one object a round shows after enough rounds, and one of a few dozen (a model's buffers) after two. The
+# device that was closed last, with its objects, stays until the browser frees it.
 ODD_OBJECTS = 15
-# WebAssembly's memory grows by a fifth at a time and never shrinks: one step in hundreds of rounds is nothing.
+# The WebAssembly memory grows by a fifth at a time and never shrinks, so one step in hundreds of rounds is no leak.
 WASM_BYTES = {"load": 100_000, "generation": 5_000}
 
 
 @dataclass
 class Heaps:
-    """Of a worker, at one time, garbage aside."""
+    """A worker's heaps at one time, without garbage."""
 
-    js_objects: int  # objects and functions of scripts, and what the browser holds for them
-    python_objects: int  # those that Python's garbage collector knows
-    wasm_bytes: int  # of the memory that Python lives in
-    buffers: int  # of the GPU
+    js_objects: int  # objects and functions of scripts, and what the browser keeps for them
+    python_objects: int  # objects that Python's garbage collector tracks
+    wasm_bytes: int  # of the memory that Python runs in
+    buffers: int  # GPU buffers
 
 
 class Inspected:
-    """A page's worker with its DevTools."""
+    """A page's worker, with DevTools attached."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -64,7 +65,7 @@ class Inspected:
             self._chunks.append(message["params"]["chunk"])
 
     def _send(self, method: str) -> dict[str, Any]:
-        """A command to the worker's own target."""
+        """Send a command to the worker's own target."""
         self._id += 1
         message = json.dumps({"id": self._id, "method": method})
         (target,) = self._targets
@@ -77,9 +78,9 @@ class Inspected:
         pytest.fail(f"no answer to {method}")
 
     def heaps(self) -> Heaps:
-        """Both collectors run in turn, since what one frees may be what the other's objects hold."""
+        """The collectors run in turn, because what one frees may hold objects of the other."""
         (worker,) = (w for w in self.page.workers if w.url.endswith("/worker.mjs"))
-        worker.evaluate("() => performance.clearResourceTimings()")  # of up to 250 requests
+        worker.evaluate("() => performance.clearResourceTimings()")  # it holds up to 250 requests
         for _ in range(3):
             objects, wasm = worker.evaluate("() => pythonHeap()")
             self._send("HeapProfiler.collectGarbage")
@@ -93,8 +94,8 @@ class Inspected:
 
 
 def count_objects(snapshot: dict[str, Any]) -> int:
-    """Nodes of a heap snapshot that scripts made, or the browser for them: neither code nor V8's own, which come and go
-    as it sees fit. DevTools' HeapSnapshot reads the same form."""
+    """Count the nodes of a heap snapshot that scripts made, or the browser for them. Code and V8's own objects are
+    not counted, because V8 makes and frees them at will. DevTools' HeapSnapshot reads the same format."""
     meta = snapshot["snapshot"]["meta"]
     nodes, edges, names = snapshot["nodes"], snapshot["edges"], snapshot["strings"]
     step, edge_step = len(meta["node_fields"]), len(meta["edge_fields"])
@@ -106,9 +107,9 @@ def count_objects(snapshot: dict[str, Any]) -> int:
     found, models, edge = set(), set(), 0
     for node in range(0, len(nodes), step):
         name, end = names[nodes[node + 1]], edge + edge_step * nodes[node + edge_count]
-        if name == "system / AllocationSite":  # holds the model of a literal in compiled code
+        if name == "system / AllocationSite":  # it describes a literal in compiled code
             models |= {edges[i + to_node] for i in range(edge, end, edge_step)}
-        # blink::NetworkResourcesData is the log of the DevTools themselves.
+        # blink::NetworkResourcesData is DevTools' own log.
         if nodes[node] in wanted and not name.startswith(("system / ", "blink::NetworkResources")):
             found.add(node)
         edge = end
@@ -117,7 +118,7 @@ def count_objects(snapshot: dict[str, Any]) -> int:
 
 @pytest.fixture(scope="module")
 def inspected(browser: Browser, site: PageServer) -> Iterator[Inspected]:
-    """The engine's worker; its hub is the local one."""
+    """The engine's worker, with the local hub."""
     context, outside = watched(browser, site)
     shim(context, "worker.mjs", lambda: "live_buffers.mjs")
     more = Path(__file__).with_name("python_heap.py").read_text()
@@ -141,7 +142,7 @@ def load(worker: Worker) -> None:
 
 
 def generate(worker: Worker) -> str:
-    """Two tokens."""
+    """Generate two tokens."""
     options = {"max_tokens": 2, "temperature": 0}
     message = {"type": "generate", "id": "generate", "prompt": "abc", "options": options}
     answer = worker.ask(message)
@@ -150,14 +151,14 @@ def generate(worker: Worker) -> str:
 
 
 def growth(inspected: Inspected, once: Callable[[], object], rounds: int) -> Heaps:
-    """What is there after `rounds` that was not there before, beyond the first rounds, in which things warm up."""
+    """What `rounds` more rounds leave behind. The first rounds warm up and do not count."""
     for _ in range(max(1, rounds // 5)):
         once()
     before = inspected.heaps()
     for _ in range(rounds):
         once()
     after = inspected.heaps()
-    print(before, after)  # on a failure
+    print(before, after)  # shown if the test fails
     return Heaps(*(b - a for a, b in zip(vars(before).values(), vars(after).values(), strict=True)))
 
 
@@ -176,7 +177,7 @@ def test_short_generations(inspected: Inspected, rounds: int) -> None:
     assert_flat(left, rounds, WASM_BYTES["generation"])
 
 
-@pytest.mark.slow  # tests/test_long_run.py does it natively, always
+@pytest.mark.slow  # the native tests/test_long_run.py always runs
 @pytest.mark.parametrize("rounds", [2, 100])
 def test_loads_and_disposes(inspected: Inspected, rounds: int) -> None:
     worker = inspected.worker

@@ -1,4 +1,4 @@
-"""What is seen of people's and models' text: direction, colours of code, errors as they are; and the Load button."""
+"""How texts of users and models look: direction, colours of code, error messages unchanged; and the Load button."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COLOURS = "code => [...code.children].map(n => [n.className, n.textContent, n.lo
 
 
 def direction(page: Page, selector: str) -> list[str]:
-    """In which direction each of them runs."""
+    """The text direction of each element."""
     script = "all => all.map(n => getComputedStyle(n).direction)"
     found: list[str] = page.locator(selector).evaluate_all(script)
     return found
@@ -115,7 +115,7 @@ def test_the_load_button_is_in_view_whichever_card_is_chosen(
         assert page.locator(".choice:has(:checked) .name").text_content() == name
         expect(button).to_be_in_viewport(ratio=1)
         assert button.evaluate(under_it), "something lies over it"
-    # A GPU with a long name makes nothing wider than the screen.
+    # A GPU with a long name must not make anything wider than the screen.
     page.evaluate("document.querySelector('.gpu').textContent = 'a long name of a GPU '.repeat(20)")
     inside = (
         "n => { const r = n.getBoundingClientRect(); return r.left >= 0 && r.right <= innerWidth; }"
@@ -151,7 +151,7 @@ def test_ids_and_addresses_in_errors_stay_as_they_are(visit: Visit, error: str, 
 
 
 def test_what_the_engine_does_is_said_in_words(browser: Browser, site: PageServer) -> None:
-    """From the first visit's boot to a model that is ready, over the real worker."""
+    """From the first visit's boot to a ready model, with the real worker."""
     offer(site)
     visit = Visit(browser, site, hold=False)
     visit.page.add_init_script("""

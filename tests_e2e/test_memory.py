@@ -1,4 +1,4 @@
-"""How much memory a model may take: the page finds phones and tablets and tells the worker, which limits loads."""
+"""How much memory a model may take: the page recognises phones and tablets and tells the worker, which limits loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ops.matrices import to_bf16
 from tests_e2e.conftest import GOLDENS, Probe, Visited, Worker
 from tests_e2e.visit import ORGANISATION
 
-# A stand-in for the engine's worker that notes what the page sends it; its Python need not boot for that.
+# Replaces the engine's worker and notes what the page sends, so that Python need not boot.
 NOTE_MESSAGES = """() => {
   window.sent = [];
   window.Worker = class extends EventTarget { postMessage(message) { sent.push(message); } terminate() {} };
@@ -33,7 +33,7 @@ def offered(size: int, memory: int | None) -> dict[str, Any]:
 def test_the_page_tells_a_phone_from_a_desktop(
     browser: Browser, site: PageServer, phone: bool
 ) -> None:
-    """The choice says what fits by the server's own number, and the worker hears what it is on."""
+    """The list says what fits, by the server's own number, and the worker is told the kind of device."""
     site.site.offered = [offered(50_000_000, 1_300_000_000)]
     context = browser.new_context(has_touch=phone, is_mobile=phone)
     page: Page = context.new_page()
@@ -61,7 +61,7 @@ def test_the_page_tells_a_phone_from_a_desktop(
 def test_auto_is_4_bit_on_a_phone_and_too_much_is_refused(
     visited: Visited, site: PageServer
 ) -> None:
-    """In the worker, before anything is allocated: the refusal holds the numbers of what would have been loaded."""
+    """The worker refuses before it allocates anything. The error has the numbers of the load that was refused."""
     page = visited.context.new_page()
     page.goto(site.url + "probe.html")
     worker = Worker(page, "worker.mjs")
@@ -88,7 +88,7 @@ def test_quantised_while_loading_as_mlx_does(probe: Probe, site: PageServer) -> 
     layer = "model.layers.0.self_attn.o_proj"
     stored = file[f"{layer}.weight"]
     rows, cols = stored.array.shape
-    assert cols % 64 == 32  # so by groups of 32
+    assert cols % 64 == 32  # so groups are 32 wide
     got = probe(
         "quantised", site.url + "models", f"{ORGANISATION}/gemma3-text-bf16", layer, rows, cols
     )

@@ -1,4 +1,4 @@
-"""The service worker: the page opens without its server, and a new version comes only with consent."""
+"""The service worker: the page opens without its server, and a new version starts only when the user agrees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UPDATE = "async () => { await (await navigator.serviceWorker.getRegistration()).
 
 
 def opened(context: BrowserContext, url: str) -> Page:
-    """A tab with the page in it, in charge of the service worker."""
+    """A tab with the page, controlled by the service worker."""
     page = context.new_page()
     page.goto(url)
     page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
@@ -33,7 +33,7 @@ def opened(context: BrowserContext, url: str) -> Page:
 
 
 def shells(page: Page, path: str = "/some/app/") -> dict[str, list[str]]:
-    """The caches of the copy of the page at this path: the addresses in each, by name."""
+    """The caches for the copy of the page at this path: name -> addresses."""
     cached: dict[str, list[str]] = page.evaluate(CACHED)
     return {name: urls for name, urls in cached.items() if name.startswith(f"shell-{path} ")}
 
@@ -61,7 +61,7 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     other.close()
     assert len(shells(first)) == 1
 
-    # The host sends no policy: the worker adds it.
+    # The host sends no policy, so the worker adds it.
     headers = """async path => (await fetch(path)).headers.get('Content-Security-Policy')"""
     document, script = (second.evaluate(headers, path) for path in ("./", "worker.mjs"))
     assert "script-src 'self' 'wasm-unsafe-eval' 'unsafe-eval';" in document
@@ -81,13 +81,13 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     first.wait_for_selector("body[data-ui=ready]", timeout=PATIENCE_MS)
     assert first.evaluate(PARTS) == ["two"] * 3
     expect(first.locator("#hint")).to_be_hidden()
-    # The other tab was not reloaded and goes on with what it came with, in its workers too.
+    # The other tab was not reloaded. It stays on its version, and so do its workers.
     assert second.evaluate("window.mine") is True
     assert second.evaluate(PARTS) == ["one"] * 3
     expect(second.locator("#hint")).to_be_visible()
     assert len(shells(second)) == 2
 
-    # A newer sw.js of the same version keeps that so.
+    # A newer sw.js of the same version does not change that.
     script = site.site.root / "sw.js"
     script.write_text(script.read_text() + "// newer\n")
     site.publish("two")
@@ -115,7 +115,7 @@ def test_a_new_version_waits_for_consent_in_each_tab(
     context.close()
 
 
-# The browser also looks for updates by itself, after a navigation: the worker may be there already, or be gone again.
+# The browser also checks for updates itself after a navigation, so the new worker may already exist, or be gone again.
 FAILED_UPDATE = """async () => {
   const registration = await navigator.serviceWorker.getRegistration();
   let end;
@@ -134,7 +134,8 @@ def test_an_update_that_fails_changes_nothing(
     blind_chromium: Browser,
     published: tuple[Published, str],  # noqa: F811
 ) -> None:
-    """Cut, changed, refused, no room: the old version goes on, and the next try takes over what came."""
+    """The update is cut, changed, refused or has no room: the old version goes on, and the next try uses what had
+    arrived."""
     site, url = published
     context = blind_chromium.new_context()
     page = opened(context, url)
@@ -159,7 +160,8 @@ def test_an_update_that_fails_changes_nothing(
     page.evaluate(UPDATE)
     expect(page.locator("#hint")).to_contain_text("A new version is ready", timeout=PATIENCE_MS)
 
-    # A tab of two versions ago, and a policy that changed while files did not. No room to note who came with what.
+    # A tab is two versions old, and the policy changed while files did not. There is no room to note which tab has
+    # which version.
     other = opened(context, url)
     other.click("#hint [data-do=update]")
     other.wait_for_function("document.title === 'two'", timeout=PATIENCE_MS)
@@ -177,7 +179,7 @@ def test_an_update_that_fails_changes_nothing(
     context.set_offline(True)
     page.reload()
     assert page.title() == "three" and page.evaluate(PARTS) == ["three"] * 3
-    page.goto(url + "diagnostics")  # as ./dev run calls it
+    page.goto(url + "diagnostics")  # ./dev run uses this address
     assert "Diagnostics" in page.inner_text("h1")
     gone = "caches.keys().then(all => all.filter(name => name.startsWith('shell-')).length === 1)"
     page.wait_for_function(gone, timeout=PATIENCE_MS)
@@ -185,8 +187,8 @@ def test_an_update_that_fails_changes_nothing(
 
 
 def requests(log: Path) -> list[str]:
-    """The address of every request that a page or its workers made, from a log of Chromium's network (--log-net-log).
-    Those of the browser itself have no origin behind them."""
+    """The address of every request that a page or its workers made, from Chromium's network log (--log-net-log). The
+    browser's own requests have no origin."""
     found = json.loads(log.read_text())
     kind = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
     started = [event.get("params", {}) for event in found["events"] if event["type"] == kind]
@@ -196,8 +198,9 @@ def requests(log: Path) -> list[str]:
 def test_page_and_model_work_without_their_server(
     site: PageServer, playwright: Any, tmp_path: Path
 ) -> None:
-    """A kept profile: a first visit with a question, then the server stopped, a new browser process, and the same
-    question. Neither visit asks another host, the service worker and the workers included: Chromium's own log tells."""
+    """A profile on disk makes a first visit with a question. Then the server stops, and a new browser process asks
+    the same question. Neither visit sends a request to another host, as Chromium's own log shows, not even from the
+    service worker or the workers."""
     logs = [tmp_path / "first.json", tmp_path / "second.json"]
 
     def launch(log: Path) -> BrowserContext:
@@ -248,7 +251,7 @@ def test_page_and_model_work_without_their_server(
     page.wait_for_selector("body[data-ui=ready][data-config=ready]", timeout=PATIENCE_MS)
     expect(page.locator("#hero-picker .choice")).to_have_count(2)
     page.wait_for_selector("body[data-engine=ready]", timeout=PATIENCE_MS)
-    # The model is not asked for: it is kept whole, and loads when the person begins to write.
+    # Nobody clicks Load: the model is stored whole, so it loads when the user starts to type.
     expect(page.locator("#hero-text")).to_contain_text("loads when you begin to write")
     assert page.evaluate("document.body.dataset.model") == "none"
     assert answer(page) == first != ""

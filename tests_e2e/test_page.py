@@ -1,4 +1,4 @@
-"""The page as a person meets it: in Chromium with a software GPU, and in WebKit where Playwright has it."""
+"""The page as users see it: in Chromium with a software GPU, and in WebKit where Playwright has it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ from tests_e2e.visit import (
     offer,
 )
 
-STOP_MS = 5000  # stopping waits for nothing; a whole answer takes longer on a software GPU
+# Stopping waits for nothing, while a whole answer takes longer than this on a software GPU.
+STOP_MS = 5000
 expect.set_options(timeout=UI_MS)
 
-# What must never run or be fetched. `hit` counts what ran.
+# Contents that must never run or be fetched. `hit` counts what ran.
 ATTACKS = r"""
 <script>hit()</script>
 <img src="https://evil.example/a.png" onerror="hit()">
@@ -112,7 +113,7 @@ SAMPLE_HTML = (
     "<pre>python|def f(x):\n    return x  # ** not bold **</pre>"
     "<hr><p>Unfinished **bold and `code</p>"
 )
-# The DOM in few words: no attributes but href and start, frames of tables and code taken off.
+# A short form of the DOM: only the attributes href and start, without the frames of tables and code.
 PLAIN = r"""root => {
   const plain = node => {
     if (node.nodeType === Node.TEXT_NODE) return node.data;
@@ -128,7 +129,7 @@ PLAIN = r"""root => {
   return plain(root);
 }"""
 
-# A page of the tests: the app's renderer in MicroPython, fed whole and one character at a time.
+# A page with the app's renderer in MicroPython. It renders the text whole and one character at a time.
 RENDERER_PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <link rel="stylesheet" href="vendor/pyscript/core.css">
 <script type="module" src="vendor/pyscript/core.js"></script>
@@ -233,7 +234,7 @@ def test_markdown_is_the_same_whole_and_in_pieces(visit: Visit) -> None:
     assert page.locator("#whole").evaluate(PLAIN) == SAMPLE_HTML
     assert page.evaluate("text => render(text)", ATTACKS) == "same"
     assert page.evaluate("hits") == 0
-    # Deep nesting and openers that nothing closes neither raise nor take long.
+    # Deep nesting, and openers that nothing closes, neither raise nor take long.
     deep = ">" * 3000 + " a\n\n" + "- " * 500 + "b\n\n" + "[" * 2000 + "\n\n" + "*a " * 1500
     assert page.evaluate("text => render_once(text)", deep) < 5000
     assert page.locator("#whole").inner_text().count(">") > 2900
@@ -257,14 +258,15 @@ def test_keyboard_alone(visit: Visit) -> None:
     assert page.input_value("#prompt") == "one\ntwo"
     assert page.evaluate(COMPOSED), "Safari's Enter that ends a composition is the input method's"
     expect(page.locator("#models")).to_be_hidden()
-    page.keyboard.press("Enter")  # no model is loaded: choose one first, and keep the text
+    page.keyboard.press("Enter")  # no model is loaded: the page asks for one, and keeps the text
     expect(page.locator("#models")).to_be_visible()
     expect(page.locator("#dialog-picker .choice")).to_have_count(2)
     page.keyboard.press("Escape")
     expect(page.locator("#models")).to_be_hidden()
     assert page.input_value("#prompt") == "one\ntwo"
     expect(page.locator("#hero-picker .choice")).to_have_count(2)
-    # In the list of chats: what another tab keeps moves no focus, nor does a deletion beyond the row in its place.
+    # In the list of chats another tab's change does not move the focus. A deletion moves it only to the row that takes
+    # the deleted row's place.
     bins = page.locator("#chats [data-do=delete-chat]")
     bins.last.focus()
     page.evaluate("window.dispatchEvent(new StorageEvent('storage'))")
@@ -360,7 +362,7 @@ def test_chats_are_listed_exported_and_deleted(visit: Visit) -> None:
 
 
 def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
-    """As the page keeps them; in a chat that an older page kept, thinking stands in the text."""
+    """Chats as the page stores them now, and a chat of an older page, where thinking is in the text."""
     visit.keep(chat("old", "older", "<think>\nhm, *so*\n</think>\n\nYes."))
     kept = chat("new", "newer", "I look it up.")
     body = json.loads(kept["jerboa.chat.new"])
@@ -407,7 +409,7 @@ def test_thinking_is_folded_and_tool_calls_can_be_read(visit: Visit) -> None:
     kept_now = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))["messages"][1]
     assert (kept_now["reasoning"], kept_now["content"]) == ("hm, *so*", "Yes.")
 
-    page.click("#chats .open:has-text('about')")  # of this page: the mark is text
+    page.click("#chats .open:has-text('about')")  # from this page, so the mark is text
     expect(page.locator(".answer .text")).to_have_text("It ends with </think>, then")
     expect(page.locator(".answer .thinking")).to_be_hidden()
 
@@ -429,7 +431,7 @@ def test_a_full_store_is_said_and_the_page_goes_on(visit: Visit) -> None:
     expect(page.locator("#notice")).to_be_hidden()
 
 
-BROKEN = {  # chat bodies; each has the word "kept" somewhere
+BROKEN = {  # chat bodies; each holds the word "kept" somewhere
     "cut": '{"id": "cut", "messages": [{"role": "user", "content": "kept',
     "list": '["kept", 3, null]',
     "deep": "[" * 5000 + '"kept"' + "]" * 5000,
@@ -510,7 +512,7 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
     page.goto(site.url, wait_until="domcontentloaded")
     expect(page.locator("#sidebar")).to_be_hidden()
     expect(page.locator("#send")).to_be_disabled()
-    page.click("#open-sidebar")  # the page's Python hears of it as soon as it runs
+    page.click("#open-sidebar")  # the page's Python gets this click as soon as it runs
     visit.context.unroute("**/app/main.py")
     for route in held:
         route.continue_()
@@ -528,7 +530,7 @@ def test_phone_layout_and_drawer(browser: Browser, site: PageServer) -> None:
 
 
 def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
-    """A worker that repeats what it is sent stands in the engine's place: what counts are the page's messages."""
+    """A worker that repeats what it gets replaces the engine, because only the page's messages matter."""
     visit.context.unroute("**/worker.mjs")
     repeat = """postMessage({status: 'booted', runtime: self.name, boot_ms: 1, snapshot: false});
       onmessage = ({data}) => postMessage({status: 'log', message: JSON.stringify(data)});"""
@@ -555,7 +557,7 @@ def test_the_addresss_parameters_reach_the_engine(visit: Visit) -> None:
 
 
 def test_either_the_card_or_the_name_that_came_last_is_loaded(visit: Visit) -> None:
-    """A name that is typed takes the choice from the cards, a card that is chosen after it takes it back."""
+    """Typing a name deselects the card. Choosing a card afterwards deselects the name."""
     page = visit.open()
     page.click("#hero-picker .other summary")
     hub = page.locator("#hero-picker [name=hub]")
@@ -657,7 +659,7 @@ def test_without_webgpu_the_page_explains_itself(
 def test_an_address_that_is_not_secure_says_so_and_the_rest_works(
     playwright: Any, site: PageServer
 ) -> None:
-    """There browsers offer neither WebGPU nor what keeps data for good nor service workers."""
+    """In such an address browsers offer no WebGPU, no persistent storage and no service workers."""
     offer(site)
     browser = launch_chromium(
         playwright, [*WEBGPU_FLAGS, "--host-resolver-rules=MAP insecure.test 127.0.0.1"]
@@ -683,7 +685,7 @@ def test_an_address_that_is_not_secure_says_so_and_the_rest_works(
 
 @pytest.fixture(scope="module")
 def engine_page(visited: Visited, site: PageServer) -> Iterator[Page]:
-    """A page with the tiny model loaded; no frame is ever drawn, as in a hidden tab."""
+    """A page with the tiny model loaded. It draws no frames, as in a hidden tab."""
     offer(site)
     page = visited.context.new_page()
     page.add_init_script("window.requestAnimationFrame = () => 0;")
@@ -704,7 +706,7 @@ def engine_page(visited: Visited, site: PageServer) -> Iterator[Page]:
 
 @pytest.fixture
 def new_chat(engine_page: Page) -> Page:
-    """An empty chat in the page of the engine, with MODEL loaded."""
+    """An empty chat in the page with the engine, with MODEL loaded."""
     if engine_page.locator("#model-name").inner_text() != f"Tiny {MODEL}":
         load(engine_page)
     engine_page.click(".new")
@@ -803,11 +805,12 @@ def test_too_long_a_chat_says_so_where_it_happened(new_chat: Page) -> None:
     assert len(kept_messages(new_chat)) == 2
 
 
-# These three leave another model behind: last, since a load takes long on a software GPU.
+# These three tests leave another model loaded. They come last, because a load takes long on a software GPU.
 
 
 def test_a_chat_beyond_the_context_says_what_the_model_no_longer_sees(new_chat: Page) -> None:
-    """A notice where that begins; the answer after it, which leaves out the same, does not say it again."""
+    """A notice stands where the model's view begins. The next answer leaves out the same messages and does not
+    repeat the notice."""
     for word in ("one", "two"):
         ask(new_chat, f"{word} " * 40)
     assert not new_chat.locator(".forgot:visible").count()
@@ -840,7 +843,7 @@ def test_a_base_model_continues_and_a_failed_load_can_be_tried_again(
 
 
 def test_loading_can_be_cancelled(engine_page: Page, site: PageServer) -> None:
-    """What was in use before is in use again: the other model's weights had not begun to come."""
+    """The model from before is in use again, because the other model's weights had not started to arrive."""
     engine_page.click(".new")
     load(engine_page)
     name = f"Tiny {MODEL}"
@@ -881,7 +884,7 @@ def test_a_folder_of_ones_own(engine_page: Page, tmp_path: Path) -> None:
     engine_page.keyboard.press("Escape")
     ask(engine_page, "think")
     answer = kept_messages(engine_page)[3]
-    assert answer["reasoning"] and not answer["content"]  # cut off while it was thinking
+    assert answer["reasoning"] and not answer["content"]  # cut off during thinking
     expect(engine_page.locator("#announce")).to_have_text("The answer is empty")
     last = engine_page.locator(".message.answer").last
     expect(last.locator(".thinking summary")).to_have_text(re.compile(r"Thought for \d+ s"))

@@ -1,4 +1,6 @@
-"""Real weights in the page's worker: Gemma 3 270M answers as transformers does in float32, and as the native engine."""
+"""Real weights in the page's worker: Gemma 3 270M gives the answer of transformers in float32 and of the native
+engine.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,15 @@ from tests_e2e.visit import watched
 
 NAME = "gemma-3-270m"
 PROMPT = "Water boils at a temperature of"
-ANSWER = " 100"  # four tokens with margins above 1.6, which 8 bits do not move; some 2 s each on SwiftShader
+# Four tokens with margins above 1.6, which 8 bits do not change; each takes 2 s on SwiftShader.
+ANSWER = " 100"
 COUNT = len(ANSWER)
 CONTEXT = 64
 
 
 @pytest.mark.real_model
 def test_real_weights_answer_in_the_browser(browser: Browser) -> None:
-    """From the prompt's text to the answer's: hub client, 8-bit weights, tokenizer, kernels, sampler."""
+    """From the prompt's text to the answer's text: hub client, 8-bit weights, tokenizer, kernels, sampler."""
     golden = reference.real_models()[NAME]
     case = next(case for case in golden["cases"] if case["prompt"] == PROMPT)
     try:

@@ -1,4 +1,6 @@
-"""A hub whose answers go wrong, over the browser's own fetch. In CPython: tests/test_cache.py, tests/test_hub.py."""
+"""A hub with faulty answers, over the browser's own fetch. tests/test_cache.py and tests/test_hub.py test this in
+CPython.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,13 @@ WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 FAULTS = (404, 416, "html", "short", "stall", "drop", "redirect-loop", "wrong-range")
 PASSING = (503, "short", "stall", "drop", "wrong-range")
-# Of a range of a packed body no browser makes the range; of a whole one it does, and says nothing.
+# No browser unpacks a range of a compressed body. A whole one it unpacks, without saying so.
 PACKED = ("gzip", "gzip-whole")
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """On two ports of the loopback interface, which the page's connect-src lists."""
+    """A hub on two ports of the loopback interface, which the page's connect-src lists."""
     root = tmp_path_factory.mktemp("faults")
     shutil.copytree(GOLDENS / MODEL, root / ORGANISATION / MODEL)
     with hub_server(root, cdn_host="127.0.0.1") as server:
@@ -43,14 +45,14 @@ def loading(browser: Browser, site: PageServer, hub: HubServer) -> Iterator[Load
 
 
 class Loading:
-    """Loads of the weights by a page that waits no longer than a second for a hub, and not at all between two tries."""
+    """Loads of the weights in a page. The page waits at most a second for the hub, and not at all between two tries."""
 
     def __init__(self, probe: Probe, hub: HubServer) -> None:
         self.probe, self.hub = probe, hub
         self.right = self.load()["sums"]
 
     def load(self, *faults: int | str | None) -> dict[str, Any]:
-        """Into an empty store, while these happen to requests for the weights; see probe.keep."""
+        """Load into an empty store while requests for the weights have these faults; see probe.keep."""
         self.probe("clear_store")
         self.hub.clear_faults()
         self.hub.fail(WEIGHTS, *faults)
@@ -59,14 +61,14 @@ class Loading:
         return found
 
     def stored(self) -> int:
-        """Bytes of the weights in the store."""
+        """How many bytes of the weights are stored."""
         files: dict[str, int] = self.probe("stored_files", "/blobs/")
         return max(files.values(), default=0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_stays_ends_the_load(loading: Loading, fault: int | str) -> None:
-    """With a typed error, and half a file is not taken for one."""
+    """The error is typed, and half a file does not count as whole."""
     kind, message = loading.load(None, *[fault] * 100)["error"]
     assert kind == "HubError" and WEIGHTS in message, message
     assert loading.stored() < SIZE

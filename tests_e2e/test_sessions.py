@@ -8,7 +8,8 @@ from tests_e2e.visit import ORGANISATION
 
 
 def test_a_session_survives_a_reload(visited: Visited, site: PageServer) -> None:
-    """Saved, the page loaded anew, restored: the same logits and the same answer as the run that went on."""
+    """The session is saved and restored after a reload: it gives the same logits and the same answer as the run that
+    continued."""
     page = blank_page(visited.context, site)
     arguments = (site.url + "models", f"{ORGANISATION}/lfm2-mlx4-g64", "of the test")
     unbroken = Probe(page, "py314")("session", *arguments)

@@ -1,4 +1,4 @@
-"""The browser's stores do what plain files do: the same calls, the same answers."""
+"""The browser's stores do what plain files do: the same calls give the same results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_file_that_another_tab_has_open(probe: Probe) -> None:
 def test_the_private_file_system_as_webkit_has_it(
     browser: Browser, site: PageServer, tmp_path: Path
 ) -> None:
-    """No real one was at hand; webkit_files.mjs says where this is from."""
+    """No real WebKit was available. webkit_files.mjs says where this behaviour is described."""
     context = browser.new_context()
     shim(context, "probe.mjs", lambda: "webkit_files.mjs")
     probe = Probe(blank_page(context, site), "py314")
@@ -52,7 +52,7 @@ def test_the_lock_of_a_page_that_died_is_free_within_five_seconds(
     died = time.monotonic()
     kill(pages[0])
     assert second("lock", "one", True) is not None
-    assert time.monotonic() - died < 5  # what is promised, whatever the machine
+    assert time.monotonic() - died < 5  # promised on any machine
     pages[1].close()
 
 
@@ -62,7 +62,7 @@ def test_a_used_up_quota_is_said_and_loses_nothing(
 ) -> None:
     page = blank_page(kept_profile, site)
     probe = Probe(page, "py314")
-    probe("random_number")  # Python is there before the quota is
+    probe("random_number")  # so that Python boots before the quota is set
     set_quota(page, site, 60 << 20)
     seen = probe("fill_store", kind, f"full-{kind}", 100)
     page.close()

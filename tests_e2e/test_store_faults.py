@@ -1,5 +1,6 @@
-"""A store that fails (store_faults.mjs) at every change that a load makes of it: the page is killed there, its worker
-is ended there, or there is no room from there on. Nothing compiles here but the kernels of loading."""
+"""A store that fails (store_faults.mjs) at every change that a load makes to it. At that change the page is killed,
+or its worker ends, or there is no room from then on. Only the kernels of loading are compiled here.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +26,28 @@ from tests_e2e.conftest import (
 )
 from tests_e2e.visit import ORGANISATION
 
-MODEL = "qwen2-f32"  # few tensors: each is several changes
+MODEL = "qwen2-f32"  # it has few tensors, because each means several changes
 WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 TENSORS = 293_120
-# Bytes that a kill may lose: a tensor that is written and not yet in the journal; the largest here has 61,680. Or the
-# file's head, which is read in one piece before the tensors are known.
+# Bytes that a kill may lose. One case is a tensor that is written but not yet in the journal; the largest here has
+# 61,680. The other is the file's head, which is read in one piece before the tensors are known.
 LOST = max(61_680, FIRST_READ_BYTES)
 WAITING = "Another tab or process is loading this model: waiting for it."
-# Kinds of store, and the form in which the weights are kept.
+# Kinds of store, and the form in which they hold the weights.
 KINDS = (("opfs", "stored"), ("cache-storage", "stored"))
 QUANTISED = pytest.param(("opfs", "q4"), marks=pytest.mark.slow)
 Places = tuple[tuple[int, str], ...]
-# Where and how: among the small files, within the weights, and far behind the end of a load. None: everywhere.
+# The change to fail at, and how: among the small files, within the weights, and long after the end of a load. None:
+# every change.
 QUICK = ((9, "kill"), (40, "half"), (10_000, "kill"))
 EVERY = pytest.param(None, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
 def context(playwright: Any, site: PageServer) -> Iterator[BrowserContext]:
-    """A profile of a Chromium of its own: renderers are crashed. It has been here before, so boots are short."""
+    """A profile in a Chromium of its own, because tests crash renderers. It visited the page before, so workers boot
+    fast."""
     browser = launch_chromium(playwright, WEBGPU_FLAGS)
     context, _ = returning(browser, site)
     shim(context, "probe.mjs", lambda: "store_faults.mjs")
@@ -62,7 +65,7 @@ class Device:
         self.probe("clear_store")
 
     def begin_anew(self) -> None:
-        """A fresh page and worker."""
+        """Open a fresh page and worker."""
         self.probe = Probe(blank_page(self.context, self.site), "py314")
         if self.kind != "opfs":
             self.probe("hide_opfs")
@@ -73,12 +76,12 @@ class Device:
         loaded: dict[str, Any] = self.probe("keep", hub, repo, self.form)
         if loaded["notes"][:1] == [
             WAITING
-        ]:  # Chromium takes two seconds to end a worker that does not listen
+        ]:  # Chromium takes two seconds to end a worker that does not react
             del loaded["notes"][0]
         return loaded
 
     def load_and_die(self, at: int, how: str) -> bool:
-        """Begin a first load that hangs at a change; whether it came to that."""
+        """Start a first load that hangs at a change. Returns whether it reached that change."""
         self.probe("clear_store")
         self.probe("arm_store", at, how)
         arguments = [self.site.url + "models", f"{ORGANISATION}/{MODEL}", self.form]
@@ -89,12 +92,12 @@ class Device:
         return "status" in ends[-1]
 
     def written(self) -> int:
-        """Bytes of the weights that the store has."""
+        """How many bytes of the weights are stored."""
         files: dict[str, int] = self.probe("stored_files", "/blobs/")
         return max(files.values(), default=0)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Delete everything."""
         self.probe("arm_store", 0, "")
         self.probe("clear_store")
         self.probe.worker.page.close()
@@ -104,7 +107,7 @@ class Device:
 def device(
     request: pytest.FixtureRequest, context: BrowserContext, site: PageServer
 ) -> Iterator[Device]:
-    """With an empty store of each kind."""
+    """A device with an empty store of each kind."""
     device = Device(context, site, *request.param)
     yield device
     device.close()
@@ -115,9 +118,9 @@ def device(
 def test_killed_at_a_change_of_the_store(
     device: Device, asked: Asked, places: Places | None
 ) -> None:
-    """The next load is right and finishes the store, and at most a tensor that was stored is fetched again. A page is
-    killed where the change did not happen; where half of it did, the page lives and its worker is ended. Of weights
-    that are quantised while they come, what was on its way behind a tensor comes again, too: here that may be all."""
+    """The next load is right, completes the store, and fetches again at most one stored tensor. If the change did
+    not happen, the page is killed; if half of it did, only the worker ends and the page lives. For weights that are
+    quantised while loading, tensors in flight are fetched again too, which may be all of them here."""
     undisturbed = device.load()
     assert undisturbed["kept"] is True and undisturbed["kind"] == device.kind
     died = 0
@@ -150,7 +153,7 @@ def test_a_warm_load_reads_and_uploads_every_byte_once(device: Device) -> None:
     device.probe("arm_store", 0, "")
     assert device.load(f"@{device.commit}") == undisturbed
     read, uploaded = device.probe("traffic")
-    about = 40_000  # the index, the configuration; where the sums of what lie
+    about = 40_000  # the index, the configuration, and the checksum table
     assert TENSORS <= read <= SIZE + about
     assert TENSORS <= uploaded <= TENSORS + about
 
@@ -158,7 +161,7 @@ def test_a_warm_load_reads_and_uploads_every_byte_once(device: Device) -> None:
 @pytest.mark.parametrize("device", KINDS, indirect=True, ids="-".join)
 @pytest.mark.parametrize("places", [QUICK, EVERY], ids=["some", "every"])
 def test_no_room_from_a_change_of_the_store_on(device: Device, places: Places | None) -> None:
-    """The load is right; it says that nothing is kept, and then nothing is."""
+    """The load is right. It reports that nothing is stored, and then nothing is."""
     undisturbed = device.load()
     refused = 0
     for k in [k for k, _ in places] if places else itertools.count(1):
@@ -169,7 +172,7 @@ def test_no_room_from_a_change_of_the_store_on(device: Device, places: Places | 
             break
         refused += 1
         assert loaded["sums"] == undisturbed["sums"], f"no room from change {k} on"
-        if loaded["kept"]:  # but for the time of its last use, on which nothing depends
+        if loaded["kept"]:  # the refused change was the time of last use, on which nothing depends
             assert loaded["notes"] == [] and device.written() == SIZE, f"no room from change {k} on"
         else:
             (note,) = loaded["notes"]
@@ -183,7 +186,7 @@ def test_no_room_from_a_change_of_the_store_on(device: Device, places: Places | 
 def test_no_room_at_one_change_of_the_store(
     device: Device, asked: Asked, places: Places | None
 ) -> None:
-    """An older model makes room, nothing is said, and what the journal says is there is there."""
+    """An older model makes room, nothing is reported, and everything in the journal is stored."""
     undisturbed = device.load()
     refused = 0
     for k in [k for k, _ in places] if places else itertools.count(1):

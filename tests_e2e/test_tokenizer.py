@@ -13,7 +13,8 @@ from tests_e2e.native import native
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ids_and_decoded_texts_are_native_ones(probe: Probe, site: PageServer, name: str) -> None:
-    """3,000 texts in many scripts, in each Pyodide: what crosses between Python and JavaScript differs in the two."""
+    """3,000 texts in many scripts, in each Pyodide, because the two pass texts between Python and JavaScript
+    differently."""
     address, sample = f"{site.url}tokenizers/{name}.json", texts()
     mine, reference = probe("tokenize", address, sample), native("tokenize", address, sample)
     for what in ("ids", "decoded"):

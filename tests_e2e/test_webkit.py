@@ -1,5 +1,6 @@
-"""An iPhone and an iPad by name, in Chromium, with a GPU that fails as WebKit's was seen to (webkit_shim.mjs):
-calibration, memory, and pages that break down. A page is killed by crashing its renderer: no script hears of that."""
+"""An iPhone and an iPad, simulated in Chromium with a GPU that fails as WebKit's was seen to (webkit_shim.mjs):
+calibration, memory, and pages that crash. A test kills a page by crashing its renderer, so no script gets notice.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from tests_e2e.test_install import DESKTOP_IPAD, device
 from tests_e2e.visit import ENGINE_MS, MODEL, ORGANISATION, UI_MS, offer
 
 PROMPT = "one two three"
-# The page's own worker ends with its page; the page's end is for the test to bring about.
+# The page's own worker ends with its page. The test itself must end the page.
 KILLED = "heard.some(m => m.status === 'killed')"
 SIGHT = """state => {
   Object.defineProperty(document, 'visibilityState', { value: state, configurable: true });
@@ -37,7 +38,8 @@ SIGHT = """state => {
 
 
 class Phone:
-    """A profile whose workers run over the shim; `limits`: what it takes, of workers that start from now on."""
+    """A profile whose workers run over the shim. `limits`: what the device can take, for workers that start from now
+    on."""
 
     def __init__(self, browser: Browser, site: PageServer, **options: Any) -> None:
         self.site = site
@@ -47,7 +49,7 @@ class Phone:
         shim(self.context, "worker.mjs", lambda: f"webkit_shim.mjs?{self.limits}")
 
     def visit(self, *, load: bool = False) -> Page:
-        """The page, with the engine booted; `load`: the model is asked for before that."""
+        """Open the page and wait for the engine. With `load`, the model is chosen before the engine is ready."""
         page = self.context.new_page()
         held: list[Route] = []
         if load:
@@ -62,7 +64,7 @@ class Phone:
         return page
 
     def worker(self, run: str, ios: bool = True) -> Worker:
-        """The engine's worker in a page that does nothing else; the run's name is the page's to give."""
+        """The engine's worker in a page that does nothing else. The page chooses the run's name."""
         worker = Worker(blank_page(self.context, self.site), "worker.mjs")
         values = {"HF_ENDPOINT": self.site.url + "models", "JERBOA_RUN": run}
         values["JERBOA_IOS"] = "1" if ios else ""
@@ -96,7 +98,7 @@ def load(id: str, **options: Any) -> dict[str, Any]:
 
 
 def answer(worker: Worker, id: str, max_tokens: int = 12) -> dict[str, Any]:
-    """A greedy answer to PROMPT, and in `status` "complete", or "killed" if that is what came of it."""
+    """A greedy answer to PROMPT. `status` is "complete", or "killed" if the page was killed."""
     options = {"temperature": 0, "max_tokens": max_tokens}
     worker.post({"type": "generate", "id": id, "prompt": PROMPT, "options": options})
     return worker.wait(lambda m: m["status"] in ("complete", "error", "killed"))[-1]
@@ -111,8 +113,9 @@ def text(complete: dict[str, Any]) -> str:
 def test_groups_are_calibrated_and_a_death_is_not_repeated(
     phone: Phone, chromium: Browser, site: PageServer
 ) -> None:
-    """Reads go stale after 12 changes of pipelines, 16 passes kill, and so does a second command buffer before the
-    first is done: 8 in one pass are found, through one death. No private file system: the record is IndexedDB's."""
+    """The device reads stale words after 12 changes of pipelines. It is killed by 16 passes, or by a second command
+    buffer before the first is done. Calibration finds 8 dispatches in one pass, with one death. There is no private
+    file system, so the record is in IndexedDB."""
     phone.limits = "opfs=0&stale=12&passes=8&queue=1"
     worker = phone.worker("first")
     info = worker.ask(load("load"))["info"]
@@ -147,7 +150,8 @@ def test_groups_are_calibrated_and_a_death_is_not_repeated(
 
 @pytest.mark.parametrize("phone", ["iPad Pro 11"], indirect=True)
 def test_memory_pressure_is_an_error_that_offers_less(phone: Phone, site: PageServer) -> None:
-    """The device goes away while the model comes, and again: typed, then a smaller context, which there is room for."""
+    """The device goes away during the load, twice. The error is typed and offers a smaller context, which then has
+    room."""
     offer(site)
     phone.limits = "lose=1000000"
     page = phone.visit()
@@ -166,7 +170,7 @@ def test_memory_pressure_is_an_error_that_offers_less(phone: Phone, site: PageSe
 def test_a_page_that_broke_down_says_so_and_offers_less(
     phone: Phone, site: PageServer, tmp_path: Path
 ) -> None:
-    """And again, until there is nothing less."""
+    """It crashes again and again, until there is nothing smaller to offer."""
     offer(site)
     phone.limits = "bytes=300000"
     page = phone.visit()
@@ -175,7 +179,7 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     for context in (256, 128, None):
         page.wait_for_function(KILLED, timeout=ENGINE_MS)
         kill(page)
-        page = phone.visit(load=context == 128)  # also asked for too early, it is not loaded
+        page = phone.visit(load=context == 128)  # chosen too early, the model is not loaded
         notice, less = page.locator("#notice"), page.locator("[data-do=load-smaller]")
         expect(notice).to_contain_text(f"The page ended while {MODEL} was loading", timeout=UI_MS)
         expect(page.locator("body")).to_have_attribute("data-model", "none")
@@ -192,7 +196,7 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     expect(notice).to_contain_text("This was the smallest setting already")
     expect(less).to_have_count(0)
     page.screenshot(path=str(tmp_path / "crash-last.png"))
-    # Closed in the middle of a load by the person, it is no crash.
+    # A page that the user closes during a load did not crash.
     page.click("#hero-picker button[type=submit]")
     page.wait_for_selector("body[data-model=loading]", timeout=UI_MS)
     page.wait_for_function(KILLED, timeout=ENGINE_MS)
@@ -202,13 +206,13 @@ def test_a_page_that_broke_down_says_so_and_offers_less(
     page.click("#hero-picker button[type=submit]")
     page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
     expect(notice).to_be_hidden()
-    # The smaller setting was kept, and what the device takes is kept by the page.
+    # The smaller setting is stored, and the page stores what the device can take.
     found = "Object.keys(localStorage).includes('jerboa.proven-groups')"
     page.wait_for_function(found, timeout=ENGINE_MS)
     kept = json.loads(page.evaluate("localStorage.getItem('jerboa.proven-groups')"))
     assert list(kept.values()) == [{"group": 8, "passes": 1}]
     assert json.loads(page.evaluate("localStorage.getItem('jerboa.settings')"))["context"] == 128
-    # The page knows which runs were out of sight when they ended.
+    # The page knows which runs were hidden when they ended.
     hidden, seen = (page.evaluate(SIGHT, state) for state in ("hidden", "visible"))
     assert hidden[:-1] == seen and hidden
     page.close()

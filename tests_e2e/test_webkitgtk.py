@@ -1,6 +1,6 @@
-"""WebKitGTK, the one WebKit that Debian has: it shares Safari's JavaScript engine and service workers, and has no
-WebGPU. So here: the page, Python in both places, the storage helpers, the missing-WebGPU message, and all of it again
-without the server in a new browser process.
+"""WebKitGTK, the only WebKit that Debian has. It shares Safari's JavaScript engine and service workers, but has no
+WebGPU. So these tests cover the page, Python in both places, the storage helpers, the message about missing WebGPU,
+and all of it again without the server in a new browser process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CONTROLLED = "return navigator.serviceWorker.controller !== null"
 HELPERS = """const h = await import('./device_storage.mjs');
   return [await h.getStorageStatus(), await h.canCacheModel(1), h.getInstallGuidance(), h.isIOS(),
     await h.requestPersistentStorage()];"""
-# The engine's worker, which the page does not start without WebGPU; `heard` is what it says.
+# The engine's worker. The page does not start it without WebGPU, so the test does; `heard` holds its messages.
 START = """window.heard = [];
   window.worker = new Worker('worker.mjs', {type: 'module'});
   worker.onmessage = ({data}) => heard.push(data); return true;"""
@@ -54,7 +54,7 @@ REFUSED = "return heard.find(m => m.status === 'error')"
 
 
 class WebDriver:
-    """One browser process, by the few commands of https://www.w3.org/TR/webdriver2/ that these tests need."""
+    """One browser process. It has the few commands of https://www.w3.org/TR/webdriver2/ that these tests need."""
 
     def __init__(self, port: int) -> None:
         self._base = f"http://127.0.0.1:{port}"
@@ -74,17 +74,17 @@ class WebDriver:
             return json.load(answer)["value"]
 
     def open(self, url: str) -> None:
-        """Go there."""
+        """Load an address."""
         self._call("POST", self._session + "/url", {"url": url})
 
     def run(self, body: str) -> Any:
-        """What the body of an async function returns in the page."""
+        """The value that the body of an async function returns in the page."""
         script = f"""const done = arguments[arguments.length - 1];
           (async () => {{ {body} }})().then(done, error => done('raised ' + error));"""
         return self._call("POST", self._session + "/execute/async", {"script": script, "args": []})
 
     def until(self, body: str) -> Any:
-        """Run it again and again until it returns something."""
+        """Run it again and again until it returns a true value."""
         deadline = time.monotonic() + PATIENCE_S
         while not (found := self.run(body)):
             assert time.monotonic() < deadline, f"nothing came of: {body}"
@@ -92,14 +92,15 @@ class WebDriver:
         return found
 
     def close(self) -> None:
-        """End the browser."""
-        with contextlib.suppress(urllib.error.URLError):  # the driver may be gone with its session
+        """Close the browser."""
+        # The driver may have ended with its session.
+        with contextlib.suppress(urllib.error.URLError):
             self._call("DELETE", self._session)
 
 
 @pytest.fixture
 def display() -> Iterator[str]:
-    """A screen for windows."""
+    """A virtual screen for windows."""
     if not (shutil.which("WebKitWebDriver") and shutil.which("Xvfb")):
         pytest.skip("no WebKitGTK: ./dev test --webkitgtk installs it where it may")
     reader, writer = os.pipe()
@@ -175,7 +176,7 @@ def test_all_but_the_gpu_works_with_and_without_the_server(display: str, tmp_pat
 
 
 def test_the_store_is_cut_into_entries_of_a_cache(display: str, tmp_path: Path) -> None:
-    """It has a private file system and no synchronous handles for it."""
+    """WebKitGTK has a private file system, but no synchronous handles for it."""
     server = PageServer(TestSite())
     server.RequestHandlerClass = TestHandler
     with server, browser(display, tmp_path / "profile") as web:
@@ -208,7 +209,7 @@ def test_an_open_tab_keeps_its_version(
         site.publish("two")
         web.until(UPDATE)
         web.until("return document.body.innerText.includes('A new version is ready')")
-        web.until(TAKE_CHARGE)  # as another tab's consent does
+        web.until(TAKE_CHARGE)  # another tab's consent does the same
         assert web.run(parts) == ["one"] * 3
         web.open(url)
         web.until(READY)

@@ -1,4 +1,4 @@
-"""The page as a person meets it: a fresh profile, the models that it is offered, and what is done there."""
+"""Visits to the page: a fresh profile, the models that the page offers, and what a user does there."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from devtools.page_server import PageServer
 
-ORGANISATION = "tiny"  # of the local hub's repositories: the golden checkpoints
-# No test waits this long on an idle machine (a cold boot takes 2 to 5 s there); on two busy cores SwiftShader alone was
-# seen to compile a model's kernels for two minutes.
+ORGANISATION = "tiny"  # of the local hub's repositories, which are the golden checkpoints
+# On an idle machine no test waits this long (a cold boot takes 2 to 5 s). On two busy cores SwiftShader alone was seen
+# to compile a model's kernels for two minutes.
 PATIENCE_S = 400.0
 MODEL = "qwen3-mlx4-g128"
 OTHER = "gemma3-text-bf16"
-ROOMY = "qwen2-mlx4-g64"  # its vocabulary has room for the marks of a chat format
-UI_MS = 30_000  # the machine may be busy; on an idle one the page takes half a second
+ROOMY = "qwen2-mlx4-g64"  # its vocabulary is large enough for the marks of a chat format
+UI_MS = 30_000  # on an idle machine the page takes half a second, but the machine may be busy
 ENGINE_MS = PATIENCE_S * 1000
 READY = "body[data-ui=ready][data-config=ready][data-chats=ready]"
 expect.set_options(timeout=UI_MS)
 
 
 def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[BrowserContext, list[str]]:
-    """A fresh profile (`options` of new_context) and the list of requests that left the origin. Without service
-    workers, which would fetch the whole shell for each: test_offline.py has those."""
+    """A fresh profile (`options` of new_context), and the list of requests that left the origin. It has no service
+    workers, which would fetch the whole shell for each test; test_offline.py tests those."""
     context = browser.new_context(service_workers="block", **options)
     outside: list[str] = []
     allowed = (site.url, "data:", "blob:")
@@ -35,7 +35,7 @@ def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[Browser
 
 
 def chat(name: str, *turns: str, updated: str = "2026-11-22T00:00:00.000Z") -> dict[str, str]:
-    """A kept chat, as localStorage items."""
+    """A stored chat, as localStorage items."""
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
     body = {"id": name, "title": turns[0], "updated": updated, "messages": messages}
@@ -56,13 +56,13 @@ KEPT_CHATS = """async () => {
 
 
 def kept_chats(page: Page) -> list[dict[str, Any]]:
-    """What the store has, the newest first, each as it stands in a file."""
+    """The stored chats, the newest first, each as in an exported file."""
     chats: list[dict[str, Any]] = page.evaluate(KEPT_CHATS)
     return chats
 
 
 class Visit:
-    """A fresh profile's page. `hold` keeps the engine's worker from starting: what is left is the page alone."""
+    """A page with a fresh profile. `hold` keeps the engine's worker from starting, so that only the page runs."""
 
     def __init__(
         self, browser: Browser, site: PageServer, *, hold: bool = True, **options: Any
@@ -87,7 +87,7 @@ class Visit:
             self.errors.append(message.text)
 
     def keep(self, items: dict[str, str]) -> None:
-        """Put items into localStorage before the page's first script, once."""
+        """Put items into localStorage once, before the page's first script."""
         script = (
             "items => { for (const [k, v] of Object.entries(items)) localStorage.setItem(k, v); }"
         )
@@ -97,13 +97,13 @@ class Visit:
         blank.close()
 
     def open(self, query: str = "") -> Page:
-        """Go there, and wait until it can be used."""
+        """Open the address, and wait until the page can be used."""
         self.page.goto(self.site.url + query)
         self.page.wait_for_selector(READY, timeout=UI_MS)
         return self.page
 
     def close(self) -> None:
-        """Leave. Nothing may have asked another host, broken the policy or raised."""
+        """Close the page. It must not have sent a request to another host, broken the policy or raised."""
         self.context.close()
         assert not self.outside
         assert not self.refused
@@ -111,7 +111,7 @@ class Visit:
 
 
 def offer(site: PageServer) -> None:
-    """Two tiny models in the list, the first the default."""
+    """Offer two tiny models. The first is the default."""
     site.site.offered = [
         {
             "id": f"{ORGANISATION}/{name}",
@@ -127,33 +127,33 @@ def offer(site: PageServer) -> None:
 
 
 def choose(page: Page, name: str) -> None:
-    """Have it loaded."""
+    """Choose a model, and start its load."""
     page.click("#model")
     page.check(f"#dialog-picker input[value='{ORGANISATION}/{name}']")
     page.click("#dialog-picker button[type=submit]")
 
 
 def load(page: Page, name: str = MODEL) -> None:
-    """Choose it and wait. Until its name is there, "ready" is still said of the model before."""
+    """Choose a model and wait until its name is shown. Until then "ready" is said of the model before."""
     choose(page, name)
     expect(page.locator("#model-name")).to_have_text(f"Tiny {name}")
     page.wait_for_selector("body[data-model=ready]", timeout=ENGINE_MS)
 
 
 def ask(page: Page, text: str) -> str:
-    """Send it; the finished answer."""
+    """Send a message; returns the finished answer."""
     page.fill("#prompt", text)
     page.press("#prompt", "Enter")
     return finished(page)
 
 
 def finished(page: Page) -> str:
-    """The last answer, once it is done."""
+    """The last answer, once it is finished."""
     page.wait_for_selector(".message.answer:last-child:not(.streaming)", timeout=ENGINE_MS)
     return page.locator(".message.answer").last.inner_text()
 
 
 def kept_messages(page: Page) -> list[dict[str, Any]]:
-    """The newest chat in the store, as it is shown, without what places its messages in the tree."""
+    """The newest stored chat along the shown path, without the fields that place its messages in the tree."""
     messages: list[dict[str, Any]] = kept_chats(page)[0]["messages"]
     return [{k: v for k, v in m.items() if k not in ("id", "parent", "made")} for m in messages]

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""A WebKitGTK window that WebKitWebDriver starts for test_webkitgtk.py, by the system's Python (PyGObject is not on
-PyPI as a wheel). MiniBrowser's automation mode keeps nothing on disk; this window keeps its profile in the folder
-JERBOA_PROFILE, and has navigator.storage and OPFS switched on, which WebKitGTK 2.50 has but leaves off.
+"""A WebKitGTK window that WebKitWebDriver starts for test_webkitgtk.py. It runs in the system's Python, because PyPI
+has no wheel of PyGObject. MiniBrowser's automation mode stores nothing on disk. This window has its profile in the
+folder JERBOA_PROFILE, and turns on navigator.storage and OPFS, which WebKitGTK 2.50 has but leaves off.
 """
 
 import os
@@ -18,7 +18,7 @@ PROFILE = os.environ["JERBOA_PROFILE"]
 
 
 def settings() -> Any:
-    """The defaults with FEATURES on."""
+    """The default settings, with FEATURES turned on."""
     chosen = WebKit2.Settings()
     known = WebKit2.Settings.get_all_features()
     for feature in map(known.get, range(known.get_length())):
@@ -28,7 +28,7 @@ def settings() -> Any:
 
 
 def main() -> None:
-    """Until the driver's session ends."""
+    """Run until the driver's session ends."""
     storage = WebKit2.WebsiteDataManager(
         base_data_directory=f"{PROFILE}/data", base_cache_directory=f"{PROFILE}/cache"
     )

@@ -23,7 +23,8 @@ from py_engine.weights.store import WeightStore
 
 # The key of a Config under which loading puts the configs of an encoder's Dense modules (encode/settings.py).
 DENSE_MODULES = "dense_modules"
-# What text models' checkpoints hold beside their weights: buffers that are computed, and parts that are not read.
+# What checkpoints of text models hold beside weights: buffers that the engine computes, and parts that it does not
+# read.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
 _OTHER_PARTS = re.compile(
     r"(model\.)?(vision_tower|vision_model|visual|vision_embed_tokens|multi_modal_projector|embed_vision|audio_tower|mtp)\."
@@ -38,7 +39,7 @@ def _files() -> frozenset[str]:
 
 @cache
 def families() -> dict[str, str]:
-    """model_type -> file, of all families here and their ALIASES."""
+    """model_type -> file, for all families here and their ALIASES."""
     modules = {name: import_module(f"{__name__}.{name}") for name in sorted(_files())}
     found = {name: name for name, module in modules.items() if hasattr(module, "build")}
     for name in [*found]:
@@ -48,8 +49,8 @@ def families() -> dict[str, str]:
 
 
 def _family(kind: str) -> Any:
-    """The module of this `model_type`, or None. Files are imported until one takes it: first those whose name it
-    begins with (gemma3 for gemma3_text), the longest name before all."""
+    """The module of this `model_type`, or None. Files are imported until one takes it. Files whose name is a prefix
+    of it come first (gemma3 for gemma3_text), the longest name before all others."""
     for name in sorted(_files(), key=lambda name: (not kind.startswith(name), -len(name))):
         module = import_module(f"{__name__}.{name}")
         if hasattr(module, "build") and (name == kind or kind in getattr(module, "ALIASES", ())):
@@ -58,7 +59,7 @@ def _family(kind: str) -> Any:
 
 
 def encodes(config: Config) -> bool:
-    """Whether models of this config are encoders: what their family's `build` is declared to give."""
+    """Whether models of this config are encoders. The declared return type of their family's `build` says so."""
     family = _family(str(config.get("model_type")))
     return (
         family is not None and family.build.__annotations__.get("return") == EncoderModel.__name__
@@ -66,16 +67,16 @@ def encodes(config: Config) -> bool:
 
 
 def sets_of(config: Config) -> Sequence[str]:
-    """The sets of weights beside the checkpoint's own that a family reads: SETS of its file, as
-    sources/safetensors.py: read_sets takes them."""
+    """The sets of weights that a family reads beside the checkpoint's own: SETS of its file, in the form that
+    read_sets (sources/safetensors.py) takes."""
     return getattr(_family(str(config.get("model_type"))), "SETS", ())
 
 
 def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     """The model that config.json describes, its weights asked for from `store` (allocated, not yet filled).
 
-    Raises ModelError for an unknown family, absurd numbers, tensors that do not fit them, or one that stands beside
-    those of a module in use and that nobody asked for.
+    Raises ModelError for an unknown family, absurd numbers, tensors that do not fit them, or a tensor that nobody asked
+    for in a module of which other tensors are in use.
     """
     kind = str(config.get("model_type"))
     family = _family(kind)
@@ -106,8 +107,8 @@ _ADVICE = {
 
 
 def unread(store: WeightStore) -> list[str]:
-    """Names of tensors that no module asked for, less those of other parts of a multimodal model and of buffers that
-    are computed; sorted."""
+    """Names of tensors that no module asked for, sorted. Other parts of a multimodal model and buffers that the
+    engine computes are left out."""
     return [
         name for name in store.unused() if not (_BUFFERS.search(name) or _OTHER_PARTS.match(name))
     ]

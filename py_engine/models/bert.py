@@ -1,8 +1,8 @@
-"""BERT as a text encoder: MiniLM, bge, e5, gte and their like.
+"""BERT as a text encoder: MiniLM, bge, e5, gte and similar models.
 
-Paper: Devlin et al. 2018, arXiv:1810.04805. Reference: transformers, models/bert/modeling_bert.py.
-Layers norm behind their residuals; learned positions; token types; LayerNorm and biases everywhere; the pooler and
-heads of pre-training are not read. Tried with: all-MiniLM-L6-v2 (real weights).
+Paper: Devlin et al. 2018, arXiv:1810.04805. Reference: transformers, models/bert/modeling_bert.py. Layers apply their
+norms after the residuals; positions are learned; there are token types, and LayerNorm and biases everywhere. The pooler
+and the heads of pre-training are not read. Tried with: all-MiniLM-L6-v2 (real weights).
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
 
 
 class _Names:
-    """The tensors of a checkpoint, below `bert.` or not; old files call what norms hold gamma and beta."""
+    """The tensors of a checkpoint, with or without the prefix `bert.`. Old files call the tensors of norms gamma and
+    beta."""
 
     def __init__(self, config: Config, store: WeightStore, hidden: int) -> None:
         self._store, self._h = store, hidden

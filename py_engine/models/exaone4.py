@@ -1,4 +1,4 @@
-"""EXAONE 4: norms behind each branch alone, q and k normalised per head, full layers without positions.
+"""EXAONE 4: norms only after each branch, q and k normalised per head, full layers without positions.
 
 Paper: EXAONE 4.0, arXiv:2507.11407. Reference: transformers, models/exaone4/modeling_exaone4.py. Without a
 sliding_window every layer is full and rotates. Tried with: tiny random checkpoints.
@@ -66,7 +66,8 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _kinds(config: Config) -> tuple[str, ...]:
-    """The kind of each layer: layer_types, else sliding_window_pattern, a number or a text like "LLLG" that repeats."""
+    """The kind of each layer: from layer_types, else from sliding_window_pattern, a number or a text like "LLLG"
+    that repeats."""
     pattern = config.get("sliding_window_pattern", 4)
     count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
     if config.get("layer_types") is not None:

@@ -1,4 +1,4 @@
-"""Gemma 2: sliding and full attention in turn, norms before and behind each branch, capped scores and logits, GeGLU.
+"""Gemma 2: alternating sliding and full attention, norms before and after each branch, capped scores and logits, GeGLU.
 
 Paper: Gemma 2, arXiv:2408.00118. Reference: transformers, models/gemma2/modeling_gemma2.py. Norm weights are stored as
 w and used as 1 + w. Tried with: tiny random checkpoints.
@@ -73,6 +73,6 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _cap(config: Config, which: str) -> float:
-    """What scores (attn) or logits (final) are held within; null: 0, no cap."""
+    """The cap of scores (attn) or logits (final). null gives 0, which means no cap."""
     key = f"{which}_logit_softcapping"
     return 0.0 if config[key] is None else require_float(config, key, 1e-3, 1e6)

@@ -1,4 +1,4 @@
-"""Gemma 3 (text): sliding and full attention in turn, norms before and after each branch, GeGLU, scaled embedding.
+"""Gemma 3 (text): alternating sliding and full attention, norms before and after each branch, GeGLU, scaled embedding.
 
 Paper: Gemma 3 Technical Report, arXiv:2503.19786. Reference: transformers, models/gemma3/modeling_gemma3.py.
 Norm weights are stored as w and used as 1 + w. The embedding is scaled by sqrt(hidden_size) in float32; MLX and

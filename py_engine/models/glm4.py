@@ -1,4 +1,4 @@
-"""GLM-4 (0414): norms before and behind each branch, half of a head rotated in pairs of neighbours, gate and up fused.
+"""GLM-4 (0414): norms before and after each branch, half of a head rotated in pairs of neighbours, gate and up fused.
 
 Paper: ChatGLM, arXiv:2406.12793. Reference: transformers, models/glm4/modeling_glm4.py.
 Tried with: tiny random checkpoints.

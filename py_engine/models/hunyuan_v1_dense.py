@@ -1,7 +1,7 @@
-"""Hunyuan (dense, V1): Llama whose q and k are normalised per head behind the rotation.
+"""Hunyuan (dense, V1): Llama whose q and k are normalised per head after RoPE.
 
 Reference: transformers, models/hunyuan_v1_dense/modeling_hunyuan_v1_dense.py. Its rope type "dynamic" with an alpha is
-static: a base stretched once, base * alpha^(d / (d - 2)) (NTK-aware scaling). Tried with: tiny random checkpoints.
+static: the base is scaled once, base * alpha^(d / (d - 2)) (NTK-aware scaling). Tried with: tiny random checkpoints.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _stretched(given: Any, config: Config, d: int) -> Any:
-    """rope_scaling or rope_parameters with the base that alpha makes."""
+    """rope_scaling or rope_parameters, with the base scaled by alpha."""
     if not isinstance(given, Mapping) or not given.get("alpha"):
         return given
     if given.get("rope_type", given.get("type")) != "dynamic":

@@ -1,4 +1,4 @@
-"""LFM2 and LFM2.5: gated short convolutions and attention in turn, q and k normalised per head, SwiGLU.
+"""LFM2 and LFM2.5: gated short convolutions and attention, q and k normalised per head, SwiGLU.
 
 Reference: transformers, models/lfm2/modeling_lfm2.py. `embedding_norm` is the final norm. The MLP's width is not the
 config's number but follows from it (`_mlp_width`).
@@ -68,7 +68,7 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _normalised(config: Config) -> Config:
-    """LFM2's own keys under the names of other families; its own win."""
+    """The config with LFM2's own keys renamed to those of other families. If a file has both, LFM2's own count."""
     made = {
         **_DEFAULTS,
         **config,
@@ -80,7 +80,7 @@ def _normalised(config: Config) -> Config:
 
 
 def _mlp_width(config: Config) -> int:
-    """block_ff_dim (or intermediate_size), by 2/3, by the multiplier, up to the next multiple."""
+    """block_ff_dim (or intermediate_size) times 2/3 times the multiplier, rounded up to the next multiple."""
     key = "block_ff_dim" if "block_ff_dim" in config else "intermediate_size"
     width = require_int(config, key, 1, MAX_WIDTH)
     if not require_bool(config, "block_auto_adjust_ff_dim", True):
@@ -92,7 +92,7 @@ def _mlp_width(config: Config) -> int:
 
 
 def _kinds(config: Config) -> tuple[str, ...]:
-    """The kind of each layer: layer_types, else attention at full_attn_idxs (absent: everywhere)."""
+    """The kind of each layer: from layer_types, else from full_attn_idxs, the layers that attend (absent: all)."""
     if "layer_types" in config:
         return layer_types(config, allowed=(CONV, FULL))
     count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
@@ -114,7 +114,7 @@ def _short_conv(weights: Checkpoint, hidden: int, taps: int, bias: bool, at: str
     stacked = weights.vectors(vectors)
     return ShortConv(
         taps,
-        replace(in_proj, bias=stacked) if bias else in_proj,  # reads the beginning
+        replace(in_proj, bias=stacked) if bias else in_proj,  # its bias comes first
         stacked,
         weights.linear([at + "out_proj"], [hidden], hidden, bias),
     )

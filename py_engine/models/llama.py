@@ -1,4 +1,4 @@
-"""Llama and what is built like it: pre-norm decoder, grouped queries, SwiGLU; biases only where the config asks.
+"""Llama and models built like it: pre-norm decoder, grouped queries, SwiGLU; biases only where the config asks.
 
 Paper: Touvron et al. 2023, arXiv:2302.13971. Reference: transformers, models/llama/modeling_llama.py.
 Tried with: SmolLM2-135M-Instruct (GGUF, converted to MLX layout).

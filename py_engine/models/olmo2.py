@@ -1,4 +1,4 @@
-"""OLMo 2: norms behind the branches, none before; q and k normed over their whole width before heads are split.
+"""OLMo 2: norms after the branches, none before; q and k normalised over their whole width, not per head.
 
 Paper: OLMo et al. 2024, arXiv:2501.00656. Reference: transformers, models/olmo2/modeling_olmo2.py.
 Tried with: tiny random checkpoints.
@@ -18,12 +18,12 @@ DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e4}
 
 
 def build(config: Config, store: WeightStore) -> Model:
-    """The decoder, all of whose layers see every token before."""
+    """The decoder. Every layer sees all earlier tokens."""
     return wire({**DEFAULTS, **config, "layer_types": None}, store)
 
 
 def wire(config: Config, store: WeightStore) -> Model:
-    """The decoder with the layers and rotary positions that the config says (OLMo 3)."""
+    """The decoder with the layer kinds and the rotary positions of the config (for OLMo 3)."""
     act, sizes = activation(config, "hidden_act", "silu"), Sizes.of(config)
     bias = require_bool(config, "attention_bias", False)
     weights, kinds = Checkpoint(sizes, store), layer_types(config)

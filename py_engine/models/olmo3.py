@@ -1,7 +1,7 @@
-"""OLMo 3: OLMo 2's block; three layers slide, the fourth sees every token before, and only it has its positions scaled.
+"""OLMo 3: OLMo 2's block; three layers slide, every fourth is full, and only full ones have scaled positions.
 
 Report: Ai2, "Olmo 3", 2025. Reference: transformers, models/olmo3/modeling_olmo3.py.
-A rope_theta beside the layers holds for full layers alone: sliding ones stay at 500000, as in transformers.
+A rope_theta at the top level is for full layers only: sliding ones stay at 500000, as in transformers.
 Tried with: tiny random checkpoints.
 """
 

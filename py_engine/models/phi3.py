@@ -1,8 +1,8 @@
 """Phi-3, Phi-3.5 and Phi-4-mini: Llama with fused projections, part of a head rotated, longrope.
 
 Paper: Phi-3 Technical Report, arXiv:2404.14219; LongRoPE, arXiv:2402.13753. Reference: transformers,
-models/phi3/modeling_phi3.py. A text longer than original_max_position_embeddings is turned by other frequencies, all of
-it: where it grows past that, it is run once more from its beginning. Tried with: tiny random checkpoints.
+models/phi3/modeling_phi3.py. All tokens of a text longer than original_max_position_embeddings use other frequencies: a
+text that grows past that length is run again from its beginning. Tried with: tiny random checkpoints.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _named(given: Any, key: str) -> Any:
-    """The scaling, of which older files say "su" or "yarn" where they mean longrope."""
+    """The scaling with its type named longrope. Older files call it "su" or "yarn"."""
     if not isinstance(given, dict):
         return given
     kind = given.get("rope_type", given.get("type", "default"))

@@ -87,7 +87,7 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _kinds(config: Config) -> tuple[str, ...]:
-    """The kind of each layer: layer_types, else every full_attention_interval-th attends."""
+    """The kind of each layer: from layer_types, else every full_attention_interval-th layer attends."""
     if "layer_types" in config:
         return layer_types(config, allowed=(LINEAR, FULL))
     every = require_int(config, "full_attention_interval", 1, MAX_LAYERS, 4)
@@ -96,7 +96,7 @@ def _kinds(config: Config) -> tuple[str, ...]:
 
 
 def _from_mlx(store: WeightStore, kinds: tuple[str, ...]) -> bool:
-    """Whether MLX converted this checkpoint: its convolutions are [C, taps, 1]."""
+    """Whether MLX converted this checkpoint, which gives convolutions the shape [C, taps, 1]."""
     if LINEAR not in kinds:
         raise ModelError("config.json: no layer is linear_attention, which Qwen3.5 has")
     name = f"layers.{kinds.index(LINEAR)}.linear_attn.conv1d.weight"

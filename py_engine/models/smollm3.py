@@ -41,7 +41,7 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def _rotates(config: Config) -> list[bool]:
-    """Which layers have positions."""
+    """Which layers have rotary positions."""
     count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
     every = require_int(config, "no_rope_layer_interval", 1, MAX_LAYERS, 4)
     given = config.get("no_rope_layers")
@@ -55,7 +55,8 @@ def _rotates(config: Config) -> list[bool]:
 
 
 def _windowed(config: Config, rotates: list[bool]) -> Config:
-    """Layers slide as layer_types says; without it, those without positions where use_sliding_window is true."""
+    """The config with the sliding layers that layer_types names. Without it, layers without positions slide if
+    use_sliding_window is true."""
     if config.get("layer_types") is not None:
         return config
     if not require_bool(config, "use_sliding_window", False) or not config.get("sliding_window"):

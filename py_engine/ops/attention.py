@@ -52,7 +52,8 @@ def attention(
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
-    """How many workgroups share the keys of one kv head. Fixed for a context; those without keys do nothing."""
+    """How many workgroups share the keys of one kv head. A context fixes the number; workgroups without keys do
+    nothing."""
     tiles = -(-min(context, window or context) // _TILE)
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
@@ -143,7 +144,7 @@ def _prefill(
 def tiles(head_dim: int) -> dict[str, float]:
     """For the tiled kernels: query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
     time."""
-    # Each of 128 threads holds 4 rows of 4 elements.
+    # Each of the 128 threads holds 4 rows of 4 elements.
     block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
     tile = 512 // block
     quads = head_dim // 4

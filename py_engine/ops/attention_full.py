@@ -1,4 +1,6 @@
-"""Attention to both sides, within texts, in a window, or over another sequence (shaders/attention_full.wgsl)."""
+"""Attention without a causal mask: within texts, in a window, or over another sequence
+(shaders/attention_full.wgsl).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class FullHeads:
 
 @dataclass(frozen=True, eq=False)
 class HeadRows:
-    """Heads in a tensor: [rows, N], where a row's heads stand side by side from element `at` on, or [Hkv, rows, D]."""
+    """Where the heads of a tensor are: [rows, N], with a row's heads side by side from element `at` on, or [Hkv,
+    rows, D]."""
 
     tensor: Tensor
     at: int = 0

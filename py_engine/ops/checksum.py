@@ -14,8 +14,8 @@ _WORDS = 16384  # that a workgroup sums, as in the shader
 
 @dataclass(frozen=True)
 class Part:
-    """`words` words of `data`, from word `first` on. They are the words of a tensor from its word `index` on, and are
-    added to the two sums of `slot`."""
+    """`words` words of `data`, from word `first` on. In their tensor they start at word `index`. They are added to
+    the two sums of `slot`."""
 
     first: int
     words: int

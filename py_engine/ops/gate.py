@@ -1,4 +1,4 @@
-"""What becomes of a product: bias, activation, scale, and where it goes (shaders/lib/gate.wgsl, *_out.wgsl)."""
+"""The epilogue of a product: bias, activation, scale, and where the result goes (shaders/lib/gate.wgsl, *_out.wgsl)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Finish:
         return NOTHING if self.vectors is None else self.vectors
 
     def constants(self, first: int) -> Mapping[str, float]:
-        """The kernels' constants, where `first` is the layer's output behind row 0. What is not used is left out, so
-        that kernels which do without it stay the same."""
+        """The kernels' constants. `first` is the layer's output that row 0 gives. Constants that are not used are
+        left out, so that kernels that do without them stay the same."""
         gates = self.epilogue in ("gated", "multiply")
         if gates and (self.factors_at is not None or self.scale != 1.0 or self.cap):
             raise ValueError(f"a {self.epilogue} product takes neither factors nor a scale")

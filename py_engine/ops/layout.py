@@ -1,7 +1,7 @@
-"""Weights brought into the form that kernels read, on the GPU while loading (shaders/layout_*.wgsl).
+"""Converts weights on the GPU, while loading, into the form that kernels read (shaders/layout_*.wgsl).
 
-A result is written through a binding that starts at the multiple of 256 bytes before it and ends with it, so that
-offsets and sizes cost no pipeline of their own (but for the distance to that multiple, nearly always 0).
+A result is written through a binding that starts at the last multiple of 256 bytes before it and ends where it ends. So
+offsets and sizes need no pipelines of their own. Only the distance to that multiple does, and it is nearly always 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def convert(
 ) -> None:
     """n floats of `dtype` from the start of `source` -> elements element.. of `target`, as f32 or f16 (two a word).
 
-    bf16 and f16 widen exactly; narrowing rounds to nearest even and cuts at +-65504. Neighbours stay as they are.
+    bf16 and f16 widen exactly; narrowing rounds to nearest even and clamps to +-65504. Neighbouring elements are not
+    changed.
     """
     half = kind == "f16"
     result, shift = _window(target, element * (2 if half else 4), n * (2 if half else 4))
@@ -139,9 +140,9 @@ def rows(
 ) -> None:
     """`count` rows of `cols` floats of `dtype` from the start of `source` -> rows `row`.. of `target`, floats of `to`.
 
-    `channels`: a row [channels, taps] becomes [taps, channels]; 0: its order stays. `lengths`: f32, from that element
-    on the length that each row is brought to; rows of zeros stay. Narrowing rounds to nearest even. Raises ValueError
-    where rows are no whole words.
+    `channels`: a row [channels, taps] becomes [taps, channels]; 0: its order stays. `lengths`: an f32 tensor, and the
+    index of its element for the first row; each row is scaled to its length, and rows of zeros stay. Narrowing rounds
+    to nearest even. Raises ValueError where a row is not a whole number of words.
     """
     size = 4 if to == "f32" else 2
     if cols * size % 4 or (channels and cols % channels):
@@ -211,7 +212,8 @@ def _fill(trace: Trace, target: Tensor, seed: int, kind: int, **constants: float
 
 
 def _window(target: Tensor, offset: int, nbytes: int) -> tuple[Tensor, int]:
-    """Bytes offset..offset + nbytes of a persistent tensor, from the aligned place before; its distance."""
+    """A binding for bytes offset..offset + nbytes of a persistent tensor. It starts at the aligned offset before
+    them. Also returns the distance between the two."""
     assert target.binding is not None, f"{target.name} is no persistent tensor"
     shift = offset % _ALIGN
     size = (shift + nbytes + 3) & ~3

@@ -16,7 +16,7 @@ from py_engine.ops.weight import CHUNK, scales_of, weight_libraries
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """LFM2's short convolution behind a layer of rows [B; C; X] (shaders/lib/matvec_conv.wgsl); h = rows / 3.
+    """LFM2's short convolution after a layer of rows [B; C; X] (shaders/lib/matvec_conv.wgsl); h = rows / 3.
 
     `weights` f32: the layer's bias [3 h] if `biased`, taps [h, taps], the convolution's bias [h] if `biased`;
     `history` f32 [taps, h]: B * X of the last tokens, position p at row p % taps.
@@ -129,7 +129,8 @@ def fits(form: MatvecTuning, cols: int, features: frozenset[str]) -> bool:
 def candidates(
     task: MatvecTask, features: frozenset[str], info: AdapterInfo
 ) -> tuple[MatvecTuning, ...]:
-    """Forms worth timing for a task: first the one that is used without measuring, then those one step away from it."""
+    """Forms worth timing for a task: first the form that is used without measuring, then forms that differ from it
+    by one step."""
     least = 2 if task.epilogue == "gated" else 1  # a gate and its up
     usual = tuning(task.rows, task.cols, features, info)
     usual = replace(usual, rows=max(usual.rows, least))
@@ -169,16 +170,16 @@ def matvec(
 
     x [T, cols] f32: row 0, or row step.rows - 1 with `last_row`. y f32, its first row is written.
     `norm`: an RMSNorm, taken on the way. `finish`: bias, activation, scale, and how y is written ("gated": rows of W
-    are [gate; up]); its vectors are indexed from the part's row_offset. `conv` instead: y [rows / 3] is the
-    convolution's, the bias in its weights.
-    `rows`: only these rows of the part; `y_offset`: by default where they stand in the layer.
+    are [gate; up]); its vectors are indexed from the part's row_offset. With `conv` instead, y [rows / 3] is
+    the convolution's result, and the bias is in its weights.
+    `rows`: only these rows of the part; `y_offset`: by default the place of these rows in the layer.
     Raises ModelError for a format the kernels cannot read, ValueError for a LayerNorm.
     """
     if norm is not None and norm.centred:
         raise ValueError(f"{label}: a matvec takes no LayerNorm on the way")
     begin, end = rows or (0, matrix.rows)
     n = end - begin
-    sections = 3 if conv else 2 if finish.epilogue == "gated" else 1  # rows of W behind a value
+    sections = 3 if conv else 2 if finish.epilogue == "gated" else 1  # rows of W for one value
     task = None
     if conv is None:
         task = MatvecTask(

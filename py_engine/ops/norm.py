@@ -1,5 +1,6 @@
-"""RMSNorm and LayerNorm of rows (shaders/norm.wgsl, layer_norm.wgsl), and of parts of rows (norm_parts.wgsl); before a
-matvec RMSNorm is fused there."""
+"""RMSNorm and LayerNorm of rows (shaders/norm.wgsl, layer_norm.wgsl), and of parts of rows (norm_parts.wgsl). A
+matvec applies RMSNorm itself.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def pool(
     normalise: bool = True,
     label: str = "pool",
 ) -> None:
-    """y [S, K] f32: of rows texts[s, 0] .. texts[s, 1] - 1 of x [>= T, K] f32 the mean, the first or the last, brought
+    """y [S, K] f32: the mean, the first or the last of rows texts[s, 0] .. texts[s, 1] - 1 of x [>= T, K] f32, scaled
     to unit length where `normalise`; zeros for a text without rows. texts u32 [S, 2].
 
     Raises ValueError when shapes differ.

@@ -3,16 +3,17 @@
 Both write token, halt, pos and count of the step, rows = 1, and ids[0]: the next pass needs nothing from the host.
 Once step.halt is set they change nothing.
 
-What of sampling is exact, and what is not (README says it for users):
+How exact sampling is (README says the same for users):
 
 - Top-k up to 1024, alone or with top-p and min-p after it, keeps exactly the tokens of the definition, whatever the
-  logits; of equal ones the lowest ids. Weights are sums in f32: top-p's cut may move past tokens whose running share is
-  within 1e-5 of top_p.
-- Top-p without top-k, or after a larger one, keeps exactly them too (running share to 1e-5) while at most 1024 tokens
-  lie in the bucket of 1/64 nat in which it cuts. In a fuller bucket all tokens count with their mean weight: the cut
-  moves by at most 0.4 % of that bucket's weight, by nothing when they are equal. After a top-k beyond 1024 the total
-  has the same bound, of the weight of top-k's last bucket.
-- Tokens 32 nats or more below the best one are never drawn: together at most 2^19 e^-32 = 7e-9 of its probability.
+  logits. Of equal logits it keeps the lowest ids. Weights are summed in f32, so top-p's cut may move past tokens whose
+  running share is within 1e-5 of top_p.
+- Top-p without top-k, or after a larger top-k, is as exact while at most 1024 tokens lie in the bucket of 1/64 nat in
+  which it cuts. In a fuller bucket all tokens count with their mean weight. The cut then moves by at most 0.4 % of
+  that bucket's weight, and not at all when the weights are equal. After a top-k beyond 1024 the total has the same
+  bound, relative to the weight of top-k's last bucket.
+- Tokens 32 nats or more below the best one are never drawn. Together they have at most 2^19 e^-32 = 7e-9 of its
+  probability.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def pack_sampling(
 ) -> bytes:
     """The `sampling` buffer's bytes. Temperature 0 is greedy in either sequence; top_k 0, top_p 1, min_p 0 are off.
 
-    Ranges are the caller's to check (generate/sampling.py). Raises InputError for more than 16 stop ids.
+    The caller checks the ranges (generate/sampling.py). Raises InputError for more than 16 stop ids.
     """
     if len(stop_ids) > MAX_STOP_IDS:
         raise InputError(f"{len(stop_ids)} stop ids: the GPU watches for at most {MAX_STOP_IDS}")
@@ -80,7 +81,8 @@ def pack_sampling(
 def sample_greedy(
     trace: Pass, ids: Tensor, logits: Tensor, sampling: Tensor, counts: Tensor
 ) -> None:
-    """The best token of logits [V] f32 after penalties; the lowest of equals; NaN never (2 dispatches).
+    """The best token of logits [V] f32 after penalties (2 dispatches). Of equal logits the lowest id wins; NaN never
+    does.
 
     sampling: pack_sampling's words; counts u32 [V], the history of each token. Raises ModelError for V > 524288.
     """
@@ -98,8 +100,8 @@ def sample_random(
 ) -> None:
     """A token by its probability after penalties, temperature, top-k, top-p and min-p, in this order (3 dispatches).
 
-    histogram: u32 [HISTOGRAM_WORDS] of zeros, and zeros again afterwards. How exact it is: this file's docstring.
-    The noise depends on seed, step.count and token. Raises ModelError for V > 524288.
+    histogram: u32 [HISTOGRAM_WORDS] of zeros, and zeros again afterwards. This file's docstring says how
+    exact the choice is. The noise depends on seed, step.count and token. Raises ModelError for V > 524288.
     """
     best = _best_of_blocks(trace, logits, sampling, counts)
     blocks = best.shape[0]
@@ -150,7 +152,7 @@ def mark_prompt(trace: Pass, ids: Tensor, counts: Tensor) -> None:
 
 
 def clear_counts(trace: Pass, counts: Tensor) -> None:
-    """Forget prompt and answer."""
+    """Clear the history of every token, in prompt and answer."""
     v = counts.shape[0]
     trace.call(
         "sample clear",

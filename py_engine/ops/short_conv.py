@@ -1,5 +1,6 @@
-"""LFM2's gated short convolution with the projection before it: within its matvec for one token
-(shaders/lib/matvec_conv.wgsl), after its matmul for a chunk (shaders/short_conv.wgsl)."""
+"""LFM2's gated short convolution and the projection before it. For one token the convolution is part of the
+projection's matvec (shaders/lib/matvec_conv.wgsl). For a chunk it runs after the matmul (shaders/short_conv.wgsl).
+"""
 
 from __future__ import annotations
 

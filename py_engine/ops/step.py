@@ -18,8 +18,8 @@ HALT_LENGTH = 2  # the token limit was reached
 
 @dataclass(eq=False)
 class Pass(Trace):
-    """A trace over at most `rows` rows (1 in decode, a chunk in prefill): `step` on the GPU says how many of them are
-    valid, and at which position the first one is."""
+    """A trace over at most `rows` rows (1 in decode, a chunk in prefill). `step` on the GPU says how many of them
+    are valid, and the position of the first one."""
 
     step: Tensor = field(kw_only=True)
     shared: dict[Hashable, Tensor] = field(
@@ -37,7 +37,7 @@ def pass_program(
     moving: bool = False,
     alone: bool = True,
 ) -> Program:
-    """A program (see there) whose passes over `step` are written down by `fill`."""
+    """A program (graph/programs.py) whose passes over `step` are traced by `fill`."""
 
     def write(rows: int, features: Features, forms: Forms) -> Pass:
         trace = Pass(rows, features, info, forms, step=step)
@@ -50,6 +50,6 @@ def pass_program(
 def pack_step(
     *, pos: int, rows: int, limit: int = 0, token: int = 0, count: int = 0, shift: int = 0
 ) -> bytes:
-    """The step as the host writes it before a pass (halt = 0). `shift`: rotary positions minus rows of the KV cache,
-    negative behind images."""
+    """The step as the host writes it before a pass (halt = 0). `shift`: rotary position minus row of the KV cache;
+    it is negative after images."""
     return struct.pack("<8I", token, 0, pos, count, rows, limit, shift % (1 << 32), 0)

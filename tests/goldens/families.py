@@ -1,8 +1,8 @@
-"""The families whose tiny checkpoints come from transformers' own model: one entry each, for make_goldens.py.
+"""The families whose tiny checkpoints come from transformers' own model, one entry each, for make_goldens.py.
 
 An entry makes `<name>/` (plain tensors, as save_pretrained writes them) and, where mlx_lm knows the family,
-`<name>-mlx4-g32/` (quantised by mlx_lm.convert's own steps). All share SMALL's sizes, so that their kernels are the
-same pipelines: a driver compiles most of them once for all families.
+`<name>-mlx4-g32/` (quantised by mlx_lm.convert's own steps). All entries share SMALL's sizes, so their kernels are the
+same pipelines, and a driver compiles most of them once for all families.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# head_dim = hidden_size / heads, which some families cannot have otherwise; widths are whole groups of 32 for MLX.
+# Some families fix head_dim at hidden_size / heads, so all entries use that. Widths are whole groups of 32 for MLX.
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "num_attention_heads": 2,
@@ -29,12 +29,13 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True)
 class Family:
-    """`config`: what is set beside SMALL, as keywords of the family's config class; None leaves a key of SMALL out.
+    """`config`: settings beside SMALL, as keywords of the family's config class; None removes a key of SMALL.
 
-    `gains`: by the end of a weight's name, in the place of make_goldens.GAINS; of a norm's weight a factor.
-    `quantised`: also by mlx_lm. `mlx_agrees`: mlx_lm computes the same; False where it is known to differ (say why).
-    `lengths`: of the prompts; 65 crosses the border of tiles of 64 and of the windows that entries set (layers times
-    window must be more than 65, or the first token cannot matter). `dtype`: of the plain checkpoint.
+    `gains`: by the end of a weight's name, instead of make_goldens.GAINS; for a norm's weight it is a factor.
+    `quantised`: mlx_lm makes a quantised checkpoint too. `mlx_agrees`: mlx_lm computes the same; False where a
+    difference is known (say why). `lengths`: lengths of the prompts. 65 crosses the border of tiles of 64, and of the
+    windows that entries set. (Layers times window must be more than 65, or the first token cannot matter.) `dtype`: of
+    the plain checkpoint.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Family:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Keywords of the config class."""
+        """Keyword arguments of the config class."""
         absent = [key for key in SMALL if key in self.config and self.config[key] is None]
         return {key: v for key, v in {**SMALL, **self.config}.items() if key not in absent}
 
@@ -73,7 +74,7 @@ FAMILIES = [
         },
         gains={"o_proj.weight": 2.5, "down_proj.weight": 2.5},
     ),
-    Family(  # every layer slides, which mlx_lm does not do
+    Family(  # every layer slides, which mlx_lm does not support
         "mistral",
         "mistral",
         {
@@ -89,7 +90,7 @@ FAMILIES = [
         gains={"norm.weight": 0.3, "up_proj.weight": 1.0, "o_proj.weight": 2.0},
     ),
     Family("olmo2", "olmo2"),
-    Family(  # sliding and full layers, the full ones scaled
+    Family(  # sliding and full layers; the full ones are scaled
         "olmo3",
         "olmo3",
         {
@@ -109,10 +110,10 @@ FAMILIES = [
         "stablelm",
         {"qk_layernorm": True, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
     ),
-    Family(  # every layer slides, which mlx_lm does not do
+    Family(  # every layer slides, which mlx_lm does not support
         "starcoder2", "starcoder2", {"sliding_window": 40}, mlx_agrees=False
     ),
-    Family(  # scores and logits near their caps; mlx_lm has no windows
+    Family(  # scores and logits reach their caps; mlx_lm has no windows
         "gemma2",
         "gemma2",
         {
@@ -125,7 +126,7 @@ FAMILIES = [
         gains={"embed_tokens.weight": 0.05},
         mlx_agrees=False,
     ),
-    Family(  # a layer without positions behind two that slide
+    Family(  # a layer without positions after two that slide
         "cohere2-nope",
         "cohere2",
         {
@@ -195,7 +196,8 @@ FAMILIES = [
             },
         },
     ),
-    Family(  # the answer to a prompt of 7 grows past the 32 of the short factors; mlx_lm has the long ones alone
+    # The answer to a prompt of 7 grows past the 32 of the short factors; mlx_lm has only the long ones.
+    Family(
         "phi3",
         "phi3",
         {

@@ -54,7 +54,7 @@ VALUES = {
 
 
 def main() -> None:
-    """All cases, as generate() would prepare them."""
+    """Write all cases, as generate() would prepare them."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2

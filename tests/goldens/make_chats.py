@@ -1,11 +1,12 @@
-"""Makes tests/goldens/chats.json: conversations as transformers lays them out by the templates of tests/chat_styles.py.
+"""Writes tests/goldens/chats.json: conversations as transformers renders them with the templates of
+tests/chat_styles.py.
 
 Run with a Python that has transformers (its version is stored):
 
     python tests/goldens/make_chats.py
 
-The engine takes no part in this. Each text is stored once, in "texts"; "chats" has its place there by style, case,
-reading (tests/chat_shapes.py) and thinking switch, None where transformers raises.
+The engine takes no part in this. Each text is stored once, in "texts". "chats" holds the text's index, by style, case,
+reading (tests/chat_shapes.py) and thinking switch; None means that transformers raises.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tests.chat_styles import STYLES, Style  # noqa: E402
 
 
 def rendered(style: Style, talk: Any, tools: Any, **more: Any) -> str | None:
-    """As apply_chat_template does it, keys without a value left out unless the reading is an explicit None."""
+    """The text that apply_chat_template gives. Keys without a value are left out, unless the reading is an explicit
+    None."""
     try:
         texts, _ = render_jinja_template(
             [talk], tools=tools, chat_template=style.template, add_generation_prompt=True, **style.names, **more

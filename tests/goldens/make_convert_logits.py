@@ -1,5 +1,5 @@
-"""Writes convert_logits.json: what transformers makes of the tiny models whose GGUF files tests/test_convert_logits.py
-converts and loads.
+"""Writes convert_logits.json: the logits that transformers gives for the tiny models whose GGUF files
+tests/test_convert_logits.py converts and loads.
 
     python -m tests.goldens.make_convert_logits     (from the repository's root; torch, transformers)
 """
@@ -18,7 +18,7 @@ from tests.convert_models import CASES, IDS, values_of
 
 @torch.inference_mode()
 def logits(name: str) -> list[float]:
-    """Of the last of IDS, [vocab]; the model in float32, its weights those of the case."""
+    """Logits after the last of IDS, [vocab], of the model in float32 with the case's weights."""
     case = CASES[name]
     config = AutoConfig.for_model(**case["config"])
     model = AutoModelForCausalLM.from_config(
@@ -34,7 +34,7 @@ def logits(name: str) -> list[float]:
 
 
 def main() -> None:
-    """All of them."""
+    """Write the logits of every case."""
     torch.set_num_threads(1)
     lines = [f"{json.dumps(name)}: {json.dumps(logits(name))}" for name in CASES]
     versions = json.dumps({"transformers": transformers.__version__, "torch": torch.__version__})

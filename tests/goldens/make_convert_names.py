@@ -1,5 +1,5 @@
-"""Writes convert_names.json: for each architecture that `convert` takes, a tiny model of transformers with its config,
-and each parameter's name, shape, and name in GGUF as the `gguf` package (llama.cpp's) gives it.
+"""Writes convert_names.json: for each architecture that `convert` takes, a tiny transformers model with its config, and
+for each parameter its name, its shape, and the GGUF name that the `gguf` package (llama.cpp's) gives it.
 
     python tests/goldens/make_convert_names.py     (transformers 5.24, gguf 0.19; weights are never made)
 """
@@ -63,7 +63,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def case(architecture: str, model_type: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """A case as it stands in the file."""
+    """A case as the file stores it."""
     config = AutoConfig.for_model(model_type, **{**SIZES, **changes})
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

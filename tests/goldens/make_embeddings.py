@@ -1,12 +1,13 @@
-"""Makes the tiny random text encoders of tests/goldens/bert-*/, what transformers computes with them, and, of the real
-all-MiniLM-L6-v2, ids and vectors of a few texts (real_embeddings.json).
+"""Makes the tiny random text encoders of tests/goldens/bert-*/ with the vectors that transformers computes with them,
+and real_embeddings.json: ids and vectors of a few texts from the real all-MiniLM-L6-v2.
 
 Run with a Python that has torch, transformers, safetensors and tokenizers:
 
     python tests/goldens/make_embeddings.py [FOLDER OF all-MiniLM-L6-v2]
 
 The engine takes no part in this. embedding.npz holds, for texts of each length, `ids_N` and the unit vectors `mean_N`,
-`first_N`, `last_N` [384 or so] of BertModel's last hidden states in float32; and `texts`, hostile ones, with their ids.
+`first_N`, `last_N` [384 or so], pooled from BertModel's last hidden states in float32. It also holds `texts`, which are
+hostile ones with their ids.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ TEXTS = [
 
 
 def vectors(model: BertModel, ids: list[int]) -> dict[str, np.ndarray]:
-    """The three poolings of a text."""
+    """The vectors of a text in the three poolings."""
     with torch.no_grad():
         hidden = model(torch.tensor([ids])).last_hidden_state[0]
     found = {"mean": hidden.mean(0), "first": hidden[0], "last": hidden[-1]}
@@ -49,7 +50,7 @@ def vectors(model: BertModel, ids: list[int]) -> dict[str, np.ndarray]:
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """WordPiece with the parts of BERT's."""
+    """A small WordPiece tokenizer with the same parts as BERT's."""
     letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()] + ["\u00df", "\u6f22"]
     pieces = [
         "[PAD]",
@@ -75,7 +76,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tiny(name: str, *, old: bool, files: dict[str, Any]) -> None:
-    """A checkpoint with what transformers makes of it. `old`: names as in BERT's first files."""
+    """Write a checkpoint and what transformers computes with it. `old`: tensor names as in BERT's first files."""
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     tokenizer = tiny_tokenizer()
@@ -112,7 +113,7 @@ def tiny(name: str, *, old: bool, files: dict[str, Any]) -> None:
     golden["texts"] = json.dumps([[text, tokenizer.encode(text).ids] for text in TEXTS])
     golden["versions"] = f"torch {torch.__version__}, transformers {transformers.__version__}"
     np.savez_compressed(folder / "embedding.npz", **golden)
-    tokenizer.enable_truncation(16)  # as published files have them: nobody may follow these
+    tokenizer.enable_truncation(16)  # published files have these settings, which nobody may follow
     tokenizer.enable_padding(length=16)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
@@ -124,7 +125,7 @@ def tiny(name: str, *, old: bool, files: dict[str, Any]) -> None:
 
 
 def real(folder: Path) -> None:
-    """Ids and vectors of the real model, of texts cut to 256 tokens."""
+    """Ids and vectors from the real model, for texts cut to 256 tokens."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(256)

@@ -1,9 +1,9 @@
-"""Writes gguf_splits.json: how texts of many scripts are split by GGUF's rules, by another regex engine.
+"""Writes gguf_splits.json: how another regex engine splits texts of many scripts by GGUF's rules.
 
     python tests/goldens/make_gguf_splits.py     (the `regex` package)
 
-The rules are written as llama.cpp runs them (src/llama-vocab.cpp), one expression after another, not as
-tokenizer.json has them.
+The rules are written as llama.cpp runs them (src/llama-vocab.cpp), one expression after another, not as tokenizer.json
+has them.
 """
 
 import json
@@ -38,7 +38,8 @@ RULES = {
 
 
 def split(text: str, expressions: list[str]) -> list[str]:
-    """Parts, each split again by the next expression; what lies between matches is a part too."""
+    """The parts of a text. Each part is split again by the next expression; the text between two matches is a part
+    too."""
     parts = [text]
     for expression in expressions:
         again: list[str] = []

@@ -1,23 +1,22 @@
 """Makes the tiny random checkpoints of tests/goldens/<name>/ and their golden.npz.
 
-Run with a Python that has torch, transformers, mlx_lm, safetensors and tokenizers (the versions
-used are stored in every golden.npz):
+Run with a Python that has torch, transformers, mlx_lm, safetensors and tokenizers (golden.npz stores the versions
+used):
 
     pip install '.[goldens]'
     python -m tests.goldens.make_goldens [name ...]
 
-A new family is an entry in families.py: config and weights then come from transformers' own model.
-CHECKPOINTS below are older, and written by hand.
+A new family is an entry in families.py: config and weights then come from transformers' own model. CHECKPOINTS below
+are older, and written by hand.
 
-The engine takes no part in this. A plain checkpoint's reference is transformers in float32 on the
-CPU, reading the committed config.json itself; a quantised checkpoint is made by mlx_lm's own
-conversion, and its reference is transformers in float32 on the exactly dequantised weights,
-checked here against mlx_lm's own forward pass of the packed ones.
+The engine takes no part in this. The reference for a plain checkpoint is transformers in float32 on the CPU, which
+reads the committed config.json itself. A quantised checkpoint is made by mlx_lm's own conversion. Its reference is
+transformers in float32 on the exactly dequantised weights, and is checked here against mlx_lm's own forward pass with
+the packed ones.
 
-The sizes are odd on purpose (no width is a multiple of a workgroup unless a quantisation group
-asks for it), and the weights are scaled so that the logits spread over a few units and attention
-matters: a kernel that attends to the wrong keys changes the logits by far more than the tolerance,
-which the asserts at the end of `make` prove.
+The sizes are odd on purpose: no width is a multiple of a workgroup unless a quantisation group needs it. The weights
+are scaled so that the logits spread over a few units and attention matters. A kernel that attends to the wrong keys
+then changes the logits by far more than the tolerance; the asserts at the end of `make` prove that.
 """
 
 from __future__ import annotations
@@ -56,7 +55,8 @@ from tests.goldens.families import FAMILIES, Family
 
 HERE = Path(__file__).parent
 LENGTHS = (1, 7, 65, 300, 600)
-HYBRID_LENGTHS = (1, 7, 63, 64, 65, 300)  # 64: where chunked forms of recurrences have their border
+# Chunked forms of recurrences have their border at 64.
+HYBRID_LENGTHS = (1, 7, 63, 64, 65, 300)
 NEW_TOKENS = 32
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 CLASSES = {
@@ -72,7 +72,7 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One tiny checkpoint: `config` is config.json's text part, as it is written."""
+    """One tiny checkpoint. `config` is the text part of config.json, as written to the file."""
 
     name: str
     family: str
@@ -80,13 +80,13 @@ class Checkpoint:
     dtype: str
     tied: bool = True
     shards: int = 1
-    multimodal: bool = False  # the text part in text_config, prefixed names, tensors of other parts
+    multimodal: bool = False  # config in text_config, prefixed names, and tensors of other parts
     bits: int = 0  # 0: plain floats
     group: int = 64
     overrides: dict[str, Any] = field(default_factory=dict)  # end of a module's path -> override
     new_style: bool = False  # rewrite the converted config.json in the new style
     lengths: tuple[int, ...] = LENGTHS
-    vision: bool = False  # MLX: as mlx_vlm leaves it, with an unquantised vision tower
+    vision: bool = False  # MLX: as mlx_vlm writes it, with a vision tower that is not quantised
 
 
 def sizes(h, heads, kv, d, mlp, vocab, layers):
@@ -108,7 +108,7 @@ def sizes(h, heads, kv, d, mlp, vocab, layers):
 
 
 def without(config, *keys):
-    """`config` less some keys, for configs that rely on a default."""
+    """`config` without some keys, for configs that rely on a default."""
     return {key: value for key, value in config.items() if key not in keys}
 
 
@@ -139,7 +139,7 @@ LINEAR, CONV = "linear_attention", "conv"
 
 
 def qwen3_5(key_heads, value_heads, dk, dv, taps=4):
-    """The keys of Qwen3.5 beside `sizes`, in the new style."""
+    """The keys of Qwen3.5 beside those of `sizes`, in the new style."""
     return {
         "hidden_act": "silu",
         "attention_bias": False,
@@ -161,7 +161,7 @@ def qwen3_5(key_heads, value_heads, dk, dv, taps=4):
 
 
 def lfm2(h, heads, kv, ff, vocab, layers, taps=3):
-    """config.json of LFM2, but for which layers attend."""
+    """config.json of LFM2, without the list of layers that attend."""
     return {
         **without(
             sizes(h, heads, kv, 0, ff, vocab, layers),
@@ -184,7 +184,7 @@ def lfm2(h, heads, kv, ff, vocab, layers, taps=3):
 
 CHECKPOINTS = [
     # --- plain -----------------------------------------------------------------------------------
-    Checkpoint(  # GQA 3, published Qwen2 configs name no head_dim
+    Checkpoint(  # 3 query heads a kv head; published Qwen2 configs name no head_dim
         "qwen2-f32",
         "qwen2",
         without({**sizes(60, 3, 1, 20, 106, 257, 2), **QWEN}, "head_dim"),
@@ -232,7 +232,7 @@ CHECKPOINTS = [
         "f32",
         tied=False,
     ),
-    Checkpoint(  # new style; layer_types wins over every pattern
+    Checkpoint(  # new style; layer_types overrides every pattern
         "gemma3-text-bf16",
         "gemma3_text",
         {
@@ -248,7 +248,7 @@ CHECKPOINTS = [
         },
         "bf16",
     ),
-    Checkpoint(  # old style with the 4B's linear scaling, which touches the full layers only
+    Checkpoint(  # old style with the 4B's linear scaling, which only full layers use
         "gemma3-text-linear-f16",
         "gemma3_text",
         {
@@ -279,7 +279,7 @@ CHECKPOINTS = [
         {**sizes(60, 3, 1, 20, 100, 301, 2), **LLAMA3},
         "bf16",
     ),
-    Checkpoint(  # every bias that the config can ask for; heads wider than h / H
+    Checkpoint(  # every bias that the config can ask for; heads wider than hidden_size / heads
         "llama-biases-untied-f32",
         "llama",
         {
@@ -327,7 +327,8 @@ CHECKPOINTS = [
         group=128,
         new_style=True,
     ),
-    Checkpoint(  # o_proj (80 wide) and down_proj (160 wide) are no multiple of 64 and stay plain
+    # o_proj (80 wide) and down_proj (160 wide) are not multiples of 64, so they stay plain.
+    Checkpoint(
         "qwen3-mlx8-g64-ragged",
         "qwen3",
         {**sizes(64, 4, 2, 20, 160, 270, 2), **QWEN3},
@@ -384,7 +385,7 @@ CHECKPOINTS = [
         "bf16",
         bits=4,
     ),
-    Checkpoint(  # 3-bit embedding: the tied matrix of the lookup and of the logits
+    Checkpoint(  # 3-bit embedding: the tied matrix serves the lookup and the logits
         "gemma3-mlx8-g32-embed3",
         "gemma3_text",
         {
@@ -427,7 +428,7 @@ CHECKPOINTS = [
         "bf16",
         lengths=(*HYBRID_LENGTHS, 600),
     ),
-    Checkpoint(  # key heads shared by three value heads each; vision and MTP tensors in the way
+    Checkpoint(  # three value heads share a key head; the file also holds vision and MTP tensors
         "qwen3.5-multimodal-untied-f32",
         "qwen3_5",
         {
@@ -516,7 +517,7 @@ CHECKPOINTS = [
 
 # --- weights -------------------------------------------------------------------------------------
 def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
-    """Weights under HF names (without a multimodal prefix), in the checkpoint's own float type."""
+    """Random weights under HF names (without a multimodal prefix), in the checkpoint's own float type."""
     if spec.family in ("qwen3_5", "lfm2"):
         return hybrid_weights(spec)
     rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
@@ -533,8 +534,8 @@ def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
         neutral = (0.0 if gemma else 1.0) if centre is None else centre
         state[name] = neutral + rng.normal(0, 0.25, width)
 
-    # Small embeddings beside the layers' outputs: else a tied head would only repeat its input.
-    # (Gemma multiplies them by sqrt(h); its last norm makes up for it in the logits.)
+    # Embeddings are small beside the layers' outputs. Otherwise a tied head would only repeat its input. (Gemma
+    # multiplies them by sqrt(h); its last norm makes up for that in the logits.)
     size = 0.1 if gemma else 0.3
     state["model.embed_tokens.weight"] = rng.normal(0, size, (config["vocab_size"], h))
     for i in range(config["num_hidden_layers"]):
@@ -573,7 +574,7 @@ def random_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def hybrid_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
-    """As random_weights, for Qwen3.5 and LFM2. The recurrences forget slowly, so that early tokens still count."""
+    """As random_weights, for Qwen3.5 and LFM2. The recurrences forget slowly, so that early tokens still matter."""
     rng = np.random.default_rng(zlib.crc32(spec.name.encode()))
     config, qwen = spec.config, spec.family == "qwen3_5"
     h, heads, kv = (
@@ -654,14 +655,14 @@ def hybrid_weights(spec: Checkpoint) -> dict[str, torch.Tensor]:
     if not spec.tied:
         matrix("lm_head", config["vocab_size"], h, 2.5)
     tensors = {name: torch.from_numpy(value) for name, value in state.items()}
-    return {  # A_log stays float32 in every published form
+    return {  # every published form keeps A_log in float32
         name: tensor.float() if name.endswith("A_log") else tensor.to(DTYPES[spec.dtype])
         for name, tensor in tensors.items()
     }
 
 
 def kinds(spec: Checkpoint) -> list[str]:
-    """The kind of each layer of a hybrid."""
+    """The kind of each layer of a hybrid model."""
     config, count = spec.config, spec.config["num_hidden_layers"]
     if "layer_types" in config:
         return config["layer_types"]
@@ -672,9 +673,9 @@ def kinds(spec: Checkpoint) -> list[str]:
 
 
 def dequantised(folder: Path) -> dict[str, torch.Tensor]:
-    """The committed weights in float32, under HF text names; packed ones by MLX's own rule.
+    """The committed weights in float32, under HF text names. Packed weights follow MLX's own rule.
 
-    scale * q + bias from the stored scale and bias, in float32: what mlx dequantises to.
+    The value is scale * q + bias in float32, from the stored scale and bias: what mlx dequantises to.
     """
     raw: dict[str, torch.Tensor] = {}
     for shard in sorted(folder.glob("model*.safetensors")):
@@ -712,7 +713,8 @@ OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.visual.", "mtp.
 
 
 def undo_mlx(state: dict[str, torch.Tensor]) -> None:
-    """MLX's form of a hybrid back to HF's: convolutions [C, k, 1] to [C, 1, k], Qwen3.5's 1 + w to w (both exact)."""
+    """Convert MLX's form of a hybrid back to HF's: convolutions [C, k, 1] to [C, 1, k], and Qwen3.5's 1 + w to w.
+    Both are exact."""
     convs = [name for name in state if name.endswith(("conv1d.weight", "conv.conv.weight"))]
     if all(state[name].shape[1] == 1 for name in convs):
         return
@@ -725,7 +727,7 @@ def undo_mlx(state: dict[str, torch.Tensor]) -> None:
 
 
 def unpack(words, scales, biases, bits, group):
-    """float32 [out, in] from MLX's packed rows: field i lies at bits [i*bits, (i+1)*bits)."""
+    """float32 [out, in] from MLX's packed rows. Field i is in bits [i*bits, (i+1)*bits)."""
     rows = words.shape[0]
     bit = np.unpackbits(words.view(np.uint8).reshape(rows, -1), axis=1, bitorder="little")
     fields = bit.reshape(rows, -1, bits).astype(np.float32) @ (2.0 ** np.arange(bits, dtype="f4"))
@@ -735,7 +737,8 @@ def unpack(words, scales, biases, bits, group):
 
 # --- files ---------------------------------------------------------------------------------------
 def write_tokenizer(folder: Path) -> None:
-    """One token a byte (id = its place in the byte-level alphabet), then <|endoftext|>."""
+    """Write a tokenizer with one token a byte (its id is the byte's place in the byte-level alphabet), then
+    <|endoftext|>."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -750,7 +753,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_plain(spec: Checkpoint, folder: Path) -> None:
-    """config.json and safetensors with published names."""
+    """Write config.json and safetensors with the published names."""
     state, config = random_weights(spec), copy.deepcopy(spec.config)
     new_style = "rope_parameters" in config
     config |= {"model_type": spec.family, "tie_word_embeddings": spec.tied}
@@ -794,7 +797,7 @@ def write_plain(spec: Checkpoint, folder: Path) -> None:
 
 
 def wrapped(state, config):
-    """Qwen3.5 as it is published: text_config, other prefixes, tensors of a vision tower and of an MTP layer."""
+    """Qwen3.5 as it is published: text_config, other prefixes, and tensors of a vision tower and of an MTP layer."""
     names = {name: name.replace("model.", "model.language_model.", 1) for name in state}
     state = {
         names[name] if name.startswith("model.") else name: value for name, value in state.items()
@@ -813,12 +816,12 @@ def wrapped(state, config):
 
 
 def write_quantised(spec: Checkpoint, folder: Path) -> None:
-    """The plain checkpoint in float32, cast and quantised by mlx_lm's own conversion steps."""
+    """Write what mlx_lm's own conversion steps make of the plain checkpoint in float32."""
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary)
         write_plain(spec, source)
         config = json.loads((source / "config.json").read_text())
-        # mlx_lm's Gemma 3 reads these two from other places than published
+        # mlx_lm's Gemma 3 reads these two from other places than the published files have them.
         if spec.multimodal and spec.family == "gemma3":
             config["vocab_size"] = spec.config["vocab_size"]
             (source / "config.json").write_text(json.dumps(config))
@@ -834,7 +837,7 @@ def write_quantised(spec: Checkpoint, folder: Path) -> None:
             model, config, spec.group, spec.bits, quant_predicate=predicate
         )
         for end, override in spec.overrides.items():
-            if override is False:  # mlx_lm leaves it out; others (and mlx-vlm) write it down
+            if override is False:  # mlx_lm leaves the entry out; others (and mlx-vlm) write it
                 prefix = "language_model.model." if spec.multimodal else "model."
                 config["quantization"][prefix + end] = False
         save_model(folder, model)
@@ -846,17 +849,17 @@ def write_quantised(spec: Checkpoint, folder: Path) -> None:
     dtypes = {tensor.dtype for name, tensor in stored.items() if name.endswith("scales")}
     assert dtypes == {DTYPES[spec.dtype]}, dtypes
     config = json.loads((folder / "config.json").read_text())
-    if spec.new_style:  # as mlx_lm writes what it read from a transformers 5 config
+    if spec.new_style:  # as mlx_lm writes a config that it read from transformers 5
         config["rope_parameters"] = {"type": "default", "rope_theta": config.pop("rope_theta")}
         config["dtype"] = config.pop("torch_dtype")
     if spec.name == "qwen2-mlx4-g64":
-        config.pop("tie_word_embeddings")  # then the file decides: it has no lm_head
+        config.pop("tie_word_embeddings")  # then the file decides, because it has no lm_head
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 # --- references ----------------------------------------------------------------------------------
 def reference_model(spec: Checkpoint, folder: Path):
-    """transformers' model: its config from the committed config.json, its weights exactly ours."""
+    """transformers' model, with its config from the committed config.json and exactly our weights."""
     config = json.loads((folder / "config.json").read_text())
     config.pop("quantization", None)
     config.pop("quantization_config", None)
@@ -881,10 +884,10 @@ def reference_model(spec: Checkpoint, folder: Path):
 
 
 class HalfCache(DynamicCache):
-    """A cache whose entries are rounded to float16: what an f16 KV cache does to the logits."""
+    """A cache that rounds its entries to float16, to find how an f16 KV cache changes the logits."""
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Rounds, then stores."""
+        """Round, then store."""
         return super().update(
             key_states.half().to(key_states.dtype),
             value_states.half().to(value_states.dtype),
@@ -901,7 +904,7 @@ def last_logits(model, ids, cache=None) -> np.ndarray:
 
 
 def greedy(model, ids) -> tuple[list[int], list[float]]:
-    """Greedy tokens, each from a whole new forward pass: no cache that could be wrong."""
+    """Greedy tokens. Each comes from a whole new forward pass, so no cache can be wrong."""
     ids, tokens, margins = list(ids), [], []
     for _ in range(NEW_TOKENS):
         logits = last_logits(model, ids)
@@ -919,10 +922,10 @@ def nmse(a, b) -> float:
 
 
 def sensitivity(model, out) -> dict[str, float]:
-    """NMSE that typical mistakes cause, so that a golden which could not tell them is refused.
+    """NMSE that typical mistakes cause. A golden that cannot show these mistakes is refused.
 
-    order: two neighbouring tokens swapped (7 tokens); base: every RoPE frequency 2% off (65);
-    first: the prompt's first token replaced (65); window: a sliding window one key wider (65).
+    order: two neighbouring tokens swapped (7 tokens); base: every RoPE frequency 2% off (65); first: the prompt's first
+    token replaced (65); window: a sliding window one key wider (65).
     """
     ids = {n: out[f"ids_{n}"].tolist() for n in (7, 65)}
     result = {}
@@ -933,7 +936,8 @@ def sensitivity(model, out) -> dict[str, float]:
     for buffer_name, buffer in other.named_buffers():
         if buffer_name.endswith("inv_freq"):
             buffer *= 1.02
-    for module in other.modules():  # longrope's, which take the buffers' place in long texts
+    # longrope's frequencies, which replace the buffers in long texts.
+    for module in other.modules():
         if getattr(module, "long_inv_freq", None) is not None:
             module.long_inv_freq = module.long_inv_freq * 1.02
     result["base"] = nmse(last_logits(other, ids[65]), out["logits_65"])
@@ -947,21 +951,21 @@ def sensitivity(model, out) -> dict[str, float]:
 
 
 def make(spec: Checkpoint) -> None:
-    """Writes one checkpoint and its golden.npz, and proves that the golden can tell errors apart."""
+    """Write one checkpoint and its golden.npz, and prove that the golden shows mistakes."""
     folder = emptied(spec.name)
     (write_quantised if spec.bits else write_plain)(spec, folder)
     index = folder / "model.safetensors.index.json"
     if spec.shards == 1 and index.exists():
         index.unlink()
     write_tokenizer(folder)
-    # MLX rounds Gemma's sqrt(h) to bfloat16, which is exact only where h is a square.
+    # MLX rounds Gemma's sqrt(h) to bfloat16. That is exact only where h is a square.
     rounds = spec.family.startswith("gemma3") and spec.config["hidden_size"] ** 0.5 % 1 > 0
     allowed = (1e-4 if rounds else 1e-8) if spec.bits else None
     record(folder, reference_model(spec, folder), spec.family, spec.bits, spec.lengths, allowed)
 
 
 def emptied(name: str) -> Path:
-    """The checkpoint's folder, with nothing in it."""
+    """Make the checkpoint's folder, empty."""
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -971,9 +975,9 @@ def emptied(name: str) -> Path:
 def record(
     folder: Path, model, family: str, bits: int, lengths: tuple[int, ...], mlx_allowed: float | None
 ) -> None:
-    """Writes golden.npz: what `model`, the reference with exactly the folder's weights, makes of the prompts.
+    """Write golden.npz: the results of `model`, the reference with exactly the folder's weights, for the prompts.
 
-    `mlx_allowed`: the NMSE by which mlx_lm's own forward pass of the folder may differ; None: it is not asked.
+    `mlx_allowed`: the NMSE by which mlx_lm's own forward pass of the folder may differ; None: mlx_lm does not run.
     """
     exact = copy.deepcopy(model).double()
     rng = np.random.default_rng(zlib.crc32(folder.name.encode()) + 1)
@@ -1035,8 +1039,8 @@ def record(
 
 
 # --- families from transformers' own model -------------------------------------------------------
-# By the end of a weight's name, the first that fits: its standard deviation times sqrt(columns). Attention has to
-# matter, and no branch may drown the others.
+# The first entry that matches the end of a weight's name gives its standard deviation times sqrt(columns). Attention
+# has to matter, and no branch may dominate the others.
 GAINS = {
     "embed_tokens.weight": 0.3,
     "lm_head.weight": 2.5,
@@ -1047,7 +1051,7 @@ USUAL_GAIN = 1.4
 
 
 def make_family(entry: Family) -> None:
-    """Writes an entry's plain checkpoint, the quantised one where mlx_lm knows the family, and their golden.npz."""
+    """Write an entry's plain checkpoint, the quantised one where mlx_lm knows the family, and their golden.npz."""
     model = random_model(entry)
     folder = emptied(entry.name)
     save(model, folder, DTYPES[entry.dtype])
@@ -1057,8 +1061,8 @@ def make_family(entry: Family) -> None:
     packed = emptied(f"{entry.name}-mlx4-g32")
     config = json.loads((folder / "config.json").read_text())
     quantised, config = load_model(folder, lazy=True, model_config=old_style(config))
-    # Without a family's own rule (Granite's keeps some layers at 8 bits in groups of 64, which SMALL does not have);
-    # files that mix widths are among CHECKPOINTS.
+    # This leaves out a family's own rule. (Granite's keeps some layers at 8 bits in groups of 64, which SMALL does not
+    # have.) CHECKPOINTS has files that mix widths.
     quantised, config = quantize_model(
         quantised, config, 32, 4, quant_predicate=lambda path, module: True
     )
@@ -1085,7 +1089,7 @@ def old_style(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_model(entry: Family):
-    """transformers' model of the entry with random weights that its dtype can hold, in float32."""
+    """transformers' model of the entry in float32, with random weights that the entry's dtype can hold."""
     config = AutoConfig.for_model(entry.model_type, **entry.settings)
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).eval().float()
@@ -1100,7 +1104,8 @@ def random_model(entry: Family):
                 values *= gain / np.sqrt(columns)
             elif name.endswith("bias"):
                 values *= 0.3
-            else:  # a norm's: about what leaves x as it is, 1 or (where 1 + w is meant) 0
+            else:
+                # A norm's weight leaves x about as it is: it is near 1 or, where 1 + w is meant, near 0.
                 gain = next((g for end, g in entry.gains.items() if name.endswith(end)), 1.0)
                 values = gain * (parameter.numpy() + 0.25 * values)
             parameter.copy_(torch.from_numpy(values).to(DTYPES[entry.dtype]).float())
@@ -1108,7 +1113,7 @@ def random_model(entry: Family):
 
 
 def save(model, folder: Path, dtype: torch.dtype) -> None:
-    """save_pretrained in `dtype`, with a tokenizer."""
+    """Write the model by save_pretrained in `dtype`, with a tokenizer."""
     stored = copy.deepcopy(model).to(dtype)
     stored.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -1116,7 +1121,7 @@ def save(model, folder: Path, dtype: torch.dtype) -> None:
 
 
 def main() -> None:
-    """Makes all checkpoints, or those named."""
+    """Make all checkpoints, or those named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     names = parser.parse_args().names

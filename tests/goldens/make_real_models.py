@@ -1,14 +1,13 @@
-"""Writes real_models.json: what transformers in float32 answers, greedily, on the real GGUF files.
+"""Writes real_models.json: the greedy answers of transformers in float32 on the real GGUF files.
 
-Run with a Python that has torch, transformers and gguf (the versions used are stored in the output):
+Run with a Python that has torch, transformers and gguf (the output stores the versions used):
 
     python tests/goldens/make_real_models.py .models/gguf
 
-Every block is dequantised exactly to float32 by the gguf package and the result is loaded into
-transformers' own model class, so the reference shares nothing with the engine but the file's bytes.
-`equal_in_8_bit` says how many of the tokens stay when MLX quantises every matrix (8 bits, groups of
-64, float16 scales) and transformers runs the result: what rounding alone does.
-`margins[i]` is the best logit minus the second best one at the step that chose `tokens[i]`.
+The gguf package dequantises every block exactly to float32, and transformers' own model class loads the result. So the
+reference shares nothing with the engine but the file's bytes. `equal_in_8_bit`: how many of the tokens stay the same
+when MLX quantises every matrix (8 bits, groups of 64, float16 scales) and transformers runs the result. It shows the
+effect of rounding alone. `margins[i]`: the best logit minus the second best one at the step that chose `tokens[i]`.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ GEMMA_PROMPTS = [
     "Monday, Tuesday, Wednesday,",
     "The three primary colours are",
 ]
-# Chosen from 19 coding questions for the width of their margins (at least 0.17), before the engine
-# had answered any: 8-bit rounding by itself, done by MLX and run by transformers, changed the first
-# 16 tokens of three of the first six tried (margins of 0.02 to 0.05), and that is no test of us.
+# Chosen from 19 coding questions for their wide margins (at least 0.17), before the engine had answered any. Of the
+# first six questions tried, 8-bit rounding alone (by MLX, run by transformers) changed the first 16 tokens of three,
+# whose margins were 0.02 to 0.05. Such questions would not test the engine.
 QWEN_PROMPTS = [
     "Write a hello world program in C.",
     "What is the time complexity of binary search?",
@@ -56,7 +55,7 @@ QWEN_PROMPTS = [
     "Write a bash command that lists all files in a folder.",
 ]
 
-# GGUF name -> transformers name, for the tensors of one block.
+# GGUF name -> transformers' name, for the tensors of one block.
 BLOCK_NAMES = {
     "attn_norm.weight": "input_layernorm.weight",
     "attn_q.weight": "self_attn.q_proj.weight",
@@ -97,7 +96,7 @@ def state_of(reader: gguf.GGUFReader, block: dict[str, str], norms_hold_one: boo
             _, index, rest = tensor.name.split(".", 2)
             name = f"model.layers.{index}.{block[rest]}"
         if norms_hold_one and name.endswith("norm.weight"):
-            value = value - 1.0  # GGUF keeps 1 + w for Gemma
+            value = value - 1.0  # GGUF stores 1 + w for Gemma
         state[name] = value
     return state
 
@@ -118,7 +117,7 @@ def model_of(reader: gguf.GGUFReader):
         "num_attention_heads": field(f"{arch}.attention.head_count"),
         "num_key_value_heads": field(f"{arch}.attention.head_count_kv"),
         "max_position_embeddings": field(f"{arch}.context_length"),
-        "rms_norm_eps": 1e-6,  # the file's float32 of it prints as 9.999999974752427e-07
+        "rms_norm_eps": 1e-6,  # the float32 in the file prints as 9.999999974752427e-07
     }
     if arch == "qwen2":
         config = Qwen2Config(
@@ -161,7 +160,7 @@ def greedy(model, ids: list[int], count: int) -> tuple[list[int], list[float]]:
 
 
 def round_to_8_bit(model) -> None:
-    """Every matrix to what MLX's 8-bit form of it holds, in place."""
+    """Round every matrix in place to the values that MLX's 8-bit form of it holds."""
     for parameter in model.parameters():
         if parameter.ndim != 2:
             continue
@@ -178,7 +177,7 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 
 
 def main() -> None:
-    """Reads both GGUF files and writes real_models.json."""
+    """Read the GGUF files and write real_models.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder with the two GGUF files")
     folder = parser.parse_args().folder

@@ -4,9 +4,9 @@ Run from the repository's root with a Python that has torch, transformers and sa
 
     python -m tests.goldens.make_variants
 
-transformers reads config.json and the weights by itself (from_pretrained, float32, eager), so what
-a setting means is its word. A variant that is `like` another must have that one's logits, any other must differ from
-its family's first: a variant that says nothing is refused here.
+transformers reads config.json and the weights by itself (from_pretrained, float32, eager), so it decides what a setting
+means. A variant that is `like` another must have the same logits. Any other must differ from its family's first
+variant, so a variant that tests nothing is refused here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TARGET = Path(__file__).parent / "variants.json"
 
 @torch.inference_mode()
 def logits(folder: Path) -> np.ndarray:
-    """Of the last of IDS, [vocab]; raises whatever transformers raises."""
+    """Logits after the last of IDS, [vocab]. Raises whatever transformers raises."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     auto = AutoModelForImageTextToText if kind == "mistral3" else AutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
@@ -40,7 +40,7 @@ def nmse(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def main() -> None:
-    """All of them."""
+    """Write the logits of every variant."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     made: dict[str, np.ndarray] = {}
@@ -53,7 +53,7 @@ def main() -> None:
             try:
                 torch.manual_seed(0)
                 made[variant.name] = logits(Path(folder))
-            except Exception as error:  # what it cannot load, we must refuse
+            except Exception as error:  # the engine must refuse what transformers cannot load
                 raised[variant.name] = f"{type(error).__name__}: {str(error)[:80]}"
                 print(f"{variant.name:32} raises {raised[variant.name]!r}", flush=True)
                 if not variant.refused:
