@@ -1,6 +1,4 @@
-"""The KV cache grows with the text, from size class to size class: the tokens are those of a full-size cache, and
-the tests measure what it costs.
-"""
+"""The KV cache grows with the text: the same tokens as in a cache of full size, and what it costs."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 
 from py_engine.abort import Abort
-from py_engine.blocks.kv_cache import classes_up_to
+from py_engine.blocks.kv_cache import Sizes
 from py_engine.errors import AbortError, InputError, OutOfMemoryError
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
@@ -25,7 +23,7 @@ PROMPT = [3, 50, 7, 99, 12]
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host is enough: this tests the engine's bookkeeping."""
+    """One host: what is tested here is the engine's bookkeeping."""
     return open_software_gpu("wgpu")
 
 
@@ -44,7 +42,7 @@ def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
 
 @pytest.fixture
 def emptied(engine: Engine, run: Runner) -> Engine:
-    """The engine with nothing cached and with the smallest cache."""
+    """With nothing kept, and the smallest cache."""
     run(engine.logits([1]))
     assert capacity(engine) == CLASSES[0]
     return engine
@@ -76,15 +74,35 @@ def refuse_keys(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> No
     monkeypatch.setattr(gpu, "create_buffer", refusing)
 
 
-def test_classes() -> None:
-    assert classes_up_to(512) == (512,)
-    assert classes_up_to(4096) == (512, 2048, 4096)
-    assert classes_up_to(40960) == (512, 2048, 8192, 32768, 40960)
-    assert classes_up_to(100, (64, 16, 100, 16)) == (16, 64, 100)
-    assert classes_up_to(7) == (7,)
+def test_fixed_sizes() -> None:
+    assert Sizes.of(100, (64, 16, 100, 16)) == Sizes(100, (16, 64, 100))
+    assert Sizes.of(7, (512,)) == Sizes.of(7, ()) == Sizes(7, (7,))
     for bad in (0, -512, True, 2.5, "512"):
         with pytest.raises(InputError, match="context_classes"):
-            classes_up_to(100, (16, bad))  # type: ignore[arg-type]
+            Sizes.of(100, (16, bad))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("context", [300, 512, 4096, 40960, 262144])
+def test_sizes(context: int) -> None:
+    """From 2,048 tokens on at most 1.15 times the text, whether it grows token by token or is given at once."""
+    sizes = Sizes.of(context, None)
+    assert sizes.first == min(512, context)
+    growths = 0
+    grown = sizes.first
+    for tokens in range(1, context + 1, 1 if context < 50000 else 97):
+        wanted = sizes.wanted(grown, tokens, tokens - 1, 0)
+        growths += wanted != grown
+        grown = wanted
+        fresh = sizes.wanted(sizes.first, tokens, 0, 128)
+        for size in (grown, fresh):
+            assert tokens <= size <= context
+            assert tokens < 2048 or size <= 1.15 * tokens
+    assert grown == context
+    assert growths <= 45
+    assert sizes.wanted(context, 2048, 0, 128) <= 2304, "a new text does not keep a large cache"
+    at_once = sizes.wanted(sizes.first, min(context, 600), 0, 128)
+    assert sizes.wanted(at_once, min(context, 500), 0, 128) == at_once, "small ones stay"
+    assert sizes.last_but_one <= context
 
 
 @pytest.mark.parametrize(
@@ -96,8 +114,7 @@ def test_classes() -> None:
     ],
 )
 def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) -> None:
-    """Greedy and sampled answers whose cache grows in the middle of decoding, then a second turn whose cache grows
-    before its prefill."""
+    """Greedy and drawn, growing in mid-decode; then a second turn on top, which grows before its prefill."""
     grown, whole = load(gpu, run, name), load(gpu, run, name, context_classes=())
     try:
         assert capacity(whole) == CONTEXT
@@ -117,8 +134,8 @@ def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) ->
 
 
 def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
-    """Growing makes no pipeline and keeps the number of buffers. Within a size class nothing is made at all."""
-    answer(emptied, run, PROMPT[:3], 2)  # this makes the buffers that tokens are read through
+    """No pipeline, as many buffers as before; and nothing at all within a size."""
+    answer(emptied, run, PROMPT[:3], 2)  # makes what tokens are read back through
     before = gpu.counters.pipelines_created, gpu.counters.live_buffers
     small = emptied.info()["memory"]["state_bytes"]
     answer(emptied, run, PROMPT, 160)
@@ -128,6 +145,9 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
     heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     assert large - small == (176 - 16) * heads * head_dim * 4 * 2 * layers
+    answer(
+        emptied, run, [*PROMPT[:3], 9], 160
+    )  # binds the plans of a chunk, which decoding had no use for
     made = gpu.counters.buffers_created, gpu.counters.bind_groups_created
     answer(emptied, run, [*PROMPT[:3], 9, 9], 160)
     assert (gpu.counters.buffers_created, gpu.counters.bind_groups_created) == made
@@ -137,7 +157,7 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
 def test_a_new_conversation_begins_small(emptied: Engine, run: Runner) -> None:
     answer(emptied, run, PROMPT, 50)
     assert capacity(emptied) == 160
-    answer(emptied, run, PROMPT, 2)  # the same prompt: its rows are kept, and so is their cache
+    answer(emptied, run, PROMPT, 2)  # the same one: the rows are kept, and so is their cache
     assert capacity(emptied) == 160
     fresh = answer(emptied, run, [77, *PROMPT], 2)
     assert fresh.cached_tokens == 0
@@ -171,8 +191,7 @@ def test_a_stop_lands_before_and_after_growing(emptied: Engine, run: Runner) -> 
 def test_no_room_to_grow(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch, layer: int
 ) -> None:
-    """In the middle of decoding and before a prefill: the error gives the numbers, nothing is lost, and the old
-    cache is used on."""
+    """In mid-decode and before a prefill: the numbers in the error, nothing lost, and the old cache goes on."""
     live = gpu.counters.live_bytes
     with monkeypatch.context() as patch:
         refuse_keys(gpu, patch, layer)
@@ -201,36 +220,32 @@ def test_no_room_to_grow(
 def test_no_room_for_any_buffer_of_a_larger_cache(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first or the last buffer is refused: nothing more stays allocated, and the small cache stays in use."""
+    """Whichever is refused, the first or the last: nothing more is allocated, and the small cache stays in use."""
     kept = answer(emptied, run, PROMPT, 3)
     live, create = gpu.counters.live_bytes, gpu.create_buffer
-    for room in range(100):
-        made = 0
+    buffers = [t.buffer for pair in emptied._loaded.decoder.state.cache.tensors for t in pair]
+    assert len(buffers) >= 4
+    for refused in buffers:
 
-        def refusing(label: str, *rest: Any, room: int = room) -> Any:
-            nonlocal made
-            if made == room:
+        def refusing(label: str, nbytes: int, kind: Any = "storage", refused: Any = refused) -> Any:
+            if label == refused.label and nbytes > refused.nbytes:
                 raise OutOfMemoryError(f"no room for {label}")
-            made += 1
-            return create(label, *rest)
+            return create(label, nbytes, kind)
 
         with monkeypatch.context() as patch:
             patch.setattr(gpu, "create_buffer", refusing)
-            try:
+            with pytest.raises(OutOfMemoryError, match=refused.label):
                 answer(emptied, run, PROMPT, 20)
-            except OutOfMemoryError:
-                assert (gpu.counters.live_bytes, capacity(emptied)) == (live, CLASSES[0])
-                assert answer(emptied, run, PROMPT, 3).tokens == kept.tokens
-                continue
-        break
-    assert room == made >= 4
+            assert (gpu.counters.live_bytes, capacity(emptied)) == (live, CLASSES[0])
+            assert answer(emptied, run, PROMPT, 3).tokens == kept.tokens
+    assert len(answer(emptied, run, PROMPT, 20).tokens) == 20
     assert capacity(emptied) == CLASSES[1]
 
 
 def test_no_room_reported_late(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in browsers: the buffers seem to exist, and the next check reports that they do not."""
+    """As browsers do it: the buffers look made, and the next check says that they are not."""
     live = gpu.counters.live_bytes
 
     async def refused() -> None:
@@ -247,8 +262,7 @@ def test_no_room_reported_late(
 def test_the_estimate_knows_the_peak(
     gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old and the new cache exist together while rows are copied. The budget counts both, and what a full
-    context takes."""
+    """Both buffers of the layers that move are there; the budget counts that, and what a full context takes."""
     folder = str(reference.folder("qwen3-mlx4-g128"))
     told = run(Engine.estimate(folder, gpu=gpu, context=1024))
     before = gpu.counters.live_bytes
@@ -264,7 +278,7 @@ def test_the_estimate_knows_the_peak(
             return made
 
         monkeypatch.setattr(gpu, "create_buffer", watched)
-        run(engine._loaded.decoder.fit(1024))
+        run(engine._loaded.decoder.fill())
         assert gpu.counters.live_bytes - before == told.total_bytes
         assert told.loaded_bytes < told.total_bytes < peak == told.peak_bytes
     finally:

@@ -189,19 +189,20 @@ def refused(engine: Engine, run: Runner, match: str, name: str = "s") -> None:
     assert answer(engine, run, follow, 4).tokens == got.tokens
 
 
-@pytest.mark.parametrize(
-    "options, match",
-    [
-        ({"dtype": "f16"}, "its dtype is 'f32.*here it is 'f16"),
-        ({"context": 250, "context_classes": ()}, "KV cache of 96.*context of 250"),
-    ],
-    ids=["dtype", "context"],
-)
-def test_another_load(
-    saved: list[int], one_gpu: Gpu, run: Runner, options: dict[str, Any], match: str
-) -> None:
-    other = load(one_gpu, run, **options)
-    refused(other, run, match)
+def test_another_load(saved: list[int], one_gpu: Gpu, run: Runner) -> None:
+    other = load(one_gpu, run, dtype="f16")
+    refused(other, run, "its dtype is 'f32.*here it is 'f16")
+    run(other.close())
+
+
+def test_another_context(saved: list[int], one_gpu: Gpu, run: Runner) -> None:
+    """A session goes into a KV cache of any size that holds its tokens."""
+    other = load(one_gpu, run, context_classes=None)
+    run(other.restore_session("s"))
+    assert other._loaded.decoder.prefix.ids == saved
+    other._loaded.decoder.state.context = len(saved) - 1
+    with pytest.raises(SessionError, match=f"has {len(saved)} tokens, more than the context of"):
+        run(other.restore_session("s"))
     run(other.close())
 
 

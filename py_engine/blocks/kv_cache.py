@@ -2,30 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from py_engine.errors import InputError
+from py_engine.errors import HostError, InputError
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.graph.transfer import Span
-from py_engine.host.gpu import Copy, Gpu
+from py_engine.host.gpu import Buffer, Copy, Gpu
 
 KvDtype = Literal["f32", "f16"]
 # Packed f16 pairs in the KV cache. It is listed with the features of devices, because a model can do without it when
 # its kernels fail (checks/self_check.py).
 F16_KV = "f16-kv"
-# Sizes of a cache, in tokens: a short text takes little memory, and one that grows is copied only a few times.
-CLASSES = (512, 2048, 8192, 32768, 131072)
+
+SMALLEST = 512  # tokens that the smallest cache has room for
+_ROOM = 256  # a cache has room for at least so many tokens more than the text has when it is made,
+_SHARE = 8  # and for at least this share of the text: an eighth
+_UNIT = 32  # capacities are multiples of this
+_SPARE = 1.15  # a cache is too large when it has room for so many times the text,
+_SMALL = 2304  # unless it is no larger than this
+_STEPS = 8  # a cache changes its size in so many steps at most, so that it takes little more memory meanwhile
 
 
-def classes_up_to(context: int, classes: Sequence[int] = CLASSES) -> tuple[int, ...]:
-    """The sizes that a cache grows through; the last one is `context`. Raises InputError for what is no size."""
-    bad = next((n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1), None)
-    if bad is not None:
-        raise InputError(f"context_classes: {bad!r} is not a number of tokens")
-    return (*sorted(n for n in set(classes) if n < context), context)
+@dataclass(frozen=True)
+class Sizes:
+    """How many tokens the KV cache has room for, by the length of the text.
+
+    Without `classes`, an eighth more than the text has when the cache is made (and at least 256 tokens more), so that
+    little memory is unused. A growth moves as many bytes as two steps of decoding read, and happens once in hundreds
+    of steps. `classes`: fixed sizes instead, in tokens.
+    """
+
+    context: int  # the most tokens of a text
+    classes: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, context: int, classes: Sequence[int] | None) -> Sizes:
+        """Sizes up to `context`. Raises InputError for a class that is no number of tokens."""
+        if classes is None:
+            return cls(context)
+        numbers = (n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1)
+        bad = next(numbers, None)
+        if bad is not None:
+            raise InputError(f"context_classes: {bad!r} is not a number of tokens")
+        return cls(context, (*sorted(n for n in set(classes) if n < context), context))
+
+    @property
+    def first(self) -> int:
+        """The size of a new cache."""
+        return self.holding(1)
+
+    @property
+    def last_but_one(self) -> int:
+        """The largest size from which a cache grows once more."""
+        if self.classes is not None:
+            return (0, *self.classes)[-2] or self.context
+        return max(self.first, (self.context - 1) // _UNIT * _UNIT)
+
+    def holding(self, tokens: int) -> int:
+        """The size of a cache that is made for a text of so many tokens."""
+        if self.classes is not None:
+            return next((n for n in self.classes if n >= tokens), self.context)
+        if tokens <= SMALLEST:
+            return min(SMALLEST, self.context)
+        room = tokens + max(_ROOM, tokens // _SHARE)
+        return min(-(-room // _UNIT) * _UNIT, self.context)
+
+    def wanted(self, now: int, tokens: int, rows: int, room: int) -> int:
+        """The size for a text of so many tokens and `room` for more, where the cache has room for `now` and holds the
+        first `rows` of it. A cache that is large enough stays, unless it is too large."""
+        if self.classes is not None:
+            best = self.holding(tokens + room)
+            return now if rows and best < now else best
+        best = max(self.holding(tokens), min(tokens + room, self.context))
+        enough = min(tokens + room, self.context) <= now
+        return now if enough and now <= max(best, _SMALL, int(_SPARE * tokens)) else best
 
 
 @dataclass(frozen=True)
@@ -33,6 +86,12 @@ class _Layer:
     name: str
     heads: int
     head_dim: int
+    buffers: Buffers
+    tensors: tuple[Tensor, Tensor]
+
+
+# What is told of each buffer that another tensor replaces, before it is freed.
+Replaced = Callable[[Buffer, Tensor], object]
 
 
 class KvCache:
@@ -41,26 +100,31 @@ class KvCache:
     def __init__(self, gpu: Gpu, dtype: KvDtype, capacity: int) -> None:
         self._gpu = gpu
         self._layers: list[_Layer] = []
-        self.tensors: list[tuple[Tensor, Tensor]] = []
-        self._buffers = Buffers(gpu)
+        self._first = capacity  # the capacity of layers that are added
         self.dtype: KvDtype = dtype
-        self.capacity = capacity
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """K and V of a layer."""
-        return self.tensors[index]
+        return self._layers[index].tensors
+
+    @property
+    def tensors(self) -> list[tuple[Tensor, Tensor]]:
+        """K and V of every layer."""
+        return [layer.tensors for layer in self._layers]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that every layer has room for."""
+        return min((k.shape[1] for k, _ in self.tensors), default=self._first)
 
     @property
     def nbytes(self) -> int:
         """GPU bytes."""
-        return self._buffers.nbytes
+        return sum(layer.buffers.nbytes for layer in self._layers)
 
     def add(self, name: str, heads: int, head_dim: int) -> int:
         """Add a layer; returns its index. Raises OutOfMemoryError."""
-        shape = (heads, self.capacity, head_dim)
-        k, v = (self._buffers.make(f"{name}.{x}", *shape, dtype=self.dtype) for x in "kv")
-        self.tensors.append((k, v))
-        self._layers.append(_Layer(name, heads, head_dim))
+        self._layers.append(self._make(name, heads, head_dim, self._first))
         return len(self._layers) - 1
 
     def resized(self, capacity: int, dtype: KvDtype | None = None) -> KvCache:
@@ -75,27 +139,92 @@ class KvCache:
             raise
         return made
 
+    async def resize(self, capacity: int, rows: int, replaced: Replaced) -> None:
+        """Give all layers room for `capacity` tokens, some layers after others, and keep the first `rows`. `replaced`
+        is told of each buffer and the tensor that takes its place.
+
+        Raises OutOfMemoryError, HostError: then layers have the room that they had, or more where that too is refused.
+        """
+        before = self.capacity
+        done: list[list[int]] = []
+        try:
+            for group in self._groups():
+                await self._move(group, capacity, rows, replaced)
+                done.append(group)
+        except HostError:
+            for group in done:
+                try:
+                    await self._move(group, before, rows, replaced)
+                except HostError:
+                    break
+            raise
+
     def spans(self, rows: int) -> list[Span]:
         """Where the first `rows` tokens are: for each layer K, then V, head by head."""
-        found = []
-        for tensor in (tensor for pair in self.tensors for tensor in pair):
-            assert tensor.binding is not None
-            heads, capacity, _ = tensor.shape
-            row = tensor.nbytes // (heads * capacity)
-            found += [
-                Span(tensor.binding.buffer, head * capacity * row, rows * row)
-                for head in range(heads)
-            ]
-        return found
-
-    async def copy_rows(self, source: KvCache, rows: int) -> None:
-        """Copy the first `rows` tokens from a cache of the same layers."""
-        if rows:
-            pairs = zip(source.spans(rows), self.spans(rows), strict=True)
-            await self._gpu.copy(
-                [Copy(a.buffer, b.buffer, a.nbytes, a.offset, b.offset) for a, b in pairs]
-            )
+        return [span for pair in self.tensors for tensor in pair for span in _spans(tensor, rows)]
 
     def release(self) -> None:
         """Free every buffer."""
-        self._buffers.release()
+        for layer in self._layers:
+            layer.buffers.release()
+        self._layers.clear()
+
+    def _groups(self) -> Iterator[list[int]]:
+        """The layers, by index, that change their size at a time."""
+        count = len(self._layers)
+        each = -(-count // _STEPS)
+        for at in range(0, count, each or 1):
+            yield [*range(at, min(at + each, count))]
+
+    async def _move(
+        self, indices: Sequence[int], capacity: int, rows: int, replaced: Replaced
+    ) -> None:
+        """Move some layers to buffers of another size; none of them when it raises."""
+        old = [self._layers[i] for i in indices]
+        new: list[_Layer] = []
+        try:
+            for layer in old:
+                new.append(self._make(layer.name, layer.heads, layer.head_dim, capacity))
+            await self._gpu.check()
+            await self._copy(old, new, rows)
+        except BaseException:
+            for layer in new:
+                layer.buffers.release()
+            raise
+        for i, layer, made in zip(indices, old, new, strict=True):
+            self._layers[i] = made
+            for tensor, other in zip(layer.tensors, made.tensors, strict=True):
+                replaced(tensor.buffer, other)
+            layer.buffers.release()
+
+    async def _copy(self, old: Sequence[_Layer], new: Sequence[_Layer], rows: int) -> None:
+        if not rows:
+            return
+        copies = []
+        for layer, made in zip(old, new, strict=True):
+            for tensor, other in zip(layer.tensors, made.tensors, strict=True):
+                copies += [
+                    Copy(a.buffer, b.buffer, a.nbytes, a.offset, b.offset)
+                    for a, b in zip(_spans(tensor, rows), _spans(other, rows), strict=True)
+                ]
+        await self._gpu.copy(copies)
+
+    def _make(self, name: str, heads: int, head_dim: int, capacity: int) -> _Layer:
+        """A layer with buffers of zeros. Raises OutOfMemoryError; then nothing stays allocated."""
+        buffers = Buffers(self._gpu)
+        try:
+            k, v = (
+                buffers.make(f"{name}.{x}", heads, capacity, head_dim, dtype=self.dtype)
+                for x in "kv"
+            )
+        except BaseException:
+            buffers.release()
+            raise
+        return _Layer(name, heads, head_dim, buffers, (k, v))
+
+
+def _spans(tensor: Tensor, rows: int) -> list[Span]:
+    """Where the first `rows` tokens of K or V of a layer are, head by head."""
+    heads, capacity, _ = tensor.shape
+    row = tensor.nbytes // (heads * capacity)
+    return [Span(tensor.buffer, head * capacity * row, rows * row) for head in range(heads)]

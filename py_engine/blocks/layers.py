@@ -106,7 +106,9 @@ class Attention:
             per_row,
         )
         y = trace.tensor("attention", trace.rows, self.heads * self.head_dim)
-        attention(trace, heads, qkv, cache, y, window=self.window, cap=self.cap)
+        attention(
+            trace, heads, qkv, cache, y, window=self.window, cap=self.cap, context=state.context
+        )
         project(trace, state, "o", y, self.o, out, self.residual_scale)
 
 

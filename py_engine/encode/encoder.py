@@ -27,8 +27,6 @@ _WIDEST_BYTES = 32 << 20
 class Encoder(Runtime):
     """One encoder that runs. `context`: the most tokens of a text."""
 
-    classes: Sequence[int] = ()  # sizes of a KV cache; an encoder has none
-
     def __init__(
         self,
         gpu: Gpu,
@@ -100,7 +98,7 @@ class Encoder(Runtime):
             "activation_bytes": self.programs.activation_bytes,
         }
 
-    async def fit(self, tokens: int) -> None:
+    async def fill(self) -> None:
         """Do nothing: there is room for a text of `context` tokens from the start."""
 
     async def embed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from py_engine.blocks.kv_cache import CLASSES, KvDtype, classes_up_to
+from py_engine.blocks.kv_cache import KvDtype, Sizes
 from py_engine.blocks.layers import Model
 from py_engine.checks.tunings import Forms
 from py_engine.errors import InputError
@@ -26,21 +26,21 @@ def build_decoder(
     *,
     context: int | None,
     kv_dtype: KvDtype,
-    classes: Sequence[int] = CLASSES,
+    classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
 ) -> Decoder:
     """A decoder of `model`, whose weights are on the same GPU, filled or not. Makes the state and traces the passes.
 
-    `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: sizes of the KV
-    cache, in tokens; a growing text goes through those below the context. `forms`, `strategy`: as for Runtime.
+    `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: fixed
+    sizes of the KV cache, in tokens, up to the context (blocks/kv_cache.py). `forms`, `strategy`: as for Runtime.
     Raises InputError, OutOfMemoryError; then only the weights stay allocated.
     """
     context = _context(context, model.max_context)
     # Rows of the largest prefill plan: no more than the context can fill.
     rows = min(PREFILL_ROWS[0], -(-context // 16) * 16)
-    sizes = classes_up_to(context, classes)
-    state = model.make_state(gpu, context, sizes[0], rows, kv_dtype)
+    sizes = Sizes.of(context, classes)
+    state = model.make_state(gpu, context, sizes.first, rows, kv_dtype)
     try:
         decoder = Decoder(gpu, kernels, model, state, sizes, strategy, forms)
     except BaseException:

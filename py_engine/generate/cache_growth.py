@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from py_engine.blocks.kv_cache import Sizes
 from py_engine.blocks.state import State
 from py_engine.errors import OutOfMemoryError
 from py_engine.graph.programs import Programs
-from py_engine.host.gpu import Gpu
 
 
 class CacheGrowth:
-    """Replaces the KV cache of `state` by one of another size, and the plans of `programs` that are bound to it.
+    """Changes the size of the KV cache of `state`, and tells `programs` which buffers took the place of others."""
 
-    `classes`: the sizes to go through, in tokens, ascending.
-    """
-
-    def __init__(self, gpu: Gpu, state: State, programs: Programs, classes: Sequence[int]) -> None:
-        self._gpu = gpu
+    def __init__(self, state: State, programs: Programs, sizes: Sizes) -> None:
         self._state = state
         self._programs = programs
-        self._classes = classes
+        self.sizes = sizes
 
     async def fit(self, tokens: int, rows: int, room: int = 0) -> None:
-        """Take the smallest cache for `tokens` and, if memory allows, `room` more. The first `rows` are copied.
+        """Take a cache for `tokens` and, if memory allows, `room` more. The first `rows` stay.
 
-        A cache that holds nothing (`rows` 0) may also become smaller.
-        Raises OutOfMemoryError; then the old cache stays in use.
+        Raises OutOfMemoryError; then the cache is as it was.
         """
-        wanted = next((n for n in self._classes if n >= tokens + room), self._classes[-1])
         now = self._state.cache.capacity
-        if wanted == now or (rows and wanted < now):
+        wanted = self.sizes.wanted(now, tokens, rows, room)
+        if wanted == now:
             return
         try:
-            await self.replace(wanted, rows)
+            await self.resize(wanted, rows)
         except OutOfMemoryError as error:
             if now >= tokens:
                 return
@@ -42,20 +35,8 @@ class CacheGrowth:
                 f"{now} stays in use: ask for less, or begin a new conversation ({error})"
             ) from error
 
-    async def replace(self, capacity: int, rows: int) -> None:
-        """Take a cache for `capacity` tokens that keeps the first `rows` of the old one, and make its plans.
-
-        Raises OutOfMemoryError, HostError; then everything is as it was.
-        """
-        old, new = self._state.cache, self._state.cache.resized(capacity)
-        try:
-            await self._gpu.check()
-            self._state.cache = new
-            moved = await self._programs.moved()
-            await new.copy_rows(old, rows)
-        except BaseException:
-            self._state.cache = old
-            new.release()
-            raise
-        old.release()
-        self._programs.adopt(moved)
+    async def resize(self, capacity: int, rows: int) -> None:
+        """Give the cache room for `capacity` tokens; the first `rows` stay. Raises OutOfMemoryError, HostError; then it
+        is as it was."""
+        if capacity != self._state.cache.capacity:
+            await self._state.cache.resize(capacity, rows, self._programs.replace)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
-from py_engine.blocks.kv_cache import F16_KV
+from py_engine.blocks.kv_cache import F16_KV, Sizes
 from py_engine.blocks.layers import Model
 from py_engine.blocks.snapshots import Snapshots
 from py_engine.blocks.state import State
@@ -44,10 +44,7 @@ class Sampled:
 
 
 class Decoder(Runtime):
-    """One model that generates. `prefix` knows what its state has seen.
-
-    `classes`: the sizes of the KV cache, in tokens, that a growing text goes through. The last is the context.
-    """
+    """One model that generates. `prefix` knows what its state has seen."""
 
     def __init__(
         self,
@@ -55,14 +52,13 @@ class Decoder(Runtime):
         kernels: Kernels,
         model: Model,
         state: State,
-        classes: Sequence[int],
+        sizes: Sizes,
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
     ) -> None:
-        """`strategy`, `forms`: as for Runtime."""
+        """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime."""
         self.model = model
         self.state = state
-        self.classes = classes
         # Tokens that had run at the end of the last decode; None: not known.
         self._seen: int | None = None
         self.prefill_dispatches = 0  # of the last prefill: all chunks and the head
@@ -85,7 +81,7 @@ class Decoder(Runtime):
             strategy=strategy,
             forms=forms,
         )
-        self._growth = CacheGrowth(gpu, state, self.programs, classes)
+        self._growth = CacheGrowth(state, self.programs, sizes)
 
     @property
     def context(self) -> int:
@@ -147,11 +143,16 @@ class Decoder(Runtime):
         """
         await self._growth.fit(tokens, len(self.prefix.ids))
 
-    async def begin_with(self, capacity: int) -> None:
-        """Forget everything, and take a KV cache for `capacity` tokens, one of `classes`. Raises OutOfMemoryError; then
-        nothing has changed."""
-        if capacity != self.state.cache.capacity:
-            await self._growth.replace(capacity, 0)
+    async def fill(self) -> None:
+        """Grow the KV cache to the whole context, in the step that needs most memory. Raises OutOfMemoryError."""
+        sizes = self._growth.sizes
+        for capacity in (sizes.last_but_one, sizes.context):
+            await self._growth.resize(capacity, 0)
+
+    async def begin_for(self, tokens: int) -> None:
+        """Forget everything, and take a KV cache for a text of `tokens`. Raises OutOfMemoryError; then nothing has
+        changed."""
+        await self._growth.fit(tokens, 0)
         self.prefix.forget()
 
     async def logits(

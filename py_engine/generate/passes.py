@@ -19,7 +19,7 @@ CHAINS = tuple(("decode", head) for head in HEADS)
 
 def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> Sequence[Program]:
     """ "prefill" (rows of a chunk), "decode" (one token), HEADS that follow either, and "forget" and "mark" of the
-    sampler's history. Programs that read the KV cache are `moving`: they are planned anew when it grows."""
+    sampler's history."""
 
     program = partial(pass_program, step=state.step, info=info)
 
@@ -39,8 +39,8 @@ def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> S
 
     sizes = tuple(sorted({min(rows, state.max_rows) for rows in PREFILL_ROWS}))
     return (
-        program("prefill", body, sizes=sizes, moving=True),
-        program("decode", body, moving=True, alone=False),
+        program("prefill", body, sizes=sizes),
+        program("decode", body, alone=False),
         program("logits", logits),
         program("greedy", greedy),
         program("sampled", sampled),

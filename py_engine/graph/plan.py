@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.memory import Slots
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import NOTHING, Call, Tensor, Trace
-from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Recording
+from py_engine.graph.trace import NOTHING, Call, Tensor, Trace, exact
+from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Pipeline, Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +95,22 @@ class Planner:
         """The same plan, submitted by the present `strategy`."""
         return replace(plan, recording=self._record(plan.dispatches))
 
+    def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
+        """The same plan with other tensors in the place of some buffers. No kernel is compiled."""
+        calls, dispatches = list(plan.calls), list(plan.dispatches)
+        for i, call in enumerate(plan.calls):
+            bound = dispatches[i].bindings
+            if not any(binding.buffer in replaced for binding in bound):
+                continue
+            # Bound to its own bytes only: kernels read the length of the binding.
+            others = [exact(replaced[b.buffer]) if b.buffer in replaced else None for b in bound]
+            calls[i] = replace(
+                call, tensors=[n or t for n, t in zip(others, call.tensors, strict=True)]
+            )
+            bindings = [(n and n.binding) or b for n, b in zip(others, bound, strict=True)]
+            dispatches[i] = self._bound(call.label, dispatches[i].pipeline, bindings, call.groups)
+        return Plan(plan.rows, calls, dispatches, self._record(dispatches))
+
     def _record(self, dispatches: Sequence[Dispatch]) -> Recording:
         return self._gpu.record(self.strategy.cut(dispatches), self.strategy.await_each)
 
@@ -117,5 +133,14 @@ class Planner:
     async def _dispatch(self, call: Call, chosen: dict[Tensor, int]) -> Dispatch:
         bindings = [self._binding(tensor, chosen) for tensor in call.tensors]
         pipeline = await self._kernels.pipeline(call.kernel)
-        group = self._gpu.bind_group(call.label, pipeline, bindings)
-        return Dispatch(call.label, pipeline, group, call.groups)
+        return self._bound(call.label, pipeline, bindings, call.groups)
+
+    def _bound(
+        self,
+        label: str,
+        pipeline: Pipeline,
+        bindings: Sequence[Binding],
+        groups: tuple[int, int, int],
+    ) -> Dispatch:
+        group = self._gpu.bind_group(label, pipeline, bindings)
+        return Dispatch(label, pipeline, group, groups, tuple(bindings))

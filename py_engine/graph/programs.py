@@ -9,8 +9,8 @@ from typing import Any
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Call, Trace
-from py_engine.host.gpu import Gpu
+from py_engine.graph.trace import Call, Tensor, Trace
+from py_engine.host.gpu import Buffer, Gpu
 
 Features = frozenset[str]
 Forms = Mapping[Hashable, Any]  # forms of kernels, as in Trace.forms
@@ -21,23 +21,13 @@ class Program:
     """One kind of pass: an encoder, a chunk of a prompt, a head.
 
     `write(rows, features, forms)` gives the trace of a pass over so many rows. `sizes`: the numbers of rows that have a
-    plan, ascending. `moving`: it uses buffers that are replaced while the model lives (a KV cache that grows).
-    `alone`: it also runs by itself, not only in chains.
+    plan, ascending. `alone`: it also runs by itself, not only in chains.
     """
 
     name: str
     write: Callable[[int, Features, Forms], Trace]
     sizes: tuple[int, ...] = (1,)
-    moving: bool = False
     alone: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Moved:
-    """Traces and plans that are about to replace older ones."""
-
-    traces: Mapping[tuple[str, int], Trace]
-    plans: Mapping[str, Plan]
 
 
 class Programs:
@@ -67,11 +57,13 @@ class Programs:
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[tuple[str, int], Trace] = {}
         self._plans: dict[str, Plan] = {}
+        # For plans that still use buffers that were replaced: which tensor took the place of each.
+        self._stale: dict[str, dict[Buffer, Tensor]] = {}
 
     @property
     def plans(self) -> Mapping[str, Plan]:
         """All plans: "NAME", or "NAME ROWS" where a program has several sizes, or "NAME NAME" for a chain."""
-        return self._plans
+        return {name: self._plan(name) for name in self._plans}
 
     @property
     def calls(self) -> Iterator[Call]:
@@ -102,11 +94,24 @@ class Programs:
     def find(self, name: str, rows: int = 1) -> Plan:
         """The smallest plan of a program that holds so many rows."""
         program = self._programs[name]
-        return self._plans[_label(program, next(n for n in program.sizes if n >= rows))]
+        return self._plan(_label(program, next(n for n in program.sizes if n >= rows)))
 
     def chain(self, *names: str) -> Plan:
         """The plan that runs these programs one after another."""
-        return self._plans[" ".join(names)]
+        return self._plan(" ".join(names))
+
+    def replace(self, buffer: Buffer, tensor: Tensor) -> None:
+        """From now on plans use `tensor` where they used a tensor in `buffer`. Each is bound anew when it is next asked
+        for, so that a growing cache holds up one plan and not all."""
+        for name in self._plans:
+            stale = self._stale.setdefault(name, {})
+            first = next((old for old, new in stale.items() if new.buffer is buffer), buffer)
+            stale[first] = tensor
+
+    def _plan(self, name: str) -> Plan:
+        if stale := self._stale.pop(name, None):
+            self._plans[name] = self._planner.rebound(self._plans[name], stale)
+        return self._plans[name]
 
     def trace(self, without: Features = frozenset()) -> None:
         """Write down every pass and start to compile its kernels. The weights need not be there yet. It may be called
@@ -121,22 +126,6 @@ class Programs:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
         await self._planner.allocate()
         self._plans = await self._lowered(self._traces, self._programs.values(), self._chains)
-
-    async def moved(self) -> Moved:
-        """Plan the moving programs anew, after the caller has replaced the buffers that they use. The new plans are
-        used once `adopt` is called. Raises OutOfMemoryError, HostError."""
-        moving = [program for program in self._programs.values() if program.moving]
-        traces = self._written(moving)
-        self._planner.reserve(traces.values())
-        await self._planner.allocate()
-        names = {program.name for program in moving}
-        chains = [chain for chain in self._chains if names & {*chain}]
-        return Moved(traces, await self._lowered(self._traces | traces, moving, chains))
-
-    def adopt(self, moved: Moved) -> None:
-        """Use these plans from now on."""
-        self._traces |= moved.traces
-        self._plans |= moved.plans
 
     def release(self) -> None:
         """Free the activations. The plans must not run any more."""

@@ -123,6 +123,7 @@ class Dispatch:
     pipeline: Pipeline
     bind_group: Any
     groups: tuple[int, int, int]
+    bindings: Sequence[Binding] = ()  # what the bind group binds
 
 
 @dataclass(frozen=True, eq=False)

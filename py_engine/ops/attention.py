@@ -22,6 +22,7 @@ def attention(
     *,
     window: int | None = None,
     cap: float = 0.0,
+    context: int | None = None,
     label: str = "attention",
 ) -> None:
     """y [T, H * D] = softmax(q k^T, causal) v for the rows at positions step.pos.. (grouped queries, H = n Hkv).
@@ -29,8 +30,9 @@ def attention(
     qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
     their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
     `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap); 0: they
-    are not changed. There are two dispatches. For one row: attention in parts of the context, then their merge. For
-    more rows: preparing the heads, then attention. Rows from step.rows on are not changed. Raises ModelError for
+    are not changed. `context`: the most keys that the caches will ever have, which decides the number of workgroups;
+    None: as many as now. There are two dispatches. For one row: attention in parts of the context, then their merge.
+    For more rows: preparing the heads, then attention. Rows from step.rows on are not changed. Raises ModelError for
     unsupported head sizes, ValueError for shapes that disagree.
     """
     heads.check(label, qkv, cache)
@@ -44,7 +46,7 @@ def attention(
     # default.
     scores: dict[str, float] = {"WINDOW": window or 0} | ({"CAP": cap} if cap else {})
     if trace.rows == 1:
-        _decode(trace, heads, qkv, cache, y, scores, label)
+        _decode(trace, heads, qkv, cache, y, scores, context or cache[0].shape[1], label)
     else:
         q = trace.tensor("q", trace.rows, heads.count, heads.dim)
         rope_append(trace, heads, qkv, q, cache)
@@ -65,6 +67,7 @@ def _decode(
     cache: tuple[Tensor, Tensor],
     y: Tensor,
     scores: dict[str, float],
+    context: int,
     label: str,
 ) -> None:
     k, v = map(exact, cache)
@@ -72,7 +75,7 @@ def _decode(
     per_kv = heads.count // kv_heads
     parts = -(-per_kv // _HEADS_A_GROUP)
     a_group = -(-per_kv // parts)
-    splits = decode_splits(k.shape[1], kv_heads, int(scores["WINDOW"]) or None)
+    splits = decode_splits(context, kv_heads, int(scores["WINDOW"]) or None)
     partial = trace.tensor("attention partial", heads.count, splits, d + 4)
     lanes = 32
     while lanes * (a_group + 1) > _THREADS:

@@ -34,7 +34,6 @@ def pass_program(
     step: Tensor,
     info: AdapterInfo,
     sizes: tuple[int, ...] = (1,),
-    moving: bool = False,
     alone: bool = True,
 ) -> Program:
     """A program (graph/programs.py) whose passes over `step` are traced by `fill`."""
@@ -44,7 +43,7 @@ def pass_program(
         fill(trace)
         return trace
 
-    return Program(name, write, sizes, moving, alone)
+    return Program(name, write, sizes, alone)
 
 
 def pack_step(

@@ -14,7 +14,6 @@ from py_engine.arguments import (
     named_options,
     token_ids,
 )
-from py_engine.blocks.kv_cache import CLASSES
 from py_engine.errors import (
     ContextError,
     NoAdapterError,
@@ -68,7 +67,7 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         context: int | None = None,
-        context_classes: Sequence[int] = CLASSES,
+        context_classes: Sequence[int] | None = None,
         memory_budget: int | None = None,
         strategy: SubmitStrategy | None = None,
         proven: Mapping[str, Any] | None = None,
@@ -88,8 +87,8 @@ class Engine(TaskEngine):
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, f16. "auto": "q4" on phones and tablets
         (encoders: "f16"), elsewhere as stored, f16. Checkpoints that are quantised already keep their weights.
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
-        cache begins with room for the first of `context_classes` (tokens), and grows to the next one when a text needs
-        it.
+        cache begins with room for 512 and grows with the text, by an eighth at a time.
+        `context_classes`: fixed sizes of the KV cache instead, in tokens; (): room for the whole context at once.
         `memory_budget`: the most GPU bytes that the load may take; None: no limit, on phones and tablets 1.2 GB.
         `strategy`: how dispatches are put into command buffers; None: all in one, on WebKit as many as were proven on
         this device. The `calibrator` finds out how many; `proven` is what it has reported before, {key: {"group",

@@ -55,8 +55,8 @@ class Estimate:
     """GPU bytes of a model whose text fills the context: exactly what `info()["memory"]` then says.
 
     `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at any time, with
-    the loader's staging buffer, and with both KV caches while the last growth copies. `loaded_bytes`: the total after
-    the load, with the smallest KV cache. `context`: tokens that all this is for.
+    the loader's staging buffer, and with both buffers of the layers that the last growth moves. `loaded_bytes`: the
+    total after the load, with the smallest KV cache. `context`: tokens that all this is for.
     """
 
     context: int
@@ -103,8 +103,7 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
         paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(store.jobs))))
         await runtime.plan()
         loaded = paper.counters.live_bytes
-        for capacity in runtime.classes:
-            await runtime.fit(capacity)
+        await runtime.fill()
     finally:
         await kernels.settle()
     by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from py_engine.arguments import callback, flag, instance, shown, unknown_option, whole
-from py_engine.blocks.kv_cache import CLASSES, KvDtype
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.errors import InputError
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
 from py_engine.host.gpu import Gpu
@@ -48,7 +48,7 @@ class LoadOptions:
 
     dtype: str = "auto"
     context: int | None = None
-    context_classes: Sequence[int] = CLASSES
+    context_classes: Sequence[int] | None = None
     memory_budget: int | None = None
     strategy: SubmitStrategy | None = None
     proven: Mapping[str, Any] | None = None
@@ -73,9 +73,10 @@ class LoadOptions:
         if made.context is not None:
             whole("context", made.context, 1, MOST_CONTEXT)
         classes = made.context_classes
-        if not isinstance(classes, Sequence) or isinstance(classes, str):
-            raise InputError(f"context_classes={shown(classes)}: give a list of tokens")
-        classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in classes]
+        if classes is not None:
+            if not isinstance(classes, Sequence) or isinstance(classes, str):
+                raise InputError(f"context_classes={shown(classes)}: give a list of tokens")
+            classes = [whole("context_classes", n, 1, MOST_CONTEXT) for n in classes]
         instance("strategy", made.strategy, (SingleSubmit, GroupedSubmit), "a strategy to submit")
         instance("proven", made.proven, Mapping, "what the calibrator told, a dict")
         for name in ("tune", "self_check", "progress"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from py_engine.arguments import whole
 from py_engine.blocks.encoder import EncoderModel
-from py_engine.blocks.kv_cache import CLASSES, KvDtype
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.tunings import Forms
 from py_engine.encode.encoder import Encoder
 from py_engine.generate.build import build_decoder
@@ -27,7 +27,7 @@ def build_runtime(
     *,
     context: int | None,
     kv_dtype: KvDtype,
-    classes: Sequence[int] = CLASSES,
+    classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
 ) -> Decoder | Encoder:

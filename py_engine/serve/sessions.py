@@ -33,7 +33,7 @@ from py_engine.inputs.content_ids import MOST_NEGATIVE
 from py_engine.tasks.loaded import Loaded
 from py_engine.version import VERSION
 
-LAYOUT = 1  # version of the file format; sessions of another one cannot be read
+LAYOUT = 2  # version of the file format; sessions of another one cannot be read
 MAX_NAME = 80
 HEADER = "session.json"
 # Samples that are taken of each weight buffer for the key, and the bytes of one.
@@ -47,7 +47,6 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "ids": list,
     "lives": bool,
     "snapshots": list,
-    "capacity": int,
     "data": str,
     "nbytes": int,
     "sha256": str,
@@ -104,7 +103,6 @@ class Sessions:
                         "ids": prefix.ids,
                         "lives": prefix.lives,
                         "snapshots": list(prefix.marks),
-                        "capacity": decoder.state.cache.capacity,
                         "data": data,
                         "nbytes": nbytes,
                         "sha256": digest,
@@ -189,11 +187,11 @@ class Sessions:
                     "It goes back only into the same model, settings, device and version; delete it, or load those."
                 )
         decoder = self._loaded.decoder
-        ids, capacity = session["ids"], session["capacity"]
-        if capacity not in decoder.classes:
+        tokens = len(session["ids"])
+        if tokens > decoder.context:
             raise SessionError(
-                f"session {name!r} of {len(ids)} tokens was saved in a KV cache of {capacity}; with a context of "
-                f"{decoder.state.context} there is none of that size. Load the model with the context it had."
+                f"session {name!r} has {tokens} tokens, more than the context of {decoder.context} that the model was "
+                "loaded with. Load it with a larger context."
             )
 
     async def _fill(self, store: BlobStore, session: Mapping[str, Any]) -> None:
@@ -216,7 +214,7 @@ class Sessions:
                 await hasher.update(await store.read(session["data"], start, end))
             if await hasher.hexdigest() != session["sha256"]:
                 raise _damaged(session["name"])
-        await decoder.begin_with(session["capacity"])
+        await decoder.begin_for(len(ids))
         decoder.state.turn_for(len(ids))
         async with Transfer(self._gpu, spans()) as transfer:
             for start, end in transfer.slices():

@@ -47,7 +47,7 @@ class SharedLoadOptions(TypedDict, total=False):
 
     dtype: str
     context: int | None
-    context_classes: Sequence[int]
+    context_classes: Sequence[int] | None
     memory_budget: int | None
     strategy: SubmitStrategy | None
     tune: bool | None
