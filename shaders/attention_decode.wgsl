@@ -10,8 +10,8 @@
 //   2        q_norm   f32        [D]                        read         dummy without NORM_Q
 //   3        k_norm   f32        [D]                        read         dummy without NORM_K
 //   4        step     Step       -                          read         keys 0 .. step.pos
-//   5        k_cache  KvQuad     [Hkv, context, D / 4]      read_write   the binding ends with the cache: its length is read
-//   6        v_cache  KvQuad     [Hkv, context, D / 4]      read_write   row step.pos is written, unless halted
+//   5        k_cache  KvWord     lib/kv_f32                 read_write   row step.pos is written, unless halted
+//   6        v_cache  KvWord     lib/kv_f32                 read_write
 //   7        partial  vec4<f32>  [H, splits, D / 4 + 1]     write        sum of exp(score - m) v; then (l, m, -, -):
 //                                                           l = sum of exp(score - m), m = maximum of the scores
 //
@@ -19,7 +19,8 @@
 // them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
 // token's key and value takes them from qkv, rounded as the cache rounds them; one of them appends them, to rows that
 // nobody reads in this pass.
-// Libraries before it: step, kv_f32 or kv_f16, attention_span, rotary, score_cap.
+// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, attention_span,
+// rotary, score_cap.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override HEADS_PER_KV: u32;  // H / Hkv
@@ -39,19 +40,16 @@ const SUBS = 4u;  // threads that share one key's dot products
 @group(0) @binding(2) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(3) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(4) var<storage, read> step: Step;
-@group(0) @binding(5) var<storage, read_write> k_cache: array<KvQuad>;
-@group(0) @binding(6) var<storage, read_write> v_cache: array<KvQuad>;
+@group(0) @binding(5) var<storage, read_write> k_cache: array<KvWord>;
+@group(0) @binding(6) var<storage, read_write> v_cache: array<KvWord>;
 @group(0) @binding(7) var<storage, read_write> partial: array<vec4<f32>>;
 
 var<workgroup> queries: array<vec4<f32>, 512>;  // [G, D / 4]; at the end the accumulators of 4 heads
-var<workgroup> new_key: array<vec4<f32>, 64>;   // [D / 4]: of the current token
+var<workgroup> new_rows: array<vec4<f32>, 128>; // [2, D / 4]: key and value of the current token, as they are appended
 var<workgroup> dots: array<f32, 1024>;          // [SUBS, G, TILE]; before, parts of the heads' squares; at the end the sums
 var<workgroup> scores: array<vec4<f32>, 64>;    // [G, TILE / 4]
 var<workgroup> weights: array<vec4<f32>, 64>;   // [G, TILE / 4]: exp(score - maximum)
 var<workgroup> decays: array<f32, MAX_G>;       // exp(old maximum - new one)
-
-// What the cache gives back for what it is given.
-fn cached(v: vec4<f32>) -> vec4<f32> { return kv_load(kv_store(v)); }
 
 // Row `i` of the cache, or for the current token's another one: its own is being written, and taken from elsewhere.
 fn old_row(i: u32, position: u32) -> u32 {
@@ -67,8 +65,7 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let quads = D / 4u;
-  let context = arrayLength(&k_cache) / (HKV * quads);
-  let span = attention_span(step.pos, context, grid.x);
+  let span = attention_span(step.pos, grid.x);
   if (group.x >= span.splits) {
     return;
   }
@@ -76,7 +73,7 @@ fn main(
   let first_in_kv = group.y % PARTS * G;
   let n_heads = min(G, HEADS_PER_KV - first_in_kv);
   let head = kv_head * HEADS_PER_KV + first_in_kv;
-  let cache = kv_head * context * quads;
+  let cache = kv_head * kv_capacity();  // the head's first row
   let begin = span.first + group.x * span.length;
   let end = min(begin + span.length, span.end);
 
@@ -110,19 +107,17 @@ fn main(
   square = 0.0;
   for (var i = 0u; i < HEAD_LANES; i++) { square += dots[prepared * HEAD_LANES + i]; }
   let factor = head_factor(square, is_q, position);
-  let appends = has_current && first_in_kv == 0u && step.halt == 0u;
-  let appended = cache + position * quads;
   for (var n = 0u; n < HEAD_QUADS; n++) {
     let i = lane % HEAD_LANES + n * HEAD_LANES;
     if (i < quads && is_q) { queries[prepared * quads + i] = finished(turned[n], i, true, factor); }
-    if (i < quads && prepared == G && has_current) {
-      let key = finished(turned[n], i, false, factor);
-      new_key[i] = cached(key);
-      if (appends) { k_cache[appended + i] = kv_store(key); }
-    }
+    if (i < quads && prepared == G && has_current) { new_rows[i] = finished(turned[n], i, false, factor); }
   }
-  if (appends && lane < quads) { v_cache[appended + lane] = kv_store(qkv[new_value + lane]); }
+  if (has_current && lane < quads) { new_rows[quads + lane] = qkv[new_value + lane]; }
   workgroupBarrier();
+  if (has_current && first_in_kv == 0u && step.halt == 0u && lane < quads) {
+    k_put(cache + position, 0u, lane);
+    v_put(cache + position, quads, lane);
+  }
 
   // Threads 0 .. 8 G - 1 keep the softmax of (head, 4 keys of the tile).
   let my_head = lane / 8u;
@@ -134,7 +129,8 @@ fn main(
   let slices = WG / quads;
   let quad = lane % quads;
   let slice = lane / quads;
-  let fresh = cached(qkv[new_value + quad]);
+  var fresh = vec4<f32>(0.0);
+  if (has_current) { fresh = kv_kept(quads, quad); }
   var acc: array<vec4<f32>, MAX_G>;
   for (var g = 0u; g < G; g++) { acc[g] = vec4<f32>(0.0); }
 
@@ -144,22 +140,22 @@ fn main(
     var dot_g: array<f32, MAX_G>;
     for (var g = 0u; g < G; g++) { dot_g[g] = 0.0; }
     if (tile + key < end) {
-      let row = old_row(tile + key, position) * quads + cache;
+      let row = cache + old_row(tile + key, position);
       let is_new = tile + key == position;
       // Four loads at a time, since each that is used at once is waited for alone.
       for (var i = sub; i < quads; i += 4u * SUBS) {
         let i1 = min(i + SUBS, quads - 1u);
         let i2 = min(i + 2u * SUBS, quads - 1u);
         let i3 = min(i + 3u * SUBS, quads - 1u);
-        var k0 = kv_load(k_cache[row + i]);
-        var k1 = kv_load(k_cache[row + i1]);
-        var k2 = kv_load(k_cache[row + i2]);
-        var k3 = kv_load(k_cache[row + i3]);
+        var k0 = k_quad(row, i);
+        var k1 = k_quad(row, i1);
+        var k2 = k_quad(row, i2);
+        var k3 = k_quad(row, i3);
         if (is_new) {
-          k0 = new_key[i];
-          k1 = new_key[i1];
-          k2 = new_key[i2];
-          k3 = new_key[i3];
+          k0 = kv_kept(0u, i);
+          k1 = kv_kept(0u, i1);
+          k2 = kv_kept(0u, i2);
+          k3 = kv_kept(0u, i3);
         }
         if (i + SUBS >= quads) { k1 = vec4<f32>(0.0); }
         if (i + 2u * SUBS >= quads) { k2 = vec4<f32>(0.0); }
@@ -210,10 +206,10 @@ fn main(
         let i1 = min(i + slices, last);
         let i2 = min(i + 2u * slices, last);
         let i3 = min(i + 3u * slices, last);
-        var v0 = kv_load(v_cache[cache + old_row(tile + i, position) * quads + quad]);
-        var v1 = kv_load(v_cache[cache + old_row(tile + i1, position) * quads + quad]);
-        var v2 = kv_load(v_cache[cache + old_row(tile + i2, position) * quads + quad]);
-        var v3 = kv_load(v_cache[cache + old_row(tile + i3, position) * quads + quad]);
+        var v0 = v_quad(cache + old_row(tile + i, position), quad);
+        var v1 = v_quad(cache + old_row(tile + i1, position), quad);
+        var v2 = v_quad(cache + old_row(tile + i2, position), quad);
+        var v3 = v_quad(cache + old_row(tile + i3, position), quad);
         if (tile + i == position) { v0 = fresh; }
         if (tile + i1 == position) { v1 = fresh; }
         if (tile + i2 == position) { v2 = fresh; }

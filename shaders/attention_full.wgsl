@@ -4,8 +4,8 @@
 //
 //   binding  name   type       shape                    access
 //   0        q      vec4<f32>  rows of Q_STRIDE quads   read    head h of row t from quad t * Q_STRIDE + Q_AT + h * D/4 on
-//   1        k      KvQuad     rows of K_STRIDE quads   read    head g of key j from quad j * K_STRIDE + K_AT + g * K_HEAD on
-//   2        v      KvQuad     rows of V_STRIDE quads   read    likewise
+//   1        k      Quad       rows of K_STRIDE quads   read    head g of key j from quad j * K_STRIDE + K_AT + g * K_HEAD on
+//   2        v      Quad       rows of V_STRIDE quads   read    likewise
 //   3        spans  vec2<u32>  [T]                      read    row t sees keys spans[t].x .. spans[t].y - 1; none: y is 0
 //   4        step   Step       -                        read    step.rows of the T rows are valid
 //   5        y      vec4<f32>  [T, H, D / 4]            write   rows behind step.rows are left as they are
@@ -13,7 +13,7 @@
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys that any of them sees in tiles
 // of KT. K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
 // Keys between two rows' spans that neither of them sees may hold anything.
-// Libraries before it: step, kv_f32 or kv_f16.
+// Libraries before it: step, quad_f32 or quad_f16.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override H: u32;
@@ -37,8 +37,8 @@ override PIECE: u32;         // quads of K in workgroup memory at a time; divide
 const WG = 128u;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<KvQuad>;
-@group(0) @binding(2) var<storage, read> v: array<KvQuad>;
+@group(0) @binding(1) var<storage, read> k: array<Quad>;
+@group(0) @binding(2) var<storage, read> v: array<Quad>;
 @group(0) @binding(3) var<storage, read> spans: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
@@ -120,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let from_key = i / PIECE;
         let from_quad = i % PIECE;
         var loaded = vec4<f32>(0.0);
-        if (tile + from_key < end) { loaded = kv_load(k[(tile + from_key) * K_STRIDE + k_at + piece + from_quad]); }
+        if (tile + from_key < end) { loaded = quad_load(k[(tile + from_key) * K_STRIDE + k_at + piece + from_quad]); }
         keys[from_quad * (KT + 1u) + from_key] = loaded;
       }
       workgroupBarrier();
@@ -164,7 +164,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var i = 0u; i < min(KT, end - tile); i++) {
         let p4 = weights[i * row_groups + value_group];
         if (any(p4 > vec4<f32>(0.0))) {  // a key that none of the four sees may hold anything
-          let value = kv_load(v[(tile + i) * V_STRIDE + v_at + quad]);
+          let value = quad_load(v[(tile + i) * V_STRIDE + v_at + quad]);
           acc0 += p4.x * value;
           acc1 += p4.y * value;
           acc2 += p4.z * value;

@@ -3,19 +3,19 @@
 //
 //   binding  name     type       shape                  access
 //   0        q        vec4<f32>  [T, H, D / 4]          read    already scaled
-//   1        k_cache  KvQuad     [Hkv, context, D / 4]  read    the binding ends with the cache: its length is read
-//   2        v_cache  KvQuad     [Hkv, context, D / 4]  read
+//   1        k_cache  KvWord     lib/kv_f32             read
+//   2        v_cache  KvWord     lib/kv_f32             read
 //   3        step     Step       -                      read    row t stands at position step.pos + t
 //   4        y        vec4<f32>  [T, H, D / 4]          write   rows behind step.rows are left as they are
 //   5        gates    vec4<f32>  lib/attention_gate     read    dummy without GATE
 //
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys they see in tiles of KT.
 // K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
-// Libraries before it: step, kv_f32 or kv_f16, attention_gate, score_cap.
+// Libraries before it: step, kv_f32 or another form, attention_gate, score_cap.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override H: u32;
-override HEADS_PER_KV: u32;
+override HKV: u32;
 override WINDOW: u32 = 0u;   // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
 override BQ: u32;            // query rows: 32, 16 or 8; BQ * D <= 2048
 override KT: u32;            // keys a tile: 512 / BQ
@@ -24,8 +24,8 @@ override PIECE: u32;         // quads of K in workgroup memory at a time; divide
 const WG = 128u;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k_cache: array<KvQuad>;
-@group(0) @binding(2) var<storage, read> v_cache: array<KvQuad>;
+@group(0) @binding(1) var<storage, read> k_cache: array<KvWord>;
+@group(0) @binding(2) var<storage, read> v_cache: array<KvWord>;
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
@@ -49,9 +49,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     return;
   }
   let head = group.y;
-  let hkv = H / HEADS_PER_KV;
-  let context = arrayLength(&k_cache) / (hkv * quads);
-  let cache = head / HEADS_PER_KV * context * quads;
+  let context = kv_capacity();
+  let cache = head / (H / HKV) * context;  // the head's first row
   let row_groups = BQ / 4u;
 
   let end = min(step.pos + min(row0 + BQ, rows), context);
@@ -85,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let from_key = i / PIECE;
         let from_quad = i % PIECE;
         var k = vec4<f32>(0.0);
-        if (tile + from_key < end) { k = kv_load(k_cache[cache + (tile + from_key) * quads + piece + from_quad]); }
+        if (tile + from_key < end) { k = k_quad(cache + tile + from_key, piece + from_quad); }
         keys[from_quad * (KT + 1u) + from_key] = k;
       }
       workgroupBarrier();
@@ -131,10 +130,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       acc3 *= d.w;
       let last = end - 1u;  // keys behind the end have weight 0; the last one stands in for them
       for (var i = 0u; i < KT; i += 4u) {
-        let v0 = kv_load(v_cache[cache + min(tile + i, last) * quads + quad]);
-        let v1 = kv_load(v_cache[cache + min(tile + i + 1u, last) * quads + quad]);
-        let v2 = kv_load(v_cache[cache + min(tile + i + 2u, last) * quads + quad]);
-        let v3 = kv_load(v_cache[cache + min(tile + i + 3u, last) * quads + quad]);
+        let v0 = v_quad(cache + min(tile + i, last), quad);
+        let v1 = v_quad(cache + min(tile + i + 1u, last), quad);
+        let v2 = v_quad(cache + min(tile + i + 2u, last), quad);
+        let v3 = v_quad(cache + min(tile + i + 3u, last), quad);
         let p0 = weights[i * row_groups + value_group];
         let p1 = weights[(i + 1u) * row_groups + value_group];
         let p2 = weights[(i + 2u) * row_groups + value_group];

@@ -4,25 +4,21 @@
 //   binding  name     type       shape                    access
 //   0        partial  vec4<f32>  [H, splits, D / 4 + 1]   read   partial_s; last (l, m, -, -). The binding's length gives `splits`
 //   1        step     Step       -                        read
-//   2        k_cache  KvQuad     [Hkv, context, D / 4]    read   only its length
-//   3        y        vec4<f32>  [H, D / 4]               write
-//   4        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
+//   2        y        vec4<f32>  [H, D / 4]               write
+//   3        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
 //
-// Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, kv_f32 or kv_f16, attention_span,
-// attention_gate.
+// Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, attention_span, attention_gate.
 
 override D: u32;
 override H: u32;
-override HKV: u32;
 
 const WG = 128u;
 const MAX_SPLITS = 128u;
 
 @group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> step: Step;
-@group(0) @binding(2) var<storage, read> k_cache: array<KvQuad>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> gates: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> gates: array<vec4<f32>>;
 
 var<workgroup> maxima: array<f32, MAX_SPLITS>;
 var<workgroup> factors: array<f32, MAX_SPLITS>;  // exp(m_s - m)
@@ -33,7 +29,7 @@ var<workgroup> slices_acc: array<vec4<f32>, WG>;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let quads = D / 4u;
   let most = arrayLength(&partial) / (H * (quads + 1u));
-  let n = attention_span(step.pos, arrayLength(&k_cache) / (HKV * quads), most).splits;
+  let n = attention_span(step.pos, most).splits;
   let row = group.x * most;
   var mine = vec2<f32>(0.0, -1e30);
   if (lane < n) { mine = partial[(row + lane) * (quads + 1u) + quads].xy; }

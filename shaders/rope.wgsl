@@ -9,12 +9,11 @@
 //   3        k_norm         f32        [D]                      read         dummy without NORM_K
 //   4        step           Step       -                        read
 //   5        q              vec4<f32>  [T, H, D / 4]            write
-//   6        k_cache        KvQuad     [Hkv, context, D / 4]    read_write   row step.pos + t; nothing while halted
-//   7        v_cache        KvQuad     [Hkv, context, D / 4]    read_write
+//   6        k_cache        KvWord     lib/kv_f32               read_write   row step.pos + t; nothing while halted
+//   7        v_cache        KvWord     lib/kv_f32               read_write
 //
 // Dispatch (H + 2 Hkv, T, 1): a workgroup a head; rows behind step.rows do nothing. D <= 256, a multiple of 4.
-// The bindings of table and caches end where they end: the context is read from their lengths, so that growing the
-// cache needs no new pipeline. Libraries before it: step, kv_f32 or kv_f16, rotary, tree_sum.
+// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, rotary, tree_sum.
 
 override D: u32;
 override H: u32;
@@ -27,10 +26,12 @@ override GATED: bool = false;  // the gates of q heads are left to attention
 @group(0) @binding(3) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> q: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> k_cache: array<KvQuad>;
-@group(0) @binding(7) var<storage, read_write> v_cache: array<KvQuad>;
+@group(0) @binding(6) var<storage, read_write> k_cache: array<KvWord>;
+@group(0) @binding(7) var<storage, read_write> v_cache: array<KvWord>;
 
 const WG = 64u;  // a lane a quad: D <= 256
+
+var<workgroup> new_rows: array<vec4<f32>, WG>;  // the head's row, of which the cache may store a quad with its neighbours
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -60,6 +61,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if ((is_q && NORM_Q) || (!is_q && NORM_K)) { sum = tree_sum(lane, normed_square(v, turned)); }
     if (lane < quads) { v = finished(turned, lane, is_q, head_factor(sum, is_q, position)); }
   }
+  new_rows[lane] = v;
+  workgroupBarrier();
   if (lane >= quads) {
     return;
   }
@@ -67,13 +70,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     q[(t * H + head) * quads + lane] = v;
     return;
   }
-  let context = arrayLength(&k_cache) / (HKV * quads);
+  let context = kv_capacity();
   if (step.halt != 0u || position >= context) {
     return;
   }
   if (head < H + HKV) {
-    k_cache[((head - H) * context + position) * quads + lane] = kv_store(v);
+    k_put((head - H) * context + position, 0u, lane);
   } else {
-    v_cache[((head - H - HKV) * context + position) * quads + lane] = kv_store(v);
+    v_put((head - H - HKV) * context + position, 0u, lane);
   }
 }

@@ -283,13 +283,13 @@ FAULTS: list[tuple[str, ...]] = [
     ("pool", "*= factor", "*= 1.0", BERT),
     ("rope", "(coarse + position % 64u)", "(coarse + position % 32u)"),
     ("rope", "position + step.shift", "position"),
-    ("rope", "((head - H - HKV) * context + position)", "((head - H) * context + position)"),
+    ("rope", "v_put((head - H - HKV)", "v_put((head - H)"),
     ("attention_prefill", "key <= position", "key < position"),
     ("attention_prefill", "let decay = exp(", "let decay = 0.0 * exp("),
     ("attention_prefill", "gated(acc2 / total.z, out_row + 2u", "gated(acc2 / total.z, out_row"),
     ("attention_decode", "if (tile + i == position) { v0 = fresh; }", ""),
     ("attention_decode", "is_q, position + step.shift)", "is_q, position)"),
-    ("attention_decode", "if (appends) { k_cache[appended + i]", "if (false) { k_cache[appended + i]"),
+    ("attention_decode", "k_put(cache + position, 0u, lane);", ""),
     ("attention_decode", "for (var i = 0u; i < SUBS; i++)", "for (var i = 1u; i < SUBS; i++)"),
     ("attention_reduce", "factors[lane] = factor", "factors[lane] = 1.0"),
     ("delta_step", "alpha * s[c * QUADS + i] + d * k[i]", "s[c * QUADS + i] + d * k[i]"),
@@ -352,7 +352,7 @@ def test_packed_f16_of_the_cache_is_given_up(
     if stem == "rope":
         compiler.break_(device, other_source(stem, "pack2x16float(c.xy)", "pack2x16float(c.yx)"))
     else:
-        old = "unpack2x16float(quad.y)"
+        old = "unpack2x16float(word.y)"
         compiler.break_(device, other_source(stem, old, old + ".yx"))
     found = Found(device, run, engine, stem)
     assert found.dropped == frozenset({"f16-kv"}) and "going on without f16-kv" in found.wrong[0]
@@ -449,7 +449,7 @@ def test_a_feature_that_fails_is_not_used(device: Gpu, run: Runner, compiler: Co
 def test_a_cache_in_f32_takes_the_place_of_packed_f16(
     device: Gpu, run: Runner, compiler: Compiler
 ) -> None:
-    old = "unpack2x16float(quad.y)"
+    old = "unpack2x16float(word.y)"
 
     def swapped(
         label: str, code: str, constants: Mapping[str, float]

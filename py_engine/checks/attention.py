@@ -287,7 +287,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     tensors = [*heads.tensors, step, *cache.tensors, exact(partial)]
     bench.call(decode, tensors, (splits, decode.groups[1], 1))
     gates = heads.tensors[0] if ending.get("GATE") else bench.zeros
-    bench.call(reduce, [exact(partial), step, cache.tensors[0], y, gates])
+    bench.call(reduce, [exact(partial), step, y, gates])
     got = {i: bench.read(y, i * d, d) for i in _sample(h)}
     appended = {
         i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
@@ -323,9 +323,9 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     of each of some rows is compared."""
     [call] = calls
     c = constants(call)
-    [d, h, per_kv, block, gate_heads] = whole(c, "D", "H", "HEADS_PER_KV", "BQ", "GATE")
+    [d, h, kv, block, gate_heads] = whole(c, "D", "H", "HKV", "BQ", "GATE")
     position, rows = 40, block + 3
-    cache = _Cache(bench, h // per_kv, d, _dtype(call))
+    cache = _Cache(bench, kv, d, _dtype(call))
     # Scores of a few units, so that many keys have weight.
     queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
     opened = gates.map(sigmoid)
@@ -340,7 +340,7 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     def of_head(t: int, i: int) -> str:
         keys = range(_first_key(c, position + t), position + t + 1)
         query = queries.part((t * h + i) * d, d)
-        wanted = cache.attend(query, i // per_kv, keys, cap=c.get("CAP", 0.0))
+        wanted = cache.attend(query, i * kv // h, keys, cap=c.get("CAP", 0.0))
         if gate_heads:
             wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
         return difference(got[t, i].floats(), wanted)

@@ -33,7 +33,7 @@ def full_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     [d, h, per_kv, block, before, after] = whole(
         c, "D", "H", "HEADS_PER_KV", "BQ", "BEFORE", "AFTER"
     )
-    dtype: Dtype = "f16" if "kv_f16" in call.kernel.uses else "f32"
+    dtype: Dtype = "f16" if "quad_f16" in call.kernel.uses else "f32"
     rows, keys, kv = block + 3, 64, h // per_kv
     spans = [[(0, 40), (41, 42), (7, 7), (50, 60)][t % 4] for t in range(rows)]
     # Scores of a few units, so that many keys have weight.

@@ -75,14 +75,14 @@ def _decode(
     per_kv = heads.count // kv_heads
     parts = -(-per_kv // _HEADS_A_GROUP)
     a_group = -(-per_kv // parts)
-    splits = decode_splits(context, kv_heads, int(scores["WINDOW"]) or None)
+    window = scores["WINDOW"]
+    splits = decode_splits(context, kv_heads, int(window) or None)
     partial = trace.tensor("attention partial", heads.count, splits, d + 4)
     lanes = 32
     while lanes * (a_group + 1) > _THREADS:
         lanes //= 2
-    uses = ["step", f"kv_{k.dtype}", "attention_span"]
-    span = {"HKV": kv_heads, "WINDOW": scores["WINDOW"]}
     group = {
+        "HKV": kv_heads,
         "HEADS_PER_KV": per_kv,
         "G": a_group,
         "PARTS": parts,
@@ -93,8 +93,15 @@ def _decode(
         label,
         kernel(
             "attention_decode",
-            [*uses, "rotary", "score_cap"],
-            {**heads.constants, **span, **scores, **group},
+            [
+                "step",
+                f"kv_{k.dtype}",
+                f"kv_append_{k.dtype}",
+                "attention_span",
+                "rotary",
+                "score_cap",
+            ],
+            {**heads.constants, **scores, **group},
         ),
         [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),
@@ -103,10 +110,10 @@ def _decode(
         f"{label} reduce",
         kernel(
             "attention_reduce",
-            [*uses, "attention_gate"],
-            span | {"D": d, "H": heads.count} | _gate(heads),
+            ["step", "attention_span", "attention_gate"],
+            {"D": d, "H": heads.count, "WINDOW": window} | _gate(heads),
         ),
-        [(partial, "r"), (trace.step, "r"), (k, "r"), (y, "w"), _gates(trace, heads, qkv)],
+        [(partial, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
         (heads.count, 1, 1),
     )
 
@@ -127,7 +134,7 @@ def _prefill(
     constants = {
         "D": d,
         "H": heads.count,
-        "HEADS_PER_KV": heads.count // heads.kv_count,
+        "HKV": heads.kv_count,
         **scores,
         **cut,
         **_gate(heads),

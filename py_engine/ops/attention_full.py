@@ -100,7 +100,7 @@ def full_attention(
         constants |= {"WINDOWED": True, "BEFORE": before, "AFTER": after}
     trace.call(
         label,
-        kernel("attention_full", ["step", f"kv_{k.tensor.dtype}"], constants),
+        kernel("attention_full", ["step", f"quad_{k.tensor.dtype}"], constants),
         [
             (q.tensor, "r"),
             (k.tensor, "r"),

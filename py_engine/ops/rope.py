@@ -136,7 +136,7 @@ def rope_append(
         label,
         kernel(
             "rope",
-            ["step", f"kv_{k.dtype}", "rotary", "tree_sum"],
+            ["step", f"kv_{k.dtype}", f"kv_append_{k.dtype}", "rotary", "tree_sum"],
             heads.constants | {"H": heads.count, "HKV": heads.kv_count},
         ),
         [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],

@@ -12,10 +12,10 @@ struct Span {
   splits: u32,  // splits that have keys, at least 1
 }
 
-// For the query at `position`, a cache of `context` rows and `most` splits. Keys are spread over as many splits as
-// they fill, so that a short text in a large context is not left to one workgroup.
-fn attention_span(position: u32, context: u32, most: u32) -> Span {
-  let end = min(position + 1u, context);
+// For the query at `position` and `most` splits. Keys are spread over as many splits as they fill, so that a short text
+// in a large context is not left to one workgroup.
+fn attention_span(position: u32, most: u32) -> Span {
+  let end = position + 1u;
   var first = 0u;
   if (WINDOW > 0u && end > WINDOW) { first = end - WINDOW; }
   let tiles = (end - first + TILE - 1u) / TILE;

@@ -1,12 +1,13 @@
-// kv_f16.wgsl: KV cache as f16, two elements a word; needs no feature. What f16 cannot hold becomes its largest value.
+// kv_f16.wgsl: reads a KV cache of f16, two elements a word; needs no feature. Interface: kv_f32.wgsl.
 
-alias KvQuad = vec2<u32>;
+alias KvWord = vec2<u32>;
 
-fn kv_load(quad: KvQuad) -> vec4<f32> {
-  return vec4<f32>(unpack2x16float(quad.x), unpack2x16float(quad.y));
+fn kv_unpacked(word: KvWord) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(word.x), unpack2x16float(word.y));
 }
 
-fn kv_store(v: vec4<f32>) -> KvQuad {
-  let c = clamp(v, vec4<f32>(-65504.0), vec4<f32>(65504.0));
-  return vec2<u32>(pack2x16float(c.xy), pack2x16float(c.zw));
-}
+fn kv_capacity() -> u32 { return arrayLength(&k_cache) / (HKV * (D / 4u)); }
+
+fn k_quad(row: u32, quad: u32) -> vec4<f32> { return kv_unpacked(k_cache[row * (D / 4u) + quad]); }
+
+fn v_quad(row: u32, quad: u32) -> vec4<f32> { return kv_unpacked(v_cache[row * (D / 4u) + quad]); }
