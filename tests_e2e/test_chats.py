@@ -631,6 +631,7 @@ def test_all_chats_go_out_and_come_in_elsewhere_once(
     # undone.
     page.keyboard.press("Escape")
     page.click("#chats .open >> nth=1")
+    expect(page.locator(".user .bubble").last).to_have_text("two")
     ask(page, "three")
     grown = kept_chats(page)
     bring(page, file)
