@@ -326,11 +326,22 @@ async def draft_of_new():
     return _told(await chat_store.load(DRAFT_OF_NEW))["draft"]
 
 
-def save_last(draft, messages):
-    """Save what is unsaved before the page closes. `draft`: (id of a chat, text) or None; `messages`: [(chat,
-    message)]."""
-    asked = {
-        "draft": draft and {"chat": draft[0], "text": draft[1]},
-        "messages": [{"chat": chat.id, "message": message} for chat, message in messages],
-    }
+def save_last(draft, unsaved):
+    """Save what is unsaved before the page closes. `draft`: (id of a chat, text) or None; `unsaved`: [(chat, messages,
+    id of the chat whose draft became one of them, or None)]."""
+    writes = [
+        {"chat": chat.id, "record": _new_record(chat), "messages": messages, "sent": sent}
+        for chat, messages, sent in unsaved
+    ]
+    asked = {"draft": draft and {"chat": draft[0], "text": draft[1]}, "writes": writes}
     chat_store.last(json.dumps(asked))
+
+
+def _new_record(chat):
+    """Return the record of a chat of which the store has nothing yet. Of others None, because another tab may have
+    deleted them."""
+    if chat.kept:
+        return None
+    record = dict(chat.record)
+    record["title"] = chat.title()
+    return record

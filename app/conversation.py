@@ -36,6 +36,7 @@ class Conversation:
         self._scroll.addEventListener("scroll", self._scrolled)
         self._follow = True
         self._refused = ""  # the last reason, as it was shown, why the store did not save
+        self._pending = []  # (chat, messages, whose draft was sent) that the store has not confirmed yet
         self.chat = chats.new()
         self.rows = []
         self.running: Running | None = None
@@ -111,7 +112,7 @@ class Conversation:
         self._follow = False
         asyncio.create_task(self._draw_all(self._sync()))
         self.rows[index].focus_versions(step)
-        asyncio.create_task(self._keep(self.chat, (), touch=False))
+        self._keep(self.chat, (), touch=False)
         announce(f"Version {place + 1} of {len(versions)}")
         self._on_change()
 
@@ -166,13 +167,13 @@ class Conversation:
         self._follow = True
         self._on_change()
         self._to_end_if_following()
-        asyncio.create_task(self._ask(running, written, follow, sent))
+        keeping = self._keep(chat, written, follow=follow, sent=sent, fresh=True, strict=True)
+        asyncio.create_task(self._ask(running, keeping))
         asyncio.create_task(self._draw_while(running))
 
-    async def _ask(self, running: Running, written, follow, sent):
-        """Save the question first, then send it to the model."""
-        how = {"follow": follow, "sent": sent, "fresh": True, "strict": True}
-        if await self._keep(running.chat, written, **how):
+    async def _ask(self, running: Running, keeping):
+        """Wait until the question is saved, then send it to the model."""
+        if await keeping:
             running.chat.choose(running.message)
             if running.chat is self.chat:
                 await self._draw_all(self._sync())
@@ -254,7 +255,7 @@ class Conversation:
         running.row.growing(False)
         running.row.draw()
         if keep:
-            asyncio.create_task(self._keep(running.chat, [running.message], strict=True))
+            self._keep(running.chat, [running.message], strict=True)
         self._on_change()
         self._to_end_if_following()
 
@@ -282,8 +283,21 @@ class Conversation:
         await self._keep(running.chat, [running.message])
         running.saving = False
 
-    async def _keep(self, chat, messages, **how):
-        """Save these in the store. Returns whether another tab's messages came in. Each error is shown once."""
+    def _keep(self, chat, messages, **how):
+        """Save these in the store. Returns a task that gives whether another tab's messages came in. Until it ends they
+        are among the `unsaved`."""
+        entry = (chat, messages, how.get("sent"))
+        self._pending.append(entry)
+        return asyncio.create_task(self._keep_pending(entry, how))
+
+    async def _keep_pending(self, entry, how):
+        chat, messages, _ = entry
+        others = await self._save(chat, messages, how)
+        self._pending = [other for other in self._pending if other is not entry]
+        return others
+
+    async def _save(self, chat, messages, how):
+        """Return whether another tab's messages came in. Each error is shown once."""
         try:
             others = await chats.save(chat, messages, **how)
         except chats.Gone:
@@ -291,7 +305,7 @@ class Conversation:
                 await self.dropped(chat.id)
                 return False
             chats.revive(chat)  # the user goes on with this chat
-            return await self._keep(chat, messages, **how)
+            return await self._save(chat, messages, how)
         except chats.NotKept as error:
             if self._refused != str(error):
                 self._refused = str(error)
@@ -301,8 +315,10 @@ class Conversation:
         return others
 
     def unsaved(self):
-        """Return [(chat, message)] that the store does not have. For a page that is about to close."""
-        return [(self.running.chat, self.running.message)] if self.running else []
+        """Return [(chat, messages, whose draft was sent or None)] that the store may not have. For a page that is about
+        to close."""
+        growing = [(self.running.chat, [self.running.message], None)] if self.running else []
+        return self._pending + growing
 
     def held(self):
         """Return the chats in memory, which may be newer than the store."""
@@ -347,6 +363,7 @@ class Conversation:
         """A chat (None: every one) was deleted, here or in another tab. Nothing more is written to it."""
         if self.running and name in (None, self.running.chat.id):
             self.stop(keep=False)
+        self._pending = [entry for entry in self._pending if name not in (None, entry[0].id)]
         if name in (None, self.chat.id) and len(self.chat):
             self._on_dropped()
 

@@ -1,4 +1,7 @@
-"""The user's own model folders: picked by a file input, or dropped on the page."""
+"""The user's own model folders: picked by a file input, or dropped on the page.
+
+Files are {path in the folder: File}, since a File itself has only its name.
+"""
 
 import asyncio
 
@@ -7,6 +10,9 @@ from pyscript.ffi import to_js
 from app.dom import field, numbers
 
 WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
+GGUF = ".gguf"
+MAX_DEPTH = 3  # folders above a file, below the one that was picked
+MAX_FILES = 1000  # in folders that were dropped; a model has far fewer
 
 
 class FolderError(Exception):
@@ -14,11 +20,15 @@ class FolderError(Exception):
 
 
 def from_input(picker):
-    """Return (name, File objects) of an <input webkitdirectory>. Raises FolderError."""
-    files = [picker.files.item(i) for i in range(picker.files.length)]
-    path = files[0].webkitRelativePath if files else ""
-    name = path.split("/")[0] if "/" in path else "folder"
-    return _checked(name, [f for f in files if f.webkitRelativePath.count("/") <= 1])
+    """Return (name, files) of an <input webkitdirectory>. Raises FolderError."""
+    name, found = "folder", {}
+    for i in range(picker.files.length):
+        file = picker.files.item(i)
+        folder, _, path = file.webkitRelativePath.partition("/")
+        name = folder or name
+        if path.count("/") <= MAX_DEPTH:
+            found[path or file.name] = file
+    return _checked(name, found)
 
 
 def dropped(transfer):
@@ -30,40 +40,62 @@ def dropped(transfer):
 
 
 async def from_drop(entries, files):
-    """Return (name, File objects) of what `dropped` found: one folder, or the files of one.
+    """Return (name, files) of what `dropped` found: one folder, or what is in one.
 
     Raises FolderError, and OSError when the browser cannot read them.
     """
     if not entries:
-        return _checked("files", files)
+        return _checked("files", {file.name: file for file in files})
     name, inside = "files", entries
     if len(entries) == 1 and entries[0].isDirectory:
         name, inside = entries[0].name, await _children(entries[0])
-    files = []
-    for entry in inside:  # MicroPython has no await inside a comprehension
-        if entry.isFile:
-            files.append(await _file(entry))
-    return _checked(name, files)
+    return _checked(name, await _files_below(inside))
+
+
+async def _files_below(entries):
+    """Return the files among `entries` and in the folders among them, those nearest to the top first."""
+    found: dict[str, object] = {}
+    level = [(entry.name, entry) for entry in entries]
+    for depth in range(MAX_DEPTH + 1):
+        below = []
+        for path, entry in level:
+            if len(found) == MAX_FILES or _is_hidden(path):
+                continue
+            if entry.isFile and path.endswith(WANTED + (GGUF,)):
+                found[path] = await _file(entry)
+            elif entry.isDirectory and depth < MAX_DEPTH:
+                below += [(f"{path}/{child.name}", child) for child in await _children(entry)]
+        level = below
+    return found
 
 
 def total(files):
-    """Return the bytes of the weights."""
-    known = numbers(to_js(files), "name", "size")
-    return sum(file["size"] for file in known if file["name"].endswith(".safetensors"))
+    """Return the bytes of the weights at the folder's top."""
+    weights = [file for path, file in files.items() if _is_weights(path)]
+    return sum(file["size"] for file in numbers(to_js(weights), "size"))
 
 
 def _checked(name, files):
-    kept = [f for f in files if f.name.endswith(WANTED) and not f.name.startswith(".")]
-    names = [f.name for f in kept]
-    if "config.json" in names and any(n.endswith(".safetensors") for n in names):
+    kept = {
+        path: file for path, file in files.items() if path.endswith(WANTED) and not _is_hidden(path)
+    }
+    if "config.json" in kept and any(_is_weights(path) for path in kept):
         return name.replace("@", "-").replace("/", "-"), kept
     hint = ""
-    if any(f.name.endswith(".gguf") for f in files):
+    if any(path.endswith(GGUF) and "/" not in path for path in files):
         hint = " A GGUF file has to be converted first: jerboa convert FILE.gguf FOLDER"
     raise FolderError(
         f'"{name}" is not a model folder: one holds config.json, tokenizer.json and .safetensors '
         f"files at its top.{hint}"
     )
+
+
+def _is_hidden(path):
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _is_weights(path):
+    return path.endswith(".safetensors") and "/" not in path
 
 
 async def _called(start):

@@ -70,7 +70,9 @@ class Loading:
         self._awake.hold()
         if "files" in model:
             name = model["id"].split(":", 1)[1]
-            self._client.ask("files", name=name, files=model["files"])
+            paths = list(model["files"])
+            files = [model["files"][path] for path in paths]
+            self._client.ask("files", name=name, files=files, paths=paths)
         elif model.get("endpoint"):
             self._client.ask("env", values={"HF_ENDPOINT": model["endpoint"]})
         repo = model["id"] + ("@" + commit if commit else "")

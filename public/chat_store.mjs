@@ -244,13 +244,18 @@ export const draft = (chat, text) => answer(() => change(async t => { await putD
 const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
   ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
 
-/** Save before the page closes, without waiting. `text`: {draft: {chat, text} or null, messages: [{chat, message}]}. */
+/** Save before the page closes, without waiting. `text`: {draft: {chat, text} or null, writes: [{chat, record, messages,
+    sent}]}. record: of a new chat, else null. sent: whose draft has become a message, else null. */
 export function last(text) {
-  const { draft: unsent, messages } = JSON.parse(text);
+  const { draft: unsent, writes } = JSON.parse(text);
   try {
     const transaction = store.begin('readwrite');
-    if (unsent) putDraft(transaction, unsent.chat, unsent.text).catch(() => {});
-    for (const { chat, message } of messages) transaction.putMessage(inside(chat, message)).catch(() => {});
+    const asked = writes.flatMap(({ chat, record, messages, sent }) => [
+      ...record ? [transaction.putChat(record)] : [],
+      ...messages.map(each => transaction.putMessage(inside(chat, each))),
+      ...typeof sent === 'string' ? [dropDrafts(transaction, sent)] : []]);
+    if (unsent) asked.push(putDraft(transaction, unsent.chat, unsent.text));
+    for (const each of asked) each.catch(() => {}); // nobody is left to be told
     transaction.commit();
   } catch { /* there is no store, or it is closed */ }
 }

@@ -28,17 +28,20 @@ const refuse = (data, error, error_type = 'InputError') =>
   self.postMessage({ status: 'error', id: idOf(data), error_type, error });
 
 /** Returns what is wrong with a message that JavaScript handles; '' for a valid one. */
-function wrong({ type, id, name, files, values, ...others }) {
+function wrong({ type, id, name, files, paths, values, ...others }) {
   if (id != null && (typeof id === 'string' ? id.length > MAX_ID : !Number.isInteger(id))) return `${type}.id must be a string or a whole number`;
   if (Object.keys(others).length) return `${type} has no field ${JSON.stringify(Object.keys(others)[0].slice(0, 80))}`;
   if (type === 'env') {
-    if (name != null || files != null) return 'env has the field values and no other';
+    if (name != null || files != null || paths != null) return 'env has the field values and no other';
     if (!isPlain(values) || !Object.values(values).every(value => typeof value === 'string')) return 'env.values must be an object of strings';
     return '';
   }
-  if (values != null) return 'files has the fields name and files and no other';
+  if (values != null) return 'files has the fields name, files and paths and no other';
   if (typeof name !== 'string' || !name) return 'files.name must be a string';
   if (!Array.isArray(files) || !files.every(file => file instanceof File)) return 'files.files must be a list of File objects';
+  if (paths == null) return '';
+  const good = Array.isArray(paths) && paths.length === files.length && paths.every(path => typeof path === 'string' && path);
+  if (!good) return 'files.paths must be a list of strings, one for each of files.files';
   return '';
 }
 
@@ -50,11 +53,11 @@ function handledHere(data) {
     refuse(data, error);
     return true;
   }
-  const { type, name, files, values } = data;
+  const { type, name, files, paths, values } = data;
   const answer = value => self.postMessage({ status: 'result', ...(data.id == null ? {} : { id: data.id }), value });
   if (type === 'files') {
     for (const key of [...jerboa.files.keys()]) if (key.startsWith(`${name}/`)) jerboa.files.delete(key);
-    for (const file of files) jerboa.files.set(`${name}/${file.name}`, file);
+    files.forEach((file, i) => jerboa.files.set(`${name}/${paths?.[i] ?? file.name}`, file));
     answer(files.length);
   } else {
     for (const [key, value] of Object.entries(values)) jerboa.env.set(key, value);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -535,6 +536,37 @@ def test_nothing_is_made_of_damaged_bytes(
         again = load("small", "q4", False)
         assert again.contents == undisturbed("small") and again.notes == [], k
     assert k > 20
+
+
+def test_wrong_bytes_of_the_hub_do_not_take_the_place_of_damaged_ones(
+    load: Fill, undisturbed: Callable[..., list[bytes]], server: HubServer, stores: Path
+) -> None:
+    """A vector is damaged in its file and in the derived one, and then comes wrong from the hub, too."""
+    cold = load("small", "q4", False)
+    tensor = next(t for t in cold.tensors.values() if t.name.endswith("input_layernorm.weight"))
+    (source,) = weight_files(server, "small")
+    right = source.read_bytes()
+    vector = right[tensor.start : tensor.end]
+    blob = max((folder(stores, "small") / "blobs").iterdir(), key=lambda p: p.stat().st_size)
+    for file in (blob, *derived_files(stores, "small")):
+        flip(file, file.read_bytes().index(vector) + 5)
+    before = source.stat()
+    flip(source, tensor.start + 6)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))  # the hub names the old sha256
+    with pytest.raises(HubError, match="sha256"):
+        load("small", "q4", False)
+    source.write_bytes(right)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load("small", "q4", False).contents == undisturbed("small")
+    again = load("small", "q4", False)
+    assert again.contents == undisturbed("small") and again.notes == []
+
+
+def flip(file: Path, place: int) -> None:
+    """Flip a bit of a file's byte."""
+    body = bytearray(file.read_bytes())
+    body[place] ^= 0x40
+    file.write_bytes(body)
 
 
 # -- a kill ------------------------------------------------------------------------------------------------------------

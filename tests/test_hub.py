@@ -16,7 +16,7 @@ from py_engine.errors import FormatError, HubError
 from py_engine.host.io_native import NativeIo
 from py_engine.sources import hub, hub_client
 from py_engine.sources.address import open_repository
-from py_engine.sources.repository import Repository
+from py_engine.sources.repository import Repository, Subfolder
 from py_engine.sources.safetensors import read_tensors
 from tests.hub_server import COMMIT, HubServer, hub_server, tiny_model
 
@@ -241,7 +241,9 @@ def test_folder(root: Path, io: QuickIo) -> None:
     async def go() -> None:
         repo = await open_repository(str(root / "org" / "tiny") + "/", io)
         assert repo.revision is None
-        assert repo.files() == ["config.json", "empty.bin", "model.safetensors"]
+        names = ["2_Dense/config.json", "config.json", "empty.bin", "model.safetensors"]
+        assert repo.files() == names
+        assert Subfolder(repo, "2_Dense").files() == ["config.json"]
         assert await repo.json("config.json") == {"model_type": "qwen3"}
         assert await repo.json("2_Dense/config.json") == [1]
         assert bytes(await repo.read("model.safetensors", 5, 99)) == DATA[5:99]

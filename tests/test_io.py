@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from py_engine.errors import HubError, StorageError
+from py_engine.host import io_native
 from py_engine.host.io_native import NativeIo
 from tests.hub_server import HubServer, hub_server, tiny_model
 
@@ -165,6 +166,27 @@ def test_files(tmp_path: Path, io: NativeIo) -> None:
         assert io.nbytes(view) == 6 and io.to_bytes(view) == DATA[3:9]
 
     asyncio.run(go())
+
+
+def test_files_of_folders_inside_a_folder(
+    io: NativeIo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "config.json",
+        "1_Pooling/config.json",
+        "a/b/c/deep",
+        "a/b/c/d/too deep",
+        ".git/HEAD",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "a" / "around").symlink_to(tmp_path)
+    names = asyncio.run(io.list_files(str(tmp_path)))
+    assert {"config.json", "1_Pooling/config.json", "a/b/c/deep"} <= set(names)
+    assert names == sorted(names) and max(name.count("/") for name in names) == 3
+    assert not [name for name in names if "HEAD" in name or name.endswith("too deep")]
+    monkeypatch.setattr(io_native, "LIST_FILES", 2)
+    assert asyncio.run(io.list_files(str(tmp_path))) == ["1_Pooling/config.json", "config.json"]
 
 
 def test_env(io: NativeIo, monkeypatch: pytest.MonkeyPatch) -> None:

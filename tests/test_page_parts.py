@@ -114,6 +114,83 @@ def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
     asyncio.run(scenario())
 
 
+# ---- folders
+
+
+class Entry:
+    """As a drop gives them: a file, or a folder whose entries come one at a time."""
+
+    def __init__(self, name: str, *inside: Entry) -> None:
+        self.name, self._left = name, [*inside]
+        self.isDirectory = bool(inside)
+        self.isFile = not inside
+
+    def createReader(self) -> Entry:
+        return self
+
+    def readEntries(self, good: Callable[..., None], bad: object) -> None:
+        del bad
+        good([self._left.pop()] if self._left else [])
+
+    def file(self, good: Callable[..., None], bad: object) -> None:
+        del bad
+        good(SimpleNamespace(name=self.name))
+
+
+def folders_of(part: Part) -> Any:
+    return part(
+        "folders",
+        pyscript={},
+        pyscript__ffi={"to_js": list},
+        app__dom=dict.fromkeys(("field", "numbers")),
+    )
+
+
+def model_folder() -> Entry:
+    deep = Entry("a", Entry("b", Entry("c", Entry("kept.json"), Entry("d", Entry("lost.json")))))
+    tops = [
+        Entry(name) for name in ("config.json", "model.safetensors", "notes.md", ".hidden.json")
+    ]
+    return Entry(
+        "e5", *tops, Entry("1_Pooling", Entry("config.json")), Entry(".git", Entry("x.json")), deep
+    )
+
+
+KEPT_PATHS = ["1_Pooling/config.json", "a/b/c/kept.json", "config.json", "model.safetensors"]
+
+
+def test_a_dropped_folder_is_taken_with_its_folders(
+    part: Part, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = folders_of(part)
+    name, files = asyncio.run(folders.from_drop([model_folder()], []))
+    assert name == "e5" and sorted(files) == KEPT_PATHS
+    assert files["1_Pooling/config.json"] is not files["config.json"]
+    monkeypatch.setattr(folders, "MAX_FILES", 2)
+    _, files = asyncio.run(folders.from_drop([model_folder()], []))
+    assert sorted(files) == ["config.json", "model.safetensors"]
+    with pytest.raises(folders.FolderError, match="no(t a)? model folder"):
+        asyncio.run(folders.from_drop([Entry("up", model_folder())], []))
+
+
+def test_a_picked_folder_is_taken_with_its_folders(part: Part) -> None:
+    def paths(entry: Entry, above: str) -> list[str]:
+        if entry.isFile:
+            return [above + entry.name]
+        return [path for each in entry._left for path in paths(each, f"{above}{entry.name}/")]
+
+    files = [
+        SimpleNamespace(name=path.split("/")[-1], webkitRelativePath=path)
+        for path in paths(model_folder(), "")
+    ]
+    picker = SimpleNamespace(files=SimpleNamespace(length=len(files), item=lambda i: files[i]))
+    name, found = folders_of(part).from_input(picker)
+    assert name == "e5" and sorted(found) == KEPT_PATHS
+    assert {path: f"e5/{path}" for path in found} == {
+        path: file.webkitRelativePath for path, file in found.items()
+    }
+
+
 # ---- imports
 
 

@@ -77,6 +77,7 @@ TO_WORKER: list[ToWorker] = [
     CountTokens(5, messages=[]),
     Info(6),
     Files(7, "folder", []),
+    Files(17, "folder", [], ["1_Pooling/config.json"]),
     Env(8, {"HF_ENDPOINT": "http://localhost"}),
     Bench(
         9,

@@ -271,6 +271,47 @@ def test_what_is_left_at_once_is_kept(visit: Visit) -> None:
     assert page.input_value("#prompt") == "and more"
 
 
+def reload_behind(page: Page, action: str) -> None:
+    """Do this in the page, which goes at once: what the database was not asked for by then is lost."""
+    gone = "IDBDatabase.prototype.transaction = () => { throw new Error('the page is gone'); }"
+    left = "dispatchEvent(new PageTransitionEvent('pagehide'))"
+    with page.expect_navigation():
+        page.evaluate(f"() => {{ {action}; {left}; {gone}; location.reload(); }}")
+    page.wait_for_selector(READY, timeout=UI_MS)
+
+
+def test_an_answer_that_is_stopped_right_before_a_reload_is_kept_as_it_was_seen(
+    visit: Visit,
+) -> None:
+    page = visit.open()
+    load(page)
+    send(page, "slow question")
+    expect(page.locator(".answer .text")).to_contain_text("word30")
+    reload_behind(page, "sessionStorage.seen = document.querySelector('.answer .text').innerText;"
+                        "document.querySelector('#stop').click()")  # fmt: skip
+    seen = page.evaluate("sessionStorage.seen")
+    expect(page.locator(".answer .text")).to_contain_text(seen)
+    expect(page.locator(".answer .stats")).to_contain_text("stopped")
+
+
+def test_a_question_that_is_sent_right_before_a_reload_is_kept(visit: Visit) -> None:
+    """Of a new chat and of an old one; what was sent is no draft any more."""
+    page = visit.open()
+    for number, question in enumerate(("slow one", "slow two")):
+        load(page)
+        page.fill("#prompt", question)
+        page.wait_for_timeout(500)  # it is kept as a draft
+        reload_behind(page, "document.querySelector('#composer').requestSubmit()")
+        (kept,) = kept_chats(page)
+        assert [m["content"] for m in kept["messages"]][2 * number] == question
+        page.click("#chats .open")
+        expect(page.locator(".user .bubble").last).to_have_text(question)
+        assert page.input_value("#prompt") == ""
+        page.click("[data-do=new-chat]")
+        assert page.input_value("#prompt") == ""
+        page.click("#chats .open")
+
+
 def test_a_draft_stays_with_its_chat(visit: Visit) -> None:
     visit.keep(chat("a", "first", "yes") | chat("b", "second", "yes"))
     page = visit.open()
@@ -590,6 +631,7 @@ def test_all_chats_go_out_and_come_in_elsewhere_once(
     # undone.
     page.keyboard.press("Escape")
     page.click("#chats .open >> nth=1")
+    expect(page.locator(".user .bubble").last).to_have_text("two")
     ask(page, "three")
     grown = kept_chats(page)
     bring(page, file)

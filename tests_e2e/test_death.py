@@ -180,7 +180,7 @@ STRANGE = """box => {
     {type: 'env', id: 'r', values: {}, more: 1}, {type: 'bench', id: 's', model: 'm', runs: 1e300},
     {type: 'bench', id: 't', model: 'm', new_tokens: 0n}, {type: 'diagnose', id: 'u', most: -1},
     {type: 'interrupt', more: 1}, {type: 'interrupt', id: []}, {type: 'filed', more: 1},
-    {type: 'info', id: 'x'.repeat(1e6)},
+    {type: 'info', id: 'x'.repeat(1e6)}, {type: 'files', id: 'v', name: 'n', files: [], paths: ['a']},
   ];
   for (const message of strange) worker.postMessage(message);
   return strange.length;

@@ -317,6 +317,36 @@ def test_after_a_missing_model_a_picked_folder_loads(worker: Worker) -> None:
     assert worker.ask(generate("g", max_tokens=2))["status"] == "complete"
 
 
+def test_a_picked_folder_has_the_folders_inside_it(worker: Worker) -> None:
+    """An encoder whose pooling is said in a folder: without it the load fails, with it the vectors are the first rows',
+    which are not the means."""
+    vectors = {}
+    for pooling in (None, "cls", "mean"):
+        files = {p.name: list(p.read_bytes()) for p in (GOLDENS / "bert-f32").glob("*.*")}
+        modules = [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+        files["modules.json"] = list(json.dumps(modules).encode())
+        if pooling:
+            mode = json.dumps({f"pooling_mode_{pooling}_token{'s' * (pooling == 'mean')}": True})
+            files["1_Pooling/config.json"] = list(mode.encode())
+        worker.page.evaluate(
+            """([box, files, id]) => {
+                 const file = ([path, bytes]) => new File([new Uint8Array(bytes)], path.split('/').pop());
+                 const message = {type: 'files', id, name: 'encoder', files: Object.entries(files).map(file)};
+                 boxes[box].worker.postMessage({...message, paths: Object.keys(files)});
+               }""",
+            [worker._box, files, f"files {pooling}"],
+        )
+        assert worker.answer(f"files {pooling}")[-1]["value"] == len(files)
+        answer = worker.ask({"type": "load", "id": f"load {pooling}", "repo": "files:encoder"})
+        if pooling is None:
+            assert answer["status"] == "error" and "1_Pooling/config.json" in answer["error"]
+            continue
+        assert answer["status"] == "ready", answer
+        embed = {"type": "embed", "id": f"embed {pooling}", "texts": ["one text"]}
+        vectors[pooling] = worker.ask(embed)["embeddings"]
+    assert vectors["cls"] != vectors["mean"]
+
+
 # ---- the same tokens
 
 

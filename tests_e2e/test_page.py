@@ -603,6 +603,21 @@ def test_dark_and_light(visit: Visit) -> None:
     assert shades[0] > 3 * 200 and shades[1] < 3 * 60
 
 
+# The worker's message about a folder's files.
+PATHS = """const post = Worker.prototype.postMessage;
+  Worker.prototype.postMessage = function (message, ...more) {
+    if (message?.type === 'files') window.paths = [...message.paths].sort();
+    return post.call(this, message, ...more);
+  };"""
+TAKEN = ["1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+def folder_with_folders(folder: Path) -> None:
+    for name in (*TAKEN, ".git/config.json", "1_Pooling/.hidden.json", "notes.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+
+
 def test_a_dropped_folder_is_taken_and_the_screen_kept_on(visit: Visit, tmp_path: Path) -> None:
     if visit.context.browser and visit.context.browser.browser_type.name != "chromium":
         pytest.skip("only Chromium's debugger can drop files")
@@ -614,9 +629,10 @@ def test_a_dropped_folder_is_taken_and_the_screen_kept_on(visit: Visit, tmp_path
         return lock;
       };"""
     visit.page.add_init_script(count)
+    visit.page.add_init_script(PATHS)
     page = visit.open()
     page.wait_for_selector("body[data-engine=booting]", timeout=UI_MS)
-    shutil.copytree(GOLDENS / MODEL, tmp_path / "dropped")
+    folder_with_folders(tmp_path / "dropped")
     debugger = visit.context.new_cdp_session(page)
     data = {"items": [], "files": [str(tmp_path / "dropped")], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver"):
@@ -630,6 +646,18 @@ def test_a_dropped_folder_is_taken_and_the_screen_kept_on(visit: Visit, tmp_path
     page.click("[data-do=cancel-load]")
     expect(page.locator("#load")).to_be_hidden()
     page.wait_for_function("locks.held === 0", timeout=UI_MS)
+    assert page.evaluate("paths") == TAKEN
+
+
+def test_a_picked_folder_is_taken_with_the_folders_inside_it(visit: Visit, tmp_path: Path) -> None:
+    visit.page.add_init_script(PATHS)
+    page = visit.open()
+    page.wait_for_selector("body[data-engine=booting]", timeout=UI_MS)
+    folder_with_folders(tmp_path / "picked")
+    page.set_input_files("input[webkitdirectory]", tmp_path / "picked")
+    expect(page.locator("#load-title")).to_have_text("Loading picked")
+    page.wait_for_function("window.paths", timeout=UI_MS)
+    assert page.evaluate("paths") == TAKEN
 
 
 @pytest.mark.parametrize("missing", ["adapter", "api"])

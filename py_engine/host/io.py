@@ -17,6 +17,9 @@ from py_engine.host.store import BlobStore, Bytes
 
 __all__ = ["Bytes", "Hasher", "Io", "Response", "Sink", "check_headers", "shown"]
 
+LIST_DEPTH = 3  # folders inside a model's folder that are looked into, one inside the other
+LIST_FILES = 10_000  # so many named, no further folder is looked into: it is no model's
+
 
 def shown(url: str) -> str:
     """An address as messages may show it: without user and password, and without the query, which holds the signature
@@ -113,7 +116,9 @@ class Io(abc.ABC):
 
     @abc.abstractmethod
     async def list_files(self, path: str) -> list[str]:
-        """Names of the files directly in a folder, sorted. Raises FileNotFoundError."""
+        """Names of the files in a folder and in the folders inside it, with `/`, sorted. Raises FileNotFoundError.
+
+        Hidden folders are passed over, and so are those that LIST_DEPTH and LIST_FILES exclude."""
 
     @abc.abstractmethod
     async def open_store(self, name: str, *, records: bool = False) -> BlobStore:

@@ -130,12 +130,13 @@ class BrowserIo(Io):
         return None if file is None else int(file.size)
 
     async def list_files(self, path: str) -> list[str]:
-        """Names of the picked files directly in a folder, sorted. Raises FileNotFoundError when none was picked."""
+        """Names of the picked files in a folder and in those inside it, sorted. Raises FileNotFoundError when none was
+        picked. Which files of a folder are picked is the page's choice."""
         prefix = path.rstrip("/") + "/"
         names = [name for name in _names() if name.startswith(prefix)]
         if not names:
             raise FileNotFoundError(f"no folder {path} was picked")
-        return sorted(name[len(prefix) :] for name in names if "/" not in name[len(prefix) :])
+        return sorted(name[len(prefix) :] for name in names)
 
     async def open_store(self, name: str, *, records: bool = False) -> BrowserStore:
         return await open_browser_store(name, records)

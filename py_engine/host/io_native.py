@@ -23,6 +23,8 @@ from pathlib import Path
 from py_engine.errors import AbortError, HubError
 from py_engine.host.http_native import Place, as_sent, no_answer, place_of, request_target
 from py_engine.host.io import (
+    LIST_DEPTH,
+    LIST_FILES,
     Bytes,
     Hasher,
     Io,
@@ -261,11 +263,24 @@ class NativeIo(Io):
             return None
 
     async def list_files(self, path: str) -> list[str]:
-        """Names of the files directly in a folder, sorted. Raises FileNotFoundError when there is no such folder."""
+        """Names of the files in a folder and in the folders inside it, as Io.list_files gives them. A folder inside it
+        that cannot be read counts as empty. Raises FileNotFoundError when there is no such folder."""
+        top = _local(path)
         try:
-            return sorted(entry.name for entry in _local(path).iterdir() if entry.is_file())
+            files, level = _entries(top)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"{path} is not a readable folder ({error})") from error
+        for _ in range(LIST_DEPTH):
+            below: list[Path] = []
+            for folder in level:
+                if len(files) >= LIST_FILES:
+                    break
+                with suppress(OSError):
+                    inside, folders = _entries(folder)
+                    files += inside
+                    below += folders
+            level = below
+        return sorted(file.relative_to(top).as_posix() for file in files)
 
     async def open_store(self, name: str, *, records: bool = False) -> FileStore:  # noqa: ARG002
         """Open a store of plain files. They are as durable as `records` asks for in any case."""
@@ -299,6 +314,13 @@ class NativeIo(Io):
     def env(self, name: str) -> str | None:
         """An environment variable. An empty one counts as not set."""
         return os.environ.get(name) or None
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files directly in a folder, and the folders that are not hidden."""
+    entries = sorted(folder.iterdir())
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry for entry in entries if entry.is_file()], folders
 
 
 def _local(path: str) -> Path:

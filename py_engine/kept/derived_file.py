@@ -55,9 +55,10 @@ class DerivedFile:
         """What a load does for a job: upload what the job would make, if that is here; else the job itself."""
         return self.table.jobs(job) if self.has(self.table.here(job.tensor)) else [job]
 
-    def remove(self, here: TensorInfo) -> None:
-        """Forget a tensor's bytes: they are wrong."""
-        self.stored.spans.remove(here.start, here.end)
+    def forget(self, file: str) -> None:
+        """Forget what was made from one of the checkpoint's files, whose bytes were wrong."""
+        for here in self.table.from_file(file):
+            self.stored.spans.remove(here.start, here.end)
 
     async def put(self, here: TensorInfo, start: int, data: Bytes) -> None:
         """Write bytes of a tensor from its byte `start` on."""
@@ -75,5 +76,6 @@ class DerivedFile:
             if sum_ is None or (sum_.start, sum_.end) != (0, here.nbytes) or self.has(here):
                 continue
             if self._sums.good(source, sums.get(source)):
+                self._sums.doubt(source, sums.get(source))
                 done[here] = sum_
         await self._writer.finish(self, done)

@@ -127,6 +127,13 @@ class Library:
                 stored.spans.add(0, stored.size)
                 stored.ours = False
 
+    async def delete_bytes(self, manifest: Manifest, stored: Stored) -> None:
+        """Delete a file's bytes, under the final name and under that of an incomplete one: `settle` would take what is
+        left under the other name for them."""
+        for final in (True, False):
+            await self.store.delete(manifest.blob(stored, final))
+        stored.final = not self.store.shared
+
     async def sha256(self, manifest: Manifest, stored: Stored) -> str:
         """The sha256 of a whole file, read from the store."""
         hasher = self.io.sha256()
@@ -160,11 +167,9 @@ class Library:
             if not stored.ours:
                 continue
             await self.store.delete(manifest.snapshot(name))
-            blob = manifest.blob(stored, True)
-            if stored.blob in used or await self.store.links(blob):
+            if stored.blob in used or await self.store.links(manifest.blob(stored, True)):
                 continue
-            await self.store.delete(blob)
-            await self.store.delete(blob + INCOMPLETE)
+            await self.delete_bytes(manifest, stored)
             freed += stored.spans.nbytes
         if not await self.store.names(manifest.snapshot("").rstrip("/")):
             for revision in manifest.refs - {manifest.commit}:

@@ -281,11 +281,7 @@ class KeptRepository(Repository):
         again: set[str] = set()
         known, derived = self._manifest.sums, self._derived
         for tensor, new in sums.items():
-            stored = self._manifest.files.get(tensor.file)
-            repaired = self._sums.differs(tensor, new) and self._sums.good(tensor, new)
-            if repaired and stored and not stored.form:
-                # Only the sha256 of the whole file says whether the new bytes are right.
-                stored.checked = False
+            self._sums.doubt(tensor, new)
         for file in sorted({tensor.file for tensor in self._tensors}):
             if not await self._verified(file, self._manifest.files[file]):
                 again |= {tensor.name for tensor in self._tensors if tensor.file == file}

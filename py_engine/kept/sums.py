@@ -34,6 +34,13 @@ class TensorSums:
         comparable = old and sum_ and (old.start, old.end) == (sum_.start, sum_.end)
         return bool(comparable) and old != sum_
 
+    def doubt(self, tensor: TensorInfo, sum_: Sum | None) -> None:
+        """Have the sha256 of a tensor's file compared again if bytes came in this load and differ from those of the
+        load before: only that says which are right. To be called before the checksum takes the old one's place."""
+        stored = self._manifest.files.get(tensor.file)
+        if stored and not stored.form and self.differs(tensor, sum_) and self.good(tensor, sum_):
+            stored.checked = False
+
     def good(self, tensor: TensorInfo, sum_: Sum | None) -> bool:
         """Whether a tensor's uploaded bytes are good: they do not differ from the load before, or came in this load."""
         fresh = self._fresh.get(tensor.file, Spans())

@@ -48,10 +48,9 @@ class Writer:
         self.kept = library is not None  # what comes is written to the store
         self.complete = bool(index)  # a load of this commit was finished
         self._derived: DerivedFile | None = None
-        self._ends: dict[
-            str, Sequence[int]
-        ] = {}  # by file that this load reads: where its tensors end
+        self._ends: dict[str, Sequence[int]] = {}  # where tensors end, by file that this load reads
         self._passing: dict[str, int] = {}  # see `passes_by`
+        self._forgotten: set[str] = set()  # files of which this load found wrong bytes
         self._manifest = manifest
         self._sums = sums
         self._library = library
@@ -155,17 +154,16 @@ class Writer:
         """Forget a file's bytes, and what was made from them: they are wrong."""
         stored.spans, stored.checked = Spans(), False
         self._pending.pop(name, None)
+        self._forgotten.add(name)
         if self._derived is not None:
-            for here in self._derived.table.from_file(name):
-                self._derived.remove(here)
+            self._derived.forget(name)
         if not self._writes():
             return
         await self.take_over()
 
         async def write() -> None:
             manifest = self._manifest
-            await self._store.delete(manifest.blob(stored))
-            stored.final = not self._store.shared
+            await self._library_here.delete_bytes(manifest, stored)
             # This comes before anything is written again: the index must not claim bytes that are missing.
             if self.complete:
                 await self._store.replace(manifest.name("json"), manifest.index())
@@ -193,6 +191,8 @@ class Writer:
             self._note(f"The quantised weights are not kept: {error}")
             return None
         self._derived = DerivedFile(table, stored, self, self._sums)
+        for name in self._forgotten:
+            self._derived.forget(name)
         self._ends[table.name] = []
         if not self._store.shared:
             for source, _ in table.pairs:

@@ -168,13 +168,15 @@ class Info:
 
 @dataclass(frozen=True)
 class Files:
-    """A folder that was picked or dropped, as File objects. Afterwards "files:NAME" can be loaded. Result: the number
-    of files."""
+    """A folder that was picked or dropped, as File objects. `paths`: where each is in the folder ("config.json",
+    "1_Pooling/config.json"); absent: all at its top. Afterwards "files:NAME" can be loaded. Result: the number of
+    files."""
 
     type: ClassVar[str] = "files"
     id: MessageId
     name: str
     files: list[Any]
+    paths: list[str] | None = None
 
 
 @dataclass(frozen=True)

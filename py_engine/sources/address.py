@@ -41,7 +41,8 @@ async def open_repository(address: str, io: Io, open_hub: OpenHub | None = None)
 
 
 async def _is_folder(path: str, io: Io) -> bool:
+    """Whether this is a folder with files of its own."""
     try:
-        return bool(await io.list_files(path))
+        return any("/" not in name for name in await io.list_files(path))
     except FileNotFoundError:
         return False

@@ -180,7 +180,7 @@ class Subfolder(Repository):
         return self._whole.revision
 
     def files(self) -> list[str]:
-        """Names of the files in this folder; none of a local one, since the whole lists its own files alone."""
+        """Names of the files in this folder and in those inside it, sorted."""
         names = self._whole.files()
         return [n.removeprefix(self._prefix) for n in names if n.startswith(self._prefix)]
 
@@ -213,7 +213,7 @@ class FolderRepository(Repository):
         return None
 
     def files(self) -> list[str]:
-        """Names of the files in the folder, without those of folders inside it."""
+        """Names of the files in the folder and in those inside it, sorted (host/io.py says which)."""
         return list(self._names)
 
     def _place(self, name: str) -> str:
