@@ -1,7 +1,8 @@
 """./dev bench --rows MODEL...: runs benches and prints rows for docs/benchmarks.md.
 
-    ./dev bench --rows random:qwen3-0.6b-4bit random:qwen3.5-0.8b-4bit --browser --native --sampled --long \
-        --device "NVIDIA H200" --save runs.jsonl -- --preset nvidia --chromium /path/to/chromium
+    ./dev bench --rows random:qwen3-0.6b-4bit random:qwen3.5-0.8b-4bit --browser --native --sampled \
+        --prompts 512 3900 16000 32000 --presets nvidia nvidia-plain --device "NVIDIA H200" --save runs.jsonl \
+        -- --chromium /path/to/chromium
     ./dev bench --rows --from runs.jsonl                     the table of saved runs again
     ./dev bench --rows --from runs.jsonl --peers docs/peers.json     with other engines and ratios
 
@@ -26,7 +27,6 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SAMPLED = ["--temperature", "0.7", "--top-k", "20", "--top-p", "0.8", "--presence-penalty", "1.5"]
-LONG = ["--prompt-tokens", "3900", "--context", "4096"]
 COLUMNS = (
     "date", "device", "where", "model", "weights", "sampling", "prompt", "new", "decode tok/s", "prefill tok/s",
     "of bandwidth", "dispatches", "load s", "version",
@@ -48,7 +48,7 @@ def row(result: Mapping[str, Any]) -> str:
         (
             str(result.get("date", "")),
             device(result),
-            str(result.get("runtime", "")),
+            str(result.get("runtime", "")) + ("" if units(result) else ", plain"),
             f"`{'/'.join(result['model'].split('/')[-2:])}`",
             str(result.get("weights", "")),
             told or "greedy",
@@ -62,6 +62,11 @@ def row(result: Mapping[str, Any]) -> str:
             " ".join(filter(None, (result.get(k) for k in ("version", "commit", "tuned")))),
         )
     )
+
+
+def units(result: Mapping[str, Any]) -> bool:
+    """Tell whether kernels could use f16 arithmetic or tensor units; rows of other runs say "plain"."""
+    return bool({"shader-f16", "subgroup-matrix"} & {*result["features"]})
 
 
 def device(result: Mapping[str, Any]) -> str:
@@ -113,9 +118,9 @@ def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Yield the requested runs, as arguments of this interpreter."""
     native = ["-m", "py_engine", "bench", "--json"]
     browser = ["-m", "devtools.browser_bench", "--json", *arguments.rest]
-    kinds = [browser] * arguments.browser + [native] * (arguments.native or not arguments.browser)
-    short = ["--prompt-tokens", arguments.prompt_tokens, "--new-tokens", arguments.new_tokens]
-    prompts: list[list[str]] = [short, *[LONG] * arguments.long]
+    browsers = [[*browser, "--preset", preset] for preset in arguments.presets] or [browser]
+    kinds = browsers * arguments.browser + [native] * (arguments.native or not arguments.browser)
+    prompts = [_prompt(tokens, arguments.new_tokens) for tokens in arguments.prompts]
     samplings: list[list[str]] = [[], *[SAMPLED] * arguments.sampled]
     tune = ["--tune"] * arguments.tune
     for model in arguments.models:
@@ -124,6 +129,13 @@ def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
                 for kind in kinds:
                     measure = "--profile" if arguments.profile and not sampling else "--probe"
                     yield [*kind, model, measure, *prompt, *sampling, *tune]
+
+
+def _prompt(tokens: int, new: int) -> list[str]:
+    """Return the options for a prompt of so many tokens, with a larger context where the default has no room."""
+    needed = tokens + new + 1
+    context = ["--context", str(-(-needed // 256) * 256)] if needed > 4096 else []
+    return ["--prompt-tokens", str(tokens), "--new-tokens", str(new), *context]
 
 
 def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
@@ -185,10 +197,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--browser", action="store_true", help="in headless Chromium")
     parser.add_argument("--native", action="store_true", help="in CPython (also without --browser)")
-    parser.add_argument("--prompt-tokens", default="512")
-    parser.add_argument("--new-tokens", default="128")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[512], help="their tokens")
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument(
+        "--presets", nargs="+", default=[], help="sets of the browser's flags, one run each"
+    )
     parser.add_argument("--sampled", action="store_true", help="also " + " ".join(SAMPLED))
-    parser.add_argument("--long", action="store_true", help="also " + " ".join(LONG))
     parser.add_argument(
         "--profile", action="store_true", help="profile the greedy runs, for --save"
     )

@@ -45,18 +45,18 @@ BASE_FLAGS = (
     "--disable-renderer-backgrounding",
     "--enable-unsafe-webgpu",
 )
+# An NVIDIA GPU without a display. VK_DRIVER_FILES may have to name the driver's ICD file.
+_NVIDIA = (
+    "--disable-gpu-sandbox",
+    "--ignore-gpu-blocklist",
+    "--enable-features=Vulkan",
+    "--use-angle=vulkan",
+    "--disable-vulkan-surface",
+)
 PRESETS = {
     "plain": (),  # no flags; SwiftShader where there is no GPU
-    # An NVIDIA GPU without a display. The Dawn toggle enables shader-f16. VK_DRIVER_FILES may have to name the
-    # driver's ICD file.
-    "nvidia": (
-        "--disable-gpu-sandbox",
-        "--ignore-gpu-blocklist",
-        "--enable-features=Vulkan",
-        "--use-angle=vulkan",
-        "--disable-vulkan-surface",
-        "--enable-dawn-features=vulkan_enable_f16_on_nvidia,allow_unsafe_apis",
-    ),
+    "nvidia": (*_NVIDIA, "--enable-dawn-features=vulkan_enable_f16_on_nvidia,allow_unsafe_apis"),
+    "nvidia-plain": _NVIDIA,  # without f16 and tensor units, as in a browser without flags
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -32,7 +33,7 @@ def saved(
         done = subprocess.run(
             [sys.executable, "-m", "devtools.bench_rows", *models, "--sampled", "--profile"]
             + ["--save", str(file), "--device", "A <test> GPU"]
-            + ["--prompt-tokens", "32", "--new-tokens", "8"],
+            + ["--prompts", "32", "--new-tokens", "8"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -58,7 +59,7 @@ def test_rows_of_real_runs(saved: tuple[Path, subprocess.CompletedProcess[str]])
     assert greedy["model"] == "`goldens/qwen3.5-mlx4-g64`"
     assert greedy["weights"] == "q4 g64"
     assert greedy["version"].endswith("abc1234")
-    assert "wgpu-native" in greedy["where"]
+    assert "wgpu-native" in greedy["where"] and "plain" not in greedy["where"], "lavapipe has f16"
     assert greedy["sampling"] == "greedy"
     assert sampled["sampling"] == "temperature 0.7, top k 20, top p 0.8, presence penalty 1.5"
     assert int(sampled["dispatches"]) > 0 and float(greedy["of bandwidth"].removesuffix(" %")) > 0
@@ -105,6 +106,19 @@ def result(model: str, decode: float, prompt: int = 512, **more: Any) -> dict[st
         "decode_tps": decode,
         "prefill_tps": 2e4,
     } | more
+
+
+def test_which_runs_are_asked_for() -> None:
+    """A run for each preset and length; a long prompt gets a context that holds it and its answer."""
+    asked = argparse.Namespace(
+        models=["m"], browser=True, native=True, presets=["nvidia", "nvidia-plain"], rest=["--x"],
+        prompts=[512, 16000], new_tokens=128, sampled=False, profile=False, tune=False,
+    )  # fmt: skip
+    lines = [" ".join(command) for command in bench_rows.commands(asked)]
+    assert len(lines) == 6
+    assert [" --preset nvidia " in line for line in lines] == [True, False, False] * 2
+    assert all(("--context 16384" in line) == ("16000" in line) for line in lines)
+    assert sum("-m py_engine bench" in line for line in lines) == 2
 
 
 def test_peers_beside_the_best_run_of_the_same_kind() -> None:
