@@ -1,5 +1,7 @@
 """Draws how a token's time is spent: python -m devtools.token_time RESULTS.jsonl docs/token-time.svg
 
+With --prefill: how the time of a chunk in the middle of the prompt is spent.
+
 RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save
 RESULTS.jsonl`, or `bench --profile --json`). One bar per result: its kernels, largest first, then the rest of a
 token's wall time. The text of an SVG is written by hand; its colours follow the reader's light or dark colour
@@ -61,20 +63,22 @@ def segments(section: Mapping[str, Any], named: Sequence[str]) -> list[tuple[str
     return large + [(name, us) for name, us in others if us > 0.05]
 
 
-def drawing(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the SVG. Raises ValueError when no result has a profile."""
+def drawing(results: Sequence[Mapping[str, Any]], part: str = "decode") -> str:
+    """Return the SVG of a `part` of the profiles: "decode" or "prefill". Raises ValueError when no result has a
+    profile."""
     results = [r for r in results if r.get("profile")]
     if not results:
         raise ValueError("no result with a profile: run the bench with --profile")
-    sums = sum((groups(r["profile"]["decode"]) for r in results), Counter[str]())
+    sections = [r["profile"][part] for r in results]
+    sums = sum((groups(section) for section in sections), Counter[str]())
     names = [name for name, _ in sums.most_common(len(COLOURS))]
     colour = {**dict(zip(names, COLOURS, strict=False)), SMALL: "#777777"}
-    bars = [(r, segments(r["profile"]["decode"], names)) for r in results]
-    drawn = {name for _, bar in bars for name, _ in bar}
-    scale = (WIDTH - 2 * MARGIN) / max(sum(us for _, us in bar) for _, bar in bars)
+    bars = [(r, s, segments(s, names)) for r, s in zip(results, sections, strict=True)]
+    drawn = {name for *_, bar in bars for name, _ in bar}
+    scale = (WIDTH - 2 * MARGIN) / max(sum(us for _, us in bar) for *_, bar in bars)
     out, y = [], MARGIN
-    for result, bar in bars:
-        out.append(text(MARGIN, y + 14, title(result), "title"))
+    for result, section, bar in bars:
+        out.append(text(MARGIN, y + 14, title(result, section), "title"))
         y += 22
         out += bar_rects(bar, y, scale, colour)
         y += BAR + 18
@@ -88,7 +92,7 @@ def drawing(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-            'aria-label="Microseconds of one token by kernel">',
+            'aria-label="Microseconds by kernel">',
             f"<style>{STYLE}</style>",
             *out,
             "</svg>\n",
@@ -96,16 +100,17 @@ def drawing(results: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def title(result: Mapping[str, Any]) -> str:
+def title(result: Mapping[str, Any], section: Mapping[str, Any]) -> str:
     """Return the title of a bar."""
-    section = result["profile"]["decode"]
+    tokens, position = section["tokens"], section["position"]
+    one = tokens == 1
     wall = section.get("wall_us") or section.get("pass_us") or section["kernels_us"]
     words = [
         str(result["model"]).removeprefix("random:"),
         re.sub(r" \(.*?\)", "", str(result.get("runtime", ""))),
         str(result.get("device") or ""),
-        f"context {section['position']:,}",
-        f"{wall:,.0f} us a token, {section['dispatches']} dispatches",
+        f"context {position:,}" if one else f"prompt of {result['prompt_tokens']:,}",
+        f"{wall:,.0f} us {'a token' if one else f'for {tokens:,} tokens'}, {section['dispatches']} dispatches",
     ]
     return " · ".join(word for word in words if word)
 
@@ -145,10 +150,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("results", type=Path)
     parser.add_argument("svg", type=Path)
+    parser.add_argument("--prefill", action="store_true", help="a chunk of the prompt, not a token")
     parsed = parser.parse_args(arguments)
     lines = parsed.results.read_text().splitlines()
     try:
-        svg = drawing([json.loads(line) for line in lines if line.startswith("{")])
+        results = [json.loads(line) for line in lines if line.startswith("{")]
+        svg = drawing(results, "prefill" if parsed.prefill else "decode")
     except ValueError as error:
         print(f"{parsed.results}: {error}", file=sys.stderr)
         return 1

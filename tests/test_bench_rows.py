@@ -92,6 +92,17 @@ def test_picture_of_a_real_profile(
     assert told == pytest.approx(max(section["wall_us"], section["kernels_us"]), rel=0.01)
 
 
+def test_picture_of_a_prompt(
+    saved: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    file, _ = saved
+    svg = tmp_path / "prompt-time.svg"
+    assert token_time.main([str(file), str(svg), "--prefill"]) == 0
+    assert "prompt of 32" in svg.read_text() and "for 32 tokens" in svg.read_text()
+    section = json.loads(file.read_text().splitlines()[0])["profile"]["prefill"]
+    assert (section["tokens"], section["position"]) == (32, 0)
+
+
 def test_no_picture_without_a_profile(tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text('{"model": "x"}\n')

@@ -178,7 +178,7 @@ def test_profile_of_both_passes(engine: Engine, run: Runner) -> None:
     assert found["decode"]["wall_us"] == pytest.approx(1e6 / result["decode_tps"], rel=1e-3)
     assert result["weights"] == "q4 g64"
     text = profile_text(found)
-    for word in ("decode: 1 token at position 20", "prefill: 64 tokens", "delta scan", "idle"):
+    for word in ("decode: 1 token at position 20", "prefill: 20 tokens", "delta scan", "idle"):
         assert word in text
     assert run(engine.generate_ids(ids, 8, ignore_eos=True)) == before
     assert engine.info()["plan"] == counts | {

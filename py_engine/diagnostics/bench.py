@@ -120,8 +120,8 @@ def _beside_wall(found: dict[str, Any], result: Mapping[str, Any]) -> dict[str, 
     walls: dict[str, float | None] = {"decode": None, "prefill": None}
     if result["decode_tps"]:
         walls["decode"] = 1e6 / result["decode_tps"]
-    if result["prompt_tokens"] == found["prefill"]["tokens"]:  # otherwise it ran in other chunks
-        walls["prefill"] = 1e6 * result["ttft_s"]
+    # The mean of the prompt's chunks.
+    walls["prefill"] = 1e6 * result["ttft_s"] * found["prefill"]["tokens"] / result["prompt_tokens"]
     for name, wall in walls.items():
         section = found[name]
         whole, alone = section["pass_us"], section["alone_us"]

@@ -33,10 +33,12 @@ _ROUNDS = 3
 _STEPS = 16  # passes in a row, each at the next position
 _FINE_NS = 2000  # a clock with coarser steps cannot time a single dispatch
 _NO_LIMIT = 0xFFFFFFFF
+_BORDER = 64  # chunks of a prompt begin at multiples of this
 
 
 async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) -> dict[str, Any]:
-    """Profile one decode pass at `position` and one full prefill chunk at position 0.
+    """Profile one decode pass at `position`, and one prefill chunk in the middle of a prompt of `position` tokens (the
+    cost of attention grows evenly with the position, so the middle chunk stands for the mean).
 
     `head`: "greedy" or "sampled", with the sampler's settings of the last generation. `bandwidth`: GB/s that the device
     can read. The content of the caches is lost. Raises InputError when the context has no room at `position`.
@@ -46,12 +48,13 @@ async def profile(decoder: Decoder, head: str, position: int, bandwidth: float) 
         raise InputError(f"position {position} is outside the context of {context}")
     clock = Clock(decoder.gpu)
     await clock.start()
-    rows = min(decoder.chunk_rows, context)
-    await decoder.fit(max(rows, min(position + _STEPS, context)))
+    rows = min(decoder.chunk_rows, max(position, 1))
+    middle = (position - rows) // 2 // _BORDER * _BORDER
+    await decoder.fit(min(position + _STEPS, context))
     token, chunk = [decoder.token_plan(head)], decoder.chunk_plans(rows, head)
     sections = {
         "decode": await _section(decoder, clock, token, 1, position, bandwidth),
-        "prefill": await _section(decoder, clock, chunk, rows, 0, bandwidth),
+        "prefill": await _section(decoder, clock, chunk, rows, middle, bandwidth),
     }
     return {
         "clock": "timestamps" if clock.timestamps else "wall clock of repeated submits",
