@@ -28,14 +28,10 @@ PIECE_MS = 50.0
 class _Sha256(Hasher):
     def __init__(self) -> None:
         self._worker = js.jerboa.sha256.start()
-        self._last: Awaitable[Any] | None = None
 
     async def update(self, data: Bytes) -> None:
         """Add bytes. They are copied to a worker, which adds them while more are read."""
-        last, self._last = self._last, None
-        if last is not None:
-            await last
-        self._last = self._worker.update(data)
+        await self._worker.update(data)
 
     async def hexdigest(self) -> str:
         return str(await self._worker.digest())
