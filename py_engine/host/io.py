@@ -56,13 +56,11 @@ class Response:
 class Sink:
     """Gets the bytes of a body while they come, if `accept(status, headers)` is true.
 
-    `put(offset, data)` gets a piece of the body that begins at `offset`; it is awaited before more is read. No piece
-    crosses one of `cuts` (offsets in the body, ascending).
+    `put(offset, data)` gets a piece of the body that begins at `offset`; it is awaited before more is read.
     """
 
     accept: Callable[[int, Mapping[str, str]], bool]
     put: Callable[[int, Bytes], Awaitable[None]]
-    cuts: Sequence[int] = ()
 
 
 class Hasher(abc.ABC):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import js
@@ -196,19 +196,12 @@ async def _read_body(
     filled = 0
     while not body.done:
         end = int(await _within(body.more(PIECE_BYTES, PIECE_MS), timeout_s))
-        for first, last in _between(sink.cuts, filled, end) if sink else ():
-            await sink.put(first, body.part(first, last))  # type: ignore[union-attr]
+        if sink is not None and end > filled:
+            await sink.put(filled, body.part(filled, end))
         if on_bytes is not None and end > filled:
             on_bytes(end - filled)
         filled = end
     return body.part(0, filled)
-
-
-def _between(cuts: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """start..end, split at each cut inside it."""
-    for cut in (*(c for c in cuts if start < c < end), end):
-        yield start, cut
-        start = cut
 
 
 def _headers(headers: Any) -> dict[str, str]:

@@ -59,7 +59,6 @@ class KeptRepository(Repository):
         self._writer = writer
         self._note = note
         self._tensors: set[TensorInfo] = set()  # that this load reads
-        self._ends: dict[str, list[int]] = {}  # by file, where they end
         self._derived: DerivedFile | None = None
         self._hashers: dict[
             str, tuple[Hasher, int]
@@ -192,7 +191,7 @@ class KeptRepository(Repository):
                 self._hub.expect_etag(name, stored.etag)
             try:
                 data = await self._hub.stream(
-                    name, start, end, on_bytes, put if self.kept else None, self._ends.get(name, ())
+                    name, start, end, on_bytes, put if self.kept else None
                 )
             except HubError as error:
                 # A file without a sha256 has changed on the hub (status 416: it is shorter now).
@@ -208,9 +207,7 @@ class KeptRepository(Repository):
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:
         self._tensors = {job.tensor for job in jobs}
-        for tensor in sorted(self._tensors, key=lambda tensor: tensor.end):
-            self._ends.setdefault(tensor.file, []).append(tensor.end)
-        self._derived = await self._writer.expect(jobs, self._ends)
+        self._derived = await self._writer.expect(jobs)
         return self._derived
 
     async def _hash(self, name: str, stored: Stored, start: int, data: Bytes) -> None:
