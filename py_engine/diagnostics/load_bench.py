@@ -99,6 +99,7 @@ async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> int
         await gpu.idle()
         whole = repository.io.nbytes(data) & ~3
         gpu.write(scratch[i % 2], 0, repository.io.slice(data, 0, whole))
+        repository.io.give_back(data)
     await gpu.idle()
     for buffer in scratch:
         gpu.destroy_buffer(buffer)

@@ -133,6 +133,9 @@ class Io(abc.ABC):
     def join(self, parts: Sequence[Bytes]) -> Bytes:
         """A new buffer with copies of all parts."""
 
+    def give_back(self, data: Bytes) -> None:  # noqa: B027  (most hosts have fresh memory for nothing)
+        """Let the memory of a slice of weights be used for another one. Nobody may read `data` any more."""
+
     @abc.abstractmethod
     def sha256(self) -> Hasher:
         """A new Hasher."""

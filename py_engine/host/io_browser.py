@@ -21,7 +21,7 @@ from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
 # A piece of a body ends after so many bytes or milliseconds, whichever is first.
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
 PIECE_MS = 50.0
 
 
@@ -147,6 +147,10 @@ class BrowserIo(Io):
             whole.set(part, at)
             at += self.nbytes(part)
         return whole
+
+    def give_back(self, data: Bytes) -> None:
+        """Let the memory of a slice be used for another one (public/buffers.mjs)."""
+        js.jerboa.buffers.giveBack(data)
 
     def sha256(self) -> Hasher:
         """A Hasher that runs in a worker of its own: bytes are copied there, not into Python."""

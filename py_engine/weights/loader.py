@@ -177,6 +177,7 @@ class Loader:
                     await self._upload(piece, data, staging, sums)
                     await self._keep(piece, data, staging, sums)
                     taken.append(asyncio.ensure_future(self._gpu.idle()))
+                    self._repository.io.give_back(data)
                 self._held -= piece.end - piece.start
                 del data
             await asyncio.gather(*taken)
