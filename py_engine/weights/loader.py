@@ -171,6 +171,7 @@ class Loader:
                     if i + 1 < len(slices)
                     else None
                 )
+                await asyncio.sleep(0)  # its request goes out before the work on this slice
                 if data is None:
                     gone |= {job.tensor for job, _, _ in piece.pieces}
                 else:
