@@ -31,8 +31,8 @@ WEIGHTS = "model.safetensors"
 SIZE = (GOLDENS / MODEL / WEIGHTS).stat().st_size
 TENSORS = 293_120
 STEP = 10_000  # bytes of a write of weights, and of a line in the journal
-# Bytes that a kill may lose: a step that is written but not yet in the journal, or the file's head, which is read in one
-# piece before the tensors are known.
+# Bytes that a kill may lose: a step that is written but not yet in the journal, or the file's head, which is read in
+# one piece before the tensors are known.
 LOST = max(STEP, FIRST_READ_BYTES)
 WAITING = "Another tab or process is loading this model: waiting for it."
 # Kinds of store, and the form in which they hold the weights.
