@@ -1,8 +1,8 @@
 """A hub's repository, kept on this device: what was read once is not fetched again.
 
-Bytes are written while they come, tensor by tensor (kept/writer.py), and each range is noted in a journal. So a load
-that was cut off continues at the missing tensor, or inside a large tensor at the missing range. The index is written
-last and makes the manifest complete; then a load needs no network. Three things are compared:
+Bytes are written while they come (kept/writer.py), and each range is noted in a journal. So a load that was cut off
+continues at the first missing range. The index is written last and makes the manifest complete; then a load needs no
+network. Three things are compared:
 
     the sha256 of a whole file, with the hub's (of a small file: its git object id), once its last byte has come
     the GPU's checksum of each tensor, with that of the load before: a tensor that differs is fetched again
