@@ -10,6 +10,8 @@
 // Every method may reject with an Error that has a DOMException's name; QuotaExceededError means that the store is full. The
 // caller awaits one call before the next.
 
+import { take } from './buffers.mjs';
+
 const FOLDER = 'jerboa'; // folder in the origin's private file system, and prefix of our CacheStorage names
 const PIECE = 4 << 20; // bytes of a CacheStorage entry; WebKit has failed above 64 MB
 const RECORD_PIECE = 64 << 10; // bytes of an IndexedDB entry: records are a few hundred bytes
@@ -142,7 +144,7 @@ class Opfs {
       return new Uint8Array(await file.slice(start, end ?? file.size).arrayBuffer());
     }
     const size = handle.getSize();
-    const data = new Uint8Array(Math.max(0, Math.min(end ?? size, size) - start));
+    const data = take(Math.max(0, Math.min(end ?? size, size) - start));
     return data.subarray(0, handle.read(data, { at: start }));
   }
 

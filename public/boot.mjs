@@ -7,6 +7,7 @@
 
 import * as blobs from './blobs.mjs';
 import * as body from './body.mjs';
+import * as buffers from './buffers.mjs';
 import * as storage from './device_storage.mjs';
 import * as replay from './replay.mjs';
 import * as sha256 from './sha256.mjs';
@@ -16,9 +17,9 @@ const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; body, sha256: with the former two for
+/** files: "FOLDER/NAME" -> File; env: settings from the page; body, buffers, sha256: with the former two for
     py_engine/host/io_browser.py; blobs: for store_browser.py; storage: for device_storage_browser.py. */
-export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, replay, sha256, storage, Tokenizer: null, renewTokenizers: null };
+export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, buffers, replay, sha256, storage, Tokenizer: null, renewTokenizers: null };
 
 const fetchBytes = async path => {
   const answer = await fetch(HERE + path);

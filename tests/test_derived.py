@@ -951,3 +951,7 @@ def test_its_loads_are_timed(gpu: Gpu, run: Runner, server: HubServer) -> None:
     model = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
     assert got["bytes"] == quantised_bytes(model, 4) < 0.3 * got["first_bytes"]
     assert len(got["load_s"]) == len(got["bytes_s"]) == 2 and notes == []
+    parts = got["first_parts"]
+    assert parts.keys() >= {"fetch", "write", "sha256", "upload"}
+    assert 0 < parts["write"] < parts["fetch"] < got["first_s"] + 1
+    assert not {"fetch", "open_store", "sha256"} & vars(io).keys(), "nothing is left in its place"

@@ -302,6 +302,23 @@ async def clear_store() -> None:
     await models.close()
 
 
+async def write_in_steps(nbytes: int) -> None:
+    """From now on this worker writes small files of weights as it writes large ones: in steps of `nbytes`, with a line
+    of the journal for each."""
+    from py_engine.host import open_io
+    from py_engine.kept import writer
+
+    io, write = open_io(), writer.Writer._write_piece
+
+    async def in_steps(self: Any, name: str, stored: Any, place: int, piece: Any) -> None:
+        for start in range(0, io.nbytes(piece), nbytes):
+            part = io.slice(piece, start, min(start + nbytes, io.nbytes(piece)))
+            await write(self, name, stored, place + start, part)
+
+    writer.Writer._write_piece = in_steps  # type: ignore[method-assign]
+    writer.JOURNAL_BYTES = nbytes
+
+
 async def arm_store(at: int, how: str) -> None:
     """From now on, change number `at` of this worker's stores fails (store_faults.mjs)."""
     import js

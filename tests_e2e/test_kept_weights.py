@@ -193,21 +193,21 @@ def test_an_older_model_makes_room_and_without_room_nothing_is_kept(
     kept_profile: BrowserContext, site: PageServer
 ) -> None:
     """Chromium reserves a MiB or more for each open file, so the numbers are coarse."""
-    large, used = "lfm2-conv-bias-untied-f32", {}
+    large, small, used = "lfm2-conv-bias-untied-f32", "qwen2-f32", {}
     probe = Probe(blank_page(kept_profile, site), "py314")
-    for name in ("qwen2-f32", "gemma3-text-bf16", MODEL):
+    for name in (large, "gemma3-text-bf16", MODEL):
         used[name] = keep(probe, site, name=name)
-    set_quota(probe.worker.page, site, 2_700_000)
-    loaded = keep(probe, site, name=large)
+    set_quota(probe.worker.page, site, 2_500_000)
+    loaded = keep(probe, site, name=small)
     assert loaded["kept"] is True and loaded["notes"] == []
     there = " ".join(probe("stored_files", "/blobs/"))
-    assert large in there and MODEL in there and "qwen2-f32" not in there, "the oldest one is gone"
+    assert small in there and MODEL in there and large not in there, "the oldest one is gone"
     set_quota(probe.worker.page, site, 300_000)
-    again = keep(probe, site, name="qwen2-f32")
-    assert again["sums"] == used["qwen2-f32"]["sums"]
+    again = keep(probe, site, name=large)
+    assert again["sums"] == used[large]["sums"]
     assert again["kept"] is False and "not kept on this device" in again["notes"][0]
     set_quota(probe.worker.page, site, 10**9)
-    assert keep(probe, site, name="qwen2-f32") == used["qwen2-f32"]
+    assert keep(probe, site, name=large) == used[large]
     probe.worker.page.close()
 
 

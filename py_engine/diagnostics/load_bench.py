@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from py_engine.abort import Abort
+from py_engine.diagnostics.load_parts import watched
 from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
@@ -33,10 +34,12 @@ async def bench_load(
     address: str, gpu: Gpu, io: Io, runs: int, note: Note, dtype: str = "auto"
 ) -> dict[str, Any]:
     """Measure loads of `address` (a hub id or a folder) as `dtype`, after a load that fetches what is not kept. Returns
-    the seconds of `runs` pairs, the `ratio` of the best ones, and the bytes that each reads. Raises as a load does."""
+    the seconds of `runs` pairs, the `ratio` of the best ones, and the bytes that each reads; of the first load also
+    what it waited for (load_parts.py). Raises as a load does."""
     kernels = Kernels(gpu)
     load = partial(_once, address, gpu, kernels, io, note, dtype)
-    first_s, first_bytes, local = await load(alone=False)
+    with watched(io, gpu) as parts:
+        first_s, first_bytes, local = await load(alone=False)
     nbytes, pairs = first_bytes, []
     for _ in range(runs):
         alone_s, _, _ = await load(alone=True)
@@ -51,6 +54,7 @@ async def bench_load(
         "bytes": nbytes,
         "kept_before": local,
         "first_s": round(first_s, 4),
+        "first_parts": {part: round(seconds, 3) for part, seconds in parts.items()},
         "bytes_s": alone,
         "load_s": loads,
         "ratio": round(min(loads) / min(alone), 3),
@@ -99,6 +103,7 @@ async def _bytes_alone(gpu: Gpu, repository: Repository, jobs: list[Job]) -> int
         await gpu.idle()
         whole = repository.io.nbytes(data) & ~3
         gpu.write(scratch[i % 2], 0, repository.io.slice(data, 0, whole))
+        repository.io.give_back(data)
     await gpu.idle()
     for buffer in scratch:
         gpu.destroy_buffer(buffer)

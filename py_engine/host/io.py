@@ -56,13 +56,11 @@ class Response:
 class Sink:
     """Gets the bytes of a body while they come, if `accept(status, headers)` is true.
 
-    `put(offset, data)` gets a piece of the body that begins at `offset`; it is awaited before more is read. No piece
-    crosses one of `cuts` (offsets in the body, ascending).
+    `put(offset, data)` gets a piece of the body that begins at `offset`; it is awaited before more is read.
     """
 
     accept: Callable[[int, Mapping[str, str]], bool]
     put: Callable[[int, Bytes], Awaitable[None]]
-    cuts: Sequence[int] = ()
 
 
 class Hasher(abc.ABC):
@@ -134,6 +132,9 @@ class Io(abc.ABC):
     @abc.abstractmethod
     def join(self, parts: Sequence[Bytes]) -> Bytes:
         """A new buffer with copies of all parts."""
+
+    def give_back(self, data: Bytes) -> None:  # noqa: B027  (most hosts have fresh memory for nothing)
+        """Let the memory of a slice of weights be used for another one. Nobody may read `data` any more."""
 
     @abc.abstractmethod
     def sha256(self) -> Hasher:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import js
@@ -21,21 +21,17 @@ from py_engine.host.store_browser import BrowserStore, open_browser_store
 
 MAX_ERROR_BODY_BYTES = 64 << 10
 # A piece of a body ends after so many bytes or milliseconds, whichever is first.
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
 PIECE_MS = 50.0
 
 
 class _Sha256(Hasher):
     def __init__(self) -> None:
         self._worker = js.jerboa.sha256.start()
-        self._last: Awaitable[Any] | None = None
 
     async def update(self, data: Bytes) -> None:
         """Add bytes. They are copied to a worker, which adds them while more are read."""
-        last, self._last = self._last, None
-        if last is not None:
-            await last
-        self._last = self._worker.update(data)
+        await self._worker.update(data)
 
     async def hexdigest(self) -> str:
         return str(await self._worker.digest())
@@ -152,6 +148,10 @@ class BrowserIo(Io):
             at += self.nbytes(part)
         return whole
 
+    def give_back(self, data: Bytes) -> None:
+        """Let the memory of a slice be used for another one (public/buffers.mjs)."""
+        js.jerboa.buffers.giveBack(data)
+
     def sha256(self) -> Hasher:
         """A Hasher that runs in a worker of its own: bytes are copied there, not into Python."""
         return _Sha256()
@@ -200,19 +200,12 @@ async def _read_body(
     filled = 0
     while not body.done:
         end = int(await _within(body.more(PIECE_BYTES, PIECE_MS), timeout_s))
-        for first, last in _between(sink.cuts, filled, end) if sink else ():
-            await sink.put(first, body.part(first, last))  # type: ignore[union-attr]
+        if sink is not None and end > filled:
+            await sink.put(filled, body.part(filled, end))
         if on_bytes is not None and end > filled:
             on_bytes(end - filled)
         filled = end
     return body.part(0, filled)
-
-
-def _between(cuts: Sequence[int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """start..end, split at each cut inside it."""
-    for cut in (*(c for c in cuts if start < c < end), end):
-        yield start, cut
-        start = cut
 
 
 def _headers(headers: Any) -> dict[str, str]:

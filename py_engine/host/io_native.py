@@ -340,7 +340,6 @@ def _read_body(
     """The body, and whether it was read to its end (so that the connection can be kept)."""
     length = answer.length  # None when chunked or until the connection closes
     sink = transfer.sink if transfer.sink and transfer.sink.accept(answer.status, got) else None
-    cuts = list(sink.cuts) if sink else []
     ok = answer.status in (200, 206)
     limit = None if ok else MAX_ERROR_BODY_BYTES
     if answer.status == 200 and "Range" in sent and end is not None:
@@ -352,10 +351,7 @@ def _read_body(
     body = bytearray(wanted if length is not None and wanted is not None else 0)
     filled = 0
     while wanted is None or filled < wanted:
-        while cuts and cuts[0] <= filled:
-            cuts.pop(0)
-        ends = (filled + PIECE_BYTES, wanted, *cuts[:1])
-        room = min(n for n in ends if n is not None) - filled
+        room = PIECE_BYTES if wanted is None else min(PIECE_BYTES, wanted - filled)
         piece: Bytes
         if length is not None:
             count = answer.readinto(memoryview(body)[filled : filled + room])

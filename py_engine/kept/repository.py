@@ -1,8 +1,8 @@
 """A hub's repository, kept on this device: what was read once is not fetched again.
 
-Bytes are written while they come, tensor by tensor (kept/writer.py), and each range is noted in a journal. So a load
-that was cut off continues at the missing tensor, or inside a large tensor at the missing range. The index is written
-last and makes the manifest complete; then a load needs no network. Three things are compared:
+Bytes are written while they come (kept/writer.py), and each range is noted in a journal. So a load that was cut off
+continues at the first missing range. The index is written last and makes the manifest complete; then a load needs no
+network. Three things are compared:
 
     the sha256 of a whole file, with the hub's (of a small file: its git object id), once its last byte has come
     the GPU's checksum of each tensor, with that of the load before: a tensor that differs is fetched again
@@ -59,7 +59,6 @@ class KeptRepository(Repository):
         self._writer = writer
         self._note = note
         self._tensors: set[TensorInfo] = set()  # that this load reads
-        self._ends: dict[str, list[int]] = {}  # by file, where they end
         self._derived: DerivedFile | None = None
         self._hashers: dict[
             str, tuple[Hasher, int]
@@ -192,7 +191,7 @@ class KeptRepository(Repository):
                 self._hub.expect_etag(name, stored.etag)
             try:
                 data = await self._hub.stream(
-                    name, start, end, on_bytes, put if self.kept else None, self._ends.get(name, ())
+                    name, start, end, on_bytes, put if self.kept else None
                 )
             except HubError as error:
                 # A file without a sha256 has changed on the hub (status 416: it is shorter now).
@@ -208,9 +207,7 @@ class KeptRepository(Repository):
 
     async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:
         self._tensors = {job.tensor for job in jobs}
-        for tensor in sorted(self._tensors, key=lambda tensor: tensor.end):
-            self._ends.setdefault(tensor.file, []).append(tensor.end)
-        self._derived = await self._writer.expect(jobs, self._ends)
+        self._derived = await self._writer.expect(jobs)
         return self._derived
 
     async def _hash(self, name: str, stored: Stored, start: int, data: Bytes) -> None:

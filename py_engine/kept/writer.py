@@ -24,7 +24,7 @@ from py_engine.sources.jobs import Job, TensorInfo
 from py_engine.sources.repository import Sum
 from py_engine.sources.spans import Spans
 
-JOURNAL_BYTES = 4 << 20  # of a large tensor, one line in the journal for so many
+JOURNAL_BYTES = 4 << 20  # written of a file between two lines in the journal
 ROOM_BYTES = 64 << 10  # the least room to make: the index needs some
 
 
@@ -48,7 +48,7 @@ class Writer:
         self.kept = library is not None  # what comes is written to the store
         self.complete = bool(index)  # a load of this commit was finished
         self._derived: DerivedFile | None = None
-        self._ends: dict[str, Sequence[int]] = {}  # where tensors end, by file that this load reads
+        self._files: set[str] = set()  # of weights, that this load reads
         self._passing: dict[str, int] = {}  # see `passes_by`
         self._forgotten: set[str] = set()  # files of which this load found wrong bytes
         self._manifest = manifest
@@ -109,8 +109,8 @@ class Writer:
     async def writing(
         self, name: str, stored: Stored
     ) -> AsyncIterator[Callable[[int, Bytes], Awaitable[None]]]:
-        """While bytes of a file come from the hub: gives the function that writes a piece at its place in the file. A
-        piece should not go across a tensor's end. In the end what was written is noted in the journal."""
+        """While bytes of a file come from the hub: gives the function that writes a piece at its place in the file. In
+        the end what was written is noted in the journal."""
         if self.kept:
             await self.take_over()
         try:
@@ -133,7 +133,7 @@ class Writer:
                 await self._note_written(name, stored)
                 begun = place
             self._pending[name] = (begun, end)
-            if end - begun >= JOURNAL_BYTES or end in self._ends.get(name, ()):
+            if end - begun >= JOURNAL_BYTES:
                 await self._note_written(name, stored)
 
     async def _note_written(self, name: str, stored: Stored) -> None:
@@ -174,14 +174,11 @@ class Writer:
 
     # -- the derived file --------------------------------------------------------------------------------------------
 
-    async def expect(
-        self, jobs: Sequence[Job], ends: Mapping[str, Sequence[int]]
-    ) -> DerivedFile | None:
-        """This load will do these jobs, which read the files of `ends` (by file, where its tensors end, ascending).
-
-        The derived file for what they quantise; None if they quantise nothing, or where nothing is stored."""
+    async def expect(self, jobs: Sequence[Job]) -> DerivedFile | None:
+        """This load will do these jobs. The derived file for what they quantise; None if they quantise nothing, or
+        where nothing is stored."""
         self._expecting = True
-        self._ends |= ends
+        self._files |= {job.tensor.file for job in jobs}
         table = Derived.of(jobs, lambda file: self._manifest.files[file].blob)
         if table is None or self._library is None:
             return None
@@ -193,7 +190,7 @@ class Writer:
         self._derived = DerivedFile(table, stored, self, self._sums)
         for name in self._forgotten:
             self._derived.forget(name)
-        self._ends[table.name] = []
+        self._files.add(table.name)
         if not self._store.shared:
             for source, _ in table.pairs:
                 first = self._passing.get(source.file, source.start)
@@ -333,7 +330,7 @@ class Writer:
 
     def _missing(self) -> int:
         """Bytes that this load will still write."""
-        files = [self._manifest.files.get(name) for name in self._ends if name not in self._passing]
+        files = [self._manifest.files.get(name) for name in self._files - self._passing.keys()]
         return sum(stored.size - stored.spans.nbytes for stored in files if stored is not None)
 
     # -- ending ------------------------------------------------------------------------------------------------------

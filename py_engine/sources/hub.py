@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,11 +206,9 @@ class HubRepository(Repository):
         end: int,
         on_bytes: Callable[[int], None] | None = None,
         put: Callable[[int, Bytes], Awaitable[None]] | None = None,
-        cuts: Sequence[int] = (),
     ) -> Bytes:
         """As `read`. While the bytes come, `put(place, data)` is awaited for pieces of them that begin at `place` in
-        the file. A piece ends at each of `cuts` (places in the file, ascending). After a failed attempt, its pieces
-        come again. Raises HubError."""
+        the file. After a failed attempt, its pieces come again. Raises HubError."""
         where = f"{self.address}: {name}"
         if not 0 <= start <= end:
             raise HubError(f"{where}: bytes {start} to {end} are not a range.")
@@ -239,8 +237,7 @@ class HubRepository(Repository):
 
         if put is not None:
             give = put
-            inside = [cut - start for cut in cuts if start < cut < end]
-            sink = Sink(ranged, lambda offset, data: give(start + offset, data), inside)
+            sink = Sink(ranged, lambda offset, data: give(start + offset, data))
         await self._get(name, accept, start, end, on_bytes=on_bytes, sink=sink)
         if (
             put is not None and not streamed

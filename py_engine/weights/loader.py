@@ -171,12 +171,14 @@ class Loader:
                     if i + 1 < len(slices)
                     else None
                 )
+                await asyncio.sleep(0)  # its request goes out before the work on this slice
                 if data is None:
                     gone |= {job.tensor for job, _, _ in piece.pieces}
                 else:
                     await self._upload(piece, data, staging, sums)
                     await self._keep(piece, data, staging, sums)
                     taken.append(asyncio.ensure_future(self._gpu.idle()))
+                    self._repository.io.give_back(data)
                 self._held -= piece.end - piece.start
                 del data
             await asyncio.gather(*taken)

@@ -1,0 +1,45 @@
+"""Bytes on their way through a browser: read from responses, summed in a worker, in memory that is used again."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from devtools.page_server import PageServer
+from devtools.site import ROOT
+from tests_e2e.conftest import Probe
+
+MIB = 1 << 20
+FILE = "vendor/py314/pyodide.asm.wasm"
+
+
+def test_sha256_at_borders_of_blocks_and_buffers(probe: Probe) -> None:
+    sizes = [0, 1, 55, 56, 63, 64, 65, 119, 120, 4000, MIB - 1, MIB, MIB + 1]
+    for part in (64, 1000):
+        for ours, right in probe("digests", [size for size in sizes if size <= 4000], part):
+            assert ours == right
+    for ours, right in probe("digests", [*sizes, 3 * MIB + 77], 4 * MIB):
+        assert ours == right
+
+
+def test_sha256_of_more_than_its_buffers_hold(probe: Probe) -> None:
+    """20 MiB at once, so that all 16 buffers are on their way and have to come back."""
+    for ours, right in probe("digests", [20 * MIB + 5], 20 * MIB + 5):
+        assert ours == right
+
+
+@pytest.mark.parametrize("byob", [True, False], ids=["own memory", "the browser's memory"])
+def test_ranges_of_a_response(probe: Probe, site: PageServer, byob: bool) -> None:
+    """Among them two that are as large as slices, which use the same memory in turn."""
+    data = (ROOT / ".vendor" / FILE.removeprefix("vendor/")).read_bytes()
+    ranges = [(0, 1), (77, 77 + 3 * MIB), (1, 9 * MIB), (5, 9 * MIB + 5), (0, len(data))]
+    right = [hashlib.sha256(data[start:end]).hexdigest() for start, end in ranges]
+    assert probe("fetched", site.url + FILE, ranges, byob) == right
+
+
+def test_memory_of_a_slice_is_used_for_the_next_one(probe: Probe) -> None:
+    again, fresh, *sizes = probe("memory_in_turn", 9 * MIB)
+    assert (again, fresh) == (7, 0) and sizes == [9 * MIB - 1, 9 * MIB]
+    again, fresh, *sizes = probe("memory_in_turn", 3 * MIB)
+    assert (again, fresh) == (0, 0), "small ones stay by themselves"
