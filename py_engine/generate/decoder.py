@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ class Decoder(Runtime):
         """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime."""
         self.model = model
         self.state = state
-        # Tokens that had run at the end of the last decode; None: not known.
+        # Tokens that had run when the last decode ended; None: it has not begun, or failed.
         self._seen: int | None = None
         self.prefill_dispatches = 0  # of the last prefill: all chunks and the head
         self.upload_bytes_per_token = 0  # of the last decode
@@ -205,50 +205,48 @@ class Decoder(Runtime):
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids, answered)
         ids = [*ids, *answered]
-        text, left, begun = list(ids), max_tokens - len(answered), False
-        while not begun or (left > 0 and self._seen is not None):
+        text, left = list(ids), max_tokens - len(answered)
+        self._seen, more = None, True
+        while more:
             # The prompt; and the whole text again when it becomes too long for the rotation that its tokens had.
-            if not begun or self.state.turns_behind(len(text) - 1) == 0:
-                begun, done = True, len(answered) + len(text) - len(ids)
+            begun = self._seen is None or self.state.turns_behind(self._seen) == 0
+            if begun:
+                done = len(answered) + len(text) - len(ids)
                 await self._prefill(text, head, max_tokens, abort, border, done, given)
                 self._seen = len(text)
-                first = await self._sampled()
-                text.append(first.token)
-                left = 0 if first.halt else left - 1
-                yield [first]
-                continue
-            assert self._seen is not None
-            await self._growth.fit(self._seen + 1, self._seen)
-            async with aclosing(self._decode(head, left)) as batches:
+            else:
+                await self._growth.fit(self._seen + 1, self._seen)
+            async with aclosing(self._decode(head, left, self._seen, begun)) as batches:
                 async for batch in batches:
                     text += [sampled.token for sampled in batch]
                     left = 0 if batch[-1].halt else left - len(batch)
                     yield batch
+            more = left > 0 and self._seen is not None
 
-    async def _sampled(self) -> Sampled:
-        """The token that the head of a prefill has sampled."""
-        words = memoryview(await self.gpu.read(self.state.step.buffer, 0, 16)).cast("I")
-        return Sampled(words[0], words[1])
-
-    async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
-        """Decode up to `most` tokens; fewer when the KV cache is full, or when the text needs another rotation."""
-        assert self._seen is not None
-        steps = min(most, self.state.cache.capacity - self._seen)
-        turns = self.state.turns_behind(self._seen)
-        steps = steps if turns is None else min(steps, turns)
+    async def _decode(
+        self, head: str, most: int, seen: int, begun: bool
+    ) -> AsyncGenerator[list[Sampled], None]:
+        """Decode up to `most` tokens behind `seen`; fewer when the KV cache is full, or when the text needs another
+        rotation. `begun`: a prefill has sampled the first of them. Its way to the host takes no extra time: steps for
+        the next ones run meanwhile."""
+        room = self.state.cache.capacity - seen
+        turns = self.state.turns_behind(seen)
+        if turns is not None:
+            room = min(room, turns)
         loop = self.gpu.decode_loop(
             self.token_plan(head).recording,
             self.state.step.buffer,
-            steps,
+            min(most, room + begun),
             STEPS_IN_FLIGHT,
+            begun=begun,
         )
         counters, done = self.gpu.counters, 0
         before = (counters.upload_bytes, counters.readback_bytes)
         self.prefix.leave()
-        seen = self._seen = None
+        self._seen = ran = None
         try:
             while batch := await loop.next():
-                seen = batch[-1][2]
+                ran = batch[-1][2]
                 done += len(batch)
                 self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // done)
                 self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // done)
@@ -256,8 +254,8 @@ class Decoder(Runtime):
         finally:
             loop.stop()
             while batch := await loop.next():  # these must end before anyone else uses the state
-                seen = batch[-1][2]
-            self._seen = seen
+                ran = batch[-1][2]
+            self._seen = ran
 
     def keep(self, ids: Sequence[int]) -> None:
         """Say after a decode which ids stay. Only those that ran have rows in the cache.
@@ -322,6 +320,7 @@ class Decoder(Runtime):
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
+        passed: Callable[[], Awaitable[None]] | None = None  # resolves behind the last chunk
         while start < len(ids):
             abort.check()
             end = min(start + self.chunk_rows, cut if start < cut else len(ids))
@@ -342,8 +341,10 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # So that a long prompt can be stopped, and its chunks do not pile up.
-                await self.gpu.idle()
+                # So that a long prompt can be stopped, and its chunks do not pile up: two at a time.
+                before, passed = passed, self.gpu.fence()
+                if before:
+                    await before()
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()
