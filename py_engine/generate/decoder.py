@@ -208,15 +208,15 @@ class Decoder(Runtime):
         text, left = list(ids), max_tokens - len(answered)
         self._seen, more = None, True
         while more:
+            seen, begun = self._seen, False
             # The prompt; and the whole text again when it becomes too long for the rotation that its tokens had.
-            begun = self._seen is None or self.state.turns_behind(self._seen) == 0
-            if begun:
+            if seen is None or self.state.turns_behind(seen) == 0:
+                self._seen, seen, begun = None, len(text), True
                 done = len(answered) + len(text) - len(ids)
                 await self._prefill(text, head, max_tokens, abort, border, done, given)
-                self._seen = len(text)
             else:
-                await self._growth.fit(self._seen + 1, self._seen)
-            async with aclosing(self._decode(head, left, self._seen, begun)) as batches:
+                await self._growth.fit(seen + 1, seen)
+            async with aclosing(self._decode(head, left, seen, begun)) as batches:
                 async for batch in batches:
                     text += [sampled.token for sampled in batch]
                     left = 0 if batch[-1].halt else left - len(batch)
