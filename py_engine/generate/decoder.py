@@ -15,6 +15,7 @@ from py_engine.blocks.state import State
 from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError
 from py_engine.generate.cache_growth import CacheGrowth
+from py_engine.generate.chunks import Chunks
 from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
@@ -55,8 +56,9 @@ class Decoder(Runtime):
         sizes: Sizes,
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
+        wide: bool = False,
     ) -> None:
-        """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime."""
+        """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime. `wide`: as for `passes`."""
         self.model = model
         self.state = state
         # Tokens that had run when the last decode ended; None: it has not begun, or failed.
@@ -75,13 +77,14 @@ class Decoder(Runtime):
         super().__init__(
             gpu,
             kernels,
-            passes(model, state, self.sampler, gpu.info),
+            passes(model, state, self.sampler, gpu.info, wide),
             CHAINS,
             exact=state.cache.dtype == "f32",
             strategy=strategy,
             forms=forms,
         )
         self._growth = CacheGrowth(state, self.programs, sizes)
+        self._chunks = Chunks(gpu, state, self.programs)
 
     @property
     def context(self) -> int:
@@ -120,8 +123,8 @@ class Decoder(Runtime):
 
     @property
     def chunk_rows(self) -> int:
-        """The most rows of a chunk."""
-        return self.programs.sizes("prefill")[-1]
+        """The most rows of a chunk at present."""
+        return self._chunks.most
 
     @property
     def decode_dispatches(self) -> int:
@@ -148,6 +151,14 @@ class Decoder(Runtime):
         sizes = self._growth.sizes
         for capacity in (sizes.last_but_one, sizes.context):
             await self._growth.resize(capacity, 0)
+
+    async def widen(self) -> bool:
+        """Make room for wide chunks, now and not when a prompt needs them. Returns False where there are none. Raises
+        OutOfMemoryError."""
+        if self.programs.later("prefill") is None:
+            return False
+        await self._chunks.widen()
+        return True
 
     async def begin_for(self, tokens: int) -> None:
         """Forget everything, and take a KV cache for a text of `tokens`. Raises OutOfMemoryError; then nothing has
@@ -292,8 +303,9 @@ class Decoder(Runtime):
         await self.gpu.replay(self.programs.find("forget").recording)
         if sampling.repetition_penalty == 1.0:
             return  # the other penalties are about the answer alone
-        for at in range(0, len(ids), self.chunk_rows):
-            part = ids[at : at + self.chunk_rows]
+        rows = self.programs.sizes("mark")[-1]
+        for at in range(0, len(ids), rows):
+            part = ids[at : at + rows]
             self._write(self.state.ids, words(part))
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
             await self.gpu.replay(self.programs.find("mark").recording)
@@ -311,19 +323,20 @@ class Decoder(Runtime):
         """Run the ids that the state has not seen, and `head` on the last one. `count`: tokens that were sampled
         already, of at most `limit`."""
         prefix = self.prefix
-        feed = given.begin(self.gpu, self.state.x) if given else None
         positions = (given.positions if given else None) or Positions(())
         if self.state.turn_for(len(ids)):
             prefix.forget()
         start = await prefix.resume(ids)
         await self._growth.fit(len(ids), start, min(limit, ANSWER_ROOM))
+        await self._chunks.fit(len(ids) - start)
+        feed = given.begin(self.gpu, self.state.x) if given else None
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
         passed: Callable[[], Awaitable[None]] | None = None  # resolves behind the last chunk
         while start < len(ids):
             abort.check()
-            end = min(start + self.chunk_rows, cut if start < cut else len(ids))
+            end = self._chunks.end(start, cut if start < cut else len(ids))
             last = end == len(ids)
             prefix.leave()
             self._write(self.state.ids, words(ids[start:end]))
