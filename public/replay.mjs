@@ -262,7 +262,8 @@ export class Recording {
   }
 }
 
-/** The token loop: submits ahead up to the size of the ring of MAP_READ buffers, reads results in order. */
+/** The token loop: submits ahead up to the size of the ring of MAP_READ buffers, reads results in order. `begun`: the first
+    step was submitted already, so only its result is read. */
 export class DecodeLoop {
   #results = [];        // words not returned by next() yet
   #handed = -Infinity;  // time of the last batch
@@ -270,10 +271,12 @@ export class DecodeLoop {
   #ended = false;
   #dropped = 0;         // results read after the halt
   #left;
+  #begun;
   #wake = () => {};     // resolves what next() waits for
 
-  constructor(recording, result, ring, maxSteps) {
+  constructor(recording, result, ring, maxSteps, begun) {
     this.#left = maxSteps;
+    this.#begun = begun;
     const gpu = this.gpu = recording.gpu;
     const before = gpu.loops.get(result) ?? Promise.resolve(); // it uses the same ring
     this.finished = before
@@ -321,7 +324,8 @@ export class DecodeLoop {
       while (free.length && this.#left > 0) {
         this.#left -= 1;
         const slot = free.pop();
-        const done = recording.replay([result, slot]);
+        const done = this.#begun ? gpu.copy([result], [slot], [0, 0, RESULT_BYTES]) : recording.replay([result, slot]);
+        this.#begun = false;
         if (done) await done;
         const mapped = slot.mapAsync(GPUMapMode.READ);
         mapped.catch(() => {}); // awaited below; a failure before that must not count as unhandled

@@ -59,6 +59,18 @@ def lose_at_replay(patch: pytest.MonkeyPatch, devices: Devices) -> None:
     patch.setattr(gpu, "replay", lose_behind)
 
 
+def lose_at_first_token(patch: pytest.MonkeyPatch, devices: Devices) -> None:
+    """The newest device is gone when the prompt was submitted, and its first token is to be read."""
+    gpu = devices.opened[-1]
+    begin = gpu.decode_loop
+
+    def lose_before(*args: Any, **options: Any) -> Any:
+        devices.lose()
+        return begin(*args, **options)
+
+    patch.setattr(gpu, "decode_loop", lose_before)
+
+
 class Devices:
     """Every device that engines open. `at_open` gets each of them and may refuse it."""
 
@@ -201,11 +213,12 @@ def test_lost_in_decode_in_prefill_and_while_idle(
     assert (got.tokens, got.device_losses) == (greedy.tokens, 0)
     assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
 
-    rig.run(rig.engine.logits([1]))  # forget the cached prefix
-    lose_at_replay(monkeypatch, rig.devices)
-    got = rig.run(rig.answer())
-    assert (got.tokens, got.device_losses) == (greedy.tokens, 1)
-    assert (got.cached_tokens, rig.told()[0]) == (0, ("lost", "prefill", 1))
+    for lose in (lose_at_replay, lose_at_first_token):
+        rig.run(rig.engine.logits([1]))  # forget the cached prefix
+        lose(monkeypatch, rig.devices)
+        got = rig.run(rig.answer())
+        assert (got.tokens, got.device_losses) == (greedy.tokens, 1)
+        assert (got.cached_tokens, rig.told()[0]) == (0, ("lost", "prefill", 1))
     follow = [*PROMPT, *got.tokens, 7, 8, 9]
     turn = rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True))
     rig.run(rig.engine.logits([1]))

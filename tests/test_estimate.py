@@ -83,8 +83,9 @@ def test_what_is_suggested_fits(run: Runner, budget: int) -> None:
     with pytest.raises(MemoryBudgetError, match="What would fit: context=") as caught:
         run(Engine.load(PRESET, gpu=CountingGpu(), context=8192, memory_budget=budget))
     context = int(re.findall(r"context=(\d+)", str(caught.value))[-1])
-    assert estimate(run, PRESET, context=context).peak_bytes <= budget
-    assert estimate(run, PRESET, context=2 * context).peak_bytes > budget
+    most = {"memory_budget": budget}
+    assert estimate(run, PRESET, context=context, **most).peak_bytes <= budget
+    assert estimate(run, PRESET, context=2 * context, **most).peak_bytes > budget
 
 
 @pytest.mark.parametrize("dtype", ["auto", "f32"])
@@ -95,7 +96,7 @@ def test_4_bits_are_suggested_for_a_plain_checkpoint(run: Runner, dtype: str) ->
     ) as caught:
         run(Engine.load(model, gpu=CountingGpu(), dtype=dtype, memory_budget=1_200_000_000))
     told = int(re.findall(r'"q4" \((\d+) MB', str(caught.value))[0])
-    fits = estimate(run, model, dtype="q4").peak_bytes
+    fits = estimate(run, model, dtype="q4", memory_budget=1_200_000_000).peak_bytes
     assert told - 1 < fits / 1e6 <= told <= 1200
 
 
@@ -140,11 +141,11 @@ def test_nothing_fits(run: Runner) -> None:
 
 
 def test_a_longer_context_takes_more_state_and_no_more_weights(run: Runner) -> None:
-    short, long = (estimate(run, PRESET, context=c) for c in (512, 4096))
-    assert short.context == 512
+    short, long = (estimate(run, PRESET, context=c) for c in (2048, 8192))
+    assert short.context == 2048
     kv = 28 * 2 * 8 * 128 * 2  # layers, k and v, heads, head size, f16
     growth = long.by_kind["state_bytes"] - short.by_kind["state_bytes"]
-    assert kv * (4096 - 512) <= growth <= 1.01 * kv * (4096 - 512)
+    assert kv * (8192 - 2048) <= growth <= 1.01 * kv * (8192 - 2048)
     assert long.by_kind["weights_bytes"] == short.by_kind["weights_bytes"]
     assert estimate(run, PRESET).context == 4096  # a load without a context takes this one
 

@@ -154,6 +154,26 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
     assert (gpu.counters.pipelines_created, gpu.counters.live_buffers) == before
 
 
+def test_small_caches_grow_at_once(
+    emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is asked once whether there is memory, where both caches together are no larger than one for the
+    context; else for each of the two layers."""
+    check, asked = gpu.check, 0
+
+    async def counted() -> None:
+        nonlocal asked
+        asked += 1
+        await check()
+
+    monkeypatch.setattr(gpu, "check", counted)
+    assert CLASSES[0] + CLASSES[1] <= CONTEXT < CLASSES[1] + CLASSES[2]
+    answer(emptied, run, PROMPT, 20)
+    assert (capacity(emptied), asked) == (CLASSES[1], 1)
+    answer(emptied, run, PROMPT, 160)
+    assert (capacity(emptied), asked) == (CLASSES[2], 3)
+
+
 def test_a_new_conversation_begins_small(emptied: Engine, run: Runner) -> None:
     answer(emptied, run, PROMPT, 50)
     assert capacity(emptied) == 160

@@ -162,6 +162,7 @@ def test_profile_of_both_passes(engine: Engine, run: Runner) -> None:
     before = run(engine.generate_ids(ids, 8, ignore_eos=True))
     counts = engine.info()["plan"]
     result = run(bench(engine, BenchOptions(20, 8, 3, profile=True)))
+    assert len(result["ttft_s_all"]) == 3 and result["first_ttft_s"] > 0
     found = result["profile"]
     assert found["clock"] == "timestamps"
     for name, dispatches in (("decode", counts["decode_dispatches"]), ("prefill", 0)):

@@ -83,12 +83,18 @@ async def round_trip(n: int) -> dict[str, Any]:
 
 
 async def decode(
-    steps: int, depth: int, limit: int, await_each: bool, dispatches: int, stop_after: int = 0
+    steps: int,
+    depth: int,
+    limit: int,
+    await_each: bool,
+    dispatches: int,
+    stop_after: int = 0,
+    begun: bool = False,
 ) -> dict[str, Any]:
     """Run the counting kernel `dispatches` times a step through the decode loop. Returns the results and their batches.
 
     With `await_each` the plan is cut into command buffers of two dispatches. `stop_after`: call stop() after this many
-    results.
+    results. `begun`: the first result is the step as the host wrote it.
     """
     gpu = await open_any()
     try:
@@ -101,7 +107,7 @@ async def decode(
         cut = [[calls[i : i + 2]] for i in range(0, dispatches, 2)] if await_each else [[calls]]
         plan = gpu.record(cut, await_each)
         before = vars(gpu.counters).copy()
-        loop = gpu.decode_loop(plan, step, steps, depth)
+        loop = gpu.decode_loop(plan, step, steps, depth, begun=begun)
         batches = []
         while batch := await loop.next():
             batches.append(batch)

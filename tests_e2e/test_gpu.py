@@ -43,6 +43,9 @@ def test_traced_matvec_is_bitwise_native(probe: Probe) -> None:
         (200, 4, 30, False, 4),  # ended by the halt, with steps in flight after it
         (100, 4, 20, True, 5),  # one command buffer in flight at a time
         (3, 1, 1000, False, 2),
+        (12, 4, 1000, False, 1, 0, True),  # the first result is there already
+        (4, 4, 1000, True, 5, 0, True),
+        (1, 4, 1000, False, 1, 0, True),
     ],
 )
 def test_decode_loop_equals_native(probe: Probe, arguments: tuple[Any, ...]) -> None:

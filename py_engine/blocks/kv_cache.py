@@ -23,7 +23,7 @@ _SHARE = 8  # and for at least this share of the text: an eighth
 _UNIT = 32  # capacities are multiples of this
 _SPARE = 1.15  # a cache is too large when it has room for so many times the text,
 _SMALL = 2304  # unless it is no larger than this
-_STEPS = 8  # a cache changes its size in so many steps at most, so that it takes little more memory meanwhile
+_STEPS = 8  # a large cache changes its size in so many steps, so that it takes little more memory meanwhile
 
 
 @dataclass(frozen=True)
@@ -139,16 +139,17 @@ class KvCache:
             raise
         return made
 
-    async def resize(self, capacity: int, rows: int, replaced: Replaced) -> None:
-        """Give all layers room for `capacity` tokens, some layers after others, and keep the first `rows`. `replaced`
-        is told of each buffer and the tensor that takes its place.
+    async def resize(self, capacity: int, rows: int, most: int, replaced: Replaced) -> None:
+        """Give all layers room for `capacity` tokens, and keep the first `rows`. `replaced` is told of each buffer and
+        the tensor that takes its place. All layers at once (a browser takes milliseconds to say whether there is
+        memory) if the old cache and the new one together have room for at most `most` tokens; else some after others.
 
         Raises OutOfMemoryError, HostError: then layers have the room that they had, or more where that too is refused.
         """
         before = self.capacity
         done: list[list[int]] = []
         try:
-            for group in self._groups():
+            for group in self._groups(1 if before + capacity <= most else _STEPS):
                 await self._move(group, capacity, rows, replaced)
                 done.append(group)
         except HostError:
@@ -169,10 +170,10 @@ class KvCache:
             layer.buffers.release()
         self._layers.clear()
 
-    def _groups(self) -> Iterator[list[int]]:
-        """The layers, by index, that change their size at a time."""
+    def _groups(self, steps: int) -> Iterator[list[int]]:
+        """The layers, by index, that change their size at a time, in so many steps at most."""
         count = len(self._layers)
-        each = -(-count // _STEPS)
+        each = -(-count // steps)
         for at in range(0, count, each or 1):
             yield [*range(at, min(at + each, count))]
 

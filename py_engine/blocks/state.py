@@ -56,11 +56,58 @@ class Rope:
         return out.tobytes()
 
 
+class Rows:
+    """Buffers with an entry for each row of a chunk of at most `count`: `ids` [count] u32, the residual stream `x`
+    [count, h], and `positions` [count, axes] u32 where rotary positions have several axes. Freed by `release`.
+
+    Nothing in them lasts from one chunk to the next, but for the last row of `x`, which the head reads.
+    """
+
+    def __init__(self, gpu: Gpu, count: int, hidden: int, axes: int = 0) -> None:
+        """`axes`: 0 for no positions. Raises OutOfMemoryError; then nothing stays allocated."""
+        self._gpu = gpu
+        self._buffers = Buffers(gpu)
+        self.count = count
+        self.positions: Tensor | None = None
+        try:
+            self.ids = self._buffers.make("ids", count, dtype="u32")
+            # The head reads the last row of it, in a plan of its own.
+            self.x = self._buffers.make("residual stream", count, hidden)
+            if axes:
+                self.make_positions(axes)
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        """GPU bytes."""
+        return self._buffers.nbytes
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [self.ids, self.x, *([self.positions] if self.positions else [])]
+
+    def make_positions(self, axes: int) -> None:
+        """Add `positions`. Raises OutOfMemoryError."""
+        self.positions = self._buffers.make("positions", self.count, axes, dtype="u32")
+
+    def of(self, count: int) -> Rows:
+        """New buffers of the same kinds for chunks of so many rows. Raises OutOfMemoryError."""
+        axes = self.positions.shape[1] if self.positions else 0
+        return Rows(self._gpu, count, self.x.shape[1], axes)
+
+    def release(self) -> None:
+        """Free every buffer."""
+        self._buffers.release()
+
+
 class State:
     """Buffers of one model. Freed by `release`.
 
-    `context`: the most tokens of a text. `cache` has room for fewer, until a text needs more. Code that replaces the
-    cache must make new plans, since plans are bound to its buffers.
+    `context`: the most tokens of a text. `cache` has room for fewer, until a text needs more, and `rows` for short
+    chunks. Code that replaces one of the two must make new plans, since plans are bound to its buffers.
     """
 
     def __init__(
@@ -76,26 +123,37 @@ class State:
         self._buffers = Buffers(gpu)
         self._ropes: dict[Rope, Tensor] = {}
         self._axes: dict[tuple[int, ...], Tensor] = {}
-        self.positions: Tensor | None = None  # [max rows, axes] u32, if a rope has several axes
         self._long = False  # whether the tables are for long texts
         self.recurrents: list[Tensor] = []  # what a snapshot copies
         self.context = context
-        self.max_rows = max_rows
         self.cache = KvCache(gpu, kv_dtype, capacity)
         try:
             self.step = self._buffers.make("step", STEP_BYTES // 4, dtype="u32")
-            self.ids = self._buffers.make("ids", max_rows, dtype="u32")
-            # The head reads the last row of it, in a plan of its own.
-            self.x = self._buffers.make("residual stream", max_rows, hidden)
+            self.rows = Rows(gpu, max_rows, hidden)
         except BaseException:
-            self.release()
+            self._buffers.release()
             raise
         self.layers: list[Any] = []  # one slot for each layer, made by its mixer
 
     @property
     def nbytes(self) -> int:
         """GPU bytes of everything here."""
-        return self._buffers.nbytes + self.cache.nbytes
+        return self._buffers.nbytes + self.rows.nbytes + self.cache.nbytes
+
+    @property
+    def ids(self) -> Tensor:
+        """The ids of a chunk."""
+        return self.rows.ids
+
+    @property
+    def x(self) -> Tensor:
+        """The residual stream of a chunk."""
+        return self.rows.x
+
+    @property
+    def positions(self) -> Tensor | None:
+        """The rotary positions of a chunk, if they have several axes."""
+        return self.rows.positions
 
     def kv(self, name: str, heads: int, head_dim: int) -> int:
         """Add a layer to the KV cache; returns its index. Raises OutOfMemoryError, also if the whole context would not
@@ -141,7 +199,7 @@ class State:
             self._gpu.write(axes.buffer, 0, array("I", rope.axes).tobytes())
             self._axes[rope.axes] = axes
         if self.positions is None:
-            self.positions = self._buffers.make("positions", self.max_rows, count, dtype="u32")
+            self.rows.make_positions(count)
         elif self.positions.shape[1] != count:
             raise ValueError(f"ropes of {self.positions.shape[1]} and of {count} axes in a model")
 
@@ -174,4 +232,5 @@ class State:
     def release(self) -> None:
         """Free every buffer."""
         self._buffers.release()
+        self.rows.release()
         self.cache.release()

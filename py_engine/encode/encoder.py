@@ -101,6 +101,10 @@ class Encoder(Runtime):
     async def fill(self) -> None:
         """Do nothing: there is room for a text of `context` tokens from the start."""
 
+    async def widen(self) -> bool:
+        """Return False: all texts run in passes of one size."""
+        return False
+
     async def embed(
         self, texts: Sequence[Sequence[int]], pooling: Pooling, abort: Abort
     ) -> bytearray:

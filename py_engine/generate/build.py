@@ -9,7 +9,7 @@ from py_engine.blocks.layers import Model
 from py_engine.checks.tunings import Forms
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
-from py_engine.generate.passes import PREFILL_ROWS
+from py_engine.generate.passes import PREFILL_ROWS, chunk_rows
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.device_storage import is_ios
@@ -29,20 +29,21 @@ def build_decoder(
     classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
+    wide: bool = False,
 ) -> Decoder:
     """A decoder of `model`, whose weights are on the same GPU, filled or not. Makes the state and traces the passes.
 
     `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: fixed
     sizes of the KV cache, in tokens, up to the context (blocks/kv_cache.py). `forms`, `strategy`: as for Runtime.
+    `wide`: long prompts run in chunks of WIDE_ROWS (generate/passes.py), for which there is room when they come.
     Raises InputError, OutOfMemoryError; then only the weights stay allocated.
     """
     context = _context(context, model.max_context)
-    # Rows of the largest prefill plan: no more than the context can fill.
-    rows = min(PREFILL_ROWS[0], -(-context // 16) * 16)
+    rows = chunk_rows(context, PREFILL_ROWS[0])
     sizes = Sizes.of(context, classes)
     state = model.make_state(gpu, context, sizes.first, rows, kv_dtype)
     try:
-        decoder = Decoder(gpu, kernels, model, state, sizes, strategy, forms)
+        decoder = Decoder(gpu, kernels, model, state, sizes, strategy, forms, wide)
     except BaseException:
         state.release()
         raise

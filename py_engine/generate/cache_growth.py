@@ -39,4 +39,6 @@ class CacheGrowth:
         """Give the cache room for `capacity` tokens; the first `rows` stay. Raises OutOfMemoryError, HostError; then it
         is as it was."""
         if capacity != self._state.cache.capacity:
-            await self._state.cache.resize(capacity, rows, self._programs.replace)
+            await self._state.cache.resize(
+                capacity, rows, self.sizes.context, self._programs.replace
+            )

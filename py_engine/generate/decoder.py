@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from py_engine.blocks.state import State
 from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError
 from py_engine.generate.cache_growth import CacheGrowth
+from py_engine.generate.chunks import Chunks
 from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
 from py_engine.generate.prefix import Prefix
@@ -55,11 +56,12 @@ class Decoder(Runtime):
         sizes: Sizes,
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
+        wide: bool = False,
     ) -> None:
-        """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime."""
+        """`sizes`: of the KV cache. `strategy`, `forms`: as for Runtime. `wide`: as for `passes`."""
         self.model = model
         self.state = state
-        # Tokens that had run at the end of the last decode; None: not known.
+        # Tokens that had run when the last decode ended; None: it has not begun, or failed.
         self._seen: int | None = None
         self.prefill_dispatches = 0  # of the last prefill: all chunks and the head
         self.upload_bytes_per_token = 0  # of the last decode
@@ -75,13 +77,14 @@ class Decoder(Runtime):
         super().__init__(
             gpu,
             kernels,
-            passes(model, state, self.sampler, gpu.info),
+            passes(model, state, self.sampler, gpu.info, wide),
             CHAINS,
             exact=state.cache.dtype == "f32",
             strategy=strategy,
             forms=forms,
         )
         self._growth = CacheGrowth(state, self.programs, sizes)
+        self._chunks = Chunks(gpu, state, self.programs)
 
     @property
     def context(self) -> int:
@@ -120,8 +123,8 @@ class Decoder(Runtime):
 
     @property
     def chunk_rows(self) -> int:
-        """The most rows of a chunk."""
-        return self.programs.sizes("prefill")[-1]
+        """The most rows of a chunk at present."""
+        return self._chunks.most
 
     @property
     def decode_dispatches(self) -> int:
@@ -148,6 +151,14 @@ class Decoder(Runtime):
         sizes = self._growth.sizes
         for capacity in (sizes.last_but_one, sizes.context):
             await self._growth.resize(capacity, 0)
+
+    async def widen(self) -> bool:
+        """Make room for wide chunks, now and not when a prompt needs them. Returns False where there are none. Raises
+        OutOfMemoryError."""
+        if self.programs.later("prefill") is None:
+            return False
+        await self._chunks.widen()
+        return True
 
     async def begin_for(self, tokens: int) -> None:
         """Forget everything, and take a KV cache for a text of `tokens`. Raises OutOfMemoryError; then nothing has
@@ -205,50 +216,48 @@ class Decoder(Runtime):
         head = "greedy" if sampling.greedy else "sampled"
         await self._start_sampler(sampling, ids, answered)
         ids = [*ids, *answered]
-        text, left, begun = list(ids), max_tokens - len(answered), False
-        while not begun or (left > 0 and self._seen is not None):
+        text, left = list(ids), max_tokens - len(answered)
+        self._seen, more = None, True
+        while more:
+            seen, begun = self._seen, False
             # The prompt; and the whole text again when it becomes too long for the rotation that its tokens had.
-            if not begun or self.state.turns_behind(len(text) - 1) == 0:
-                begun, done = True, len(answered) + len(text) - len(ids)
+            if seen is None or self.state.turns_behind(seen) == 0:
+                self._seen, seen, begun = None, len(text), True
+                done = len(answered) + len(text) - len(ids)
                 await self._prefill(text, head, max_tokens, abort, border, done, given)
-                self._seen = len(text)
-                first = await self._sampled()
-                text.append(first.token)
-                left = 0 if first.halt else left - 1
-                yield [first]
-                continue
-            assert self._seen is not None
-            await self._growth.fit(self._seen + 1, self._seen)
-            async with aclosing(self._decode(head, left)) as batches:
+            else:
+                await self._growth.fit(seen + 1, seen)
+            async with aclosing(self._decode(head, left, seen, begun)) as batches:
                 async for batch in batches:
                     text += [sampled.token for sampled in batch]
                     left = 0 if batch[-1].halt else left - len(batch)
                     yield batch
+            more = left > 0 and self._seen is not None
 
-    async def _sampled(self) -> Sampled:
-        """The token that the head of a prefill has sampled."""
-        words = memoryview(await self.gpu.read(self.state.step.buffer, 0, 16)).cast("I")
-        return Sampled(words[0], words[1])
-
-    async def _decode(self, head: str, most: int) -> AsyncGenerator[list[Sampled], None]:
-        """Decode up to `most` tokens; fewer when the KV cache is full, or when the text needs another rotation."""
-        assert self._seen is not None
-        steps = min(most, self.state.cache.capacity - self._seen)
-        turns = self.state.turns_behind(self._seen)
-        steps = steps if turns is None else min(steps, turns)
+    async def _decode(
+        self, head: str, most: int, seen: int, begun: bool
+    ) -> AsyncGenerator[list[Sampled], None]:
+        """Decode up to `most` tokens behind `seen`; fewer when the KV cache is full, or when the text needs another
+        rotation. `begun`: a prefill has sampled the first of them. Its way to the host takes no extra time: steps for
+        the next ones run meanwhile."""
+        room = self.state.cache.capacity - seen
+        turns = self.state.turns_behind(seen)
+        if turns is not None:
+            room = min(room, turns)
         loop = self.gpu.decode_loop(
             self.token_plan(head).recording,
             self.state.step.buffer,
-            steps,
+            min(most, room + begun),
             STEPS_IN_FLIGHT,
+            begun=begun,
         )
         counters, done = self.gpu.counters, 0
         before = (counters.upload_bytes, counters.readback_bytes)
         self.prefix.leave()
-        seen = self._seen = None
+        self._seen = ran = None
         try:
             while batch := await loop.next():
-                seen = batch[-1][2]
+                ran = batch[-1][2]
                 done += len(batch)
                 self.upload_bytes_per_token = -(-(counters.upload_bytes - before[0]) // done)
                 self.readback_bytes_per_token = -(-(counters.readback_bytes - before[1]) // done)
@@ -256,8 +265,8 @@ class Decoder(Runtime):
         finally:
             loop.stop()
             while batch := await loop.next():  # these must end before anyone else uses the state
-                seen = batch[-1][2]
-            self._seen = seen
+                ran = batch[-1][2]
+            self._seen = ran
 
     def keep(self, ids: Sequence[int]) -> None:
         """Say after a decode which ids stay. Only those that ran have rows in the cache.
@@ -294,8 +303,9 @@ class Decoder(Runtime):
         await self.gpu.replay(self.programs.find("forget").recording)
         if sampling.repetition_penalty == 1.0:
             return  # the other penalties are about the answer alone
-        for at in range(0, len(ids), self.chunk_rows):
-            part = ids[at : at + self.chunk_rows]
+        rows = self.programs.sizes("mark")[-1]
+        for at in range(0, len(ids), rows):
+            part = ids[at : at + rows]
             self._write(self.state.ids, words(part))
             self._write(self.state.step, pack_step(pos=0, rows=len(part)))
             await self.gpu.replay(self.programs.find("mark").recording)
@@ -313,18 +323,20 @@ class Decoder(Runtime):
         """Run the ids that the state has not seen, and `head` on the last one. `count`: tokens that were sampled
         already, of at most `limit`."""
         prefix = self.prefix
-        feed = given.begin(self.gpu, self.state.x) if given else None
         positions = (given.positions if given else None) or Positions(())
         if self.state.turn_for(len(ids)):
             prefix.forget()
         start = await prefix.resume(ids)
         await self._growth.fit(len(ids), start, min(limit, ANSWER_ROOM))
+        await self._chunks.fit(len(ids) - start)
+        feed = given.begin(self.gpu, self.state.x) if given else None
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
+        passed: Callable[[], Awaitable[None]] | None = None  # resolves behind the last chunk
         while start < len(ids):
             abort.check()
-            end = min(start + self.chunk_rows, cut if start < cut else len(ids))
+            end = self._chunks.end(start, cut if start < cut else len(ids))
             last = end == len(ids)
             prefix.leave()
             self._write(self.state.ids, words(ids[start:end]))
@@ -342,8 +354,10 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # So that a long prompt can be stopped, and its chunks do not pile up.
-                await self.gpu.idle()
+                # So that a long prompt can be stopped, and its chunks do not pile up: two at a time.
+                before, passed = passed, self.gpu.fence()
+                if before:
+                    await before()
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()

@@ -13,13 +13,21 @@ from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.step import Pass, pass_program
 
 PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
+WIDE_ROWS = 2048  # one more, for long prompts, where memory allows it
 HEADS = ("logits", "greedy", "sampled")
 CHAINS = tuple(("decode", head) for head in HEADS)
 
 
-def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> Sequence[Program]:
+def chunk_rows(context: int, most: int) -> int:
+    """Rows of a chunk of at most `most`: no more than the context can fill."""
+    return min(most, -(-context // 16) * 16)
+
+
+def passes(
+    model: Model, state: State, sampler: Sampler, info: AdapterInfo, wide: bool
+) -> Sequence[Program]:
     """ "prefill" (rows of a chunk), "decode" (one token), HEADS that follow either, and "forget" and "mark" of the
-    sampler's history."""
+    sampler's history. `wide`: chunks of WIDE_ROWS are made when they are needed."""
 
     program = partial(pass_program, step=state.step, info=info)
 
@@ -37,9 +45,10 @@ def passes(model: Model, state: State, sampler: Sampler, info: AdapterInfo) -> S
         logits(trace)
         sampler.sampled(trace)
 
-    sizes = tuple(sorted({min(rows, state.max_rows) for rows in PREFILL_ROWS}))
+    sizes = tuple(sorted({min(rows, state.rows.count) for rows in PREFILL_ROWS}))
+    later = chunk_rows(state.context, WIDE_ROWS)
     return (
-        program("prefill", body, sizes=sizes),
+        program("prefill", body, sizes=sizes, later=later if wide and later > sizes[-1] else None),
         program("decode", body, alone=False),
         program("logits", logits),
         program("greedy", greedy),

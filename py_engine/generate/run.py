@@ -86,8 +86,7 @@ class Run:
             pass  # stopped while the prompt was running: an answer without text
         finally:
             await steps.aclose()  # steps in flight end before the next call uses the state
-            if self._tokens:
-                decoder.keep([*request.ids, *self._shown()])
+            decoder.keep([*request.ids, *self._shown()])
         self.finish()
 
     def _take(self, batch: Sequence[Sampled]) -> bool:

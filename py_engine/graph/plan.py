@@ -97,6 +97,8 @@ class Planner:
 
     def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
         """The same plan with other tensors in the place of some buffers. No kernel is compiled."""
+        if not any(binding.buffer in replaced for d in plan.dispatches for binding in d.bindings):
+            return plan
         calls, dispatches = list(plan.calls), list(plan.dispatches)
         for i, call in enumerate(plan.calls):
             bound = dispatches[i].bindings

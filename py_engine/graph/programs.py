@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Call, Tensor, Trace
+from py_engine.graph.trace import Call, Tensor, Trace, exact
 from py_engine.host.gpu import Buffer, Gpu
 
 Features = frozenset[str]
@@ -21,12 +21,14 @@ class Program:
     """One kind of pass: an encoder, a chunk of a prompt, a head.
 
     `write(rows, features, forms)` gives the trace of a pass over so many rows. `sizes`: the numbers of rows that have a
-    plan, ascending. `alone`: it also runs by itself, not only in chains.
+    plan, ascending. `later`: one more, the largest, whose kernels are compiled with the others, but whose buffers and
+    plan are made by `Programs.extend`. `alone`: it also runs by itself, not only in chains.
     """
 
     name: str
     write: Callable[[int, Features, Forms], Trace]
     sizes: tuple[int, ...] = (1,)
+    later: int | None = None
     alone: bool = True
 
 
@@ -59,6 +61,7 @@ class Programs:
         self._plans: dict[str, Plan] = {}
         # For plans that still use buffers that were replaced: which tensor took the place of each.
         self._stale: dict[str, dict[Buffer, Tensor]] = {}
+        self._replaced: dict[Buffer, Tensor] = {}  # the same for the traces
 
     @property
     def plans(self) -> Mapping[str, Plan]:
@@ -69,6 +72,14 @@ class Programs:
     def calls(self) -> Iterator[Call]:
         """The calls of every traced pass."""
         return (call for trace in self._traces.values() for call in trace.calls)
+
+    @property
+    def kernels(self) -> Mapping[str, Sequence[str]]:
+        """The labels of the kernels of every traced pass, by its name and rows."""
+        return {
+            f"{name} {rows}": [call.kernel.label for call in trace.calls]
+            for (name, rows), trace in self._traces.items()
+        }
 
     @property
     def strategy(self) -> SubmitStrategy:
@@ -91,6 +102,10 @@ class Programs:
         """The numbers of rows for which a program has a plan, ascending."""
         return self._programs[name].sizes
 
+    def later(self, name: str) -> int | None:
+        """The number of rows for which `extend` would make a plan."""
+        return self._programs[name].later
+
     def find(self, name: str, rows: int = 1) -> Plan:
         """The smallest plan of a program that holds so many rows."""
         program = self._programs[name]
@@ -105,8 +120,8 @@ class Programs:
         for, so that a growing cache holds up one plan and not all."""
         for name in self._plans:
             stale = self._stale.setdefault(name, {})
-            first = next((old for old, new in stale.items() if new.buffer is buffer), buffer)
-            stale[first] = tensor
+            _put(stale, buffer, tensor)
+        _put(self._replaced, buffer, tensor)
 
     def _plan(self, name: str) -> Plan:
         if stale := self._stale.pop(name, None):
@@ -119,24 +134,44 @@ class Programs:
         self.features -= without
         self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
         self._planner = Planner(self._gpu, self._kernels, self._planner.strategy)
-        self._traces = self._written(self._programs.values())
-        self._planner.reserve(self._traces.values())
+        self._traces, later = {}, list[Trace]()
+        for program in self._programs.values():
+            for rows in (*program.sizes, *filter(None, [program.later])):
+                trace = program.write(rows, self.features, self._forms)
+                self._traces[program.name, rows] = trace
+                if rows == program.later:
+                    later.append(trace)
+        self._planner.reserve(trace for trace in self._traces.values() if trace not in later)
+        self._kernels.start(call.kernel for trace in later for call in trace.calls)
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
         await self._planner.allocate()
         self._plans = await self._lowered(self._traces, self._programs.values(), self._chains)
 
+    async def extend(self, name: str) -> None:
+        """Make the buffers and the plan for a program's `later` rows. Raises OutOfMemoryError, HostError; then there is
+        no such plan."""
+        program = self._programs[name]
+        assert program.later is not None
+        trace = self._traces[name, program.later]
+        calls = [replace(call, tensors=[*map(self._now, call.tensors)]) for call in trace.calls]
+        trace = replace(trace, calls=calls)
+        self._planner.reserve([trace])
+        await self._planner.allocate()
+        plan = await self._planner.lower([trace])
+        self._plans[_label(program, program.later)] = plan
+        sizes = (*program.sizes, program.later)
+        self._programs[name] = replace(program, sizes=sizes, later=None)
+
+    def _now(self, tensor: Tensor) -> Tensor:
+        """The tensor that has taken the place of a traced one."""
+        other = tensor.binding and self._replaced.get(tensor.binding.buffer)
+        return exact(other) if other else tensor
+
     def release(self) -> None:
         """Free the activations. The plans must not run any more."""
         self._planner.release()
-
-    def _written(self, programs: Iterable[Program]) -> dict[tuple[str, int], Trace]:
-        return {
-            (program.name, rows): program.write(rows, self.features, self._forms)
-            for program in programs
-            for rows in program.sizes
-        }
 
     async def _lowered(
         self,
@@ -156,4 +191,11 @@ class Programs:
 
 
 def _label(program: Program, rows: int) -> str:
-    return program.name if len(program.sizes) == 1 else f"{program.name} {rows}"
+    alone = len(program.sizes) == 1 and program.later is None
+    return program.name if alone else f"{program.name} {rows}"
+
+
+def _put(replaced: dict[Buffer, Tensor], buffer: Buffer, tensor: Tensor) -> None:
+    """Note that `tensor` takes the place of `buffer`, which may have taken the place of another one."""
+    first = next((old for old, new in replaced.items() if new.buffer is buffer), buffer)
+    replaced[first] = tensor

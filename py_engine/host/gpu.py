@@ -7,7 +7,7 @@ WebGPU's names are kept where its things are meant (https://www.w3.org/TR/webgpu
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -294,10 +294,18 @@ class Gpu(abc.ABC):
 
     @abc.abstractmethod
     def decode_loop(
-        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+        self,
+        recording: Recording,
+        result: Buffer,
+        max_steps: int,
+        depth: int,
+        *,
+        begun: bool = False,
     ) -> DecodeLoop:
         """Replay `recording` up to `max_steps` times with at most `depth` steps in flight, reading the first
         RESULT_WORDS words of `result` after each through a ring of `depth` mapped buffers kept by the host.
+
+        `begun`: the first step was submitted already, by whatever came before; only its result is read.
 
         A model has one `result`, and only one loop at a time: drain one before the next is made. Loops of different
         models can run at the same time; their steps take turns."""
@@ -328,8 +336,13 @@ class Gpu(abc.ABC):
         return passes
 
     @abc.abstractmethod
+    def fence(self) -> Callable[[], Awaitable[None]]:
+        """What to call and await, once, until everything submitted up to now is done (onSubmittedWorkDone); work that
+        is submitted later is not waited for. Either raises DeviceLostError."""
+
     async def idle(self) -> None:
-        """Wait until everything submitted is done (onSubmittedWorkDone). Raises DeviceLostError."""
+        """Wait until everything submitted is done. Raises DeviceLostError."""
+        await self.fence()()
 
     @abc.abstractmethod
     async def check(self) -> None:

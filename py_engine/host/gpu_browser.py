@@ -7,7 +7,8 @@ puts its exports at `globalThis.jerboa.replay` (public/boot.mjs).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import js  # type: ignore[import-not-found,unused-ignore]
@@ -218,20 +219,31 @@ class BrowserGpu(Gpu):
         return [(words[i], words[i + 1]) for i in range(0, count, 2)]
 
     def decode_loop(
-        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+        self,
+        recording: Recording,
+        result: Buffer,
+        max_steps: int,
+        depth: int,
+        *,
+        begun: bool = False,
     ) -> DecodeLoop:
         """A decode loop that runs in replay.mjs. After the first batch, batches come at most once per 16 ms."""
         self._alive("cannot decode")
         if recording.await_each:
             depth = 1
         ring = to_js([buffer.handle for buffer in self._ring(result, depth)])
-        loop = js.jerboa.replay.DecodeLoop.new(recording.handle, result.handle, ring, max_steps)
+        loop = js.jerboa.replay.DecodeLoop.new(
+            recording.handle, result.handle, ring, max_steps, begun
+        )
         return BrowserDecodeLoop(self, loop)
 
-    async def idle(self) -> None:
-        """Wait until everything submitted is done."""
+    def fence(self) -> Callable[[], Awaitable[None]]:
+        """What to await until everything submitted up to now is done."""
+        return partial(self._passed, self._js.idle())
+
+    async def _passed(self, done: Any) -> None:
         try:
-            await self._js.idle()
+            await done
         except JsException as error:
             raise await self._settled_error("the device did not finish its work", error) from error
         self._alive("the device did not finish its work")

@@ -3,7 +3,7 @@ allocated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from py_engine.errors import HostError
@@ -106,13 +106,20 @@ class CountingGpu(Gpu):
         self._refuse()
 
     def decode_loop(
-        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+        self,
+        recording: Recording,
+        result: Buffer,
+        max_steps: int,
+        depth: int,
+        *,
+        begun: bool = False,
     ) -> DecodeLoop:
         """Raises HostError: nothing runs here."""
         self._refuse()
 
-    async def idle(self) -> None:
-        """Returns at once."""
+    def fence(self) -> Callable[[], Awaitable[None]]:
+        """Nothing runs here, so there is nothing to wait for."""
+        return self.check
 
     async def check(self) -> None:
         """Does nothing: no error comes late here."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from py_engine.errors import DeviceLostError, HostError, OutOfMemoryError
@@ -42,7 +43,7 @@ class NativeGpu(Gpu):
             "storage": usage.STORAGE | usage.COPY_SRC | usage.COPY_DST,
             "readback": usage.MAP_READ | usage.COPY_DST,
         }
-        # Buffers that `idle` maps to wait for the queue: on_submitted_work_done of wgpu 0.32 raises an error.
+        # Buffers that fences map to wait for the queue: on_submitted_work_done of wgpu 0.32 raises an error.
         self._fences: list[Any] = []
         self._word = device.create_buffer(label="word", size=4, usage=self._usage["storage"])
         self._closed = False
@@ -239,19 +240,33 @@ class NativeGpu(Gpu):
         self.counters.submits += 1
 
     def decode_loop(
-        self, recording: Recording, result: Buffer, max_steps: int, depth: int
+        self,
+        recording: Recording,
+        result: Buffer,
+        max_steps: int,
+        depth: int,
+        *,
+        begun: bool = False,
     ) -> DecodeLoop:
         if recording.await_each:
             depth = 1
-        return NativeDecodeLoop(self, recording, result, max_steps, self._ring(result, depth))
+        ring = self._ring(result, depth)
+        return NativeDecodeLoop(self, recording, result, max_steps, ring, begun)
 
-    async def idle(self) -> None:
+    def fence(self) -> Callable[[], Awaitable[None]]:
         try:
             fence = self._fences.pop() if self._fences else self._new_fence()
             encoder = self._device.create_command_encoder()
             encoder.clear_buffer(fence, 0, 4)
             self._queue.submit([encoder.finish()])
-            await fence.map_async("READ")  # awaited, so that a stop can come in while the GPU works
+            return partial(self._passed, fence, fence.map_async("READ"))
+        except Exception as error:
+            raise self._error("the device did not finish its work", error) from error
+
+    async def _passed(self, fence: Any, mapped: Any) -> None:
+        """Wait for a fence, and keep it for the next use."""
+        try:
+            await mapped  # not sync_wait, so that a stop can come in while the GPU works
             fence.unmap()
             self._fences.append(fence)
         except Exception as error:
@@ -297,11 +312,13 @@ class NativeDecodeLoop(DecodeLoop):
         result: Buffer,
         max_steps: int,
         ring: list[Buffer],
+        begun: bool,
     ) -> None:
         self._gpu = gpu
         self._recording = recording
         self._result = result
         self._left = max_steps
+        self._begun = begun  # the next result is of a step that was submitted elsewhere
         self._free = deque(ring)
         self._pending: deque[tuple[Buffer, Any]] = deque()
         self._ended = False
@@ -325,12 +342,16 @@ class NativeDecodeLoop(DecodeLoop):
     async def _submit(self) -> None:
         gpu = self._gpu
         slot = self._free.popleft()
-        last = len(self._recording.command_buffers) - 1
-        for i in range(last):
-            gpu._submit(self._recording, i)
-            if self._recording.await_each:
-                await gpu.idle()
-        gpu._submit(self._recording, last, (self._result.handle, slot.handle))
+        if self._begun:
+            self._begun = False
+            await gpu.copy([Copy(self._result, slot, RESULT_WORDS * 4)])
+        else:
+            last = len(self._recording.command_buffers) - 1
+            for i in range(last):
+                gpu._submit(self._recording, i)
+                if self._recording.await_each:
+                    await gpu.idle()
+            gpu._submit(self._recording, last, (self._result.handle, slot.handle))
         try:
             self._pending.append((slot, slot.handle.map_async("READ")))
         except Exception as error:

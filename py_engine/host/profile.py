@@ -64,16 +64,18 @@ class AdapterProfile:
     """Defaults of a kind of adapter.
 
     self_check: whether kernels are checked before the first answer. measured_forms: whether forms of kernels that were
-    measured on this adapter are used, and new ones measured where asked.
+    measured on this adapter are used, and new ones measured where asked. wide_chunks: whether long prompts run in wide
+    chunks where memory allows it (generate/passes.py).
     """
 
     self_check: bool
     measured_forms: bool
+    wide_chunks: bool
 
 
-HARDWARE = AdapterProfile(self_check=True, measured_forms=True)
-# The check takes long in software, and all forms of a kernel are about equally fast.
-SOFTWARE = AdapterProfile(self_check=False, measured_forms=False)
+HARDWARE = AdapterProfile(self_check=True, measured_forms=True, wide_chunks=True)
+# The check takes long in software, and all forms of a kernel and chunks of all sizes are about equally fast.
+SOFTWARE = AdapterProfile(self_check=False, measured_forms=False, wide_chunks=False)
 
 
 def adapter_profile(software: bool) -> AdapterProfile:

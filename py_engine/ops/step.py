@@ -34,6 +34,7 @@ def pass_program(
     step: Tensor,
     info: AdapterInfo,
     sizes: tuple[int, ...] = (1,),
+    later: int | None = None,
     alone: bool = True,
 ) -> Program:
     """A program (graph/programs.py) whose passes over `step` are traced by `fill`."""
@@ -43,7 +44,7 @@ def pass_program(
         fill(trace)
         return trace
 
-    return Program(name, write, sizes, alone)
+    return Program(name, write, sizes, later, alone)
 
 
 def pack_step(

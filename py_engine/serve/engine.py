@@ -140,15 +140,19 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         context: int | None = None,
+        memory_budget: int | None = None,
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. Reads config.json and the headers of the
-        weights; allocates nothing.
+        weights; allocates nothing. A `memory_budget` refuses nothing here, but where it is short, long prompts run in
+        smaller chunks.
 
         `gpu`: the GPU whose limits and features count; None: that of `host`, or WebGPU's defaults where there is none.
         Raises HubError, ModelError, InputError, OutOfMemoryError (a buffer above the device's limits).
         """
         check_place(model, gpu, io, host)
-        options = LoadOptions.of({"dtype": dtype, "context": context})
+        options = LoadOptions.of(
+            {"dtype": dtype, "context": context, "memory_budget": memory_budget}
+        )
         own: Gpu | None = None
         if gpu is None:
             try:

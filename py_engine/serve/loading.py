@@ -91,7 +91,7 @@ async def load_model(
             runtime = build_runtime(
                 source.config, store, gpu, kernels,
                 context=context, kv_dtype=setting.kv_dtype, classes=options.context_classes, strategy=strategy,
-                forms=forms,
+                forms=forms, wide=room.wide_chunks,
             )  # fmt: skip
             await gpu.check()
             if left := unread(store):
@@ -154,7 +154,8 @@ async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -
     """What load_model would take on a device like `gpu`. Raises the errors of Engine.estimate."""
     async with open_source(address, io, lambda _: None, read_only=True) as source:
         setting = setting_of(options.dtype, options.context, source.config, io)
-        return await estimate(source.config, source.make_store, gpu, setting)
+        found = await estimate(source.config, source.make_store, gpu, setting)
+        return found.within(options.memory_budget or profile_of(io.handheld).memory_budget)
 
 
 def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.host.profile import adapter_profile
 from py_engine.serve.runtime import build_runtime
 from py_engine.sources.config import Config, quantization
 from py_engine.weights.formats import StorageForm
@@ -56,7 +58,9 @@ class Estimate:
 
     `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at any time, with
     the loader's staging buffer, and with both buffers of the layers that the last growth moves. `loaded_bytes`: the
-    total after the load, with the smallest KV cache. `context`: tokens that all this is for.
+    total after the load, with the smallest KV cache. `context`: tokens that all this is for. `wide_chunks`: whether
+    long prompts run in wide chunks (generate/passes.py); `wide`: the estimate with those, if this one is without and
+    the device has room for them.
     """
 
     context: int
@@ -64,11 +68,18 @@ class Estimate:
     loaded_bytes: int
     peak_bytes: int
     calls: Sequence[Call] = field(default=(), repr=False, compare=False)  # of all passes
+    wide_chunks: bool = False
+    wide: Estimate | None = field(default=None, repr=False, compare=False)
 
     @property
     def total_bytes(self) -> int:
         """The sum of all kinds."""
         return sum(self.by_kind.values())
+
+    def within(self, left: int | None) -> Estimate:
+        """The estimate with wide chunks where there are so many bytes (None: no limit), else this one."""
+        wide = self.wide
+        return wide if wide and (left is None or wide.peak_bytes <= left) else self
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as a dict, for `--json` and the worker."""
@@ -97,19 +108,30 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
     try:
         store = make_store(paper, setting.form)
         runtime = build_runtime(
-            config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype
-        )
+            config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype,
+            wide=adapter_profile(gpu.info.fallback).wide_chunks,
+        )  # fmt: skip
         # The order of a load: the weights stream in through staging, then the activations are made.
         paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(store.jobs))))
         await runtime.plan()
         loaded = paper.counters.live_bytes
+        calls = list(runtime.programs.calls)
+
+        def told(wide_chunks: bool) -> Estimate:
+            by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}
+            assert sum(by_kind.values()) == paper.counters.live_bytes
+            peak = paper.peak_bytes
+            return Estimate(runtime.context, by_kind, loaded, peak, calls, wide_chunks)
+
         await runtime.fill()
+        narrow = told(False)
+        with suppress(OutOfMemoryError):
+            if await runtime.widen():
+                await runtime.fill()
+                return replace(narrow, wide=told(True))
+        return narrow
     finally:
         await kernels.settle()
-    by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}
-    assert sum(by_kind.values()) == paper.counters.live_bytes
-    calls = list(runtime.programs.calls)
-    return Estimate(runtime.context, by_kind, loaded, paper.peak_bytes, calls)
 
 
 async def require_room(
@@ -133,7 +155,7 @@ async def require_room(
     taken = await make_room(found.peak_bytes)
     left, budget = taken.left, taken.budget
     if left is None or budget is None or found.peak_bytes <= left:
-        return found
+        return found.within(left)
     advice = await _advice(config, make_store, gpu, setting, left)
     others = f" of which other models take {mb(budget - left)} ({taken})" if taken.models else ""
     if others:
@@ -193,7 +215,7 @@ async def _largest(
         except (OutOfMemoryError, InputError):
             found = None
         if found is not None and (budget is None or found.peak_bytes <= budget):
-            best, high = found, middle
+            best, high = found.within(budget), middle
         else:
             low = middle + 1
     return best

@@ -30,6 +30,7 @@ def build_runtime(
     classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
+    wide: bool = False,
 ) -> Decoder | Encoder:
     """What runs the model of `config`. Its weights are asked for from `store`, which is of the same GPU and need not be
     filled yet.
@@ -42,7 +43,7 @@ def build_runtime(
     if not isinstance(model, EncoderModel):
         return build_decoder(
             model, gpu, kernels, context=context, kv_dtype=kv_dtype, classes=classes, strategy=strategy,
-            forms=forms,
+            forms=forms, wide=wide,
         )  # fmt: skip
     most = model.max_context
     longest = most if context is None else whole("context", context, 1, most)

@@ -238,12 +238,8 @@ class Sessions:
                 "device": {k: v for k, v in vars(gpu.info).items() if k != "host"},
                 "features": sorted(decoder.programs.features),
                 # Names and constants of all kernels in use: chosen forms and sizes change the order of sums.
-                "kernels": _digest(
-                    {
-                        name: [call.kernel.label for call in plan.calls]
-                        for name, plan in decoder.programs.plans.items()
-                    }
-                ),
+                # So do the sizes of chunks, which the names of their passes hold.
+                "kernels": _digest(decoder.programs.kernels),
             }
         return self._key
 

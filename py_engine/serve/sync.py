@@ -202,12 +202,20 @@ class SyncEngine:
     @staticmethod
     @named_options
     def estimate(
-        model: str, *, host: str | None = None, dtype: str = "auto", context: int | None = None
+        model: str,
+        *,
+        host: str | None = None,
+        dtype: str = "auto",
+        context: int | None = None,
+        memory_budget: int | None = None,
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. Errors as for Engine.estimate."""
         background = Background()
+        estimate = Engine.estimate(
+            model, host=host, dtype=dtype, context=context, memory_budget=memory_budget
+        )
         try:
-            return background.wait(Engine.estimate(model, host=host, dtype=dtype, context=context))
+            return background.wait(estimate)
         finally:
             background.close()
 

@@ -1,0 +1,58 @@
+"""Cuts prompts into chunks, and makes room for wide ones when a prompt first has so many rows."""
+
+from __future__ import annotations
+
+from py_engine.blocks.state import State
+from py_engine.errors import OutOfMemoryError
+from py_engine.graph.programs import Programs
+from py_engine.host.gpu import Gpu
+
+# Chunks end at multiples of this position, so that what a recurrence computes in blocks does not depend on the cut.
+_BORDER = 64
+
+
+class Chunks:
+    """The chunks of the program "prefill". A text of few tokens needs no wide ones, whose activations take much memory;
+    so those are made when a prompt has more rows than the other chunks hold."""
+
+    def __init__(self, gpu: Gpu, state: State, programs: Programs) -> None:
+        self._gpu = gpu
+        self._state = state
+        self._programs = programs
+        self._refused = False  # the device had no room for wide chunks
+
+    @property
+    def most(self) -> int:
+        """The most rows of a chunk at present."""
+        return self._programs.sizes("prefill")[-1]
+
+    async def fit(self, rows: int) -> None:
+        """Make room for wide chunks, if so many rows need them. Where the device has none, chunks stay as they are."""
+        if rows > self.most and self._programs.later("prefill") and not self._refused:
+            try:
+                await self.widen()
+            except OutOfMemoryError:
+                self._refused = True
+
+    async def widen(self) -> None:
+        """Make room for wide chunks. Raises OutOfMemoryError, HostError; then all is as it was."""
+        later = self._programs.later("prefill")
+        assert later is not None
+        old, new = self._state.rows, self._state.rows.of(later)
+        try:
+            await self._gpu.check()
+            for before, after in zip(old.tensors, new.tensors, strict=True):
+                self._programs.replace(before.buffer, after)
+            await self._programs.extend("prefill")
+        except BaseException:
+            for before, after in zip(old.tensors, new.tensors, strict=True):
+                self._programs.replace(after.buffer, before)
+            new.release()
+            raise
+        self._state.rows = new
+        old.release()
+
+    def end(self, start: int, stop: int) -> int:
+        """Where a chunk ends that begins at row `start` of a text of which rows up to `stop` are to run."""
+        end = start + self.most
+        return stop if end >= stop else end - end % min(_BORDER, self.most)

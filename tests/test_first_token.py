@@ -1,0 +1,186 @@
+"""The first token of an answer is read while the next steps run already: what a stop, an end, an early close and a loss
+right there leave behind. And how many chunks of a prompt are on their way at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from py_engine.abort import Abort
+from py_engine.errors import AbortError
+from py_engine.generate.decoder import STEPS_IN_FLIGHT, Decoder
+from py_engine.host.gpu import Gpu
+from py_engine.serve.engine import Engine
+from tests import reference
+from tests.answers import answer, fresh
+from tests.conftest import Runner
+
+CONTEXT = 128
+PROMPT = [40 + 7 * i % 150 for i in range(37)]
+CHUNK = 16
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """One host: what is tested here is the engine's bookkeeping."""
+    return open_software_gpu("wgpu")
+
+
+@pytest.fixture(scope="module", params=["qwen2-mlx4-g64", "qwen3.5-mlx4-g64"])
+def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[Engine]:
+    """A KV cache; a recurrent state as well. Chunks are small, so that a prompt has several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("py_engine.generate.passes.PREFILL_ROWS", (CHUNK,))
+        loaded = run(
+            Engine.load(str(reference.folder(request.param)), gpu=gpu, dtype="f32", context=CONTEXT)
+        )
+    yield loaded
+    run(loaded.close())
+
+
+@pytest.fixture
+def decoder(engine: Engine, run: Runner) -> Decoder:
+    """With nothing cached."""
+    run(engine.logits([1]))
+    return engine._loaded.decoder
+
+
+def start(
+    engine: Engine,
+    ids: list[int] = PROMPT,
+    abort: Abort | None = None,
+    count: int = 20,
+    stop_ids: Sequence[int] = (),
+) -> Any:
+    """Batches of the decoder itself."""
+    settings = engine._loaded.text.sampling_defaults
+    sampling = settings.make(settings, {"temperature": 0.0}, list(stop_ids))
+    return engine._loaded.decoder.generate(ids, sampling, count, abort or Abort())
+
+
+def goes_on(engine: Engine, run: Runner, ids: list[int], cached: int) -> None:
+    """The next prompt `ids` finds so many tokens cached, and its answer is the one that it has with nothing cached."""
+    got = answer(engine, run, ids, 5)
+    assert got.cached_tokens == cached
+    assert got.tokens == fresh(engine, run, ids, 5)
+
+
+def test_steps_are_submitted_before_the_first_token_is_read(
+    engine: Engine, decoder: Decoder, gpu: Gpu, run: Runner
+) -> None:
+    """Beside the passes of the prompt (and a copy of the recurrent state) there is the submit that copies the token
+    out, and the steps that the ring has room for. The first token comes alone."""
+    first = answer(engine, run, PROMPT, 1)
+    run(engine.logits([1]))
+
+    async def begun() -> int:
+        before = gpu.counters.submits
+        async with aclosing(start(engine)) as batches:
+            async for batch in batches:
+                assert [sampled.token for sampled in batch] == first.tokens
+                return gpu.counters.submits - before
+        raise AssertionError
+
+    submits = run(begun())
+    snapshot = decoder.prefix.recurrent
+    passes = -(-len(PROMPT) // CHUNK) + 1
+    assert submits == passes + snapshot + 1 + STEPS_IN_FLIGHT - 1
+
+
+def test_an_early_close_waits_for_the_steps(engine: Engine, decoder: Decoder, run: Runner) -> None:
+    """Whoever takes one token and leaves: the steps behind it have run, and nothing of them is gone on from."""
+
+    async def one() -> int:
+        async with aclosing(start(engine)) as batches:
+            async for batch in batches:
+                return int(batch[0].token)
+        raise AssertionError
+
+    token = run(one())
+    assert decoder._seen == len(PROMPT) + STEPS_IN_FLIGHT - 1
+    decoder.keep(PROMPT)
+    assert decoder.prefix.ids == PROMPT
+    assert not decoder.prefix.lives
+    goes_on(engine, run, [*PROMPT, token, 9, 8], len(PROMPT))
+
+
+def test_a_stop_before_the_first_token_was_taken(
+    engine: Engine, decoder: Decoder, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole prompt has run, and stays."""
+    loop = decoder.gpu.decode_loop
+
+    async def stopped() -> Any:
+        generation = engine.generate(PROMPT, max_tokens=20, temperature=0.0, ignore_eos=True)
+
+        def stopping(*args: Any, **options: Any) -> Any:
+            generation.stop()
+            return loop(*args, **options)
+
+        monkeypatch.setattr(decoder.gpu, "decode_loop", stopping)
+        return await generation
+
+    got = run(stopped())
+    monkeypatch.undo()
+    assert (got.finish_reason, got.tokens) == ("abort", [])
+    assert engine.info()["context"]["used"] == len(PROMPT)
+    goes_on(engine, run, [*PROMPT, 9, 8], len(PROMPT))
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_an_end_at_the_first_token(
+    engine: Engine, decoder: Decoder, run: Runner, count: int
+) -> None:
+    """By the limit or by a stop token: the state is the one behind the prompt, whatever was submitted after it."""
+    token = answer(engine, run, PROMPT, 1).tokens[0]
+    run(engine.logits([1]))
+    stop_ids = [] if count == 1 else [token]
+
+    async def ended() -> list[tuple[int, int]]:
+        batches = start(engine, count=count, stop_ids=stop_ids)
+        return [(s.token, s.halt) async for batch in batches for s in batch]
+
+    assert run(ended()) == [(token, 2 if count == 1 else 1)]
+    assert decoder._seen == len(PROMPT)
+    decoder.keep(PROMPT)
+    assert decoder.prefix.ids == PROMPT and decoder.prefix.lives
+    goes_on(engine, run, [*PROMPT, 9, 8], len(PROMPT))
+
+
+def test_at_most_two_chunks_are_on_their_way(
+    engine: Engine, decoder: Decoder, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a stop comes in between: the chunks that ran stay."""
+    fence, abort = decoder.gpu.fence, Abort()
+    under_way = most = passed = 0
+
+    def fenced() -> Callable[[], Awaitable[None]]:
+        nonlocal under_way, most
+        under_way, wait = under_way + 1, fence()
+        most = max(most, under_way)
+
+        async def waited() -> None:
+            nonlocal under_way, passed
+            await wait()
+            under_way, passed = under_way - 1, passed + 1
+            if passed == 2:
+                abort.set()
+
+        return waited
+
+    ids = [*PROMPT, *PROMPT]
+
+    async def stopped() -> None:
+        async for _ in start(engine, ids, abort):
+            raise AssertionError
+
+    with monkeypatch.context() as patch, pytest.raises(AbortError):
+        patch.setattr(decoder.gpu, "fence", fenced)
+        run(stopped())
+    assert (most, under_way) == (2, 1)
+    ran = ids[: 3 * CHUNK]
+    assert decoder.prefix.ids == ran and decoder.prefix.lives
+    goes_on(engine, run, [*ran, 9], len(ran))

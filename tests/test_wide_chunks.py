@@ -1,0 +1,251 @@
+"""Long prompts run in wide chunks, whose buffers are made when a prompt first has so many rows: what they cost and
+when, what they compute, and that narrow ones do where there is no room. Small sizes stand for 2,048 and 512 rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from py_engine.abort import Abort
+from py_engine.errors import AbortError, MemoryBudgetError, OutOfMemoryError
+from py_engine.generate.chunks import Chunks
+from py_engine.host.gpu import Gpu
+from py_engine.host.profile import HARDWARE
+from py_engine.serve.engine import Engine
+from py_engine.serve.sessions import Sessions
+from tests import reference
+from tests.answers import answer, fresh
+from tests.conftest import Runner
+from tests.ops.harness import nmse
+
+NARROW, WIDE = 32, 64
+CONTEXT = 256
+LONG = [40 + 7 * i % 150 for i in range(100)]
+SHORT = LONG[:NARROW]
+QWEN2 = "qwen2-mlx4-g64"
+
+
+@pytest.fixture(scope="module")
+def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """One host: what is tested here is the engine's bookkeeping."""
+    return open_software_gpu("wgpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_sizes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("passes", "build"):
+            patch.setattr(f"py_engine.generate.{module}.PREFILL_ROWS", (NARROW, 16))
+        patch.setattr("py_engine.generate.passes.WIDE_ROWS", WIDE)
+        patch.setattr("py_engine.serve.memory.adapter_profile", lambda _: HARDWARE)
+        yield
+
+
+def load(gpu: Gpu, run: Runner, name: str = QWEN2, **options: Any) -> Engine:
+    settings: dict[str, Any] = {"dtype": "f32", "context": CONTEXT, "context_classes": (128,)}
+    loaded: Engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, **settings | options))
+    return loaded
+
+
+@pytest.fixture
+def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
+    """Fresh, since chunks stay wide once they are."""
+    loaded = load(gpu, run)
+    yield loaded
+    run(loaded.close())
+
+
+def rows(engine: Engine) -> int:
+    return engine._loaded.decoder.chunk_rows
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "ends"),
+    [
+        (0, 2500, [2048, 2500]),
+        (0, 2048, [2048]),
+        (10, 4200, [2048, 4096, 4200]),
+        (10, 2058, [2058]),
+        (1000, 3049, [3008, 3049]),
+    ],
+)
+def test_cuts(start: int, stop: int, ends: list[int]) -> None:
+    """As few chunks as possible, that end at multiples of 64."""
+    programs: Any = SimpleNamespace(sizes=lambda _: (16, 512, 2048))
+    chunks, found = Chunks(None, None, programs), []  # type: ignore[arg-type]
+    while start < stop:
+        found.append(start := chunks.end(start, stop))
+    assert found == ends
+
+
+@pytest.mark.parametrize("name", [QWEN2, "qwen3.5-mlx4-g64"])
+def test_the_same_answers(gpu: Gpu, run: Runner, name: str) -> None:
+    """As in narrow chunks, greedy and drawn with penalties; and the next turn goes on."""
+    wide = load(gpu, run, name)
+    told = run(Engine.estimate(str(reference.folder(name)), gpu=gpu, dtype="f32", context=CONTEXT))
+    narrow = load(gpu, run, name, memory_budget=told.peak_bytes - 1)
+    try:
+        logits = [np.asarray(run(engine.logits(LONG))) for engine in (wide, narrow)]
+        assert (rows(wide), rows(narrow)) == (WIDE, NARROW)
+        assert nmse(*logits) < 1e-10
+        for options in ({}, {"temperature": 1.0, "seed": 5, "repetition_penalty": 1.3}):
+            run(wide.logits([1]))
+            run(narrow.logits([1]))
+            got = answer(wide, run, LONG, 12, **options)
+            assert got.tokens == answer(narrow, run, LONG, 12, **options).tokens
+        assert (
+            wide.info()["plan"]["prefill_dispatches"] < narrow.info()["plan"]["prefill_dispatches"]
+        )
+        follow = [*LONG, *got.tokens, *SHORT, *SHORT]
+        second = answer(wide, run, follow, 5)
+        assert second.cached_tokens == len(LONG) + 11
+        assert second.tokens == fresh(wide, run, follow, 5)
+    finally:
+        run(wide.close())
+        run(narrow.close())
+
+
+def test_memory(engine: Engine, gpu: Gpu, run: Runner) -> None:
+    """A load and a short text take no more than without wide chunks; a full context takes what the estimate says."""
+    told = run(Engine.estimate(str(reference.folder(QWEN2)), gpu=gpu, dtype="f32", context=CONTEXT))
+    assert told.wide_chunks
+    made, pipelines = engine.info()["memory"], gpu.counters.pipelines_created
+    answer(engine, run, SHORT, 3)
+    assert (engine.info()["memory"], rows(engine)) == (made, NARROW)
+    run(engine.logits([1]))
+    answer(engine, run, LONG, 3)
+    assert rows(engine) == WIDE
+    assert gpu.counters.pipelines_created == pipelines, "its kernels were compiled at load"
+    run(engine._loaded.decoder.fill())
+    assert told.by_kind.items() <= engine.info()["memory"].items()
+    live = gpu.counters.live_bytes
+    answer(engine, run, LONG[1:], 3)
+    answer(engine, run, LONG[2:], 3)
+    assert gpu.counters.live_bytes <= live + 4 * 16, "but for the ring that tokens are read through"
+
+
+def test_the_budget_decides(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(reference.folder(QWEN2))
+    wide = run(Engine.estimate(folder, gpu=gpu, context=CONTEXT))
+    with monkeypatch.context() as patch:
+        patch.setattr("py_engine.generate.passes.WIDE_ROWS", NARROW)
+        narrow = run(Engine.estimate(folder, gpu=gpu, context=CONTEXT))
+    assert (wide.wide_chunks, narrow.wide_chunks) == (True, False)
+    assert narrow.loaded_bytes == wide.loaded_bytes
+    assert narrow.total_bytes < wide.total_bytes and narrow.peak_bytes < wide.peak_bytes
+    for budget, most in (
+        (wide.peak_bytes, WIDE),
+        (wide.peak_bytes - 1, NARROW),
+        (narrow.peak_bytes, NARROW),
+    ):
+        engine = load(gpu, run, dtype="auto", memory_budget=budget)
+        answer(engine, run, LONG, 2)
+        assert rows(engine) == most
+        run(engine.close())
+    with pytest.raises(MemoryBudgetError):
+        load(gpu, run, dtype="auto", memory_budget=narrow.peak_bytes - 1)
+
+
+def test_no_room(engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever buffer is refused: narrow chunks do, nothing more is allocated, and it is not tried again."""
+    narrow = fresh(engine, run, SHORT, 3)
+    live, create = gpu.counters.live_bytes, gpu.create_buffer
+    made = []
+
+    def listing(label: str, nbytes: int, kind: Any = "storage") -> Any:
+        made.append((label, nbytes))
+        return create(label, nbytes, kind)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "create_buffer", listing)
+        other = load(gpu, run)
+        del made[:]
+        answer(other, run, LONG, 3)
+        run(other.close())
+    wanted = [(label, n) for label, n in made if not label.startswith("ring")]
+    assert {"ids", "residual stream"} < {label for label, _ in wanted}
+    assert any(label.startswith("activations") for label, _ in wanted)
+    for refused in wanted:
+        asked = 0
+
+        def refusing(label: str, nbytes: int, kind: Any = "storage", refused: Any = refused) -> Any:
+            nonlocal asked
+            if (label, nbytes) == refused:
+                asked += 1
+                raise OutOfMemoryError(f"no room for {label}")
+            return create(label, nbytes, kind)
+
+        engine._loaded.decoder._chunks._refused = False
+        run(engine.logits([1]))
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu, "create_buffer", refusing)
+            got = answer(engine, run, LONG, 3)
+            again = answer(engine, run, LONG[1:], 3)
+        assert (asked, rows(engine)) == (1, NARROW)
+        assert gpu.counters.live_bytes == live
+        assert len(again.tokens) == 3
+        assert fresh(engine, run, SHORT, 3) == narrow
+    engine._loaded.decoder._chunks._refused = False
+    assert fresh(engine, run, LONG, 3) == got.tokens
+    assert rows(engine) == WIDE
+
+
+def test_no_room_reported_late(
+    engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As browsers do it: the buffers look made, and the next check says that they are not."""
+    wanted, live = fresh(engine, run, SHORT, 3), gpu.counters.live_bytes
+
+    async def refused() -> None:
+        raise OutOfMemoryError("the GPU is out of memory at buffer 'residual stream'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "check", refused)
+        assert len(fresh(engine, run, LONG, 3)) == 3
+    assert (gpu.counters.live_bytes, rows(engine)) == (live, NARROW)
+    assert fresh(engine, run, SHORT, 3) == wanted
+
+
+def test_a_stop_lands_within_a_wide_chunk(
+    engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, abort = [*LONG, *LONG], Abort()
+    settings = engine._loaded.text.sampling_defaults
+    decoder, fence = engine._loaded.decoder, gpu.fence
+
+    async def stopped() -> None:
+        async for _ in decoder.generate(ids, settings, 5, abort):
+            raise AssertionError
+
+    def fenced() -> Any:
+        abort.set()
+        return fence()
+
+    with monkeypatch.context() as patch, pytest.raises(AbortError):
+        patch.setattr(gpu, "fence", fenced)
+        run(stopped())
+    assert decoder.prefix.ids == ids[:WIDE]
+    got = answer(engine, run, ids, 5)
+    assert got.cached_tokens == WIDE
+    assert got.tokens == fresh(engine, run, ids, 5)
+
+
+def test_sessions_know_the_size_of_chunks(gpu: Gpu, run: Runner, engine: Engine) -> None:
+    """It is the size that a load can have, whether or not wide chunks were needed yet."""
+    told = run(Engine.estimate(str(reference.folder(QWEN2)), gpu=gpu, dtype="f32", context=CONTEXT))
+
+    async def key(engine: Engine) -> Any:
+        return await Sessions(engine._gpu, engine._loaded)._identity()
+
+    before = run(key(engine))
+    answer(engine, run, LONG, 2)
+    assert rows(engine) == WIDE
+    assert run(key(engine)) == before
+    narrow = load(gpu, run, memory_budget=told.peak_bytes - 1)
+    other = run(key(narrow))
+    run(narrow.close())
+    assert {field for field in before if before[field] != other[field]} == {"kernels"}
