@@ -15,12 +15,14 @@ from py_engine.errors import AbortError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.chunks import Chunks
 from py_engine.host.gpu import Gpu
 from py_engine.host.profile import HARDWARE
+from py_engine.serve import device as device_module
 from py_engine.serve.engine import Engine
 from py_engine.serve.sessions import Sessions
 from tests import reference
 from tests.answers import answer, fresh
-from tests.conftest import Runner
+from tests.conftest import Runner, software_adapter
 from tests.ops.harness import nmse
+from tests.test_device_loss import Devices, Rig, lose_at_replay
 
 NARROW, WIDE = 32, 64
 CONTEXT = 256
@@ -249,3 +251,20 @@ def test_sessions_know_the_size_of_chunks(gpu: Gpu, run: Runner, engine: Engine)
     other = run(key(narrow))
     run(narrow.close())
     assert {field for field in before if before[field] != other[field]} == {"kernels"}
+
+
+def test_lost_in_a_wide_chunk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer goes on on another device, in wide chunks again, with the tokens of an undisturbed run."""
+    devices = Devices()
+    monkeypatch.setattr(device_module, "open_gpu", devices.open)
+    with software_adapter("wgpu"):
+        engine = Rig(run, devices).load(QWEN2, context=CONTEXT).engine
+        wanted = fresh(engine, run, LONG, 8)
+        assert rows(engine) == WIDE
+        run(engine.logits([1]))
+        lose_at_replay(monkeypatch, devices)
+        got = answer(engine, run, LONG, 8)
+        assert (got.tokens, got.device_losses) == (wanted, 1)
+        assert (len(devices.opened), rows(engine)) == (2, WIDE)
+        run(engine.close())
+    assert devices.live_buffers == 0

@@ -96,21 +96,25 @@ class Planner:
         return replace(plan, recording=self._record(plan.dispatches))
 
     def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
-        """The same plan with other tensors in the place of some buffers. No kernel is compiled."""
-        if not any(binding.buffer in replaced for d in plan.dispatches for binding in d.bindings):
-            return plan
+        """The same plan with other tensors where its calls use one in some buffers. No kernel is compiled."""
         calls, dispatches = list(plan.calls), list(plan.dispatches)
         for i, call in enumerate(plan.calls):
-            bound = dispatches[i].bindings
-            if not any(binding.buffer in replaced for binding in bound):
-                continue
             # Bound to its own bytes only: kernels read the length of the binding.
-            others = [exact(replaced[b.buffer]) if b.buffer in replaced else None for b in bound]
+            others = [
+                exact(replaced[t.buffer]) if t.binding and t.buffer in replaced else None
+                for t in call.tensors
+            ]
+            if not any(others):
+                continue
             calls[i] = replace(
                 call, tensors=[n or t for n, t in zip(others, call.tensors, strict=True)]
             )
-            bindings = [(n and n.binding) or b for n, b in zip(others, bound, strict=True)]
+            bindings = [
+                (n and n.binding) or b for n, b in zip(others, dispatches[i].bindings, strict=True)
+            ]
             dispatches[i] = self._bound(call.label, dispatches[i].pipeline, bindings, call.groups)
+        if calls == plan.calls:
+            return plan
         return Plan(plan.rows, calls, dispatches, self._record(dispatches))
 
     def _record(self, dispatches: Sequence[Dispatch]) -> Recording:

@@ -58,10 +58,12 @@ class Programs:
         self._forms = forms
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[tuple[str, int], Trace] = {}
-        self._plans: dict[str, Plan] = {}
-        # For plans that still use buffers that were replaced: which tensor took the place of each.
-        self._stale: dict[str, dict[Buffer, Tensor]] = {}
-        self._replaced: dict[Buffer, Tensor] = {}  # the same for the traces
+        self._plans: dict[str, Plan] = {}  # as they were first made, with the calls of the traces
+        self._bound: dict[str, Plan] = {}  # those that were asked for, with the tensors of today
+        self._replaced: dict[Buffer, Tensor] = {}  # for a buffer of a trace: what took its place
+        self._places: dict[
+            Buffer, Buffer
+        ] = {}  # for the buffer of such a tensor: that of the trace
 
     @property
     def plans(self) -> Mapping[str, Plan]:
@@ -92,6 +94,7 @@ class Programs:
             return
         self._planner.strategy = strategy
         self._plans = {name: self._planner.recut(plan) for name, plan in self._plans.items()}
+        self._bound.clear()
 
     @property
     def activation_bytes(self) -> int:
@@ -118,15 +121,15 @@ class Programs:
     def replace(self, buffer: Buffer, tensor: Tensor) -> None:
         """From now on plans use `tensor` where they used a tensor in `buffer`. Each is bound anew when it is next asked
         for, so that a growing cache holds up one plan and not all."""
-        for name in self._plans:
-            stale = self._stale.setdefault(name, {})
-            _put(stale, buffer, tensor)
-        _put(self._replaced, buffer, tensor)
+        place = self._places.pop(buffer, buffer)
+        self._replaced[place] = tensor
+        self._places[tensor.buffer] = place
+        self._bound.clear()
 
     def _plan(self, name: str) -> Plan:
-        if stale := self._stale.pop(name, None):
-            self._plans[name] = self._planner.rebound(self._plans[name], stale)
-        return self._plans[name]
+        if name not in self._bound:
+            self._bound[name] = self._planner.rebound(self._plans[name], self._replaced)
+        return self._bound[name]
 
     def trace(self, without: Features = frozenset()) -> None:
         """Write down every pass and start to compile its kernels. The weights need not be there yet. It may be called
@@ -134,15 +137,20 @@ class Programs:
         self.features -= without
         self._forms = {task: f for task, f in self._forms.items() if f.needs <= self.features}
         self._planner = Planner(self._gpu, self._kernels, self._planner.strategy)
-        self._traces, later = {}, list[Trace]()
+        self._traces = {}
         for program in self._programs.values():
-            for rows in (*program.sizes, *filter(None, [program.later])):
-                trace = program.write(rows, self.features, self._forms)
-                self._traces[program.name, rows] = trace
-                if rows == program.later:
-                    later.append(trace)
-        self._planner.reserve(trace for trace in self._traces.values() if trace not in later)
-        self._kernels.start(call.kernel for trace in later for call in trace.calls)
+            for rows in program.sizes:
+                self._trace(program, rows)
+        self._planner.reserve(self._traces.values())
+        for program in self._programs.values():
+            if program.later is not None:
+                trace = self._trace(program, program.later)
+                self._kernels.start(call.kernel for call in trace.calls)
+
+    def _trace(self, program: Program, rows: int) -> Trace:
+        trace = program.write(rows, self.features, self._forms)
+        self._traces[program.name, rows] = trace
+        return trace
 
     async def plan(self) -> None:
         """Make the buffers and plans. Raises HostError naming the kernel or buffer that the device refused."""
@@ -160,7 +168,9 @@ class Programs:
         self._planner.reserve([trace])
         await self._planner.allocate()
         plan = await self._planner.lower([trace])
-        self._plans[_label(program, program.later)] = plan
+        label = _label(program, program.later)
+        self._plans[label] = replace(plan, calls=self._traces[name, program.later].calls)
+        self._bound[label] = plan
         sizes = (*program.sizes, program.later)
         self._programs[name] = replace(program, sizes=sizes, later=None)
 
@@ -193,9 +203,3 @@ class Programs:
 def _label(program: Program, rows: int) -> str:
     alone = len(program.sizes) == 1 and program.later is None
     return program.name if alone else f"{program.name} {rows}"
-
-
-def _put(replaced: dict[Buffer, Tensor], buffer: Buffer, tensor: Tensor) -> None:
-    """Note that `tensor` takes the place of `buffer`, which may have taken the place of another one."""
-    first = next((old for old, new in replaced.items() if new.buffer is buffer), buffer)
-    replaced[first] = tensor
