@@ -18,6 +18,9 @@ MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
 MAX_TAPS = 16
 _CONV_ROWS = 16  # rows that a workgroup convolves
 _COLUMNS = 16  # columns of a state that a workgroup holds
+_CHUNK = 64  # rows that are taken together
+_CHUNK_DIM = 128  # the largest heads for which that is possible
+_OUT_ROWS = 16  # rows of a workgroup of delta_out
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def delta_net(
         f"{label} conv",
         kernel(
             "delta_conv",
-            ["step", "delta_input", "causal_conv", "tree_sum"],
+            ["step", "delta_input", "causal_conv"],
             heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS},
         ),
         [
@@ -138,9 +141,12 @@ def delta_net(
         ],
         (2 * s.key_heads + s.value_heads, -(-trace.rows // _CONV_ROWS), 1),
     )
+    if trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM:
+        _chunks(trace, s, heads, proj, mixed, gates, norm, matrix, y, label)
+        return
     trace.call(
         f"{label} scan",
-        kernel("delta_scan", ["step"], heads),
+        kernel("delta_scan", ["step", "delta_rows"], heads),
         [(mixed, "r"), (gates, "r"), (trace.step, "r"), (matrix, "w"), (y, "w")],
         (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
     )
@@ -150,4 +156,58 @@ def delta_net(
         kernel("delta_norm", ["step", "tree_sum"], constants),
         [(proj, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
         (s.value_heads, trace.rows, 1),
+    )
+
+
+def _chunks(
+    trace: Pass,
+    s: DeltaShape,
+    heads: dict[str, int],
+    proj: Tensor,
+    mixed: Tensor,
+    gates: Tensor,
+    norm: Norm,
+    matrix: Tensor,
+    y: Tensor,
+    label: str,
+) -> None:
+    """Recurrence and norm behind the convolution, 64 rows at a time where they are whole."""
+    pitch = s.value_heads * (s.key_dim + _CHUNK)
+    scratch = proj
+    if pitch <= s.channels and s.projected % 4 == 0:
+        pitch = s.projected  # q|k|v of proj were read by the convolution for the last time
+    else:
+        scratch = trace.tensor(f"{label} scratch", trace.rows, pitch)
+    sizes = heads | {"PITCH": pitch}
+    trace.call(
+        f"{label} chunk",
+        kernel("delta_chunk", ["step", "delta_chunks"], sizes),
+        [(mixed, "w"), (gates, "w"), (trace.step, "r"), (scratch, "w")],
+        (s.value_heads, trace.rows // _CHUNK, 1),
+    )
+    trace.call(
+        f"{label} scan",
+        kernel("delta_chunk_scan", ["step", "delta_chunks", "delta_rows"], sizes),
+        [
+            (mixed, "w"),
+            (gates, "r"),
+            (scratch, "r"),
+            (trace.step, "r"),
+            (matrix, "w"),
+            (y, "w"),
+        ],
+        (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
+    )
+    trace.call(
+        f"{label} out",
+        kernel("delta_out", ["step", "delta_chunks"], sizes | {"EPS": norm.eps}),
+        [
+            (proj, "r"),
+            (mixed, "r"),
+            (scratch, "r"),
+            (norm.weight, "r"),
+            (trace.step, "r"),
+            (y, "w"),
+        ],
+        (s.value_heads, -(-trace.rows // _OUT_ROWS) + 1, 1),
     )

@@ -200,3 +200,30 @@ def test_what_cannot_be() -> None:
     x = Tensor("x", (1, 8))
     with pytest.raises(ValueError, match="do not fit"):
         delta_net(Pass(1, step=x), shape, x, x, x, Norm(x, 1e-6), (x, x), x)
+
+
+CHUNKED = [
+    DeltaShape(3, 3, 12, 20, 4),
+    DeltaShape(2, 4, 128, 128, 4),
+]
+
+
+@pytest.mark.parametrize("shape", CHUNKED, ids=str)
+def test_chunks_of_rows(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
+    """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
+    bits, another the same but for rounding."""
+    layer = Layer(shape, 233)
+    wanted = layer.reference()
+    whole = run_pieces(gpu, run, layer, [(233, 240)])
+    assert nmse(whole[0], wanted) < 1e-10
+    for pieces in ([(64, 64), (128, 144), (41, 80)], [(192, 256), (41, 64)]):
+        for a, b in zip(run_pieces(gpu, run, layer, pieces), whole, strict=True):
+            assert a.tobytes() == b.tobytes()
+    for pieces in (
+        [(37, 64), (130, 192), (1, 80), (63, 64), (2, 64)],  # rows before, between and behind chunks
+        [(10, 16), (54, 64), (65, 80), (104, 112)],
+    ):
+        output, state, history = run_pieces(gpu, run, layer, pieces)
+        assert nmse(output, wanted) < 1e-10
+        assert nmse(state, whole[1]) < 1e-10
+        assert history.tobytes() == whole[2].tobytes()
