@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from py_engine.checks.inputs import Pattern, Types, dot
+from py_engine.checks.inputs import Pattern, Types, dot, pack
 from py_engine.checks.short_conv import Ring
 from py_engine.checks.workbench import (
     Bench,
@@ -25,8 +25,10 @@ from py_engine.graph.trace import Call, Tensor
 
 _PROJ, _CONV, _DECAY, _HISTORY, _NORM = 51, 52, 53, 54, 55  # seeds
 _MIXED, _GATES, _STATE, _Y = 56, 57, 58, 60
+_VALUES, _BETA = 61, 63
 _POSITION = 5
 _TOKENS = 5  # of a scan
+_CHUNK = 64  # rows that are taken together, between positions that are multiples of it
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,12 @@ class _Layer:
         return list(map(silu, found))
 
     def gates(self, row: int, head: int) -> tuple[float, float]:
-        """(alpha, beta) of a value head."""
+        """(log alpha, beta) of a value head."""
         s = self._shape
         at = row * s.width + s.channels + s.hv * s.dv + head
         raw = self._proj[at + s.hv] + self._decay[s.hv + head]
         rate = math.exp(self._decay[head]) * math.log1p(math.exp(raw))
-        return math.exp(-rate), sigmoid(self._proj[at])
+        return -rate, sigmoid(self._proj[at])
 
     def opened(self, row: int, head: int) -> list[float]:
         """silu(z), by which a value head's result is multiplied."""
@@ -167,7 +169,8 @@ def delta_step(bench: Bench, calls: Sequence[Call]) -> Check:
         q = [v / math.sqrt(s.dk) for v in _unit(layer.mixed(0, at_q, s.dk))]
         k = _unit(layer.mixed(0, at_k, s.dk))
         v = layer.mixed(0, at_v, s.dv)
-        alpha, beta = layer.gates(0, head)
+        log_alpha, beta = layer.gates(0, head)
+        alpha = math.exp(log_alpha)
         by_k, by_q, both = state.types.dots(k), state.types.dots(q), dot(k, q)
         kinds = state.types.kinds(head, s.dv)
         steps = [beta * (value - alpha * by_k[kind]) for value, kind in zip(v, kinds, strict=True)]
@@ -222,9 +225,9 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
     """delta_scan.wgsl: five tokens from a known state; a sample of heads and columns."""
     [call] = calls
     s = _Shape.of(call)
-    # Keys of about unit length, as they come from delta_conv; gates (alpha, beta) around 0.7.
+    # Keys of about unit length, as they come from delta_conv; gates (log alpha, beta) around -0.5.
     inputs = Pattern(_MIXED, size=2.0 ** -round(math.log2(s.dk) / 2))
-    pairs = Pattern(_GATES, 0.5, 0.5)
+    pairs = Pattern(_GATES, -0.5, 0.5)
     state = _State(bench, s)
     y = bench.make("y", _TOKENS, s.hv, s.dv)
     tensors = [bench.known(inputs, _TOKENS, s.channels), bench.known(pairs, _TOKENS, s.hv, 2)]
@@ -243,7 +246,7 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
         for t in range(_TOKENS):
             row, gate = t * s.channels, 2 * (t * s.hv + head)
             q, k = inputs.part(row + at_q, s.dk), inputs.part(row + at_k, s.dk)
-            alpha, beta = pairs[gate], pairs[gate + 1]
+            alpha, beta = math.exp(pairs[gate]), pairs[gate + 1]
             values = [alpha * v for v in values]
             d = beta * (inputs[row + at_v + column] - dot(values, k))
             values = [a + d * b for a, b in zip(values, k, strict=True)]
@@ -254,6 +257,72 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
         return difference(own, found, size=size) or difference(after[head, column].floats(), values)
 
     return Check(calls, lambda: first_of([of_column(head, c) for head, c in sample]))
+
+
+def delta_chunk(bench: Bench, calls: Sequence[Call]) -> Check:
+    """delta_chunk.wgsl, delta_chunk_scan.wgsl and delta_out.wgsl: two rows, a chunk and three more rows, from a known
+    state; a sample of heads and rows, all of their columns; the states of a sample of columns.
+
+    A head's columns are of five kinds, by their state and by their v, so that five are computed.
+    """
+    s, eps = _Shape.of(calls[0]), constants(calls[2])["EPS"]
+    [pitch] = whole(constants(calls[0]), "PITCH")
+    before, rows = 2, 2 + _CHUNK + 3
+    position = 2 * _CHUNK - before
+    # Keys of about unit length, as they come from delta_conv; log alpha from -0.4 to 0, beta around 0.5.
+    keys = Pattern(_MIXED, size=2.0 ** -round(math.log2(s.dk) / 2))
+    values, decays, betas = (
+        Types(_VALUES, rows),
+        Pattern(_GATES, -0.25, 0.25),
+        Pattern(_BETA, 0.5, 0.5),
+    )
+    proj, weight = Pattern(_PROJ), Pattern(_NORM, 1.5)
+    opened = proj.map(silu)
+    state = _State(bench, s)
+    kinds = {head: state.types.kinds(head, s.dv) for head in s.heads}
+    mixed = bench.fill("mixed", keys.period(), rows, s.channels)
+    for head in s.heads:
+        for t in range(rows):
+            v = [values.rows[kind][t] for kind in kinds[head]]
+            bench.write(mixed, 4 * (t * s.channels + s.parts(head)[2]), pack(v, "f32"))
+    pairs = [gate for at in range(rows * s.hv) for gate in (decays[at], betas[at])]
+    gates = bench.put("gates", pack(pairs, "f32"), rows, s.hv, 2)
+    sample = [
+        (t, head) for t in (0, before, before + 37, before + 63, rows - 1) for head in s.heads
+    ]
+    step, scratch = bench.step(position, rows), bench.make("scratch", rows, pitch)
+    y = bench.make("y", rows, s.hv, s.dv)
+    chunk, scan, out = calls
+    bench.call(chunk, [mixed, gates, step, scratch], (s.hv, 1, 1))
+    bench.call(scan, [mixed, gates, scratch, step, state.tensor, y])
+    tensors = [bench.known(proj, rows, s.width), mixed, scratch, bench.known(weight, s.dv), step, y]
+    bench.call(out, tensors, (s.hv, -(-rows // 16) + 1, 1))
+    got = {(t, head): bench.read(y, (t * s.hv + head) * s.dv, s.dv) for t, head in sample}
+    after = {(head, c): state.read(head, c) for head in s.heads for c in s.columns}
+
+    def of_head(head: int) -> str:
+        at_q, at_k, _ = s.parts(head)
+        columns = [list(row) for row in state.types.rows]
+        reasons = []
+        for t in range(rows):
+            row, at = t * s.channels, t * s.hv + head
+            q, k = keys.part(row + at_q, s.dk), keys.part(row + at_k, s.dk)
+            alpha, found = math.exp(decays[at]), []
+            for kind, column in enumerate(columns):
+                d = betas[at] * (values.rows[kind][t] - alpha * dot(column, k))
+                columns[kind] = column = [alpha * a + d * b for a, b in zip(column, k, strict=True)]
+                found.append(dot(column, q))
+            if (t, head) in got:
+                wanted = normed(
+                    [found[kind] for kind in kinds[head]], weight.part(0, s.dv), eps, 0.0
+                )
+                gate = opened.part(t * s.width + s.channels + head * s.dv, s.dv)
+                reasons.append(difference(got[t, head].floats(), list(map(mul, wanted, gate))))
+        for c in s.columns:
+            reasons.append(difference(after[head, c].floats(), columns[kinds[head][c]]))
+        return first_of(reasons)
+
+    return Check(calls, lambda: first_of(map(of_head, s.heads)))
 
 
 def delta_norm(bench: Bench, calls: Sequence[Call]) -> Check:

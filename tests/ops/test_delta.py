@@ -220,7 +220,13 @@ def test_chunks_of_rows(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
         for a, b in zip(run_pieces(gpu, run, layer, pieces), whole, strict=True):
             assert a.tobytes() == b.tobytes()
     for pieces in (
-        [(37, 64), (130, 192), (1, 80), (63, 64), (2, 64)],  # rows before, between and behind chunks
+        [
+            (37, 64),
+            (130, 192),
+            (1, 80),
+            (63, 64),
+            (2, 64),
+        ],  # rows before, between and behind chunks
         [(10, 16), (54, 64), (65, 80), (104, 112)],
     ):
         output, state, history = run_pieces(gpu, run, layer, pieces)
