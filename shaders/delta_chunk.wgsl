@@ -14,7 +14,7 @@
 // Dispatch (HV, floor(T / 64), 1): a workgroup a value head and a chunk. All exponents are <= 0. The products of q and k
 // are tiles of 4 x 4 a thread, over slices of 16 channels in workgroup memory. The two systems are solved by forward
 // substitution, a column a thread, in blocks of 16 rows; of P, what lies right of a block on the diagonal is not written.
-// DK, DV <= 256, multiples of 4. Libraries before it: step, delta_chunks.
+// DK, DV <= 128, multiples of 4. Libraries before it: step, delta_chunks.
 
 override HK: u32;
 override HV: u32;

@@ -10,14 +10,16 @@
 //   4        step     Step       -                           read
 //   5        y        f32        [T, HV DV]                  read_write
 //
-// Dispatch (HV, ceil(T / 16) + 1, 1): a workgroup a value head and 16 rows, from a position that is a multiple of 16 on; a
-// thread has 4 rows x 4 columns. Rows behind step.rows do nothing. DV <= 128. Libraries before it: step, delta_chunks.
+// Dispatch (HV, ceil(T / ROWS) + 1, 1): a workgroup a value head and ROWS rows from a position that is a multiple of ROWS
+// on, ROWS = 512 / ACROSS; a thread has 4 rows x 4 columns. Rows behind step.rows do nothing. DV <= 256.
+// Libraries before it: step, delta_chunks.
 
 override HK: u32;
 override HV: u32;
 override DK: u32;
 override DV: u32;
 override PITCH: u32;
+override ACROSS: u32;  // threads side by side: 32 where that is enough for DV, else 64
 override EPS: f32 = 1e-6;
 
 @group(0) @binding(0) var<storage, read> proj: array<f32>;
@@ -27,10 +29,8 @@ override EPS: f32 = 1e-6;
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-const ROWS = 16u;
-const ACROSS = 32u;                           // quads of columns
-var<workgroup> squares: array<f32, 512>;      // [ROWS, ACROSS]
-var<workgroup> sums: array<f32, 128>;         // [ROWS, 8]
+var<workgroup> squares: array<f32, 512>;  // [ROWS, ACROSS]
+var<workgroup> sums: array<f32, 128>;     // [ROWS, 8]
 
 fn opened(z: vec4<f32>) -> vec4<f32> {
   return z / (vec4<f32>(1.0) + exp(min(-z, vec4<f32>(80.0))));
@@ -67,8 +67,9 @@ fn keep(row: u32, valid: bool, head: u32, column: u32, place: u32, o: vec4<f32>)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let rows = step.rows;
-  let block = step.pos / ROWS + group.y;          // of 16 positions
-  let begin = i32(block * ROWS) - i32(step.pos);  // its first row
+  let height = 512u / ACROSS;
+  let block = step.pos / height + group.y;          // of `height` positions
+  let begin = i32(block * height) - i32(step.pos);  // its first row
   if (begin >= i32(rows)) {
     return;
   }
@@ -83,14 +84,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var o2 = result(first + 2u, valid.z, head, column);
   var o3 = result(first + 3u, valid.w, head, column);
 
-  let within = block * ROWS % CHUNK;    // of its chunk
+  let within = block * height % CHUNK;  // of its chunk
   let start = begin - i32(within);      // the chunk's first row
-  if (has && start >= 0 && u32(start) + CHUNK <= rows) {
+  if (has && start >= 0 && start < i32(first_chunk() + whole_chunks() * CHUNK)) {
     let width = (2u * HK * DK + HV * DV) / 4u;
     let line = PITCH / 4u;
     var at = first * line + (head * (DK + CHUNK) + DK) / 4u;
     var from_row = u32(start) * width + (2u * HK * DK + head * DV + column) / 4u;
-    for (var j = 0u; j < within + ROWS; j += 4u) {
+    for (var j = 0u; j < within + height; j += 4u) {
       let d0 = mixed[from_row];
       let d1 = mixed[from_row + width];
       let d2 = mixed[from_row + 2u * width];
@@ -114,7 +115,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   squares[(place + 2u) * ACROSS + across] = dot(o2, o2);
   squares[(place + 3u) * ACROSS + across] = dot(o3, o3);
   workgroupBarrier();
-  sums[thread] = squares[4u * thread] + squares[4u * thread + 1u] + squares[4u * thread + 2u] + squares[4u * thread + 3u];
+  if (thread < 8u * height) {
+    var sum = 0.0;
+    for (var i = 0u; i < ACROSS / 8u; i++) { sum += squares[thread * ACROSS / 8u + i]; }
+    sums[thread] = sum;
+  }
   workgroupBarrier();
   keep(first, valid.x, head, column, place, o0);
   keep(first + 1u, valid.y, head, column, place + 1u, o1);

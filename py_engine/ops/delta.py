@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Tensor, kernel
+from py_engine.graph.trace import NOTHING, Tensor, kernel
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 
@@ -20,7 +20,6 @@ _CONV_ROWS = 16  # rows that a workgroup convolves
 _COLUMNS = 16  # columns of a state that a workgroup holds
 _CHUNK = 64  # rows that are taken together
 _CHUNK_DIM = 128  # the largest heads for which that is possible
-_OUT_ROWS = 16  # rows of a workgroup of delta_out
 
 
 @dataclass(frozen=True)
@@ -141,53 +140,24 @@ def delta_net(
         ],
         (2 * s.key_heads + s.value_heads, -(-trace.rows // _CONV_ROWS), 1),
     )
-    if trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM:
-        _chunks(trace, s, heads, proj, mixed, gates, norm, matrix, y, label)
-        return
-    trace.call(
-        f"{label} scan",
-        kernel("delta_scan", ["step", "delta_rows"], heads),
-        [(mixed, "r"), (gates, "r"), (trace.step, "r"), (matrix, "w"), (y, "w")],
-        (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
-    )
-    constants = {"HV": s.value_heads, "DV": s.value_dim, "C": s.channels, "EPS": norm.eps}
-    trace.call(
-        f"{label} norm",
-        kernel("delta_norm", ["step", "tree_sum"], constants),
-        [(proj, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
-        (s.value_heads, trace.rows, 1),
-    )
-
-
-def _chunks(
-    trace: Pass,
-    s: DeltaShape,
-    heads: dict[str, int],
-    proj: Tensor,
-    mixed: Tensor,
-    gates: Tensor,
-    norm: Norm,
-    matrix: Tensor,
-    y: Tensor,
-    label: str,
-) -> None:
-    """Recurrence and norm behind the convolution, 64 rows at a time where they are whole."""
-    pitch = s.value_heads * (s.key_dim + _CHUNK)
-    scratch = proj
+    in_chunks = trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM
+    pitch, scratch = s.value_heads * (s.key_dim + _CHUNK), NOTHING
     if pitch <= s.channels and s.projected % 4 == 0:
-        pitch = s.projected  # q|k|v of proj were read by the convolution for the last time
-    else:
+        # The convolution was the last to read q|k|v of proj.
+        pitch, scratch = s.projected, proj
+    elif in_chunks:
         scratch = trace.tensor(f"{label} scratch", trace.rows, pitch)
-    sizes = heads | {"PITCH": pitch}
-    trace.call(
-        f"{label} chunk",
-        kernel("delta_chunk", ["step", "delta_chunks"], sizes),
-        [(mixed, "w"), (gates, "w"), (trace.step, "r"), (scratch, "w")],
-        (s.value_heads, trace.rows // _CHUNK, 1),
-    )
+    heads["PITCH"] = pitch
+    if in_chunks:
+        trace.call(
+            f"{label} chunk",
+            kernel("delta_chunk", ["step", "delta_chunks"], heads),
+            [(mixed, "w"), (gates, "w"), (trace.step, "r"), (scratch, "w")],
+            (s.value_heads, trace.rows // _CHUNK, 1),
+        )
     trace.call(
         f"{label} scan",
-        kernel("delta_chunk_scan", ["step", "delta_chunks", "delta_rows"], sizes),
+        kernel("delta_scan", ["step", "delta_chunks"], heads | {"QUADS": -(-s.key_dim // 32)}),
         [
             (mixed, "w"),
             (gates, "r"),
@@ -198,9 +168,10 @@ def _chunks(
         ],
         (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
     )
+    across = 32 if s.value_dim <= 128 else 64
     trace.call(
         f"{label} out",
-        kernel("delta_out", ["step", "delta_chunks"], sizes | {"EPS": norm.eps}),
+        kernel("delta_out", ["step", "delta_chunks"], heads | {"ACROSS": across, "EPS": norm.eps}),
         [
             (proj, "r"),
             (mixed, "r"),
@@ -209,5 +180,5 @@ def _chunks(
             (trace.step, "r"),
             (y, "w"),
         ],
-        (s.value_heads, -(-trace.rows // _OUT_ROWS) + 1, 1),
+        (s.value_heads, -(-trace.rows * across // 512) + 1, 1),
     )
