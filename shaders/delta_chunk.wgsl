@@ -77,51 +77,42 @@ fn lower(at: u32, pitch: u32) -> mat4x4<f32> {
   return mat4x4<f32>(pool[at], pool[at + pitch], pool[at + 2u * pitch], pool[at + 3u * pitch]);
 }
 
-// x of (I + m) x = given, m strictly lower.
-fn substituted(m: mat4x4<f32>, given: vec4<f32>) -> vec4<f32> {
-  var x = given;
-  x -= m[0] * x.x;
-  x -= m[1] * x.y;
-  x -= m[2] * x.z;
-  return x;
+// Where rows 4 i .. of column j stand, for a block i / 4 that is not above the diagonal.
+fn place(i: u32, j: u32) -> u32 {
+  let b = j / 16u;
+  return block_start(b) + (j % 16u) * block_pitch(b) + i - 4u * b;
 }
 
-// A column of the right sides, v or k.
-struct Column {
-  source: u32,    // of row 0 in mixed
-  solution: u32,  // of row 0 in mixed (v) or in scratch (k)
-  is_value: bool,
+// Rows 4 i .. of a product of two parts of the pool, the left one with columns first .. end - 1 (multiples of 4), whose
+// rows the right one's column j has.
+fn product(i: u32, j: u32, first: u32, end: u32) -> vec4<f32> {
+  var sum = vec4<f32>(0.0);
+  for (var m = first; m < end; m += 4u) { sum += lower(place(i, m), block_pitch(m / 16u)) * pool[place(m / 4u, j)]; }
+  return sum;
 }
 
-fn right_side(column: Column, i: u32) -> f32 {
-  let given = betas[i] * mixed[column.source + i * (2u * HK * DK + HV * DV)];
-  if (column.is_value) { return given; }
-  return given * decayed(sums[i]);
+// Column c of v (c < DV) or exp(g) k, in a row of mixed.
+fn right_side(row: u32, c: u32, head: u32, scale: f32) -> f32 {
+  if (c < DV) { return mixed[row + 2u * HK * DK + head * DV + c]; }
+  return mixed[row + (HK + head / (HV / HK)) * DK + min(c - DV, DK - 1u)] * scale;
 }
 
-fn right_sides(column: Column, i: u32) -> vec4<f32> {
-  return vec4<f32>(
-    right_side(column, i), right_side(column, i + 1u), right_side(column, i + 2u), right_side(column, i + 3u));
-}
-
-fn found(column: Column, i: u32) -> f32 {
-  if (column.is_value) { return mixed[column.solution + i * (2u * HK * DK + HV * DV)]; }
-  return scratch[column.solution + i * PITCH];
-}
-
-fn keep(column: Column, i: u32, x: f32) {
-  if (column.is_value) {
-    mixed[column.solution + i * (2u * HK * DK + HV * DV)] = x;
-  } else {
-    scratch[column.solution + i * PITCH] = x;
+// Column c of U or W, in four rows.
+fn keep(row: u32, c: u32, head: u32, x: vec4<f32>) {
+  let width = 2u * HK * DK + HV * DV;
+  if (c < DV) {
+    let at = row * width + 2u * HK * DK + head * DV + c;
+    mixed[at] = x.x;
+    mixed[at + width] = x.y;
+    mixed[at + 2u * width] = x.z;
+    mixed[at + 3u * width] = x.w;
+  } else if (c < DV + DK) {
+    let at = row * PITCH + head * (DK + CHUNK) + c - DV;
+    scratch[at] = x.x;
+    scratch[at + PITCH] = x.y;
+    scratch[at + 2u * PITCH] = x.z;
+    scratch[at + 3u * PITCH] = x.w;
   }
-}
-
-fn keep_four(column: Column, i: u32, x: vec4<f32>) {
-  keep(column, i, x.x);
-  keep(column, i + 1u, x.y);
-  keep(column, i + 2u, x.z);
-  keep(column, i + 3u, x.w);
 }
 
 @compute @workgroup_size(256)
@@ -170,18 +161,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);
     next_k = four_rows(start + 4u * a, (HK + key_head) * DK, first + SLICE + b);
-    for (var c = 0u; c < SLICE; c++) {
-      let q = pool[c * LINE + a];
-      let k = pool[c * LINE + 16u + a];
-      let other = pool[c * LINE + 16u + b];
-      q0 += q * other.x;
-      q1 += q * other.y;
-      q2 += q * other.z;
-      q3 += q * other.w;
-      k0 += k * other.x;
-      k1 += k * other.y;
-      k2 += k * other.z;
-      k3 += k * other.w;
+    for (var c = 0u; c < SLICE; c += 2u) {
+      let at = c * LINE;
+      let q = pool[at + a];
+      let k = pool[at + 16u + a];
+      let other = pool[at + 16u + b];
+      let q_next = pool[at + LINE + a];
+      let k_next = pool[at + LINE + 16u + a];
+      let other_next = pool[at + LINE + 16u + b];
+      q0 += q * other.x + q_next * other_next.x;
+      q1 += q * other.y + q_next * other_next.y;
+      q2 += q * other.z + q_next * other_next.z;
+      q3 += q * other.w + q_next * other_next.w;
+      k0 += k * other.x + k_next * other_next.x;
+      k1 += k * other.y + k_next * other_next.y;
+      k2 += k * other.z + k_next * other_next.z;
+      k3 += k * other.w + k_next * other_next.w;
     }
   }
   workgroupBarrier();
@@ -199,43 +194,57 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
 
-  for (var c = thread; c < DV + DK; c += WG) {
-    var column: Column;
-    column.is_value = c < DV;
-    if (column.is_value) {
-      column.source = start * width + 2u * HK * DK + head * DV + c;
-      column.solution = column.source;
-    } else {
-      column.source = start * width + (HK + key_head) * DK + c - DV;
-      column.solution = start * PITCH + home + c - DV;
+  // (I + A)^-1 in the place of A: first of 4 x 4 blocks on the diagonal, then of ever larger ones, of whose halves the
+  // inverses P, Q are known: [P 0; B Q]^-1 stands where B was as -Q B P.
+  var found = vec4<f32>(0.0);
+  if (thread < CHUNK) {
+    found = vec4<f32>(vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(thread % 4u));
+    let m = lower(place(thread / 4u, thread - thread % 4u), block_pitch(thread / 16u));
+    found -= m[0] * found.x;
+    found -= m[1] * found.y;
+    found -= m[2] * found.z;
+  }
+  workgroupBarrier();
+  if (thread < CHUNK) { pool[place(thread / 4u, thread)] = found; }
+  for (var half = 4u; half < CHUNK; half *= 2u) {
+    // A thread has four rows of a column of such a B.
+    let column = thread % half;
+    let quad = thread / half % (half / 4u);
+    let begin = thread / (half * half / 4u) * 2u * half;
+    let j = begin + column;
+    let i = (begin + half) / 4u + quad;
+    let there = begin < CHUNK;
+    workgroupBarrier();
+    if (there) { found = product(i, j, max(begin, j - j % 16u), begin + half); }
+    workgroupBarrier();
+    if (there) { pool[place(i, j)] = found; }
+    workgroupBarrier();
+    if (there) { found = product(i, j, begin + half, min(begin + 2u * half, (i / 4u + 1u) * 16u)); }
+    workgroupBarrier();
+    if (there) { pool[place(i, j)] = -found; }
+  }
+  workgroupBarrier();
+
+  // U and W: rows 4 a .. of columns first + b, + 16, + 32, + 48.
+  for (var first = 0u; first < DV + DK; first += 64u) {
+    let c = vec4<u32>(first + b) + vec4<u32>(0u, 16u, 32u, 48u);
+    var x0 = vec4<f32>(0.0);
+    var x1 = vec4<f32>(0.0);
+    var x2 = vec4<f32>(0.0);
+    var x3 = vec4<f32>(0.0);
+    for (var j = 0u; j < 4u * a + 4u; j++) {
+      let t = pool[place(a, j)] * betas[j];
+      let scale = decayed(sums[j]);
+      let row = (start + j) * width;
+      x0 += t * right_side(row, c.x, head, scale);
+      x1 += t * right_side(row, c.y, head, scale);
+      x2 += t * right_side(row, c.z, head, scale);
+      x3 += t * right_side(row, c.w, head, scale);
     }
-    for (var block = 0u; block < 4u; block++) {
-      let i = 16u * block;
-      var x0 = right_sides(column, i);
-      var x1 = right_sides(column, i + 4u);
-      var x2 = right_sides(column, i + 8u);
-      var x3 = right_sides(column, i + 12u);
-      for (var j = 0u; j < i; j += 4u) {
-        let x = vec4<f32>(found(column, j), found(column, j + 1u), found(column, j + 2u), found(column, j + 3u));
-        let pitch = block_pitch(j / 16u);
-        let at = block_start(j / 16u) + j % 16u * pitch + 4u * (block - j / 16u);
-        x0 -= lower(at, pitch) * x;
-        x1 -= lower(at + 1u, pitch) * x;
-        x2 -= lower(at + 2u, pitch) * x;
-        x3 -= lower(at + 3u, pitch) * x;
-      }
-      let pitch = block_pitch(block);
-      let at = block_start(block);
-      x0 = substituted(lower(at, pitch), x0);
-      x1 = substituted(lower(at + 4u * pitch + 1u, pitch), x1 - lower(at + 1u, pitch) * x0);
-      x2 -= lower(at + 2u, pitch) * x0 + lower(at + 4u * pitch + 2u, pitch) * x1;
-      x2 = substituted(lower(at + 8u * pitch + 2u, pitch), x2);
-      x3 -= lower(at + 3u, pitch) * x0 + lower(at + 4u * pitch + 3u, pitch) * x1 + lower(at + 8u * pitch + 3u, pitch) * x2;
-      x3 = substituted(lower(at + 12u * pitch + 3u, pitch), x3);
-      keep_four(column, i, x0);
-      keep_four(column, i + 4u, x1);
-      keep_four(column, i + 8u, x2);
-      keep_four(column, i + 12u, x3);
-    }
+    workgroupBarrier();  // whoever still reads v
+    keep(start + 4u * a, c.x, head, x0);
+    keep(start + 4u * a, c.y, head, x1);
+    keep(start + 4u * a, c.z, head, x2);
+    keep(start + 4u * a, c.w, head, x3);
   }
 }

@@ -38,8 +38,7 @@ override QUADS: u32;  // of a column for each of its 8 threads: ceil(DK / 32)
 const LANES = 8u;      // threads of a column
 const MOST = 8u;       // the most QUADS
 const SCANNING = 128u; // threads of the workgroup
-const STAGE = 512u;    // first S [128, 16 columns], then a slice: 16 channels of 128 rows of W and q; or
-const KEYS = 768u;     // D [64, 16 columns] and 8 rows of k
+const STAGE = 512u;    // first S [128, 16 columns] or D [64, 16], then a slice: 16 channels of W and q, or 16 rows of k
 const TILES = 32u;     // rows or channels of a workgroup, 4 a thread
 var<workgroup> pool: array<vec4<f32>, 1024>;
 
@@ -117,10 +116,13 @@ fn four_rows(start: u32, i: u32, quad: u32, head: u32) -> mat4x4<f32> {
   return rows;
 }
 
-// Quad `quad` of a row of k.
-fn key_quad(row: u32, quad: u32, head: u32) -> vec4<f32> {
-  var found = vec4<f32>(0.0);
-  if (quad < DK / 4u) { found = mixed[row * width() + (HK + head / (HV / HK)) * (DK / 4u) + quad]; }
+// Quad `quad` of rows row, row + 4, + 8, + 12 of k.
+fn key_quads(row: u32, quad: u32, head: u32) -> mat4x4<f32> {
+  var found = mat4x4<f32>();
+  if (quad < DK / 4u) {
+    let at = row * width() + (HK + head / (HV / HK)) * (DK / 4u) + quad;
+    found = mat4x4<f32>(mixed[at], mixed[at + 4u * width()], mixed[at + 8u * width()], mixed[at + 12u * width()]);
+  }
   return found;
 }
 
@@ -202,7 +204,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var r1 = vec4<f32>(0.0);
       var r2 = vec4<f32>(0.0);
       var r3 = vec4<f32>(0.0);
-      var keys = mat2x4<f32>();
+      var keys = mat4x4<f32>();
       for (var slice = 0u; slice < slices; slice++) {
         workgroupBarrier();
         let by_channel = transpose(rows);
@@ -214,24 +216,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (slice + 1u < slices) {
           rows = four_rows(start, slice_rows, 4u * (slice + 1u) + slice_quad, head);
         } else {
-          keys = mat2x4<f32>(key_quad(start + down, across, head), key_quad(start + down + 4u, across, head));
+          keys = key_quads(start + down, across, head);
         }
-        for (var c = 0u; c < 16u; c++) {
-          let x = pool[staged(c, across)];
-          let columns = pool[(16u * slice + c) * 4u + down];
-          r0 += x.x * columns;
-          r1 += x.y * columns;
-          r2 += x.z * columns;
-          r3 += x.w * columns;
+        for (var quad = 0u; quad < 4u; quad++) {
+          let at = staged(4u * quad, across);
+          let x0 = pool[at];
+          let x1 = pool[at + TILES];
+          let x2 = pool[at + 2u * TILES];
+          let x3 = pool[at + 3u * TILES];
+          let from_s = (16u * slice + 4u * quad) * 4u + down;
+          let c0 = pool[from_s];
+          let c1 = pool[from_s + 4u];
+          let c2 = pool[from_s + 8u];
+          let c3 = pool[from_s + 12u];
+          r0 += x0.x * c0 + x1.x * c1 + x2.x * c2 + x3.x * c3;
+          r1 += x0.y * c0 + x1.y * c1 + x2.y * c2 + x3.y * c3;
+          r2 += x0.z * c0 + x1.z * c1 + x2.z * c2 + x3.z * c3;
+          r3 += x0.w * c0 + x1.w * c1 + x2.w * c2 + x3.w * c3;
         }
       }
       workgroupBarrier();
       if (across < 16u) {
         let d = mat4x4<f32>(u[0] - r0, u[1] - r1, u[2] - r2, u[3] - r3);
-        pool[STAGE + (4u * across) * 4u + down] = d[0] * decayed(whole - g.x);
-        pool[STAGE + (4u * across + 1u) * 4u + down] = d[1] * decayed(whole - g.y);
-        pool[STAGE + (4u * across + 2u) * 4u + down] = d[2] * decayed(whole - g.z);
-        pool[STAGE + (4u * across + 3u) * 4u + down] = d[3] * decayed(whole - g.w);
+        pool[(4u * across) * 4u + down] = d[0] * decayed(whole - g.x);
+        pool[(4u * across + 1u) * 4u + down] = d[1] * decayed(whole - g.y);
+        pool[(4u * across + 2u) * 4u + down] = d[2] * decayed(whole - g.z);
+        pool[(4u * across + 3u) * 4u + down] = d[3] * decayed(whole - g.w);
         if (is_row) {
           let at = row * width() + values;
           mixed[at] = d[0];
@@ -250,23 +260,33 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       s1 *= kept;
       s2 *= kept;
       s3 *= kept;
-      for (var slice = 0u; slice < CHUNK; slice += 8u) {
-        pool[KEYS + down * TILES + across] = keys[0];
-        pool[KEYS + (down + 4u) * TILES + across] = keys[1];
+      for (var slice = 0u; slice < CHUNK; slice += 16u) {
+        let at = STAGE + down * TILES + across;
+        pool[at] = keys[0];
+        pool[at + 4u * TILES] = keys[1];
+        pool[at + 8u * TILES] = keys[2];
+        pool[at + 12u * TILES] = keys[3];
         workgroupBarrier();
-        if (slice + 8u < CHUNK) {
-          let next = start + slice + 8u + down;
-          keys = mat2x4<f32>(key_quad(next, across, head), key_quad(next + 4u, across, head));
+        if (slice + 16u < CHUNK) {
+          keys = key_quads(start + slice + 16u + down, across, head);
         } else if (n + 1u < chunks) {
           rows = four_rows(start + CHUNK, slice_rows, slice_quad, head);
         }
-        for (var i = 0u; i < 8u; i++) {
-          let k = pool[KEYS + i * TILES + across];
-          let d = pool[STAGE + (slice + i) * 4u + down];
-          s0 += k.x * d;
-          s1 += k.y * d;
-          s2 += k.z * d;
-          s3 += k.w * d;
+        for (var i = 0u; i < 16u; i += 4u) {
+          let at = STAGE + i * TILES + across;
+          let k0 = pool[at];
+          let k1 = pool[at + TILES];
+          let k2 = pool[at + 2u * TILES];
+          let k3 = pool[at + 3u * TILES];
+          let from_d = (slice + i) * 4u + down;
+          let d0 = pool[from_d];
+          let d1 = pool[from_d + 4u];
+          let d2 = pool[from_d + 8u];
+          let d3 = pool[from_d + 12u];
+          s0 += k0.x * d0 + k1.x * d1 + k2.x * d2 + k3.x * d3;
+          s1 += k0.y * d0 + k1.y * d1 + k2.y * d2 + k3.y * d3;
+          s2 += k0.z * d0 + k1.z * d1 + k2.z * d2 + k3.z * d3;
+          s3 += k0.w * d0 + k1.w * d1 + k2.w * d2 + k3.w * d3;
         }
         workgroupBarrier();
       }
