@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
-from py_engine.checks.delta import delta_chunk, delta_conv, delta_norm, delta_scan, delta_step
+from py_engine.checks.delta import delta_conv, delta_step
+from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts
@@ -40,7 +41,7 @@ CHECKS: Mapping[str, Maker] = {
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,
-    "delta_norm": delta_norm,
+    "delta_out": delta_out,
     "delta_step": delta_step,
     "short_conv": short_conv,
     "sample_argmax": sample,
@@ -48,16 +49,7 @@ CHECKS: Mapping[str, Maker] = {
     "sample_clear": clear,
 }
 # These are checked together with the call before them, because only they can read its result.
-FOLLOWERS = frozenset(
-    {
-        "attention_reduce",
-        "delta_chunk_scan",
-        "delta_out",
-        "sample_take",
-        "sample_histogram",
-        "sample_choose",
-    }
-)
+FOLLOWERS = frozenset({"attention_reduce", "sample_take", "sample_histogram", "sample_choose"})
 
 
 def chains(calls: Iterable[Call]) -> Iterator[list[Call]]:
