@@ -9,7 +9,10 @@
 //   0        mixed    f32        [T, 2 HK DK + HV DV]  read_write   q|k|v; of whole chunks U replaces v
 //   1        gates    vec2<f32>  [T, HV]              read_write   (log alpha, beta); of whole chunks g replaces log alpha
 //   2        step     Step       -                    read
-//   3        scratch  f32        [T, PITCH]           write        of each head [DK + 64]: W, then P
+//   3        scratch  vec4<f32>  [T, PITCH / 4]       write        see below
+//
+// In row r of a chunk, scratch has of each head [320]: of channels 2 r and 2 r + 1 the chunk's 64 rows of W and of exp(g) q,
+// then row r of P. So whoever multiplies with W and q finds many rows of a channel side by side.
 //
 // Dispatch (HV, floor(T / 64), 1): a workgroup a value head and a chunk. All exponents are <= 0. The products of q and k
 // are tiles of 4 x 4 a thread, over slices of 16 channels in workgroup memory. The two systems are solved by forward
@@ -25,10 +28,11 @@ override PITCH: u32;
 @group(0) @binding(0) var<storage, read_write> mixed: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gates: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read> step: Step;
-@group(0) @binding(3) var<storage, read_write> scratch: array<f32>;
+@group(0) @binding(3) var<storage, read_write> scratch: array<vec4<f32>>;
 
 const WG = 256u;
 const SLICE = 16u;  // channels in workgroup memory
+const HEAD = 80u;   // quads of a head in a row of scratch
 const LINE = 33u;   // quads of a channel there: 16 of q, 16 of k, and one against bank conflicts
 
 // First the slices, then A by columns: blocks of 16 columns, each with the rows from its first one on.
@@ -58,18 +62,16 @@ struct Rows {
   i: vec4<u32>,
   g: vec4<f32>,
   beta: vec4<f32>,
-  place: u32,  // of P in scratch
 }
 
-// Writes P of column j and returns A, from the products of the rows of q and k with row j of k.
-fn kept_products(rows: Rows, j: u32, q: vec4<f32>, k: vec4<f32>) -> vec4<f32> {
+// Of products of these rows with row j of k: what decay leaves of those that are not above the diagonal, or on it.
+fn below(rows: Rows, j: u32, products: vec4<f32>) -> vec4<f32> {
   let ratio = exp(clamp(rows.g - vec4<f32>(sums[j]), vec4<f32>(-80.0), vec4<f32>(0.0)));
-  let p = q * ratio * vec4<f32>(rows.i >= vec4<u32>(j));
-  scratch[rows.place + j] = p.x;
-  scratch[rows.place + PITCH + j] = p.y;
-  scratch[rows.place + 2u * PITCH + j] = p.z;
-  scratch[rows.place + 3u * PITCH + j] = p.w;
-  return rows.beta * k * ratio * vec4<f32>(rows.i > vec4<u32>(j));
+  return products * ratio * vec4<f32>(rows.i >= vec4<u32>(j));
+}
+
+fn strictly_below(rows: Rows, j: u32, products: vec4<f32>) -> vec4<f32> {
+  return rows.beta * below(rows, j, products) * vec4<f32>(rows.i > vec4<u32>(j));
 }
 
 // Four columns of four rows of A.
@@ -77,41 +79,57 @@ fn lower(at: u32, pitch: u32) -> mat4x4<f32> {
   return mat4x4<f32>(pool[at], pool[at + pitch], pool[at + 2u * pitch], pool[at + 3u * pitch]);
 }
 
-// Where rows 4 i .. of column j stand, for a block i / 4 that is not above the diagonal.
-fn place(i: u32, j: u32) -> u32 {
-  let b = j / 16u;
-  return block_start(b) + (j % 16u) * block_pitch(b) + i - 4u * b;
+// x of (I + m) x = given, m strictly lower.
+fn substituted(m: mat4x4<f32>, given: vec4<f32>) -> vec4<f32> {
+  var x = given;
+  x -= m[0] * x.x;
+  x -= m[1] * x.y;
+  x -= m[2] * x.z;
+  return x;
 }
 
-// Rows 4 i .. of a product of two parts of the pool, the left one with columns first .. end - 1 (multiples of 4), whose
-// rows the right one's column j has.
-fn product(i: u32, j: u32, first: u32, end: u32) -> vec4<f32> {
-  var sum = vec4<f32>(0.0);
-  for (var m = first; m < end; m += 4u) { sum += lower(place(i, m), block_pitch(m / 16u)) * pool[place(m / 4u, j)]; }
-  return sum;
+// Where scratch has a channel of W, and 16 quads further of exp(g) q.
+fn channel_place(start: u32, head: u32, c: u32) -> u32 {
+  return (start + c / 2u) * (PITCH / 4u) + head * HEAD + c % 2u * 32u;
 }
 
-// Column c of v (c < DV) or exp(g) k, in a row of mixed.
-fn right_side(row: u32, c: u32, head: u32, scale: f32) -> f32 {
-  if (c < DV) { return mixed[row + 2u * HK * DK + head * DV + c]; }
-  return mixed[row + (HK + head / (HV / HK)) * DK + min(c - DV, DK - 1u)] * scale;
+// A column of the right sides, v or k.
+struct Column {
+  source: u32,    // of row 0 in mixed; where U goes, too
+  solution: u32,  // of row 0 of W in scratch
+  is_value: bool,
 }
 
-// Column c of U or W, in four rows.
-fn keep(row: u32, c: u32, head: u32, x: vec4<f32>) {
+fn right_side(column: Column, i: u32) -> f32 {
+  let given = betas[i] * mixed[column.source + i * (2u * HK * DK + HV * DV)];
+  if (column.is_value) { return given; }
+  return given * decayed(sums[i]);
+}
+
+fn right_sides(column: Column, i: u32) -> vec4<f32> {
+  return vec4<f32>(
+    right_side(column, i), right_side(column, i + 1u), right_side(column, i + 2u), right_side(column, i + 3u));
+}
+
+fn found(column: Column, i: u32) -> vec4<f32> {
   let width = 2u * HK * DK + HV * DV;
-  if (c < DV) {
-    let at = row * width + 2u * HK * DK + head * DV + c;
+  let at = column.source + i * width;
+  if (column.is_value) {
+    return vec4<f32>(mixed[at], mixed[at + width], mixed[at + 2u * width], mixed[at + 3u * width]);
+  }
+  return scratch[column.solution + i / 4u];
+}
+
+fn keep(column: Column, i: u32, x: vec4<f32>) {
+  if (column.is_value) {
+    let width = 2u * HK * DK + HV * DV;
+    let at = column.source + i * width;
     mixed[at] = x.x;
     mixed[at + width] = x.y;
     mixed[at + 2u * width] = x.z;
     mixed[at + 3u * width] = x.w;
-  } else if (c < DV + DK) {
-    let at = row * PITCH + head * (DK + CHUNK) + c - DV;
-    scratch[at] = x.x;
-    scratch[at + PITCH] = x.y;
-    scratch[at + 2u * PITCH] = x.z;
-    scratch[at + 3u * PITCH] = x.w;
+  } else {
+    scratch[column.solution + i / 4u] = x;
   }
 }
 
@@ -124,7 +142,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let key_head = head / (HV / HK);
   let start = first_chunk() + group.y * CHUNK;
   let width = 2u * HK * DK + HV * DV;
-  let home = head * (DK + CHUNK);  // in a row of scratch
 
   if (thread < CHUNK) {
     let gate = gates[(start + thread) * HV + head];
@@ -158,25 +175,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     pool[b * LINE + a] = next_q;
     pool[b * LINE + 16u + a] = next_k;
+    let factor = vec4<f32>(decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
+    if (first + b < DK) { scratch[channel_place(start, head, first + b) + 16u + a] = next_q * factor; }
     workgroupBarrier();
     next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);
     next_k = four_rows(start + 4u * a, (HK + key_head) * DK, first + SLICE + b);
-    for (var c = 0u; c < SLICE; c += 2u) {
-      let at = c * LINE;
-      let q = pool[at + a];
-      let k = pool[at + 16u + a];
-      let other = pool[at + 16u + b];
-      let q_next = pool[at + LINE + a];
-      let k_next = pool[at + LINE + 16u + a];
-      let other_next = pool[at + LINE + 16u + b];
-      q0 += q * other.x + q_next * other_next.x;
-      q1 += q * other.y + q_next * other_next.y;
-      q2 += q * other.z + q_next * other_next.z;
-      q3 += q * other.w + q_next * other_next.w;
-      k0 += k * other.x + k_next * other_next.x;
-      k1 += k * other.y + k_next * other_next.y;
-      k2 += k * other.z + k_next * other_next.z;
-      k3 += k * other.w + k_next * other_next.w;
+    for (var c = 0u; c < SLICE; c++) {
+      let q = pool[c * LINE + a];
+      let k = pool[c * LINE + 16u + a];
+      let other = pool[c * LINE + 16u + b];
+      q0 += q * other.x;
+      q1 += q * other.y;
+      q2 += q * other.z;
+      q3 += q * other.w;
+      k0 += k * other.x;
+      k1 += k * other.y;
+      k2 += k * other.z;
+      k3 += k * other.w;
     }
   }
   workgroupBarrier();
@@ -184,67 +199,60 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = vec4<u32>(4u * a) + vec4<u32>(0u, 1u, 2u, 3u);
     let g = vec4<f32>(sums[i.x], sums[i.y], sums[i.z], sums[i.w]);
     let beta = vec4<f32>(betas[i.x], betas[i.y], betas[i.z], betas[i.w]);
-    let rows = Rows(i, g, beta, (start + 4u * a) * PITCH + home + DK);
+    let rows = Rows(i, g, beta);
     let pitch = block_pitch(b / 4u);
-    let at = block_start(b / 4u) + (4u * b % 16u) * pitch + a - 4u * (b / 4u);
-    pool[at] = kept_products(rows, 4u * b, q0, k0);
-    pool[at + pitch] = kept_products(rows, 4u * b + 1u, q1, k1);
-    pool[at + 2u * pitch] = kept_products(rows, 4u * b + 2u, q2, k2);
-    pool[at + 3u * pitch] = kept_products(rows, 4u * b + 3u, q3, k3);
+    let j = 4u * b;
+    let at = block_start(b / 4u) + j % 16u * pitch + a - 4u * (b / 4u);
+    pool[at] = strictly_below(rows, j, k0);
+    pool[at + pitch] = strictly_below(rows, j + 1u, k1);
+    pool[at + 2u * pitch] = strictly_below(rows, j + 2u, k2);
+    pool[at + 3u * pitch] = strictly_below(rows, j + 3u, k3);
+    let p = transpose(mat4x4<f32>(
+      below(rows, j, q0), below(rows, j + 1u, q1), below(rows, j + 2u, q2), below(rows, j + 3u, q3)));
+    let place = (start + 4u * a) * (PITCH / 4u) + head * HEAD + 64u + b;
+    scratch[place] = p[0];
+    scratch[place + PITCH / 4u] = p[1];
+    scratch[place + 2u * (PITCH / 4u)] = p[2];
+    scratch[place + 3u * (PITCH / 4u)] = p[3];
   }
   workgroupBarrier();
 
-  // (I + A)^-1 in the place of A: first of 4 x 4 blocks on the diagonal, then of ever larger ones, of whose halves the
-  // inverses P, Q are known: [P 0; B Q]^-1 stands where B was as -Q B P.
-  var found = vec4<f32>(0.0);
-  if (thread < CHUNK) {
-    found = vec4<f32>(vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(thread % 4u));
-    let m = lower(place(thread / 4u, thread - thread % 4u), block_pitch(thread / 16u));
-    found -= m[0] * found.x;
-    found -= m[1] * found.y;
-    found -= m[2] * found.z;
-  }
-  workgroupBarrier();
-  if (thread < CHUNK) { pool[place(thread / 4u, thread)] = found; }
-  for (var half = 4u; half < CHUNK; half *= 2u) {
-    // A thread has four rows of a column of such a B.
-    let column = thread % half;
-    let quad = thread / half % (half / 4u);
-    let begin = thread / (half * half / 4u) * 2u * half;
-    let j = begin + column;
-    let i = (begin + half) / 4u + quad;
-    let there = begin < CHUNK;
-    workgroupBarrier();
-    if (there) { found = product(i, j, max(begin, j - j % 16u), begin + half); }
-    workgroupBarrier();
-    if (there) { pool[place(i, j)] = found; }
-    workgroupBarrier();
-    if (there) { found = product(i, j, begin + half, min(begin + 2u * half, (i / 4u + 1u) * 16u)); }
-    workgroupBarrier();
-    if (there) { pool[place(i, j)] = -found; }
-  }
-  workgroupBarrier();
-
-  // U and W: rows 4 a .. of columns first + b, + 16, + 32, + 48.
-  for (var first = 0u; first < DV + DK; first += 64u) {
-    let c = vec4<u32>(first + b) + vec4<u32>(0u, 16u, 32u, 48u);
-    var x0 = vec4<f32>(0.0);
-    var x1 = vec4<f32>(0.0);
-    var x2 = vec4<f32>(0.0);
-    var x3 = vec4<f32>(0.0);
-    for (var j = 0u; j < 4u * a + 4u; j++) {
-      let t = pool[place(a, j)] * betas[j];
-      let scale = decayed(sums[j]);
-      let row = (start + j) * width;
-      x0 += t * right_side(row, c.x, head, scale);
-      x1 += t * right_side(row, c.y, head, scale);
-      x2 += t * right_side(row, c.z, head, scale);
-      x3 += t * right_side(row, c.w, head, scale);
+  for (var c = thread; c < DV + DK; c += WG) {
+    var column: Column;
+    column.is_value = c < DV;
+    if (column.is_value) {
+      column.source = start * width + 2u * HK * DK + head * DV + c;
+    } else {
+      column.source = start * width + (HK + key_head) * DK + c - DV;
+      column.solution = channel_place(start, head, c - DV);
     }
-    workgroupBarrier();  // whoever still reads v
-    keep(start + 4u * a, c.x, head, x0);
-    keep(start + 4u * a, c.y, head, x1);
-    keep(start + 4u * a, c.z, head, x2);
-    keep(start + 4u * a, c.w, head, x3);
+    for (var block = 0u; block < 4u; block++) {
+      let i = 16u * block;
+      var x0 = right_sides(column, i);
+      var x1 = right_sides(column, i + 4u);
+      var x2 = right_sides(column, i + 8u);
+      var x3 = right_sides(column, i + 12u);
+      for (var j = 0u; j < i; j += 4u) {
+        let x = found(column, j);
+        let pitch = block_pitch(j / 16u);
+        let at = block_start(j / 16u) + j % 16u * pitch + 4u * (block - j / 16u);
+        x0 -= lower(at, pitch) * x;
+        x1 -= lower(at + 1u, pitch) * x;
+        x2 -= lower(at + 2u, pitch) * x;
+        x3 -= lower(at + 3u, pitch) * x;
+      }
+      let pitch = block_pitch(block);
+      let at = block_start(block);
+      x0 = substituted(lower(at, pitch), x0);
+      x1 = substituted(lower(at + 4u * pitch + 1u, pitch), x1 - lower(at + 1u, pitch) * x0);
+      x2 -= lower(at + 2u, pitch) * x0 + lower(at + 4u * pitch + 2u, pitch) * x1;
+      x2 = substituted(lower(at + 8u * pitch + 2u, pitch), x2);
+      x3 -= lower(at + 3u, pitch) * x0 + lower(at + 4u * pitch + 3u, pitch) * x1 + lower(at + 8u * pitch + 3u, pitch) * x2;
+      x3 = substituted(lower(at + 12u * pitch + 3u, pitch), x3);
+      keep(column, i, x0);
+      keep(column, i + 4u, x1);
+      keep(column, i + 8u, x2);
+      keep(column, i + 12u, x3);
+    }
   }
 }

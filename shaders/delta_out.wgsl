@@ -5,7 +5,7 @@
 //   binding  name     type       shape                       access
 //   0        proj     f32        [T, C + HV DV + 2 HV]       read         z begins at C = 2 HK DK + HV DV
 //   1        mixed    vec4<f32>  [T, C / 4]                  read         D in the place of v
-//   2        scratch  vec4<f32>  [T, PITCH / 4]              read         of each head [DK + 64]: P behind DK
+//   2        scratch  vec4<f32>  [T, PITCH / 4]              read         as delta_chunk.wgsl leaves it: P
 //   3        weight   f32        [DV]                        read
 //   4        step     Step       -                           read
 //   5        y        f32        [T, HV DV]                  read_write
@@ -29,6 +29,7 @@ override EPS: f32 = 1e-6;
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
+const HEAD = 80u;                         // quads of a head in a row of scratch
 var<workgroup> squares: array<f32, 512>;  // [ROWS, ACROSS]
 var<workgroup> sums: array<f32, 128>;     // [ROWS, 8]
 
@@ -89,7 +90,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (has && start >= 0 && start < i32(first_chunk() + whole_chunks() * CHUNK)) {
     let width = (2u * HK * DK + HV * DV) / 4u;
     let line = PITCH / 4u;
-    var at = first * line + (head * (DK + CHUNK) + DK) / 4u;
+    var at = first * line + head * HEAD + 64u;
     var from_row = u32(start) * width + (2u * HK * DK + head * DV + column) / 4u;
     for (var j = 0u; j < within + height; j += 4u) {
       let d0 = mixed[from_row];

@@ -20,6 +20,7 @@ MAX_TAPS = 16
 _CONV_ROWS = 16  # rows that a workgroup convolves
 _COLUMNS = 16  # columns of a state that a workgroup holds
 _CHUNK = 64  # rows that are taken together
+_SCRATCH = 320  # numbers of a head in a row of scratch
 _CHUNK_DIM = 128  # the widest heads for which that is done
 
 
@@ -143,7 +144,7 @@ def delta_net(
         (2 * s.key_heads + s.value_heads, -(-trace.rows // _CONV_ROWS), 1),
     )
     in_chunks = trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM
-    pitch, scratch = s.value_heads * (s.key_dim + _CHUNK), NOTHING
+    pitch, scratch = s.value_heads * _SCRATCH, NOTHING
     if pitch <= s.channels and s.projected % 4 == 0:
         # The convolution was the last to read q|k|v of proj.
         pitch, scratch = s.projected, proj
