@@ -30,6 +30,7 @@ _ROWS = _BEFORE + _CHUNK + _BEHIND
 _POSITION = 2 * _CHUNK - _BEFORE
 _LAST = _BEFORE + _CHUNK - 1  # of the chunk
 _CHUNK_DIM = 128  # wider heads have no chunks
+_HEAD = 320  # numbers of a head in a row of scratch: two channels of 64 rows of W and q, then a row of P
 
 
 class _Rows:
@@ -92,6 +93,11 @@ def _scratch(bench: Bench, pitch: int) -> Tensor:
     return bench.keep(("delta scratch", pitch), lambda: bench.make("scratch", _ROWS, pitch))
 
 
+def _channel(head: int, c: int, pitch: int) -> int:
+    """Where scratch has a channel of a chunk: 64 rows of W, then of q times its decay."""
+    return (_BEFORE + c // 2) * pitch + head * _HEAD + c % 2 * 2 * _CHUNK
+
+
 def delta_chunk(bench: Bench, calls: Sequence[Call]) -> Check:
     """delta_chunk.wgsl: a chunk behind two rows; of first and last head a row of U, W, P and gates."""
     [call] = calls
@@ -105,41 +111,37 @@ def delta_chunk(bench: Bench, calls: Sequence[Call]) -> Check:
     bench.call(call, [mixed.tensor, gates.tensor, step, scratch], (s.hv, 1, 1))
     got = {}
     for head, t in ((0, middle + 1), (s.hv - 1, _LAST)):
-        home, width = t * pitch + head * (s.dk + _CHUNK), s.dk + t - _BEFORE + 1
+        c = min(t, s.dk - 1)  # a channel
         got[head, t] = (
             bench.read(mixed.tensor, t * s.channels + s.parts(head)[2], s.dv),
-            bench.read(scratch, home, width),
+            bench.read(scratch, _channel(head, c, pitch), 2 * _CHUNK),
+            bench.read(scratch, t * pitch + head * _HEAD + 4 * _CHUNK, t - _BEFORE + 1),
             bench.read(gates.tensor, 2 * (t * s.hv + head), 2),
         )
 
     def of_row(head: int, last: int) -> str:
         at_q, at_k, at_v = s.parts(head)
-        rows = [t for t in mixed.known if t <= last]
+        rows, c = mixed.known, min(last, s.dk - 1)
         keys = [mixed.part(t, at_k, s.dk) for t in rows]
+        queries = [mixed.part(t, at_q + c, 1)[0] for t in rows]
         g = [gates.sum(t, head) for t in rows]
         betas = [gates.beta(t, head) for t in rows]
-        # The last row of (I + A)^-1, from its end: each number takes its share of those before it away.
-        inverse = [0.0] * (len(rows) - 1) + [1.0]
-        for i in range(len(rows) - 1, 0, -1):
+        u, p = [[0.0]] * len(rows), [0.0] * (last - _BEFORE + 1)
+        w, q = [0.0] * _CHUNK, [0.0] * _CHUNK  # of a channel
+        for i, t in enumerate(rows):
+            u[i] = [betas[i] * v for v in mixed.part(t, at_v, s.dv)]
+            w[t - _BEFORE] = betas[i] * math.exp(g[i]) * keys[i][c]
+            q[t - _BEFORE] = math.exp(g[i]) * queries[i]
             for j in range(i):
                 product = betas[i] * dot(keys[i], keys[j]) * math.exp(g[i] - g[j])
-                inverse[j] -= inverse[i] * product
-        u, w, p = [0.0] * s.dv, [0.0] * s.dk, [0.0] * (last - _BEFORE + 1)
-        q = mixed.part(last, at_q, s.dk)
-        for i, t in enumerate(rows):
-            by_v, by_k = inverse[i] * betas[i], inverse[i] * betas[i] * math.exp(g[i])
-            u = [a + by_v * b for a, b in zip(u, mixed.part(t, at_v, s.dv), strict=True)]
-            w = [a + by_k * b for a, b in zip(w, keys[i], strict=True)]
-            p[t - _BEFORE] = dot(q, keys[i]) * math.exp(g[-1] - g[i])
-        own_u, own, own_gates = got[head, last]
-        return first_of(
-            [
-                difference(own_u.floats(), u),
-                difference(own.floats()[: s.dk], w),
-                difference(own.floats()[s.dk :], p),
-                difference(own_gates.floats(), [g[-1], betas[-1]]),
-            ]
-        )
+                u[i] = [a - product * b for a, b in zip(u[i], u[j], strict=True)]
+                w[t - _BEFORE] -= product * w[rows[j] - _BEFORE]
+        query, at = mixed.part(last, at_q, s.dk), rows.index(last)
+        for i in range(at + 1):
+            p[rows[i] - _BEFORE] = dot(query, keys[i]) * math.exp(g[at] - g[i])
+        wanted = (u[at], [*w, *q], p, [g[at], betas[at]])
+        pairs = zip(got[head, last], wanted, strict=True)
+        return first_of([difference(read.floats(), numbers) for read, numbers in pairs])
 
     return Check(calls, lambda: first_of(of_row(*place) for place in got))
 
@@ -156,12 +158,12 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
     rows = _ROWS if in_chunks else _BEFORE + 2
     mixed, gates = _Rows(bench, s, windows), _Gates(bench, s.hv, in_chunks)
     scratch, state = _scratch(bench, pitch), State(bench, s)
-    w = Pattern(_SCRATCH, size=_unit_size(s.dk))
-    with_w = (_BEFORE + 1, middle, _LAST)
-    for t in with_w:
+    w = Pattern(_SCRATCH)
+    channels = sorted({0, 1, s.dk // 2, s.dk - 1})  # those of W and q that are not 0
+    for c in channels:
         for head in s.heads:
-            at = t * pitch + head * (s.dk + _CHUNK)
-            bench.write(scratch, 4 * at, pack(w.part(at, s.dk), "f32"))
+            at = _channel(head, c, pitch)
+            bench.write(scratch, 4 * at, pack(w.part(at, 2 * _CHUNK), "f32"))
     y = bench.make("y", _ROWS, s.hv, s.dv)
     tensors = [mixed.tensor, gates.tensor, scratch, bench.step(_POSITION, rows)]
     bench.call(call, [*tensors, state.tensor, y])
@@ -189,9 +191,12 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
                 if t == _BEFORE:
                     before = values
                     values = [math.exp(whole_g) * value for value in values]
-                found[t] = math.exp(g) * dot(before, q)
-                if t in with_w:
-                    v -= dot(w.part(t * pitch + head * (s.dk + _CHUNK), s.dk), before)
+                row = t - _BEFORE
+                places = [_channel(head, c, pitch) + row for c in channels]
+                found[t] = sum(
+                    w[at + _CHUNK] * before[c] for at, c in zip(places, channels, strict=True)
+                )
+                v -= sum(w[at] * before[c] for at, c in zip(places, channels, strict=True))
                 share = math.exp(whole_g - g) * v
                 values = [a + share * b for a, b in zip(values, k, strict=True)]
                 if (t, head, column) == (_LAST, s.hv - 1, s.dv - 1):
@@ -230,7 +235,7 @@ def delta_out(bench: Bench, calls: Sequence[Call]) -> Check:
     for t, head in sample:
         for tensor, at, count in (
             (proj, t * s.width + s.channels + head * s.dv, s.dv),
-            (scratch, t * pitch + head * (s.dk + _CHUNK) + s.dk, _CHUNK),
+            (scratch, t * pitch + head * _HEAD + 4 * _CHUNK, _CHUNK),
         ):
             bench.write(tensor, 4 * at, pack(numbers.part(at, count), "f32"))
         at = (t * s.hv + head) * s.dv
@@ -249,7 +254,7 @@ def delta_out(bench: Bench, calls: Sequence[Call]) -> Check:
             )  # P is 0 behind the row, these are not
             for j in corrections:
                 if j < end:
-                    at = t * pitch + head * (s.dk + _CHUNK) + s.dk + j - _BEFORE
+                    at = t * pitch + head * _HEAD + 4 * _CHUNK + j - _BEFORE
                     d = numbers.part(j * s.channels + s.parts(head)[2], s.dv)
                     values = list(map(add, values, [numbers[at] * v for v in d]))
         wanted = normed(values, weight.part(0, s.dv), eps, 0.0)

@@ -1,9 +1,9 @@
 """Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token; for a chunk of a prompt delta_conv,
 delta_chunk, delta_scan and delta_out.
 
-Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. Rows between positions that are multiples of 64 are taken 64 at
-a time, in the WY form of arXiv:2406.06484; rows before and behind them one after the other. So a prompt that is cut at
-such positions gives the same bits as in one piece; cut elsewhere, it differs by rounding.
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. Rows between positions that are multiples of 64 are taken
+64 at a time, in the WY form of arXiv:2406.06484; rows before and behind them one after the other. So a prompt that is
+cut at such positions gives the same bits as in one piece; cut elsewhere, it differs by rounding.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def delta_net(
     conv f32 [channels, taps]; decay f32 [2 value_heads]: a_log, then dt_bias; norm over a value head (offset 0).
     state: q|k|v of the last tokens [taps, channels], position p at row p % taps, and S by columns [value_heads,
     value_dim, key_dim], f32; at position 0 its content is not read; it is not changed while step.halt is set.
-    One row takes one dispatch, fewer than 64 rows three, more rows four; these use q|k|v of proj as scratch memory where
-    it is large enough. Rows from step.rows on are not changed.
+    One row takes one dispatch, fewer than 64 rows three, more rows four; these use q|k|v of proj as scratch memory
+    where it is large enough. Rows from step.rows on are not changed.
     Raises ValueError for shapes that disagree.
     """
     s = shape

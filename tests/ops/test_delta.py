@@ -134,7 +134,7 @@ def run_pieces(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_prompt_in_pieces(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
-    """However a prompt is cut into passes of few rows, every bit is the same; single tokens go another way to the same."""
+    """However a prompt is cut into passes of few rows, every bit is the same; single tokens differ by rounding."""
     layer = Layer(shape, 41)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(41, 48)])
