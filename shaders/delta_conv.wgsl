@@ -10,11 +10,12 @@
 //   3        step     Step       -                      read
 //   4        history  f32        [TAPS, C]              read_write   q|k|v of position p at p % TAPS
 //   5        mixed    f32        [T, C]                 write
-//   6        gates    vec2<f32>  [T, HV]                write        (alpha, beta)
+//   6        gates    vec2<f32>  [T, HV]                write        (log alpha, beta)
 //
 // Dispatch (2 HK + HV, ceil(T / ROWS), 1): a workgroup a head and ROWS rows. Only the first block of rows reads the
-// history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks.
-// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv, tree_sum.
+// history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks. ROWS is a
+// multiple of 4.
+// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;
 override HV: u32;
@@ -32,6 +33,38 @@ override ROWS: u32;
 @group(0) @binding(6) var<storage, read_write> gates: array<vec2<f32>>;
 
 const WG = 128u;
+var<workgroup> squares: array<vec4<f32>, WG>;
+var<workgroup> sums: array<vec4<f32>, 16>;
+
+// A channel of rows t .. t + 3 behind convolution and silu; of rows behind the last it is whatever.
+fn four_rows(t: u32, channel: u32) -> vec4<f32> {
+  let c = vec4<f32>(
+    convolved(t, channel), convolved(t + 1u, channel), convolved(t + 2u, channel), convolved(t + 3u, channel));
+  return c / (vec4<f32>(1.0) + exp(min(-c, vec4<f32>(80.0))));
+}
+
+// Sums over the workgroup, of four rows at once.
+fn sums_of(lane: u32, value: vec4<f32>) -> vec4<f32> {
+  squares[lane] = value;
+  workgroupBarrier();
+  var sum = vec4<f32>(0.0);
+  if (lane < 16u) {
+    for (var i = lane; i < WG; i += 16u) { sum += squares[i]; }
+    sums[lane] = sum;
+  }
+  workgroupBarrier();
+  sum = vec4<f32>(0.0);
+  for (var i = 0u; i < 16u; i++) { sum += sums[i]; }
+  return sum;
+}
+
+fn keep(t: u32, channel: u32, c: vec4<f32>) {
+  let at = t * channels() + channel;
+  mixed[at] = c.x;
+  if (t + 1u < step.rows) { mixed[at + channels()] = c.y; }
+  if (t + 2u < step.rows) { mixed[at + 2u * channels()] = c.z; }
+  if (t + 3u < step.rows) { mixed[at + 3u * channels()] = c.w; }
+}
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -48,23 +81,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (is_key) {
     size = DK;
     base = head * DK;
+  } else {
+    for (var t = first + lane; t < min(first + ROWS, rows); t += WG) {
+      gates[t * HV + head - 2u * HK] = gates_of(t, head - 2u * HK);
+    }
   }
-  for (var t = first; t < min(first + ROWS, rows); t++) {
-    var low = 0.0;
-    var high = 0.0;
-    if (lane < size) { low = silu(convolved(t, base + lane)); }
-    if (lane + WG < size) { high = silu(convolved(t, base + lane + WG)); }
+  for (var t = first; t < min(first + ROWS, rows); t += 4u) {
+    var low = vec4<f32>(0.0);
+    var high = vec4<f32>(0.0);
+    if (lane < size) { low = four_rows(t, base + lane); }
+    if (lane + WG < size) { high = four_rows(t, base + lane + WG); }
     if (is_key) {
-      var factor = 1.0 / sqrt(tree_sum(lane, low * low + high * high) + 1e-6);
+      var factor = 1.0 / sqrt(sums_of(lane, low * low + high * high) + vec4<f32>(1e-6));
       if (head < HK) { factor /= sqrt(f32(DK)); }
       low *= factor;
       high *= factor;
-    } else if (lane == 0u) {
-      let h = head - 2u * HK;
-      gates[t * HV + h] = gates_of(t, h);
     }
-    if (lane < size) { mixed[t * channels() + base + lane] = low; }
-    if (lane + WG < size) { mixed[t * channels() + base + lane + WG] = high; }
+    if (lane < size) { keep(t, base + lane, low); }
+    if (lane + WG < size) { keep(t, base + lane + WG, high); }
   }
   if (group.y == 0u) {
     for (var c = lane; c < size; c += WG) { remember(base + c); }

@@ -86,7 +86,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let w = norm_weight[own];
   let size = 2u * DK + DV;
   for (var c = thread; c < size; c += WG) { mixed[c] = silu(convolved(0u, channel_of(head, c))); }
-  if (thread == WG - 1u) { gates = gates_of(0u, head); }
+  if (thread == WG - 1u) {
+    let found = gates_of(0u, head);
+    gates = vec2<f32>(exp(found.x), found.y);
+  }
   workgroupBarrier();
 
   var k: array<vec4<f32>, 8>;

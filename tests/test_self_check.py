@@ -131,7 +131,7 @@ def paper(features: frozenset[str]) -> Paper:
 def test_every_pipeline_is_checked_and_none_is_added(
     name: str, features: frozenset[str], run: Runner
 ) -> None:
-    """With published shapes: a load of random weights has at most 40 pipelines. All of them are checked, except
+    """With published shapes: a load of random weights has at most 41 pipelines. All of them are checked, except
     those that only loading uses, with few bytes up and down."""
 
     async def count() -> None:
@@ -148,13 +148,13 @@ def test_every_pipeline_is_checked_and_none_is_added(
         kernels.start(checked)
         await decoder.plan()
         # A checkpoint's load has at most five pipelines of its own: checksum, scales, biases, and two kinds of vectors.
-        assert len(checked) == forward <= 35
-        assert len(kernels) <= 40
+        assert len(checked) == forward <= 36
+        assert len(kernels) <= 41
         # The check uses no more memory than the activations that are made after it, or than the staging buffers of the
         # load.
         assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20)
         await bench.run(kernels, SingleSubmit())
-        assert 0 < gpu.uploaded <= 3 << 20 and gpu.uploads <= 170
+        assert 0 < gpu.uploaded <= 3 << 20 and gpu.uploads <= 200
         assert 0 < gpu.copied <= 350_000 and gpu.copies <= 470
         await kernels.settle()
 
@@ -297,9 +297,17 @@ FAULTS: list[tuple[str, ...]] = [
     ("delta_step", "var i = 0u; i < SIDE; i++", "var i = 1u; i < SIDE; i++"),
     ("delta_conv", "input(row - back, channel)", "input(row, channel)"),
     ("delta_conv", "remember(base + c)", "remember(base)"),
-    ("delta_scan", "gate.x * s[i] + d * k[i]", "s[i] + d * k[i]"),
-    ("delta_scan", "{ state[home + quad] = s[i]; }", "{ state[home + quad] = k[i]; }"),
-    ("delta_norm", "gated(low * factor, lane, proj[z + lane])", "gated(low, lane, proj[z + lane])"),
+    ("delta_chunk", "if (i <= thread) { sum", "if (i < thread) { sum"),
+    ("delta_chunk", "rows.i >= vec4<u32>(j)", "rows.i > vec4<u32>(j)"),
+    ("delta_chunk", "if (slice <= a / 4u)", "if (slice < a / 4u)"),
+    ("delta_chunk", "= -found;", "= found;"),
+    ("delta_scan", "d[3] * decayed(whole", "d[3] * decayed(0.0 * whole"),
+    ("delta_scan", "j < CHUNK; j += 16u", "j < 48u; j += 16u"),
+    ("delta_scan", "alpha * (*s)[i] + d * k[i]", "(*s)[i] + d * k[i]"),
+    ("delta_scan", "end = step.rows;", "end = from_row;"),
+    ("delta_scan", "{ state[home + quad] = s[i]; }", "{ state[home + quad] = s[i] + s[i]; }"),
+    ("delta_out", "j < within + height", "j < within"),
+    ("delta_out", "* w * opened(given)", "* opened(given)"),
     ("short_conv", "sum += weight[TAPS_AT + CHANNELS * TAPS + channel]", "sum += 0.0", LFM2),
     ("short_conv", "position % TAPS * channels()", "0u * channels()", LFM2),
     ("sample_argmax", "if (history != 0u)", "if (history == 1u)"),

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
-from py_engine.checks.delta import delta_conv, delta_norm, delta_scan, delta_step
+from py_engine.checks.delta import delta_conv, delta_step
+from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts
@@ -38,8 +39,9 @@ CHECKS: Mapping[str, Maker] = {
     "attention_full": full_attention,
     "pool": pool,
     "delta_conv": delta_conv,
+    "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,
-    "delta_norm": delta_norm,
+    "delta_out": delta_out,
     "delta_step": delta_step,
     "short_conv": short_conv,
     "sample_argmax": sample,

@@ -1,4 +1,4 @@
-"""Checks of the gated DeltaNet between its projections, for a token and for a chunk."""
+"""Checks of the gated DeltaNet between its projections: for a token, and what stands before a chunk's recurrence."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from py_engine.checks.workbench import (
 )
 from py_engine.graph.trace import Call, Tensor
 
-_PROJ, _CONV, _DECAY, _HISTORY, _NORM = 51, 52, 53, 54, 55  # seeds
-_MIXED, _GATES, _STATE, _Y = 56, 57, 58, 60
+_PROJ, _CONV, _DECAY, _HISTORY, _NORM, _STATE = 51, 52, 53, 54, 55, 58  # seeds
 _POSITION = 5
-_TOKENS = 5  # of a scan
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """Heads and sizes, from the kernels' constants."""
 
     hk: int
@@ -40,7 +38,7 @@ class _Shape:
     taps: int
 
     @classmethod
-    def of(cls, call: Call) -> _Shape:
+    def of(cls, call: Call) -> Shape:
         return cls(*whole(constants(call), "HK", "HV", "DK", "DV", "TAPS"))
 
     @property
@@ -71,7 +69,7 @@ class _Layer:
     """Projections and vectors of a layer, and what the recurrence gets from them."""
 
     def __init__(
-        self, bench: Bench, shape: _Shape, rows: int, known: Sequence[tuple[int, int]] = ((0, 1),)
+        self, bench: Bench, shape: Shape, rows: int, known: Sequence[tuple[int, int]] = ((0, 1),)
     ) -> None:
         """`known`: (first, count) of the rows that are used; the others are 0, which needs no upload."""
         self._shape = s = shape
@@ -102,12 +100,12 @@ class _Layer:
         return list(map(silu, found))
 
     def gates(self, row: int, head: int) -> tuple[float, float]:
-        """(alpha, beta) of a value head."""
+        """(log alpha, beta) of a value head."""
         s = self._shape
         at = row * s.width + s.channels + s.hv * s.dv + head
         raw = self._proj[at + s.hv] + self._decay[s.hv + head]
         rate = math.exp(self._decay[head]) * math.log1p(math.exp(raw))
-        return math.exp(-rate), sigmoid(self._proj[at])
+        return -rate, sigmoid(self._proj[at])
 
     def opened(self, row: int, head: int) -> list[float]:
         """silu(z), by which a value head's result is multiplied."""
@@ -124,10 +122,10 @@ class _Layer:
         )
 
 
-class _State:
+class State:
     """States of all heads. Those of the sample have a few kinds of columns; the rest is 0, which needs no upload."""
 
-    def __init__(self, bench: Bench, shape: _Shape) -> None:
+    def __init__(self, bench: Bench, shape: Shape) -> None:
         self._bench, self._shape = bench, shape
         self.types = Types(_STATE, shape.dk)
         self.tensor = bench.make("state", shape.hv, shape.dv, shape.dk)
@@ -154,8 +152,8 @@ def _unit(values: Sequence[float]) -> list[float]:
 def delta_step(bench: Bench, calls: Sequence[Call]) -> Check:
     """delta_step.wgsl: every column of a sample of heads; the states of a sample of columns; the history."""
     [call] = calls
-    s, eps = _Shape.of(call), constants(call)["EPS"]
-    layer, state, weight = _Layer(bench, s, 1), _State(bench, s), Pattern(_NORM, 1.5)
+    s, eps = Shape.of(call), constants(call)["EPS"]
+    layer, state, weight = _Layer(bench, s, 1), State(bench, s), Pattern(_NORM, 1.5)
     y = bench.make("y", s.hv * s.dv)
     tensors = [layer.proj, layer.conv, layer.decay, bench.known(weight, s.dv)]
     bench.call(call, [*tensors, bench.step(_POSITION, 1), layer.history, state.tensor, y])
@@ -167,7 +165,8 @@ def delta_step(bench: Bench, calls: Sequence[Call]) -> Check:
         q = [v / math.sqrt(s.dk) for v in _unit(layer.mixed(0, at_q, s.dk))]
         k = _unit(layer.mixed(0, at_k, s.dk))
         v = layer.mixed(0, at_v, s.dv)
-        alpha, beta = layer.gates(0, head)
+        log_alpha, beta = layer.gates(0, head)
+        alpha = math.exp(log_alpha)
         by_k, by_q, both = state.types.dots(k), state.types.dots(q), dot(k, q)
         kinds = state.types.kinds(head, s.dv)
         steps = [beta * (value - alpha * by_k[kind]) for value, kind in zip(v, kinds, strict=True)]
@@ -186,7 +185,7 @@ def delta_step(bench: Bench, calls: Sequence[Call]) -> Check:
 def delta_conv(bench: Bench, calls: Sequence[Call]) -> Check:
     """delta_conv.wgsl: a block of rows and two more; of a sample of heads q, k, v and gates; the history."""
     [call] = calls
-    s = _Shape.of(call)
+    s = Shape.of(call)
     [block] = whole(constants(call), "ROWS")
     rows = block + 2
     first = max(0, block + 1 - s.taps)
@@ -216,63 +215,3 @@ def delta_conv(bench: Bench, calls: Sequence[Call]) -> Check:
         return first_of([*reasons, layer.history_difference()])
 
     return Check(calls, verify)
-
-
-def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
-    """delta_scan.wgsl: five tokens from a known state; a sample of heads and columns."""
-    [call] = calls
-    s = _Shape.of(call)
-    # Keys of about unit length, as they come from delta_conv; gates (alpha, beta) around 0.7.
-    inputs = Pattern(_MIXED, size=2.0 ** -round(math.log2(s.dk) / 2))
-    pairs = Pattern(_GATES, 0.5, 0.5)
-    state = _State(bench, s)
-    y = bench.make("y", _TOKENS, s.hv, s.dv)
-    tensors = [bench.known(inputs, _TOKENS, s.channels), bench.known(pairs, _TOKENS, s.hv, 2)]
-    bench.call(call, [*tensors, bench.step(_POSITION, _TOKENS), state.tensor, y])
-    sample = [(head, c) for head in s.heads for c in s.columns]
-    got = {
-        (t, head, c): bench.read(y, (t * s.hv + head) * s.dv + c, 1)
-        for t in range(_TOKENS)
-        for head, c in sample
-    }
-    after = {(head, c): state.read(head, c) for head, c in sample}
-
-    def of_column(head: int, column: int) -> str:
-        at_q, at_k, at_v = s.parts(head)
-        values, found = state.column(head, column), []
-        for t in range(_TOKENS):
-            row, gate = t * s.channels, 2 * (t * s.hv + head)
-            q, k = inputs.part(row + at_q, s.dk), inputs.part(row + at_k, s.dk)
-            alpha, beta = pairs[gate], pairs[gate + 1]
-            values = [alpha * v for v in values]
-            d = beta * (inputs[row + at_v + column] - dot(values, k))
-            values = [a + d * b for a, b in zip(values, k, strict=True)]
-            found.append(dot(values, q))
-        # Sums of many small numbers may be near 0, so the error is compared with their terms, which are of size 1.
-        own = [got[t, head, column].floats()[0] for t in range(_TOKENS)]
-        size = max(1.0, *map(abs, found))
-        return difference(own, found, size=size) or difference(after[head, column].floats(), values)
-
-    return Check(calls, lambda: first_of([of_column(head, c) for head, c in sample]))
-
-
-def delta_norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """delta_norm.wgsl: two rows, a sample of heads."""
-    [call] = calls
-    c = constants(call)
-    [hv, dv, channels] = whole(c, "HV", "DV", "C")
-    rows, width = 2, channels + hv * (dv + 2)
-    proj, weight, before = Pattern(_PROJ), Pattern(_NORM, 1.5), Pattern(_Y)
-    opened = proj.map(silu)
-    y = bench.fill("y", before.period(), rows, hv, dv)
-    tensors = [bench.known(proj, rows, width), bench.known(weight, dv), bench.step(_POSITION, rows)]
-    bench.call(call, [*tensors, y], (hv, rows, 1))
-    sample = [(t, head) for t in range(rows) for head in sorted({0, hv - 1})]
-    got = {(t, head): bench.read(y, (t * hv + head) * dv, dv) for t, head in sample}
-
-    def of_head(t: int, head: int) -> str:
-        values = normed(before.part((t * hv + head) * dv, dv), weight.part(0, dv), c["EPS"], 0.0)
-        gates = opened.part(t * width + channels + head * dv, dv)
-        return difference(got[t, head].floats(), list(map(mul, values, gates)))
-
-    return Check(calls, lambda: first_of([of_head(t, head) for t, head in sample]))

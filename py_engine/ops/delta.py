@@ -1,8 +1,9 @@
-"""Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token, delta_conv, delta_scan and delta_norm
-for a chunk.
+"""Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token; for a chunk of a prompt delta_conv,
+delta_chunk, delta_scan and delta_out.
 
-Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. In a chunk, too, the recurrence runs token after token;
-it is parallel over value heads and over the columns of their states.
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. Rows between positions that are multiples of 64 are taken
+64 at a time, in the WY form of arXiv:2406.06484; rows before and behind them one after the other. So a prompt that is
+cut at such positions gives the same bits as in one piece; cut elsewhere, it differs by rounding.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.errors import ModelError
-from py_engine.graph.trace import Tensor, kernel
+from py_engine.graph.trace import NOTHING, Tensor, kernel
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass
 
@@ -18,6 +19,9 @@ MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
 MAX_TAPS = 16
 _CONV_ROWS = 16  # rows that a workgroup convolves
 _COLUMNS = 16  # columns of a state that a workgroup holds
+_CHUNK = 64  # rows that are taken together
+_SCRATCH = 320  # numbers of a head in a row of scratch
+_CHUNK_DIM = 128  # the widest heads for which that is done
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def delta_net(
     conv f32 [channels, taps]; decay f32 [2 value_heads]: a_log, then dt_bias; norm over a value head (offset 0).
     state: q|k|v of the last tokens [taps, channels], position p at row p % taps, and S by columns [value_heads,
     value_dim, key_dim], f32; at position 0 its content is not read; it is not changed while step.halt is set.
-    One row takes one dispatch, a chunk three. Rows from step.rows on are not changed.
+    One row takes one dispatch, fewer than 64 rows three, more rows four; these use q|k|v of proj as scratch memory
+    where it is large enough. Rows from step.rows on are not changed.
     Raises ValueError for shapes that disagree.
     """
     s = shape
@@ -124,7 +129,7 @@ def delta_net(
         f"{label} conv",
         kernel(
             "delta_conv",
-            ["step", "delta_input", "causal_conv", "tree_sum"],
+            ["step", "delta_input", "causal_conv"],
             heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS},
         ),
         [
@@ -138,16 +143,45 @@ def delta_net(
         ],
         (2 * s.key_heads + s.value_heads, -(-trace.rows // _CONV_ROWS), 1),
     )
+    in_chunks = trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM
+    pitch, scratch = s.value_heads * _SCRATCH, NOTHING
+    if pitch <= s.channels and s.projected % 4 == 0:
+        # The convolution was the last to read q|k|v of proj.
+        pitch, scratch = s.projected, proj
+    elif in_chunks:
+        scratch = trace.tensor(f"{label} scratch", trace.rows, pitch)
+    heads["PITCH"] = pitch
+    if in_chunks:
+        trace.call(
+            f"{label} chunk",
+            kernel("delta_chunk", ["step", "delta_chunks"], heads),
+            [(mixed, "w"), (gates, "w"), (trace.step, "r"), (scratch, "w")],
+            (s.value_heads, trace.rows // _CHUNK, 1),
+        )
     trace.call(
         f"{label} scan",
-        kernel("delta_scan", ["step"], heads),
-        [(mixed, "r"), (gates, "r"), (trace.step, "r"), (matrix, "w"), (y, "w")],
+        kernel("delta_scan", ["step", "delta_chunks"], heads | {"QUADS": -(-s.key_dim // 32)}),
+        [
+            (mixed, "w"),
+            (gates, "r"),
+            (scratch, "r"),
+            (trace.step, "r"),
+            (matrix, "w"),
+            (y, "w"),
+        ],
         (-(-s.value_dim // _COLUMNS), s.value_heads, 1),
     )
-    constants = {"HV": s.value_heads, "DV": s.value_dim, "C": s.channels, "EPS": norm.eps}
+    across = 32 if s.value_dim <= 128 else 64
     trace.call(
-        f"{label} norm",
-        kernel("delta_norm", ["step", "tree_sum"], constants),
-        [(proj, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
-        (s.value_heads, trace.rows, 1),
+        f"{label} out",
+        kernel("delta_out", ["step", "delta_chunks"], heads | {"ACROSS": across, "EPS": norm.eps}),
+        [
+            (proj, "r"),
+            (mixed, "r"),
+            (scratch, "r"),
+            (norm.weight, "r"),
+            (trace.step, "r"),
+            (y, "w"),
+        ],
+        (s.value_heads, -(-trace.rows * across // 512) + 1, 1),
     )

@@ -25,9 +25,9 @@ fn softplus(v: f32) -> f32 {
   return max(v, 0.0) + tail;
 }
 
-// (alpha, beta) of a value head: how much of its state stays, how much of the correction is made.
+// (log alpha, beta) of a value head: alpha is how much of its state stays, beta how much of the correction is made.
 fn gates_of(row: u32, head: u32) -> vec2<f32> {
   let at = row * width() + channels() + HV * DV + head;
   let rate = exp(min(decay[head], 80.0)) * softplus(proj[at + HV] + decay[HV + head]);
-  return vec2<f32>(exp(max(-rate, -80.0)), sigmoid(proj[at]));
+  return vec2<f32>(max(-rate, -80.0), sigmoid(proj[at]));
 }

@@ -1,4 +1,4 @@
-"""Gated DeltaNet against float64 NumPy: odd heads, cut prompts, padding rows, halt, large inputs."""
+"""Gated DeltaNet against float64 NumPy: odd heads, cut prompts, chunks, padding rows, halt, large inputs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def run_pieces(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_prompt_in_pieces(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
-    """However a prompt is cut into chunks, every bit is the same; single tokens go another way to the same."""
+    """However a prompt is cut into passes of few rows, every bit is the same; single tokens differ by rounding."""
     layer = Layer(shape, 41)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(41, 48)])
@@ -152,22 +152,25 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
         assert history.tobytes() == whole[2].tobytes()
 
 
-def test_halted_state_stands_still(gpu: Gpu, run: Runner) -> None:
-    layer = Layer(DeltaShape(2, 4, 8, 12, 4), 12)
+@pytest.mark.parametrize("rows, plan", [(1, 1), (70, 80)])
+def test_halted_state_stands_still(gpu: Gpu, run: Runner, rows: int, plan: int) -> None:
+    layer = Layer(DeltaShape(2, 4, 8, 12, 4), 80)
     bench = Bench(gpu)
     running = Running(bench, layer)
     running(run, 0, 8, 8)
     before = [run(bench.get(t)).tobytes() for t in (running.state, running.history)]
-    running(run, 8, 1, 1, halt=1)
+    running(run, 8, rows, plan, halt=1)
     assert [run(bench.get(t)).tobytes() for t in (running.state, running.history)] == before
     got = [running(run, 8 + i, 1, 1) for i in range(4)]
-    assert nmse(np.concatenate(got), layer.reference()[8:]) < 1e-10
+    assert nmse(np.concatenate(got), layer.reference()[8:12]) < 1e-10
     bench.close()
 
 
-@pytest.mark.parametrize("pieces", [[(20, 32)], [(1, 1)] * 20], ids=["chunk", "tokens"])
+@pytest.mark.parametrize(
+    "pieces", [[(20, 32)], [(1, 1)] * 20, [(70, 80)]], ids=["rows", "tokens", "chunk"]
+)
 def test_large_inputs(gpu: Gpu, run: Runner, pieces: list[tuple[int, int]]) -> None:
-    layer = Layer(DeltaShape(1, 2, 16, 8, 4), 20, size=1e5)
+    layer = Layer(DeltaShape(1, 2, 16, 8, 4), sum(rows for rows, _ in pieces), size=1e5)
     output, state, _ = run_pieces(gpu, run, layer, pieces)
     assert nmse(output, layer.reference()) < 1e-9
     assert np.isfinite(state).all()
@@ -200,3 +203,37 @@ def test_what_cannot_be() -> None:
     x = Tensor("x", (1, 8))
     with pytest.raises(ValueError, match="do not fit"):
         delta_net(Pass(1, step=x), shape, x, x, x, Norm(x, 1e-6), (x, x), x)
+
+
+CHUNKED = [
+    DeltaShape(3, 3, 12, 20, 4),
+    DeltaShape(2, 4, 128, 128, 4),
+    DeltaShape(1, 1, 132, 8, 4),  # too wide for chunks
+]
+
+
+@pytest.mark.parametrize("shape", CHUNKED, ids=str)
+def test_chunks_of_rows(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
+    """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
+    bits, another the same but for rounding."""
+    layer = Layer(shape, 233)
+    wanted = layer.reference()
+    whole = run_pieces(gpu, run, layer, [(233, 240)])
+    assert nmse(whole[0], wanted) < 1e-10
+    for pieces in ([(64, 64), (128, 144), (41, 80)], [(192, 256), (41, 64)]):
+        for a, b in zip(run_pieces(gpu, run, layer, pieces), whole, strict=True):
+            assert a.tobytes() == b.tobytes()
+    for pieces in (
+        [
+            (37, 64),
+            (130, 192),
+            (1, 80),
+            (63, 64),
+            (2, 64),
+        ],  # rows before, between and behind chunks
+        [(10, 16), (54, 64), (65, 80), (104, 112)],
+    ):
+        output, state, history = run_pieces(gpu, run, layer, pieces)
+        assert nmse(output, wanted) < 1e-10
+        assert nmse(state, whole[1]) < 1e-10
+        assert history.tobytes() == whole[2].tobytes()
