@@ -12,15 +12,15 @@
 // Dispatch (ceil(outputs / tile outputs), ceil(T / TILE_T), 1), TILE_T = 8 RT: a workgroup makes TILE_T rows of TILE_N
 // products, 32 of K at a time. A thread holds RT x 4 of them: rows tt + 8 i, columns tn + j TILE_N/4. With SLICES > 1
 // that many threads share each product, each takes every SLICES-th vec4 along K (few tiles, many threads: small T or N).
-// GATED: half of a tile's columns are gates, the other half their ups (N/2 rows further on in W).
-// Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, weight_chunk, rows_vec4 or
-// rows_any, tile_f32 or tile_f16, gate, matmul_out.
+// What a thread loads from memory waits in registers during the products of the 32 before.
+// Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, weight_octet, rows_vec4 or
+// rows_any, tile_f32 or tile_f16, gate, matmul_out, matmul_tile.
 
 override K: u32;
 override RT: u32 = 8u;        // 1, 2, 4, 8
 override TILE_N: u32 = 64u;   // 32 or 64
-override SLICES: u32 = 1u;    // 1, 2, 4; 1 with tile_f16 (the tiles serve as scratch). 2 TILE_N SLICES <= 256
-override WG: u32 = 128u;      // 2 * TILE_N * SLICES
+override SLICES: u32 = 1u;    // 1, 2, 4; 1 with tile_f16 (the tiles serve as scratch)
+override WG: u32 = 128u;      // 2 * TILE_N * SLICES, from 32 RT to 256
 override ROW_BASE: u32 = 0u;  // the N rows begin at this row of the matrix
 
 @group(0) @binding(0) var<storage, read> x: array<InputWord>;
@@ -30,56 +30,37 @@ override ROW_BASE: u32 = 0u;  // the N rows begin at this row of the matrix
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-// A row takes 8 vec4; the vec4 k4 of row r stands at r * 8 + (k4 ^ (r & 7)), so that eight neighbouring rows read at the
-// same k4 meet eight different banks. All rows of a thread are equal modulo 8.
-const W_TILE = 512u;  // where W's tile begins
-var<workgroup> tile: array<TileVec, 1024>;
+// The vec4 k4 of row r stands at k4 * PITCH + r: eight threads that store or load one k4 of eight neighbouring rows meet all
+// banks once. Where tiles are read, indices are written out in `main` as sums of constants and of quotients and remainders
+// of the thread's number: compilers then see that they are inside, and do not check them.
+const PITCH = 64u;
+const W_TILE = 8u * PITCH;  // where W's tile begins
+var<workgroup> tile: array<TileVec, 16u * PITCH>;
 
 struct Quad { v0: vec4<f32>, v1: vec4<f32>, v2: vec4<f32>, v3: vec4<f32> }  // W at 4 k's for 4 columns, [k][column]
 
-fn put_chunk(row: u32, chunk: Chunk) {
-  let at = W_TILE + row * 8u;
-  let s = row & 7u;
-  tile[at + s] = to_tile(chunk.v0);
-  tile[at + (1u ^ s)] = to_tile(chunk.v1);
-  tile[at + (2u ^ s)] = to_tile(chunk.v2);
-  tile[at + (3u ^ s)] = to_tile(chunk.v3);
-  tile[at + (4u ^ s)] = to_tile(chunk.v4);
-  tile[at + (5u ^ s)] = to_tile(chunk.v5);
-  tile[at + (6u ^ s)] = to_tile(chunk.v6);
-  tile[at + (7u ^ s)] = to_tile(chunk.v7);
+fn columns(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> Quad {
+  return Quad(vec4<f32>(a.x, b.x, c.x, d.x), vec4<f32>(a.y, b.y, c.y, d.y),
+              vec4<f32>(a.z, b.z, c.z, d.z), vec4<f32>(a.w, b.w, c.w, d.w));
 }
 
-fn madd(acc: vec4<f32>, at: u32, w: Quad) -> vec4<f32> {
-  let a = from_tile(tile[at]);
+fn madd(acc: vec4<f32>, a: vec4<f32>, w: Quad) -> vec4<f32> {
   return acc + a.x * w.v0 + a.y * w.v1 + a.z * w.v2 + a.w * w.v3;
 }
 
-// Row of W behind column c of workgroup g's tile.
-fn weight_row(g: u32, c: u32) -> u32 {
-  if (EPILOGUE == GATED) {
-    let half = TILE_N / 2u;
-    if (c >= half) { return ROW_BASE + N / 2u + min(g * half + c - half, N / 2u - 1u); }
-    return ROW_BASE + min(g * half + c, N / 2u - 1u);
-  }
-  return ROW_BASE + min(g * TILE_N + c, N - 1u);
+// Four sums of a thread through the tiles' memory, from a thread of another slice to the one in slice 0.
+struct Four { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
+
+fn hand_over(home: u32, v: Four) {
+  tile[home] = to_tile(v.a);
+  tile[home + 2u * TILE_N] = to_tile(v.b);
+  tile[home + 4u * TILE_N] = to_tile(v.c);
+  tile[home + 6u * TILE_N] = to_tile(v.d);
 }
 
-// The four products of a row; g: workgroup along N, tn: the thread's first column.
-fn put_row(row: u32, g: u32, tn: u32, acc: vec4<f32>) {
-  if (row >= step.rows) { return; }
-  let apart = TILE_N / 4u;
-  if (EPILOGUE == GATED) {
-    let col = g * (TILE_N / 2u) + tn;
-    put_gated(row, col, acc.x, acc.z);
-    put_gated(row, col + apart, acc.y, acc.w);
-  } else {
-    let col = g * TILE_N + tn;
-    put(row, col, acc.x);
-    put(row, col + apart, acc.y);
-    put(row, col + 2u * apart, acc.z);
-    put(row, col + 3u * apart, acc.w);
-  }
+fn handed_over(home: u32) -> Four {
+  return Four(from_tile(tile[home]), from_tile(tile[home + 2u * TILE_N]), from_tile(tile[home + 4u * TILE_N]),
+              from_tile(tile[home + 6u * TILE_N]));
 }
 
 @compute @workgroup_size(WG)
@@ -92,8 +73,25 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   let tn = thread % apart;
   let tt = (thread / apart) % 8u;
   let slice = thread / (2u * TILE_N);
-  let x_at = tt * 8u;
-  let w_at = W_TILE + tn * 8u;
+
+  // What this thread loads: of X a vec4, or two WG / 8 rows apart; of W an octet, or two WG / 4 rows apart.
+  let x_in = thread / 64u * 8u + thread % 8u;  // row of the tile
+  let x_k4 = thread / 8u % 8u;
+  let x_row = min(first + x_in, step.rows - 1u);
+  let x_row_2 = min(first + x_in + WG / 8u, step.rows - 1u);
+  let x_to = x_k4 * PITCH + x_in;
+  let w_in = thread / 32u * 8u + thread % 8u;
+  let w_octet = thread / 8u % 4u;
+  let w_row = weight_row(workgroup.x, min(w_in, TILE_N - 1u));
+  let w_row_2 = weight_row(workgroup.x, min(w_in + WG / 4u, TILE_N - 1u));
+  let w_to = W_TILE + 2u * w_octet * PITCH + w_in;
+  var x_next = x_vec4(x_row, x_k4);
+  var x_next_2 = vec4<f32>();
+  if (64u * RT > WG) { x_next_2 = x_vec4(x_row_2, x_k4); }
+  var w_next = octet_load(w_row, w_octet);
+  var w_next_2 = w_next;
+  if (4u * TILE_N > WG) { w_next_2 = octet_load(w_row_2, w_octet); }
+
   var acc0 = vec4<f32>();
   var acc1 = vec4<f32>();
   var acc2 = vec4<f32>();
@@ -102,78 +100,93 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   var acc5 = vec4<f32>();
   var acc6 = vec4<f32>();
   var acc7 = vec4<f32>();
-
-  let chunks = (K + 31u) / 32u;
-  for (var c = 0u; c < chunks; c++) {
-    for (var i = thread; i < TILE_N; i += WG) {
-      put_chunk(i, weight_chunk(weight_row(workgroup.x, i), c));
+  let steps = (K + 31u) / 32u;
+  for (var c = 0u; c < steps; c++) {
+    workgroupBarrier();
+    if (x_in < 8u * RT) { tile[x_to] = to_tile(x_next); }
+    if (64u * RT > WG) { tile[x_to + WG / 8u] = to_tile(x_next_2); }
+    if (w_in < TILE_N) {
+      let values = octet_values(w_next);
+      tile[w_to] = to_tile(values.lo);
+      tile[w_to + PITCH] = to_tile(values.hi);
     }
-    for (var i = thread; i < 64u * RT; i += WG) {
-      let row = i / 8u;
-      let k4 = i % 8u;
-      tile[row * 8u + (k4 ^ (row & 7u))] = to_tile(x_vec4(min(first + row, step.rows - 1u), c * 8u + k4));
+    if (4u * TILE_N > WG) {
+      let values = octet_values(w_next_2);
+      tile[w_to + WG / 4u] = to_tile(values.lo);
+      tile[w_to + PITCH + WG / 4u] = to_tile(values.hi);
     }
     workgroupBarrier();
-    for (var k4 = slice; k4 < 8u; k4 += SLICES) {
-      let wk = w_at + (k4 ^ (tn & 7u));
-      let a = from_tile(tile[wk]);
-      let b = from_tile(tile[wk + apart * 8u]);
-      let d = from_tile(tile[wk + apart * 16u]);
-      let e = from_tile(tile[wk + apart * 24u]);
-      let w = Quad(vec4<f32>(a.x, b.x, d.x, e.x), vec4<f32>(a.y, b.y, d.y, e.y),
-                   vec4<f32>(a.z, b.z, d.z, e.z), vec4<f32>(a.w, b.w, d.w, e.w));
-      let xk = x_at + (k4 ^ tt);
-      acc0 = madd(acc0, xk, w);
-      if (RT > 1u) { acc1 = madd(acc1, xk + 64u, w); }
-      if (RT > 2u) {
-        acc2 = madd(acc2, xk + 128u, w);
-        acc3 = madd(acc3, xk + 192u, w);
+    let next = min(c + 1u, steps - 1u);
+    x_next = x_vec4(x_row, 8u * next + x_k4);
+    if (64u * RT > WG) { x_next_2 = x_vec4(x_row_2, 8u * next + x_k4); }
+    w_next = octet_load(w_row, 4u * next + w_octet);
+    if (4u * TILE_N > WG) { w_next_2 = octet_load(w_row_2, 4u * next + w_octet); }
+    // Two at a time: compilers then load from the tiles for one during the products of the other.
+    for (var k4 = slice; k4 < 8u; k4 += 2u * SLICES) {
+      {
+        let wk = W_TILE + k4 * PITCH + tn;
+        let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
+                        from_tile(tile[wk + 3u * apart]));
+        let xk = k4 * PITCH + tt;
+        acc0 = madd(acc0, from_tile(tile[xk]), w);
+        if (RT > 1u) { acc1 = madd(acc1, from_tile(tile[xk + 8u]), w); }
+        if (RT > 2u) {
+          acc2 = madd(acc2, from_tile(tile[xk + 16u]), w);
+          acc3 = madd(acc3, from_tile(tile[xk + 24u]), w);
+        }
+        if (RT > 4u) {
+          acc4 = madd(acc4, from_tile(tile[xk + 32u]), w);
+          acc5 = madd(acc5, from_tile(tile[xk + 40u]), w);
+          acc6 = madd(acc6, from_tile(tile[xk + 48u]), w);
+          acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
+        }
       }
-      if (RT > 4u) {
-        acc4 = madd(acc4, xk + 256u, w);
-        acc5 = madd(acc5, xk + 320u, w);
-        acc6 = madd(acc6, xk + 384u, w);
-        acc7 = madd(acc7, xk + 448u, w);
+      {
+        let wk = W_TILE + (k4 + SLICES) * PITCH + tn;
+        let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
+                        from_tile(tile[wk + 3u * apart]));
+        let xk = (k4 + SLICES) * PITCH + tt;
+        acc0 = madd(acc0, from_tile(tile[xk]), w);
+        if (RT > 1u) { acc1 = madd(acc1, from_tile(tile[xk + 8u]), w); }
+        if (RT > 2u) {
+          acc2 = madd(acc2, from_tile(tile[xk + 16u]), w);
+          acc3 = madd(acc3, from_tile(tile[xk + 24u]), w);
+        }
+        if (RT > 4u) {
+          acc4 = madd(acc4, from_tile(tile[xk + 32u]), w);
+          acc5 = madd(acc5, from_tile(tile[xk + 40u]), w);
+          acc6 = madd(acc6, from_tile(tile[xk + 48u]), w);
+          acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
+        }
       }
     }
-    workgroupBarrier();
   }
 
-  // Slices 1.. hand their sums to slice 0, one slice after the other, through the tiles' memory.
+  // Slices 1.. hand their sums to slice 0, one slice after the other.
   let home = thread % (2u * TILE_N);
   for (var s = 1u; s < SLICES; s++) {
-    if (slice == s) {
-      let stride = 2u * TILE_N;
-      tile[home] = to_tile(acc0);
-      if (RT > 1u) { tile[home + stride] = to_tile(acc1); }
-      if (RT > 2u) {
-        tile[home + 2u * stride] = to_tile(acc2);
-        tile[home + 3u * stride] = to_tile(acc3);
-      }
-      if (RT > 4u) {
-        tile[home + 4u * stride] = to_tile(acc4);
-        tile[home + 5u * stride] = to_tile(acc5);
-        tile[home + 6u * stride] = to_tile(acc6);
-        tile[home + 7u * stride] = to_tile(acc7);
-      }
-    }
+    workgroupBarrier();
+    if (slice == s) { hand_over(home, Four(acc0, acc1, acc2, acc3)); }
     workgroupBarrier();
     if (slice == 0u) {
-      let stride = 2u * TILE_N;
-      acc0 += from_tile(tile[home]);
-      if (RT > 1u) { acc1 += from_tile(tile[home + stride]); }
-      if (RT > 2u) {
-        acc2 += from_tile(tile[home + 2u * stride]);
-        acc3 += from_tile(tile[home + 3u * stride]);
-      }
-      if (RT > 4u) {
-        acc4 += from_tile(tile[home + 4u * stride]);
-        acc5 += from_tile(tile[home + 5u * stride]);
-        acc6 += from_tile(tile[home + 6u * stride]);
-        acc7 += from_tile(tile[home + 7u * stride]);
+      let sums = handed_over(home);
+      acc0 += sums.a;
+      acc1 += sums.b;
+      acc2 += sums.c;
+      acc3 += sums.d;
+    }
+    if (RT > 4u) {
+      workgroupBarrier();
+      if (slice == s) { hand_over(home, Four(acc4, acc5, acc6, acc7)); }
+      workgroupBarrier();
+      if (slice == 0u) {
+        let sums = handed_over(home);
+        acc4 += sums.a;
+        acc5 += sums.b;
+        acc6 += sums.c;
+        acc7 += sums.d;
       }
     }
-    workgroupBarrier();
   }
   if (slice > 0u) {
     return;

@@ -2,20 +2,20 @@
 //   sums in f32. X comes as f16 (narrow.wgsl), W is dequantised to f16 once per tile. Both are rounded to 11 bits, so this
 //   form is for --dtype f16 and auto only. Reference: tests/ops/test_matmul.py
 //
-//   binding  name    type        shape             access
-//   0        x       f16         [T, K]            read         T % 16 == 0
-//   1        weight  WeightWord  [>= N, K]         read         see graph/matrix.py
-//   2        scales  u32         [>= N, K/GROUP]   read         pairs; dummy for floats
-//   3        bias    f32         [BIAS_OFFSET + N] read         dummy without BIAS
-//   4        step    Step        -                 read         step.rows of the T rows are valid; others stay as they are
-//   5        y       f32         [T, Y_COLS]       read_write
+//   binding  name    type        shape                   access
+//   0        x       f16         [T/16, K/16, 16, 16]    read         T % 16 == 0: blocks of 16 rows and 16 columns
+//   1        weight  WeightWord  [>= N, K]               read         see graph/matrix.py
+//   2        scales  u32         [>= N, K/GROUP]         read         pairs; dummy for floats
+//   3        bias    f32         [BIAS_OFFSET + N]       read         dummy without BIAS
+//   4        step    Step        -                       read         step.rows of the T rows are valid; others stay as they are
+//   5        y       f32         [T, Y_COLS]             read_write
 //
-// Dispatch (ceil(N / 64), ceil(T / 64), 1): a workgroup of four subgroups of 32 makes 64 rows of 64 products, a subgroup 16
+// Dispatch (ceil(N / 32), ceil(T / 128), 1): a workgroup of four subgroups of 32 makes 128 rows of 32 products, a subgroup 32
 // of the rows; 64 of K at a time, K % 64 == 0. X is read from memory as it lies, since each row of it serves one subgroup; W
-// goes through workgroup memory, since all four read it.
-// GATED: blocks of 16 columns are gates and their ups (N/2 rows further on in W) in turn.
-// Features: shader-f16, subgroups, subgroup-matrix (host/gpu.py). 17 KiB of workgroup memory.
-// Libraries before it: step, chunk, (scales,) weight_<format>, weight_chunk, tile_f16, gate, matmul_out.
+// goes through workgroup memory, since all four read it. Of both, what is needed next is loaded before the products.
+// GATED: 16 of the columns are gates, the others their ups (N/2 rows further on in W).
+// Features: shader-f16, subgroups, subgroup-matrix (host/gpu.py).
+// Libraries before it: step, chunk, (scales,) weight_<format>, weight_octet, tile_f16, gate, matmul_out.
 
 override K: u32;
 override ROW_BASE: u32 = 0u;  // the N rows begin at this row of the matrix
@@ -32,78 +32,126 @@ alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sums = subgroup_matrix_result<f32, 16, 16>;
 
 const STRIDE = 72u;  // 64 of K and 8 more: rows 16 bytes apart from a multiple of all banks, each begins at 16 bytes
-var<workgroup> tile: array<f16, 4608>;  // W [64, STRIDE]
+const BLOCK = 256u;
+var<workgroup> tile: array<f16, 2304>;  // W [32, STRIDE]
 var<workgroup> pair: array<f32, 2048>;  // of each subgroup two blocks side by side, [16, 32]
 
 // Row of W behind column c of workgroup g's tile.
 fn weight_row(g: u32, c: u32) -> u32 {
-  if (EPILOGUE == GATED) {
-    let row = ROW_BASE + min(g * 32u + c / 32u * 16u + c % 16u, N / 2u - 1u);
-    return row + c % 32u / 16u * (N / 2u);
-  }
-  return ROW_BASE + min(g * 64u + c, N - 1u);
+  if (EPILOGUE == GATED) { return ROW_BASE + min(g * 16u + c % 16u, N / 2u - 1u) + c / 16u * (N / 2u); }
+  return ROW_BASE + min(g * 32u + c, N - 1u);
 }
 
-// Two neighbouring blocks of each subgroup's sums, columns from 32 p on, into y.
-fn put_pair(thread: u32, subgroup: u32, g: u32, first: u32, p: u32, low: Sums, high: Sums) {
+// Two neighbouring blocks of each subgroup's sums into y; first: of the 16 rows that the first subgroup has.
+fn put_pair(thread: u32, subgroup: u32, g: u32, first: u32, low: Sums, high: Sums) {
+  workgroupBarrier();
   subgroupMatrixStore(&pair, subgroup * 512u, low, false, 32u);
   subgroupMatrixStore(&pair, subgroup * 512u + 16u, high, false, 32u);
   workgroupBarrier();
   for (var i = thread; i < 2048u; i += 128u) {
-    let row = first + i / 32u;
+    let row = first + i / 512u * 32u + i / 32u % 16u;
     let c = i % 32u;
     if (row < step.rows) {
       if (EPILOGUE != GATED) {
-        put(row, g * 64u + p * 32u + c, pair[i]);
+        put(row, g * 32u + c, pair[i]);
       } else if (c < 16u) {
-        put_gated(row, g * 32u + p * 16u + c, pair[i], pair[i + 16u]);
+        put_gated(row, g * 16u + c, pair[i], pair[i + 16u]);
       }
     }
   }
-  workgroupBarrier();
 }
 
 @compute @workgroup_size(128)
 fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) workgroup: vec3<u32>,
         @builtin(subgroup_id) subgroup: u32) {
-  let first = workgroup.y * 64u;
+  let first = workgroup.y * 128u;
   if (first >= step.rows) {
     return;  // uniform: a whole workgroup behind the last valid row
   }
   let g = workgroup.x;
-  // A subgroup behind the last row repeats the last ones; its sums are not written.
-  let row = min(first + subgroup * 16u, arrayLength(&x) / K - 16u);
-  let w_row = weight_row(g, thread / 2u);
-  let half = thread % 2u;
-  let at = thread / 2u * STRIDE + half * 32u;
+  // The subgroup's rows of blocks of X. What lies behind the last one repeats it; its sums are not written.
+  let row_of_blocks = 16u * K;
+  let last = arrayLength(&x) / row_of_blocks - 1u;
+  let upper = min(first / 16u + 2u * subgroup, last) * row_of_blocks;
+  let lower = min(first / 16u + 2u * subgroup + 1u, last) * row_of_blocks;
+  // Of W's tile this thread loads an octet of each of two rows.
+  let octet = thread % 8u;
+  let at = thread / 8u * STRIDE + octet * 8u;
+  let w_row = weight_row(g, thread / 8u);
+  let w_row_2 = weight_row(g, thread / 8u + 16u);
+  var w_next = octet_load(w_row, octet);
+  var w_next_2 = octet_load(w_row_2, octet);
+  var upper0 = subgroupMatrixLoad<Left>(&x, upper, false, 16u);
+  var lower0 = subgroupMatrixLoad<Left>(&x, lower, false, 16u);
+  var upper1 = subgroupMatrixLoad<Left>(&x, upper + BLOCK, false, 16u);
+  var lower1 = subgroupMatrixLoad<Left>(&x, lower + BLOCK, false, 16u);
+  var upper2 = subgroupMatrixLoad<Left>(&x, upper + 2u * BLOCK, false, 16u);
+  var lower2 = subgroupMatrixLoad<Left>(&x, lower + 2u * BLOCK, false, 16u);
+  var upper3 = subgroupMatrixLoad<Left>(&x, upper + 3u * BLOCK, false, 16u);
+  var lower3 = subgroupMatrixLoad<Left>(&x, lower + 3u * BLOCK, false, 16u);
   var sums0 = Sums();
   var sums1 = Sums();
   var sums2 = Sums();
   var sums3 = Sums();
   for (var k = 0u; k < K; k += 64u) {
-    let w = weight_chunk(w_row, k / 32u + half);
     workgroupBarrier();
     // Not in a function: the compiler then sees that the indices are inside, and joins the stores.
-    let quads = array<vec4<f32>, 8>(w.v0, w.v1, w.v2, w.v3, w.v4, w.v5, w.v6, w.v7);
-    for (var i = 0u; i < 8u; i++) {
-      let v = to_tile(quads[i]);
-      tile[at + 4u * i] = v.x;
-      tile[at + 4u * i + 1u] = v.y;
-      tile[at + 4u * i + 2u] = v.z;
-      tile[at + 4u * i + 3u] = v.w;
+    let w = octet_values(w_next);
+    let w_2 = octet_values(w_next_2);
+    let quads = array<TileVec, 4>(to_tile(w.lo), to_tile(w.hi), to_tile(w_2.lo), to_tile(w_2.hi));
+    for (var i = 0u; i < 4u; i++) {
+      let to = at + i / 2u * (16u * STRIDE) + i % 2u * 4u;
+      tile[to] = quads[i].x;
+      tile[to + 1u] = quads[i].y;
+      tile[to + 2u] = quads[i].z;
+      tile[to + 3u] = quads[i].w;
     }
     workgroupBarrier();
-    for (var i = 0u; i < 64u; i += 16u) {
-      let left = subgroupMatrixLoad<Left>(&x, row * K + k + i, false, K);
-      sums0 = subgroupMatrixMultiplyAccumulate(left, subgroupMatrixLoad<Right>(&tile, i, true, STRIDE), sums0);
-      sums1 = subgroupMatrixMultiplyAccumulate(
-        left, subgroupMatrixLoad<Right>(&tile, 16u * STRIDE + i, true, STRIDE), sums1);
-      sums2 = subgroupMatrixMultiplyAccumulate(
-        left, subgroupMatrixLoad<Right>(&tile, 32u * STRIDE + i, true, STRIDE), sums2);
-      sums3 = subgroupMatrixMultiplyAccumulate(
-        left, subgroupMatrixLoad<Right>(&tile, 48u * STRIDE + i, true, STRIDE), sums3);
-    }
+    let next = min(k + 64u, K - 64u);
+    w_next = octet_load(w_row, next / 8u + octet);
+    w_next_2 = octet_load(w_row_2, next / 8u + octet);
+    let next_blocks = next * 16u;
+    let next_upper0 = subgroupMatrixLoad<Left>(&x, upper + next_blocks, false, 16u);
+    let next_lower0 = subgroupMatrixLoad<Left>(&x, lower + next_blocks, false, 16u);
+    let next_upper1 = subgroupMatrixLoad<Left>(&x, upper + next_blocks + BLOCK, false, 16u);
+    let next_lower1 = subgroupMatrixLoad<Left>(&x, lower + next_blocks + BLOCK, false, 16u);
+    let next_upper2 = subgroupMatrixLoad<Left>(&x, upper + next_blocks + 2u * BLOCK, false, 16u);
+    let next_lower2 = subgroupMatrixLoad<Left>(&x, lower + next_blocks + 2u * BLOCK, false, 16u);
+    let next_upper3 = subgroupMatrixLoad<Left>(&x, upper + next_blocks + 3u * BLOCK, false, 16u);
+    let next_lower3 = subgroupMatrixLoad<Left>(&x, lower + next_blocks + 3u * BLOCK, false, 16u);
+    let left0 = subgroupMatrixLoad<Right>(&tile, 0u, true, STRIDE);
+    let right0 = subgroupMatrixLoad<Right>(&tile, 16u * STRIDE, true, STRIDE);
+    sums0 = subgroupMatrixMultiplyAccumulate(upper0, left0, sums0);
+    sums1 = subgroupMatrixMultiplyAccumulate(upper0, right0, sums1);
+    sums2 = subgroupMatrixMultiplyAccumulate(lower0, left0, sums2);
+    sums3 = subgroupMatrixMultiplyAccumulate(lower0, right0, sums3);
+    let left1 = subgroupMatrixLoad<Right>(&tile, 16u, true, STRIDE);
+    let right1 = subgroupMatrixLoad<Right>(&tile, 16u * STRIDE + 16u, true, STRIDE);
+    sums0 = subgroupMatrixMultiplyAccumulate(upper1, left1, sums0);
+    sums1 = subgroupMatrixMultiplyAccumulate(upper1, right1, sums1);
+    sums2 = subgroupMatrixMultiplyAccumulate(lower1, left1, sums2);
+    sums3 = subgroupMatrixMultiplyAccumulate(lower1, right1, sums3);
+    let left2 = subgroupMatrixLoad<Right>(&tile, 32u, true, STRIDE);
+    let right2 = subgroupMatrixLoad<Right>(&tile, 16u * STRIDE + 32u, true, STRIDE);
+    sums0 = subgroupMatrixMultiplyAccumulate(upper2, left2, sums0);
+    sums1 = subgroupMatrixMultiplyAccumulate(upper2, right2, sums1);
+    sums2 = subgroupMatrixMultiplyAccumulate(lower2, left2, sums2);
+    sums3 = subgroupMatrixMultiplyAccumulate(lower2, right2, sums3);
+    let left3 = subgroupMatrixLoad<Right>(&tile, 48u, true, STRIDE);
+    let right3 = subgroupMatrixLoad<Right>(&tile, 16u * STRIDE + 48u, true, STRIDE);
+    sums0 = subgroupMatrixMultiplyAccumulate(upper3, left3, sums0);
+    sums1 = subgroupMatrixMultiplyAccumulate(upper3, right3, sums1);
+    sums2 = subgroupMatrixMultiplyAccumulate(lower3, left3, sums2);
+    sums3 = subgroupMatrixMultiplyAccumulate(lower3, right3, sums3);
+    upper0 = next_upper0;
+    lower0 = next_lower0;
+    upper1 = next_upper1;
+    lower1 = next_lower1;
+    upper2 = next_upper2;
+    lower2 = next_lower2;
+    upper3 = next_upper3;
+    lower3 = next_lower3;
   }
-  put_pair(thread, subgroup, g, first, 0u, sums0, sums1);
-  put_pair(thread, subgroup, g, first, 1u, sums2, sums3);
+  put_pair(thread, subgroup, g, first, sums0, sums1);
+  put_pair(thread, subgroup, g, first + 16u, sums2, sums3);
 }

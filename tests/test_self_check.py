@@ -20,10 +20,12 @@ from py_engine.checks.workbench import Bench, difference
 from py_engine.errors import HostError, SelfCheckError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
+from py_engine.graph.matrix import Linear
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
 from py_engine.graph.trace import Call, Trace
 from py_engine.host.gpu import AdapterInfo, Buffer, Copy, Gpu, Limits, Pipeline, Recording, Upload
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_angles, rope_append
@@ -34,10 +36,13 @@ from py_engine.serve.runtime import build_runtime
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
 from tests.conftest import Runner
+from tests.ops.harness import Bench as Matrices
+from tests.ops.matrices import random_matrix
 
 NAME = "qwen3.5-mlx4-g64"
 Change = Callable[[str, str, Mapping[str, float]], tuple[str, Mapping[str, float]]]
 UNITS = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
+DOT4 = frozenset({"dot4"})
 
 
 class Compiler:
@@ -119,14 +124,14 @@ class Paper(CountingGpu):
 
 def paper(features: frozenset[str]) -> Paper:
     gpu = Paper(
-        AdapterInfo(subgroup_min_size=32, subgroup_max_size=32),
+        AdapterInfo("nvidia", subgroup_min_size=32, subgroup_max_size=32),
         Limits(max_buffer_bytes=1 << 32, max_binding_bytes=1 << 31),
         features,
     )
     return gpu
 
 
-@pytest.mark.parametrize("features", [frozenset(), UNITS], ids=["plain", "units"])
+@pytest.mark.parametrize("features", [frozenset(), UNITS, DOT4], ids=["plain", "units", "dot4"])
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_every_pipeline_is_checked_and_none_is_added(
     name: str, features: frozenset[str], run: Runner
@@ -407,10 +412,10 @@ def test_narrowing(
 
     async def failures() -> list[Any]:
         bench = Bench(device)
-        x, weight = bench.make("x", 2, 200), bench.make("weight", 200)
-        trace = Trace(2)
+        x, weight = bench.make("x", 16, 208), bench.make("weight", 208)
+        trace = Trace(16)
         how = Norm(weight, 1e-6, 1.0) if norm else None
-        narrow(trace, x, bench.make("y", 2, 200, dtype="f16"), how)
+        narrow(trace, x, bench.make("y", 16, 208, dtype="f16"), how)
         bench.release()
         return await run_checks(device, Kernels(device), SingleSubmit(), [trace.calls])
 
@@ -418,6 +423,53 @@ def test_narrowing(
     old, new = ("v *= factor", "v *= 0.99") if norm else ("clamp(v, -LARGEST, LARGEST)", "v * 0.99")
     compiler.break_(device, other_source("narrow", old, new))
     assert len(run(failures())) == 1
+
+
+@pytest.mark.parametrize(
+    "stem, old, new",
+    [
+        ("quantise", "tree_sum(lane, squares) /", "squares * 128.0 /"),
+        ("quantise", "a - a_high * 128", "a - a_high * 127"),
+        ("quantise", "sum += sums[lane + i]", "sum += sums[lane]"),
+        ("matmul_dot4", "dot4I8Packed(a.w, b.w)", "dot4I8Packed(a.w, b.z)"),
+        ("matmul_dot4", "x_sum * w.offset", "x_sum * w.scale"),
+        ("matmul_dot4", "s3 = both(s3, x_tile[xk + 48u],", "s3 = both(s3, x_tile[xk + 32u],"),
+        ("matmul_dot4", "if (row >= step.rows) { return; }", ""),
+        ("matmul_dot4", "2u * next + w_half", "2u * next"),
+    ],
+)
+@pytest.mark.parametrize("form", ["q4", "q8"])
+def test_integer_products(
+    device: Gpu,
+    run: Runner,
+    compiler: Compiler,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    stem: str,
+    old: str,
+    new: str,
+) -> None:
+    """Software adapters do not take them by themselves."""
+    weights = Matrices(device)
+    matrix, _ = random_matrix(weights, np.random.default_rng(5), 100, 192, form, 64)
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        trace = Pass(64, DOT4, AdapterInfo("nvidia"), step=bench.make("step", 8, dtype="u32"))
+        x, y = bench.make("x", 64, 192), bench.make("y", 64, 100)
+        norm = Norm(bench.make("weight", 192), 1e-6)
+        linear(trace, "layer", x, Linear(100, 192, (matrix,)), y, norm=norm)
+        bench.release()
+        assert [call.kernel.stem for call in trace.calls] == ["quantise", "matmul_dot4"]
+        return await run_checks(
+            device, Kernels(device), SingleSubmit(), [[call] for call in trace.calls]
+        )
+
+    assert run(failures()) == []
+    compiler.break_(device, other_source(stem, old, new))
+    [(check, _)] = run(failures())
+    assert stem in check.name
+    weights.close()
 
 
 # ---- loads on faulty drivers

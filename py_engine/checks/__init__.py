@@ -15,7 +15,7 @@ from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
-from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts
+from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -29,9 +29,11 @@ CHECKS: Mapping[str, Maker] = {
     "layer_norm": layer_norm,
     "norm_parts": norm_parts,
     "narrow": narrow,
+    "quantise": quantise,
     "matvec": matvec,
     "matmul": matmul,
     "matmul_units": matmul,
+    "matmul_dot4": matmul,
     "rope": rope,
     "rope_angles": rope_angles,
     "attention_prefill": prefill_attention,

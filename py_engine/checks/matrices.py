@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -15,6 +16,7 @@ from operator import mul
 from typing import NamedTuple
 
 from py_engine.checks.inputs import Cycle, Pattern
+from py_engine.checks.integers import integer_row
 from py_engine.checks.norms import known_weight
 from py_engine.checks.products import Input, MatrixRows, Outputs, Product
 from py_engine.checks.short_conv import ShortConvolution
@@ -29,7 +31,7 @@ from py_engine.checks.workbench import (
     whole,
 )
 from py_engine.graph.buffers import Dtype
-from py_engine.graph.trace import Call, Tensor
+from py_engine.graph.trace import ITEMSIZE, Call, Tensor
 from py_engine.ops.gate import ACTIVATIONS, EPILOGUES
 
 # The allowed error, as a share of the sum of all |w x| of a product (for a quantised w: of |scale| q and |bias|). f32
@@ -130,20 +132,25 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
-    """matmul.wgsl and matmul_units.wgsl: a tile of rows and three more; rows after these must not change."""
+    """matmul.wgsl, matmul_units.wgsl and matmul_dot4.wgsl: a tile of rows and three more; rows after these must not
+    change."""
     [call] = calls
     c = constants(call)
     [n, k, rt, base, columns, at, epilogue] = whole(
         c, "N", "K", "RT", "ROW_BASE", "Y_COLS", "Y_OFFSET", "EPILOGUE"
     )
-    units = call.kernel.stem == "matmul_units"
-    tile = 64 if units else 8 * rt
+    units, dot4 = call.kernel.stem == "matmul_units", call.kernel.stem == "matmul_dot4"
+    tile = 128 if units else 64 if dot4 else 8 * rt
     valid, rows = tile + 3, tile + 16
     sections = 2 if epilogue == EPILOGUES["gated"] else 1
     outputs = Outputs.of(bench, call, n // sections, sections, base)
-    dtype: Dtype = "f16" if units else "f32"
-    # Rows that are not 0: one of each eight, since a thread has one of eight; one of the next tile; one not valid.
-    tokens = [*(8 * i + 3 * i % 8 for i in range(tile // 8)), tile, valid - 1, valid]
+    dtype: Dtype = "f16" if units else "u32" if dot4 else "f32"
+    # Rows that are not 0: one of each eight, since a thread has one of eight or of 16 (of tensor units: some of the
+    # first and of the last block); two of the next tile; one not valid.
+    inside = (
+        [3, 12, tile - 11, tile - 2] if units else [i + 3 * i // 8 % 8 for i in range(0, tile, 8)]
+    )
+    tokens = [*inside, tile, valid - 1, valid]
     x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
     y, adds = bench.make("y", rows, columns), epilogue in _READING
     before = Pattern(_Y).pack(columns)
@@ -152,7 +159,8 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
     tensors = [x, *call.tensors[1:3], _bias(bench, c, n), bench.step(6, valid), y]
     bench.call(call, tensors, (call.groups[0], -(-rows // tile), 1))
     got = bench.read_runs(y, chain.from_iterable(outputs.at(t * columns + at) for t in tokens))
-    terms = len(_known_input(bench, k))
+    known = _known_integers(bench, k) if dot4 else _known_input(bench, k)
+    terms = len(known)
     allowed = max(_UNITS / terms**0.5, _PRODUCT) if units else _PRODUCT
 
     def name(i: int) -> str:
@@ -160,7 +168,7 @@ def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
         return f"row {tokens[row]}: output {outputs.indices[output]} "
 
     def verify() -> str:
-        products = outputs.products(_known_input(bench, k))
+        products = outputs.products(known)
         old = outputs.of_pattern(Pattern(_Y), at) if adds else [0.0] * len(products)
         untouched, made = Results(old, [0.0] * len(old)), []
         for factor in _FACTORS:
@@ -280,12 +288,29 @@ def _channel(
 
 
 def _chunk(bench: Bench, rows: int, tokens: Sequence[int], k: int, dtype: Dtype) -> Tensor:
-    """A row of x times one of the factors in turn, for each of these tokens."""
+    """A row of x times one of the factors in turn, for each of these tokens: f32; f16 in blocks of 16 x 16; or integers
+    (u32)."""
     x = _input()
-    scaled = [x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS]
-    tensor = bench.make("x", rows, k, dtype=dtype)
-    for t in tokens:
-        bench.write(tensor, t * len(scaled[0]), scaled[t % len(scaled)])
+    if dtype == "u32":
+        row = integer_row(x.part(0, k))
+        scaled = [row.pack(factor) for factor in _FACTORS]
+    else:
+        scaled = [x.map(factor.__mul__).pack(k, dtype) for factor in _FACTORS]
+    tensor = bench.make("x", rows, len(scaled[0]) // ITEMSIZE[dtype], dtype=dtype)
+    if dtype != "f16":
+        for t in tokens:
+            bench.write(tensor, t * len(scaled[0]), scaled[t % len(scaled)])
+        return tensor
+    for first in range(0, rows, 16):
+        inside = [t for t in tokens if t // 16 == first // 16]
+        if not inside:
+            continue
+        blocks = array("Q", bytes(32 * k))  # a row of a block is four words of 64 bits
+        for t in inside:
+            words = array("Q", scaled[t % len(scaled)])
+            for i in range(4):
+                blocks[t % 16 * 4 + i :: 64] = words[i::4]
+        bench.write(tensor, first * 2 * k, blocks.tobytes())
     return tensor
 
 
@@ -302,6 +327,10 @@ def _input() -> Cycle:
 
 def _known_input(bench: Bench, k: int) -> Input:
     return bench.keep(("x", k), lambda: Input(_input().part(0, k)))
+
+
+def _known_integers(bench: Bench, k: int) -> Input:
+    return bench.keep(("integers", k), lambda: Input(integer_row(_input().part(0, k)).values))
 
 
 def _bias(bench: Bench, c: Mapping[str, float], n: int) -> Tensor:

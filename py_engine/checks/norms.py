@@ -1,4 +1,4 @@
-"""Checks of the kernels that norm rows, or narrow them to f16, on known inputs."""
+"""Checks of the kernels that norm rows, or make them f16 or integers, on known inputs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from itertools import pairwise
 from operator import add as plus
 
 from py_engine.checks.inputs import Pattern
+from py_engine.checks.integers import unpacked
 from py_engine.checks.workbench import (
     TOLERANCE_F16,
     Bench,
     Check,
+    beyond,
     constants,
     difference,
     layer_normed,
@@ -21,6 +23,7 @@ from py_engine.graph.trace import Call
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
 _MIDDLE = 1.5  # the middle of norm weights
+_BLOCKS = 8  # of 16 columns, how many are compared
 _SEEN = 64  # of a part, how many first columns are compared
 
 
@@ -113,26 +116,54 @@ def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def narrow(bench: Bench, calls: Sequence[Call]) -> Check:
-    """narrow.wgsl: halves of two rows, and what f16 cannot hold."""
+    """narrow.wgsl: some blocks of two rows, and what f16 cannot hold."""
     [call] = calls
     c = constants(call)
     [k, norms] = whole(c, "K", "NORM")
     rows, x, weight = 2, Pattern(_X, size=1.0 if norms else 131072.0), known_weight()
-    y = bench.make("y", rows, k, dtype="f16")
+    y = bench.make("y", 16, k, dtype="f16")
     weights = bench.known(weight, k) if norms else bench.zeros
     bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
-    halves = halves_of(k)
-    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
+    count = k // 16
+    seen = sorted({count * i // _BLOCKS for i in range(_BLOCKS)} | {count - 1})
+    got = bench.read_runs(y, [(256 * block, 32) for block in seen])
 
     def verify() -> str:
         held = x if norms else x.map(lambda v: max(-65504.0, min(v, 65504.0)))
-        wanted = []
-        for t, (at, n) in enumerate(halves):
-            row = held.part(t * k, k)
-            if norms:
-                row = normed(row, weight.part(0, k), c["EPS"], c.get("OFFSET", 0.0))
-            wanted += row[at : at + n]
+        made = [held.part(t * k, k) for t in range(rows)]
+        if norms:
+            weights = weight.part(0, k)
+            made = [normed(row, weights, c["EPS"], c.get("OFFSET", 0.0)) for row in made]
+        wanted = [v for block in seen for row in made for v in row[16 * block : 16 * block + 16]]
         return difference(got.floats("f16"), wanted, TOLERANCE_F16)
+
+    return Check(calls, verify)
+
+
+def quantise(bench: Bench, calls: Sequence[Call]) -> Check:
+    """quantise.wgsl: two rows."""
+    [call] = calls
+    c = constants(call)
+    [k, norms] = whole(c, "K", "NORM")
+    rows, x, weight, words = 2, Pattern(_X), known_weight(), call.tensors[2].shape[-1]
+    y = bench.make("y", rows, words, dtype="u32")
+    weights = bench.known(weight, k) if norms else bench.zeros
+    bench.call(call, [bench.known(x, rows, k), weights, y], (rows, 1, 1))
+    got = bench.read(y)
+
+    def verify() -> str:
+        for t in range(rows):
+            row, sums = unpacked(got.bytes[4 * words * t :], k)
+            wanted = x.part(t * k, k)
+            if norms:
+                wanted = normed(wanted, weight.part(0, k), c["EPS"], c.get("OFFSET", 0.0))
+            step = (
+                max(map(abs, wanted)) / 16256
+            )  # f32 may round the middle of two integers to the other
+            wrong = beyond(row.values, wanted, [0.51 * step] * k) or difference(sums, row.sums)
+            if wrong:
+                return f"row {t}: {wrong}"
+        return ""
 
     return Check(calls, verify)
 

@@ -23,7 +23,7 @@ from py_engine.graph.trace import Call, Kernel
 from py_engine.host.gpu import Gpu
 
 # Optional features, the first to give up first. Subgroup matrices need subgroups (ops/matmul.py).
-OPTIONAL = ("subgroup-matrix", "subgroups", "shader-f16", F16_KV)
+OPTIONAL = ("subgroup-matrix", "dot4", "subgroups", "shader-f16", F16_KV)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Binding, Buffer, Gpu
 from py_engine.ops.gate import Epilogue, Finish
 from py_engine.ops.matmul import MatmulTuning, matmul
+from py_engine.ops.matmul import fits as matmul_fits
 from py_engine.ops.matmul import tuning as matmul_tuning
 from py_engine.ops.matvec import MatvecTuning, matvec
 from py_engine.ops.matvec import tuning as matvec_tuning
@@ -187,11 +188,11 @@ async def bench_matmul(
             if 8 * r <= max(8, t)
             for c in (32, 64)
             for s in (1, 2, 4)
-            if 2 * c * s <= 256
             for f16 in (False, True)
-            if not f16 or (s == 1 and "shader-f16" in gpu.features)
+            if not f16 or "shader-f16" in gpu.features
             for unpack in ((0, 2) if r == 8 and c == 64 else (0,))
         ]
+        forms = list(filter(matmul_fits, forms))
     done: dict[MatmulTuning, float] = {}
     for m in forms:
 

@@ -11,6 +11,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.programs import Features, Program, Programs
 from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.host.gpu import Gpu
+from py_engine.ops.matmul import ROUNDING
 
 
 class Runtime(abc.ABC):
@@ -27,8 +28,8 @@ class Runtime(abc.ABC):
         strategy: SubmitStrategy | None,
         forms: Forms | None,
     ) -> None:
-        """`exact`: do not use tensor units, which round activations to 11 bits. `forms`: forms of kernels that were
-        measured on this device (checks/tunings.py); the ops choose the others."""
+        """`exact`: use no kernels that round activations (ROUNDING in ops/matmul.py). `forms`: forms of kernels that
+        were measured on this device (checks/tunings.py); the ops choose the others."""
         self.gpu = gpu
         self._kernels = kernels
         self.programs = Programs(
@@ -37,7 +38,7 @@ class Runtime(abc.ABC):
             programs,
             chains,
             strategy=strategy or default_strategy(),
-            features=gpu.features - ({"subgroup-matrix"} if exact else set[str]()),
+            features=gpu.features - (ROUNDING if exact else frozenset()),
             forms=forms or {},
         )
 

@@ -89,6 +89,8 @@ async def open_gpu(
     )
     try:
         await gpu.try_enable_lines()
+        if features is None or "dot4" in features:
+            await gpu.try_dot4()
     except JsException as error:
         failure = await gpu._settled_error("cannot try the new device", error)
         gpu.close()

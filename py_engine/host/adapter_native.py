@@ -16,6 +16,7 @@ from typing import Any
 
 from py_engine.errors import HostError, NoAdapterError
 from py_engine.host.gpu import (
+    DOT4_TRIAL,
     MATRIX_FEATURE,
     MATRIX_SIZE,
     MATRIX_SUBGROUP,
@@ -228,6 +229,8 @@ def _open(
         )
     except Exception as error:
         raise HostError(f"the adapter {adapter.info.device!r} refused a device: {error}") from error
+    if (features is None or "dot4" in features) and _compiles(device, DOT4_TRIAL):
+        wanted.append("dot4")
     info = adapter.info
     return NativeGpu(
         wgpu,
@@ -247,6 +250,14 @@ def _open(
         Limits(**{field: int(device.limits[name]) for field, name in _LIMITS.items()}),
         frozenset(wanted),
     )
+
+
+def _compiles(device: Any, code: str) -> bool:
+    try:
+        device.create_shader_module(code=code)
+    except Exception:  # each host has its own
+        return False
+    return True
 
 
 def _unwanted(adapter: Any) -> list[str]:

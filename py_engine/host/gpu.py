@@ -27,6 +27,12 @@ MATRIX_LINES = (
     "diagnostic(off, chromium.subgroup_matrix_uniformity);"
 )
 
+# Compiles where kernels may use "dot4": WGSL's dot4I8Packed. Old versions of naga do not know it.
+DOT4_TRIAL = (
+    "@group(0) @binding(0) var<storage, read_write> y: array<i32>;\n"
+    "@compute @workgroup_size(1) fn main() { y[0] = dot4I8Packed(u32(y[1]), u32(y[2])); }"
+)
+
 # Words of the decode result that are read back for each token: token, halt, position, count.
 RESULT_WORDS = 4
 MAX_TIMED_PASSES = 2048  # a query set holds at most 4096 timestamps, two a pass
@@ -176,8 +182,9 @@ class Gpu(abc.ABC):
 
     info: AdapterInfo
     limits: Limits
-    # Some of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix"}, whatever the host calls them. What the
-    # last one means stands at MATRIX_SIZE; a device that has it has the first two also.
+    # Some of {"shader-f16", "subgroups", "timestamp-query", "subgroup-matrix", "dot4"}, whatever the host calls them.
+    # What "subgroup-matrix" means stands at MATRIX_SIZE; a device that has it has the first two also. "dot4":
+    # DOT4_TRIAL compiles, which does not say that it is fast.
     features: frozenset[str]
     # Called once, with the reason, when the device is lost; not called for a deliberate close. Only browsers report a
     # loss by themselves; in CPython the next call that needs the device raises DeviceLostError.

@@ -19,6 +19,7 @@ from pyodide.ffi import (  # type: ignore[import-not-found,unused-ignore]
 
 from py_engine.errors import DeviceLostError, HostError, OutOfMemoryError
 from py_engine.host.gpu import (
+    DOT4_TRIAL,
     MATRIX_LINES,
     RESULT_WORDS,
     AdapterInfo,
@@ -91,6 +92,11 @@ class BrowserGpu(Gpu):
         ):
             if feature in self.features and not await self._js.trial(f"{line}\n{_TRIAL}"):
                 self._enable[feature] = line
+
+    async def try_dot4(self) -> None:
+        """Find out, by compiling, whether this browser has the feature "dot4"."""
+        if not await self._js.trial(DOT4_TRIAL):
+            self.features |= {"dot4"}
 
     def enable_lines(self, features: frozenset[str]) -> str:
         """The `enable` lines for `features`, found by `try_enable_lines` when the device was opened."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Tensor
 from py_engine.ops.gate import Activation, Epilogue, Finish
-from py_engine.ops.matmul import matmul, takes_units
+from py_engine.ops.matmul import matmul, takes_dot4, takes_units
 from py_engine.ops.matvec import matvec
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm, apply_norm, norm_last_row
+from py_engine.ops.quantise import quantise, quantised_words
 from py_engine.ops.step import Pass
 
 
@@ -100,8 +101,8 @@ class _Input:
 def _input(
     trace: Pass, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
 ) -> _Input:
-    """Prepare x. A matvec applies an RMSNorm itself. A LayerNorm, and any norm or narrowing for matmul, runs once
-    here."""
+    """Prepare x. A matvec applies an RMSNorm itself. A LayerNorm, and any norm, narrowing or quantising for matmul,
+    runs once here."""
     one, k = trace.rows == 1 or last_row, x.shape[-1]
     if one and (norm is None or not norm.centred):
         return _Input(x, True, norm, last_row)
@@ -110,14 +111,20 @@ def _input(
         norm_last_row(trace, x, norm, row)
         return _Input(row, True)
     narrows = not one and takes_units(trace, layer)
-    if norm is not None and (norm.centred or not narrows):
-        normed = trace.tensor(f"{label} input", trace.rows, k)
+    quantises = not one and not narrows and takes_dot4(trace, layer)
+    name = f"{label} input"
+    if norm is not None and (norm.centred or not (narrows or quantises)):
+        normed = trace.tensor(name, trace.rows, k)
         apply_norm(trace, x, norm, normed)
         x, norm = normed, None
     if narrows:
-        narrowed = trace.tensor(f"{label} input", trace.rows, k, dtype="f16")
-        narrow(trace, x, narrowed, norm, f"{label} input")
-        x = narrowed
+        narrowed = trace.tensor(name, trace.rows, k, dtype="f16")
+        narrow(trace, x, narrowed, norm, name)
+        return _Input(narrowed, one)
+    if quantises:
+        quantised = trace.tensor(name, trace.rows, quantised_words(k), dtype="u32")
+        quantise(trace, x, quantised, norm, name)
+        return _Input(quantised, one)
     return _Input(x, one)
 
 

@@ -1,4 +1,5 @@
-"""Matrix times the rows of a prefill chunk: shaders/matmul.wgsl; matmul_units.wgsl on tensor units."""
+"""Matrix times the rows of a prefill chunk: shaders/matmul.wgsl; matmul_units.wgsl on tensor units; matmul_dot4.wgsl in
+integers."""
 
 from __future__ import annotations
 
@@ -8,18 +9,23 @@ from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Kernel, Tensor, kernel
 from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.gate import STORE, Finish
+from py_engine.ops.quantise import quantised_words
 from py_engine.ops.step import Pass
 from py_engine.ops.weight import WeightLibraries, scales_of, weight_libraries
 
-_UNIT_TILE = 64  # rows and products of a workgroup of matmul_units.wgsl
+# Features of kernels that round activations: to 11 bits, or to 15 with a scale for each row.
+ROUNDING = frozenset({"subgroup-matrix", "dot4"})
+
+_UNIT_ROWS, _UNIT_COLS = 128, 32  # rows and products of a workgroup of matmul_units.wgsl
+_DOT4_TILE = 64  # rows and products of a workgroup of matmul_dot4.wgsl
 
 
 @dataclass(frozen=True)
 class MatmulTuning:
     """The form of the kernel: tiles of 8 * `rows` x `cols` products; `slices` groups of threads share each of them.
 
-    rows 1, 2, 4, 8; cols 32 or 64; 2 * cols * slices <= 256 threads. `f16`: tiles kept as f16 (slices = 1), products
-    and sums in f32.
+    rows 1, 2, 4, 8; cols 32 or 64; 2 * cols * slices threads, from 32 * rows to 256. `f16`: tiles kept as f16
+    (slices = 1), products and sums in f32.
     """
 
     rows: int = 8
@@ -27,6 +33,15 @@ class MatmulTuning:
     slices: int = 1
     f16: bool = False
     q4_unpack: int = 0
+
+
+# Makers of GPUs with an instruction for dot4I8Packed at the rate of an f32 product or half of it, and how the names of
+# their architectures without it begin. NVIDIA's was measured (docs/benchmarks.md); Apple's have none.
+_DOT4_GPUS = {
+    "nvidia": ("tesla", "fermi", "kepler", "maxwell"),
+    "amd": ("terascale", "gcn"),
+    "intel": ("gen-7", "gen-8", "gen-9", "gen-11"),
+}
 
 
 def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
@@ -41,15 +56,38 @@ def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
     return MatmulTuning(per_thread, 32, 4)
 
 
+def fits(form: MatmulTuning) -> bool:
+    """Whether the kernel can take this form."""
+    threads = 2 * form.cols * form.slices
+    return 32 * form.rows <= threads <= 256 and not (form.f16 and form.slices > 1)
+
+
 def takes_units(trace: Pass, layer: Linear) -> bool:
     """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
     features = {"subgroup-matrix", "shader-f16", "subgroups"}
-    # With fewer rows than a tile the f32 form reads less of x and computes nothing that is not used.
+    # With fewer rows the f32 form reads less of x and computes nothing that is not used.
     return (
-        features <= trace.features
-        and trace.rows >= _UNIT_TILE
-        and trace.rows % 16 == layer.cols % 64 == 0
+        features <= trace.features and trace.rows >= 64 and trace.rows % 16 == layer.cols % 64 == 0
     )
+
+
+def takes_dot4(trace: Pass, layer: Linear) -> bool:
+    """Whether a layer's chunk is computed in integers; its input is then quantised (ops/quantise.py)."""
+    return (
+        "dot4" in trace.features
+        and fast_dot4(trace.info)
+        and trace.rows >= _DOT4_TILE
+        and layer.cols % 64 == 0
+        and all(part.group_size >= 64 for part in layer.parts)
+    )
+
+
+def fast_dot4(info: AdapterInfo) -> bool:
+    """Whether this GPU has an instruction for dot4I8Packed, as far as its names say. Elsewhere it is made of many."""
+    architectures = _DOT4_GPUS.get(info.vendor.lower())
+    if info.fallback or architectures is None:
+        return False
+    return not info.architecture.lower().startswith(architectures)
 
 
 def matmul(
@@ -66,9 +104,10 @@ def matmul(
 ) -> None:
     """y[t, y_offset + i] <- sum_k W[i, k] x[t, k], for the step.rows valid rows t of x.
 
-    x [>= T, cols] f32, or f16 for the tensor units (`takes_units`); y [>= T, any] f32, T = trace.rows. `finish`,
-    `rows`, `y_offset` as in matvec. Rows of y from step.rows on are not changed. Raises ModelError for a
-    format the kernels cannot read.
+    x [>= T, cols] f32; or f16 in blocks (ops/narrow.py) for the tensor units (`takes_units`); or u32 as
+    ops/quantise.py writes it for integers (`takes_dot4`). y [>= T, any] f32, T = trace.rows. `finish`, `rows`,
+    `y_offset` as in matvec. Rows of y from step.rows on are not changed. Raises ModelError for a format the kernels
+    cannot read.
     """
     begin, end = rows or (0, matrix.rows)
     n = end - begin
@@ -84,6 +123,8 @@ def matmul(
     }
     if x.dtype == "f16":
         kind, grid = _units(trace, libraries, constants, n)
+    elif x.dtype == "u32":
+        kind, grid = _dot4(trace, matrix, libraries, constants, n)
     else:
         kind, grid = _tiles(trace, label, libraries, constants, n, form)
     trace.call(
@@ -105,10 +146,20 @@ def _units(
     trace: Pass, libraries: WeightLibraries, constants: dict[str, float], n: int
 ) -> tuple[Kernel, tuple[int, int, int]]:
     """The kernel of subgroup matrices and its grid."""
-    uses = ["step", *libraries.uses, "weight_chunk", "tile_f16", "gate", "matmul_out"]
+    uses = ["step", *libraries.uses, "weight_octet", "tile_f16", "gate", "matmul_out"]
     features = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
-    grid = (-(-n // _UNIT_TILE), -(-trace.rows // _UNIT_TILE), 1)
+    grid = (-(-n // _UNIT_COLS), -(-trace.rows // _UNIT_ROWS), 1)
     return kernel("matmul_units", uses, constants, features), grid
+
+
+def _dot4(
+    trace: Pass, matrix: Matrix, libraries: WeightLibraries, constants: dict[str, float], n: int
+) -> tuple[Kernel, tuple[int, int, int]]:
+    """The kernel of integer products, and its grid."""
+    uses = ["step", *libraries.uses, f"bytes_{matrix.format}", "gate", "matmul_out", "matmul_tile"]
+    grid = (-(-n // _DOT4_TILE), -(-trace.rows // _DOT4_TILE), 1)
+    constants["ROW"] = quantised_words(matrix.cols) // 4
+    return kernel("matmul_dot4", uses, constants, frozenset({"dot4"})), grid
 
 
 def _tiles(
@@ -122,17 +173,18 @@ def _tiles(
     """The kernel of f32 sums in registers, and its grid."""
     form = form or tuning(trace.rows, trace.info)
     threads = 2 * form.cols * form.slices
-    if threads > 256 or (form.f16 and form.slices > 1):
+    if not fits(form):
         raise ValueError(f"{label}: {form} does not fit the kernel")
     shape = {"RT": form.rows, "TILE_N": form.cols, "SLICES": form.slices, "WG": threads}
     uses = [
         "step",
         *libraries.uses,
-        "weight_chunk",
+        "weight_octet",
         "rows_vec4" if libraries.aligned else "rows_any",
         "tile_f16" if form.f16 else "tile_f32",
         "gate",
         "matmul_out",
+        "matmul_tile",
     ]
     features = frozenset({"shader-f16"} if form.f16 else ())
     grid = (-(-n // form.cols), -(-trace.rows // (8 * form.rows)), 1)

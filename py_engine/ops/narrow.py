@@ -9,15 +9,17 @@ from py_engine.ops.norm import Norm
 def narrow(
     trace: Trace, x: Tensor, y: Tensor, norm: Norm | None = None, label: str = "narrow"
 ) -> None:
-    """y [T, K] f16 = norm(x [T, K] f32), or x without a norm. K is even. Values that f16 cannot hold become +-65504.
+    """y [T / 16, K / 16, 16, 16] f16 = norm(x [T, K] f32), or x without a norm, in blocks of 16 rows and 16 columns.
+
+    y's shape is given as [T, K]; T and K are multiples of 16. Values that f16 cannot hold become +-65504.
 
     Raises ValueError when the shapes differ.
     """
     if norm is not None and norm.centred:
         raise ValueError(f"{label}: no LayerNorm is taken on the way to f16")
     k = x.shape[-1]
-    if y.shape[-1] != k or k % 2 or (norm is not None and norm.weight.shape != (k,)):
-        raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be rows of one even width")
+    if y.shape[-1] != k or k % 16 or y.shape[0] % 16 or (norm and norm.weight.shape != (k,)):
+        raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be blocks of 16 x 16")
     constants: dict[str, float] = {"K": k}
     if norm is not None:
         constants |= {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}

@@ -5,6 +5,8 @@ struct Chunk {
   v4: vec4<f32>, v5: vec4<f32>, v6: vec4<f32>, v7: vec4<f32>,
 }
 
+struct Octet { lo: vec4<f32>, hi: vec4<f32> }  // a quarter of one
+
 fn vec4_sum(v: vec4<f32>) -> f32 {
   return (v.x + v.y) + (v.z + v.w);
 }

@@ -25,7 +25,19 @@ fn weight_load(row: u32, chunk: u32) -> Packed {
 
 fn weight_unpack(packed: Packed) -> Chunk { return packed; }
 
-// Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
+alias PackedOctet = Octet;
+
+fn octet_load(row: u32, octet: u32) -> PackedOctet {
+  return Octet(element_vec4(row, octet * 8u), element_vec4(row, octet * 8u + 4u));
+}
+
+fn octet_unpack(packed: PackedOctet) -> Octet { return packed; }
+
+// Both are never called (QUANTISED is false); they mention the binding, so that the layout keeps it.
 fn weight_affine(packed: Packed) -> vec2<f32> {
+  return vec2<f32>(1.0, bitcast<f32>(scales[0]));
+}
+
+fn octet_affine(packed: PackedOctet) -> vec2<f32> {
   return vec2<f32>(1.0, bitcast<f32>(scales[0]));
 }

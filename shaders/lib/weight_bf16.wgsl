@@ -3,6 +3,7 @@
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
 // It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
 // and weight_affine (what makes them values: raw * x + y).
+// And the same for eight elements: PackedOctet, octet_load, octet_unpack, octet_affine.
 // After: chunk.
 
 alias WeightWord = vec4<u32>;
@@ -24,7 +25,21 @@ fn weight_unpack(p: Packed) -> Chunk {
                widen(p.c.xy), widen(p.c.zw), widen(p.d.xy), widen(p.d.zw));
 }
 
-// Never called (QUANTISED is false); it mentions the binding, so that the layout keeps it.
+alias PackedOctet = vec4<u32>;
+
+fn octet_load(row: u32, octet: u32) -> PackedOctet {
+  return weight[row * (K / 8u) + octet];
+}
+
+fn octet_unpack(p: PackedOctet) -> Octet {
+  return Octet(widen(p.xy), widen(p.zw));
+}
+
+// Both are never called (QUANTISED is false); they mention the binding, so that the layout keeps it.
 fn weight_affine(packed: Packed) -> vec2<f32> {
+  return vec2<f32>(1.0, bitcast<f32>(scales[0]));
+}
+
+fn octet_affine(packed: PackedOctet) -> vec2<f32> {
   return vec2<f32>(1.0, bitcast<f32>(scales[0]));
 }

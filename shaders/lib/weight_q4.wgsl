@@ -3,6 +3,7 @@
 // The kernel supplies: override K (row length), var weight: array<WeightWord>, var scales: array<u32>.
 // It supplies the kernel: Packed (a chunk as it lies in memory), weight_load, weight_unpack (its 32 elements before scaling)
 // and weight_affine (what makes them values: raw * x + y).
+// And the same for eight elements: PackedOctet, octet_load, octet_unpack, octet_affine.
 // After: chunk, scales.
 
 alias WeightWord = vec4<u32>;
@@ -22,8 +23,6 @@ fn q4_mantissa(word: u32) -> vec4<f32> {
 fn q4_halves(word: u32) -> vec2<f32> {
   return unpack2x16float((word & 0x03c003c0u) | 0x3c003c00u);
 }
-
-struct Octet { lo: vec4<f32>, hi: vec4<f32> }
 
 fn q4_octet(word: u32) -> Octet {
   if (Q4_UNPACK == 1u) {
@@ -55,10 +54,28 @@ fn weight_unpack(packed: Packed) -> Chunk {
   return Chunk(a.lo, a.hi, b.lo, b.hi, c.lo, c.hi, d.lo, d.hi);
 }
 
-fn weight_affine(packed: Packed) -> vec2<f32> {
-  let pair = scale_pair(packed.scale);
+fn q4_affine(scale: vec2<u32>) -> vec2<f32> {
+  let pair = scale_pair(scale);
   if (Q4_UNPACK != 0u) {
     return vec2<f32>(16.0 * pair.x, pair.y - 16.0 * pair.x);  // raw = 1 + q/16
   }
   return pair;
+}
+
+fn weight_affine(packed: Packed) -> vec2<f32> {
+  return q4_affine(packed.scale);
+}
+
+struct PackedOctet { word: u32, scale: vec2<u32> }
+
+fn octet_load(row: u32, octet: u32) -> PackedOctet {
+  return PackedOctet(weight[row * (K / 32u) + octet / 4u][octet % 4u], scale_words(row, octet / 4u));
+}
+
+fn octet_unpack(packed: PackedOctet) -> Octet {
+  return q4_octet(packed.word);
+}
+
+fn octet_affine(packed: PackedOctet) -> vec2<f32> {
+  return q4_affine(packed.scale);
 }

@@ -11,11 +11,13 @@ from py_engine.graph.matrix import Linear, Matrix
 from py_engine.host.gpu import AdapterInfo, Gpu
 from py_engine.ops.gate import Finish
 from py_engine.ops.linear import linear
-from py_engine.ops.matmul import MatmulTuning, matmul, tuning
+from py_engine.ops.matmul import MatmulTuning, fits, matmul, tuning
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.matrices import FORMATS, act, random_matrix
 from tests.ops.test_matvec import output, trace_of
+from tests.ops.test_narrow import blocks
+from tests.ops.test_quantise import quantised_rows
 
 BAR = 1e-7
 
@@ -51,14 +53,14 @@ def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str,
 
 
 TILES = [
-    (MatmulTuning(8, 64, 1), "store"),
+    (MatmulTuning(4, 64, 1), "store"),
     (MatmulTuning(8, 64, 2), "add"),
     (MatmulTuning(8, 64, 2), "gated"),
     (MatmulTuning(4, 32, 4), "gated"),
     (MatmulTuning(2, 64, 1), "multiply"),
     (MatmulTuning(1, 32, 2), "add"),
-    (MatmulTuning(8, 64, 1, f16=True), "gated"),
-    (MatmulTuning(4, 32, 1, f16=True), "multiply"),
+    (MatmulTuning(4, 64, 1, f16=True), "gated"),
+    (MatmulTuning(2, 32, 1, f16=True), "multiply"),
 ]
 
 
@@ -77,7 +79,7 @@ def test_tiles(
     b = rng.standard_normal(rows).astype(np.float32)
     y, before = output(bench, rng, 80, n + 5)
     trace = trace_of(bench, rows=80, valid=70)
-    kind = "gelu_tanh" if t.rows == 4 else "silu"
+    kind = "gelu_tanh" if t.cols == 32 else "silu"
     matmul(
         trace,
         "test",
@@ -125,8 +127,7 @@ def test_part_of_the_rows(bench: Bench, run: Runner, rng: np.random.Generator) -
 def test_tuning_fits_the_kernel(t: int) -> None:
     for info in (AdapterInfo(), AdapterInfo(fallback=True)):
         form = tuning(t, info)
-        assert 2 * form.cols * form.slices <= 256
-        assert form.rows in (1, 2, 4, 8)
+        assert fits(form) and form.rows in (1, 2, 4, 8)
         assert info.fallback or 8 * form.rows >= min(t, 64)
 
 
@@ -148,7 +149,7 @@ def test_units(
     y, before = output(bench, rng, 80, n + 5)
     trace = trace_of(bench, rows=80, valid=70)
     matmul(
-        trace, "test", bench.put("x", x), matrix, y, y_offset=3,
+        trace, "test", bench.put("x", blocks(x)), matrix, y, y_offset=3,
         finish=Finish(epilogue, None, bench.put("bias", b)),  # type: ignore[arg-type]
     )  # fmt: skip
     run(bench.run(trace))
@@ -185,4 +186,78 @@ def test_units_are_for_whole_tiles(bench: Bench, rng: np.random.Generator) -> No
         linear(trace, "test", x, layer, trace.tensor("y", rows, 32))
         assert [c.kernel.stem for c in trace.calls] == (
             ["narrow", "matmul_units"] if takes else ["matmul"]
+        )
+
+
+@pytest.mark.parametrize(
+    "form, group, scale_format, epilogue",
+    [
+        ("q4", 64, "f16", "store"),
+        ("q4", 64, "bf16", "gated"),
+        ("q4", 128, "f32", "multiply"),
+        ("q8", 64, "bf16", "add"),
+        ("q8", 128, "f16", "gated"),
+    ],
+)
+def test_dot4(
+    bench: Bench,
+    run: Runner,
+    rng: np.random.Generator,
+    form: str,
+    group: int,
+    scale_format: str,
+    epilogue: str,
+) -> None:
+    """Integers: the input is quantised beforehand, and what it then means is multiplied exactly. 70 of 80 rows valid,
+    partial tiles in both directions."""
+    rows, cols = 150, 384
+    gated = epilogue == "gated"
+    n = rows // 2 if gated else rows
+    matrix, w = random_matrix(bench, rng, rows, cols, form, group, scale_format)
+    words, x = quantised_rows(rng.standard_normal((80, cols)))
+    b = rng.standard_normal(rows).astype(np.float32)
+    y, before = output(bench, rng, 80, n + 5)
+    trace = trace_of(bench, rows=80, valid=70)
+    matmul(
+        trace, "test", bench.put("x", words), matrix, y, y_offset=3,
+        finish=Finish(epilogue, None, bench.put("bias", b)),  # type: ignore[arg-type]
+    )  # fmt: skip
+    run(bench.run(trace))
+    v = x @ w.T + b
+    old = before[:, 3 : 3 + n]
+    if epilogue == "add":
+        v = old + v
+    elif epilogue == "gated":
+        v = act(v[:, :n], "silu") * v[:, n:]
+    elif epilogue == "multiply":
+        v = act(old, "silu") * v
+    got = run(bench.get(y)).copy()
+    assert nmse(got[:70, 3 : 3 + n], v[:70]) < BAR
+    got[:70, 3 : 3 + n] = before[:70, 3 : 3 + n]
+    assert np.array_equal(got, before.astype(np.float32)), "wrote elsewhere"
+
+
+def test_integers_are_for_quantised_weights(bench: Bench, rng: np.random.Generator) -> None:
+    """A layer takes them on GPUs that have an instruction for them, and quantises its input first."""
+    nvidia = AdapterInfo("nvidia", "ampere")
+    for rows, cols, form, group, info, takes in [
+        (64, 192, "q4", 64, nvidia, True),
+        (512, 128, "q8", 128, nvidia, True),
+        (512, 128, "q4", 64, AdapterInfo("NVIDIA"), True),
+        (48, 128, "q4", 64, nvidia, False),
+        (64, 96, "q4", 32, nvidia, False),
+        (64, 128, "q4", 32, nvidia, False),
+        (64, 128, "f16", 0, nvidia, False),
+        (64, 128, "q4", 64, AdapterInfo("nvidia", "maxwell"), False),
+        (64, 128, "q4", 64, AdapterInfo("apple"), False),
+        (64, 128, "q4", 64, AdapterInfo("nvidia", fallback=True), False),
+    ]:
+        matrix, _ = random_matrix(bench, rng, 32, cols, form, group)
+        trace = trace_of(bench, rows=rows)
+        trace.features, trace.info = frozenset({"dot4"}), info
+        x = trace.tensor("x", rows, cols)
+        layer = Linear(32, cols, (matrix,))
+        linear(trace, "test", x, layer, trace.tensor("y", rows, 32))
+        assert [c.kernel.stem for c in trace.calls] == (
+            ["quantise", "matmul_dot4"] if takes else ["matmul"]
         )
