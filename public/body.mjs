@@ -1,5 +1,5 @@
-// Reads a response's body into one array, for py_engine/host/io_browser.py. Python is called once a MiB, not once for each
-// network chunk: a model has ten thousand of them.
+// Reads a response's body into one array, for py_engine/host/io_browser.py. Python is called once a few MiB, not once for each
+// network chunk: a model has thousands of them.
 
 import { take } from './buffers.mjs';
 
@@ -25,51 +25,57 @@ function chunksOf(stream) {
 }
 
 export class Body {
-  filled = 0;
-  done = false;
-  #next; // see chunksOf
-  #limit;
   #bytes;
-  #coming = null; // a read that has not been awaited to its end
+  #limit;
+  #filled = 0; // bytes that have come
+  #given = 0; // bytes that `more` has told of
+  #ended = false;
+  #failure = null;
+  #wake = () => {}; // lets `more` look again
 
-  /** `limit`: the most bytes to read; null: all. */
+  /** `limit`: the most bytes to read; null: all. Reading begins at once and goes on while nobody waits. */
   constructor(stream, limit) {
-    this.#next = chunksOf(stream);
     this.#limit = limit ?? Infinity;
     this.#bytes = take(limit ?? FIRST_CAPACITY);
+    this.#fill(chunksOf(stream)).catch(error => { this.#failure = error; }).finally(() => this.#wake());
   }
 
-  /** Read until `least` bytes have come, or `ms` have passed and some have come, or the body ends. Resolves to `filled`. */
+  /** Whether `more` has told of all bytes. */
+  get done() { return this.#ended && this.#given === this.#filled; }
+
+  /** Wait until `least` more bytes have come, or `ms` have passed and some have come, or the body ends. Resolves to how many have
+      come in all; rejects where a transfer broke off, once all before that are told of. */
   async more(least, ms) {
-    const begun = this.filled;
-    let timer;
-    const late = new Promise(resolve => { timer = setTimeout(resolve, ms, 'late'); });
-    try {
-      while (!this.done && this.filled - begun < least) {
-        this.#coming ??= this.#next();
-        this.#coming.catch(() => null); // the error is handled where the read is awaited
-        const first = this.filled > begun ? await Promise.race([this.#coming, late]) : await this.#coming;
-        if (first === 'late') break;
-        this.#coming = null;
-        if (first.done) this.done = true; else this.#take(first.value);
-      }
-    } finally {
-      clearTimeout(timer);
-    }
-    return this.filled;
+    const come = () => this.#filled - this.#given;
+    let late = false;
+    const timer = setTimeout(() => { late = true; this.#wake(); }, ms);
+    while (!this.#ended && !this.#failure && come() < (late ? 1 : least)) await new Promise(resolve => { this.#wake = resolve; });
+    clearTimeout(timer);
+    if (this.#failure && !come()) throw this.#failure;
+    this.#given = this.#filled;
+    return this.#given;
   }
 
-  #take(piece) {
-    const wanted = piece.subarray(0, this.#limit - this.filled);
-    const end = this.filled + wanted.length;
+  async #fill(next) {
+    while (this.#filled < this.#limit) {
+      const { done, value } = await next();
+      if (done) break;
+      this.#take(value);
+      this.#wake();
+    }
+    this.#ended = true;
+  }
+
+  #take(chunk) {
+    const wanted = chunk.subarray(0, this.#limit - this.#filled);
+    const end = this.#filled + wanted.length;
     if (end > this.#bytes.length) {
       const grown = new Uint8Array(Math.max(end, 2 * this.#bytes.length));
-      grown.set(this.#bytes.subarray(0, this.filled));
+      grown.set(this.#bytes.subarray(0, this.#filled));
       this.#bytes = grown;
     }
-    this.#bytes.set(wanted, this.filled);
-    this.filled = end;
-    if (end === this.#limit) this.done = true;
+    this.#bytes.set(wanted, this.#filled);
+    this.#filled = end;
   }
 
   /** Returns a view of the received bytes start..end. */

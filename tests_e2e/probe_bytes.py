@@ -50,6 +50,35 @@ async def fetched(url: str, ranges: list[tuple[int, int]], byob: bool) -> list[s
     return found
 
 
+async def broken_off(nbytes: int) -> list[Any]:
+    """What a body of `nbytes` tells that then breaks off: how many bytes came, how many of them it gives, the error."""
+    import js
+    from pyodide.ffi import JsException, create_proxy, to_js
+
+    begun = False
+
+    def pull(controller: Any) -> None:
+        nonlocal begun
+        if begun:
+            controller.error(js.Error.new("the line is dead"))
+        else:
+            controller.enqueue(js.Uint8Array.new(nbytes))
+        begun = True
+
+    proxy = create_proxy(pull)
+    source = to_js({"pull": proxy}, dict_converter=js.Object.fromEntries)
+    body = js.jerboa.body.open(js.ReadableStream.new(source), 2 * nbytes)
+    try:
+        came = await body.more(2 * nbytes, 10_000)
+        given = int(body.part(0, came).byteLength)
+        await body.more(1, 10_000)
+    except JsException as error:
+        return [came, given, body.done, str(error)]
+    finally:
+        proxy.destroy()
+    return [came, given, body.done, ""]
+
+
 async def memory_in_turn(nbytes: int) -> list[int]:
     """The first byte of memory that another slice has had before, and of memory that is fresh."""
     import js

@@ -38,6 +38,11 @@ def test_ranges_of_a_response(probe: Probe, site: PageServer, byob: bool) -> Non
     assert probe("fetched", site.url + FILE, ranges, byob) == right
 
 
+def test_what_came_before_a_transfer_broke_off_is_told_of_first(probe: Probe) -> None:
+    came, given, done, error = probe("broken_off", 1000)
+    assert came == given == 1000 and not done and "the line is dead" in error
+
+
 def test_memory_of_a_slice_is_used_for_the_next_one(probe: Probe) -> None:
     again, fresh, *sizes = probe("memory_in_turn", 9 * MIB)
     assert (again, fresh) == (7, 0) and sizes == [9 * MIB - 1, 9 * MIB]
