@@ -2,7 +2,7 @@
 // g_i the sum of log alpha from the chunk's first row to row i, and G_ij = exp(g_i - g_j) for j <= i:
 //   A_ij = beta_i (k_i . k_j) G_ij for j < i, else 0;   P_ij = (q_i . k_j) G_ij for j <= i, else 0;
 //   (I + A) U = beta v;   (I + A) W = beta exp(g) k.
-// The corrections of the chunk are then D = U - W S (delta_chunk_scan.wgsl), S the state before it.
+// The corrections of the chunk are then D = U - W S (delta_scan.wgsl), S the state before it.
 //   Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464 (the WY form). Reference: tests/ops/test_delta.py
 //
 //   binding  name     type       shape                access
@@ -175,7 +175,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     pool[b * LINE + a] = next_q;
     pool[b * LINE + 16u + a] = next_k;
-    let factor = vec4<f32>(decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
+    let factor = vec4<f32>(
+      decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
     if (first + b < DK) { scratch[channel_place(start, head, first + b) + 16u + a] = next_q * factor; }
     workgroupBarrier();
     next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);

@@ -17,8 +17,9 @@
 // Row after row, 16 threads share a column, which they hold in registers. Both products with S are taken before its
 // update, S^T q = alpha (S_old^T q) + (k . q) d, so that a row costs one barrier.
 // In a chunk a thread has tiles of 4 x 4: rows (of W or q) and columns of the products with S, channels and columns of S
-// itself, which stays in registers from chunk to chunk. S and D are shared in workgroup memory; what comes from other
-// memory is read 16 vectors ahead. Where there are chunks (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
+// itself, which stays in registers from chunk to chunk. Each half of the threads has half of the terms of these sums. S
+// and D are shared in workgroup memory; what comes from other memory is read 16 vectors ahead. Where there are chunks
+// (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
 // Libraries before it: step, delta_chunks.
 
 override HK: u32;
@@ -38,11 +39,11 @@ override QUADS: u32;  // of a column for each of its 16 threads: ceil(DK / 64)
 const LANES = 16u;     // threads of a column
 const MOST = 4u;       // the most QUADS
 const SCANNING = 256u; // threads of the workgroup
-const HALF = 128u;
-const CORRECTIONS = 512u;
+const HALF = 128u;     // of them
+const CORRECTIONS = 512u;  // where the pool has D
 const HEAD = 80u;      // quads of a head in a row of scratch
 
-// In chunks S [128, 16 columns], then D [64, 16 columns].
+// Row after row, parts of sums; in chunks S [128, 16 columns] or a tile of each thread of one half, and D [64, 16 columns].
 var<workgroup> pool: array<vec4<f32>, 768>;
 
 fn width() -> u32 { return (2u * HK * DK + HV * DV) / 4u; }
