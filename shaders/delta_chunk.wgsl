@@ -2,7 +2,7 @@
 // g_i the sum of log alpha from the chunk's first row to row i, and G_ij = exp(g_i - g_j) for j <= i:
 //   A_ij = beta_i (k_i . k_j) G_ij for j < i, else 0;   P_ij = (q_i . k_j) G_ij for j <= i, else 0;
 //   (I + A) U = beta v;   (I + A) W = beta exp(g) k.
-// The corrections of the chunk are then D = U - W S (delta_chunk_scan.wgsl), S the state before it.
+// The corrections of the chunk are then D = U - W S (delta_scan.wgsl), S the state before it.
 //   Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464 (the WY form). Reference: tests/ops/test_delta.py
 //
 //   binding  name     type       shape                access
@@ -33,11 +33,10 @@ override PITCH: u32;
 const WG = 256u;
 const SLICE = 16u;  // channels in workgroup memory
 const HEAD = 80u;   // quads of a head in a row of scratch
-const SIDES = 640u;  // 16 rows x 64 columns of right sides, behind A
 const LINE = 33u;   // quads of a channel there: 16 of q, 16 of k, and one against bank conflicts
 
 // First the slices, then A by columns: blocks of 16 columns, each with the rows from its first one on.
-var<workgroup> pool: array<vec4<f32>, 896>;
+var<workgroup> pool: array<vec4<f32>, 640>;
 var<workgroup> logs: array<f32, CHUNK>;
 var<workgroup> sums: array<f32, CHUNK>;   // g
 var<workgroup> betas: array<f32, CHUNK>;
@@ -80,18 +79,13 @@ fn lower(at: u32, pitch: u32) -> mat4x4<f32> {
   return mat4x4<f32>(pool[at], pool[at + pitch], pool[at + 2u * pitch], pool[at + 3u * pitch]);
 }
 
-// Where rows 4 i .. of column j stand, for a block of 16 x 16 that is not above the diagonal.
-fn place(i: u32, j: u32) -> u32 {
-  let b = j / 16u;
-  return block_start(b) + (j % 16u) * block_pitch(b) + i - 4u * b;
-}
-
-// Rows 4 i .. of column j of a product: of columns first .. end - 1 of what the pool has of these rows, with what it has
-// of rows first .. end - 1 of the column.
-fn product(i: u32, j: u32, first: u32, end: u32) -> vec4<f32> {
-  var sum = vec4<f32>(0.0);
-  for (var m = first; m < end; m += 4u) { sum += lower(place(i, m), block_pitch(m / 16u)) * pool[place(m / 4u, j)]; }
-  return sum;
+// x of (I + m) x = given, m strictly lower.
+fn substituted(m: mat4x4<f32>, given: vec4<f32>) -> vec4<f32> {
+  var x = given;
+  x -= m[0] * x.x;
+  x -= m[1] * x.y;
+  x -= m[2] * x.z;
+  return x;
 }
 
 // Where scratch has a channel of W, and 16 quads further of exp(g) q.
@@ -99,26 +93,44 @@ fn channel_place(start: u32, head: u32, c: u32) -> u32 {
   return (start + c / 2u) * (PITCH / 4u) + head * HEAD + c % 2u * 32u;
 }
 
-// Columns c .. c + 3 of the right sides beta v (c < DV) and beta exp(g) k, in row i of the chunk.
-fn right_side(start: u32, head: u32, i: u32, c: u32) -> vec4<f32> {
-  var at = (start + i) * (2u * HK * DK + HV * DV);
-  var factor = betas[i];
-  if (c < DV) {
-    at += 2u * HK * DK + head * DV + c;
-  } else {
-    at += (HK + head / (HV / HK)) * DK + min(c - DV, DK - 4u);
-    factor *= decayed(sums[i]);
-  }
-  return factor * vec4<f32>(mixed[at], mixed[at + 1u], mixed[at + 2u], mixed[at + 3u]);
+// A column of the right sides, v or k.
+struct Column {
+  source: u32,    // of row 0 in mixed; where U goes, too
+  solution: u32,  // of row 0 of W in scratch
+  is_value: bool,
 }
 
-// Four columns of a row of U.
-fn keep(row: u32, head: u32, c: u32, u: vec4<f32>) {
-  let at = row * (2u * HK * DK + HV * DV) + 2u * HK * DK + head * DV + c;
-  mixed[at] = u.x;
-  mixed[at + 1u] = u.y;
-  mixed[at + 2u] = u.z;
-  mixed[at + 3u] = u.w;
+fn right_side(column: Column, i: u32) -> f32 {
+  let given = betas[i] * mixed[column.source + i * (2u * HK * DK + HV * DV)];
+  if (column.is_value) { return given; }
+  return given * decayed(sums[i]);
+}
+
+fn right_sides(column: Column, i: u32) -> vec4<f32> {
+  return vec4<f32>(
+    right_side(column, i), right_side(column, i + 1u), right_side(column, i + 2u), right_side(column, i + 3u));
+}
+
+fn found(column: Column, i: u32) -> vec4<f32> {
+  let width = 2u * HK * DK + HV * DV;
+  let at = column.source + i * width;
+  if (column.is_value) {
+    return vec4<f32>(mixed[at], mixed[at + width], mixed[at + 2u * width], mixed[at + 3u * width]);
+  }
+  return scratch[column.solution + i / 4u];
+}
+
+fn keep(column: Column, i: u32, x: vec4<f32>) {
+  if (column.is_value) {
+    let width = 2u * HK * DK + HV * DV;
+    let at = column.source + i * width;
+    mixed[at] = x.x;
+    mixed[at + width] = x.y;
+    mixed[at + 2u * width] = x.z;
+    mixed[at + 3u * width] = x.w;
+  } else {
+    scratch[column.solution + i / 4u] = x;
+  }
 }
 
 @compute @workgroup_size(256)
@@ -163,7 +175,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     pool[b * LINE + a] = next_q;
     pool[b * LINE + 16u + a] = next_k;
-    let factor = vec4<f32>(decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
+    let factor = vec4<f32>(
+      decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
     if (first + b < DK) { scratch[channel_place(start, head, first + b) + 16u + a] = next_q * factor; }
     workgroupBarrier();
     next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);
@@ -205,74 +218,44 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
 
-  // (I + A)^-1 in the place of A: of blocks of 4 x 4 on the diagonal, then of ever larger ones. Where P and Q are the
-  // inverses of a block's halves and B stands below, -Q B P is what its own inverse has in the place of B.
-  var found = vec4<f32>(0.0);
-  if (thread < CHUNK) {
-    found = vec4<f32>(vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(thread % 4u));
-    let m = lower(place(thread / 4u, thread - thread % 4u), block_pitch(thread / 16u));
-    found -= m[0] * found.x;
-    found -= m[1] * found.y;
-    found -= m[2] * found.z;
-  }
-  workgroupBarrier();
-  if (thread < CHUNK) { pool[place(thread / 4u, thread)] = found; }
-  for (var half = 4u; half < CHUNK; half *= 2u) {
-    // A thread has four rows of a column of a B.
-    let begin = thread / (half * half / 4u) * 2u * half;
-    let j = begin + thread % half;
-    let i = (begin + half) / 4u + thread / half % (half / 4u);
-    let mine = begin < CHUNK;
-    workgroupBarrier();
-    if (mine) { found = product(i, j, max(begin, j - j % 16u), begin + half); }
-    workgroupBarrier();
-    if (mine) { pool[place(i, j)] = found; }
-    workgroupBarrier();
-    if (mine) { found = product(i, j, begin + half, min(begin + 2u * half, 16u * (i / 4u + 1u))); }
-    workgroupBarrier();
-    if (mine) { pool[place(i, j)] = -found; }
-  }
-
-  // Its products with the right sides, 64 columns at a time: rows 4 a .. of columns first + 4 b ..
-  var next = right_side(start, head, a, 4u * b);
-  for (var first = 0u; first < DV + DK; first += 64u) {
-    var x = mat4x4<f32>();
-    for (var slice = 0u; slice < 4u; slice++) {
-      workgroupBarrier();
-      pool[SIDES + thread] = next;
-      workgroupBarrier();
-      if (slice < 3u) {
-        next = right_side(start, head, 16u * (slice + 1u) + a, first + 4u * b);
-      } else if (first + 64u < DV + DK) {
-        next = right_side(start, head, a, first + 64u + 4u * b);
-      }
-      if (slice <= a / 4u) {
-        let pitch = block_pitch(slice);
-        let at = block_start(slice) + a - 4u * slice;
-        for (var j = 0u; j < 16u; j += 2u) {
-          let t = pool[at + j * pitch];
-          let side = pool[SIDES + 16u * j + b];
-          let t_next = pool[at + (j + 1u) * pitch];
-          let side_next = pool[SIDES + 16u * j + 16u + b];
-          x = mat4x4<f32>(
-            x[0] + t * side.x + t_next * side_next.x, x[1] + t * side.y + t_next * side_next.y,
-            x[2] + t * side.z + t_next * side_next.z, x[3] + t * side.w + t_next * side_next.w);
-        }
-      }
+  for (var c = thread; c < DV + DK; c += WG) {
+    var column: Column;
+    column.is_value = c < DV;
+    if (column.is_value) {
+      column.source = start * width + 2u * HK * DK + head * DV + c;
+    } else {
+      column.source = start * width + (HK + key_head) * DK + c - DV;
+      column.solution = channel_place(start, head, c - DV);
     }
-    let c = first + 4u * b;
-    if (c < DV) {
-      let by_row = transpose(x);
-      keep(start + 4u * a, head, c, by_row[0]);
-      keep(start + 4u * a + 1u, head, c, by_row[1]);
-      keep(start + 4u * a + 2u, head, c, by_row[2]);
-      keep(start + 4u * a + 3u, head, c, by_row[3]);
-    } else if (c < DV + DK) {
-      let at = channel_place(start, head, c - DV) + a;
-      scratch[at] = x[0];
-      scratch[at + 32u] = x[1];
-      scratch[at + PITCH / 4u] = x[2];
-      scratch[at + PITCH / 4u + 32u] = x[3];
+    for (var block = 0u; block < 4u; block++) {
+      let i = 16u * block;
+      var x0 = right_sides(column, i);
+      var x1 = right_sides(column, i + 4u);
+      var x2 = right_sides(column, i + 8u);
+      var x3 = right_sides(column, i + 12u);
+      var next = found(column, 0u);
+      for (var j = 0u; j < i; j += 4u) {
+        let x = next;
+        next = found(column, min(j + 4u, i - 4u));
+        let pitch = block_pitch(j / 16u);
+        let at = block_start(j / 16u) + j % 16u * pitch + 4u * (block - j / 16u);
+        x0 -= lower(at, pitch) * x;
+        x1 -= lower(at + 1u, pitch) * x;
+        x2 -= lower(at + 2u, pitch) * x;
+        x3 -= lower(at + 3u, pitch) * x;
+      }
+      let pitch = block_pitch(block);
+      let at = block_start(block);
+      x0 = substituted(lower(at, pitch), x0);
+      x1 = substituted(lower(at + 4u * pitch + 1u, pitch), x1 - lower(at + 1u, pitch) * x0);
+      x2 -= lower(at + 2u, pitch) * x0 + lower(at + 4u * pitch + 2u, pitch) * x1;
+      x2 = substituted(lower(at + 8u * pitch + 2u, pitch), x2);
+      x3 -= lower(at + 3u, pitch) * x0 + lower(at + 4u * pitch + 3u, pitch) * x1 + lower(at + 8u * pitch + 3u, pitch) * x2;
+      x3 = substituted(lower(at + 12u * pitch + 3u, pitch), x3);
+      keep(column, i, x0);
+      keep(column, i + 4u, x1);
+      keep(column, i + 8u, x2);
+      keep(column, i + 12u, x3);
     }
   }
 }

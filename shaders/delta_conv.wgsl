@@ -13,9 +13,9 @@
 //   6        gates    vec2<f32>  [T, HV]                write        (log alpha, beta)
 //
 // Dispatch (2 HK + HV, ceil(T / ROWS), 1): a workgroup a head and ROWS rows. Only the first block of rows reads the
-// history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks. ROWS is a
-// multiple of 4.
-// Rows behind step.rows do nothing. DK, DV <= 256. Libraries before it: step, delta_input, causal_conv.
+// history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks. Four
+// rows at a time, so ROWS is a multiple of 4. Rows behind step.rows are not written. DK, DV <= 256.
+// Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;
 override HV: u32;

@@ -14,11 +14,12 @@
 //   5        y        f32        [T, HV DV]                  write        o; rows behind step.rows are left
 //
 // Dispatch (ceil(DV / 16), HV, 1). Columns of S need nothing of each other: a workgroup has 16 of them.
-// Row after row, 8 threads share a column, which they hold in registers. Both products with S are taken before its
+// Row after row, 16 threads share a column, which they hold in registers. Both products with S are taken before its
 // update, S^T q = alpha (S_old^T q) + (k . q) d, so that a row costs one barrier.
 // In a chunk a thread has tiles of 4 x 4: rows (of W or q) and columns of the products with S, channels and columns of S
-// itself, which stays in registers from chunk to chunk. S and D are shared in workgroup memory; what comes from other
-// memory is read 16 vectors ahead. Where there are chunks (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
+// itself, which stays in registers from chunk to chunk. Each half of the threads has half of the terms of these sums. S
+// and D are shared in workgroup memory; what comes from other memory is read 16 vectors ahead. Where there are chunks
+// (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
 // Libraries before it: step, delta_chunks.
 
 override HK: u32;
@@ -26,7 +27,7 @@ override HV: u32;
 override DK: u32;
 override DV: u32;
 override PITCH: u32;
-override QUADS: u32;  // of a column for each of its 8 threads: ceil(DK / 32)
+override QUADS: u32;  // of a column for each of its 16 threads: ceil(DK / 64)
 
 @group(0) @binding(0) var<storage, read_write> mixed: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> gates: array<vec2<f32>>;
@@ -35,13 +36,14 @@ override QUADS: u32;  // of a column for each of its 8 threads: ceil(DK / 32)
 @group(0) @binding(4) var<storage, read_write> state: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 
-const LANES = 8u;      // threads of a column
-const MOST = 8u;       // the most QUADS
-const SCANNING = 128u; // threads of the workgroup
-const CORRECTIONS = 512u;
+const LANES = 16u;     // threads of a column
+const MOST = 4u;       // the most QUADS
+const SCANNING = 256u; // threads of the workgroup
+const HALF = 128u;     // of them
+const CORRECTIONS = 512u;  // where the pool has D
 const HEAD = 80u;      // quads of a head in a row of scratch
 
-// In chunks S [128, 16 columns], then D [64, 16 columns].
+// Row after row, parts of sums; in chunks S [128, 16 columns] or a tile of each thread of one half, and D [64, 16 columns].
 var<workgroup> pool: array<vec4<f32>, 768>;
 
 fn width() -> u32 { return (2u * HK * DK + HV * DV) / 4u; }
@@ -100,9 +102,9 @@ fn scan_rows(s: ptr<function, array<vec4<f32>, MOST>>, first: u32, end: u32, hea
   }
 }
 
-// Channels c .. c + 3 of rows 4 across .. of W (across < 16) and exp(g) q.
+// Channels c .. c + 3 of rows 4 across .. of W (across < 16) and exp(g) q; 0 behind the last row.
 fn four_channels(start: u32, c: u32, across: u32, head: u32) -> mat4x4<f32> {
-  if (c >= DK) { return mat4x4<f32>(); }
+  if (c >= DK || start + CHUNK > step.rows) { return mat4x4<f32>(); }
   let at = (start + c / 2u) * (PITCH / 4u) + head * HEAD + across;
   let below = at + PITCH / 4u;
   return mat4x4<f32>(scratch[at], scratch[at + 32u], scratch[below], scratch[below + 32u]);
@@ -128,6 +130,31 @@ fn added(tile: mat4x4<f32>, x: mat4x4<f32>, at: u32) -> mat4x4<f32> {
     tile[3] + x[0].w * c0 + x[1].w * c1 + x[2].w * c2 + x[3].w * c3);
 }
 
+// What is read ahead in a product with S: more channels, in the end the first rows of k.
+fn ahead(is_last: bool, start: u32, c: u32, j: u32, across: u32, head: u32) -> mat4x4<f32> {
+  if (is_last) { return four_keys(start + j, across, head); }
+  return four_channels(start, c, across, head);
+}
+
+// What is read ahead in the sum over rows: more rows of k, in the end the first channels of the next chunk.
+fn behind(more: bool, start: u32, j: u32, c: u32, across: u32, head: u32) -> mat4x4<f32> {
+  if (more) { return four_keys(start + j, across, head); }
+  return four_channels(start + CHUNK, c, across, head);
+}
+
+// A tile in the pool, its columns `pitch` apart.
+fn put(at: u32, pitch: u32, tile: mat4x4<f32>) {
+  pool[at] = tile[0];
+  pool[at + pitch] = tile[1];
+  pool[at + 2u * pitch] = tile[2];
+  pool[at + 3u * pitch] = tile[3];
+}
+
+// What a thread of the second half has put there.
+fn taken(at: u32) -> mat4x4<f32> {
+  return mat4x4<f32>(pool[at], pool[at + HALF], pool[at + 2u * HALF], pool[at + 3u * HALF]);
+}
+
 fn keep_output(row: u32, head: u32, column: u32, o: vec4<f32>) {
   let at = (row * HV + head) * DV + column;
   y[at] = o.x;
@@ -136,7 +163,7 @@ fn keep_output(row: u32, head: u32, column: u32, o: vec4<f32>) {
   y[at + 3u] = o.w;
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let quads = DK / 4u;
   let head = group.y;
@@ -164,98 +191,113 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (turn == 1u || chunks == 0u) {
       continue;
     }
-    // From 8 threads a column to tiles: channels 4 across .. of columns 4 down .., a vector over the columns for each.
-    let across = thread / 32u * 8u + thread % 8u;
+    // From 16 threads a column to tiles: channels 4 across .. of columns 4 down .., a vector over the columns for each.
+    // The first half of the threads holds S, the second the half of its changes that it computes.
+    let half = thread / HALF;
+    let across = thread % HALF / 32u * 8u + thread % 8u;
     let down = thread / 8u % 4u;
     workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) { pool[side * 32u + lane + LANES * i] = s[i]; }  // zeros behind DK
+    for (var i = 0u; i < 2u; i++) { pool[side * 32u + lane + LANES * i] = s[i]; }  // zeros behind DK
     workgroupBarrier();
     let corner = down * 128u + across;
-    var tile = transpose(mat4x4<f32>(pool[corner], pool[corner + 32u], pool[corner + 64u], pool[corner + 96u]));
+    var tile = mat4x4<f32>();
+    if (half == 0u) {
+      tile = transpose(mat4x4<f32>(pool[corner], pool[corner + 32u], pool[corner + 64u], pool[corner + 96u]));
+    }
     workgroupBarrier();
-    let own = group.x * 16u + 4u * down;    // the first of this thread's columns
+    let own = group.x * 16u + 4u * down;  // the first of this thread's columns
     let values = (2u * HK * DK + head * DV + own) / 4u;
-    var x0 = four_channels(first, 0u, across, head);
-    var x1 = four_channels(first, 4u, across, head);
-    var x2 = four_channels(first, 8u, across, head);
-    var x3 = four_channels(first, 12u, across, head);
+    let kept = half == 0u && own < DV;    // what this thread has is to be written
+    let is_d = across < 16u;              // rows of D, else of o
+    let from_c = half * 64u;
+    let end_c = min(DK, from_c + 64u);
+    let from_j = half * 32u;
+    var x0 = four_channels(first, from_c, across, head);
+    var x1 = four_channels(first, from_c + 4u, across, head);
+    var x2 = four_channels(first, from_c + 8u, across, head);
+    var x3 = four_channels(first, from_c + 12u, across, head);
     for (var n = 0u; n < chunks; n++) {
       let start = first + n * CHUNK;
       let row = start + 4u * (across % 16u);
       var u = mat4x4<f32>();
-      if (across < 16u && own < DV) {
+      if (kept && is_d) {
         let at = row * width() + values;
         u = mat4x4<f32>(mixed[at], mixed[at + width()], mixed[at + 2u * width()], mixed[at + 3u * width()]);
       }
+      let g = vec4<f32>(
+        gates[row * HV + head].x, gates[(row + 1u) * HV + head].x,
+        gates[(row + 2u) * HV + head].x, gates[(row + 3u) * HV + head].x);
       let whole = gates[(start + CHUNK - 1u) * HV + head].x;
-      pool[16u * across + down] = tile[0];
-      pool[16u * across + 4u + down] = tile[1];
-      pool[16u * across + 8u + down] = tile[2];
-      pool[16u * across + 12u + down] = tile[3];
+      if (half == 0u) { put(16u * across + down, 4u, tile); }
       workgroupBarrier();
 
       var products = mat4x4<f32>();
-      for (var c = 0u; c < DK; c += 16u) {
-        products = added(products, x0, 4u * c + down);
-        x0 = four_channels(start, c + 16u, across, head);
-        products = added(products, x1, 4u * c + 16u + down);
-        x1 = four_channels(start, c + 20u, across, head);
-        products = added(products, x2, 4u * c + 32u + down);
-        x2 = four_channels(start, c + 24u, across, head);
-        products = added(products, x3, 4u * c + 48u + down);
-        x3 = four_channels(start, c + 28u, across, head);
+      for (var c = from_c; c < end_c; c += 16u) {
+        let at = 4u * c + down;
+        let is_last = c + 16u >= end_c;
+        products = added(products, x0, at);
+        x0 = ahead(is_last, start, c + 16u, from_j, across, head);
+        products = added(products, x1, at + 16u);
+        x1 = ahead(is_last, start, c + 20u, from_j + 4u, across, head);
+        products = added(products, x2, at + 32u);
+        x2 = ahead(is_last, start, c + 24u, from_j + 8u, across, head);
+        products = added(products, x3, at + 48u);
+        x3 = ahead(is_last, start, c + 28u, from_j + 12u, across, head);
       }
-      x0 = four_keys(start, across, head);
-      x1 = four_keys(start + 4u, across, head);
-      x2 = four_keys(start + 8u, across, head);
-      x3 = four_keys(start + 12u, across, head);
-      if (across < 16u) {
-        let d = u - products;
-        let at = CORRECTIONS + 16u * across + down;
-        pool[at] = d[0] * decayed(whole - gates[row * HV + head].x);
-        pool[at + 4u] = d[1] * decayed(whole - gates[(row + 1u) * HV + head].x);
-        pool[at + 8u] = d[2] * decayed(whole - gates[(row + 2u) * HV + head].x);
-        pool[at + 12u] = d[3] * decayed(whole - gates[(row + 3u) * HV + head].x);
-        if (own < DV) {
-          let place = row * width() + values;
-          mixed[place] = d[0];
-          mixed[place + width()] = d[1];
-          mixed[place + 2u * width()] = d[2];
-          mixed[place + 3u * width()] = d[3];
+      if (from_c >= DK) {
+        x0 = four_keys(start + from_j, across, head);
+        x1 = four_keys(start + from_j + 4u, across, head);
+        x2 = four_keys(start + from_j + 8u, across, head);
+        x3 = four_keys(start + from_j + 12u, across, head);
+      }
+      workgroupBarrier();
+      if (half == 1u) { put(thread - HALF, HALF, products); }
+      workgroupBarrier();
+      if (half == 0u) {
+        products += taken(thread);
+        if (is_d) {
+          let d = u - products;
+          products = mat4x4<f32>(
+            d[0] * decayed(whole - g.x), d[1] * decayed(whole - g.y),
+            d[2] * decayed(whole - g.z), d[3] * decayed(whole - g.w));
+          put(CORRECTIONS + 16u * across + down, 4u, products);
+          if (kept) {
+            let place = row * width() + values;
+            mixed[place] = d[0];
+            mixed[place + width()] = d[1];
+            mixed[place + 2u * width()] = d[2];
+            mixed[place + 3u * width()] = d[3];
+          }
+        } else if (kept) {
+          keep_output(row, head, own, products[0]);
+          keep_output(row + 1u, head, own, products[1]);
+          keep_output(row + 2u, head, own, products[2]);
+          keep_output(row + 3u, head, own, products[3]);
         }
-      } else if (own < DV) {
-        keep_output(row, head, own, products[0]);
-        keep_output(row + 1u, head, own, products[1]);
-        keep_output(row + 2u, head, own, products[2]);
-        keep_output(row + 3u, head, own, products[3]);
       }
       workgroupBarrier();
       tile = tile * decayed(whole);
-      for (var j = 0u; j < CHUNK; j += 16u) {
+      for (var j = from_j; j < from_j + 32u; j += 16u) {
         let at = CORRECTIONS + 4u * j + down;
+        let more = j == from_j;
         tile = added(tile, x0, at);
+        x0 = behind(more, start, j + 16u, from_c, across, head);
         tile = added(tile, x1, at + 16u);
+        x1 = behind(more, start, j + 20u, from_c + 4u, across, head);
         tile = added(tile, x2, at + 32u);
+        x2 = behind(more, start, j + 24u, from_c + 8u, across, head);
         tile = added(tile, x3, at + 48u);
-        if (j + 16u < CHUNK) {
-          x0 = four_keys(start + j + 16u, across, head);
-          x1 = four_keys(start + j + 20u, across, head);
-          x2 = four_keys(start + j + 24u, across, head);
-          x3 = four_keys(start + j + 28u, across, head);
-        }
+        x3 = behind(more, start, j + 28u, from_c + 12u, across, head);
       }
-      if (n + 1u < chunks) {
-        x0 = four_channels(start + CHUNK, 0u, across, head);
-        x1 = four_channels(start + CHUNK, 4u, across, head);
-        x2 = four_channels(start + CHUNK, 8u, across, head);
-        x3 = four_channels(start + CHUNK, 12u, across, head);
+      if (half == 1u) {
+        put(thread - HALF, HALF, tile);
+        tile = mat4x4<f32>();
       }
+      workgroupBarrier();
+      if (half == 0u) { tile += taken(thread); }
+      workgroupBarrier();
     }
-    tile = transpose(tile);
-    pool[corner] = tile[0];
-    pool[corner + 32u] = tile[1];
-    pool[corner + 64u] = tile[2];
-    pool[corner + 96u] = tile[3];
+    if (half == 0u) { put(corner, 32u, transpose(tile)); }
     workgroupBarrier();
     for (var i = 0u; i < QUADS; i++) { s[i] = pool[side * 32u + lane + LANES * i]; }
     workgroupBarrier();

@@ -160,7 +160,7 @@ def delta_net(
         )
     trace.call(
         f"{label} scan",
-        kernel("delta_scan", ["step", "delta_chunks"], heads | {"QUADS": -(-s.key_dim // 32)}),
+        kernel("delta_scan", ["step", "delta_chunks"], heads | {"QUADS": -(-s.key_dim // 64)}),
         [
             (mixed, "w"),
             (gates, "r"),
