@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
+from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
@@ -130,13 +133,14 @@ def _prefill(
 ) -> None:
     k, v = map(exact, cache)
     d = heads.dim
-    cut = tiles(d)
+    per_kv = heads.count // heads.kv_count
+    tiles = prefill_tiles(d, trace.info)
     constants = {
         "D": d,
         "H": heads.count,
         "HKV": heads.kv_count,
         **scores,
-        **cut,
+        **tiles.constants(d),
         **_gate(heads),
     }
     trace.call(
@@ -147,19 +151,48 @@ def _prefill(
             constants,
         ),
         [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (-(-trace.rows // int(cut["BQ"])), heads.count, 1),
+        (heads.kv_count, -(-trace.rows * per_kv // tiles.rows), 1),
     )
 
 
-def tiles(head_dim: int) -> dict[str, float]:
-    """For the tiled kernels: query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
-    time."""
-    # Each of the 128 threads holds 4 rows of 4 elements.
-    block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
-    tile = 512 // block
-    quads = head_dim // 4
-    piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
-    return {"BQ": block, "KT": tile, "PIECE": piece}
+@dataclass(frozen=True)
+class PrefillTiles:
+    """The form of attention_prefill.wgsl: `row_threads` x `threads` threads, each with 8 rows, and 4 * `key_blocks` keys
+    of a tile; `piece` quads of D and `slice` quads of keys are in workgroup memory at a time."""
+
+    row_threads: int
+    threads: int
+    key_blocks: int
+    piece: int
+    slice: int
+
+    @property
+    def rows(self) -> int:
+        """Rows (a token with a head) of a workgroup."""
+        return 8 * self.row_threads
+
+    def constants(self, head_dim: int) -> dict[str, float]:
+        """Those of the shader."""
+        return {
+            "TR": self.row_threads,
+            "TC": self.threads,
+            "WG": self.row_threads * self.threads,
+            "KEY_BLOCKS": self.key_blocks,
+            "VALUE_BLOCKS": -(-head_dim // (4 * self.threads)),
+            "PIECE": self.piece,
+            "SLICE": self.slice,
+        }
+
+
+def prefill_tiles(head_dim: int, info: AdapterInfo) -> PrefillTiles:
+    """The form for a head size on this adapter."""
+    if info.fallback:
+        return PrefillTiles(4, 32, 1, 2, 2) if head_dim > 128 else PrefillTiles(4, 16, 1, 4, 2)
+    if head_dim <= 64:
+        return PrefillTiles(16, 8, 2, 4, 4)
+    if head_dim <= 128:
+        return PrefillTiles(8, 16, 2, 4, 4)
+    return PrefillTiles(8, 16, 1, 4, 2)
 
 
 def _gate(heads: Heads) -> dict[str, float]:
