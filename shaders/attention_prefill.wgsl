@@ -170,107 +170,92 @@ fn put_all(x: Block, row: u32, kv_head: u32, quad: u32) {
   put(x.r7, row + 7u * TR, kv_head, quad);
 }
 
-// What a thread brings to workgroup memory next. It is read from the cache before the products of what stands there, and
-// unpacked and written after them: so nobody waits for it.
-struct Fetched { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
+// Below, a thread brings up to 4 quads to workgroup memory, all loads before all stores, so that it waits once.
 
-// A quad of key `key` of a kv head. Keys behind the last visible one are hidden, so it stands in for them.
-fn key_quad(kv_head: u32, key: u32, end: u32, quad: u32) -> vec4<f32> {
-  return k_quad(kv_head * kv_capacity() + min(key, end - 1u), min(quad, D / 4u - 1u));
-}
-
-fn value_quad(kv_head: u32, key: u32, end: u32, quad: u32) -> vec4<f32> {
-  return v_quad(kv_head * kv_capacity() + min(key, end - 1u), min(quad, D / 4u - 1u));
-}
-
-// Loads of a thread for a piece of the keys and queries, and for a slice of the values: at most 4 each.
-fn key_loads() -> u32 { return (4u * KEY_BLOCKS * PIECE + TR - 1u) / TR; }
 fn row_loads() -> u32 { return (8u * PIECE + TC - 1u) / TC; }
+fn key_loads() -> u32 { return (4u * KEY_BLOCKS * PIECE + TR - 1u) / TR; }
 fn value_loads() -> u32 { return (4u * SLICE * VALUE_BLOCKS + TR - 1u) / TR; }
 
-fn fetch_keys(lane: u32, kv_head: u32, tile: u32, end: u32, piece: u32) -> Fetched {
-  let quad = piece + lane % PIECE;
-  let key = tile + lane / PIECE;
-  var x = Fetched();
-  x.a = key_quad(kv_head, key, end, quad);
-  if (key_loads() > 1u) { x.b = key_quad(kv_head, key + WG / PIECE, end, quad); }
-  if (key_loads() > 2u) { x.c = key_quad(kv_head, key + 2u * (WG / PIECE), end, quad); }
-  if (key_loads() > 3u) { x.d = key_quad(kv_head, key + 3u * (WG / PIECE), end, quad); }
-  return x;
-}
-
-fn put_key(inner: u32, key: u32, quad: vec4<f32>) {
-  if (key >= 4u * KEY_BLOCKS * TC) { return; }
-  let at = PIECE * (TR + 1u) + inner * (TC + 1u) + key / 4u % TC;
-  factors[at][key / (4u * TC) * 4u + key % 4u] = quad;
-}
-
-fn put_keys(lane: u32, x: Fetched) {
+// A piece of the queries: quads from `piece` on.
+fn bring_rows(lane: u32, row0: u32, kv_head: u32, piece: u32) {
   let inner = lane % PIECE;
-  let key = lane / PIECE;
-  put_key(inner, key, x.a);
-  if (key_loads() > 1u) { put_key(inner, key + WG / PIECE, x.b); }
-  if (key_loads() > 2u) { put_key(inner, key + 2u * (WG / PIECE), x.c); }
-  if (key_loads() > 3u) { put_key(inner, key + 3u * (WG / PIECE), x.d); }
+  let row = lane / PIECE;
+  let quad = piece + inner;
+  let apart = WG / PIECE;
+  let a = query_quad(row0 + row, kv_head, quad);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (row_loads() > 1u) { b = query_quad(row0 + row + apart, kv_head, quad); }
+  if (row_loads() > 2u) { c = query_quad(row0 + row + 2u * apart, kv_head, quad); }
+  if (row_loads() > 3u) { d = query_quad(row0 + row + 3u * apart, kv_head, quad); }
+  put_query(inner, row, a);
+  if (row_loads() > 1u) { put_query(inner, row + apart, b); }
+  if (row_loads() > 2u) { put_query(inner, row + 2u * apart, c); }
+  if (row_loads() > 3u) { put_query(inner, row + 3u * apart, d); }
 }
 
 // Zeros behind the head's last quad.
-fn query_quad(kv_head: u32, row: u32, quad: u32) -> vec4<f32> {
+fn query_quad(row: u32, kv_head: u32, quad: u32) -> vec4<f32> {
   if (D / 4u % PIECE > 0u && quad >= D / 4u) { return vec4<f32>(); }
   return q[place(row, kv_head) + quad];
 }
 
-fn fetch_rows(lane: u32, kv_head: u32, row0: u32, piece: u32) -> Fetched {
-  let quad = piece + lane % PIECE;
-  let row = row0 + lane / PIECE;
-  var x = Fetched();
-  x.a = query_quad(kv_head, row, quad);
-  if (row_loads() > 1u) { x.b = query_quad(kv_head, row + WG / PIECE, quad); }
-  if (row_loads() > 2u) { x.c = query_quad(kv_head, row + 2u * (WG / PIECE), quad); }
-  if (row_loads() > 3u) { x.d = query_quad(kv_head, row + 3u * (WG / PIECE), quad); }
-  return x;
-}
-
-fn put_row(inner: u32, row: u32, quad: vec4<f32>) {
+fn put_query(inner: u32, row: u32, x: vec4<f32>) {
   if (row >= 8u * TR) { return; }
-  factors[inner * (TR + 1u) + row % TR][row / TR] = quad;
+  factors[inner * (TR + 1u) + row % TR][row / TR] = x;
 }
 
-fn put_rows(lane: u32, x: Fetched) {
+// A piece of the tile's keys. `first`, `last`: rows of the cache; behind the last visible key it stands in for hidden ones.
+fn bring_keys(lane: u32, first: u32, last: u32, piece: u32) {
   let inner = lane % PIECE;
-  let row = lane / PIECE;
-  put_row(inner, row, x.a);
-  if (row_loads() > 1u) { put_row(inner, row + WG / PIECE, x.b); }
-  if (row_loads() > 2u) { put_row(inner, row + 2u * (WG / PIECE), x.c); }
-  if (row_loads() > 3u) { put_row(inner, row + 3u * (WG / PIECE), x.d); }
+  let key = lane / PIECE;
+  let quad = min(piece + inner, D / 4u - 1u);
+  let apart = WG / PIECE;
+  let a = k_quad(min(first + key, last), quad);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (key_loads() > 1u) { b = k_quad(min(first + key + apart, last), quad); }
+  if (key_loads() > 2u) { c = k_quad(min(first + key + 2u * apart, last), quad); }
+  if (key_loads() > 3u) { d = k_quad(min(first + key + 3u * apart, last), quad); }
+  put_key(inner, key, a);
+  if (key_loads() > 1u) { put_key(inner, key + apart, b); }
+  if (key_loads() > 2u) { put_key(inner, key + 2u * apart, c); }
+  if (key_loads() > 3u) { put_key(inner, key + 3u * apart, d); }
 }
 
-fn fetch_value(i: u32, kv_head: u32, key: u32, end: u32) -> vec4<f32> {
-  return value_quad(kv_head, key + i / (VALUE_BLOCKS * TC), end, i % (VALUE_BLOCKS * TC));
+fn put_key(inner: u32, key: u32, x: vec4<f32>) {
+  if (key >= 4u * KEY_BLOCKS * TC) { return; }
+  let at = PIECE * (TR + 1u) + inner * (TC + 1u) + key / 4u % TC;
+  factors[at][key / (4u * TC) * 4u + key % 4u] = x;
 }
 
-fn fetch_values(lane: u32, kv_head: u32, key: u32, end: u32) -> Fetched {
-  var x = Fetched();
-  x.a = fetch_value(lane, kv_head, key, end);
-  if (value_loads() > 1u) { x.b = fetch_value(lane + WG, kv_head, key, end); }
-  if (value_loads() > 2u) { x.c = fetch_value(lane + 2u * WG, kv_head, key, end); }
-  if (value_loads() > 3u) { x.d = fetch_value(lane + 3u * WG, kv_head, key, end); }
-  return x;
+// A slice of the tile's values, whole rows; `first` and `last` as above.
+fn bring_values(lane: u32, first: u32, last: u32) {
+  let a = value_quad(lane, first, last);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (value_loads() > 1u) { b = value_quad(lane + WG, first, last); }
+  if (value_loads() > 2u) { c = value_quad(lane + 2u * WG, first, last); }
+  if (value_loads() > 3u) { d = value_quad(lane + 3u * WG, first, last); }
+  put_value(lane, a);
+  if (value_loads() > 1u) { put_value(lane + WG, b); }
+  if (value_loads() > 2u) { put_value(lane + 2u * WG, c); }
+  if (value_loads() > 3u) { put_value(lane + 3u * WG, d); }
 }
 
-fn put_value(i: u32, quad: vec4<f32>) {
+fn value_quad(i: u32, first: u32, last: u32) -> vec4<f32> {
+  return v_quad(min(first + i / (VALUE_BLOCKS * TC), last), min(i % (VALUE_BLOCKS * TC), D / 4u - 1u));
+}
+
+fn put_value(i: u32, x: vec4<f32>) {
   let key = i / (VALUE_BLOCKS * TC);
   if (key >= 4u * SLICE) { return; }
   let block = i / TC % VALUE_BLOCKS;
   let at = PIECE * (TR + 1u) + (block / 2u * SLICE + key / 4u) * (TC + 1u) + i % TC;
-  factors[at][block % 2u * 4u + key % 4u] = quad;
-}
-
-fn put_values(lane: u32, x: Fetched) {
-  put_value(lane, x.a);
-  if (value_loads() > 1u) { put_value(lane + WG, x.b); }
-  if (value_loads() > 2u) { put_value(lane + 2u * WG, x.c); }
-  if (value_loads() > 3u) { put_value(lane + 3u * WG, x.d); }
+  factors[at][block % 2u * 4u + key % 4u] = x;
 }
 
 @compute @workgroup_size(WG)
@@ -284,6 +269,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let kv_head = group.x;
   let row0 = (blocks - 1u - group.y) * block_rows;  // of the workgroup
 
+  let cache = kv_head * kv_capacity();  // the head's first row
   let first_position = step.pos + token_of(row0);
   let last_position = step.pos + token_of(row0 + block_rows - 1u);
   let end = min(last_position + 1u, kv_capacity());
@@ -304,23 +290,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var y3 = Block();
 
   let tile_keys = 4u * KEY_BLOCKS * TC;
-  var next_rows = fetch_rows(lane, kv_head, row0, 0u);
-  var next_keys = fetch_keys(lane, kv_head, begin, end, 0u);
-  var next_values = Fetched();
   for (var tile = begin; tile < end; tile += tile_keys) {
     var s0 = Block();  // keys tile + 4 tc ..
     var s1 = Block();  // keys tile + 4 (tc + TC) ..
     for (var piece = 0u; piece < quads; piece += PIECE) {
       workgroupBarrier();
-      put_rows(lane, next_rows);
-      put_keys(lane, next_keys);
+      bring_rows(lane, row0, kv_head, piece);
+      bring_keys(lane, cache + tile, cache + end - 1u, piece);
       workgroupBarrier();
-      if (piece + PIECE < quads) {
-        next_rows = fetch_rows(lane, kv_head, row0, piece + PIECE);
-        next_keys = fetch_keys(lane, kv_head, tile, end, piece + PIECE);
-      } else {
-        next_values = fetch_values(lane, kv_head, tile, end);
-      }
       for (var i = 0u; i < PIECE; i++) {
         let rows = read_rows(left + i * (TR + 1u));
         let at = right + i * (TC + 1u);
@@ -374,14 +351,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       } else {
         if (tc + TC - slice < SLICE) { write_rows((tc + TC - slice) * (TR + 1u) + tr, s1); }
       }
-      put_values(lane, next_values);
+      bring_values(lane, cache + tile + 4u * slice, cache + end - 1u);
       workgroupBarrier();
-      if (slice + SLICE < key_quads) {
-        next_values = fetch_values(lane, kv_head, tile + 4u * (slice + SLICE), end);
-      } else {
-        next_rows = fetch_rows(lane, kv_head, row0, 0u);
-        next_keys = fetch_keys(lane, kv_head, tile + tile_keys, end, 0u);
-      }
       for (var i = 0u; i < SLICE; i++) {
         let rows = read_rows(left + i * (TR + 1u));
         let at = right + i * (TC + 1u);

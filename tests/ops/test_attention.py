@@ -21,6 +21,9 @@ from tests.ops.harness import Bench, nmse
 from tests.ops.test_rope import growth_reference, heads_reference
 
 
+WIDE = "nvidia"  # a vendor of GPUs with many registers
+
+
 @dataclass(frozen=True)
 class Case:
     heads: int = 4
@@ -101,9 +104,25 @@ DECODE = [
     ),
 ]
 PREFILL = [
-    Case(rows=65, valid=65, d=64, context=200, pos=11, dtype="f16", width=64, normed="qk"),
-    Case(rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1, gated=True),
-    Case(rows=70, valid=70, d=256, heads=4, kv_heads=1, context=128, window=17, dtype="f16"),
+    Case(
+        rows=65, valid=65, d=64, context=200, pos=11, dtype="f16", width=64, normed="qk", vendor=WIDE
+    ),
+    Case(
+        rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1, gated=True, vendor=WIDE
+    ),
+    Case(
+        rows=70,
+        valid=70,
+        d=256,
+        heads=4,
+        kv_heads=1,
+        context=128,
+        window=17,
+        dtype="f16",
+        vendor=WIDE,
+    ),
+    Case(rows=40, valid=39, d=128, context=300, pos=250, heads=7, kv_heads=1, dtype="f16"),
+    Case(rows=16, valid=16, d=256, context=300, pos=222, heads=8, kv_heads=2, gated=True),
     Case(rows=32, valid=1, d=20, context=300, pos=200, window=33),
     Case(
         rows=33, valid=33, d=92, context=128, pos=50, window=1
