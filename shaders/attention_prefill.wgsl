@@ -30,7 +30,7 @@ override SLICE: u32;         // quads of keys in memory at a time for the output
                              // blocks of values; divides TC
 
 const LOWEST = -1e30;   // maximum of a row that has seen no key
-const HIDDEN = -3e38;   // score of a hidden key; so far below LOWEST that its weight is exp(-80) at most
+const HIDDEN = -3e38;   // added to the score of a hidden key; so far below LOWEST that its weight is exp(-80) at most
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<KvWord>;
@@ -111,19 +111,12 @@ fn weights(s: Block, maxima: Column) -> Block {
                weight(s.r4, maxima.b.x), weight(s.r5, maxima.b.y), weight(s.r6, maxima.b.z), weight(s.r7, maxima.b.w));
 }
 
-// Whether the query at `position` sees `key`.
-fn visible(key: u32, position: u32) -> bool {
-  return key <= position && (WINDOW == 0u || key + WINDOW > position);
-}
-
-// Scores of keys from `key` on for the row; hidden ones lowered.
+// Scores of keys from `key` on for the row; hidden ones lowered. Without branches, which SwiftShader compiles for minutes.
 fn shown(scores: vec4<f32>, key: u32, row: u32) -> vec4<f32> {
-  let position = step.pos + token_of(row);
-  var s = scores;
-  if (!visible(key, position)) { s.x = HIDDEN; }
-  if (!visible(key + 1u, position)) { s.y = HIDDEN; }
-  if (!visible(key + 2u, position)) { s.z = HIDDEN; }
-  if (!visible(key + 3u, position)) { s.w = HIDDEN; }
+  let position = vec4<u32>(step.pos + token_of(row));
+  let keys = vec4<u32>(key, key + 1u, key + 2u, key + 3u);
+  var s = scores + HIDDEN * vec4<f32>(keys > position);
+  if (WINDOW > 0u) { s += HIDDEN * vec4<f32>(keys + WINDOW <= position); }
   return s;
 }
 

@@ -289,7 +289,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("rope", "(coarse + position % 64u)", "(coarse + position % 32u)"),
     ("rope", "position + step.shift", "position"),
     ("rope", "v_put((head - H - HKV)", "v_put((head - H)"),
-    ("attention_prefill", "key <= position", "key < position"),
+    ("attention_prefill", "keys > position", "keys >= position"),
     ("attention_prefill", "exp(max(maxima.a - now.a", "0.0 * exp(max(maxima.a - now.a"),
     ("attention_prefill", "put(x.r2, row + 2u * TR", "put(x.r2, row + 1u * TR"),
     ("attention_decode", "if (tile + i == position) { v0 = fresh; }", ""),

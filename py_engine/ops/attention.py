@@ -14,6 +14,7 @@ _HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its me
 _THREADS = 128  # of a decode workgroup
 _GROUPS = 256  # how many decode workgroups to aim at: two for each multiprocessor of a large GPU
 _MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
+_MANY_ROWS = 8192  # of prefill: two workgroups of 64 for each multiprocessor of a GPU with 64
 _MANY_REGISTERS = ("nvidia", "amd", "radv")  # vendors whose GPUs have 255 registers a thread
 
 
@@ -135,7 +136,7 @@ def _prefill(
     k, v = map(exact, cache)
     d = heads.dim
     per_kv = heads.count // heads.kv_count
-    tiles = prefill_tiles(d, trace.info)
+    tiles = prefill_tiles(d, trace.rows * heads.count, trace.info)
     constants = {
         "D": d,
         "H": heads.count,
@@ -185,15 +186,19 @@ class PrefillTiles:
         }
 
 
-def prefill_tiles(head_dim: int, info: AdapterInfo) -> PrefillTiles:
-    """The form for a head size on this adapter: 64 scores and 64 sums a thread where there are 255 registers, half of
-    it elsewhere. SwiftShader compiles the small form in 2 s, and the large one in minutes."""
+def prefill_tiles(head_dim: int, rows: int, info: AdapterInfo) -> PrefillTiles:
+    """The form for a head size and so many rows (tokens times heads) on this adapter.
+
+    Elsewhere than on GPUs with 255 registers a thread, half as many scores are held at a time. That is also what
+    SwiftShader compiles in a second, and the other form in minutes.
+    """
     large = any(name in info.vendor.lower() for name in _MANY_REGISTERS) and not info.fallback
-    if head_dim <= 64:
-        return PrefillTiles(8, 16, 2, 4, 4) if large else PrefillTiles(4, 16, 1, 4, 2)
+    if not large:
+        return PrefillTiles(4, 16, 1, 4, 2) if head_dim <= 64 else PrefillTiles(4, 32, 1, 2, 2)
     if head_dim <= 128:
-        return PrefillTiles(8, 16, 2, 4, 4) if large else PrefillTiles(4, 32, 1, 2, 2)
-    return PrefillTiles(8, 16, 1, 4, 2) if large else PrefillTiles(4, 32, 1, 2, 2)
+        return PrefillTiles(8, 16, 2, 4, 4)
+    # With few rows, 64 a workgroup leave most of a large GPU idle.
+    return PrefillTiles(8, 16, 1, 4, 2) if rows >= _MANY_ROWS else PrefillTiles(4, 32, 2, 2, 2)
 
 
 def _gate(heads: Heads) -> dict[str, float]:
