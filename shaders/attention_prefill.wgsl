@@ -5,23 +5,32 @@
 //   0        q        vec4<f32>  [T, H, D / 4]          read    already scaled
 //   1        k_cache  KvWord     lib/kv_f32             read
 //   2        v_cache  KvWord     lib/kv_f32             read
-//   3        step     Step       -                      read    row t stands at position step.pos + t
-//   4        y        vec4<f32>  [T, H, D / 4]          write   rows behind step.rows are left as they are
+//   3        step     Step       -                      read    token t stands at position step.pos + t
+//   4        y        vec4<f32>  [T, H, D / 4]          write   tokens behind step.rows are left as they are
 //   5        gates    vec4<f32>  lib/attention_gate     read    dummy without GATE
 //
-// Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys they see in tiles of KT.
-// K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
+// Dispatch (HKV, ceil(T H / HKV / (8 TR)), 1). A row is a token with one of the query heads that share a kv head, in
+// the order of y. A workgroup takes 8 TR rows and goes over the keys they see in tiles: scores = Q K^T, softmax, output +=
+// weights V. Both products are made alike: thread (tr, tc) has rows tr + TR i (i < 8) of the left factor and some columns
+// of the right one, sums stay in registers, and the factors go through workgroup memory, some of the inner axis at a time.
+// Workgroups with many keys (late tokens) begin first, so that the GPU is full to the end.
 // Libraries before it: step, kv_f32 or another form, attention_gate, score_cap.
 
-override D: u32;             // head size, a multiple of 4 up to 256
+override D: u32;             // head size, a multiple of 4 up to 16 TC
 override H: u32;
 override HKV: u32;
 override WINDOW: u32 = 0u;   // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
-override BQ: u32;            // query rows: 32, 16 or 8; BQ * D <= 2048
-override KT: u32;            // keys a tile: 512 / BQ
-override PIECE: u32;         // quads of K in workgroup memory at a time; divides D / 4, PIECE * (KT + 1) <= 528
+override TR: u32;            // threads along the rows
+override TC: u32;            // threads along keys, then along D; a multiple of 8
+override WG: u32;            // TR TC
+override KEY_BLOCKS: u32;    // 1, 2: a thread has so many times 4 keys of a tile
+override VALUE_BLOCKS: u32;  // 1 to 4: and so many quads of D; ceil(D / 4 / TC)
+override PIECE: u32;         // quads of D in memory at a time for the scores; PIECE (TR + TC + 2) <= 112
+override SLICE: u32;         // quads of keys in memory at a time for the output; <= PIECE, half of it for more than 2
+                             // blocks of values; divides TC
 
-const WG = 128u;
+const LOWEST = -1e30;   // maximum of a row that has seen no key
+const HIDDEN = -3e38;   // added to the score of a hidden key; so far below LOWEST that its weight is exp(-80) at most
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k_cache: array<KvWord>;
@@ -30,132 +39,341 @@ const WG = 128u;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
 
-var<workgroup> keys: array<vec4<f32>, 528>;     // [PIECE, KT + 1]: the odd stride keeps memory banks apart
-var<workgroup> scores: array<vec4<f32>, WG>;    // [KT, BQ / 4], a vec4 is 4 rows; at the end the sums
-var<workgroup> weights: array<vec4<f32>, WG>;   // [KT, BQ / 4]: exp(score - maximum)
-var<workgroup> decays: array<vec4<f32>, 8>;     // [BQ / 4]: exp(old maximum - new one)
+// What one thread reads for 4 steps of the inner axis is one element: left [PIECE, TR + 1], a quad for each of 8 rows;
+// behind it right [PIECE, TC + 1], 8 quads. The ninth quad and the + 1 keep memory banks apart.
+var<workgroup> factors: array<array<vec4<f32>, 9>, 112>;
 
-// Whether the query at `position` sees `key`.
-fn visible(key: u32, position: u32) -> bool {
-  return key <= position && (WINDOW == 0u || key + WINDOW > position);
+// 4 numbers for each of the thread's rows.
+struct Block {
+  r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32>,
+  r4: vec4<f32>, r5: vec4<f32>, r6: vec4<f32>, r7: vec4<f32>,
 }
 
-@compute @workgroup_size(128)
+// A number for each of the thread's rows.
+struct Column { a: vec4<f32>, b: vec4<f32> }
+
+fn read_rows(at: u32) -> Block {
+  return Block(factors[at][0], factors[at][1], factors[at][2], factors[at][3],
+               factors[at][4], factors[at][5], factors[at][6], factors[at][7]);
+}
+
+fn write_rows(at: u32, x: Block) {
+  factors[at][0] = x.r0;
+  factors[at][1] = x.r1;
+  factors[at][2] = x.r2;
+  factors[at][3] = x.r3;
+  factors[at][4] = x.r4;
+  factors[at][5] = x.r5;
+  factors[at][6] = x.r6;
+  factors[at][7] = x.r7;
+}
+
+fn madd(sum: vec4<f32>, a: vec4<f32>, b: mat4x4<f32>) -> vec4<f32> {
+  return sum + a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
+}
+
+// sum + left right
+fn product(sum: Block, left: Block, right: mat4x4<f32>) -> Block {
+  return Block(madd(sum.r0, left.r0, right), madd(sum.r1, left.r1, right),
+               madd(sum.r2, left.r2, right), madd(sum.r3, left.r3, right),
+               madd(sum.r4, left.r4, right), madd(sum.r5, left.r5, right),
+               madd(sum.r6, left.r6, right), madd(sum.r7, left.r7, right));
+}
+
+fn scaled(x: Block, by: Column) -> Block {
+  return Block(x.r0 * by.a.x, x.r1 * by.a.y, x.r2 * by.a.z, x.r3 * by.a.w,
+               x.r4 * by.b.x, x.r5 * by.b.y, x.r6 * by.b.z, x.r7 * by.b.w);
+}
+
+fn all_capped(s: Block) -> Block {
+  return Block(capped(s.r0), capped(s.r1), capped(s.r2), capped(s.r3),
+               capped(s.r4), capped(s.r5), capped(s.r6), capped(s.r7));
+}
+
+fn largest(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+
+fn row_maxima(s: Block) -> Column {
+  return Column(vec4<f32>(largest(s.r0), largest(s.r1), largest(s.r2), largest(s.r3)),
+                vec4<f32>(largest(s.r4), largest(s.r5), largest(s.r6), largest(s.r7)));
+}
+
+fn total(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+
+fn row_sums(s: Block) -> Column {
+  return Column(vec4<f32>(total(s.r0), total(s.r1), total(s.r2), total(s.r3)),
+                vec4<f32>(total(s.r4), total(s.r5), total(s.r6), total(s.r7)));
+}
+
+fn weight(s: vec4<f32>, maximum: f32) -> vec4<f32> { return exp(max(s - maximum, vec4<f32>(-80.0))); }
+
+fn weights(s: Block, maxima: Column) -> Block {
+  return Block(weight(s.r0, maxima.a.x), weight(s.r1, maxima.a.y), weight(s.r2, maxima.a.z), weight(s.r3, maxima.a.w),
+               weight(s.r4, maxima.b.x), weight(s.r5, maxima.b.y), weight(s.r6, maxima.b.z), weight(s.r7, maxima.b.w));
+}
+
+// Scores of keys from `key` on for the row; hidden ones lowered. Without branches, which SwiftShader compiles for minutes.
+fn shown(scores: vec4<f32>, key: u32, row: u32) -> vec4<f32> {
+  let position = vec4<u32>(step.pos + token_of(row));
+  let keys = vec4<u32>(key, key + 1u, key + 2u, key + 3u);
+  var s = scores + HIDDEN * vec4<f32>(keys > position);
+  if (WINDOW > 0u) { s += HIDDEN * vec4<f32>(keys + WINDOW <= position); }
+  return s;
+}
+
+fn all_shown(s: Block, key: u32, row: u32) -> Block {
+  return Block(shown(s.r0, key, row), shown(s.r1, key, row + TR),
+               shown(s.r2, key, row + 2u * TR), shown(s.r3, key, row + 3u * TR),
+               shown(s.r4, key, row + 4u * TR), shown(s.r5, key, row + 5u * TR),
+               shown(s.r6, key, row + 6u * TR), shown(s.r7, key, row + 7u * TR));
+}
+
+fn group_heads() -> u32 { return H / HKV; }
+
+// The token of a row. Rows behind the end repeat the last token's; they are not written.
+fn token_of(row: u32) -> u32 { return min(row / group_heads(), step.rows - 1u); }
+
+// Where a row's head begins in q and y.
+fn place(row: u32, kv_head: u32) -> u32 {
+  return (token_of(row) * H + kv_head * group_heads() + row % group_heads()) * (D / 4u);
+}
+
+// Every thread of a row gives its part: elements tr TC / 4 .. have four threads' each.
+fn publish(tr: u32, tc: u32, x: Column) {
+  workgroupBarrier();
+  let at = tr * (TC / 4u) + tc / 4u;
+  factors[at][tc % 4u * 2u] = x.a;
+  factors[at][tc % 4u * 2u + 1u] = x.b;
+  workgroupBarrier();
+}
+
+fn put(value: vec4<f32>, row: u32, kv_head: u32, quad: u32) {
+  let token = row / group_heads();
+  if (token >= step.rows || quad >= D / 4u) { return; }
+  y[place(row, kv_head) + quad] = gated(value, token, kv_head * group_heads() + row % group_heads(), quad);
+}
+
+fn put_all(x: Block, row: u32, kv_head: u32, quad: u32) {
+  put(x.r0, row, kv_head, quad);
+  put(x.r1, row + TR, kv_head, quad);
+  put(x.r2, row + 2u * TR, kv_head, quad);
+  put(x.r3, row + 3u * TR, kv_head, quad);
+  put(x.r4, row + 4u * TR, kv_head, quad);
+  put(x.r5, row + 5u * TR, kv_head, quad);
+  put(x.r6, row + 6u * TR, kv_head, quad);
+  put(x.r7, row + 7u * TR, kv_head, quad);
+}
+
+// Below, a thread brings up to 4 quads to workgroup memory, all loads before all stores, so that it waits once.
+
+fn row_loads() -> u32 { return (8u * PIECE + TC - 1u) / TC; }
+fn key_loads() -> u32 { return (4u * KEY_BLOCKS * PIECE + TR - 1u) / TR; }
+fn value_loads() -> u32 { return (4u * SLICE * VALUE_BLOCKS + TR - 1u) / TR; }
+
+// A piece of the queries: quads from `piece` on.
+fn bring_rows(lane: u32, row0: u32, kv_head: u32, piece: u32) {
+  let inner = lane % PIECE;
+  let row = lane / PIECE;
+  let quad = piece + inner;
+  let apart = WG / PIECE;
+  let a = query_quad(row0 + row, kv_head, quad);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (row_loads() > 1u) { b = query_quad(row0 + row + apart, kv_head, quad); }
+  if (row_loads() > 2u) { c = query_quad(row0 + row + 2u * apart, kv_head, quad); }
+  if (row_loads() > 3u) { d = query_quad(row0 + row + 3u * apart, kv_head, quad); }
+  put_query(inner, row, a);
+  if (row_loads() > 1u) { put_query(inner, row + apart, b); }
+  if (row_loads() > 2u) { put_query(inner, row + 2u * apart, c); }
+  if (row_loads() > 3u) { put_query(inner, row + 3u * apart, d); }
+}
+
+// Zeros behind the head's last quad.
+fn query_quad(row: u32, kv_head: u32, quad: u32) -> vec4<f32> {
+  if (D / 4u % PIECE > 0u && quad >= D / 4u) { return vec4<f32>(); }
+  return q[place(row, kv_head) + quad];
+}
+
+fn put_query(inner: u32, row: u32, x: vec4<f32>) {
+  if (row >= 8u * TR) { return; }
+  factors[inner * (TR + 1u) + row % TR][row / TR] = x;
+}
+
+// A piece of the tile's keys. `first`, `last`: rows of the cache; behind the last visible key it stands in for hidden ones.
+fn bring_keys(lane: u32, first: u32, last: u32, piece: u32) {
+  let inner = lane % PIECE;
+  let key = lane / PIECE;
+  let quad = min(piece + inner, D / 4u - 1u);
+  let apart = WG / PIECE;
+  let a = k_quad(min(first + key, last), quad);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (key_loads() > 1u) { b = k_quad(min(first + key + apart, last), quad); }
+  if (key_loads() > 2u) { c = k_quad(min(first + key + 2u * apart, last), quad); }
+  if (key_loads() > 3u) { d = k_quad(min(first + key + 3u * apart, last), quad); }
+  put_key(inner, key, a);
+  if (key_loads() > 1u) { put_key(inner, key + apart, b); }
+  if (key_loads() > 2u) { put_key(inner, key + 2u * apart, c); }
+  if (key_loads() > 3u) { put_key(inner, key + 3u * apart, d); }
+}
+
+fn put_key(inner: u32, key: u32, x: vec4<f32>) {
+  if (key >= 4u * KEY_BLOCKS * TC) { return; }
+  let at = PIECE * (TR + 1u) + inner * (TC + 1u) + key / 4u % TC;
+  factors[at][key / (4u * TC) * 4u + key % 4u] = x;
+}
+
+// A slice of the tile's values, whole rows; `first` and `last` as above.
+fn bring_values(lane: u32, first: u32, last: u32) {
+  let a = value_quad(lane, first, last);
+  var b = vec4<f32>();
+  var c = vec4<f32>();
+  var d = vec4<f32>();
+  if (value_loads() > 1u) { b = value_quad(lane + WG, first, last); }
+  if (value_loads() > 2u) { c = value_quad(lane + 2u * WG, first, last); }
+  if (value_loads() > 3u) { d = value_quad(lane + 3u * WG, first, last); }
+  put_value(lane, a);
+  if (value_loads() > 1u) { put_value(lane + WG, b); }
+  if (value_loads() > 2u) { put_value(lane + 2u * WG, c); }
+  if (value_loads() > 3u) { put_value(lane + 3u * WG, d); }
+}
+
+fn value_quad(i: u32, first: u32, last: u32) -> vec4<f32> {
+  return v_quad(min(first + i / (VALUE_BLOCKS * TC), last), min(i % (VALUE_BLOCKS * TC), D / 4u - 1u));
+}
+
+fn put_value(i: u32, x: vec4<f32>) {
+  let key = i / (VALUE_BLOCKS * TC);
+  if (key >= 4u * SLICE) { return; }
+  let block = i / TC % VALUE_BLOCKS;
+  let at = PIECE * (TR + 1u) + (block / 2u * SLICE + key / 4u) * (TC + 1u) + i % TC;
+  factors[at][block % 2u * 4u + key % 4u] = x;
+}
+
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let quads = D / 4u;
-  let row0 = group.x * BQ;
-  let rows = step.rows;
-  if (row0 >= rows) {
+  let block_rows = 8u * TR;
+  let blocks = (step.rows * group_heads() + block_rows - 1u) / block_rows;
+  if (group.y >= blocks) {
     return;
   }
-  let head = group.y;
-  let context = kv_capacity();
-  let cache = head / (H / HKV) * context;  // the head's first row
-  let row_groups = BQ / 4u;
+  let kv_head = group.x;
+  let row0 = (blocks - 1u - group.y) * block_rows;  // of the workgroup
 
-  let end = min(step.pos + min(row0 + BQ, rows), context);
+  let cache = kv_head * kv_capacity();  // the head's first row
+  let first_position = step.pos + token_of(row0);
+  let last_position = step.pos + token_of(row0 + block_rows - 1u);
+  let end = min(last_position + 1u, kv_capacity());
   var begin = 0u;
-  if (WINDOW > 0u && step.pos + row0 + 1u > WINDOW) { begin = step.pos + row0 + 1u - WINDOW; }
+  if (WINDOW > 0u && first_position + 1u > WINDOW) { begin = first_position + 1u - WINDOW; }
 
-  // Scores: a thread has one key of the tile and 4 rows.
-  let key = lane % KT;
-  let row_group = lane / KT;
-  let row = row0 + 4u * row_group;
-  let position = step.pos + row;
-  let q0 = (min(row, rows - 1u) * H + head) * quads;  // rows behind the end repeat the last; they are not written
-  let q1 = (min(row + 1u, rows - 1u) * H + head) * quads;
-  let q2 = (min(row + 2u, rows - 1u) * H + head) * quads;
-  let q3 = (min(row + 3u, rows - 1u) * H + head) * quads;
-  var maximum = vec4<f32>(-1e30);
-  var sum = vec4<f32>(0.0);
-  // Values: a thread has one quad of D and 4 rows.
-  let quad = lane % quads;
-  let value_group = lane / quads;
-  var acc0 = vec4<f32>(0.0);
-  var acc1 = vec4<f32>(0.0);
-  var acc2 = vec4<f32>(0.0);
-  var acc3 = vec4<f32>(0.0);
+  // Of 32 threads side by side, 8 read different elements of the right factor and 4 of the left one.
+  let tr = lane / 8u % TR;
+  let tc = lane / (8u * TR) * 8u + lane % 8u;
+  let row = row0 + tr;
+  let left = tr;                        // where the thread's elements of `factors` begin
+  let right = PIECE * (TR + 1u) + tc;
+  var maxima = Column(vec4<f32>(LOWEST), vec4<f32>(LOWEST));
+  var sums = Column();                  // of the thread's own keys
+  var y0 = Block();
+  var y1 = Block();
+  var y2 = Block();
+  var y3 = Block();
 
-  for (var tile = begin; tile < end; tile += KT) {
-    var s = vec4<f32>(0.0);
+  let tile_keys = 4u * KEY_BLOCKS * TC;
+  for (var tile = begin; tile < end; tile += tile_keys) {
+    var s0 = Block();  // keys tile + 4 tc ..
+    var s1 = Block();  // keys tile + 4 (tc + TC) ..
     for (var piece = 0u; piece < quads; piece += PIECE) {
       workgroupBarrier();
-      for (var i = lane; i < KT * PIECE; i += WG) {
-        let from_key = i / PIECE;
-        let from_quad = i % PIECE;
-        var k = vec4<f32>(0.0);
-        if (tile + from_key < end) { k = k_quad(cache + tile + from_key, piece + from_quad); }
-        keys[from_quad * (KT + 1u) + from_key] = k;
-      }
+      bring_rows(lane, row0, kv_head, piece);
+      bring_keys(lane, cache + tile, cache + end - 1u, piece);
       workgroupBarrier();
       for (var i = 0u; i < PIECE; i++) {
-        let k = keys[i * (KT + 1u) + key];
-        let at = piece + i;
-        s += vec4<f32>(dot(q[q0 + at], k), dot(q[q1 + at], k), dot(q[q2 + at], k), dot(q[q3 + at], k));
+        let rows = read_rows(left + i * (TR + 1u));
+        let at = right + i * (TC + 1u);
+        s0 = product(s0, rows, transpose(mat4x4<f32>(factors[at][0], factors[at][1], factors[at][2], factors[at][3])));
+        if (KEY_BLOCKS > 1u) {
+          s1 = product(s1, rows, transpose(mat4x4<f32>(factors[at][4], factors[at][5], factors[at][6], factors[at][7])));
+        }
       }
     }
-    s = capped(s);
-    let j = tile + key;
-    let inside = j < end;
-    let sees = vec4<bool>(
-      inside && visible(j, position), inside && visible(j, position + 1u),
-      inside && visible(j, position + 2u), inside && visible(j, position + 3u));
-    if (!sees.x) { s.x = -1e30; }
-    if (!sees.y) { s.y = -1e30; }
-    if (!sees.z) { s.z = -1e30; }
-    if (!sees.w) { s.w = -1e30; }
-    scores[key * row_groups + row_group] = s;
-    workgroupBarrier();
 
-    var now = maximum;
-    for (var i = 0u; i < KT; i++) { now = max(now, scores[i * row_groups + row_group]); }
-    let decay = exp(max(maximum - now, vec4<f32>(-80.0)));
-    // A row that has seen no key yet has maximum -1e30 too, and exp(0) = 1 there: hidden keys are set to 0 by name.
-    var p = exp(max(s - now, vec4<f32>(-80.0)));
-    if (!sees.x) { p.x = 0.0; }
-    if (!sees.y) { p.y = 0.0; }
-    if (!sees.z) { p.z = 0.0; }
-    if (!sees.w) { p.w = 0.0; }
-    maximum = now;
-    sum = sum * decay + p;
-    weights[key * row_groups + row_group] = p;
-    if (key == 0u) { decays[row_group] = decay; }
-    workgroupBarrier();
+    let key = tile + 4u * tc;
+    s0 = all_capped(s0);
+    s1 = all_capped(s1);
+    if (tile + tile_keys > first_position + 1u || (WINDOW > 0u && tile + WINDOW <= last_position)) {
+      s0 = all_shown(s0, key, row);
+      s1 = all_shown(s1, key + 4u * TC, row);
+    }
+    var now = row_maxima(s0);
+    if (KEY_BLOCKS > 1u) {
+      let others = row_maxima(s1);
+      now = Column(max(now.a, others.a), max(now.b, others.b));
+    }
+    publish(tr, tc, now);
+    now = maxima;
+    for (var i = 0u; i < TC / 4u; i++) {
+      let x = read_rows(tr * (TC / 4u) + i);
+      now.a = max(max(now.a, max(x.r0, x.r2)), max(x.r4, x.r6));
+      now.b = max(max(now.b, max(x.r1, x.r3)), max(x.r5, x.r7));
+    }
+    let decay = Column(exp(max(maxima.a - now.a, vec4<f32>(-80.0))), exp(max(maxima.b - now.b, vec4<f32>(-80.0))));
+    maxima = now;
+    s0 = weights(s0, maxima);
+    var gain = row_sums(s0);
+    if (KEY_BLOCKS > 1u) {
+      s1 = weights(s1, maxima);
+      let others = row_sums(s1);
+      gain = Column(gain.a + others.a, gain.b + others.b);
+    }
+    sums = Column(sums.a * decay.a + gain.a, sums.b * decay.b + gain.b);
+    y0 = scaled(y0, decay);
+    if (VALUE_BLOCKS > 1u) { y1 = scaled(y1, decay); }
+    if (VALUE_BLOCKS > 2u) { y2 = scaled(y2, decay); }
+    if (VALUE_BLOCKS > 3u) { y3 = scaled(y3, decay); }
 
-    if (value_group < row_groups) {
-      let d = decays[value_group];
-      acc0 *= d.x;
-      acc1 *= d.y;
-      acc2 *= d.z;
-      acc3 *= d.w;
-      let last = end - 1u;  // keys behind the end have weight 0; the last one stands in for them
-      for (var i = 0u; i < KT; i += 4u) {
-        let v0 = v_quad(cache + min(tile + i, last), quad);
-        let v1 = v_quad(cache + min(tile + i + 1u, last), quad);
-        let v2 = v_quad(cache + min(tile + i + 2u, last), quad);
-        let v3 = v_quad(cache + min(tile + i + 3u, last), quad);
-        let p0 = weights[i * row_groups + value_group];
-        let p1 = weights[(i + 1u) * row_groups + value_group];
-        let p2 = weights[(i + 2u) * row_groups + value_group];
-        let p3 = weights[(i + 3u) * row_groups + value_group];
-        acc0 += p0.x * v0 + p1.x * v1 + p2.x * v2 + p3.x * v3;
-        acc1 += p0.y * v0 + p1.y * v1 + p2.y * v2 + p3.y * v3;
-        acc2 += p0.z * v0 + p1.z * v1 + p2.z * v2 + p3.z * v3;
-        acc3 += p0.w * v0 + p1.w * v1 + p2.w * v2 + p3.w * v3;
+    let key_quads = min(KEY_BLOCKS * TC, (end - tile + 3u) / 4u);
+    for (var slice = 0u; slice < key_quads; slice += SLICE) {
+      workgroupBarrier();
+      // Threads whose keys are in the slice write their weights; below 0 the difference becomes large.
+      if (slice < TC) {
+        if (tc - slice < SLICE) { write_rows((tc - slice) * (TR + 1u) + tr, s0); }
+      } else {
+        if (tc + TC - slice < SLICE) { write_rows((tc + TC - slice) * (TR + 1u) + tr, s1); }
+      }
+      bring_values(lane, cache + tile + 4u * slice, cache + end - 1u);
+      workgroupBarrier();
+      for (var i = 0u; i < SLICE; i++) {
+        let rows = read_rows(left + i * (TR + 1u));
+        let at = right + i * (TC + 1u);
+        y0 = product(y0, rows, mat4x4<f32>(factors[at][0], factors[at][1], factors[at][2], factors[at][3]));
+        if (VALUE_BLOCKS > 1u) {
+          y1 = product(y1, rows, mat4x4<f32>(factors[at][4], factors[at][5], factors[at][6], factors[at][7]));
+        }
+        let next = at + SLICE * (TC + 1u);
+        if (VALUE_BLOCKS > 2u) {
+          y2 = product(y2, rows, mat4x4<f32>(factors[next][0], factors[next][1], factors[next][2], factors[next][3]));
+        }
+        if (VALUE_BLOCKS > 3u) {
+          y3 = product(y3, rows, mat4x4<f32>(factors[next][4], factors[next][5], factors[next][6], factors[next][7]));
+        }
       }
     }
   }
 
-  scores[key * row_groups + row_group] = sum;
-  workgroupBarrier();
-  if (value_group < row_groups) {
-    var total = vec4<f32>(0.0);
-    for (var i = 0u; i < KT; i++) { total += scores[i * row_groups + value_group]; }
-    let out_row = row0 + 4u * value_group;
-    let at = (out_row * H + head) * quads + quad;
-    if (out_row < rows) { y[at] = gated(acc0 / total.x, out_row, head, quad); }
-    if (out_row + 1u < rows) { y[at + H * quads] = gated(acc1 / total.y, out_row + 1u, head, quad); }
-    if (out_row + 2u < rows) { y[at + 2u * H * quads] = gated(acc2 / total.z, out_row + 2u, head, quad); }
-    if (out_row + 3u < rows) { y[at + 3u * H * quads] = gated(acc3 / total.w, out_row + 3u, head, quad); }
+  publish(tr, tc, sums);
+  var all = Column();
+  for (var i = 0u; i < TC / 4u; i++) {
+    let x = read_rows(tr * (TC / 4u) + i);
+    all.a += (x.r0 + x.r2) + (x.r4 + x.r6);
+    all.b += (x.r1 + x.r3) + (x.r5 + x.r7);
   }
+  let share = Column(1.0 / all.a, 1.0 / all.b);
+  put_all(scaled(y0, share), row, kv_head, tc);
+  if (VALUE_BLOCKS > 1u) { put_all(scaled(y1, share), row, kv_head, tc + TC); }
+  if (VALUE_BLOCKS > 2u) { put_all(scaled(y2, share), row, kv_head, tc + 2u * TC); }
+  if (VALUE_BLOCKS > 3u) { put_all(scaled(y3, share), row, kv_head, tc + 3u * TC); }
 }

@@ -230,13 +230,15 @@ def _words(values: Iterable[int]) -> bytes:
 class _Cache:
     """Keys and values [kv heads, context, d], of which only a few are different."""
 
-    def __init__(self, bench: Bench, kv: int, d: int, dtype: Dtype) -> None:
+    def __init__(
+        self, bench: Bench, kv: int, d: int, dtype: Dtype, context: int = _CONTEXT
+    ) -> None:
         self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
         self.dtype = dtype
         self.tensors = []
         for name, types in (("k", self.keys), ("v", self.values)):
-            data = types.pack(range(kv), _CONTEXT, dtype)
-            self.tensors.append(exact(bench.put(name, data, kv, _CONTEXT, d, dtype=dtype)))
+            data = types.pack(range(kv), context, dtype)
+            self.tensors.append(exact(bench.put(name, data, kv, context, d, dtype=dtype)))
 
     def attend(
         self,
@@ -319,21 +321,26 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_prefill.wgsl: a block of rows and three more, after 40 others, so at least two tiles of keys; one head
-    of each of some rows is compared."""
+    """attention_prefill.wgsl: more rows than a workgroup takes, of which the first see one tile of keys and the last
+    two; one head of each of some tokens is compared."""
     [call] = calls
     c = constants(call)
-    [d, h, kv, block, gate_heads] = whole(c, "D", "H", "HKV", "BQ", "GATE")
-    position, rows = 40, block + 3
-    cache = _Cache(bench, kv, d, _dtype(call))
+    [d, h, kv, gate_heads] = whole(c, "D", "H", "HKV", "GATE")
+    [row_threads, key_threads, key_blocks] = whole(c, "TR", "TC", "KEY_BLOCKS")
+    per_kv = h // kv
+    block = -(-8 * row_threads // per_kv)
+    position, rows = 4 * key_threads * key_blocks - 2, block + 3
+    cache = _Cache(bench, kv, d, _dtype(call), position + rows)
     # Scores of a few units, so that many keys have weight.
     queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
     opened = gates.map(sigmoid)
     q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)
     gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
     step = bench.step(position, rows)
-    bench.call(call, [q, *cache.tensors, step, y, gating], (2, h, 1))
-    tokens = sorted({0, 1, block // 2, block - 1, block, rows - 1})
+    groups = -(-rows * per_kv // (8 * row_threads))
+    bench.call(call, [q, *cache.tensors, step, y, gating], (kv, groups, 1))
+    # A thread has every eighth part of the rows.
+    tokens = sorted({*(i * block // 8 for i in range(8)), block - 1, block, rows - 1})
     sample = _pairs(tokens, h)
     got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
 

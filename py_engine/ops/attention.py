@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
+from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
@@ -11,6 +14,8 @@ _HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its me
 _THREADS = 128  # of a decode workgroup
 _GROUPS = 256  # how many decode workgroups to aim at: two for each multiprocessor of a large GPU
 _MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
+_MANY_ROWS = 8192  # of prefill: two workgroups of 64 for each multiprocessor of a GPU with 64
+_MANY_REGISTERS = ("nvidia", "amd", "radv")  # vendors whose GPUs have 255 registers a thread
 
 
 def attention(
@@ -130,13 +135,14 @@ def _prefill(
 ) -> None:
     k, v = map(exact, cache)
     d = heads.dim
-    cut = tiles(d)
+    per_kv = heads.count // heads.kv_count
+    tiles = prefill_tiles(d, trace.rows * heads.count, trace.info)
     constants = {
         "D": d,
         "H": heads.count,
         "HKV": heads.kv_count,
         **scores,
-        **cut,
+        **tiles.constants(d),
         **_gate(heads),
     }
     trace.call(
@@ -147,19 +153,52 @@ def _prefill(
             constants,
         ),
         [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (-(-trace.rows // int(cut["BQ"])), heads.count, 1),
+        (heads.kv_count, -(-trace.rows * per_kv // tiles.rows), 1),
     )
 
 
-def tiles(head_dim: int) -> dict[str, float]:
-    """For the tiled kernels: query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
-    time."""
-    # Each of the 128 threads holds 4 rows of 4 elements.
-    block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
-    tile = 512 // block
-    quads = head_dim // 4
-    piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
-    return {"BQ": block, "KT": tile, "PIECE": piece}
+@dataclass(frozen=True)
+class PrefillTiles:
+    """The form of attention_prefill.wgsl: `row_threads` x `threads` threads, each with 8 rows, and 4 * `key_blocks` keys
+    of a tile; `piece` quads of D and `slice` quads of keys are in workgroup memory at a time."""
+
+    row_threads: int
+    threads: int
+    key_blocks: int
+    piece: int
+    slice: int
+
+    @property
+    def rows(self) -> int:
+        """Rows (a token with a head) of a workgroup."""
+        return 8 * self.row_threads
+
+    def constants(self, head_dim: int) -> dict[str, float]:
+        """Those of the shader."""
+        return {
+            "TR": self.row_threads,
+            "TC": self.threads,
+            "WG": self.row_threads * self.threads,
+            "KEY_BLOCKS": self.key_blocks,
+            "VALUE_BLOCKS": -(-head_dim // (4 * self.threads)),
+            "PIECE": self.piece,
+            "SLICE": self.slice,
+        }
+
+
+def prefill_tiles(head_dim: int, rows: int, info: AdapterInfo) -> PrefillTiles:
+    """The form for a head size and so many rows (tokens times heads) on this adapter.
+
+    Elsewhere than on GPUs with 255 registers a thread, half as many scores are held at a time. That is also what
+    SwiftShader compiles in a second, and the other form in minutes.
+    """
+    large = any(name in info.vendor.lower() for name in _MANY_REGISTERS) and not info.fallback
+    if not large:
+        return PrefillTiles(4, 16, 1, 4, 2) if head_dim <= 64 else PrefillTiles(4, 32, 1, 2, 2)
+    if head_dim <= 128:
+        return PrefillTiles(8, 16, 2, 4, 4)
+    # With few rows, 64 a workgroup leave most of a large GPU idle.
+    return PrefillTiles(8, 16, 1, 4, 2) if rows >= _MANY_ROWS else PrefillTiles(4, 32, 2, 2, 2)
 
 
 def _gate(heads: Heads) -> dict[str, float]:

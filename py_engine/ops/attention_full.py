@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.graph.trace import Tensor, kernel
-from py_engine.ops.attention import tiles
 from py_engine.ops.rope import check_head_dim
 from py_engine.ops.step import Pass
 
@@ -91,7 +90,7 @@ def full_attention(
         "V_HEAD": v_head,
         "V_AT": v_at,
         "SCALE": heads.scale,
-        **tiles(d),
+        **_tiles(d),
     }
     if heads.window is not None:
         before, after = heads.window
@@ -111,3 +110,14 @@ def full_attention(
         ],
         (-(-trace.rows // int(constants["BQ"])), h, 1),
     )
+
+
+def _tiles(head_dim: int) -> dict[str, float]:
+    """Query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
+    time."""
+    # Each of 128 threads holds 4 rows of 4 elements.
+    block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
+    tile = 512 // block
+    quads = head_dim // 4
+    piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)
+    return {"BQ": block, "KT": tile, "PIECE": piece}
