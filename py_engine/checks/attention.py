@@ -155,6 +155,10 @@ def _dtype(call: Call) -> Dtype:
     return "f16" if "kv_f16" in call.kernel.uses else "f32"
 
 
+def _tolerance(dtype: Dtype) -> float:
+    return TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+
+
 def _sample(count: int) -> list[int]:
     """First, middle and last."""
     return sorted({0, count // 2, count - 1})
@@ -175,7 +179,8 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     rows, dtype = _TOKENS, _dtype(call)
     heads = _Heads(bench, c, h, rows)
     d, kv = heads.d, heads.kv
-    q = bench.make("q", rows, h, d)
+    q_dtype: Dtype = "f16" if "quad_f16" in call.kernel.uses else "f32"
+    q = bench.make("q", rows, h, d, dtype=q_dtype)
     cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
     step = bench.step(_POSITION, rows, _SHIFT)
     bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
@@ -187,8 +192,11 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     }
 
     def verify() -> str:
-        reasons = [difference(read.floats(), heads.q(t, i)) for (t, i), read in got.items()]
-        tolerance = TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+        reasons = [
+            difference(read.floats(q_dtype), heads.q(t, i), _tolerance(q_dtype))
+            for (t, i), read in got.items()
+        ]
+        tolerance = _tolerance(dtype)
         for (t, i), (k, v) in kept.items():
             reasons.append(difference(k.floats(dtype), heads.k(t, i), tolerance))
             reasons.append(difference(v.floats(dtype), heads.v(t, i), tolerance))
@@ -295,7 +303,7 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
         for i in _sample(kv)
     }
-    tolerance = TOLERANCE_F16 if cache.dtype == "f16" else TOLERANCE
+    tolerance = _tolerance(cache.dtype)
 
     def rounded(values: Sequence[float]) -> Sequence[float]:
         form = f"<{d}{'e' if cache.dtype == 'f16' else 'f'}"

@@ -141,7 +141,7 @@ def rope_append(
                 "step",
                 f"kv_{k.dtype}",
                 f"kv_append_{k.dtype}",
-                f"query_{q.dtype}",
+                f"quad_{q.dtype}",
                 "rotary",
                 "tree_sum",
             ],
