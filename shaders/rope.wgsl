@@ -8,12 +8,13 @@
 //   2        q_norm         f32        [D]                      read         dummy without NORM_Q
 //   3        k_norm         f32        [D]                      read         dummy without NORM_K
 //   4        step           Step       -                        read
-//   5        q              vec4<f32>  [T, H, D / 4]            write
+//   5        q              Quad       [T, H, D / 4]            write
 //   6        k_cache        KvWord     lib/kv_f32               read_write   row step.pos + t; nothing while halted
 //   7        v_cache        KvWord     lib/kv_f32               read_write
 //
 // Dispatch (H + 2 Hkv, T, 1): a workgroup a head; rows behind step.rows do nothing. D <= 256, a multiple of 4.
-// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, rotary, tree_sum.
+// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, quad_f32 or
+// quad_f16, rotary, tree_sum.
 
 override D: u32;
 override H: u32;
@@ -25,7 +26,7 @@ override GATED: bool = false;  // the gates of q heads are left to attention
 @group(0) @binding(2) var<storage, read> q_norm: array<f32>;
 @group(0) @binding(3) var<storage, read> k_norm: array<f32>;
 @group(0) @binding(4) var<storage, read> step: Step;
-@group(0) @binding(5) var<storage, read_write> q: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> q: array<Quad>;
 @group(0) @binding(6) var<storage, read_write> k_cache: array<KvWord>;
 @group(0) @binding(7) var<storage, read_write> v_cache: array<KvWord>;
 
@@ -67,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     return;
   }
   if (is_q) {
-    q[(t * H + head) * quads + lane] = v;
+    q[(t * H + head) * quads + lane] = quad_store(v);
     return;
   }
   let context = kv_capacity();

@@ -404,6 +404,24 @@ def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
             assert broken.changed
 
 
+def test_queries_for_tensor_units(device: Gpu, run: Runner, compiler: Compiler) -> None:
+    """No software adapter has tensor units; what prepares their queries runs anywhere."""
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        trace = Pass(3, step=bench.make("step", 8, dtype="u32"))
+        cache = bench.make("k", 1, 64, 16), bench.make("v", 1, 64, 16)
+        heads = Heads(2, 1, 16, bench.make("table", 66, 8, 2), 16)
+        q = bench.make("q", 3, 2, 16, dtype="f16")
+        rope_append(trace, heads, bench.make("qkv", 3, 64), q, cache)
+        bench.release()
+        return await run_checks(device, Kernels(device), SingleSubmit(), [trace.calls])
+
+    assert run(failures()) == []
+    compiler.break_(device, other_source("rope", "pack2x16float(c.zw)", "pack2x16float(c.wz)"))
+    assert len(run(failures())) == 1
+
+
 @pytest.mark.parametrize("norm", [True, False])
 def test_narrowing(
     device: Gpu, run: Runner, compiler: Compiler, monkeypatch: pytest.MonkeyPatch, norm: bool

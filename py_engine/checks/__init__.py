@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from py_engine.checks.attention import decode_attention, prefill_attention, rope, rope_angles
+from py_engine.checks.attention import (
+    decode_attention,
+    prefill_attention,
+    prefill_attention_units,
+    rope,
+    rope_angles,
+)
 from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
@@ -37,6 +43,7 @@ CHECKS: Mapping[str, Maker] = {
     "rope": rope,
     "rope_angles": rope_angles,
     "attention_prefill": prefill_attention,
+    "attention_prefill_units": prefill_attention_units,
     "attention_decode": decode_attention,
     "attention_full": full_attention,
     "pool": pool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -11,7 +10,7 @@ from itertools import chain
 from operator import add, mul
 
 from py_engine.blocks.state import ROPE_BLOCK
-from py_engine.checks.inputs import Pattern, Types, dot, pack
+from py_engine.checks.inputs import Pattern, Types, dot, pack, unpack
 from py_engine.checks.workbench import (
     TOLERANCE,
     TOLERANCE_F16,
@@ -26,6 +25,7 @@ from py_engine.checks.workbench import (
 )
 from py_engine.graph.buffers import Dtype
 from py_engine.graph.trace import Call, Tensor, exact
+from py_engine.ops.attention import unit_rows
 
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
@@ -152,7 +152,12 @@ def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
 
 def _dtype(call: Call) -> Dtype:
     """The dtype of the KV cache."""
-    return "f16" if "kv_f16" in call.kernel.uses else "f32"
+    packed = "kv_f16" in call.kernel.uses or call.kernel.stem == "attention_prefill_units"
+    return "f16" if packed else "f32"
+
+
+def _tolerance(dtype: Dtype) -> float:
+    return TOLERANCE_F16 if dtype == "f16" else TOLERANCE
 
 
 def _sample(count: int) -> list[int]:
@@ -175,7 +180,8 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     rows, dtype = _TOKENS, _dtype(call)
     heads = _Heads(bench, c, h, rows)
     d, kv = heads.d, heads.kv
-    q = bench.make("q", rows, h, d)
+    q_dtype: Dtype = "f16" if "quad_f16" in call.kernel.uses else "f32"
+    q = bench.make("q", rows, h, d, dtype=q_dtype)
     cache = [bench.make(name, kv, _CONTEXT, d, dtype=dtype) for name in "kv"]
     step = bench.step(_POSITION, rows, _SHIFT)
     bench.call(call, [*heads.tensors, step, q, *map(exact, cache)], (call.groups[0], rows, 1))
@@ -187,8 +193,11 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     }
 
     def verify() -> str:
-        reasons = [difference(read.floats(), heads.q(t, i)) for (t, i), read in got.items()]
-        tolerance = TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+        reasons = [
+            difference(read.floats(q_dtype), heads.q(t, i), _tolerance(q_dtype))
+            for (t, i), read in got.items()
+        ]
+        tolerance = _tolerance(dtype)
         for (t, i), (k, v) in kept.items():
             reasons.append(difference(k.floats(dtype), heads.k(t, i), tolerance))
             reasons.append(difference(v.floats(dtype), heads.v(t, i), tolerance))
@@ -295,11 +304,10 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
         i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
         for i in _sample(kv)
     }
-    tolerance = TOLERANCE_F16 if cache.dtype == "f16" else TOLERANCE
+    tolerance = _tolerance(cache.dtype)
 
     def rounded(values: Sequence[float]) -> Sequence[float]:
-        form = f"<{d}{'e' if cache.dtype == 'f16' else 'f'}"
-        return struct.unpack(form, pack(values, cache.dtype))
+        return unpack(pack(values, cache.dtype), cache.dtype)
 
     def of_head(i: int) -> str:
         group = i * kv // h
@@ -325,31 +333,61 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     two; one head of each of some tokens is compared."""
     [call] = calls
     c = constants(call)
-    [d, h, kv, gate_heads] = whole(c, "D", "H", "HKV", "GATE")
+    [h, kv] = whole(c, "H", "HKV")
     [row_threads, key_threads, key_blocks] = whole(c, "TR", "TC", "KEY_BLOCKS")
     per_kv = h // kv
     block = -(-8 * row_threads // per_kv)
     position, rows = 4 * key_threads * key_blocks - 2, block + 3
-    cache = _Cache(bench, kv, d, _dtype(call), position + rows)
-    # Scores of a few units, so that many keys have weight.
-    queries, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
-    opened = gates.map(sigmoid)
-    q, y = bench.known(queries, rows, h, d), bench.make("y", rows, h, d)
-    gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
-    step = bench.step(position, rows)
     groups = -(-rows * per_kv // (8 * row_threads))
-    bench.call(call, [q, *cache.tensors, step, y, gating], (kv, groups, 1))
     # A thread has every eighth part of the rows.
-    tokens = sorted({*(i * block // 8 for i in range(8)), block - 1, block, rows - 1})
-    sample = _pairs(tokens, h)
+    tokens = {*(i * block // 8 for i in range(8)), block - 1, block, rows - 1}
+    return _prefill(bench, call, range(position, position + rows), tokens, (kv, groups, 1), "f32")
+
+
+def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
+    """attention_prefill_units.wgsl: 35 or 67 rows after 40 others, so several tiles of keys; one head of each of some
+    tokens is compared."""
+    [call] = calls
+    [d, h] = whole(constants(call), "D", "H")
+    block = unit_rows(d)
+    # A workgroup and a bit; of those with 128 rows a quarter, as more would take more memory than a load has left.
+    rows = (64 if block == 64 else 32) + 3
+    tokens = {0, 1, 15, 16, 31, 32, rows - 1}
+    groups = (h, -(-rows // block), 1)
+    return _prefill(bench, call, range(40, 40 + rows), tokens, groups, "f16")
+
+
+def _prefill(
+    bench: Bench,
+    call: Call,
+    positions: range,
+    tokens: Iterable[int],
+    groups: tuple[int, int, int],
+    dtype: Dtype,
+) -> Check:
+    """Attention of a chunk at these positions, compared for some of its tokens. `dtype`: of the queries."""
+    c = constants(call)
+    [d, h, kv, gate_heads] = whole(c, "D", "H", "HKV", "GATE")
+    rows = len(positions)
+    cache = _Cache(bench, kv, d, _dtype(call), positions.stop)
+    # Scores of a few units, so that many keys have weight.
+    pattern, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
+    queries, opened = pattern.rounded(dtype), gates.map(sigmoid)
+    # Tensor units read whole blocks of 16 rows.
+    q = bench.known(pattern, rows if dtype == "f32" else -(-rows // 16) * 16, h, d, dtype=dtype)
+    y = bench.make("y", rows, h, d)
+    gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
+    step = bench.step(positions.start, rows)
+    bench.call(call, [q, *cache.tensors, step, y, gating], groups)
+    sample = _pairs(sorted(tokens), h)
     got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
 
     def of_head(t: int, i: int) -> str:
-        keys = range(_first_key(c, position + t), position + t + 1)
+        keys = range(_first_key(c, positions[t]), positions[t] + 1)
         query = queries.part((t * h + i) * d, d)
         wanted = cache.attend(query, i * kv // h, keys, cap=c.get("CAP", 0.0))
         if gate_heads:
             wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
-        return difference(got[t, i].floats(), wanted)
+        return difference(got[t, i].floats(), wanted, _tolerance(dtype))
 
-    return Check(calls, lambda: first_of([of_head(t, i) for t, i in sample]))
+    return Check([call], lambda: first_of([of_head(t, i) for t, i in sample]))

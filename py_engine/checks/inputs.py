@@ -37,6 +37,10 @@ class Cycle:
         """The numbers with a function applied; each value is computed once."""
         return Cycle(list(map(function, self._values)))
 
+    def rounded(self, dtype: str) -> Cycle:
+        """The numbers as f32 or f16 holds them."""
+        return Cycle(list(unpack(self.period(dtype), dtype)))
+
     def times(self, other: Cycle) -> Cycle:
         """Products of numbers, one by one."""
         return Cycle(list(map(mul, self._values, other._values)))
@@ -112,6 +116,12 @@ class Types:
 def pack(values: Sequence[float], dtype: str) -> bytes:
     """The bytes of numbers as little-endian f32 or f16."""
     return struct.pack(f"<{len(values)}{'e' if dtype == 'f16' else 'f'}", *values)
+
+
+def unpack(data: bytes, dtype: str) -> tuple[float, ...]:
+    """The numbers that `pack` made bytes of."""
+    letter = "e" if dtype == "f16" else "f"
+    return struct.unpack(f"<{len(data) // struct.calcsize(letter)}{letter}", data)
 
 
 def dot(a: Iterable[float], b: Iterable[float]) -> float:

@@ -102,10 +102,11 @@ class Bench:
         kept: T = self._kept[key]
         return kept
 
-    def known(self, pattern: Pattern, *shape: int) -> Tensor:
-        """A tensor of f32 of this shape, filled from the start of the pattern. Kernels may only read it."""
-        key = ("known", pattern.key, shape)
-        return self.keep(key, lambda: self.fill("input", pattern.period(), *shape))
+    def known(self, pattern: Pattern, *shape: int, dtype: Dtype = "f32") -> Tensor:
+        """A tensor of this shape, filled from the start of the pattern. Kernels may only read it."""
+        data = 2 * pattern.period(dtype)  # twice, since 251 numbers of f16 are no whole words
+        key = ("known", pattern.key, shape, dtype)
+        return self.keep(key, lambda: self.fill("input", data, *shape, dtype=dtype))
 
     def step(self, pos: int, rows: int, shift: int = 0) -> Tensor:
         """A `step` tensor that no kernel writes."""

@@ -18,7 +18,7 @@ BufferKind = Literal["storage", "readback"]
 # What "subgroup-matrix" asks of an adapter: f16 matrices of this size with f32 sums, and this much workgroup memory.
 MATRIX_SIZE = 16
 MATRIX_SUBGROUP = 32
-MATRIX_WORKGROUP_BYTES = 32 << 10
+MATRIX_WORKGROUP_BYTES = 48 << 10
 # Chromium's and Dawn's name for it. WGSL does not know yet what is uniform within a subgroup, so its uniformity check
 # would refuse code that differs between subgroups: it is switched off.
 MATRIX_FEATURE = "chromium-experimental-subgroup-matrix"
@@ -32,6 +32,9 @@ DOT4_TRIAL = (
     "@group(0) @binding(0) var<storage, read_write> y: array<i32>;\n"
     "@compute @workgroup_size(1) fn main() { y[0] = dot4I8Packed(u32(y[1]), u32(y[2])); }"
 )
+
+# What the device needs to have for kernels on subgroup matrices.
+MATRIX_KERNEL = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
 
 # Words of the decode result that are read back for each token: token, halt, position, count.
 RESULT_WORDS = 4

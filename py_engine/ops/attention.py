@@ -1,11 +1,12 @@
-"""Attention over the KV cache: attention_decode, attention_reduce for a token; rope, attention_prefill for a chunk."""
+"""Attention over the KV cache: attention_decode, attention_reduce for a token; rope, attention_prefill for a chunk, or
+attention_prefill_units on tensor units."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
-from py_engine.host.gpu import AdapterInfo
+from py_engine.host.gpu import MATRIX_KERNEL, AdapterInfo
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
@@ -53,9 +54,11 @@ def attention(
     if trace.rows == 1:
         _decode(trace, heads, qkv, cache, y, scores, context or cache[0].shape[1], label)
     else:
-        q = trace.tensor("q", trace.rows, heads.count, heads.dim)
+        units = takes_units(trace, heads, cache)
+        q = trace.tensor("q", trace.rows, heads.count, heads.dim, dtype="f16" if units else "f32")
         rope_append(trace, heads, qkv, q, cache)
-        _prefill(trace, heads, q, qkv, cache, y, scores, label)
+        prefill = _prefill_units if units else _prefill
+        prefill(trace, heads, q, qkv, cache, y, scores, label)
 
 
 def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
@@ -157,9 +160,51 @@ def _prefill(
     )
 
 
+def takes_units(trace: Pass, heads: Heads, cache: tuple[Tensor, Tensor]) -> bool:
+    """Whether a chunk's attention goes through the tensor units."""
+    d = heads.dim
+    return (
+        MATRIX_KERNEL <= trace.features
+        and trace.rows % 16 == 0
+        and cache[0].dtype == "f16"
+        and d % (32 if d <= 128 else 64) == 0
+    )
+
+
+def unit_rows(head_dim: int) -> int:
+    """Query rows of a workgroup of attention_prefill_units."""
+    return 128 if head_dim <= 128 else 64
+
+
+def _prefill_units(
+    trace: Pass,
+    heads: Heads,
+    q: Tensor,
+    qkv: Tensor,
+    cache: tuple[Tensor, Tensor],
+    y: Tensor,
+    scores: dict[str, float],
+    label: str,
+) -> None:
+    k, v = map(exact, cache)
+    block = unit_rows(heads.dim)
+    sizes = {"D": heads.dim, "H": heads.count, "HKV": heads.kv_count}
+    trace.call(
+        label,
+        kernel(
+            "attention_prefill_units",
+            ["step", f"attention_rows_{block}", "attention_gate", "score_cap"],
+            sizes | scores | _gate(heads),
+            MATRIX_KERNEL,
+        ),
+        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
+        (heads.count, -(-trace.rows // block), 1),
+    )
+
+
 @dataclass(frozen=True)
 class PrefillTiles:
-    """The form of attention_prefill.wgsl: `row_threads` x `threads` threads, each with 8 rows, and 4 * `key_blocks` keys
+    """The form of attention_prefill.wgsl: `row_threads` x `threads` threads, each with 8 rows and 4 * `key_blocks` keys
     of a tile; `piece` quads of D and `slice` quads of keys are in workgroup memory at a time."""
 
     row_threads: int

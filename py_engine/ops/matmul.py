@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from py_engine.graph.matrix import Linear, Matrix
 from py_engine.graph.trace import Kernel, Tensor, kernel
-from py_engine.host.gpu import AdapterInfo
+from py_engine.host.gpu import MATRIX_KERNEL, AdapterInfo
 from py_engine.ops.gate import STORE, Finish
 from py_engine.ops.quantise import quantised_words
 from py_engine.ops.step import Pass
@@ -64,10 +64,11 @@ def fits(form: MatmulTuning) -> bool:
 
 def takes_units(trace: Pass, layer: Linear) -> bool:
     """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
-    features = {"subgroup-matrix", "shader-f16", "subgroups"}
     # With fewer rows the f32 form reads less of x and computes nothing that is not used.
     return (
-        features <= trace.features and trace.rows >= 64 and trace.rows % 16 == layer.cols % 64 == 0
+        MATRIX_KERNEL <= trace.features
+        and trace.rows >= 64
+        and trace.rows % 16 == layer.cols % 64 == 0
     )
 
 
@@ -147,9 +148,8 @@ def _units(
 ) -> tuple[Kernel, tuple[int, int, int]]:
     """The kernel of subgroup matrices and its grid."""
     uses = ["step", *libraries.uses, "weight_octet", "tile_f16", "gate", "matmul_out"]
-    features = frozenset({"shader-f16", "subgroups", "subgroup-matrix"})
     grid = (-(-n // _UNIT_COLS), -(-trace.rows // _UNIT_ROWS), 1)
-    return kernel("matmul_units", uses, constants, features), grid
+    return kernel("matmul_units", uses, constants, MATRIX_KERNEL), grid
 
 
 def _dot4(

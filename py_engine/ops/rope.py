@@ -123,7 +123,8 @@ def rope_append(
     cache: tuple[Tensor, Tensor],
     label: str = "rope",
 ) -> None:
-    """qkv -> q [T, H, D] f32, and k, v at rows step.pos.. of the caches [Hkv, context, D] f32 or f16, as `heads` says.
+    """qkv -> q [T, H, D] f32 or f16, and k, v at rows step.pos.. of the caches [Hkv, context, D] f32 or f16, as
+    `heads` says.
 
     Rows from step.rows on are not changed; the caches do not change while step.halt is set.
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
@@ -136,7 +137,14 @@ def rope_append(
         label,
         kernel(
             "rope",
-            ["step", f"kv_{k.dtype}", f"kv_append_{k.dtype}", "rotary", "tree_sum"],
+            [
+                "step",
+                f"kv_{k.dtype}",
+                f"kv_append_{k.dtype}",
+                f"quad_{q.dtype}",
+                "rotary",
+                "tree_sum",
+            ],
             heads.constants | {"H": heads.count, "HKV": heads.kv_count},
         ),
         [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],

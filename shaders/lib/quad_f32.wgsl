@@ -3,3 +3,5 @@
 alias Quad = vec4<f32>;
 
 fn quad_load(quad: Quad) -> vec4<f32> { return quad; }
+
+fn quad_store(v: vec4<f32>) -> Quad { return v; }

@@ -11,7 +11,7 @@ import pytest
 
 from py_engine.blocks.state import Rope
 from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import MATRIX_KERNEL, Gpu
 from py_engine.ops.attention import attention, decode_splits
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads
@@ -19,7 +19,6 @@ from py_engine.ops.step import Pass
 from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.test_rope import growth_reference, heads_reference
-
 
 LARGE = "nvidia"  # its GPUs take the large forms of the kernels
 
@@ -105,10 +104,26 @@ DECODE = [
 ]
 PREFILL = [
     Case(
-        rows=65, valid=65, d=64, context=200, pos=11, dtype="f16", width=64, normed="qk", vendor=LARGE
+        rows=65,
+        valid=65,
+        d=64,
+        context=200,
+        pos=11,
+        dtype="f16",
+        width=64,
+        normed="qk",
+        vendor=LARGE,
     ),
     Case(
-        rows=128, valid=77, d=128, context=256, pos=100, heads=3, kv_heads=1, gated=True, vendor=LARGE
+        rows=128,
+        valid=77,
+        d=128,
+        context=256,
+        pos=100,
+        heads=3,
+        kv_heads=1,
+        gated=True,
+        vendor=LARGE,
     ),
     Case(rows=70, valid=70, d=256, heads=4, kv_heads=1, window=17, dtype="f16", vendor=LARGE),
     Case(rows=2048, valid=35, d=256, pos=60, kv_heads=1, vendor=LARGE),  # the form for many rows
@@ -132,10 +147,42 @@ PREFILL = [
     ),
     Case(rows=33, valid=33, d=24, width=0, normed="qk", norm_last=True, dtype="f16", cap=30.0),
 ]
+# On the tensor units: scores of several tiles, in which maxima move; rows behind the valid ones, and a part of a block.
+UNITS = [
+    Case(rows=144, valid=137, d=128, context=300, pos=101, dtype="f16", width=128, normed="qk"),
+    Case(rows=160, valid=150, d=128, context=400, pos=230, dtype="f16", sharp=8.0, heads=3, kv_heads=1),
+    Case(rows=144, valid=144, d=256, context=200, dtype="f16", gated=True, width=64, sharp=4.0),
+    Case(rows=80, valid=70, d=256, heads=4, kv_heads=1, context=190, pos=120, window=37, dtype="f16"),
+    Case(rows=272, valid=261, d=64, heads=14, context=512, pos=203, dtype="f16", width=64, cap=3.0),
+    Case(rows=144, valid=130, d=64, context=400, pos=270, window=100, dtype="f16", sharp=8.0),
+    Case(rows=16, valid=9, d=32, context=64, pos=40, dtype="f16", gated=True),
+    Case(rows=64, valid=64, d=96, context=128, dtype="f16", normed="q"),
+    Case(rows=64, valid=33, d=192, context=96, pos=63, dtype="f16", sharp=8.0),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DECODE + PREFILL, ids=repr)
 def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
+    # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads what was appended.
+    bar = 1e-12 if case.sharp == 1.0 else 1e-9
+    if not gpu.info.fallback:
+        # A real GPU's compiler may leave out the rounding of the token's own key and value (an H200: 7e-9), and adds
+        # 5,000 keys in another order (1.03e-12).
+        bar = max(bar, 1e-7 if case.dtype == "f16" else 1e-11)
+    check_case(gpu, run, case, frozenset(), bar)
+
+
+@pytest.mark.parametrize("case", UNITS, ids=repr)
+def test_units(gpu: Gpu, run: Runner, case: Case) -> None:
+    """The tensor units, where a real GPU has them (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES)."""
+    if "subgroup-matrix" not in gpu.features:
+        pytest.skip("no subgroup-matrix: no software adapter has it")
+    # Queries and weights are rounded to 11 bits: an error of up to 2^-12 of a score is one of its exp too.
+    check_case(gpu, run, case, MATRIX_KERNEL, 1e-6 * case.sharp**2)
+
+
+def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar: float) -> None:
+    """Compare y with the reference up to an NMSE of `bar`, the caches nearly exactly, and what must stay as it is."""
     c = case
     rng = np.random.default_rng(c.pos + c.d)
     bench = Bench(gpu)
@@ -178,7 +225,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     # What lavapipe compiles in seconds takes SwiftShader minutes and gigabytes.
     if info.fallback and info.host == "wgpu" and c.vendor:
         info = replace(info, fallback=False, vendor=c.vendor)
-    trace = Pass(c.rows, info=info, step=s)
+    trace = Pass(c.rows, features, info, step=s)
     attention(
         trace,
         heads,
@@ -189,6 +236,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         cap=c.cap,
     )
     assert len(trace.calls) == 2
+    assert (trace.calls[1].kernel.stem == "attention_prefill_units") == bool(features)
     run(bench.run(trace))
 
     got, k, v = (run(bench.get(t)) for t in (y, *cache))
@@ -210,14 +258,34 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     wanted = attention_reference(q, k, v, c)
     if c.gated:
         wanted *= 0.5 * (1 + np.tanh(0.5 * g[: c.valid].astype(np.float64))).reshape(c.valid, -1)
-    # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads what was appended.
-    bar = 1e-12 if c.sharp == 1.0 else 1e-9
-    if not gpu.info.fallback:
-        # A real GPU's compiler may leave out the rounding of the token's own key and value (an H200: 7e-9), and adds
-        # 5,000 keys in another order (1.03e-12).
-        bar = max(bar, 1e-7 if c.dtype == "f16" else 1e-11)
     assert nmse(got[: c.valid], wanted) < bar
     assert (got[c.valid :] == 7.0).all()
+
+
+@pytest.mark.parametrize(
+    "d, rows, dtype, features, takes",
+    [
+        (128, 512, "f16", MATRIX_KERNEL, True),
+        (256, 16, "f16", MATRIX_KERNEL, True),
+        (128, 512, "f32", MATRIX_KERNEL, False),
+        (80, 512, "f16", MATRIX_KERNEL, False),
+        (160, 512, "f16", MATRIX_KERNEL, False),
+        (128, 24, "f16", MATRIX_KERNEL, False),
+        (128, 512, "f16", MATRIX_KERNEL - {"subgroup-matrix"}, False),
+    ],
+)
+def test_who_takes_units(
+    d: int, rows: int, dtype: str, features: frozenset[str], takes: bool
+) -> None:
+    x, cache = Tensor("x", (8,)), Tensor("k", (2, 64, d), dtype)  # type: ignore[arg-type]
+    trace = Pass(rows, features, step=x)
+    qkv, y = Tensor("qkv", (rows, 8 * d)), Tensor("y", (rows, 4 * d))
+    attention(trace, Heads(4, 2, d, x, 16), qkv, (cache, cache), y)
+    rope, prefill = trace.calls
+    assert prefill.kernel.stem == ("attention_prefill_units" if takes else "attention_prefill")
+    assert prefill.kernel.features == (MATRIX_KERNEL if takes else frozenset())
+    assert rope.tensors[5] is prefill.tensors[0]
+    assert prefill.tensors[0].dtype == ("f16" if takes else "f32")
 
 
 def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:

@@ -1,0 +1,468 @@
+// attention_prefill_units.wgsl: what attention_prefill.wgsl computes, on the tensor units: subgroup matrices of 16 x 16, f16
+//   in, sums in f32. q, k, v and the weights exp(score - maximum) have 11 bits, so this form is for --dtype f16 and auto.
+//   FlashAttention's tiling (Dao et al. 2022, arXiv:2205.14135). Reference: tests/ops/test_attention.py
+//
+//   binding  name     type       shape                 access
+//   0        q        f16        [T, H, D]             read    already scaled; T % 16 == 0
+//   1        k_cache  vec4<u32>  [Hkv, context, D / 8] read    f16, eight a vector; its length tells the context
+//   2        v_cache  vec4<u32>  [Hkv, context, D / 8] read
+//   3        step     Step       -                     read    row t stands at position step.pos + t
+//   4        y        vec4<f32>  [T, H, D / 4]         write   rows behind step.rows are left as they are
+//   5        gates    vec4<f32>  lib/attention_gate    read    dummy without GATE
+//
+// Dispatch (H, ceil(T / BQ), 1): eight subgroups of 32 take BQ rows of one head, the last rows first, since these see most
+// keys. They go over the keys in tiles of 32, which are read from the cache while the tile before is in use. In a tile
+//   1. a subgroup makes the scores of BQ / 4 rows and 16 keys,
+//   2. BQ rows are dealt out to the threads, which turn scores into weights,
+//   3. a subgroup adds 32 rows of weights times a part of the columns of the values to its sums, which stay in registers.
+// A row keeps its maximum while scores exceed it by less than 2^8, so that sums seldom change their scale: to multiply their
+// rows they must take the way through workgroup memory, as WGSL has no other way to elements of a matrix.
+//
+// Each workgroup variable is a multiple of 16 bytes long: an NVIDIA driver packs them one behind another, and loads matrices
+// from the last address before theirs that is a multiple of 16.
+// Features: shader-f16, subgroups, subgroup-matrix (host/gpu.py). Up to 48 KiB of workgroup memory.
+// Libraries before it: step, attention_rows_128 or attention_rows_64, attention_gate, score_cap.
+
+override D: u32;            // head size, at most MOST_D: D / COL_PARTS is 16, 32, 48 or 64
+override H: u32;
+override HKV: u32;
+override WINDOW: u32 = 0u;  // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
+
+const WG = 256u;
+const KT = 32u;                                 // keys a tile
+const LOG2E = 1.4426950408889634;
+override PARTS = D / 8u;                        // vectors of a cached row
+override STRIDE = D + 8u;                       // of keys and values in workgroup memory: keeps memory banks apart
+const SCORE_STRIDE = KT + 4u + (BQ - 64u) / 16u;
+const WEIGHT_STRIDE = KT + 8u;
+override COLS = D / COL_PARTS;                  // columns of a subgroup's sums
+const TALL = BQ == 128u;                        // a subgroup's scores are two blocks of rows; else one, and D may exceed 128
+const ROW_THREADS = WG / BQ;                    // threads that share a row of scores: 2 or 4
+const SCRATCH = BQ * SCORE_STRIDE / 8u;         // of `scores` for each subgroup; at least 256
+
+alias Left = subgroup_matrix_left<f16, 16, 16>;
+alias Right = subgroup_matrix_right<f16, 16, 16>;
+alias Sums = subgroup_matrix_result<f32, 16, 16>;
+
+@group(0) @binding(0) var<storage, read> q: array<f16>;
+@group(0) @binding(1) var<storage, read> k_cache: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> v_cache: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> step: Step;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
+
+var<workgroup> keys: array<f16, KT * (MOST_D + 8u)>;
+var<workgroup> values: array<f16, KT * (MOST_D + 8u)>;
+var<workgroup> weights: array<f16, BQ * WEIGHT_STRIDE>;
+var<workgroup> scores: array<f32, BQ * SCORE_STRIDE>;  // between tiles also the way to elements of sums
+var<workgroup> factors: array<f32, BQ>;                // what a row's sums are multiplied by
+var<workgroup> moved: vec4<u32>;                       // x: the last tile in which a row's maximum moved
+
+// Whether the query at `position` sees `key`.
+fn visible(key: u32, position: u32) -> bool {
+  return key <= position && (WINDOW == 0u || key + WINDOW > position);
+}
+
+fn masked(s: vec4<f32>, key: u32, position: u32) -> vec4<f32> {
+  var m = s;
+  if (!visible(key, position)) { m.x = -1e30; }
+  if (!visible(key + 1u, position)) { m.y = -1e30; }
+  if (!visible(key + 2u, position)) { m.z = -1e30; }
+  if (!visible(key + 3u, position)) { m.w = -1e30; }
+  return m;
+}
+
+// Vector number `unit` of the tile of keys from `first` on; zeros behind the end, where the cache holds anything.
+fn fetch_keys(cache: u32, first: u32, end: u32, unit: u32) -> vec4<u32> {
+  let key = first + unit / PARTS;
+  if (key >= end || unit >= KT * PARTS) { return vec4<u32>(); }
+  return k_cache[(cache + key) * PARTS + unit % PARTS];
+}
+
+fn fetch_values(cache: u32, first: u32, end: u32, unit: u32) -> vec4<u32> {
+  let key = first + unit / PARTS;
+  if (key >= end || unit >= KT * PARTS) { return vec4<u32>(); }
+  return v_cache[(cache + key) * PARTS + unit % PARTS];
+}
+
+fn query_block(at: u32) -> Left { return subgroupMatrixLoad<Left>(&q, at, false, H * D); }
+fn key_block(at: u32) -> Right { return subgroupMatrixLoad<Right>(&keys, at, true, STRIDE); }
+fn value_block(at: u32) -> Right { return subgroupMatrixLoad<Right>(&values, at, false, STRIDE); }
+fn weight_block(at: u32) -> Left { return subgroupMatrixLoad<Left>(&weights, at, false, WEIGHT_STRIDE); }
+fn times(a: Left, b: Right, sums: Sums) -> Sums { return subgroupMatrixMultiplyAccumulate(a, b, sums); }
+
+// The sums of 16 rows from `row` on, each row times its factor. `at`: the subgroup's scratch.
+fn rescaled(sums: Sums, at: u32, row: u32, lane: u32) -> Sums {
+  subgroupMatrixStore(&scores, at, sums, false, 16u);
+  workgroupBarrier();
+  for (var i = lane; i < 256u; i += 32u) { scores[at + i] *= factors[row + i / 16u]; }
+  workgroupBarrier();
+  let made = subgroupMatrixLoad<Sums>(&scores, at, false, 16u);
+  workgroupBarrier();
+  return made;
+}
+
+// The same into y: 16 columns of a head from `column` on, rows from row0 + row on.
+fn put(sums: Sums, at: u32, row0: u32, row: u32, head: u32, column: u32, lane: u32) {
+  subgroupMatrixStore(&scores, at, sums, false, 16u);
+  workgroupBarrier();
+  for (var i = lane; i < 64u; i += 32u) {
+    let r = row + i / 4u;
+    let from_ = at + 4u * i;
+    if (row0 + r < step.rows) {
+      let v = factors[r] * vec4<f32>(scores[from_], scores[from_ + 1u], scores[from_ + 2u], scores[from_ + 3u]);
+      let quad = column / 4u + i % 4u;
+      y[((row0 + r) * H + head) * (D / 4u) + quad] = gated(v, row0 + r, head, quad);
+    }
+  }
+  workgroupBarrier();
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) thread: u32) {
+  let subgroup = thread / 32u;  // with the built-in number the kernel is a tenth slower; the self-check would notice a
+  let lane = thread % 32u;      // GPU that deals threads out in another order
+  let head = group.x;
+  let row0 = (groups.y - 1u - group.y) * BQ;
+  let rows = step.rows;
+  if (row0 >= rows) {
+    return;
+  }
+  let context = arrayLength(&k_cache) / (HKV * PARTS);
+  let cache = head * HKV / H * context;
+  let end = min(step.pos + min(row0 + BQ, rows), context);
+  var begin = 0u;
+  if (WINDOW > 0u && step.pos + row0 + 1u > WINDOW) { begin = (step.pos + row0 + 1u - WINDOW) / KT * KT; }
+
+  // 1. The subgroup's blocks of scores, and its queries: r is a second block of rows, or the columns from 128 on. Blocks
+  // behind the last row repeat the last one; they are not written.
+  let score_row = subgroup / 2u * (BQ / 4u);
+  let key_base = subgroup % 2u * 16u * STRIDE;
+  let last = arrayLength(&q) / (H * D) - 16u;
+  let q_at = (min(row0 + score_row, last) * H + head) * D;
+  var r_at = q_at + 128u;
+  if (TALL) { r_at = (min(row0 + score_row + 16u, last) * H + head) * D; }
+  var q0 = Left();
+  var q1 = Left();
+  var q2 = Left();
+  var q3 = Left();
+  var q4 = Left();
+  var q5 = Left();
+  var q6 = Left();
+  var q7 = Left();
+  var r0 = Left();
+  var r1 = Left();
+  var r2 = Left();
+  var r3 = Left();
+  var r4 = Left();
+  var r5 = Left();
+  var r6 = Left();
+  var r7 = Left();
+  if (D > 0u) { q0 = query_block(q_at + 0u); }
+  if (D > 16u) { q1 = query_block(q_at + 16u); }
+  if (D > 32u) { q2 = query_block(q_at + 32u); }
+  if (D > 48u) { q3 = query_block(q_at + 48u); }
+  if (D > 64u) { q4 = query_block(q_at + 64u); }
+  if (D > 80u) { q5 = query_block(q_at + 80u); }
+  if (D > 96u) { q6 = query_block(q_at + 96u); }
+  if (D > 112u) { q7 = query_block(q_at + 112u); }
+  if ((TALL && D > 0u) || D > 128u) { r0 = query_block(r_at + 0u); }
+  if ((TALL && D > 16u) || D > 144u) { r1 = query_block(r_at + 16u); }
+  if ((TALL && D > 32u) || D > 160u) { r2 = query_block(r_at + 32u); }
+  if ((TALL && D > 48u) || D > 176u) { r3 = query_block(r_at + 48u); }
+  if ((TALL && D > 64u) || D > 192u) { r4 = query_block(r_at + 64u); }
+  if ((TALL && D > 80u) || D > 208u) { r5 = query_block(r_at + 80u); }
+  if ((TALL && D > 96u) || D > 224u) { r6 = query_block(r_at + 96u); }
+  if ((TALL && D > 112u) || D > 240u) { r7 = query_block(r_at + 112u); }
+  // 2. The thread's row.
+  let row = thread / ROW_THREADS;
+  let share = thread % ROW_THREADS * 4u;
+  let position = step.pos + row0 + row;
+  var maximum = -1e30;
+  var sum = 0.0;
+  // 3. The subgroup's sums: a are 16 rows, b the next 16.
+  let sum_row = subgroup / COL_PARTS * 32u;
+  let sum_column = subgroup % COL_PARTS * COLS;
+  let scratch = subgroup * SCRATCH;
+  var a0 = Sums();
+  var a1 = Sums();
+  var a2 = Sums();
+  var a3 = Sums();
+  var b0 = Sums();
+  var b1 = Sums();
+  var b2 = Sums();
+  var b3 = Sums();
+
+  if (thread == 0u) { moved = vec4<u32>(0xffffffffu); }
+  {
+    var k0 = fetch_keys(cache, begin, end, thread);
+    var k1 = vec4<u32>();
+    if (D > 64u) { k1 = fetch_keys(cache, begin, end, thread + 256u); }
+    var k2 = vec4<u32>();
+    if (D > 128u) { k2 = fetch_keys(cache, begin, end, thread + 512u); }
+    var k3 = vec4<u32>();
+    if (D > 192u) { k3 = fetch_keys(cache, begin, end, thread + 768u); }
+    // As the stores of a tile below, which are not in a function: so the compiler sees that the indices are inside.
+    let keys_fresh = array<vec4<u32>, 4>(k0, k1, k2, k3);
+    for (var i = 0u; i < (D + 63u) / 64u; i++) {
+      let unit = thread + i * WG;
+      if (unit < KT * PARTS) {
+        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+        let low = bitcast<vec4<f16>>(keys_fresh[i].xy);
+        let high = bitcast<vec4<f16>>(keys_fresh[i].zw);
+        keys[at + 0u] = low.x;
+        keys[at + 1u] = low.y;
+        keys[at + 2u] = low.z;
+        keys[at + 3u] = low.w;
+        keys[at + 4u] = high.x;
+        keys[at + 5u] = high.y;
+        keys[at + 6u] = high.z;
+        keys[at + 7u] = high.w;
+      }
+    }
+  }
+  workgroupBarrier();
+  for (var tile = begin; tile < end; tile += KT) {
+    // The next keys and this tile's values are on their way while the scores are made.
+    var v0 = fetch_values(cache, tile, end, thread);
+    var v1 = vec4<u32>();
+    if (D > 64u) { v1 = fetch_values(cache, tile, end, thread + 256u); }
+    var v2 = vec4<u32>();
+    if (D > 128u) { v2 = fetch_values(cache, tile, end, thread + 512u); }
+    var v3 = vec4<u32>();
+    if (D > 192u) { v3 = fetch_values(cache, tile, end, thread + 768u); }
+    var k0 = fetch_keys(cache, tile + KT, end, thread);
+    var k1 = vec4<u32>();
+    if (D > 64u) { k1 = fetch_keys(cache, tile + KT, end, thread + 256u); }
+    var k2 = vec4<u32>();
+    if (D > 128u) { k2 = fetch_keys(cache, tile + KT, end, thread + 512u); }
+    var k3 = vec4<u32>();
+    if (D > 192u) { k3 = fetch_keys(cache, tile + KT, end, thread + 768u); }
+
+    var s0 = Sums();
+    var s1 = Sums();
+    if (D > 0u) {
+      let block = key_block(key_base + 0u);
+      s0 = times(q0, block, s0);
+      if (TALL) { s1 = times(r0, block, s1); }
+    }
+    if (D > 16u) {
+      let block = key_block(key_base + 16u);
+      s0 = times(q1, block, s0);
+      if (TALL) { s1 = times(r1, block, s1); }
+    }
+    if (D > 32u) {
+      let block = key_block(key_base + 32u);
+      s0 = times(q2, block, s0);
+      if (TALL) { s1 = times(r2, block, s1); }
+    }
+    if (D > 48u) {
+      let block = key_block(key_base + 48u);
+      s0 = times(q3, block, s0);
+      if (TALL) { s1 = times(r3, block, s1); }
+    }
+    if (D > 64u) {
+      let block = key_block(key_base + 64u);
+      s0 = times(q4, block, s0);
+      if (TALL) { s1 = times(r4, block, s1); }
+    }
+    if (D > 80u) {
+      let block = key_block(key_base + 80u);
+      s0 = times(q5, block, s0);
+      if (TALL) { s1 = times(r5, block, s1); }
+    }
+    if (D > 96u) {
+      let block = key_block(key_base + 96u);
+      s0 = times(q6, block, s0);
+      if (TALL) { s1 = times(r6, block, s1); }
+    }
+    if (D > 112u) {
+      let block = key_block(key_base + 112u);
+      s0 = times(q7, block, s0);
+      if (TALL) { s1 = times(r7, block, s1); }
+    }
+    if (D > 128u) { s0 = times(r0, key_block(key_base + 128u), s0); }
+    if (D > 144u) { s0 = times(r1, key_block(key_base + 144u), s0); }
+    if (D > 160u) { s0 = times(r2, key_block(key_base + 160u), s0); }
+    if (D > 176u) { s0 = times(r3, key_block(key_base + 176u), s0); }
+    if (D > 192u) { s0 = times(r4, key_block(key_base + 192u), s0); }
+    if (D > 208u) { s0 = times(r5, key_block(key_base + 208u), s0); }
+    if (D > 224u) { s0 = times(r6, key_block(key_base + 224u), s0); }
+    if (D > 240u) { s0 = times(r7, key_block(key_base + 240u), s0); }
+    let s_at = score_row * SCORE_STRIDE + subgroup % 2u * 16u;
+    subgroupMatrixStore(&scores, s_at, s0, false, SCORE_STRIDE);
+    if (TALL) { subgroupMatrixStore(&scores, s_at + 16u * SCORE_STRIDE, s1, false, SCORE_STRIDE); }
+    workgroupBarrier();
+
+    // A thread has quads of its row that lie ROW_THREADS quads apart.
+    const HIDDEN = vec4<f32>(-1e30);
+    let from_ = row * SCORE_STRIDE + share;
+    let apart = 4u * ROW_THREADS;
+    var x0 = capped(vec4<f32>(scores[from_], scores[from_ + 1u], scores[from_ + 2u], scores[from_ + 3u])) * LOG2E;
+    var x1 = HIDDEN;
+    var x2 = HIDDEN;
+    var x3 = HIDDEN;
+    {
+      let f = from_ + apart;
+      x1 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
+    }
+    if (ROW_THREADS == 2u) {
+      {
+        let f = from_ + 2u * apart;
+        x2 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
+      }
+      {
+        let f = from_ + 3u * apart;
+        x3 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
+      }
+    }
+    if (tile + KT > step.pos + row0 + 1u || (WINDOW > 0u && tile + WINDOW < step.pos + row0 + BQ)) {
+      let key = tile + share;
+      x0 = masked(x0, key, position);
+      x1 = masked(x1, key + apart, position);
+      x2 = masked(x2, key + 2u * apart, position);
+      x3 = masked(x3, key + 3u * apart, position);
+    }
+    let most4 = max(max(x0, x1), max(x2, x3));
+    var most = max(max(most4.x, most4.y), max(most4.z, most4.w));
+    most = max(most, subgroupShuffleXor(most, 1u));
+    if (ROW_THREADS == 4u) { most = max(most, subgroupShuffleXor(most, 2u)); }
+    var factor = 1.0;
+    if (most > maximum + 8.0) {
+      if (maximum > -1e29 && row0 + row < rows) {  // the row has sums already
+        factor = exp2(max(maximum - most, -126.0));
+        sum *= factor;
+        moved = vec4<u32>(tile);
+      }
+      maximum = most;
+    }
+    let top = max(maximum, -1e20);  // far above the scores of hidden keys, in a row that has seen none too
+    let p_at = row * WEIGHT_STRIDE + share;
+    let p0 = vec4<f16>(exp2(max(x0 - top, vec4<f32>(-40.0))));  // 2^-40 is 0 in f16
+    let p1 = vec4<f16>(exp2(max(x1 - top, vec4<f32>(-40.0))));
+    weights[p_at] = p0.x;
+    weights[p_at + 1u] = p0.y;
+    weights[p_at + 2u] = p0.z;
+    weights[p_at + 3u] = p0.w;
+    weights[p_at + apart] = p1.x;
+    weights[p_at + apart + 1u] = p1.y;
+    weights[p_at + apart + 2u] = p1.z;
+    weights[p_at + apart + 3u] = p1.w;
+    var total = vec4<f32>(p0) + vec4<f32>(p1);
+    if (ROW_THREADS == 2u) {
+      let p2 = vec4<f16>(exp2(max(x2 - top, vec4<f32>(-40.0))));
+      let p3 = vec4<f16>(exp2(max(x3 - top, vec4<f32>(-40.0))));
+      weights[p_at + 2u * apart] = p2.x;
+      weights[p_at + 2u * apart + 1u] = p2.y;
+      weights[p_at + 2u * apart + 2u] = p2.z;
+      weights[p_at + 2u * apart + 3u] = p2.w;
+      weights[p_at + 3u * apart] = p3.x;
+      weights[p_at + 3u * apart + 1u] = p3.y;
+      weights[p_at + 3u * apart + 2u] = p3.z;
+      weights[p_at + 3u * apart + 3u] = p3.w;
+      total += vec4<f32>(p2) + vec4<f32>(p3);
+    }
+    sum += total.x + total.y + total.z + total.w;
+    let values_fresh = array<vec4<u32>, 4>(v0, v1, v2, v3);
+    for (var i = 0u; i < (D + 63u) / 64u; i++) {
+      let unit = thread + i * WG;
+      if (unit < KT * PARTS) {
+        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+        let low = bitcast<vec4<f16>>(values_fresh[i].xy);
+        let high = bitcast<vec4<f16>>(values_fresh[i].zw);
+        values[at + 0u] = low.x;
+        values[at + 1u] = low.y;
+        values[at + 2u] = low.z;
+        values[at + 3u] = low.w;
+        values[at + 4u] = high.x;
+        values[at + 5u] = high.y;
+        values[at + 6u] = high.z;
+        values[at + 7u] = high.w;
+      }
+    }
+    let keys_fresh = array<vec4<u32>, 4>(k0, k1, k2, k3);
+    for (var i = 0u; i < (D + 63u) / 64u; i++) {
+      let unit = thread + i * WG;
+      if (unit < KT * PARTS) {
+        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+        let low = bitcast<vec4<f16>>(keys_fresh[i].xy);
+        let high = bitcast<vec4<f16>>(keys_fresh[i].zw);
+        keys[at + 0u] = low.x;
+        keys[at + 1u] = low.y;
+        keys[at + 2u] = low.z;
+        keys[at + 3u] = low.w;
+        keys[at + 4u] = high.x;
+        keys[at + 5u] = high.y;
+        keys[at + 6u] = high.z;
+        keys[at + 7u] = high.w;
+      }
+    }
+    // Uniform, and a barrier: weights, values and the next keys are there.
+    if (workgroupUniformLoad(&moved).x == tile) {
+      if (share == 0u) { factors[row] = factor; }
+      workgroupBarrier();
+      if (COLS > 0u) {
+        a0 = rescaled(a0, scratch, sum_row, lane);
+        b0 = rescaled(b0, scratch, sum_row + 16u, lane);
+      }
+      if (COLS > 16u) {
+        a1 = rescaled(a1, scratch, sum_row, lane);
+        b1 = rescaled(b1, scratch, sum_row + 16u, lane);
+      }
+      if (COLS > 32u) {
+        a2 = rescaled(a2, scratch, sum_row, lane);
+        b2 = rescaled(b2, scratch, sum_row + 16u, lane);
+      }
+      if (COLS > 48u) {
+        a3 = rescaled(a3, scratch, sum_row, lane);
+        b3 = rescaled(b3, scratch, sum_row + 16u, lane);
+      }
+    }
+    for (var k = 0u; k < KT; k += 16u) {
+      let upper = weight_block(sum_row * WEIGHT_STRIDE + k);
+      let lower = weight_block((sum_row + 16u) * WEIGHT_STRIDE + k);
+      let at = k * STRIDE + sum_column;
+      if (COLS > 0u) {
+        let block = value_block(at + 0u);
+        a0 = times(upper, block, a0);
+        b0 = times(lower, block, b0);
+      }
+      if (COLS > 16u) {
+        let block = value_block(at + 16u);
+        a1 = times(upper, block, a1);
+        b1 = times(lower, block, b1);
+      }
+      if (COLS > 32u) {
+        let block = value_block(at + 32u);
+        a2 = times(upper, block, a2);
+        b2 = times(lower, block, b2);
+      }
+      if (COLS > 48u) {
+        let block = value_block(at + 48u);
+        a3 = times(upper, block, a3);
+        b3 = times(lower, block, b3);
+      }
+    }
+  }
+
+  sum += subgroupShuffleXor(sum, 1u);
+  if (ROW_THREADS == 4u) { sum += subgroupShuffleXor(sum, 2u); }
+  if (share == 0u) { factors[row] = 1.0 / sum; }
+  if (COLS > 0u) {
+    put(a0, scratch, row0, sum_row, head, sum_column + 0u, lane);
+    put(b0, scratch, row0, sum_row + 16u, head, sum_column + 0u, lane);
+  }
+  if (COLS > 16u) {
+    put(a1, scratch, row0, sum_row, head, sum_column + 16u, lane);
+    put(b1, scratch, row0, sum_row + 16u, head, sum_column + 16u, lane);
+  }
+  if (COLS > 32u) {
+    put(a2, scratch, row0, sum_row, head, sum_column + 32u, lane);
+    put(b2, scratch, row0, sum_row + 16u, head, sum_column + 32u, lane);
+  }
+  if (COLS > 48u) {
+    put(a3, scratch, row0, sum_row, head, sum_column + 48u, lane);
+    put(b3, scratch, row0, sum_row + 16u, head, sum_column + 48u, lane);
+  }
+}
