@@ -71,7 +71,7 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   }
   let apart = TILE_N / 4u;
   let tn = thread % apart;
-  let tt = (thread / apart) % 8u;
+  let tt = thread / apart % 8u;
   let slice = thread / (2u * TILE_N);
 
   // What this thread loads: of X a vec4, or two WG / 8 rows apart; of W an octet, or two WG / 4 rows apart.
@@ -121,9 +121,12 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
     if (64u * RT > WG) { x_next_2 = x_vec4(x_row_2, 8u * next + x_k4); }
     w_next = octet_load(w_row, 4u * next + w_octet);
     if (4u * TILE_N > WG) { w_next_2 = octet_load(w_row_2, 4u * next + w_octet); }
-    // Two at a time: compilers then load from the tiles for one during the products of the other.
-    for (var k4 = slice; k4 < 8u; k4 += 2u * SLICES) {
+    // Of the eight vec4 along K a slice takes up to four at a time, not in a loop: compilers then load from the tiles for one
+    // during the products of another.
+    for (var i = 0u; i < (SLICES + 1u) / SLICES; i++) {
+      let k = 4u * SLICES * i + slice;
       {
+        let k4 = k;
         let wk = W_TILE + k4 * PITCH + tn;
         let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
                         from_tile(tile[wk + 3u * apart]));
@@ -142,10 +145,11 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
         }
       }
       {
-        let wk = W_TILE + (k4 + SLICES) * PITCH + tn;
+        let k4 = k + SLICES;
+        let wk = W_TILE + k4 * PITCH + tn;
         let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
                         from_tile(tile[wk + 3u * apart]));
-        let xk = (k4 + SLICES) * PITCH + tt;
+        let xk = k4 * PITCH + tt;
         acc0 = madd(acc0, from_tile(tile[xk]), w);
         if (RT > 1u) { acc1 = madd(acc1, from_tile(tile[xk + 8u]), w); }
         if (RT > 2u) {
@@ -157,6 +161,46 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
           acc5 = madd(acc5, from_tile(tile[xk + 40u]), w);
           acc6 = madd(acc6, from_tile(tile[xk + 48u]), w);
           acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
+        }
+      }
+      if (SLICES < 4u) {
+        {
+          let k4 = k + 2u * SLICES;
+          let wk = W_TILE + k4 * PITCH + tn;
+          let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
+                          from_tile(tile[wk + 3u * apart]));
+          let xk = k4 * PITCH + tt;
+          acc0 = madd(acc0, from_tile(tile[xk]), w);
+          if (RT > 1u) { acc1 = madd(acc1, from_tile(tile[xk + 8u]), w); }
+          if (RT > 2u) {
+            acc2 = madd(acc2, from_tile(tile[xk + 16u]), w);
+            acc3 = madd(acc3, from_tile(tile[xk + 24u]), w);
+          }
+          if (RT > 4u) {
+            acc4 = madd(acc4, from_tile(tile[xk + 32u]), w);
+            acc5 = madd(acc5, from_tile(tile[xk + 40u]), w);
+            acc6 = madd(acc6, from_tile(tile[xk + 48u]), w);
+            acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
+          }
+        }
+        {
+          let k4 = k + 3u * SLICES;
+          let wk = W_TILE + k4 * PITCH + tn;
+          let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
+                          from_tile(tile[wk + 3u * apart]));
+          let xk = k4 * PITCH + tt;
+          acc0 = madd(acc0, from_tile(tile[xk]), w);
+          if (RT > 1u) { acc1 = madd(acc1, from_tile(tile[xk + 8u]), w); }
+          if (RT > 2u) {
+            acc2 = madd(acc2, from_tile(tile[xk + 16u]), w);
+            acc3 = madd(acc3, from_tile(tile[xk + 24u]), w);
+          }
+          if (RT > 4u) {
+            acc4 = madd(acc4, from_tile(tile[xk + 32u]), w);
+            acc5 = madd(acc5, from_tile(tile[xk + 40u]), w);
+            acc6 = madd(acc6, from_tile(tile[xk + 48u]), w);
+            acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
+          }
         }
       }
     }
