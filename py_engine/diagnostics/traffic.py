@@ -16,7 +16,7 @@ from py_engine.graph.trace import Call, Tensor
 from py_engine.host.gpu import Buffer
 
 # Kernels that read a KV cache. Others to which one is bound write it, or use only its length.
-_ATTENDS = ("attention_decode", "attention_prefill")
+_ATTENDS = ("attention_decode", "attention_prefill", "attention_prefill_units")
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}
 
 
