@@ -27,7 +27,7 @@ override KEY_BLOCKS: u32;    // 1, 2: a thread has so many times 4 keys of a til
 override VALUE_BLOCKS: u32;  // 1 to 4: and so many quads of D; ceil(D / 4 / TC)
 override PIECE: u32;         // quads of D in memory at a time for the scores; PIECE (TR + TC + 2) <= 112
 override SLICE: u32;         // quads of keys in memory at a time for the output; <= PIECE, half of it for more than 2
-                             // blocks of values; divides TC
+                             // blocks of values; divides TC. PIECE and SLICE keep the loads below at 4 or fewer
 
 const LOWEST = -1e30;   // maximum of a row that has seen no key
 const HIDDEN = -3e38;   // added to the score of a hidden key; so far below LOWEST that its weight is exp(-80) at most
@@ -163,7 +163,7 @@ fn put_all(x: Block, row: u32, kv_head: u32, quad: u32) {
   put(x.r7, row + 7u * TR, kv_head, quad);
 }
 
-// Below, a thread brings up to 4 quads to workgroup memory, all loads before all stores, so that it waits once.
+// Below, a thread brings quads to workgroup memory, at most 4, all loads before all stores, so that it waits once.
 
 fn row_loads() -> u32 { return (8u * PIECE + TC - 1u) / TC; }
 fn key_loads() -> u32 { return (4u * KEY_BLOCKS * PIECE + TR - 1u) / TR; }

@@ -234,16 +234,15 @@ class PrefillTiles:
 def prefill_tiles(head_dim: int, rows: int, info: AdapterInfo) -> PrefillTiles:
     """The form for a head size and so many rows (tokens times heads) on this adapter.
 
-    Elsewhere than on GPUs with 255 registers a thread, half as many scores are held at a time. That is also what
-    SwiftShader compiles in a second, and the other form in minutes.
+    The large form is for GPUs with 255 registers a thread, and SwiftShader compiles it for minutes. Where rows are few
+    and heads wide, its workgroups are too few for a large GPU.
     """
     large = any(name in info.vendor.lower() for name in _MANY_REGISTERS) and not info.fallback
-    if not large:
-        return PrefillTiles(4, 16, 1, 4, 2) if head_dim <= 64 else PrefillTiles(4, 32, 1, 2, 2)
-    if head_dim <= 128:
+    if head_dim <= 128 and large:
         return PrefillTiles(8, 16, 2, 4, 4)
-    # With few rows, 64 a workgroup leave most of a large GPU idle.
-    return PrefillTiles(8, 16, 1, 4, 2) if rows >= _MANY_ROWS else PrefillTiles(4, 32, 2, 2, 2)
+    if rows >= _MANY_ROWS and large:
+        return PrefillTiles(8, 16, 1, 4, 2)
+    return PrefillTiles(4, 16, 1, 4, 2) if head_dim <= 64 else PrefillTiles(4, 32, 1, 2, 2)
 
 
 def _gate(heads: Heads) -> dict[str, float]:
