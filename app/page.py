@@ -65,8 +65,8 @@ class Page:
         self.library = Library(self.conversation, self.drafts, self.sidebar, confirm, self.refresh)
 
     def load_options(self):
-        """Return dtype, context and submit grouping of a load message: from the settings, else from the address."""
-        options = {"dtype": asked("dtype")}
+        """Return how a model is loaded: from the settings, else from the address."""
+        options = {"dtype": asked("dtype"), "kv": asked("kv")}
         for name in ("context", "group", "passes"):
             text = asked(name) or ""
             options[name] = int(text) if text.isdigit() else None

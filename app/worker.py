@@ -70,7 +70,7 @@ from py_engine.work import Work
 # Seconds the page gets to store a row before the test it announces starts.
 FILED_S = 1.0
 # Options of a load message that are passed to the engine unchanged.
-LOADING = ("dtype", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
+LOADING = ("dtype", "kv", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
 QUIET_S = 2.0  # seconds without a request after which the device may be calibrated
 
 

@@ -64,7 +64,8 @@ async def count(model: str, kv: KvDtype) -> Counts:
     kernels = Kernels(gpu)
     source = RandomSource(f"random:{model}")
     decoder = build_runtime(
-        source.config, source.make_store(gpu, "stored"), gpu, kernels, context=CONTEXT, kv_dtype=kv, wide=True
+        source.config, source.make_store(gpu, "stored"), gpu, kernels,
+        context=CONTEXT, kv_dtype=kv, exact=False, wide=True,
     )  # fmt: skip
     assert isinstance(decoder, Decoder)
     await decoder.plan()

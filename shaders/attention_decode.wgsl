@@ -19,21 +19,26 @@
 // them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
 // token's key and value takes them from qkv, rounded as the cache rounds them; one of them appends them, to rows that
 // nobody reads in this pass.
-// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, attention_span,
-// rotary, score_cap.
+// A team of LANES neighbouring threads takes two keys at a time, the next team the next; a thread has some quads of each
+// key, of its value, and of all query heads in registers. Teams meet at the end.
+// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, attention_span, rotary, score_cap,
+// team_workgroup or team_subgroup.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override HEADS_PER_KV: u32;  // H / Hkv
 override HKV: u32;
-override G: u32;             // query heads a workgroup, <= MAX_G
+override G: u32;             // query heads a workgroup, <= 8
 override PARTS: u32;         // ceil(HEADS_PER_KV / G)
 override GATED: bool = false;
 override HEAD_LANES: u32;    // threads that prepare a head: (G + 1) HEAD_LANES <= WG
-override HEAD_QUADS: u32;    // for each of them: ceil(D / 4 / HEAD_LANES) <= 8
+override HEAD_QUADS: u32;    // for each of them: ceil(HEAD / HEAD_LANES) <= 8
+override LANES: u32;         // threads of a team, a power of two from 4 to 32
+override QUADS: u32;         // for each of them: 4, with G > 4: 2
+override HEAD: u32;          // LANES QUADS: a head's quads, and zeros behind them
+override TEAMS: u32;         // WG / LANES; TILE is 2 TEAMS
 
 const WG = 128u;
-const MAX_G = 8u;
-const SUBS = 4u;  // threads that share one key's dot products
+const GROWS = 8.0;  // weights are exp(score - maximum) up to exp(8): the maximum follows only greater scores
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> table: array<vec2<f32>>;
@@ -44,19 +49,97 @@ const SUBS = 4u;  // threads that share one key's dot products
 @group(0) @binding(6) var<storage, read_write> v_cache: array<KvWord>;
 @group(0) @binding(7) var<storage, read_write> partial: array<vec4<f32>>;
 
-var<workgroup> queries: array<vec4<f32>, 512>;  // [G, D / 4]; at the end the accumulators of 4 heads
-var<workgroup> new_rows: array<vec4<f32>, 128>; // [2, D / 4]: key and value of the current token, as they are appended
-var<workgroup> dots: array<f32, 1024>;          // [SUBS, G, TILE]; before, parts of the heads' squares; at the end the sums
-var<workgroup> scores: array<vec4<f32>, 64>;    // [G, TILE / 4]
-var<workgroup> weights: array<vec4<f32>, 64>;   // [G, TILE / 4]: exp(score - maximum)
-var<workgroup> decays: array<f32, MAX_G>;       // exp(old maximum - new one)
+// Queries [G, HEAD], then the current token's key and value, [2, 64]. Of the first 512: before, parts of the heads' squares;
+// later what teams add up; at the end their accumulators, head by head.
+var<workgroup> new_rows: array<vec4<f32>, 640>;
+const KEY_AT = 512u;
+const VALUE_AT = 576u;
+var<workgroup> ends: array<vec4<f32>, 128>;  // [4, 32]: the teams' maxima and sums of heads 0 .. 3, then of 4 .. 7
 
-// Row `i` of the cache, or for the current token's another one: its own is being written, and taken from elsewhere.
-fn old_row(i: u32, position: u32) -> u32 {
-  if (i != position) { return i; }
-  if (i == 0u) { return 1u; }
-  return i - 1u;
+// Registers are named one by one: compilers put arrays that loops index into slow memory. With QUADS = 2, c and d of a key
+// or value are a and b once more, and those of a head g are a and b of head g + 4.
+struct Raw { a: KvQuad, b: KvQuad, c: KvQuad, d: KvQuad }
+struct Part { a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32> }
+struct Heads { g0: Part, g1: Part, g2: Part, g3: Part }
+struct Scores { lo: vec4<f32>, hi: vec4<f32> }  // of heads 0 .. 3 and 4 .. 7
+
+fn k_part(row: u32, member: u32) -> Raw {
+  let last = D / 4u - 1u;
+  let a = k_raw(row, min(member, last));
+  let b = k_raw(row, min(member + LANES, last));
+  if (QUADS == 2u) { return Raw(a, b, a, b); }
+  return Raw(a, b, k_raw(row, min(member + 2u * LANES, last)), k_raw(row, min(member + 3u * LANES, last)));
 }
+
+fn v_part(row: u32, member: u32) -> Raw {
+  let last = D / 4u - 1u;
+  let a = v_raw(row, min(member, last));
+  let b = v_raw(row, min(member + LANES, last));
+  if (QUADS == 2u) { return Raw(a, b, a, b); }
+  return Raw(a, b, v_raw(row, min(member + 2u * LANES, last)), v_raw(row, min(member + 3u * LANES, last)));
+}
+
+// The same of the current token's key, or value.
+fn new_part(start: u32, member: u32) -> Raw {
+  let last = D / 4u - 1u;
+  let a = kv_new(start, min(member, last));
+  let b = kv_new(start, min(member + LANES, last));
+  if (QUADS == 2u) { return Raw(a, b, a, b); }
+  return Raw(a, b, kv_new(start, min(member + 2u * LANES, last)), kv_new(start, min(member + 3u * LANES, last)));
+}
+
+fn unpacked(raw: Raw) -> Part {
+  return Part(kv_unpacked(raw.a), kv_unpacked(raw.b), kv_unpacked(raw.c), kv_unpacked(raw.d));
+}
+
+// Of query head g, and with QUADS = 2 of g + 4.
+fn query_part(g: u32, member: u32) -> Part {
+  let zero = vec4<f32>(0.0);
+  if (g >= G) { return Part(zero, zero, zero, zero); }
+  let at = g * HEAD + member;
+  let a = new_rows[at];
+  let b = new_rows[at + LANES];
+  if (QUADS == 4u) { return Part(a, b, new_rows[at + 2u * LANES], new_rows[at + 3u * LANES]); }
+  if (g + 4u >= G) { return Part(a, b, zero, zero); }
+  return Part(a, b, new_rows[at + 4u * HEAD], new_rows[at + 4u * HEAD + LANES]);
+}
+
+fn products(q: Heads, k: Part) -> Scores {
+  var lo = vec4<f32>(dot(q.g0.a, k.a) + dot(q.g0.b, k.b), 0.0, 0.0, 0.0);
+  var hi = vec4<f32>(dot(q.g0.c, k.c) + dot(q.g0.d, k.d), 0.0, 0.0, 0.0);
+  if (G > 1u) {
+    lo.y = dot(q.g1.a, k.a) + dot(q.g1.b, k.b);
+    hi.y = dot(q.g1.c, k.c) + dot(q.g1.d, k.d);
+  }
+  if (G > 2u) {
+    lo.z = dot(q.g2.a, k.a) + dot(q.g2.b, k.b);
+    hi.z = dot(q.g2.c, k.c) + dot(q.g2.d, k.d);
+  }
+  if (G > 3u) {
+    lo.w = dot(q.g3.a, k.a) + dot(q.g3.b, k.b);
+    hi.w = dot(q.g3.c, k.c) + dot(q.g3.d, k.d);
+  }
+  if (QUADS == 4u) { return Scores(lo + hi, hi); }
+  return Scores(lo, hi);
+}
+
+fn scaled(p: Part, lo: f32, hi: f32) -> Part { return Part(p.a * lo, p.b * lo, p.c * hi, p.d * hi); }
+
+fn all_scaled(x: Heads, by: Scores) -> Heads {
+  var y = x;
+  y.g0 = scaled(x.g0, by.lo.x, by.hi.x);
+  if (G > 1u) { y.g1 = scaled(x.g1, by.lo.y, by.hi.y); }
+  if (G > 2u) { y.g2 = scaled(x.g2, by.lo.z, by.hi.z); }
+  if (G > 3u) { y.g3 = scaled(x.g3, by.lo.w, by.hi.w); }
+  return y;
+}
+
+// x and two values by their weights.
+fn more(x: Part, v: Part, lo: f32, hi: f32, w: Part, w_lo: f32, w_hi: f32) -> Part {
+  return Part(x.a + lo * v.a + w_lo * w.a, x.b + lo * v.b + w_lo * w.b, x.c + hi * v.c + w_hi * w.c, x.d + hi * v.d + w_hi * w.d);
+}
+
+fn weights(score: vec4<f32>, maximum: vec4<f32>) -> vec4<f32> { return exp(max(score - maximum, vec4<f32>(-80.0))); }
 
 @compute @workgroup_size(128)
 fn main(
@@ -76,9 +159,12 @@ fn main(
   let cache = kv_head * kv_capacity();  // the head's first row
   let begin = span.first + group.x * span.length;
   let end = min(begin + span.length, span.end);
+  let position = step.pos;
+  // Keys from `position` on are not read from the cache: the current one is being written, the others are not there.
+  var old_rows = position;
+  if (position == 0u) { old_rows = 2u; }  // what the first token reads is not used
 
   // Each HEAD_LANES threads prepare a head: the query heads, and the key where this split has the current token.
-  let position = step.pos;
   let has_current = position < end;
   let prepared = lane / HEAD_LANES;
   let is_q = prepared < G;
@@ -102,151 +188,179 @@ fn main(
       square += normed_square(v, turned[n]);
     }
   }
-  dots[lane] = square;
+  new_rows[lane] = vec4<f32>(square);
   workgroupBarrier();
   square = 0.0;
-  for (var i = 0u; i < HEAD_LANES; i++) { square += dots[prepared * HEAD_LANES + i]; }
+  for (var i = 0u; i < HEAD_LANES; i++) { square += new_rows[prepared * HEAD_LANES + i].x; }
   let factor = head_factor(square, is_q, position);
+  workgroupBarrier();
   for (var n = 0u; n < HEAD_QUADS; n++) {
     let i = lane % HEAD_LANES + n * HEAD_LANES;
-    if (i < quads && is_q) { queries[prepared * quads + i] = finished(turned[n], i, true, factor); }
-    if (i < quads && prepared == G && has_current) { new_rows[i] = finished(turned[n], i, false, factor); }
+    if (i < HEAD && is_q) {
+      var query = vec4<f32>(0.0);
+      if (i < quads) { query = finished(turned[n], i, true, factor); }
+      new_rows[prepared * HEAD + i] = query;
+    }
+    if (i < quads && prepared == G && has_current) { new_rows[KEY_AT + i] = finished(turned[n], i, false, factor); }
   }
-  if (has_current && lane < quads) { new_rows[quads + lane] = qkv[new_value + lane]; }
+  if (has_current && lane < quads) { new_rows[VALUE_AT + lane] = qkv[new_value + lane]; }
   workgroupBarrier();
+  if (KV_SPREADS) {
+    var start = prepared * HEAD;
+    if (!is_q) { start = KEY_AT; }
+    for (var n = 0u; n < HEAD_QUADS; n++) {
+      let i = lane % HEAD_LANES + n * HEAD_LANES;
+      if (i < quads && prepared <= G) { turned[n] = kv_spread(start, i); }
+    }
+    workgroupBarrier();
+    for (var n = 0u; n < HEAD_QUADS; n++) {
+      let i = lane % HEAD_LANES + n * HEAD_LANES;
+      if (i < quads && prepared <= G) { new_rows[start + i] = turned[n]; }
+    }
+    workgroupBarrier();
+  }
   if (has_current && first_in_kv == 0u && step.halt == 0u && lane < quads) {
-    k_put(cache + position, 0u, lane);
-    v_put(cache + position, quads, lane);
+    k_put(cache + position, KEY_AT, lane);
+    v_put(cache + position, VALUE_AT, lane);
   }
 
-  // Threads 0 .. 8 G - 1 keep the softmax of (head, 4 keys of the tile).
-  let my_head = lane / 8u;
-  let my_keys = lane % 8u * 4u;
-  let keeps = my_head < G;
-  var maximum = -1e30;
-  var sum = 0.0;
-  // All threads accumulate: a quad of D, every `slices`-th key.
-  let slices = WG / quads;
-  let quad = lane % quads;
-  let slice = lane / quads;
-  var fresh = vec4<f32>(0.0);
-  if (has_current) { fresh = kv_kept(quads, quad); }
-  var acc: array<vec4<f32>, MAX_G>;
-  for (var g = 0u; g < G; g++) { acc[g] = vec4<f32>(0.0); }
+  let team = lane / LANES;
+  let member = lane % LANES;
+  let zero = vec4<f32>(0.0);
+  let nothing = Part(zero, zero, zero, zero);
+  let q = Heads(query_part(0u, member), query_part(1u, member), query_part(2u, member), query_part(3u, member));
+  var acc = Heads(nothing, nothing, nothing, nothing);
+  var maximum = Scores(vec4<f32>(-1e30), vec4<f32>(-1e30));
+  var sum = Scores(zero, zero);
+  workgroupBarrier();  // the queries are in registers now
 
+  var turn = 0u;
   for (var tile = begin; tile < end; tile += TILE) {
-    let key = lane / SUBS;
-    let sub = lane % SUBS;
-    var dot_g: array<f32, MAX_G>;
-    for (var g = 0u; g < G; g++) { dot_g[g] = 0.0; }
-    if (tile + key < end) {
-      let row = cache + old_row(tile + key, position);
-      let is_new = tile + key == position;
-      // Four loads at a time, since each that is used at once is waited for alone.
-      for (var i = sub; i < quads; i += 4u * SUBS) {
-        let i1 = min(i + SUBS, quads - 1u);
-        let i2 = min(i + 2u * SUBS, quads - 1u);
-        let i3 = min(i + 3u * SUBS, quads - 1u);
-        var k0 = k_quad(row, i);
-        var k1 = k_quad(row, i1);
-        var k2 = k_quad(row, i2);
-        var k3 = k_quad(row, i3);
-        if (is_new) {
-          k0 = kv_kept(0u, i);
-          k1 = kv_kept(0u, i1);
-          k2 = kv_kept(0u, i2);
-          k3 = kv_kept(0u, i3);
-        }
-        if (i + SUBS >= quads) { k1 = vec4<f32>(0.0); }
-        if (i + 2u * SUBS >= quads) { k2 = vec4<f32>(0.0); }
-        if (i + 3u * SUBS >= quads) { k3 = vec4<f32>(0.0); }
-        for (var g = 0u; g < G; g++) {
-          let q = g * quads;
-          dot_g[g] += dot(k0, queries[q + i]) + dot(k1, queries[q + i1]) + dot(k2, queries[q + i2]) + dot(k3, queries[q + i3]);
-        }
+    let i = tile + team;
+    let j = i + TEAMS;
+    let row_i = cache + min(i, old_rows - 1u);
+    let row_j = cache + min(j, old_rows - 1u);
+    var k_i = k_part(row_i, member);
+    var k_j = k_part(row_j, member);
+    var v_i = v_part(row_i, member);
+    var v_j = v_part(row_j, member);
+    if (tile + TILE > position) {
+      // The current key and value; zeros behind them.
+      if (i >= position) { v_i = Raw(); }
+      if (j >= position) { v_j = Raw(); }
+      if (i == position) {
+        k_i = new_part(KEY_AT, member);
+        v_i = new_part(VALUE_AT, member);
+      }
+      if (j == position) {
+        k_j = new_part(KEY_AT, member);
+        v_j = new_part(VALUE_AT, member);
       }
     }
-    for (var g = 0u; g < G; g++) { dots[(sub * G + g) * TILE + key] = dot_g[g]; }
-    workgroupBarrier();
-
-    if (keeps) {
-      let at = my_head * TILE + my_keys;
-      var s = vec4<f32>(0.0);
-      for (var i = 0u; i < SUBS; i++) {
-        let from_sub = i * G * TILE + at;
-        s += vec4<f32>(dots[from_sub], dots[from_sub + 1u], dots[from_sub + 2u], dots[from_sub + 3u]);
-      }
-      s = capped(s);
-      let left = end - tile;  // keys of this tile
-      if (my_keys >= left) { s.x = -1e30; }
-      if (my_keys + 1u >= left) { s.y = -1e30; }
-      if (my_keys + 2u >= left) { s.z = -1e30; }
-      if (my_keys + 3u >= left) { s.w = -1e30; }
-      scores[my_head * 8u + lane % 8u] = s;
+    let s = team_sums(products(q, unpacked(k_i)), products(q, unpacked(k_j)), lane, turn);
+    turn = 1u - turn;
+    var lo_i = capped(s.i.lo);
+    var lo_j = capped(s.j.lo);
+    var hi_i = lo_i;
+    var hi_j = lo_j;
+    if (QUADS == 2u) {
+      hi_i = capped(s.i.hi);
+      hi_j = capped(s.j.hi);
     }
-    workgroupBarrier();
-
-    if (keeps) {
-      var highest = scores[my_head * 8u];
-      for (var i = 1u; i < 8u; i++) { highest = max(highest, scores[my_head * 8u + i]); }
-      let now = max(maximum, max(max(highest.x, highest.y), max(highest.z, highest.w)));
-      let decay = exp(max(maximum - now, -80.0));
-      let p = exp(max(scores[my_head * 8u + lane % 8u] - now, vec4<f32>(-80.0)));
+    if (i >= end) {
+      lo_i = vec4<f32>(-1e30);
+      hi_i = lo_i;
+    }
+    if (j >= end) {
+      lo_j = vec4<f32>(-1e30);
+      hi_j = lo_j;
+    }
+    let top_lo = max(lo_i, lo_j);
+    let top_hi = max(hi_i, hi_j);
+    if (any(max(top_lo - maximum.lo, top_hi - maximum.hi) > vec4<f32>(GROWS))) {
+      let now = Scores(max(top_lo, maximum.lo), max(top_hi, maximum.hi));
+      let decay = Scores(weights(maximum.lo, now.lo), weights(maximum.hi, now.hi));
       maximum = now;
-      sum = sum * decay + p.x + p.y + p.z + p.w;
-      weights[my_head * 8u + lane % 8u] = p;
-      if (lane % 8u == 0u) { decays[my_head] = decay; }
+      sum = Scores(sum.lo * decay.lo, sum.hi * decay.hi);
+      acc = all_scaled(acc, decay);
     }
-    workgroupBarrier();
-
-    if (slice < slices) {
-      for (var g = 0u; g < G; g++) { acc[g] *= decays[g]; }
-      let last = min(TILE, end - tile) - 1u;
-      for (var i = slice; i <= last; i += 4u * slices) {
-        let i1 = min(i + slices, last);
-        let i2 = min(i + 2u * slices, last);
-        let i3 = min(i + 3u * slices, last);
-        var v0 = v_quad(cache + old_row(tile + i, position), quad);
-        var v1 = v_quad(cache + old_row(tile + i1, position), quad);
-        var v2 = v_quad(cache + old_row(tile + i2, position), quad);
-        var v3 = v_quad(cache + old_row(tile + i3, position), quad);
-        if (tile + i == position) { v0 = fresh; }
-        if (tile + i1 == position) { v1 = fresh; }
-        if (tile + i2 == position) { v2 = fresh; }
-        if (tile + i3 == position) { v3 = fresh; }
-        if (i + slices > last) { v1 = vec4<f32>(0.0); }
-        if (i + 2u * slices > last) { v2 = vec4<f32>(0.0); }
-        if (i + 3u * slices > last) { v3 = vec4<f32>(0.0); }
-        for (var g = 0u; g < G; g++) {
-          let w = g * 8u;
-          acc[g] += weights[w + i / 4u][i % 4u] * v0 + weights[w + i1 / 4u][i1 % 4u] * v1
-            + weights[w + i2 / 4u][i2 % 4u] * v2 + weights[w + i3 / 4u][i3 % 4u] * v3;
-        }
-      }
+    let p_i = weights(lo_i, maximum.lo);
+    let p_j = weights(lo_j, maximum.lo);
+    sum.lo += p_i + p_j;
+    var r_i = p_i;
+    var r_j = p_j;
+    if (QUADS == 2u) {
+      r_i = weights(hi_i, maximum.hi);
+      r_j = weights(hi_j, maximum.hi);
+      sum.hi += r_i + r_j;
     }
+    let x = unpacked(v_i);
+    let y = unpacked(v_j);
+    acc.g0 = more(acc.g0, x, p_i.x, r_i.x, y, p_j.x, r_j.x);
+    if (G > 1u) { acc.g1 = more(acc.g1, x, p_i.y, r_i.y, y, p_j.y, r_j.y); }
+    if (G > 2u) { acc.g2 = more(acc.g2, x, p_i.z, r_i.z, y, p_j.z, r_j.z); }
+    if (G > 3u) { acc.g3 = more(acc.g3, x, p_i.w, r_i.w, y, p_j.w, r_j.w); }
   }
 
-  if (keeps) { dots[lane] = sum; }
+  // The teams meet in workgroup memory: their maxima and sums, then the accumulators.
+  if (member == 0u) {
+    ends[team] = maximum.lo;
+    ends[32u + team] = sum.lo;
+    ends[64u + team] = maximum.hi;
+    ends[96u + team] = sum.hi;
+  }
   workgroupBarrier();
-  if (keeps && lane % 8u == 0u && my_head < n_heads) {
-    var total = 0.0;
-    for (var i = 0u; i < 8u; i++) { total += dots[lane + i]; }
-    let row = (head + my_head) * grid.x + group.x;
-    partial[row * (quads + 1u) + quads] = vec4<f32>(total, maximum, 0.0, 0.0);
+  var top = Scores(ends[0], ends[64]);
+  for (var t = 1u; t < TEAMS; t++) {
+    top.lo = max(top.lo, ends[t]);
+    top.hi = max(top.hi, ends[64u + t]);
   }
-  // The slices' accumulators meet in workgroup memory, four heads at a time.
-  for (var g0 = 0u; g0 < G; g0 += 4u) {
-    for (var g = g0; g < min(g0 + 4u, G); g++) { queries[(g - g0) * WG + lane] = acc[g]; }
-    workgroupBarrier();
-    for (var i = lane; i < 4u * quads; i += WG) {
-      let g = i / quads;
-      if (g0 + g < n_heads) {
-        var total = vec4<f32>(0.0);
-        for (var j = 0u; j < slices; j++) { total += queries[g * WG + j * quads + i % quads]; }
-        let row = (head + g0 + g) * grid.x + group.x;
-        partial[row * (quads + 1u) + i % quads] = total;
+  if (lane < n_heads) {
+    // A thread a head.
+    let at = lane / 4u * 64u;
+    var most = top.lo[lane % 4u];
+    if (lane >= 4u) { most = top.hi[lane % 4u]; }
+    var total = 0.0;
+    for (var t = 0u; t < TEAMS; t++) { total += ends[at + 32u + t][lane % 4u] * exp(max(ends[at + t][lane % 4u] - most, -80.0)); }
+    partial[((head + lane) * grid.x + group.x) * (quads + 1u) + quads] = vec4<f32>(total, most, 0.0, 0.0);
+  }
+  var share = Scores(weights(maximum.lo, top.lo), weights(maximum.hi, top.hi));
+  if (QUADS == 4u) { share.hi = share.lo; }
+  acc = all_scaled(acc, share);
+  let here = Place(head, n_heads, grid.x, group.x, lane);
+  merge(here, 0u, acc.g0);
+  if (G > 1u) { merge(here, 1u, acc.g1); }
+  if (G > 2u) { merge(here, 2u, acc.g2); }
+  if (G > 3u) { merge(here, 3u, acc.g3); }
+}
+
+struct Place { head: u32, heads: u32, splits: u32, split: u32, lane: u32 }
+
+// Add up the teams' accumulators of head g, and with QUADS = 2 of head g + 4, and write them.
+fn merge(at: Place, g: u32, part: Part) {
+  let quads = D / 4u;
+  workgroupBarrier();  // whoever still reads what was here
+  let to = at.lane / LANES * HEAD + at.lane % LANES;
+  new_rows[to] = part.a;
+  new_rows[to + LANES] = part.b;
+  if (QUADS == 4u) {
+    new_rows[to + 2u * LANES] = part.c;
+    new_rows[to + 3u * LANES] = part.d;
+  } else {
+    new_rows[256u + to] = part.c;
+    new_rows[256u + to + LANES] = part.d;
+  }
+  workgroupBarrier();
+  for (var i = at.lane; i < quads * (4u / QUADS); i += WG) {
+    let h = g + i / quads * 4u;
+    let quad = i % quads;
+    if (h < at.heads) {
+      var total = vec4<f32>(0.0);
+      for (var t = 0u; t < TEAMS; t += 2u) {
+        let from_team = i / quads * 256u + t * HEAD + quad;
+        total += new_rows[from_team] + new_rows[from_team + HEAD];
       }
+      partial[((at.head + h) * at.splits + at.split) * (quads + 1u) + quad] = total;
     }
-    workgroupBarrier();
   }
 }

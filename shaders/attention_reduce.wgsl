@@ -7,65 +7,115 @@
 //   2        y        vec4<f32>  [H, D / 4]               write
 //   3        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
 //
-// Dispatch (H, 1, 1): a workgroup a head. Libraries before it: step, attention_span, attention_gate.
+// Dispatch (ceil(D / 4 / COLUMNS), H, 1): a workgroup has a few quads of a head, so that many read at once.
+// Libraries before it: step, attention_span, attention_gate.
 
 override D: u32;
 override H: u32;
+override COLUMNS: u32;  // quads of a workgroup, a power of two up to 64
 
 const WG = 128u;
-const MAX_SPLITS = 128u;
+const MAX_SPLITS = 512u;
 
 @group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> step: Step;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> gates: array<vec4<f32>>;
 
-var<workgroup> maxima: array<f32, MAX_SPLITS>;
-var<workgroup> factors: array<f32, MAX_SPLITS>;  // exp(m_s - m)
-var<workgroup> sums: array<f32, MAX_SPLITS>;     // exp(m_s - m) l_s
-var<workgroup> slices_acc: array<vec4<f32>, WG>;
+var<workgroup> stats: array<vec2<f32>, MAX_SPLITS>;  // (l_s, m_s), then (exp(m_s - m) l_s, exp(m_s - m))
+var<workgroup> tops: array<f32, WG>;  // of each thread
+var<workgroup> sums: array<f32, WG>;
+var<workgroup> parts: array<vec4<f32>, WG>;  // [slices, COLUMNS]
+
+// Eight at a time, since each read of workgroup memory that is used at once is waited for alone.
+fn highest() -> f32 {
+  var top = tops[0];
+  for (var i = 0u; i < WG; i += 8u) {
+    let a = max(max(tops[i], tops[i + 1u]), max(tops[i + 2u], tops[i + 3u]));
+    let b = max(max(tops[i + 4u], tops[i + 5u]), max(tops[i + 6u], tops[i + 7u]));
+    top = max(top, max(a, b));
+  }
+  return top;
+}
+
+fn total() -> f32 {
+  var sum = 0.0;
+  for (var i = 0u; i < WG; i += 8u) {
+    let a = (sums[i] + sums[i + 1u]) + (sums[i + 2u] + sums[i + 3u]);
+    let b = (sums[i + 4u] + sums[i + 5u]) + (sums[i + 6u] + sums[i + 7u]);
+    sum += a + b;
+  }
+  return sum;
+}
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let quads = D / 4u;
+  let head = group.y;
   let most = arrayLength(&partial) / (H * (quads + 1u));
+  let begin = head * most * (quads + 1u);
+  let column = lane % COLUMNS;
+  let quad = min(group.x * COLUMNS + column, quads - 1u);  // behind the last one it stands in; it is not written
+  let slices = WG / COLUMNS;
+  let slice = lane / COLUMNS;
+
+  // A thread's first parts are on their way while it is found out how many count, and their maximum.
+  let s0 = slice;
+  let s1 = slice + slices;
+  let s2 = slice + 2u * slices;
+  let s3 = slice + 3u * slices;
+  let v0 = partial[begin + min(s0, most - 1u) * (quads + 1u) + quad];
+  let v1 = partial[begin + min(s1, most - 1u) * (quads + 1u) + quad];
+  let v2 = partial[begin + min(s2, most - 1u) * (quads + 1u) + quad];
+  let v3 = partial[begin + min(s3, most - 1u) * (quads + 1u) + quad];
+  let first = partial[begin + min(lane, most - 1u) * (quads + 1u) + quads].xy;
   let n = attention_span(step.pos, most).splits;
-  let row = group.x * most;
-  var mine = vec2<f32>(0.0, -1e30);
-  if (lane < n) { mine = partial[(row + lane) * (quads + 1u) + quads].xy; }
-  maxima[lane] = mine.y;
+  var own = -1e30;
+  if (lane < n) {
+    stats[lane] = first;
+    own = first.y;
+  }
+  for (var i = lane + WG; i < n; i += WG) {
+    let s = partial[begin + i * (quads + 1u) + quads].xy;
+    stats[i] = s;
+    own = max(own, s.y);
+  }
+  tops[lane] = own;
   workgroupBarrier();
-  var highest = -1e30;
-  for (var i = 0u; i < n; i++) { highest = max(highest, maxima[i]); }
-  let factor = exp(max(mine.y - highest, -80.0));
-  factors[lane] = factor;
-  sums[lane] = factor * mine.x;
+  let maximum = highest();
+  var sum = 0.0;
+  for (var i = lane; i < n; i += WG) {
+    let factor = exp(max(stats[i].y - maximum, -80.0));
+    let l = factor * stats[i].x;
+    stats[i] = vec2<f32>(l, factor);
+    sum += l;
+  }
+  sums[lane] = sum;
   workgroupBarrier();
 
-  let slices = WG / quads;
-  let slice = lane / quads;
   var acc = vec4<f32>(0.0);
-  if (slice < slices) {
-    // Four loads at a time, since each that is used at once is waited for alone; behind the end the last one, times 0.
-    for (var i = slice; i < n; i += 4u * slices) {
-      let i1 = min(i + slices, n - 1u);
-      let i2 = min(i + 2u * slices, n - 1u);
-      let i3 = min(i + 3u * slices, n - 1u);
-      let v0 = partial[(row + i) * (quads + 1u) + lane % quads];
-      let v1 = partial[(row + i1) * (quads + 1u) + lane % quads];
-      let v2 = partial[(row + i2) * (quads + 1u) + lane % quads];
-      let v3 = partial[(row + i3) * (quads + 1u) + lane % quads];
-      acc += factors[i] * v0 + factors[i1] * f32(i + slices < n) * v1
-        + factors[i2] * f32(i + 2u * slices < n) * v2 + factors[i3] * f32(i + 3u * slices < n) * v3;
-    }
+  if (s0 < n) { acc += stats[s0].y * v0; }
+  if (s1 < n) { acc += stats[s1].y * v1; }
+  if (s2 < n) { acc += stats[s2].y * v2; }
+  if (s3 < n) { acc += stats[s3].y * v3; }
+  for (var s = slice + 4u * slices; s < n; s += 4u * slices) {
+    let i1 = min(s + slices, n - 1u);
+    let i2 = min(s + 2u * slices, n - 1u);
+    let i3 = min(s + 3u * slices, n - 1u);
+    let p0 = partial[begin + s * (quads + 1u) + quad];
+    let p1 = partial[begin + i1 * (quads + 1u) + quad];
+    let p2 = partial[begin + i2 * (quads + 1u) + quad];
+    let p3 = partial[begin + i3 * (quads + 1u) + quad];
+    acc += stats[s].y * p0;
+    if (s + slices < n) { acc += stats[i1].y * p1; }
+    if (s + 2u * slices < n) { acc += stats[i2].y * p2; }
+    if (s + 3u * slices < n) { acc += stats[i3].y * p3; }
   }
-  slices_acc[lane] = acc;
+  parts[lane] = acc;
   workgroupBarrier();
-  if (lane < quads) {
-    var total = 0.0;
-    for (var i = 0u; i < n; i++) { total += sums[i]; }
-    var v = vec4<f32>(0.0);
-    for (var i = 0u; i < slices; i++) { v += slices_acc[i * quads + lane]; }
-    y[group.x * quads + lane] = gated(v / total, 0u, group.x, lane);
+  if (lane < COLUMNS && group.x * COLUMNS + lane < quads) {
+    var result = vec4<f32>(0.0);
+    for (var i = 0u; i < slices; i++) { result += parts[i * COLUMNS + lane]; }
+    y[head * quads + quad] = gated(result / total(), 0u, head, quad);
   }
 }

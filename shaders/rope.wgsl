@@ -64,6 +64,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   new_rows[lane] = v;
   workgroupBarrier();
+  if (KV_SPREADS && head < H + HKV) {
+    v = kv_spread(0u, min(lane, quads - 1u));
+    workgroupBarrier();
+    new_rows[lane] = v;
+    workgroupBarrier();
+  }
   if (lane >= quads) {
     return;
   }

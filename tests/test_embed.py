@@ -28,6 +28,7 @@ from py_engine.inputs.bert_tokenizer import is_bert, tokenizer_json
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.serve.engine import Engine
 from py_engine.serve.loading import setting_of
+from py_engine.serve.options import LoadOptions
 from py_engine.tasks.embed import Embed
 from tests import reference
 from tests.conftest import Runner, missing_adapter
@@ -431,8 +432,10 @@ def test_a_handheld_narrows_encoders_less(monkeypatch: pytest.MonkeyPatch) -> No
     io = NativeIo()
     for model_type, form in (("bert", "f16"), ("qwen2", "q4")):
         config: Any = {"model_type": model_type}
-        assert setting_of("auto", None, config, io).form == form
-        assert setting_of("q4", None, config, io).form == "q4", "who asks for it gets it"
+        assert setting_of(LoadOptions(), config, io).form == form
+        assert setting_of(LoadOptions(dtype="q4"), config, io).form == "q4", (
+            "who asks for it gets it"
+        )
     io.close()
 
 

@@ -22,6 +22,7 @@ from py_engine.host.io_native import NativeIo
 from py_engine.host.profile import DESKTOP, HANDHELD, IOS
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
+from py_engine.serve.options import Progress
 from tests import reference
 from tests.conftest import Runner
 
@@ -70,7 +71,7 @@ def test_refused_before_anything_is_allocated(gpu: Gpu, run: Runner) -> None:
     told = run(Engine.estimate(model, gpu=gpu, context=512))
     made, writes = gpu.counters.buffers_created, gpu.counters.upload_bytes
     with pytest.raises(MemoryBudgetError) as caught:
-        run(Engine.load(model, gpu=gpu, context=512, memory_budget=told.peak_bytes - 1))
+        run(Engine.load(model, gpu=gpu, kv="f16", context=512, memory_budget=told.peak_bytes - 1))
     assert (caught.value.needed, caught.value.budget) == (told.peak_bytes, told.peak_bytes - 1)
     for kind in ("weights", "state", "activation"):
         assert re.search(rf"{kind} \d+ MB", str(caught.value))
@@ -81,18 +82,46 @@ def test_refused_before_anything_is_allocated(gpu: Gpu, run: Runner) -> None:
 @pytest.mark.parametrize("budget", [500_000_000, 800_000_000])
 def test_what_is_suggested_fits(run: Runner, budget: int) -> None:
     with pytest.raises(MemoryBudgetError, match="What would fit: context=") as caught:
-        run(Engine.load(PRESET, gpu=CountingGpu(), context=8192, memory_budget=budget))
-    context = int(re.findall(r"context=(\d+)", str(caught.value))[-1])
-    most = {"memory_budget": budget}
-    assert estimate(run, PRESET, context=context, **most).peak_bytes <= budget
-    assert estimate(run, PRESET, context=2 * context, **most).peak_bytes > budget
+        run(Engine.load(PRESET, gpu=CountingGpu(), context=32768, memory_budget=budget))
+    told = re.findall(r"context=(\d+) \((\d+) MB, KV (\w+)\)", str(caught.value))
+    for context, size, kv in told:
+        ask = {"kv": kv, "memory_budget": budget}
+        fits = estimate(run, PRESET, context=int(context), **ask).peak_bytes
+        assert int(size) - 1 < fits / 1e6 <= int(size) <= budget / 1e6
+        assert estimate(run, PRESET, context=2 * int(context), **ask).peak_bytes > budget
+    assert [kv for _, _, kv in told] == ["f16", "q8"], "q8 has room for more"
+
+
+def test_q8_where_only_that_fits(gpu: Gpu, run: Runner) -> None:
+    model = str(reference.folder("lfm2-bf16"))
+    told: list[Progress] = []
+    budget = estimate(run, model, gpu=gpu, context=512).peak_bytes - 1
+    ask: dict[str, Any] = {
+        "gpu": gpu,
+        "context": 512,
+        "memory_budget": budget,
+        "on_progress": told.append,
+    }
+    with pytest.raises(MemoryBudgetError, match="KV cache in f32"):
+        run(Engine.load(model, dtype="f32", **ask))
+    with pytest.raises(MemoryBudgetError, match="KV cache in f16"):
+        run(Engine.load(model, kv="f16", **ask))
+    engine = run(Engine.load(model, **ask))
+    try:
+        assert engine.info()["context"]["kv"] == "q8"
+        notes = [p.message for p in told if p.phase == "note"]
+        assert notes == ["The KV cache is kept in q8: in f16 it would not fit."]
+        memory = engine.info()["memory"]
+        assert sum(memory.values()) - memory["peak_transient_bytes"] < budget
+    finally:
+        run(engine.close())
 
 
 @pytest.mark.parametrize("dtype", ["auto", "f32"])
 def test_4_bits_are_suggested_for_a_plain_checkpoint(run: Runner, dtype: str) -> None:
     model = "random:qwen3.5-0.8b"
     with pytest.raises(
-        MemoryBudgetError, match=r'What would fit: dtype="q4" \((\d+) MB\)'
+        MemoryBudgetError, match=r'What would fit: dtype="q4" \((\d+) MB, KV f16\)'
     ) as caught:
         run(Engine.load(model, gpu=CountingGpu(), dtype=dtype, memory_budget=1_200_000_000))
     told = int(re.findall(r'"q4" \((\d+) MB', str(caught.value))[0])
@@ -103,7 +132,7 @@ def test_4_bits_are_suggested_for_a_plain_checkpoint(run: Runner, dtype: str) ->
 def test_and_not_for_one_that_is_quantised(run: Runner) -> None:
     """Its few plain layers stay plain."""
     model = str(reference.folder("qwen3.5-mlx-mixed-vision"))
-    budget = estimate(run, model, context=512).peak_bytes - 1
+    budget = estimate(run, model, context=512, kv="q8").peak_bytes - 1
     with pytest.raises(MemoryBudgetError, match="What would fit: context=256") as caught:
         run(Engine.load(model, gpu=CountingGpu(), context=512, memory_budget=budget))
     assert "q4" not in str(caught.value)
@@ -154,7 +183,7 @@ def test_the_devices_limits(run: Runner) -> None:
     """One binding cannot hold the KV cache: the error gives both numbers and a context that fits."""
     model = "random:qwen3.5-0.8b-4bit"
     with pytest.raises(
-        OutOfMemoryError, match=r"268,435,456.*134,217,728.*context=131072"
+        OutOfMemoryError, match=r"142,606,336.*134,217,728.*context=131072"
     ) as caught:
         run(Engine.load(model, gpu=CountingGpu(), context=262144))
     assert not isinstance(caught.value, MemoryBudgetError)

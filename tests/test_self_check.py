@@ -142,7 +142,9 @@ def test_every_pipeline_is_checked_and_none_is_added(
     async def count() -> None:
         gpu = paper(features)
         store, kernels = RandomStore(gpu, PRESETS[name], "stored"), Kernels(gpu)
-        decoder = build_runtime(PRESETS[name], store, gpu, kernels, context=4096, kv_dtype="f16")
+        decoder = build_runtime(
+            PRESETS[name], store, gpu, kernels, context=4096, kv_dtype="f16", exact=False
+        )
         assert isinstance(decoder, Decoder)
         forward = len(kernels)
         await store.fill(kernels, Abort())
@@ -199,13 +201,16 @@ def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
 
 @pytest.fixture(scope="module")
 def models(device: Gpu, run: Runner) -> Iterator[Callable[[str, str], Engine]]:
-    """Each model, loaded once, unchecked."""
+    """Each model, loaded once, unchecked: by name and dtype, which the form of the KV cache may follow."""
     loaded: dict[tuple[str, str], Engine] = {}
 
     def load(name: str, dtype: str) -> Engine:
         if (name, dtype) not in loaded:
             path = str(reference.folder(name))
-            loading = Engine.load(path, gpu=device, dtype=dtype, context=64, self_check=False)
+            form, _, kv = dtype.partition(" ")
+            loading = Engine.load(
+                path, gpu=device, dtype=form, kv=kv or "auto", context=64, self_check=False
+            )
             loaded[name, dtype] = run(loading)
         return loaded[name, dtype]
 
@@ -293,11 +298,12 @@ FAULTS: list[tuple[str, ...]] = [
     ("attention_prefill", "keys > position", "keys >= position"),
     ("attention_prefill", "exp(max(maxima.a - now.a", "0.0 * exp(max(maxima.a - now.a"),
     ("attention_prefill", "put(x.r2, row + 2u * TR", "put(x.r2, row + 1u * TR"),
-    ("attention_decode", "if (tile + i == position) { v0 = fresh; }", ""),
+    ("attention_decode", "v_j = new_part(VALUE_AT, member);", ""),
     ("attention_decode", "is_q, position + step.shift)", "is_q, position)"),
-    ("attention_decode", "k_put(cache + position, 0u, lane);", ""),
-    ("attention_decode", "for (var i = 0u; i < SUBS; i++)", "for (var i = 1u; i < SUBS; i++)"),
-    ("attention_reduce", "factors[lane] = factor", "factors[lane] = 1.0"),
+    ("attention_decode", "k_put(cache + position, KEY_AT, lane);", ""),
+    ("attention_decode", "dot(q.g0.b, k.b)", "0.0"),
+    ("attention_decode", "exp(max(ends[at + t][lane % 4u] - most, -80.0))", "1.0"),
+    ("attention_reduce", "let factor = exp(max(stats[i].y - maximum, -80.0));", "let factor = 1.0;"),
     ("delta_step", "alpha * s[c * QUADS + i] + d * k[i]", "s[c * QUADS + i] + d * k[i]"),
     ("delta_step", "history[ring_place(step.pos + row + TAPS - back, channel)]", "0.0"),
     ("delta_step", "var i = 0u; i < SIDE; i++", "var i = 1u; i < SIDE; i++"),
@@ -366,10 +372,42 @@ def test_packed_f16_of_the_cache_is_given_up(
     if stem == "rope":
         compiler.break_(device, other_source(stem, "pack2x16float(c.xy)", "pack2x16float(c.yx)"))
     else:
-        old = "unpack2x16float(word.y)"
+        old = "unpack2x16float(quad.y)"
         compiler.break_(device, other_source(stem, old, old + ".yx"))
     found = Found(device, run, engine, stem)
-    assert found.dropped == frozenset({"f16-kv"}) and "going on without f16-kv" in found.wrong[0]
+    given_up = "subgroups" if stem == "attention_decode" else "f16-kv"  # what is more special first
+    assert (
+        found.dropped == frozenset({given_up}) and f"going on without {given_up}" in found.wrong[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("stem", "old", "new"),
+    [
+        ("rope", "pack4x8unorm(parts)", "pack4x8unorm(parts.yxzw)"),
+        ("rope", "sum -= new_rows[first + i];", "sum += new_rows[first + i];"),
+        ("rope", "greatest = max(greatest, new_rows[start + i]);", ""),
+        ("attention_prefill", "unpack4x8unorm(quad.x)", "unpack4x8unorm(quad.x).yxzw"),
+        ("attention_decode", "ends.x + (ends.y - ends.x) *", "ends.y + (ends.x - ends.y) *"),
+    ],
+)
+def test_bytes_of_the_cache_are_given_up(
+    device: Gpu,
+    run: Runner,
+    compiler: Compiler,
+    models: Callable[[str, str], Engine],
+    stem: str,
+    old: str,
+    new: str,
+) -> None:
+    engine = models(NAME, "auto q8")
+    assert Found(device, run, engine, stem).wrong == []
+    compiler.break_(device, other_source(stem, old, new))
+    found = Found(device, run, engine, stem)
+    given_up = "subgroups" if stem == "attention_decode" else "q8-kv"  # what is more special first
+    assert (
+        found.dropped == frozenset({given_up}) and f"going on without {given_up}" in found.wrong[0]
+    )
 
 
 def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
@@ -528,7 +566,7 @@ def test_a_feature_that_fails_is_not_used(device: Gpu, run: Runner, compiler: Co
 def test_a_cache_in_f32_takes_the_place_of_packed_f16(
     device: Gpu, run: Runner, compiler: Compiler
 ) -> None:
-    old = "unpack2x16float(word.y)"
+    old = "unpack2x16float(quad.y)"
 
     def swapped(
         label: str, code: str, constants: Mapping[str, float]
@@ -537,8 +575,24 @@ def test_a_cache_in_f32_takes_the_place_of_packed_f16(
 
     compiler.break_(device, swapped)
     got, engine = run(load(device, [], dtype="auto"))
-    assert engine.info()["self_check"]["dropped"] == ["f16-kv"]
+    assert engine.info()["self_check"]["dropped"] == ["f16-kv", "subgroups"]
     assert reference.nmse(got, reference.prompt(NAME, 7).logits) <= reference.NMSE_F32
+
+
+def test_a_cache_in_f16_takes_the_place_of_bytes(
+    device: Gpu, run: Runner, compiler: Compiler
+) -> None:
+    old = "unpack4x8unorm(quad.x)"
+
+    def swapped(
+        label: str, code: str, constants: Mapping[str, float]
+    ) -> tuple[str, Mapping[str, float]]:
+        return code.replace(old, old + ".yxzw"), constants
+
+    compiler.break_(device, swapped)
+    got, engine = run(load(device, [], dtype="auto", kv="q8"))
+    assert engine.info()["self_check"]["dropped"] == ["q8-kv", "subgroups"]
+    assert reference.nmse(got, reference.prompt(NAME, 7).logits) <= reference.NMSE_F16
 
 
 def test_a_kernel_that_does_not_compile_is_replaced_too(

@@ -12,10 +12,22 @@ from py_engine.graph.trace import Tensor
 from py_engine.graph.transfer import Span
 from py_engine.host.gpu import Buffer, Copy, Gpu
 
-KvDtype = Literal["f32", "f16"]
-# Packed f16 pairs in the KV cache. It is listed with the features of devices, because a model can do without it when
-# its kernels fail (checks/self_check.py).
+KvDtype = Literal["f32", "f16", "q8"]
+KV_DTYPES: tuple[KvDtype, ...] = ("f32", "f16", "q8")
+# Packed f16 pairs and bytes in the KV cache. They are listed with the features of devices, because a model can do
+# without them when their kernels fail (checks/self_check.py).
 F16_KV = "f16-kv"
+Q8_KV = "q8-kv"
+
+
+def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
+    """The dtype that a KV cache has instead, where it must do without some features."""
+    if dtype == "q8" and Q8_KV in without:
+        dtype = "f16"
+    if dtype == "f16" and F16_KV in without:
+        dtype = "f32"
+    return dtype
+
 
 SMALLEST = 512  # tokens that the smallest cache has room for
 _ROOM = 256  # a cache has room for at least so many tokens more than the text has when it is made,

@@ -10,12 +10,13 @@ from itertools import chain
 from operator import add, mul
 
 from py_engine.blocks.state import ROPE_BLOCK
-from py_engine.checks.inputs import Pattern, Types, dot, pack, unpack
+from py_engine.checks.inputs import Pattern, Types, dot, held, pack, spread, unpack
 from py_engine.checks.workbench import (
     TOLERANCE,
     TOLERANCE_F16,
     Bench,
     Check,
+    Read,
     constants,
     difference,
     first_of,
@@ -29,7 +30,7 @@ from py_engine.ops.attention import unit_rows
 
 _QKV, _Q_NORM, _K_NORM, _KEYS, _VALUES, _QUERIES, _GATES = 61, 62, 63, 64, 67, 70, 72  # seeds
 _CONTEXT = 128
-# Of the token: it sees four tiles of 32 keys, the last one not full, and its angle needs both parts of the table.
+# Of the token: the last tile of keys is not full, and its angle needs both parts of the table.
 _POSITION = 110
 _SHIFT = -3  # rotary positions minus rows of the cache
 _TURN = _POSITION + _SHIFT
@@ -150,14 +151,22 @@ def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
     return pack([part for turn in _turns(position, frequencies) for part in turn], "f32")
 
 
+# What may be wrong with a row that was appended, by the dtype of the KV cache; q8 rounds to 1/255 of a group's range.
+_TOLERANCES: Mapping[Dtype, float] = {"f32": TOLERANCE, "f16": TOLERANCE_F16, "q8": 1e-2}
+
+
 def _dtype(call: Call) -> Dtype:
     """The dtype of the KV cache."""
-    packed = "kv_f16" in call.kernel.uses or call.kernel.stem == "attention_prefill_units"
-    return "f16" if packed else "f32"
+    if call.kernel.stem == "attention_prefill_units":
+        return "f16"
+    return next(dtype for dtype in _TOLERANCES if f"kv_{dtype}" in call.kernel.uses)
 
 
-def _tolerance(dtype: Dtype) -> float:
-    return TOLERANCE_F16 if dtype == "f16" else TOLERANCE
+def _row(bench: Bench, cache: Tensor, head: int, position: int) -> Read:
+    """Ask for a row of a cache."""
+    heads, context, _ = cache.shape
+    size = cache.nbytes // (heads * context)
+    return bench.read_bytes(cache, [((head * context + position) * size, size)])
 
 
 def _sample(count: int) -> list[int]:
@@ -188,19 +197,20 @@ def rope(bench: Bench, calls: Sequence[Call]) -> Check:
     tokens = (0, rows - 1, 2)
     got = {(t, i): bench.read(q, (t * h + i) * d, d) for t, i in _pairs(tokens, h)}
     kept = {
-        (t, i): [bench.read(x, (i * _CONTEXT + _POSITION + t) * d, d) for x in cache]
-        for t, i in _pairs(tokens, kv)
+        (t, i): [_row(bench, x, i, _POSITION + t) for x in cache] for t, i in _pairs(tokens, kv)
     }
 
     def verify() -> str:
         reasons = [
-            difference(read.floats(q_dtype), heads.q(t, i), _tolerance(q_dtype))
+            difference(read.floats(q_dtype), spread(heads.q(t, i), dtype), _TOLERANCES[q_dtype])
             for (t, i), read in got.items()
         ]
-        tolerance = _tolerance(dtype)
+        tolerance = _TOLERANCES[dtype]
         for (t, i), (k, v) in kept.items():
-            reasons.append(difference(k.floats(dtype), heads.k(t, i), tolerance))
-            reasons.append(difference(v.floats(dtype), heads.v(t, i), tolerance))
+            reasons.append(
+                difference(unpack(k.bytes, dtype), spread(heads.k(t, i), dtype), tolerance)
+            )
+            reasons.append(difference(unpack(v.bytes, dtype), heads.v(t, i), tolerance))
         return first_of(reasons)
 
     return Check(calls, verify)
@@ -242,11 +252,11 @@ class _Cache:
     def __init__(
         self, bench: Bench, kv: int, d: int, dtype: Dtype, context: int = _CONTEXT
     ) -> None:
-        self.keys, self.values = Types(_KEYS, d), Types(_VALUES, d)
+        self.keys, self.values = Types(_KEYS, d, dtype), Types(_VALUES, d, dtype)
         self.dtype = dtype
         self.tensors = []
         for name, types in (("k", self.keys), ("v", self.values)):
-            data = types.pack(range(kv), context, dtype)
+            data = types.pack(range(kv), context)
             self.tensors.append(exact(bench.put(name, data, kv, context, d, dtype=dtype)))
 
     def attend(
@@ -285,7 +295,7 @@ def _first_key(c: Mapping[str, float], position: int) -> int:
 
 
 def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
-    """attention_decode.wgsl with attention_reduce.wgsl: a token after 110 others, in four splits."""
+    """attention_decode.wgsl with attention_reduce.wgsl: a token after 110 others, in up to four splits."""
     decode, reduce = calls
     c, ending = constants(decode), constants(reduce)
     h, splits = int(ending["H"]), 4
@@ -300,20 +310,15 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     gates = heads.tensors[0] if ending.get("GATE") else bench.zeros
     bench.call(reduce, [exact(partial), step, y, gates])
     got = {i: bench.read(y, i * d, d) for i in _sample(h)}
-    appended = {
-        i: [bench.read(x, (i * _CONTEXT + _POSITION) * d, d) for x in cache.tensors]
-        for i in _sample(kv)
-    }
-    tolerance = _tolerance(cache.dtype)
-
-    def rounded(values: Sequence[float]) -> Sequence[float]:
-        return unpack(pack(values, cache.dtype), cache.dtype)
+    appended = {i: [_row(bench, x, i, _POSITION) for x in cache.tensors] for i in _sample(kv)}
+    dtype = cache.dtype
+    tolerance = _TOLERANCES[dtype]
 
     def of_head(i: int) -> str:
         group = i * kv // h
-        own = rounded(heads.k(0, group)), rounded(heads.v(0, group))
+        own = held(spread(heads.k(0, group), dtype), dtype), held(heads.v(0, group), dtype)
         keys = range(_first_key(c, _POSITION), _POSITION)
-        wanted = cache.attend(heads.q(0, i), group, keys, own, c.get("CAP", 0.0))
+        wanted = cache.attend(spread(heads.q(0, i), dtype), group, keys, own, c.get("CAP", 0.0))
         if ending.get("GATE"):
             wanted = list(map(mul, wanted, heads.gate(i)))
         return difference(got[i].floats(), wanted, tolerance)
@@ -321,8 +326,10 @@ def decode_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     def verify() -> str:
         reasons = [of_head(i) for i in got]
         for i, (k, v) in appended.items():
-            reasons.append(difference(k.floats(cache.dtype), heads.k(0, i), tolerance))
-            reasons.append(difference(v.floats(cache.dtype), heads.v(0, i), tolerance))
+            reasons.append(
+                difference(unpack(k.bytes, dtype), spread(heads.k(0, i), dtype), tolerance)
+            )
+            reasons.append(difference(unpack(v.bytes, dtype), heads.v(0, i), tolerance))
         return first_of(reasons)
 
     return Check(calls, verify)
@@ -388,6 +395,6 @@ def _prefill(
         wanted = cache.attend(query, i * kv // h, keys, cap=c.get("CAP", 0.0))
         if gate_heads:
             wanted = list(map(mul, wanted, opened.part((t * gate_heads + 2 * i + 1) * d, d)))
-        return difference(got[t, i].floats(), wanted, _tolerance(dtype))
+        return difference(got[t, i].floats(), wanted, _TOLERANCES[dtype])
 
     return Check([call], lambda: first_of([of_head(t, i) for t, i in sample]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from operator import mul
 from typing import TypeVar
+
+from py_engine.graph.trace import Q8_GROUP
 
 _PERIOD = 251  # a prime, so that no row of a matrix begins like the one before
 
@@ -94,18 +97,20 @@ class Types:
 
     COUNT = 5
 
-    def __init__(self, seed: int, width: int) -> None:
+    def __init__(self, seed: int, width: int, dtype: str = "f32") -> None:
+        """`dtype`: what the rows are stored as, which may round them."""
         pattern = Pattern(seed)
-        self.rows = [pattern.part(i * width, width) for i in range(self.COUNT)]
+        self._dtype = dtype
+        self.rows = [held(pattern.part(i * width, width), dtype) for i in range(self.COUNT)]
         self._kinds = [n % self.COUNT for n in _steps(seed + 1)]
 
     def kinds(self, group: int, count: int) -> list[int]:
         """For the first `count` rows of a group: which of the five each is."""
         return _stretch(self._kinds, 101 * group, count)
 
-    def pack(self, groups: Iterable[int], count: int, dtype: str = "f32") -> bytes:
+    def pack(self, groups: Iterable[int], count: int) -> bytes:
         """The bytes of all rows of these groups."""
-        packed = [pack(row, dtype) for row in self.rows]
+        packed = [pack(row, self._dtype) for row in self.rows]
         return b"".join(packed[kind] for group in groups for kind in self.kinds(group, count))
 
     def dots(self, values: Sequence[float]) -> list[float]:
@@ -114,14 +119,63 @@ class Types:
 
 
 def pack(values: Sequence[float], dtype: str) -> bytes:
-    """The bytes of numbers as little-endian f32 or f16."""
+    """The bytes of numbers as little-endian f32 or f16, or of a row as q8 (shaders/lib/kv_q8.wgsl)."""
+    if dtype == "q8":
+        return _pack_q8(values)
     return struct.pack(f"<{len(values)}{'e' if dtype == 'f16' else 'f'}", *values)
 
 
-def unpack(data: bytes, dtype: str) -> tuple[float, ...]:
-    """The numbers that `pack` made bytes of."""
-    letter = "e" if dtype == "f16" else "f"
-    return struct.unpack(f"<{len(data) // struct.calcsize(letter)}{letter}", data)
+def unpack(data: bytes, dtype: str) -> list[float]:
+    """The numbers that `pack` made these bytes of, as far as `dtype` holds them."""
+    if dtype == "q8":
+        return _unpack_q8(data)
+    form = "e" if dtype == "f16" else "f"
+    return list(struct.unpack(f"<{len(data) // struct.calcsize(form)}{form}", data))
+
+
+def held(values: Sequence[float], dtype: str) -> list[float]:
+    """The numbers as `dtype` holds them."""
+    return unpack(pack(values, dtype), dtype)
+
+
+def spread(values: Sequence[float], dtype: str) -> list[float]:
+    """A query's or key's row as it is before a KV cache of this dtype: for q8 times Hadamard matrices
+    (shaders/lib/kv_append_q8.wgsl)."""
+    found = list(values)
+    if dtype != "q8":
+        return found
+    width = len(found)
+    block = min(width & -width, Q8_GROUP)
+    half = 1
+    while half < block:
+        for i in range(width):
+            if not i & half:
+                found[i], found[i + half] = found[i] + found[i + half], found[i] - found[i + half]
+        half *= 2
+    return [v / math.sqrt(block) for v in found]
+
+
+def _pack_q8(values: Sequence[float]) -> bytes:
+    ends, found = b"", bytearray()
+    for at in range(0, len(values), Q8_GROUP):
+        group = values[at : at + Q8_GROUP]
+        pair = struct.pack("<2e", min(group), max(group))
+        least, greatest = struct.unpack("<2e", pair)
+        step = (greatest - least) / 255 or 1.0
+        found += bytes(min(max(int((v - least) / step + 0.5), 0), 255) for v in group)
+        ends += pair
+    return bytes(found) + ends
+
+
+def _unpack_q8(data: bytes) -> list[float]:
+    groups = -(-len(data) // (Q8_GROUP + 4))
+    width = len(data) - 4 * groups
+    ends = struct.unpack(f"<{2 * groups}e", data[width:])
+    found = []
+    for i, byte in enumerate(data[:width]):
+        least, greatest = ends[i // Q8_GROUP * 2 :][:2]
+        found.append(least + (greatest - least) * byte / 255)
+    return found
 
 
 def dot(a: Iterable[float], b: Iterable[float]) -> float:

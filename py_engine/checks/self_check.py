@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from py_engine.blocks.kv_cache import F16_KV
+from py_engine.blocks.kv_cache import F16_KV, Q8_KV
 from py_engine.checks import distinct, make_check
 from py_engine.checks.workbench import Bench, Check
 from py_engine.errors import DeviceLostError, HostError, OutOfMemoryError, SelfCheckError
@@ -23,7 +23,7 @@ from py_engine.graph.trace import Call, Kernel
 from py_engine.host.gpu import Gpu
 
 # Optional features, the first to give up first. Subgroup matrices need subgroups (ops/matmul.py).
-OPTIONAL = ("subgroup-matrix", "dot4", "subgroups", "shader-f16", F16_KV)
+OPTIONAL = ("subgroup-matrix", "dot4", "subgroups", "shader-f16", Q8_KV, F16_KV)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class SelfCheck:
 def _used(check: Check) -> frozenset[str]:
     """Optional features that the kernels of a check use."""
     kinds = {call.kernel for call in check.calls}
-    packed = frozenset({F16_KV} if any("kv_f16" in kind.uses for kind in kinds) else ())
+    forms = {"kv_f16": F16_KV, "kv_q8": Q8_KV}
+    packed = frozenset(forms[name] for kind in kinds for name in kind.uses if name in forms)
     return packed.union(*(kind.features for kind in kinds))
 
 

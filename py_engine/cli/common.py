@@ -49,6 +49,7 @@ async def load_engine(args: argparse.Namespace) -> Engine:
         args.model,
         host=args.host,
         dtype=args.dtype,
+        kv=args.kv,
         context=args.context,
         memory_budget=args.memory_budget,
         strategy=asked_group(args.group, args.passes),

@@ -54,7 +54,7 @@ async def estimate(args: argparse.Namespace) -> None:
     from py_engine.serve.engine import Engine
 
     found = await Engine.estimate(
-        args.model, host=args.host, dtype=args.dtype, context=args.context
+        args.model, host=args.host, dtype=args.dtype, kv=args.kv, context=args.context
     )
     if args.json:
         print(json.dumps({"model": args.model, **found.to_dict()}))

@@ -142,6 +142,12 @@ def _model() -> Parser:
         default="auto",
         help="f32: exact, f16: half storage, q8, q4: plain weights quantised while loading",
     )
+    group.add_argument(
+        "--kv",
+        choices=("auto", "f32", "f16", "q8"),
+        default="auto",
+        help="form of the KV cache; default: --dtype's (f32 or f16), q8 where only that fits",
+    )
     group.add_argument("--context", type=int, help="tokens of prompt and answer together")
     return group
 

@@ -19,6 +19,7 @@ from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
 from py_engine.models import build_model, sets_of
 from py_engine.serve.loading import setting_of
+from py_engine.serve.options import LoadOptions
 from py_engine.sources.address import open_repository
 from py_engine.sources.config import quantization, read_config
 from py_engine.sources.jobs import Job
@@ -72,7 +73,7 @@ async def _once(
         tensors = await read_sets(repository, sets_of(config))
         quantised = quantization_of(tensors, quantization(config))
         family = str(config["model_type"])
-        form = setting_of(dtype, None, config, io).form
+        form = setting_of(LoadOptions(dtype=dtype), config, io).form
         store = WeightStore(gpu, tensors, quantised, form=form, family=family)
         try:
             build_model(config, store)

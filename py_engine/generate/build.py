@@ -26,6 +26,7 @@ def build_decoder(
     *,
     context: int | None,
     kv_dtype: KvDtype,
+    exact: bool,
     classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
@@ -34,8 +35,9 @@ def build_decoder(
     """A decoder of `model`, whose weights are on the same GPU, filled or not. Makes the state and traces the passes.
 
     `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: fixed
-    sizes of the KV cache, in tokens, up to the context (blocks/kv_cache.py). `forms`, `strategy`: as for Runtime.
-    `wide`: long prompts run in chunks of WIDE_ROWS (generate/passes.py), for which there is room when they come.
+    sizes of the KV cache, in tokens, up to the context (blocks/kv_cache.py). `exact`, `forms`, `strategy`: as for
+    Runtime. `wide`: long prompts run in chunks of WIDE_ROWS (generate/passes.py), for which there is room when they
+    come.
     Raises InputError, OutOfMemoryError; then only the weights stay allocated.
     """
     context = _context(context, model.max_context)
@@ -43,7 +45,7 @@ def build_decoder(
     sizes = Sizes.of(context, classes)
     state = model.make_state(gpu, context, sizes.first, rows, kv_dtype)
     try:
-        decoder = Decoder(gpu, kernels, model, state, sizes, strategy, forms, wide)
+        decoder = Decoder(gpu, kernels, model, state, sizes, exact, strategy, forms, wide)
     except BaseException:
         state.release()
         raise

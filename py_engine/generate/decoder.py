@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
-from py_engine.blocks.kv_cache import F16_KV, Sizes
+from py_engine.blocks.kv_cache import Sizes, plainer
 from py_engine.blocks.layers import Model
 from py_engine.blocks.snapshots import Snapshots
 from py_engine.blocks.state import State
@@ -54,6 +54,7 @@ class Decoder(Runtime):
         model: Model,
         state: State,
         sizes: Sizes,
+        exact: bool,
         strategy: SubmitStrategy | None = None,
         forms: Forms | None = None,
         wide: bool = False,
@@ -79,7 +80,7 @@ class Decoder(Runtime):
             kernels,
             passes(model, state, self.sampler, gpu.info, wide),
             CHAINS,
-            exact=state.cache.dtype == "f32",
+            exact=exact,
             strategy=strategy,
             forms=forms,
         )
@@ -132,10 +133,11 @@ class Decoder(Runtime):
         return max(len(self.token_plan(head).dispatches) for head in HEADS)
 
     def trace(self, without: Features = frozenset()) -> None:
-        """As Runtime.trace. `without` may also hold F16_KV."""
+        """As Runtime.trace. `without` may also hold Q8_KV and F16_KV (blocks/kv_cache.py)."""
         cache = self.state.cache
-        if F16_KV in without and cache.dtype == "f16":
-            self.state.cache = cache.resized(cache.capacity, "f32")
+        dtype = plainer(cache.dtype, without)
+        if dtype != cache.dtype:
+            self.state.cache = cache.resized(cache.capacity, dtype)
             cache.release()
         super().trace(without)
 

@@ -8,7 +8,7 @@ from py_engine.errors import OutOfMemoryError
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 
-Dtype = Literal["f32", "u32", "f16"]
+Dtype = Literal["f32", "u32", "f16", "q8"]
 
 
 class Buffers:

@@ -11,24 +11,29 @@ from py_engine.host.gpu import MAX_GROUPS, AdapterInfo, Binding, Buffer
 
 Access = Literal["r", "w"]  # how a kernel uses a tensor; "w" is read_write too
 ITEMSIZE = {"f32": 4, "u32": 4, "f16": 2, "bf16": 2}
+Q8_GROUP = 64  # elements of a row of "q8" that share a pair of f16 (shaders/lib/kv_q8.wgsl)
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
     """A row-major array on the GPU: a name, a shape and a dtype.
 
+    "q8": rows of a KV cache as affine bytes, each followed by what they are scaled with (shaders/lib/kv_q8.wgsl).
     A tensor that outlives a forward pass (weights, KV cache, step, ids) has a `binding`. An activation has none; the
     planner gives it a pooled buffer (graph/memory.py).
     """
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["f32", "u32", "f16", "bf16"] = "f32"
+    dtype: Literal["f32", "u32", "f16", "bf16", "q8"] = "f32"
     binding: Binding | None = None
 
     @property
     def nbytes(self) -> int:
         """Size in bytes, rounded up to 4."""
+        if self.dtype == "q8":
+            *rows, width = self.shape
+            return prod(rows) * (width + 4 * -(-width // Q8_GROUP))
         return (prod(self.shape) * ITEMSIZE[self.dtype] + 3) & ~3
 
     @property

@@ -10,11 +10,11 @@ from py_engine.host.gpu import MATRIX_KERNEL, AdapterInfo
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
-_TILE = 32  # keys that a decode workgroup reads at a time (lib/attention_span.wgsl)
 _HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its memory
 _THREADS = 128  # of a decode workgroup
 _GROUPS = 256  # how many decode workgroups to aim at: two for each multiprocessor of a large GPU
-_MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
+_MAX_SPLITS = 512  # the most that attention_reduce.wgsl can merge
+_COLUMNS = 8  # quads of a head that a workgroup of attention_reduce.wgsl merges
 _MANY_ROWS = 8192  # of prefill: two workgroups of 64 for each multiprocessor of a GPU with 64
 _MANY_REGISTERS = ("nvidia", "amd", "radv")  # vendors whose GPUs have 255 registers a thread
 
@@ -34,7 +34,7 @@ def attention(
     """y [T, H * D] = softmax(q k^T, causal) v for the rows at positions step.pos.. (grouped queries, H = n Hkv).
 
     qkv: the stacked projections, from which q, k and v come as `heads` says; where these hold gates, y is multiplied by
-    their sigmoid. k and v are appended to the caches [Hkv, context, D] f32 or f16, unless step.halt is set.
+    their sigmoid. k and v are appended to the caches [Hkv, context, D] f32, f16 or q8, unless step.halt is set.
     `window`: key j is visible to query i when i - window < j <= i. `cap`: scores become cap tanh(score / cap); 0: they
     are not changed. `context`: the most keys that the caches will ever have, which decides the number of workgroups;
     None: as many as now. There are two dispatches. For one row: attention in parts of the context, then their merge.
@@ -61,10 +61,10 @@ def attention(
         prefill(trace, heads, q, qkv, cache, y, scores, label)
 
 
-def decode_splits(context: int, kv_heads: int, window: int | None) -> int:
-    """How many workgroups share the keys of one kv head. A context fixes the number; workgroups without keys do
-    nothing."""
-    tiles = -(-min(context, window or context) // _TILE)
+def decode_splits(context: int, tile: int, kv_heads: int, window: int | None) -> int:
+    """How many workgroups share the keys of one kv head, each at least a tile. A context fixes the number; workgroups
+    without keys do nothing."""
+    tiles = -(-min(context, window or context) // tile)
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
 
@@ -83,8 +83,12 @@ def _decode(
     per_kv = heads.count // kv_heads
     parts = -(-per_kv // _HEADS_A_GROUP)
     a_group = -(-per_kv // parts)
-    window = scores["WINDOW"]
-    splits = decode_splits(context, kv_heads, int(window) or None)
+    members, quads = _team(d, a_group)
+    tile = 2 * _THREADS // members
+    seen: dict[str, float] = {"TILE": tile, "WINDOW": scores["WINDOW"]}
+    splits = decode_splits(context, tile, kv_heads, int(scores["WINDOW"]) or None)
+    fits = trace.info.subgroup_min_size >= members  # a team lies in one subgroup
+    features = trace.features & frozenset({"subgroups"} if fits else ())
     partial = trace.tensor("attention partial", heads.count, splits, d + 4)
     lanes = 32
     while lanes * (a_group + 1) > _THREADS:
@@ -95,7 +99,11 @@ def _decode(
         "G": a_group,
         "PARTS": parts,
         "HEAD_LANES": lanes,
-        "HEAD_QUADS": -(-d // (4 * lanes)),
+        "HEAD_QUADS": -(-members * quads // lanes),
+        "LANES": members,
+        "QUADS": quads,
+        "HEAD": members * quads,
+        "TEAMS": _THREADS // members,
     }
     trace.call(
         label,
@@ -108,8 +116,10 @@ def _decode(
                 "attention_span",
                 "rotary",
                 "score_cap",
+                "team_subgroup" if features else "team_workgroup",
             ],
-            {**heads.constants, **scores, **group},
+            {**heads.constants, **scores, **seen, **group},
+            features,
         ),
         [*heads.inputs(trace, qkv), (k, "w"), (v, "w"), (partial, "w")],
         (splits, kv_heads * parts, 1),
@@ -119,11 +129,21 @@ def _decode(
         kernel(
             "attention_reduce",
             ["step", "attention_span", "attention_gate"],
-            {"D": d, "H": heads.count, "WINDOW": window} | _gate(heads),
+            {"D": d, "H": heads.count, "COLUMNS": _COLUMNS, **seen, **_gate(heads)},
         ),
         [(partial, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (heads.count, 1, 1),
+        (-(-d // (4 * _COLUMNS)), heads.count, 1),
     )
+
+
+def _team(dim: int, heads: int) -> tuple[int, int]:
+    """How many threads of a decode workgroup share a key, and how many of its quads each has, for so many query heads.
+    A thread then holds at most 16 quads of queries in registers, and 16 of results."""
+    quads = 2 if heads > 4 else 4
+    lanes = 4
+    while lanes * quads * 4 < dim:
+        lanes *= 2
+    return lanes, quads
 
 
 def _prefill(

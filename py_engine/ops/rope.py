@@ -123,7 +123,7 @@ def rope_append(
     cache: tuple[Tensor, Tensor],
     label: str = "rope",
 ) -> None:
-    """qkv -> q [T, H, D] f32 or f16, and k, v at rows step.pos.. of the caches [Hkv, context, D] f32 or f16, as
+    """qkv -> q [T, H, D] f32 or f16, and k, v at rows step.pos.. of the caches [Hkv, context, D] (f32, f16 or q8), as
     `heads` says.
 
     Rows from step.rows on are not changed; the caches do not change while step.halt is set.

@@ -66,6 +66,7 @@ class Engine(TaskEngine):
         io: Io | None = None,
         host: str | None = None,
         dtype: str = "auto",
+        kv: str = "auto",
         context: int | None = None,
         context_classes: Sequence[int] | None = None,
         memory_budget: int | None = None,
@@ -86,6 +87,9 @@ class Engine(TaskEngine):
         `dtype`: the form of plain weights, and of the KV cache. "f32": as stored, f32. "f16": F32 narrowed to F16, f16.
         "q8", "q4": quantised on the GPU while loading, by MLX's rule, f16. "auto": "q4" on phones and tablets
         (encoders: "f16"), elsewhere as stored, f16. Checkpoints that are quantised already keep their weights.
+        `kv`: another form of the KV cache: "f32", "f16", or "q8", bytes that take 0.53 of f16's memory and round more
+        (docs/conversations.md). "auto": `dtype`'s, or q8 where only that fits the memory budget and the device's limits
+        (not with dtype="f32").
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for 512 and grows with the text, by an eighth at a time.
         `context_classes`: fixed sizes of the KV cache instead, in tokens; (): room for the whole context at once.
@@ -109,7 +113,7 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options: dict[str, Any] = {
-            "dtype": dtype, "context": context, "context_classes": context_classes,
+            "dtype": dtype, "kv": kv, "context": context, "context_classes": context_classes,
             "memory_budget": memory_budget, "strategy": strategy, "proven": proven, "tune": tune,
             "self_check": self_check, "progress": progress, "on_progress": on_progress,
             "on_device": on_device,
@@ -139,6 +143,7 @@ class Engine(TaskEngine):
         io: Io | None = None,
         host: str | None = None,
         dtype: str = "auto",
+        kv: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
@@ -151,7 +156,7 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options = LoadOptions.of(
-            {"dtype": dtype, "context": context, "memory_budget": memory_budget}
+            {"dtype": dtype, "kv": kv, "context": context, "memory_budget": memory_budget}
         )
         own: Gpu | None = None
         if gpu is None:

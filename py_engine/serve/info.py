@@ -44,6 +44,7 @@ def _add_text(info: dict[str, Any], loaded: Loaded, decoder: Decoder) -> None:
     info["context"] = {
         "used": len(decoder.prefix.ids),
         "class": decoder.state.cache.capacity,
+        "kv": decoder.state.cache.dtype,
         "max": decoder.state.context,
     }
     info["plan"] = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import cast
 
 from py_engine.abort import Abort
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.autotune import chosen_forms
 from py_engine.encode.encoder import Encoder
 from py_engine.generate.decoder import Decoder
@@ -51,7 +53,7 @@ async def load_model(
     started = io.now()
     abort = abort or Abort()
     kernels = kernels_of(gpu)
-    dtype, context, tune = options.dtype, options.context, options.tune
+    tune = options.tune
     strategy, self_check = options.strategy or default_strategy(), options.self_check
     if make_room is None:
         budget = options.memory_budget or profile_of(io.handheld).memory_budget
@@ -68,10 +70,14 @@ async def load_model(
         note(gpu.warning)
     async with open_source(address, io, note, check=abort.check) as source:
         abort.check()
-        setting = setting_of(dtype, context, source.config, io)
-        room = await require_room(
-            address, source.config, source.make_store, gpu, setting, make_room
+        asked = setting_of(options, source.config, io)
+        setting, room = await require_room(
+            address, source.config, source.make_store, gpu, asked, make_room
         )
+        if setting.kv_dtype != asked.kv_dtype:
+            note(
+                f"The KV cache is kept in {setting.kv_dtype}: in {asked.kv_dtype} it would not fit."
+            )
         if tune:
             tell(Progress("config", message="Measuring kernels on this device"))
             if strategy.await_each:
@@ -90,8 +96,8 @@ async def load_model(
             store = source.make_store(gpu, setting.form)
             runtime = build_runtime(
                 source.config, store, gpu, kernels,
-                context=context, kv_dtype=setting.kv_dtype, classes=options.context_classes, strategy=strategy,
-                forms=forms, wide=room.wide_chunks,
+                context=options.context, kv_dtype=setting.kv_dtype, exact=setting.exact,
+                classes=options.context_classes, strategy=strategy, forms=forms, wide=room.wide_chunks,
             )  # fmt: skip
             await gpu.check()
             if left := unread(store):
@@ -120,8 +126,9 @@ async def load_model(
                 name=address,
                 pinned=source.pinned,
                 family=source.config.get("model_type", "?"),
-                dtype=dtype,
+                dtype=options.dtype,
                 form=setting.form,
+                kv_dtype=setting.kv_dtype,
                 io=io,
                 store=store,
                 runtime=runtime,
@@ -153,22 +160,26 @@ def _tell_compiling(tell: Callable[[Progress], object], done: int, of: int) -> N
 async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -> Estimate:
     """What load_model would take on a device like `gpu`. Raises the errors of Engine.estimate."""
     async with open_source(address, io, lambda _: None, read_only=True) as source:
-        setting = setting_of(options.dtype, options.context, source.config, io)
+        setting = setting_of(options, source.config, io)
         found = await estimate(source.config, source.make_store, gpu, setting)
         return found.within(options.memory_budget or profile_of(io.handheld).memory_budget)
 
 
-def setting_of(dtype: str, context: int | None, config: Config, io: Io) -> Setting:
-    """How a model of this config is loaded as `dtype` on this device."""
+def setting_of(options: LoadOptions, config: Config, io: Io) -> Setting:
+    """How a model of this config is loaded with these options on this device."""
+    dtype = options.dtype
     if dtype == "auto":
         dtype = profile_of(io.handheld).dtype
         if dtype == "q4" and encodes(config):
             # Vectors are compared with those of other devices; of MiniLM in 4 bits their cosine is 0.88.
             dtype = "f16"
-    form, kv_dtype = storage_of(dtype)
+    form, usual = storage_of(dtype)
+    exact = usual == "f32"
+    kv_dtype = usual if options.kv == "auto" else cast(KvDtype, options.kv)
     if form in ("q4", "q8") and quantization(config) is not None:
         form = "stored"  # layers that a quantised checkpoint left plain were left so on purpose
-    return Setting(form, kv_dtype, context)
+    kv_free = options.kv == "auto" and not exact and not encodes(config)
+    return Setting(form, kv_dtype, options.context, exact, kv_free)
 
 
 async def _fill(

@@ -45,11 +45,14 @@ MakeStore = Callable[[Gpu, StorageForm], WeightStore]
 
 @dataclass(frozen=True)
 class Setting:
-    """How a model would be loaded. `context`: tokens; None: the engine chooses."""
+    """How a model would be loaded. `context`: tokens; None: the engine chooses. `exact`: activations are not rounded.
+    `kv_free`: the KV cache may be q8 instead, where the model would not fit else."""
 
     form: StorageForm
     kv_dtype: KvDtype
     context: int | None
+    exact: bool = False
+    kv_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
     try:
         store = make_store(paper, setting.form)
         runtime = build_runtime(
-            config, store, paper, kernels, context=setting.context, kv_dtype=setting.kv_dtype,
+            config, store, paper, kernels,
+            context=setting.context, kv_dtype=setting.kv_dtype, exact=setting.exact,
             wide=adapter_profile(gpu.info.fallback).wide_chunks,
         )  # fmt: skip
         # The order of a load: the weights stream in through staging, then the activations are made.
@@ -141,53 +145,71 @@ async def require_room(
     gpu: Gpu,
     setting: Setting,
     make_room: MakeRoom,
-) -> Estimate:
-    """The estimate, if the model fits beside the other models into the budget and the device's limits.
+) -> tuple[Setting, Estimate]:
+    """The setting and its estimate, if the model fits beside the other models into the budget and the device's limits;
+    with a KV cache in q8 where it fits only so and the setting leaves that free.
 
     Raises MemoryBudgetError or OutOfMemoryError that give the numbers and say what would fit, and errors of `estimate`.
     """
-    try:
-        found = await estimate(config, make_store, gpu, setting)
-    except OutOfMemoryError as error:
-        left = (await make_room(0)).left
-        advice = await _advice(config, make_store, gpu, setting, left)
-        raise OutOfMemoryError(f"{error} {advice}") from error
-    taken = await make_room(found.peak_bytes)
+    setting, free = replace(setting, kv_free=False), setting.kv_free
+    choices = [setting, replace(setting, kv_dtype="q8")] if free else [setting]
+    for choice in choices:
+        refusal: OutOfMemoryError | None = None
+        try:
+            found = await estimate(config, make_store, gpu, choice)
+        except OutOfMemoryError as error:
+            refusal = error
+            taken = await make_room(0)
+        else:
+            taken = await make_room(found.peak_bytes)
+            if taken.left is None or found.peak_bytes <= taken.left:
+                return choice, found.within(taken.left)
+    advice = await _advice(config, make_store, gpu, choices, taken.left)
+    if refusal is not None:
+        raise OutOfMemoryError(f"{refusal} {advice}") from refusal
     left, budget = taken.left, taken.budget
-    if left is None or budget is None or found.peak_bytes <= left:
-        return found.within(left)
-    advice = await _advice(config, make_store, gpu, setting, left)
+    assert left is not None and budget is not None
     others = f" of which other models take {mb(budget - left)} ({taken})" if taken.models else ""
     if others:
         advice += (
             " Or unload another model: by close(), or with make_room=True those that are idle."
         )
     raise MemoryBudgetError(
-        f"{address} with a context of {found.context} needs {found} of GPU memory, more than the budget of "
-        f"{mb(budget)}{others}; nothing was loaded. {advice}",
+        f"{address} with a context of {found.context} and a KV cache in {choice.kv_dtype} needs {found} of GPU memory, "
+        f"more than the budget of {mb(budget)}{others}; nothing was loaded. {advice}",
         found.peak_bytes,
         budget,
     )
 
 
 async def _advice(
-    config: Config, make_store: MakeStore, gpu: Gpu, setting: Setting, budget: int | None
+    config: Config,
+    make_store: MakeStore,
+    gpu: Gpu,
+    refused: Sequence[Setting],
+    budget: int | None,
 ) -> str:
-    """A sentence on what would fit: a smaller context, or 4-bit weights of a plain checkpoint with some context."""
+    """A sentence on what would fit: a smaller context, a KV cache in q8, 4-bit weights of a plain checkpoint."""
+    setting = refused[0]
     asked = setting.context or DEFAULT_CONTEXT
-    smaller = [1 << n for n in range((asked - 1).bit_length() - 1, 7, -1)]
-    choices = [(setting, "", smaller)]
+    contexts = [asked, *(1 << n for n in range((asked - 1).bit_length() - 1, 7, -1))]
+    # Each with what it is called; the ones that change more come later.
+    choices = [(setting, "")]
+    if setting.kv_dtype != "q8" and not setting.exact:
+        choices.append((replace(setting, kv_dtype="q8"), 'kv="q8"'))
     if quantization(config) is None:
-        choices.append((Setting("q4", "f16", None), 'dtype="q4"', [asked, *smaller]))
+        choices.append((Setting("q4", "f16", None), 'dtype="q4"'))
+        choices.append((Setting("q4", "q8", None), 'dtype="q4" with kv="q8"'))
     fitting = []
     largest = 0
-    for choice, name, contexts in choices:
-        found = await _largest(config, make_store, gpu, choice, contexts, budget)
-        if found is not None and found.context > largest:
+    for choice, name in choices:
+        left = [n for n in contexts if n > largest and (n < asked or choice not in refused)]
+        found = await _largest(config, make_store, gpu, choice, left, budget)
+        if found is not None:
             largest = found.context
             words = [name] if name else []
             words += [f"context={largest}"] if largest != asked else []
-            fitting.append(f"{' with '.join(words)} ({mb(found.peak_bytes)})")
+            fitting.append(f"{' with '.join(words)} ({mb(found.peak_bytes)}, KV {choice.kv_dtype})")
     if not fitting:
         return (
             "Neither a smaller context nor 4-bit weights of it would fit: choose a smaller model."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from py_engine.arguments import callback, flag, instance, shown, unknown_option, whole
-from py_engine.blocks.kv_cache import KvDtype
+from py_engine.blocks.kv_cache import KV_DTYPES, KvDtype
 from py_engine.errors import InputError
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit, SubmitStrategy
 from py_engine.host.gpu import Gpu
@@ -28,6 +28,7 @@ _STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
     "q4": ("q4", "f16"),
 }
 DTYPES = tuple(_STORAGE)
+KV_CHOICES = ("auto", *KV_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class LoadOptions:
     """The options of Engine.load and Device.load, which say what each means."""
 
     dtype: str = "auto"
+    kv: str = "auto"
     context: int | None = None
     context_classes: Sequence[int] | None = None
     memory_budget: int | None = None
@@ -68,6 +70,8 @@ class LoadOptions:
         made = cls(**options)
         if not isinstance(made.dtype, str) or made.dtype not in DTYPES:
             raise InputError(f"dtype={shown(made.dtype)}: choose one of {', '.join(DTYPES)}")
+        if not isinstance(made.kv, str) or made.kv not in KV_CHOICES:
+            raise InputError(f"kv={shown(made.kv)}: choose one of {', '.join(KV_CHOICES)}")
         if made.memory_budget is not None:
             whole("memory_budget", made.memory_budget, 1, 1 << 53)
         if made.context is not None:
@@ -90,7 +94,7 @@ DEFAULTS = LoadOptions()
 
 
 def storage_of(dtype: str) -> tuple[StorageForm, KvDtype]:
-    """For a dtype: the form of plain matrices, and the dtype of the KV cache."""
+    """For a dtype: the form of plain matrices, and the dtype of the KV cache unless another one is asked for."""
     return _STORAGE[dtype]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from py_engine.abort import Abort
@@ -58,8 +59,9 @@ class PlannedLoad:
                 self.address, gpu, io, options, make_room=self._room,
                 tell=self._tell, abort=abort, before_weights=self._place_is_free,
             )  # fmt: skip
-        # A later load takes the same commit, wherever the branch points then.
+        # A later load takes the same commit, wherever the branch points then, and the same form of the KV cache.
         self.address = loaded.pinned
+        self.options = replace(options, kv=loaded.kv_dtype)
         return loaded
 
     async def _room(self, needed: int) -> Taken:

@@ -27,6 +27,7 @@ def build_runtime(
     *,
     context: int | None,
     kv_dtype: KvDtype,
+    exact: bool,
     classes: Sequence[int] | None = None,
     strategy: SubmitStrategy | None = None,
     forms: Forms | None = None,
@@ -35,21 +36,18 @@ def build_runtime(
     """What runs the model of `config`. Its weights are asked for from `store`, which is of the same GPU and need not be
     filled yet.
 
-    Options as for build_decoder (generate/build.py). An encoder has no KV cache; there `kv_dtype` "f32" means that its
-    products are computed without rounding activations.
+    Options as for build_decoder (generate/build.py). An encoder has no KV cache.
     Raises ModelError, InputError, OutOfMemoryError; then only what `store` holds stays allocated.
     """
     model = build_model(config, store)
     if not isinstance(model, EncoderModel):
         return build_decoder(
-            model, gpu, kernels, context=context, kv_dtype=kv_dtype, classes=classes, strategy=strategy,
-            forms=forms, wide=wide,
+            model, gpu, kernels, context=context, kv_dtype=kv_dtype, exact=exact, classes=classes,
+            strategy=strategy, forms=forms, wide=wide,
         )  # fmt: skip
     most = model.max_context
     longest = most if context is None else whole("context", context, 1, most)
-    encoder = Encoder(
-        gpu, kernels, model, longest, exact=kv_dtype == "f32", strategy=strategy, forms=forms
-    )
+    encoder = Encoder(gpu, kernels, model, longest, exact=exact, strategy=strategy, forms=forms)
     try:
         encoder.trace()
     except BaseException:

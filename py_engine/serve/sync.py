@@ -46,6 +46,7 @@ class SharedLoadOptions(TypedDict, total=False):
     """The options of Device.load that make sense here."""
 
     dtype: str
+    kv: str
     context: int | None
     context_classes: Sequence[int] | None
     memory_budget: int | None
@@ -206,13 +207,14 @@ class SyncEngine:
         *,
         host: str | None = None,
         dtype: str = "auto",
+        kv: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. Errors as for Engine.estimate."""
         background = Background()
         estimate = Engine.estimate(
-            model, host=host, dtype=dtype, context=context, memory_budget=memory_budget
+            model, host=host, dtype=dtype, kv=kv, context=context, memory_budget=memory_budget
         )
         try:
             return background.wait(estimate)

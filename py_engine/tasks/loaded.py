@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.self_check import Outcome
 from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import InputError
@@ -60,6 +61,7 @@ class Loaded:
     family: str
     dtype: str  # as the caller gave it
     form: StorageForm  # the form that plain matrices got
+    kv_dtype: KvDtype  # of the KV cache, before the self-check
     io: Io
     store: WeightStore
     runtime: Runtime

@@ -3,7 +3,7 @@
 
 override WINDOW: u32 = 0u;  // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
 
-const TILE = 32u;  // keys a workgroup takes at a time
+override TILE: u32;  // keys a workgroup takes at a time
 
 struct Span {
   first: u32,   // the first visible key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from py_engine.blocks.state import Rope
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
-from py_engine.graph.trace import NOTHING, Tensor, Trace
+from py_engine.graph.trace import NOTHING, Q8_GROUP, Tensor, Trace
 from py_engine.host.gpu import Binding, Gpu
 from py_engine.ops.step import pack_step
 
@@ -27,11 +28,12 @@ class Bench:
         self._buffers: list[Any] = []
 
     def put(self, name: str, array: np.ndarray, dtype: str | None = None) -> Tensor:
-        """A persistent tensor holding `array` (f32, u32, f16; bf16 as uint16 with dtype="bf16")."""
+        """A persistent tensor holding `array` (f32, u32, f16; bf16 as uint16 with dtype="bf16"; rows of float32 as q8
+        with dtype="q8")."""
         array = np.ascontiguousarray(array)
         kind = dtype or {v: k for k, v in DTYPES.items()}[array.dtype.type]
         tensor = Tensor(name, array.shape, kind)  # type: ignore[arg-type]
-        raw = array.tobytes()
+        raw = (q8_packed(array) if kind == "q8" else array).tobytes()
         raw += bytes(-len(raw) % 4)
         buffer = self.gpu.create_buffer(name, max(len(raw), 256))
         self.gpu.write(buffer, 0, raw)
@@ -63,8 +65,11 @@ class Bench:
         planner.release()
 
     async def get(self, tensor: Tensor) -> np.ndarray:
-        """The contents of a persistent tensor now."""
+        """The contents of a persistent tensor now; of q8 what its bytes mean."""
         assert tensor.binding is not None
+        if tensor.dtype == "q8":
+            raw = await self.gpu.read(tensor.binding.buffer, 0, tensor.nbytes)
+            return q8_unpacked(np.frombuffer(raw, np.uint8).reshape(*tensor.shape[:-1], -1))
         dtype = DTYPES[tensor.dtype]
         n = int(np.prod(tensor.shape))
         raw = await self.gpu.read(tensor.binding.buffer, tensor.binding.offset)
@@ -75,6 +80,47 @@ class Bench:
         for buffer in self._buffers:
             self.gpu.destroy_buffer(buffer)
         self._buffers.clear()
+
+
+def spread(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 [.., D]: rows of queries or keys as they are before a KV cache of this dtype
+    (shaders/lib/kv_append_q8.wgsl)."""
+    rows = rows.astype(np.float64)
+    if dtype != "q8":
+        return rows
+    width = rows.shape[-1]
+    block = min(width & -width, Q8_GROUP)
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    parts = rows.reshape(*rows.shape[:-1], -1, block) @ matrix / math.sqrt(block)
+    found: np.ndarray = parts.reshape(rows.shape)
+    return found
+
+
+def q8_packed(rows: np.ndarray) -> np.ndarray:
+    """uint8 [.., D + 4 groups] of float32 [.., D], as shaders/lib/kv_q8.wgsl reads them. NaN stays NaN."""
+    width = rows.shape[-1]
+    parts, pairs = [], []
+    for at in range(0, width, Q8_GROUP):
+        group = rows[..., at : at + Q8_GROUP].astype(np.float64)
+        ends = np.stack([group.min(-1), group.max(-1)], -1).astype(np.float16)
+        least, greatest = np.split(ends.astype(np.float64), 2, -1)
+        share = (group - least) / np.maximum(greatest - least, 1e-20)
+        parts.append(np.floor(255 * np.nan_to_num(share).clip(0, 1) + 0.5).astype(np.uint8))
+        pairs.append(ends.view(np.uint8))
+    return np.concatenate(parts + pairs, -1)
+
+
+def q8_unpacked(rows: np.ndarray) -> np.ndarray:
+    """float64 [.., D] of the bytes."""
+    groups = -(-rows.shape[-1] // (Q8_GROUP + 4))
+    width = rows.shape[-1] - 4 * groups
+    ends = np.ascontiguousarray(rows[..., width:]).view(np.float16).astype(np.float64)
+    place = np.arange(width) // Q8_GROUP
+    least, greatest = ends[..., 2 * place], ends[..., 2 * place + 1]
+    found: np.ndarray = least + (greatest - least) * rows[..., :width] / 255
+    return found
 
 
 def nmse(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads
 from py_engine.ops.step import Pass
 from tests.conftest import Runner
-from tests.ops.harness import Bench, nmse
+from tests.ops.harness import Bench, nmse, spread
 from tests.ops.test_rope import growth_reference, heads_reference
 
 LARGE = "nvidia"  # its GPUs take the large forms of the kernels
@@ -97,7 +97,21 @@ DECODE = [
     Case(pos=63, halted=True),
     Case(pos=90, cap=2.0, sharp=8.0, width=32, neighbours=True, growth=(0.3, 16), normed="qk"),
     Case(pos=70, d=92, width=32, normed="qk", norm_last=True, offset=1.0, cap=50.0, window=40),
-    Case(pos=40, heads=6, kv_heads=2, d=24, width=0, dtype="f16"),
+    Case(pos=40, heads=6, kv_heads=2, d=24, width=0, dtype="q8"),
+    Case(
+        pos=289,
+        heads=8,
+        kv_heads=2,
+        d=256,
+        context=400,
+        dtype="q8",
+        gated=True,
+        width=64,
+        normed="qk",
+    ),
+    Case(
+        pos=95, heads=8, kv_heads=1, d=80, dtype="q8", width=80, window=50
+    ),  # a group of 64 and one of 16
     Case(
         pos=100, heads=2, kv_heads=1, d=256, width=256, neighbours=True, normed="q", norm_last=True
     ),
@@ -145,7 +159,8 @@ PREFILL = [
         growth=(0.3, 16),
         window=19,
     ),
-    Case(rows=33, valid=33, d=24, width=0, normed="qk", norm_last=True, dtype="f16", cap=30.0),
+    Case(rows=33, valid=33, d=24, width=0, normed="qk", norm_last=True, dtype="q8", cap=30.0),
+    Case(rows=40, valid=37, d=128, context=100, pos=20, dtype="q8", width=128, normed="qk"),
 ]
 # On the tensor units: scores of several tiles, in which maxima move; rows behind the valid ones, and a part of a block.
 UNITS = [
@@ -163,13 +178,29 @@ UNITS = [
 
 @pytest.mark.parametrize("case", DECODE + PREFILL, ids=repr)
 def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
-    # Scores of +-40 lose 5 bits in exp; an f16 cache is exact here, since the reference reads what was appended.
-    bar = 1e-12 if case.sharp == 1.0 else 1e-9
+    check_case(gpu, run, case, frozenset(), bar_of(gpu, case))
+
+
+@pytest.mark.parametrize("case", [*DECODE[:2], DECODE[9], *DECODE[2:9]], ids=repr)
+def test_teams_in_large_subgroups(gpu: Gpu, run: Runner, case: Case) -> None:
+    """Decode where the adapter has subgroups."""
+    if "subgroups" not in gpu.features:
+        pytest.skip("no subgroups")
+    if gpu.info.subgroup_min_size < 32 and case.d > 32:
+        pytest.skip("subgroups may be smaller than a team")
+    subgroups = frozenset({"subgroups"})
+    assert check_case(gpu, run, case, subgroups, bar_of(gpu, case)) == subgroups
+
+
+def bar_of(gpu: Gpu, case: Case) -> float:
+    """The NMSE that is allowed without tensor units."""
+    # Scores of +-40 lose 5 bits in exp; f16 and q8 are exact here, since the reference reads what was appended.
+    bar = (1e-12 if case.dtype != "q8" else 1e-11) if case.sharp == 1.0 else 1e-9
     if not gpu.info.fallback:
         # A real GPU's compiler may leave out the rounding of the token's own key and value (an H200: 7e-9), and adds
         # 5,000 keys in another order (1.03e-12).
         bar = max(bar, 1e-7 if case.dtype == "f16" else 1e-11)
-    check_case(gpu, run, case, frozenset(), bar)
+    return bar
 
 
 @pytest.mark.parametrize("case", UNITS, ids=repr)
@@ -181,8 +212,11 @@ def test_units(gpu: Gpu, run: Runner, case: Case) -> None:
     check_case(gpu, run, case, MATRIX_KERNEL, 1e-6 * case.sharp**2)
 
 
-def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar: float) -> None:
-    """Compare y with the reference up to an NMSE of `bar`, the caches nearly exactly, and what must stay as it is."""
+def check_case(
+    gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar: float
+) -> frozenset[str]:
+    """Compare y with the reference up to an NMSE of `bar`, the caches nearly exactly, and what must stay as it is.
+    Returns the features that the first kernel needs."""
     c = case
     rng = np.random.default_rng(c.pos + c.d)
     bench = Bench(gpu)
@@ -193,7 +227,7 @@ def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar:
         g[0, 0, :2] = -1e5, 1e5
         between = np.stack([x[:, : c.heads], g], 2).reshape(c.rows, 2 * c.heads, c.d)
         stacked = np.concatenate([between, x[:, c.heads :]], 1)
-    dtype = np.float32 if c.dtype == "f32" else np.float16
+    dtype = np.float16 if c.dtype == "f16" else np.float32
     before = [rng.standard_normal((c.kv_heads, c.context, c.d)).astype(dtype) for _ in range(2)]
     for array in before:  # what nobody may look at: rows that are not yet there
         array[:, c.pos :] = np.nan
@@ -220,7 +254,8 @@ def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar:
         c.norm_last,
         c.growth,
     )
-    cache = bench.put("k", before[0]), bench.put("v", before[1])
+    cache = bench.put("k", before[0], c.dtype), bench.put("v", before[1], c.dtype)
+    before = [run(bench.get(t)) for t in cache]
     info = gpu.info
     # What lavapipe compiles in seconds takes SwiftShader minutes and gigabytes.
     if info.fallback and info.host == "wgpu" and c.vendor:
@@ -243,16 +278,18 @@ def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar:
     bench.close()
     if c.halted:
         assert [k.tobytes(), v.tobytes()] == [array.tobytes() for array in before]
-        return
+        return trace.calls[0].kernel.features
     q, new_k, new_v = np.split(x[: c.valid], [c.heads, c.heads + c.kv_heads], 1)
     kind = {"neighbours": c.neighbours, "norm_last": c.norm_last}
     q = heads_reference(q, weights["q"], c.offset, c.width, 1e4, c.pos, **kind)
-    q *= scale * growth_reference(c.growth, c.pos, c.valid)
+    q = spread(q * scale * growth_reference(c.growth, c.pos, c.valid), c.dtype)
     new_k = heads_reference(new_k, weights["k"], c.offset, c.width, 1e4, c.pos, **kind)
+    new_k = spread(new_k, c.dtype)
     rows = slice(c.pos, c.pos + c.valid)
     for cached, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
-        # f16: half a unit in the last place of 11 bits, 6e-8 at worst
-        assert nmse(cached[:, rows].swapaxes(0, 1), new) < (1e-12 if c.dtype == "f32" else 1e-7)
+        # f16: half a unit in the last place of 11 bits, 6e-8 at worst; q8: a step of 1/255 of five deviations
+        rounding = {"f32": 1e-12, "f16": 1e-7, "q8": 1e-4}[c.dtype]
+        assert nmse(cached[:, rows].swapaxes(0, 1), new) < rounding
         untouched = np.delete(np.arange(c.context), rows)
         assert cached[:, untouched].tobytes() == old[:, untouched].tobytes()
     wanted = attention_reference(q, k, v, c)
@@ -260,6 +297,7 @@ def check_case(gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar:
         wanted *= 0.5 * (1 + np.tanh(0.5 * g[: c.valid].astype(np.float64))).reshape(c.valid, -1)
     assert nmse(got[: c.valid], wanted) < bar
     assert (got[c.valid :] == 7.0).all()
+    return trace.calls[0].kernel.features
 
 
 @pytest.mark.parametrize(
@@ -288,11 +326,15 @@ def test_who_takes_units(
     assert prefill.tensors[0].dtype == ("f16" if takes else "f32")
 
 
-def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
+@pytest.mark.parametrize("dtype", ["f16", "q8"])
+def test_cache_holds_no_infinity(gpu: Gpu, run: Runner, dtype: str) -> None:
     """What f16 cannot hold is its largest value to the token itself, too."""
     bench = Bench(gpu)
     s = bench.put_step(0, 1)
-    k, v = (bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv")
+    k, v = (
+        bench.put(n, np.zeros((1, 64, 4), {"f16": np.float16}.get(dtype, np.float32)), dtype)
+        for n in "kv"
+    )
     table = np.frombuffer(Rope(4, 1e4, (1.0, 0.01)).table(64), np.float32)
     y = bench.put("y", np.zeros((1, 4), np.float32))
     trace = Pass(1, step=s)
@@ -307,10 +349,11 @@ def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
 def test_splits_fill_a_gpu_and_stay_within_the_reduction() -> None:
     for context in (1, 31, 512, 4096, 32768, 262144):
         for kv_heads in (1, 2, 8, 64):
-            splits = decode_splits(context, kv_heads, None)
-            assert 1 <= splits <= 128 and splits <= -(-context // 32)
-            assert decode_splits(context, kv_heads, 64) <= 2
-    assert decode_splits(4096, 8, None) * 8 >= 256
+            for tile in (16, 32, 64):
+                splits = decode_splits(context, tile, kv_heads, None)
+                assert 1 <= splits <= 512 and splits <= -(-context // tile)
+                assert decode_splits(context, tile, kv_heads, 64) <= 64 // tile
+    assert decode_splits(4096, 32, 8, None) * 8 == 256
 
 
 def test_shapes_that_differ() -> None:

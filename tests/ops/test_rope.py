@@ -16,7 +16,7 @@ from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 from tests.conftest import Runner
-from tests.ops.harness import DTYPES, Bench, nmse
+from tests.ops.harness import DTYPES, Bench, nmse, spread
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,9 @@ CASES = [
     Case(d=20, width=10, pos=61, rows=3, valid=3, neighbours=True, norms=False),
     Case(d=92, width=32, norm_last=True, offset=1.0, magnitude=0.7, pos=3, dtype="f16"),
     Case(d=24, width=0, pos=7, growth=(0.1, 4)),
+    Case(
+        d=140, width=64, pos=60, kv_heads=1, heads=2, dtype="q8"
+    ),  # two groups of 64 and one of 12
     Case(d=24, width=0, norms=False, rows=1, valid=1),
     Case(
         d=256,
@@ -143,13 +146,11 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         stacked = np.concatenate([qkv[:, places], qkv[:, c.heads :]], 1)
         stacked[:, 1 : 2 * c.heads : 2] = np.nan
     w_q, w_k = (rng.uniform(0.5, 1.5, c.d).astype(np.float32) for _ in range(2))
-    cache = np.full(
-        (c.kv_heads, c.context, c.d), 9.0, {"f32": np.float32, "f16": np.float16}[c.dtype]
-    )
+    cache = np.full((c.kv_heads, c.context, c.d), 9.0, {"f16": np.float16}.get(c.dtype, np.float32))
     s = bench.put_step(c.pos, c.valid, c.halted)
     trace = Pass(c.rows, step=s)
     q = bench.put("q", np.full((c.rows, c.heads, c.d), 7.0, DTYPES[c.q_dtype]))
-    k, v = bench.put("k", cache), bench.put("v", cache)
+    k, v = bench.put("k", cache, c.dtype), bench.put("v", cache, c.dtype)
     norms = [Norm(bench.put("w", w), 1e-6, c.offset) if c.norms else None for w in (w_q, w_k)]
     heads = Heads(
         c.heads,
@@ -176,12 +177,12 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
         "magnitude": c.magnitude,
     }
     want_q = heads_reference(xq, w_q if c.norms else None, *rotation, **kind)
-    want_q *= 0.25 * growth_reference(c.growth, c.pos, c.valid)
+    want_q = spread(want_q * 0.25 * growth_reference(c.growth, c.pos, c.valid), c.dtype)
     want_k, want_v = cache.astype(np.float64), cache.astype(np.float64)
     if not c.halted:
         rows = slice(c.pos, c.pos + c.valid)
         turned = heads_reference(xk, w_k if c.norms else None, *rotation, **kind)
-        want_k[:, rows] = turned.swapaxes(0, 1)
+        want_k[:, rows] = spread(turned, c.dtype).swapaxes(0, 1)
         want_v[:, rows] = xv.swapaxes(0, 1)
     got_q = run(bench.get(q))
     assert nmse(got_q[: c.valid], want_q) < (1e-12 if c.q_dtype == "f32" else 1e-7)
@@ -190,17 +191,22 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     for cached, want in ((k, want_k), (v, want_v)):
         got = run(bench.get(cached)).astype(np.float64)
         # f16: half a unit in the last place of 11 bits, 6e-8 at worst
-        assert nmse(got[:, rows], want[:, rows]) < (1e-12 if c.dtype == "f32" else 1e-7)
+        bar = {"f32": 1e-12, "f16": 1e-7, "q8": 1e-4}[c.dtype]
+        assert nmse(got[:, rows], want[:, rows]) < bar
         untouched = np.ones(c.context, bool)
         untouched[rows] = False
         assert (got[:, untouched] == 9.0).all()
     bench.close()
 
 
-def test_f16_cache_holds_no_infinity(gpu: Gpu, run: Runner) -> None:
+@pytest.mark.parametrize("dtype", ["f16", "q8"])
+def test_cache_holds_no_infinity(gpu: Gpu, run: Runner, dtype: str) -> None:
     bench = Bench(gpu)
     s = bench.put_step(0, 1)
-    cache = [bench.put(n, np.zeros((1, 64, 4), np.float16)) for n in "kv"]
+    cache = [
+        bench.put(n, np.zeros((1, 64, 4), {"f16": np.float16}.get(dtype, np.float32)), dtype)
+        for n in "kv"
+    ]
     trace = Pass(1, step=s)
     q = bench.put("q", np.zeros((1, 1, 4), np.float32))
     heads = Heads(1, 1, 4, bench.put_rope(4, 1e4, 64), 4)
