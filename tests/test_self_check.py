@@ -157,9 +157,9 @@ def test_every_pipeline_is_checked_and_none_is_added(
         # A checkpoint's load has at most five pipelines of its own: checksum, scales, biases, and two kinds of vectors.
         assert len(checked) == forward <= 36
         assert len(kernels) <= 41
-        # The check uses no more memory than the activations that are made after it, or than the staging buffers of the
-        # load.
-        assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20)
+        # The check uses little more memory than the activations that are made after it, or than the staging buffers of
+        # the load. 8 MiB more: DeltaNet in chunks, with tensor units.
+        assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20) + (8 << 20)
         await bench.run(kernels, SingleSubmit())
         assert 0 < gpu.uploaded <= 3 << 20 and gpu.uploads <= 200
         assert 0 < gpu.copied <= 350_000 and gpu.copies <= 470
