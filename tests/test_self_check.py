@@ -161,7 +161,7 @@ def test_every_pipeline_is_checked_and_none_is_added(
         # the load. 8 MiB more: DeltaNet in chunks, with tensor units.
         assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20) + (8 << 20)
         await bench.run(kernels, SingleSubmit())
-        assert 0 < gpu.uploaded <= 3 << 20 and gpu.uploads <= 200
+        assert 0 < gpu.uploaded <= 5 << 20 and gpu.uploads <= 200
         assert 0 < gpu.copied <= 350_000 and gpu.copies <= 470
         await kernels.settle()
 

@@ -132,24 +132,22 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def matmul(bench: Bench, calls: Sequence[Call]) -> Check:
-    """matmul.wgsl, matmul_units.wgsl and matmul_dot4.wgsl: a tile of rows and three more; rows after these must not
-    change."""
+    """matmul.wgsl, matmul_units.wgsl and matmul_dot4.wgsl: a tile of rows (of tensor units half a tile) and three more;
+    rows after these must not change."""
     [call] = calls
     c = constants(call)
     [n, k, rt, base, columns, at, epilogue] = whole(
         c, "N", "K", "RT", "ROW_BASE", "Y_COLS", "Y_OFFSET", "EPILOGUE"
     )
     units, dot4 = call.kernel.stem == "matmul_units", call.kernel.stem == "matmul_dot4"
-    tile = 128 if units else 64 if dot4 else 8 * rt
-    valid, rows = tile + 3, tile + 16
+    tile = 64 if units or dot4 else 8 * rt
+    valid, rows = tile + 3, tile + (16 if units else 4)  # units have whole blocks of rows
     sections = 2 if epilogue == EPILOGUES["gated"] else 1
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     dtype: Dtype = "f16" if units else "u32" if dot4 else "f32"
-    # Rows that are not 0: one of each eight, since a thread has one of eight or of 16 (of tensor units: some of the
-    # first and of the last block); two of the next tile; one not valid.
-    inside = (
-        [3, 12, tile - 11, tile - 2] if units else [i + 3 * i // 8 % 8 for i in range(0, tile, 8)]
-    )
+    # Rows that are not 0: one of each eight, since a thread has one of eight or of 16 (of tensor units: some of an
+    # upper and of a lower block); two after the tile; one not valid.
+    inside = [3, 12, 53, 62] if units else [i + 3 * i // 8 % 8 for i in range(0, tile, 8)]
     tokens = [*inside, tile, valid - 1, valid]
     x = bench.keep(("chunk", rows, k, dtype), lambda: _chunk(bench, rows, tokens, k, dtype))
     y, adds = bench.make("y", rows, columns), epilogue in _READING
