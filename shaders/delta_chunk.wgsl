@@ -233,10 +233,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var x1 = right_sides(column, i + 4u);
       var x2 = right_sides(column, i + 8u);
       var x3 = right_sides(column, i + 12u);
-      var next = found(column, 0u);
       for (var j = 0u; j < i; j += 4u) {
-        let x = next;
-        next = found(column, min(j + 4u, i - 4u));
+        let x = found(column, j);
         let pitch = block_pitch(j / 16u);
         let at = block_start(j / 16u) + j % 16u * pitch + 4u * (block - j / 16u);
         x0 -= lower(at, pitch) * x;

@@ -102,9 +102,9 @@ fn scan_rows(s: ptr<function, array<vec4<f32>, MOST>>, first: u32, end: u32, hea
   }
 }
 
-// Channels c .. c + 3 of rows 4 across .. of W (across < 16) and exp(g) q; 0 behind the last row.
-fn four_channels(start: u32, c: u32, across: u32, head: u32) -> mat4x4<f32> {
-  if (c >= DK || start + CHUNK > step.rows) { return mat4x4<f32>(); }
+// Channels c .. c + 3 of rows 4 across .. of W (across < 16) and exp(g) q; 0 from channel `end` on.
+fn four_channels(start: u32, c: u32, end: u32, across: u32, head: u32) -> mat4x4<f32> {
+  if (c >= end) { return mat4x4<f32>(); }
   let at = (start + c / 2u) * (PITCH / 4u) + head * HEAD + across;
   let below = at + PITCH / 4u;
   return mat4x4<f32>(scratch[at], scratch[at + 32u], scratch[below], scratch[below + 32u]);
@@ -128,18 +128,6 @@ fn added(tile: mat4x4<f32>, x: mat4x4<f32>, at: u32) -> mat4x4<f32> {
     tile[1] + x[0].y * c0 + x[1].y * c1 + x[2].y * c2 + x[3].y * c3,
     tile[2] + x[0].z * c0 + x[1].z * c1 + x[2].z * c2 + x[3].z * c3,
     tile[3] + x[0].w * c0 + x[1].w * c1 + x[2].w * c2 + x[3].w * c3);
-}
-
-// What is read ahead in a product with S: more channels, in the end the first rows of k.
-fn ahead(is_last: bool, start: u32, c: u32, j: u32, across: u32, head: u32) -> mat4x4<f32> {
-  if (is_last) { return four_keys(start + j, across, head); }
-  return four_channels(start, c, across, head);
-}
-
-// What is read ahead in the sum over rows: more rows of k, in the end the first channels of the next chunk.
-fn behind(more: bool, start: u32, j: u32, c: u32, across: u32, head: u32) -> mat4x4<f32> {
-  if (more) { return four_keys(start + j, across, head); }
-  return four_channels(start + CHUNK, c, across, head);
 }
 
 // A tile in the pool, its columns `pitch` apart.
@@ -212,10 +200,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let from_c = half * 64u;
     let end_c = min(DK, from_c + 64u);
     let from_j = half * 32u;
-    var x0 = four_channels(first, from_c, across, head);
-    var x1 = four_channels(first, from_c + 4u, across, head);
-    var x2 = four_channels(first, from_c + 8u, across, head);
-    var x3 = four_channels(first, from_c + 12u, across, head);
+    var x0 = four_channels(first, from_c, end_c, across, head);
+    var x1 = four_channels(first, from_c + 4u, end_c, across, head);
+    var x2 = four_channels(first, from_c + 8u, end_c, across, head);
+    var x3 = four_channels(first, from_c + 12u, end_c, across, head);
     for (var n = 0u; n < chunks; n++) {
       let start = first + n * CHUNK;
       let row = start + 4u * (across % 16u);
@@ -234,22 +222,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       var products = mat4x4<f32>();
       for (var c = from_c; c < end_c; c += 16u) {
         let at = 4u * c + down;
-        let is_last = c + 16u >= end_c;
         products = added(products, x0, at);
-        x0 = ahead(is_last, start, c + 16u, from_j, across, head);
+        x0 = four_channels(start, c + 16u, end_c, across, head);
         products = added(products, x1, at + 16u);
-        x1 = ahead(is_last, start, c + 20u, from_j + 4u, across, head);
+        x1 = four_channels(start, c + 20u, end_c, across, head);
         products = added(products, x2, at + 32u);
-        x2 = ahead(is_last, start, c + 24u, from_j + 8u, across, head);
+        x2 = four_channels(start, c + 24u, end_c, across, head);
         products = added(products, x3, at + 48u);
-        x3 = ahead(is_last, start, c + 28u, from_j + 12u, across, head);
+        x3 = four_channels(start, c + 28u, end_c, across, head);
       }
-      if (from_c >= DK) {
-        x0 = four_keys(start + from_j, across, head);
-        x1 = four_keys(start + from_j + 4u, across, head);
-        x2 = four_keys(start + from_j + 8u, across, head);
-        x3 = four_keys(start + from_j + 12u, across, head);
-      }
+      x0 = four_keys(start + from_j, across, head);
+      x1 = four_keys(start + from_j + 4u, across, head);
+      x2 = four_keys(start + from_j + 8u, across, head);
+      x3 = four_keys(start + from_j + 12u, across, head);
       workgroupBarrier();
       if (half == 1u) { put(thread - HALF, HALF, products); }
       workgroupBarrier();
@@ -279,15 +264,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       tile = tile * decayed(whole);
       for (var j = from_j; j < from_j + 32u; j += 16u) {
         let at = CORRECTIONS + 4u * j + down;
-        let more = j == from_j;
         tile = added(tile, x0, at);
-        x0 = behind(more, start, j + 16u, from_c, across, head);
         tile = added(tile, x1, at + 16u);
-        x1 = behind(more, start, j + 20u, from_c + 4u, across, head);
         tile = added(tile, x2, at + 32u);
-        x2 = behind(more, start, j + 24u, from_c + 8u, across, head);
         tile = added(tile, x3, at + 48u);
-        x3 = behind(more, start, j + 28u, from_c + 12u, across, head);
+        if (j == from_j) {
+          x0 = four_keys(start + j + 16u, across, head);
+          x1 = four_keys(start + j + 20u, across, head);
+          x2 = four_keys(start + j + 24u, across, head);
+          x3 = four_keys(start + j + 28u, across, head);
+        }
+      }
+      if (n + 1u < chunks) {
+        x0 = four_channels(start + CHUNK, from_c, end_c, across, head);
+        x1 = four_channels(start + CHUNK, from_c + 4u, end_c, across, head);
+        x2 = four_channels(start + CHUNK, from_c + 8u, end_c, across, head);
+        x3 = four_channels(start + CHUNK, from_c + 12u, end_c, across, head);
       }
       if (half == 1u) {
         put(thread - HALF, HALF, tile);
