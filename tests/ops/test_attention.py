@@ -271,7 +271,9 @@ def check_case(
         cap=c.cap,
     )
     assert len(trace.calls) == 2
-    assert (trace.calls[1].kernel.stem == "attention_prefill_units") == bool(features)
+    assert (trace.calls[1].kernel.stem == "attention_prefill_units") == (
+        "subgroup-matrix" in features
+    )
     run(bench.run(trace))
 
     got, k, v = (run(bench.get(t)) for t in (y, *cache))
