@@ -85,8 +85,20 @@ def peer_rows(results: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str,
     `peers`: objects with peer, where, model (as in random:MODEL-4bit), prompt_tokens, decode_tps, prefill_tps, date.
     """
     lines = [
-        _line(("model", "peer", "where", "date", "decode tok/s", "ours", "prefill tok/s", "ours")),
-        "|---" * 8 + "|",
+        _line(
+            (
+                "model",
+                "prompt",
+                "peer",
+                "where",
+                "date",
+                "decode tok/s",
+                "ours",
+                "prefill tok/s",
+                "ours",
+            )
+        ),
+        "|---" * 9 + "|",
     ]
     for peer in peers:
         ours = [
@@ -98,7 +110,8 @@ def peer_rows(results: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str,
         ]
         if not ours:
             continue
-        cells = [peer["model"], peer["peer"], peer["where"], peer["date"]]
+        prompt = f"{peer['prompt_tokens']:,}"
+        cells = [peer["model"], prompt, peer["peer"], peer["where"], peer["date"]]
         for key in ("decode_tps", "prefill_tps"):
             best = max(r[key] for r in ours)
             theirs = peer.get(key)
