@@ -308,6 +308,13 @@ def test_bad_requests_fail_at_once(
     run(ask())
 
 
+@pytest.mark.parametrize("options", [{"kv": "q8"}, {"context_classes": [64]}], ids=str)
+def test_an_encoder_has_no_kv_cache(gpu: Gpu, run: Runner, options: dict[str, Any]) -> None:
+    """An option that an encoder cannot follow is refused, not dropped."""
+    with pytest.raises(InputError, match=f"{next(iter(options))}: this model is an encoder"):
+        run(Engine.load(str(reference.folder(PLAIN)), gpu=gpu, **options))
+
+
 def test_what_an_encoder_cannot_do_names_what_it_can(
     engines: Callable[[str], Engine], run: Runner
 ) -> None:

@@ -11,6 +11,7 @@ from py_engine.abort import Abort
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.autotune import chosen_forms
 from py_engine.encode.encoder import Encoder
+from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels, kernels_of
 from py_engine.graph.submit import SubmitStrategy, default_strategy
@@ -166,7 +167,17 @@ async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -
 
 
 def setting_of(options: LoadOptions, config: Config, io: Io) -> Setting:
-    """How a model of this config is loaded with these options on this device."""
+    """How a model of this config is loaded with these options on this device. Raises InputError for options of a KV
+    cache where the model has none."""
+    if encodes(config):
+        for name, given in (
+            ("kv", options.kv != "auto"),
+            ("context_classes", options.context_classes is not None),
+        ):
+            if given:
+                raise InputError(
+                    f"{name}: this model is an encoder and has no KV cache; leave the option out"
+                )
     dtype = options.dtype
     if dtype == "auto":
         dtype = profile_of(io.handheld).dtype

@@ -61,7 +61,8 @@ class PlannedLoad:
             )  # fmt: skip
         # A later load takes the same commit, wherever the branch points then, and the same form of the KV cache.
         self.address = loaded.pinned
-        self.options = replace(options, kv=loaded.kv_dtype)
+        kv = loaded.kv_dtype if loaded.generating else options.kv
+        self.options = replace(options, kv=kv)
         return loaded
 
     async def _room(self, needed: int) -> Taken:
