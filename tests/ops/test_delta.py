@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -132,9 +134,21 @@ def run_pieces(
     return [np.concatenate(got), *lasting]
 
 
+def _spare_swiftshader(
+    gpu: Gpu, config: pytest.Config, shape: DeltaShape, shapes: Sequence[DeltaShape]
+) -> None:
+    """Run one shape on SwiftShader, which compiles each of these kernels for a second; all of them with --slow."""
+    if gpu.info.host == "dawn" and gpu.info.fallback and shape != shapes[0]:
+        if not config.getoption("--slow"):
+            pytest.skip("slow: run it with --slow")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_prompt_in_pieces(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
+def test_prompt_in_pieces(
+    gpu: Gpu, run: Runner, shape: DeltaShape, pytestconfig: pytest.Config
+) -> None:
     """However a prompt is cut into passes of few rows, every bit is the same; single tokens differ by rounding."""
+    _spare_swiftshader(gpu, pytestconfig, shape, SHAPES)
     layer = Layer(shape, 41)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(41, 48)])
@@ -213,9 +227,12 @@ CHUNKED = [
 
 
 @pytest.mark.parametrize("shape", CHUNKED, ids=str)
-def test_chunks_of_rows(gpu: Gpu, run: Runner, shape: DeltaShape) -> None:
+def test_chunks_of_rows(
+    gpu: Gpu, run: Runner, shape: DeltaShape, pytestconfig: pytest.Config
+) -> None:
     """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
     bits, another the same but for rounding."""
+    _spare_swiftshader(gpu, pytestconfig, shape, CHUNKED)
     layer = Layer(shape, 200)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(200, 208)])
