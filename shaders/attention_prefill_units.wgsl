@@ -118,6 +118,38 @@ fn put(sums: Sums, at: u32, row0: u32, row: u32, head: u32, column: u32, lane: u
   workgroupBarrier();
 }
 
+// Eight elements of a tile into workgroup memory. Not in a loop over an array: arrays that are indexed by a loop go to slow
+// memory where the compiler does not unroll it (a fifth of the kernel's time, in a form of it that was tried).
+fn stage_keys(unit: u32, fresh: vec4<u32>) {
+  if (unit >= KT * PARTS) { return; }
+  let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+  let low = bitcast<vec4<f16>>(fresh.xy);
+  let high = bitcast<vec4<f16>>(fresh.zw);
+  keys[at + 0u] = low.x;
+  keys[at + 1u] = low.y;
+  keys[at + 2u] = low.z;
+  keys[at + 3u] = low.w;
+  keys[at + 4u] = high.x;
+  keys[at + 5u] = high.y;
+  keys[at + 6u] = high.z;
+  keys[at + 7u] = high.w;
+}
+
+fn stage_values(unit: u32, fresh: vec4<u32>) {
+  if (unit >= KT * PARTS) { return; }
+  let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+  let low = bitcast<vec4<f16>>(fresh.xy);
+  let high = bitcast<vec4<f16>>(fresh.zw);
+  values[at + 0u] = low.x;
+  values[at + 1u] = low.y;
+  values[at + 2u] = low.z;
+  values[at + 3u] = low.w;
+  values[at + 4u] = high.x;
+  values[at + 5u] = high.y;
+  values[at + 6u] = high.z;
+  values[at + 7u] = high.w;
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) thread: u32) {
@@ -203,24 +235,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (D > 128u) { k2 = fetch_keys(cache, begin, end, thread + 512u); }
     var k3 = vec4<u32>();
     if (D > 192u) { k3 = fetch_keys(cache, begin, end, thread + 768u); }
-    // As the stores of a tile below, which are not in a function: so the compiler sees that the indices are inside.
-    let keys_fresh = array<vec4<u32>, 4>(k0, k1, k2, k3);
-    for (var i = 0u; i < (D + 63u) / 64u; i++) {
-      let unit = thread + i * WG;
-      if (unit < KT * PARTS) {
-        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
-        let low = bitcast<vec4<f16>>(keys_fresh[i].xy);
-        let high = bitcast<vec4<f16>>(keys_fresh[i].zw);
-        keys[at + 0u] = low.x;
-        keys[at + 1u] = low.y;
-        keys[at + 2u] = low.z;
-        keys[at + 3u] = low.w;
-        keys[at + 4u] = high.x;
-        keys[at + 5u] = high.y;
-        keys[at + 6u] = high.z;
-        keys[at + 7u] = high.w;
-      }
-    }
+    stage_keys(thread, k0);
+    if (D > 64u) { stage_keys(thread + WG, k1); }
+    if (D > 128u) { stage_keys(thread + 2u * WG, k2); }
+    if (D > 192u) { stage_keys(thread + 3u * WG, k3); }
   }
   workgroupBarrier();
   for (var tile = begin; tile < end; tile += KT) {
@@ -364,40 +382,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       total += vec4<f32>(p2) + vec4<f32>(p3);
     }
     sum += total.x + total.y + total.z + total.w;
-    let values_fresh = array<vec4<u32>, 4>(v0, v1, v2, v3);
-    for (var i = 0u; i < (D + 63u) / 64u; i++) {
-      let unit = thread + i * WG;
-      if (unit < KT * PARTS) {
-        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
-        let low = bitcast<vec4<f16>>(values_fresh[i].xy);
-        let high = bitcast<vec4<f16>>(values_fresh[i].zw);
-        values[at + 0u] = low.x;
-        values[at + 1u] = low.y;
-        values[at + 2u] = low.z;
-        values[at + 3u] = low.w;
-        values[at + 4u] = high.x;
-        values[at + 5u] = high.y;
-        values[at + 6u] = high.z;
-        values[at + 7u] = high.w;
-      }
-    }
-    let keys_fresh = array<vec4<u32>, 4>(k0, k1, k2, k3);
-    for (var i = 0u; i < (D + 63u) / 64u; i++) {
-      let unit = thread + i * WG;
-      if (unit < KT * PARTS) {
-        let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
-        let low = bitcast<vec4<f16>>(keys_fresh[i].xy);
-        let high = bitcast<vec4<f16>>(keys_fresh[i].zw);
-        keys[at + 0u] = low.x;
-        keys[at + 1u] = low.y;
-        keys[at + 2u] = low.z;
-        keys[at + 3u] = low.w;
-        keys[at + 4u] = high.x;
-        keys[at + 5u] = high.y;
-        keys[at + 6u] = high.z;
-        keys[at + 7u] = high.w;
-      }
-    }
+    stage_values(thread, v0);
+    if (D > 64u) { stage_values(thread + WG, v1); }
+    if (D > 128u) { stage_values(thread + 2u * WG, v2); }
+    if (D > 192u) { stage_values(thread + 3u * WG, v3); }
+    stage_keys(thread, k0);
+    if (D > 64u) { stage_keys(thread + WG, k1); }
+    if (D > 128u) { stage_keys(thread + 2u * WG, k2); }
+    if (D > 192u) { stage_keys(thread + 3u * WG, k3); }
     // Uniform, and a barrier: weights, values and the next keys are there.
     if (workgroupUniformLoad(&moved).x == tile) {
       if (share == 0u) { factors[row] = factor; }
