@@ -149,7 +149,7 @@ def test_the_budget_decides(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPat
         assert rows(engine) == most
         run(engine.close())
     with pytest.raises(MemoryBudgetError):
-        load(gpu, run, dtype="auto", memory_budget=narrow.peak_bytes - 1)
+        load(gpu, run, dtype="auto", kv="f16", memory_budget=narrow.peak_bytes - 1)
 
 
 def test_no_room(engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
