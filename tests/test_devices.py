@@ -26,7 +26,7 @@ from py_engine.host.gpu import Gpu
 from py_engine.serve import device as device_module
 from py_engine.serve import recovery
 from tests import reference
-from tests.conftest import HOSTS, Runner, software_adapter
+from tests.conftest import Runner, software_adapter
 
 ONE, TWO = (str(reference.folder(n)) for n in ("qwen2-mlx4-g64", "qwen3.5-mlx4-g64"))
 PROMPTS = ([40 + i % 150 for i in range(70)], [7 + i % 90 for i in range(50)])
@@ -84,7 +84,9 @@ def turns(order: list[Engine]) -> int:
     return sum(a is not b for a, b in zip(order, order[1:], strict=False))
 
 
-@pytest.mark.parametrize("host", HOSTS, indirect=True)
+@pytest.mark.parametrize(
+    "host", ["wgpu", pytest.param("dawn", marks=pytest.mark.slow)], indirect=True
+)
 def test_two_models_answer_at_once_as_they_do_alone(run: Runner, host: str) -> None:
     """Their tokens alternate. One model is freed while the other stays, to the byte."""
 
