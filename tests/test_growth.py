@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from py_engine.abort import Abort
-from py_engine.blocks.kv_cache import Sizes
 from py_engine.errors import AbortError, InputError, OutOfMemoryError
+from py_engine.generate.cache_growth import Sizes
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference

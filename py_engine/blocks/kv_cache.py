@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from py_engine.errors import HostError, InputError
+from py_engine.errors import HostError
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.graph.transfer import Span
@@ -29,68 +29,7 @@ def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
     return dtype
 
 
-SMALLEST = 512  # tokens that the smallest cache has room for
-_ROOM = 256  # a cache has room for at least so many tokens more than the text has when it is made,
-_SHARE = 8  # and for at least this share of the text: an eighth
-_UNIT = 32  # capacities are multiples of this
-_SPARE = 1.15  # a cache is too large when it has room for so many times the text,
-_SMALL = 2304  # unless it is no larger than this
 _STEPS = 8  # a large cache changes its size in so many steps, so that it takes little more memory meanwhile
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many tokens the KV cache has room for, by the length of the text.
-
-    Without `classes`, an eighth more than the text has when the cache is made (and at least 256 tokens more), so that
-    little memory is unused. A growth moves as many bytes as two steps of decoding read, and happens once in hundreds
-    of steps. `classes`: fixed sizes instead, in tokens.
-    """
-
-    context: int  # the most tokens of a text
-    classes: tuple[int, ...] | None = None
-
-    @classmethod
-    def of(cls, context: int, classes: Sequence[int] | None) -> Sizes:
-        """Sizes up to `context`. Raises InputError for a class that is no number of tokens."""
-        if classes is None:
-            return cls(context)
-        numbers = (n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1)
-        bad = next(numbers, None)
-        if bad is not None:
-            raise InputError(f"context_classes: {bad!r} is not a number of tokens")
-        return cls(context, (*sorted(n for n in set(classes) if n < context), context))
-
-    @property
-    def first(self) -> int:
-        """The size of a new cache."""
-        return self.holding(1)
-
-    @property
-    def last_but_one(self) -> int:
-        """The largest size from which a cache grows once more."""
-        if self.classes is not None:
-            return (0, *self.classes)[-2] or self.context
-        return max(self.first, (self.context - 1) // _UNIT * _UNIT)
-
-    def holding(self, tokens: int) -> int:
-        """The size of a cache that is made for a text of so many tokens."""
-        if self.classes is not None:
-            return next((n for n in self.classes if n >= tokens), self.context)
-        if tokens <= SMALLEST:
-            return min(SMALLEST, self.context)
-        room = tokens + max(_ROOM, tokens // _SHARE)
-        return min(-(-room // _UNIT) * _UNIT, self.context)
-
-    def wanted(self, now: int, tokens: int, rows: int, room: int) -> int:
-        """The size for a text of so many tokens and `room` for more, where the cache has room for `now` and holds the
-        first `rows` of it. A cache that is large enough stays, unless it is too large."""
-        if self.classes is not None:
-            best = self.holding(tokens + room)
-            return now if rows and best < now else best
-        best = max(self.holding(tokens), min(tokens + room, self.context))
-        enough = min(tokens + room, self.context) <= now
-        return now if enough and now <= max(best, _SMALL, int(_SPARE * tokens)) else best
 
 
 @dataclass(frozen=True)
@@ -139,10 +78,10 @@ class KvCache:
         self._layers.append(self._make(name, heads, head_dim, self._first))
         return len(self._layers) - 1
 
-    def resized(self, capacity: int, dtype: KvDtype | None = None) -> KvCache:
-        """A new, empty cache of the same layers, in another dtype if one is given. When it raises OutOfMemoryError,
-        nothing stays allocated."""
-        made = KvCache(self._gpu, dtype or self.dtype, capacity)
+    def in_dtype(self, dtype: KvDtype) -> KvCache:
+        """A new, empty cache of the same layers and capacity. When it raises OutOfMemoryError, nothing stays
+        allocated."""
+        made = KvCache(self._gpu, dtype, self.capacity)
         try:
             for layer in self._layers:
                 made.add(layer.name, layer.heads, layer.head_dim)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from py_engine.blocks.kv_cache import KvDtype, Sizes
+from py_engine.blocks.kv_cache import KvDtype
 from py_engine.blocks.layers import Model
 from py_engine.checks.tunings import Forms
 from py_engine.errors import InputError
+from py_engine.generate.cache_growth import Sizes
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.passes import PREFILL_ROWS, chunk_rows
 from py_engine.graph.kernels import Kernels
@@ -35,7 +36,7 @@ def build_decoder(
     """A decoder of `model`, whose weights are on the same GPU, filled or not. Makes the state and traces the passes.
 
     `context`: tokens; None: the smaller of the model's and the device's (host/profile.py). `classes`: fixed
-    sizes of the KV cache, in tokens, up to the context (blocks/kv_cache.py). `exact`, `forms`, `strategy`: as for
+    sizes of the KV cache, in tokens, up to the context (generate/cache_growth.py). `exact`, `forms`, `strategy`: as for
     Runtime. `wide`: long prompts run in chunks of WIDE_ROWS (generate/passes.py), for which there is room when they
     come.
     Raises InputError, OutOfMemoryError; then only the weights stay allocated.

@@ -2,10 +2,74 @@
 
 from __future__ import annotations
 
-from py_engine.blocks.kv_cache import Sizes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from py_engine.blocks.state import State
-from py_engine.errors import OutOfMemoryError
+from py_engine.errors import InputError, OutOfMemoryError
 from py_engine.graph.programs import Programs
+
+_SMALLEST = 512  # tokens that the smallest cache has room for
+_ROOM = 256  # a cache has room for at least so many tokens more than the text has when it is made,
+_SHARE = 8  # and for at least this share of the text: an eighth
+_UNIT = 32  # capacities are multiples of this
+_SPARE = 1.15  # a cache is too large when it has room for so many times the text,
+_SMALL = 2304  # unless it is no larger than this
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many tokens the KV cache has room for, by the length of the text.
+
+    Without `classes`, an eighth more than the text has when the cache is made (and at least 256 tokens more), so that
+    little memory is unused. A growth moves as many bytes as two steps of decoding read, and happens once in hundreds
+    of steps. `classes`: fixed sizes instead, in tokens.
+    """
+
+    context: int  # the most tokens of a text
+    classes: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, context: int, classes: Sequence[int] | None) -> Sizes:
+        """Sizes up to `context`. Raises InputError for a class that is no number of tokens."""
+        if classes is None:
+            return cls(context)
+        numbers = (n for n in classes if isinstance(n, bool) or not isinstance(n, int) or n < 1)
+        bad = next(numbers, None)
+        if bad is not None:
+            raise InputError(f"context_classes: {bad!r} is not a number of tokens")
+        return cls(context, (*sorted(n for n in set(classes) if n < context), context))
+
+    @property
+    def first(self) -> int:
+        """The size of a new cache."""
+        return self.holding(1)
+
+    @property
+    def last_but_one(self) -> int:
+        """The largest size from which a cache grows once more."""
+        if self.classes is not None:
+            return (0, *self.classes)[-2] or self.context
+        return max(self.first, (self.context - 1) // _UNIT * _UNIT)
+
+    def holding(self, tokens: int) -> int:
+        """The size of a cache that is made for a text of so many tokens."""
+        if self.classes is not None:
+            return next((n for n in self.classes if n >= tokens), self.context)
+        if tokens <= _SMALLEST:
+            return min(_SMALLEST, self.context)
+        room = tokens + max(_ROOM, tokens // _SHARE)
+        return min(-(-room // _UNIT) * _UNIT, self.context)
+
+    def wanted(self, now: int, tokens: int, rows: int, room: int) -> int:
+        """The size for a text of so many tokens and `room` for more, where the cache has room for `now` and holds the
+        first `rows` of it. A cache that is large enough stays, unless it is too large."""
+        if self.classes is not None:
+            best = self.holding(tokens + room)
+            return now if rows and best < now else best
+        best = max(self.holding(tokens), min(tokens + room, self.context))
+        enough = min(tokens + room, self.context) <= now
+        return now if enough and now <= max(best, _SMALL, int(_SPARE * tokens)) else best
 
 
 class CacheGrowth:

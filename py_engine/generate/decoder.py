@@ -8,13 +8,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from py_engine.abort import Abort
-from py_engine.blocks.kv_cache import Sizes, plainer
+from py_engine.blocks.kv_cache import plainer
 from py_engine.blocks.layers import Model
 from py_engine.blocks.snapshots import Snapshots
 from py_engine.blocks.state import State
 from py_engine.checks.tunings import Forms, tuning_digest
 from py_engine.errors import ContextError, InputError
-from py_engine.generate.cache_growth import CacheGrowth
+from py_engine.generate.cache_growth import CacheGrowth, Sizes
 from py_engine.generate.chunks import Chunks
 from py_engine.generate.given import Given, Positions, check_ids, words
 from py_engine.generate.passes import CHAINS, HEADS, passes
@@ -137,7 +137,7 @@ class Decoder(Runtime):
         cache = self.state.cache
         dtype = plainer(cache.dtype, without)
         if dtype != cache.dtype:
-            self.state.cache = cache.resized(cache.capacity, dtype)
+            self.state.cache = cache.in_dtype(dtype)
             cache.release()
         super().trace(without)
 

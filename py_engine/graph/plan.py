@@ -31,6 +31,16 @@ class Plan:
         return "\n".join(lines)
 
 
+def present(call: Call, replaced: Mapping[Buffer, Tensor]) -> Call:
+    """The call with the tensors that have taken the place of others, each bound to its own bytes only, since kernels
+    read the length of a binding; or this call, if it uses none of those."""
+    tensors = [
+        exact(replaced[t.buffer]) if t.binding and t.buffer in replaced else t for t in call.tensors
+    ]
+    same = all(new is old for new, old in zip(tensors, call.tensors, strict=True))
+    return call if same else replace(call, tensors=tensors)
+
+
 class Planner:
     """Lowers traces to plans that share activation buffers, pipelines and equal bind groups.
 
@@ -99,19 +109,11 @@ class Planner:
         """The same plan with other tensors where its calls use one in some buffers. No kernel is compiled."""
         calls, dispatches = list(plan.calls), list(plan.dispatches)
         for i, call in enumerate(plan.calls):
-            # Bound to its own bytes only: kernels read the length of the binding.
-            others = [
-                exact(replaced[t.buffer]) if t.binding and t.buffer in replaced else None
-                for t in call.tensors
-            ]
-            if not any(others):
+            calls[i] = present(call, replaced)
+            if calls[i] is call:
                 continue
-            calls[i] = replace(
-                call, tensors=[n or t for n, t in zip(others, call.tensors, strict=True)]
-            )
-            bindings = [
-                (n and n.binding) or b for n, b in zip(others, dispatches[i].bindings, strict=True)
-            ]
+            olds = zip(call.tensors, calls[i].tensors, dispatches[i].bindings, strict=True)
+            bindings = [b if new is old else new.binding or b for old, new, b in olds]
             dispatches[i] = self._bound(call.label, dispatches[i].pipeline, bindings, call.groups)
         if calls == plan.calls:
             return plan

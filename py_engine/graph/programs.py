@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.plan import Plan, Planner
+from py_engine.graph.plan import Plan, Planner, present
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Call, Tensor, Trace, exact
+from py_engine.graph.trace import Call, Tensor, Trace
 from py_engine.host.gpu import Buffer, Gpu
 
 Features = frozenset[str]
@@ -163,8 +163,7 @@ class Programs:
         program = self._programs[name]
         assert program.later is not None
         trace = self._traces[name, program.later]
-        calls = [replace(call, tensors=[*map(self._now, call.tensors)]) for call in trace.calls]
-        trace = replace(trace, calls=calls)
+        trace = replace(trace, calls=[present(call, self._replaced) for call in trace.calls])
         self._planner.reserve([trace])
         await self._planner.allocate()
         plan = await self._planner.lower([trace])
@@ -173,11 +172,6 @@ class Programs:
         self._bound[label] = plan
         sizes = (*program.sizes, program.later)
         self._programs[name] = replace(program, sizes=sizes, later=None)
-
-    def _now(self, tensor: Tensor) -> Tensor:
-        """The tensor that has taken the place of a traced one."""
-        other = tensor.binding and self._replaced.get(tensor.binding.buffer)
-        return exact(other) if other else tensor
 
     def release(self) -> None:
         """Free the activations. The plans must not run any more."""

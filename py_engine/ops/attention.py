@@ -57,8 +57,7 @@ def attention(
         units = takes_units(trace, heads, cache)
         q = trace.tensor("q", trace.rows, heads.count, heads.dim, dtype="f16" if units else "f32")
         rope_append(trace, heads, qkv, q, cache)
-        prefill = _prefill_units if units else _prefill
-        prefill(trace, heads, q, qkv, cache, y, scores, label)
+        _prefill(trace, heads, q, qkv, cache, y, scores, label)
 
 
 def decode_splits(context: int, tile: int, kv_heads: int, window: int | None) -> int:
@@ -156,27 +155,27 @@ def _prefill(
     scores: dict[str, float],
     label: str,
 ) -> None:
+    """q is f16 for the tensor units."""
     k, v = map(exact, cache)
-    d = heads.dim
-    per_kv = heads.count // heads.kv_count
-    tiles = prefill_tiles(d, trace.rows * heads.count, trace.info)
-    constants = {
-        "D": d,
-        "H": heads.count,
-        "HKV": heads.kv_count,
-        **scores,
-        **tiles.constants(d),
-        **_gate(heads),
-    }
+    sizes = {"D": heads.dim, "H": heads.count, "HKV": heads.kv_count}
+    constants = {**sizes, **scores, **_gate(heads)}
+    ending = ["attention_gate", "score_cap"]
+    if q.dtype == "f16":
+        block = unit_rows(heads.dim)
+        uses = ["step", f"attention_rows_{block}", *ending]
+        kind = kernel("attention_prefill_units", uses, constants, MATRIX_KERNEL)
+        groups = (heads.count, -(-trace.rows // block), 1)
+    else:
+        tiles = prefill_tiles(heads.dim, trace.rows * heads.count, trace.info)
+        uses = ["step", f"kv_{k.dtype}", *ending]
+        kind = kernel("attention_prefill", uses, constants | tiles.constants(heads.dim))
+        per_kv = heads.count // heads.kv_count
+        groups = (heads.kv_count, -(-trace.rows * per_kv // tiles.rows), 1)
     trace.call(
         label,
-        kernel(
-            "attention_prefill",
-            ["step", f"kv_{k.dtype}", "attention_gate", "score_cap"],
-            constants,
-        ),
+        kind,
         [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (heads.kv_count, -(-trace.rows * per_kv // tiles.rows), 1),
+        groups,
     )
 
 
@@ -194,32 +193,6 @@ def takes_units(trace: Pass, heads: Heads, cache: tuple[Tensor, Tensor]) -> bool
 def unit_rows(head_dim: int) -> int:
     """Query rows of a workgroup of attention_prefill_units."""
     return 128 if head_dim <= 128 else 64
-
-
-def _prefill_units(
-    trace: Pass,
-    heads: Heads,
-    q: Tensor,
-    qkv: Tensor,
-    cache: tuple[Tensor, Tensor],
-    y: Tensor,
-    scores: dict[str, float],
-    label: str,
-) -> None:
-    k, v = map(exact, cache)
-    block = unit_rows(heads.dim)
-    sizes = {"D": heads.dim, "H": heads.count, "HKV": heads.kv_count}
-    trace.call(
-        label,
-        kernel(
-            "attention_prefill_units",
-            ["step", f"attention_rows_{block}", "attention_gate", "score_cap"],
-            sizes | scores | _gate(heads),
-            MATRIX_KERNEL,
-        ),
-        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        (heads.count, -(-trace.rows // block), 1),
-    )
 
 
 @dataclass(frozen=True)

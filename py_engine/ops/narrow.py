@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from py_engine.graph.trace import NOTHING, Tensor, Trace, kernel
-from py_engine.ops.norm import Norm
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.norm import Norm, first_normed
 
 
 def narrow(
@@ -20,10 +20,8 @@ def narrow(
     k = x.shape[-1]
     if y.shape[-1] != k or k % 16 or y.shape[0] % 16 or (norm and norm.weight.shape != (k,)):
         raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be blocks of 16 x 16")
-    constants: dict[str, float] = {"K": k}
-    if norm is not None:
-        constants |= {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}
-    weight = NOTHING if norm is None else norm.weight
+    normed, weight = first_normed(norm)
+    constants = {"K": k, **normed}
     trace.call(
         label,
         kernel("narrow", ["tree_sum"], constants),

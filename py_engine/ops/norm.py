@@ -66,6 +66,13 @@ def norm_parts(trace: Trace, y: Tensor, norms: PartNorms, label: str = "part nor
     )
 
 
+def first_normed(norm: Norm | None) -> tuple[dict[str, float], Tensor]:
+    """Constants and weight for a kernel that can apply an RMSNorm to its input first (narrow, quantise)."""
+    if norm is None:
+        return {}, NOTHING
+    return {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}, norm.weight
+
+
 def apply_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
     """y [T, K] = norm(x [T, K]), f32. Raises ValueError when the shapes differ."""
     _call(trace, x, norm, y, label, add=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from py_engine.graph.trace import NOTHING, Tensor, Trace, kernel
-from py_engine.ops.norm import Norm
+from py_engine.graph.trace import Tensor, Trace, kernel
+from py_engine.ops.norm import Norm, first_normed
 
 
 def quantised_words(k: int) -> int:
@@ -24,10 +24,8 @@ def quantise(
     k = x.shape[-1]
     if k % 64 or y.shape[-1] != quantised_words(k) or (norm and norm.weight.shape != (k,)):
         raise ValueError(f"{label}: x {x.shape} and y {y.shape} must be rows of whole 64s")
-    constants: dict[str, float] = {"K": k, "WORDS": quantised_words(k)}
-    if norm is not None:
-        constants |= {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}
-    weight = NOTHING if norm is None else norm.weight
+    normed, weight = first_normed(norm)
+    constants = {"K": k, "WORDS": quantised_words(k), **normed}
     trace.call(
         label,
         kernel("quantise", ["tree_sum", "tree_max"], constants),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -134,21 +134,25 @@ def run_pieces(
     return [np.concatenate(got), *lasting]
 
 
-def _spare_swiftshader(
-    gpu: Gpu, config: pytest.Config, shape: DeltaShape, shapes: Sequence[DeltaShape]
-) -> None:
-    """Run one shape on SwiftShader, which compiles each of these kernels for a second; all of them with --slow."""
-    if gpu.info.host == "dawn" and gpu.info.fallback and shape != shapes[0]:
-        if not config.getoption("--slow"):
-            pytest.skip("slow: run it with --slow")
+CHUNKED = [
+    DeltaShape(1, 2, 12, 20, 4),
+    DeltaShape(2, 2, 128, 64, 4),  # what the convolution has read has room for scratch
+    DeltaShape(1, 1, 132, 8, 4),  # too wide for chunks
+]
+
+
+def spares_swiftshader(gpu: Gpu, shape: DeltaShape) -> bool:
+    """Whether a shape is only for --slow here: SwiftShader compiles each kernel of each for a second."""
+    return gpu.info.host == "dawn" and gpu.info.fallback and shape not in (SHAPES[0], CHUNKED[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_prompt_in_pieces(
-    gpu: Gpu, run: Runner, shape: DeltaShape, pytestconfig: pytest.Config
+    gpu: Gpu, run: Runner, shape: DeltaShape, skip_unless_slow: Callable[[], None]
 ) -> None:
     """However a prompt is cut into passes of few rows, every bit is the same; single tokens differ by rounding."""
-    _spare_swiftshader(gpu, pytestconfig, shape, SHAPES)
+    if spares_swiftshader(gpu, shape):
+        skip_unless_slow()
     layer = Layer(shape, 41)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(41, 48)])
@@ -190,10 +194,11 @@ def test_large_inputs(gpu: Gpu, run: Runner, pieces: list[tuple[int, int]]) -> N
     assert np.isfinite(state).all()
 
 
-def test_every_run_is_the_same(gpu: Gpu, run: Runner, pytestconfig: pytest.Config) -> None:
+def test_every_run_is_the_same(gpu: Gpu, run: Runner, skip_unless_slow: Callable[[], None]) -> None:
     """200 runs of one token, its heads sharing keys, leave the same bits."""
     shape = DeltaShape(2, 6, 36, 132, 4)
-    _spare_swiftshader(gpu, pytestconfig, shape, SHAPES)
+    if spares_swiftshader(gpu, shape):
+        skip_unless_slow()
     layer = Layer(shape, 9)
     bench = Bench(gpu)
     running = Running(bench, layer)
@@ -221,20 +226,14 @@ def test_what_cannot_be() -> None:
         delta_net(Pass(1, step=x), shape, x, x, x, Norm(x, 1e-6), (x, x), x)
 
 
-CHUNKED = [
-    DeltaShape(1, 2, 12, 20, 4),
-    DeltaShape(2, 2, 128, 64, 4),  # what the convolution has read has room for scratch
-    DeltaShape(1, 1, 132, 8, 4),  # too wide for chunks
-]
-
-
 @pytest.mark.parametrize("shape", CHUNKED, ids=str)
 def test_chunks_of_rows(
-    gpu: Gpu, run: Runner, shape: DeltaShape, pytestconfig: pytest.Config
+    gpu: Gpu, run: Runner, shape: DeltaShape, skip_unless_slow: Callable[[], None]
 ) -> None:
     """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
     bits, another the same but for rounding."""
-    _spare_swiftshader(gpu, pytestconfig, shape, CHUNKED)
+    if spares_swiftshader(gpu, shape):
+        skip_unless_slow()
     layer = Layer(shape, 200)
     wanted = layer.reference()
     whole = run_pieces(gpu, run, layer, [(200, 208)])
