@@ -92,16 +92,38 @@ fn unpacked(raw: Raw) -> Part {
   return Part(kv_unpacked(raw.a), kv_unpacked(raw.b), kv_unpacked(raw.c), kv_unpacked(raw.d));
 }
 
-// Of query head g, and with QUADS = 2 of g + 4.
+// Of query head g < G, and with QUADS = 2 of g + 4.
 fn query_part(g: u32, member: u32) -> Part {
   let zero = vec4<f32>(0.0);
-  if (g >= G) { return Part(zero, zero, zero, zero); }
   let at = g * HEAD + member;
   let a = new_rows[at];
   let b = new_rows[at + LANES];
   if (QUADS == 4u) { return Part(a, b, new_rows[at + 2u * LANES], new_rows[at + 3u * LANES]); }
   if (g + 4u >= G) { return Part(a, b, zero, zero); }
   return Part(a, b, new_rows[at + 4u * HEAD], new_rows[at + 4u * HEAD + LANES]);
+}
+
+// Loops over heads stand before and behind the loop over keys, and reach registers through these two. Unrolled, they would
+// read and write memory in four times as many places, which compilers take long for.
+fn with_head(x: Heads, g: u32, part: Part) -> Heads {
+  var y = x;
+  if (g == 0u) {
+    y.g0 = part;
+  } else if (g == 1u) {
+    y.g1 = part;
+  } else if (g == 2u) {
+    y.g2 = part;
+  } else {
+    y.g3 = part;
+  }
+  return y;
+}
+
+fn head_of(x: Heads, g: u32) -> Part {
+  if (g == 0u) { return x.g0; }
+  if (g == 1u) { return x.g1; }
+  if (g == 2u) { return x.g2; }
+  return x.g3;
 }
 
 fn products(q: Heads, k: Part) -> Scores {
@@ -228,7 +250,8 @@ fn main(
   let member = lane % LANES;
   let zero = vec4<f32>(0.0);
   let nothing = Part(zero, zero, zero, zero);
-  let q = Heads(query_part(0u, member), query_part(1u, member), query_part(2u, member), query_part(3u, member));
+  var q = Heads(nothing, nothing, nothing, nothing);
+  for (var g = 0u; g < min(G, 4u); g++) { q = with_head(q, g, query_part(g, member)); }
   var acc = Heads(nothing, nothing, nothing, nothing);
   var maximum = Scores(vec4<f32>(-1e30), vec4<f32>(-1e30));
   var sum = Scores(zero, zero);
@@ -248,13 +271,16 @@ fn main(
       // The current key and value; zeros behind them.
       if (i >= position) { v_i = Raw(); }
       if (j >= position) { v_j = Raw(); }
-      if (i == position) {
-        k_i = new_part(KEY_AT, member);
-        v_i = new_part(VALUE_AT, member);
-      }
-      if (j == position) {
-        k_j = new_part(KEY_AT, member);
-        v_j = new_part(VALUE_AT, member);
+      if (i == position || j == position) {
+        let k = new_part(KEY_AT, member);
+        let v = new_part(VALUE_AT, member);
+        if (i == position) {
+          k_i = k;
+          v_i = v;
+        } else {
+          k_j = k;
+          v_j = v;
+        }
       }
     }
     let s = team_sums(products(q, unpacked(k_i)), products(q, unpacked(k_j)), lane, turn);
@@ -328,10 +354,7 @@ fn main(
   if (QUADS == 4u) { share.hi = share.lo; }
   acc = all_scaled(acc, share);
   let here = Place(head, n_heads, grid.x, group.x, lane);
-  merge(here, 0u, acc.g0);
-  if (G > 1u) { merge(here, 1u, acc.g1); }
-  if (G > 2u) { merge(here, 2u, acc.g2); }
-  if (G > 3u) { merge(here, 3u, acc.g3); }
+  for (var g = 0u; g < min(G, 4u); g++) { merge(here, g, head_of(acc, g)); }
 }
 
 struct Place { head: u32, heads: u32, splits: u32, split: u32, lane: u32 }

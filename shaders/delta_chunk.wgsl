@@ -17,6 +17,7 @@
 // Dispatch (HV, floor(T / 64), 1): a workgroup a value head and a chunk. All exponents are <= 0. The products of q and k
 // are tiles of 4 x 4 a thread, over slices of 16 channels in workgroup memory. The two systems are solved by forward
 // substitution, a column a thread, in blocks of 16 rows; of P, what lies right of a block on the diagonal is not written.
+// COMPACT takes blocks of 4 rows instead, for software adapters: they compile a place that reads memory for long.
 // DK, DV <= 128, multiples of 4. Libraries before it: step, delta_chunks.
 
 override HK: u32;
@@ -24,6 +25,7 @@ override HV: u32;
 override DK: u32;
 override DV: u32;
 override PITCH: u32;
+override COMPACT: bool = false;
 
 @group(0) @binding(0) var<storage, read_write> mixed: array<f32>;
 @group(0) @binding(1) var<storage, read_write> gates: array<vec2<f32>>;
@@ -77,6 +79,12 @@ fn strictly_below(rows: Rows, j: u32, products: vec4<f32>) -> vec4<f32> {
 // Four columns of four rows of A.
 fn lower(at: u32, pitch: u32) -> mat4x4<f32> {
   return mat4x4<f32>(pool[at], pool[at + pitch], pool[at + 2u * pitch], pool[at + 3u * pitch]);
+}
+
+// Rows i .. i + 3 and columns j .. j + 3 of A, j <= i.
+fn lower_at(i: u32, j: u32) -> mat4x4<f32> {
+  let pitch = block_pitch(j / 16u);
+  return lower(block_start(j / 16u) + j % 16u * pitch + i / 4u - j / 16u * 4u, pitch);
 }
 
 // x of (I + m) x = given, m strictly lower.
@@ -157,6 +165,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sums[thread] = sum;
     gates[(start + thread) * HV + head] = vec2<f32>(sum, betas[thread]);
   }
+  workgroupBarrier();
 
   // Products of rows 4 a .. of q and k with rows 4 b .. of k: vectors over the former, one for each of the latter.
   let a = thread / 16u;
@@ -169,18 +178,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var k1 = vec4<f32>(0.0);
   var k2 = vec4<f32>(0.0);
   var k3 = vec4<f32>(0.0);
-  var next_q = four_rows(start + 4u * a, key_head * DK, b);
-  var next_k = four_rows(start + 4u * a, (HK + key_head) * DK, b);
+  let i = vec4<u32>(4u * a) + vec4<u32>(0u, 1u, 2u, 3u);
+  let g = vec4<f32>(sums[i.x], sums[i.y], sums[i.z], sums[i.w]);
+  let factor = exp(clamp(g, vec4<f32>(-80.0), vec4<f32>(0.0)));
+  var next_q = vec4<f32>(0.0);
+  var next_k = next_q;
+  if (!COMPACT) {
+    next_q = four_rows(start + 4u * a, key_head * DK, b);
+    next_k = four_rows(start + 4u * a, (HK + key_head) * DK, b);
+  }
   for (var first = 0u; first < DK; first += SLICE) {
+    if (COMPACT) {
+      next_q = four_rows(start + 4u * a, key_head * DK, first + b);
+      next_k = four_rows(start + 4u * a, (HK + key_head) * DK, first + b);
+    }
     workgroupBarrier();
     pool[b * LINE + a] = next_q;
     pool[b * LINE + 16u + a] = next_k;
-    let factor = vec4<f32>(
-      decayed(sums[4u * a]), decayed(sums[4u * a + 1u]), decayed(sums[4u * a + 2u]), decayed(sums[4u * a + 3u]));
     if (first + b < DK) { scratch[channel_place(start, head, first + b) + 16u + a] = next_q * factor; }
     workgroupBarrier();
-    next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);
-    next_k = four_rows(start + 4u * a, (HK + key_head) * DK, first + SLICE + b);
+    if (!COMPACT) {
+      next_q = four_rows(start + 4u * a, key_head * DK, first + SLICE + b);
+      next_k = four_rows(start + 4u * a, (HK + key_head) * DK, first + SLICE + b);
+    }
     for (var c = 0u; c < SLICE; c++) {
       let q = pool[c * LINE + a];
       let k = pool[c * LINE + 16u + a];
@@ -197,8 +217,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   if (b / 4u <= a / 4u) {
-    let i = vec4<u32>(4u * a) + vec4<u32>(0u, 1u, 2u, 3u);
-    let g = vec4<f32>(sums[i.x], sums[i.y], sums[i.z], sums[i.w]);
     let beta = vec4<f32>(betas[i.x], betas[i.y], betas[i.z], betas[i.w]);
     let rows = Rows(i, g, beta);
     let pitch = block_pitch(b / 4u);
@@ -227,7 +245,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       column.source = start * width + (HK + key_head) * DK + c - DV;
       column.solution = channel_place(start, head, c - DV);
     }
-    for (var block = 0u; block < 4u; block++) {
+    for (var i = 0u; COMPACT && i < CHUNK; i += 4u) {
+      var x = right_sides(column, i);
+      for (var j = 0u; j < i; j += 4u) { x -= lower_at(i, j) * found(column, j); }
+      keep(column, i, substituted(lower_at(i, i), x));
+    }
+    for (var block = 0u; !COMPACT && block < 4u; block++) {
       let i = 16u * block;
       var x0 = right_sides(column, i);
       var x1 = right_sides(column, i + 4u);

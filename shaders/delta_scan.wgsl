@@ -18,8 +18,9 @@
 // update, S^T q = alpha (S_old^T q) + (k . q) d, so that a row costs one barrier.
 // In a chunk a thread has tiles of 4 x 4: rows (of W or q) and columns of the products with S, channels and columns of S
 // itself, which stays in registers from chunk to chunk. Each half of the threads has half of the terms of these sums. S
-// and D are shared in workgroup memory; what comes from other memory is read 16 vectors ahead. Where there are chunks
-// (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
+// and D are shared in workgroup memory; what comes from other memory is read 16 vectors ahead. COMPACT reads it where it
+// is used, with the same results: software adapters compile a place that reads memory for long, and gain nothing from
+// reading ahead. Where there are chunks (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
 // Libraries before it: step, delta_chunks.
 
 override HK: u32;
@@ -28,6 +29,7 @@ override DK: u32;
 override DV: u32;
 override PITCH: u32;
 override QUADS: u32;  // of a column for each of its 16 threads: ceil(DK / 64)
+override COMPACT: bool = false;
 
 @group(0) @binding(0) var<storage, read_write> mixed: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> gates: array<vec2<f32>>;
@@ -200,10 +202,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let from_c = half * 64u;
     let end_c = min(DK, from_c + 64u);
     let from_j = half * 32u;
-    var x0 = four_channels(first, from_c, end_c, across, head);
-    var x1 = four_channels(first, from_c + 4u, end_c, across, head);
-    var x2 = four_channels(first, from_c + 8u, end_c, across, head);
-    var x3 = four_channels(first, from_c + 12u, end_c, across, head);
+    var x0 = mat4x4<f32>();
+    var x1 = mat4x4<f32>();
+    var x2 = mat4x4<f32>();
+    var x3 = mat4x4<f32>();
+    if (!COMPACT) {
+      x0 = four_channels(first, from_c, end_c, across, head);
+      x1 = four_channels(first, from_c + 4u, end_c, across, head);
+      x2 = four_channels(first, from_c + 8u, end_c, across, head);
+      x3 = four_channels(first, from_c + 12u, end_c, across, head);
+    }
     for (var n = 0u; n < chunks; n++) {
       let start = first + n * CHUNK;
       let row = start + 4u * (across % 16u);
@@ -220,7 +228,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       workgroupBarrier();
 
       var products = mat4x4<f32>();
-      for (var c = from_c; c < end_c; c += 16u) {
+      for (var c = from_c; COMPACT && c < end_c; c += 4u) {
+        products = added(products, four_channels(start, c, end_c, across, head), 4u * c + down);
+      }
+      for (var c = from_c; !COMPACT && c < end_c; c += 16u) {
         let at = 4u * c + down;
         products = added(products, x0, at);
         x0 = four_channels(start, c + 16u, end_c, across, head);
@@ -231,10 +242,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         products = added(products, x3, at + 48u);
         x3 = four_channels(start, c + 28u, end_c, across, head);
       }
-      x0 = four_keys(start + from_j, across, head);
-      x1 = four_keys(start + from_j + 4u, across, head);
-      x2 = four_keys(start + from_j + 8u, across, head);
-      x3 = four_keys(start + from_j + 12u, across, head);
+      if (!COMPACT) {
+        x0 = four_keys(start + from_j, across, head);
+        x1 = four_keys(start + from_j + 4u, across, head);
+        x2 = four_keys(start + from_j + 8u, across, head);
+        x3 = four_keys(start + from_j + 12u, across, head);
+      }
       workgroupBarrier();
       if (half == 1u) { put(thread - HALF, HALF, products); }
       workgroupBarrier();
@@ -262,7 +275,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
       workgroupBarrier();
       tile = tile * decayed(whole);
-      for (var j = from_j; j < from_j + 32u; j += 16u) {
+      for (var j = from_j; COMPACT && j < from_j + 32u; j += 4u) {
+        tile = added(tile, four_keys(start + j, across, head), CORRECTIONS + 4u * j + down);
+      }
+      for (var j = from_j; !COMPACT && j < from_j + 32u; j += 16u) {
         let at = CORRECTIONS + 4u * j + down;
         tile = added(tile, x0, at);
         tile = added(tile, x1, at + 16u);
@@ -275,7 +291,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           x3 = four_keys(start + j + 28u, across, head);
         }
       }
-      if (n + 1u < chunks) {
+      if (!COMPACT && n + 1u < chunks) {
         x0 = four_channels(start + CHUNK, from_c, end_c, across, head);
         x1 = four_channels(start + CHUNK, from_c + 4u, end_c, across, head);
         x2 = four_channels(start + CHUNK, from_c + 8u, end_c, across, head);

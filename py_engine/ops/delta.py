@@ -151,16 +151,21 @@ def delta_net(
     elif in_chunks:
         scratch = trace.tensor(f"{label} scratch", trace.rows, pitch)
     heads["PITCH"] = pitch
+    compact = {"COMPACT": int(trace.info.fallback)}
     if in_chunks:
         trace.call(
             f"{label} chunk",
-            kernel("delta_chunk", ["step", "delta_chunks"], heads),
+            kernel("delta_chunk", ["step", "delta_chunks"], heads | compact),
             [(mixed, "w"), (gates, "w"), (trace.step, "r"), (scratch, "w")],
             (s.value_heads, trace.rows // _CHUNK, 1),
         )
     trace.call(
         f"{label} scan",
-        kernel("delta_scan", ["step", "delta_chunks"], heads | {"QUADS": -(-s.key_dim // 64)}),
+        kernel(
+            "delta_scan",
+            ["step", "delta_chunks"],
+            heads | compact | {"QUADS": -(-s.key_dim // 64)},
+        ),
         [
             (mixed, "w"),
             (gates, "r"),

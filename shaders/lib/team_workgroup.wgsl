@@ -6,9 +6,8 @@
 struct TwoScores { i: Scores, j: Scores }
 
 fn team_sum(base: u32) -> vec4<f32> {
-  var sum = (new_rows[base] + new_rows[base + 1u]) + (new_rows[base + 2u] + new_rows[base + 3u]);
-  if (LANES > 4u) { sum += (new_rows[base + 4u] + new_rows[base + 5u]) + (new_rows[base + 6u] + new_rows[base + 7u]); }
-  for (var n = 8u; n < LANES; n += 4u) {
+  var sum = vec4<f32>(0.0);
+  for (var n = 0u; n < LANES; n += 4u) {
     sum += (new_rows[base + n] + new_rows[base + n + 1u]) + (new_rows[base + n + 2u] + new_rows[base + n + 3u]);
   }
   return sum;
