@@ -298,7 +298,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("attention_prefill", "keys > position", "keys >= position"),
     ("attention_prefill", "exp(max(maxima.a - now.a", "0.0 * exp(max(maxima.a - now.a"),
     ("attention_prefill", "put(x.r2, row + 2u * TR", "put(x.r2, row + 1u * TR"),
-    ("attention_decode", "v_j = new_part(VALUE_AT, member);", ""),
+    ("attention_decode", "v_j = v;", ""),
     ("attention_decode", "is_q, position + step.shift)", "is_q, position)"),
     ("attention_decode", "k_put(cache + position, KEY_AT, lane);", ""),
     ("attention_decode", "dot(q.g0.b, k.b)", "0.0"),

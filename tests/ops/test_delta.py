@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from py_engine.errors import ModelError
 from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import AdapterInfo, Gpu
 from py_engine.ops.delta import DeltaShape, delta_net
 from py_engine.ops.norm import Norm
 from py_engine.ops.step import Pass, pack_step
@@ -70,9 +71,9 @@ class Layer:
 class Running:
     """The layer on a device; its state lasts from pass to pass."""
 
-    def __init__(self, bench: Bench, layer: Layer) -> None:
+    def __init__(self, bench: Bench, layer: Layer, info: AdapterInfo) -> None:
         s = layer.shape
-        self.bench, self.layer = bench, layer
+        self.bench, self.layer, self.info = bench, layer, info
         self.step = bench.put("step", np.zeros(8, np.uint32))
         rubbish = np.full(
             (s.taps, s.channels), np.nan, np.float32
@@ -98,7 +99,7 @@ class Running:
         assert self.step.binding is not None
         bench.gpu.write(self.step.binding.buffer, 0, bytes(words))
         y = bench.put("y", np.zeros((plan, s.values), np.float32))
-        trace = Pass(plan, step=self.step)
+        trace = Pass(plan, info=self.info, step=self.step)
         conv, decay, weight = self.weights
         delta_net(
             trace, s, bench.put("proj", given), conv, decay, Norm(weight, 1e-6),
@@ -120,11 +121,15 @@ SHAPES = [
 
 
 def run_pieces(
-    gpu: Gpu, run: Runner, layer: Layer, pieces: list[tuple[int, int]]
+    gpu: Gpu,
+    run: Runner,
+    layer: Layer,
+    pieces: list[tuple[int, int]],
+    info: AdapterInfo | None = None,
 ) -> list[np.ndarray]:
-    """Output, S and history behind `pieces` of (rows, rows of the plan)."""
+    """Output, S and history behind `pieces` of (rows, rows of the plan), in the forms for the adapter `info`."""
     bench = Bench(gpu)
-    running = Running(bench, layer)
+    running = Running(bench, layer, info or gpu.info)
     got, pos = [], 0
     for rows, plan in pieces:
         got.append(running(run, pos, rows, plan))
@@ -174,7 +179,7 @@ def test_prompt_in_pieces(
 def test_halted_state_stands_still(gpu: Gpu, run: Runner, rows: int, plan: int) -> None:
     layer = Layer(DeltaShape(2, 4, 8, 12, 4), 80)
     bench = Bench(gpu)
-    running = Running(bench, layer)
+    running = Running(bench, layer, gpu.info)
     running(run, 0, 8, 8)
     before = [run(bench.get(t)).tobytes() for t in (running.state, running.history)]
     running(run, 8, rows, plan, halt=1)
@@ -201,7 +206,7 @@ def test_every_run_is_the_same(gpu: Gpu, run: Runner, skip_unless_slow: Callable
         skip_unless_slow()
     layer = Layer(shape, 9)
     bench = Bench(gpu)
-    running = Running(bench, layer)
+    running = Running(bench, layer, gpu.info)
     running(run, 0, 8, 8)
     tensors = (running.state, running.history)
     before = [run(bench.get(t)) for t in tensors]
@@ -227,8 +232,9 @@ def test_what_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("shape", CHUNKED, ids=str)
+@pytest.mark.parametrize("compact", [True, False], ids=["compact", "ahead"])
 def test_chunks_of_rows(
-    gpu: Gpu, run: Runner, shape: DeltaShape, skip_unless_slow: Callable[[], None]
+    gpu: Gpu, run: Runner, shape: DeltaShape, compact: bool, skip_unless_slow: Callable[[], None]
 ) -> None:
     """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
     bits, another the same but for rounding."""
@@ -236,14 +242,15 @@ def test_chunks_of_rows(
         skip_unless_slow()
     layer = Layer(shape, 200)
     wanted = layer.reference()
-    whole = run_pieces(gpu, run, layer, [(200, 208)])
+    info = replace(gpu.info, fallback=compact)
+    whole = run_pieces(gpu, run, layer, [(200, 208)], info)
     assert nmse(whole[0], wanted) < 1e-10
     for pieces in ([(64, 64), (128, 144), (8, 16)], [(128, 160), (72, 80)]):
-        for a, b in zip(run_pieces(gpu, run, layer, pieces), whole, strict=True):
+        for a, b in zip(run_pieces(gpu, run, layer, pieces, info), whole, strict=True):
             assert a.tobytes() == b.tobytes()
     # Rows before, between and behind chunks.
     for pieces in ([(37, 64), (130, 192), (1, 80), (32, 64)], [(63, 64), (65, 80), (72, 80)]):
-        output, state, history = run_pieces(gpu, run, layer, pieces)
+        output, state, history = run_pieces(gpu, run, layer, pieces, info)
         assert nmse(output, wanted) < 1e-10
         assert nmse(state, whole[1]) < 1e-10
         assert history.tobytes() == whole[2].tobytes()
