@@ -5,11 +5,11 @@
 //   0        x       f32   [T, K]  read
 //   1        weight  f32   [K]     read
 //   2        bias    f32   [K]     read         dummy without BIAS
-//   3        step    Step  -       read         dummy without LAST_ROW
+//   3        step    Step  -       read
 //   4        y       f32   [T, K]  read_write
 //
-// Dispatch (T, 1, 1): a workgroup a row. The variance is that of the distances from the mean, summed in a second pass: a
-// row far from 0 loses nothing. Libraries before it: step, tree_sum.
+// Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. The variance is that of the distances from the
+// mean, summed in a second pass: a row far from 0 loses nothing. Libraries before it: step, tree_sum.
 
 override K: u32;
 override EPS: f32 = 1e-5;
@@ -28,6 +28,9 @@ const WG = 256u;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  if (group.x >= step.rows) {
+    return;
+  }
   var source = group.x * K;
   if (LAST_ROW) { source = (step.rows - 1u) * K; }
   var sum = 0.0;

@@ -4,9 +4,10 @@
 //   binding  name    type  shape   access
 //   0        x       f32   [T, K]  read
 //   1        weight  f32   [K]     read
-//   2        y       f32   [T, K]  read_write
+//   2        step    Step  -       read
+//   3        y       f32   [T, K]  read_write
 //
-// Dispatch (T, 1, 1): a workgroup a row. Library before it: tree_sum.
+// Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. Libraries before it: step, tree_sum.
 
 override K: u32;
 override EPS: f32 = 1e-6;
@@ -15,12 +16,16 @@ override ADD: bool = false;  // Gemma's norm behind a branch, added to the resid
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> step: Step;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 const WG = 256u;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  if (group.x >= step.rows) {
+    return;
+  }
   let row = group.x * K;
   var sum = 0.0;
   for (var i = lane; i < K; i += WG) {

@@ -5,9 +5,10 @@
 //
 //   binding  name    type  shape       access
 //   0        weight  f32   [of parts]  read         in the order of the columns
-//   1        y       f32   [T, COLS]   read_write
+//   1        step    Step  -           read
+//   2        y       f32   [T, COLS]   read_write
 //
-// Dispatch (T, parts, 1): a workgroup a part of a row. Library before it: tree_sum.
+// Dispatch (T, parts, 1): a workgroup a part of a row; rows from step.rows on do nothing. Libraries before it: step, tree_sum.
 
 override COLS: u32;
 override COUNT: u32;
@@ -17,12 +18,16 @@ override EPS: f32 = 1e-6;
 override CENTRED: bool = false;
 
 @group(0) @binding(0) var<storage, read> weight: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> step: Step;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 const WG = 64u;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  if (group.x >= step.rows) {
+    return;
+  }
   var begin = group.y * WIDTH;
   var n = WIDTH;
   if (group.y >= COUNT) {

@@ -28,22 +28,24 @@ _SEEN = 64  # of a part, how many first columns are compared
 
 
 def norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm.wgsl: halves of two rows."""
+    """norm.wgsl: halves of two rows, and of one behind them, which stays."""
     [call] = calls
     c = constants(call)
     [k, add] = whole(c, "K", "ADD")
     rows, x, weight, before = 2, Pattern(_X), known_weight(), Pattern(_Y)
-    y = bench.fill("y", before.period(), rows, k)
-    bench.call(call, [bench.known(x, rows, k), bench.known(weight, k), y], (rows, 1, 1))
+    y = bench.fill("y", before.period(), rows + 1, k)
+    given = bench.known(x, rows + 1, k)
+    bench.call(call, [given, bench.known(weight, k), bench.step(6, rows), y], (rows + 1, 1, 1))
     halves = halves_of(k)
-    got = bench.read_runs(y, [(t * k + at, n) for t, (at, n) in enumerate(halves)])
+    behind = (rows * k, k // 2)
+    got = bench.read_runs(y, [*((t * k + at, n) for t, (at, n) in enumerate(halves)), behind])
 
     def verify() -> str:
         wanted: list[float] = []
         for t, (at, n) in enumerate(halves):
             row = normed(x.part(t * k, k), weight.part(0, k), c["EPS"], c["OFFSET"])[at : at + n]
             wanted += map(plus, row, before.part(t * k + at, n)) if add else row
-        return difference(got.floats(), wanted)
+        return difference(got.floats(), wanted + before.part(*behind))
 
     return Check(calls, verify)
 
@@ -56,10 +58,9 @@ def layer_norm(bench: Bench, calls: Sequence[Call]) -> Check:
     rows, x, weight, before = 2, Pattern(_X, _MIDDLE), known_weight(), Pattern(_Y)
     y = bench.fill("y", before.period(), rows, k)
     bias = bench.known(Pattern(_BIAS), k) if biased else bench.zeros
-    step = bench.step(6, rows) if last else bench.zeros
     bench.call(
         call,
-        [bench.known(x, rows, k), bench.known(weight, k), bias, step, y],
+        [bench.known(x, rows, k), bench.known(weight, k), bias, bench.step(6, rows), y],
         (1 if last else rows, 1, 1),
     )
     halves = halves_of(k)
@@ -89,7 +90,9 @@ def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
     begins = [min(p, count) * width + max(p - count, 0) * width_2 for p in range(parts + 1)]
     rows, x, weight = 2, Pattern(_X, _MIDDLE), known_weight()
     y = bench.fill("y", x.period(), rows, cols)
-    bench.call(call, [bench.known(weight, begins[-1]), y], (rows, parts, 1))
+    bench.call(
+        call, [bench.known(weight, begins[-1]), bench.step(6, rows), y], (rows, parts, 1)
+    )
     ranges = [(a, b - a) for a, b in pairwise(begins)]
     left = cols - begins[-1]
     seen = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from py_engine.graph.trace import NOTHING, Tensor, Trace, kernel
+from py_engine.graph.trace import NOTHING, Tensor, kernel
 from py_engine.ops.step import Pass
 
 
@@ -43,9 +43,9 @@ class PartNorms:
     centred: bool = False
 
 
-def norm_parts(trace: Trace, y: Tensor, norms: PartNorms, label: str = "part norms") -> None:
-    """Norm the parts of y [T, K] f32 in place; columns after them are not changed. Raises ValueError when the shapes
-    differ."""
+def norm_parts(trace: Pass, y: Tensor, norms: PartNorms, label: str = "part norms") -> None:
+    """Norm the parts of y [T, K] f32 in place; columns after them, and rows from step.rows on, are not changed. Raises
+    ValueError when the shapes differ."""
     (count, width), (more, width_2) = norms.first, norms.second
     columns = count * width + more * width_2
     if norms.weight.shape != (columns,) or y.shape[-1] < columns:
@@ -60,8 +60,8 @@ def norm_parts(trace: Trace, y: Tensor, norms: PartNorms, label: str = "part nor
     }
     trace.call(
         label,
-        kernel("norm_parts", ["tree_sum"], constants),
-        [(norms.weight, "r"), (y, "w")],
+        kernel("norm_parts", ["step", "tree_sum"], constants),
+        [(norms.weight, "r"), (trace.step, "r"), (y, "w")],
         (trace.rows, count + more, 1),
     )
 
@@ -73,13 +73,13 @@ def first_normed(norm: Norm | None) -> tuple[dict[str, float], Tensor]:
     return {"NORM": True, "EPS": norm.eps, "OFFSET": norm.offset}, norm.weight
 
 
-def apply_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
-    """y [T, K] = norm(x [T, K]), f32. Raises ValueError when the shapes differ."""
+def apply_norm(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
+    """y [T, K] = norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes differ."""
     _call(trace, x, norm, y, label, add=False)
 
 
-def add_norm(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str = "post norm") -> None:
-    """y [T, K] += norm(x [T, K]), f32, for the rows of this trace. Raises ValueError when the shapes differ."""
+def add_norm(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "post norm") -> None:
+    """y [T, K] += norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes differ."""
     _call(trace, x, norm, y, label, add=True)
 
 
@@ -89,31 +89,30 @@ def norm_last_row(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "n
     if not norm.centred:
         raise ValueError(f"{label}: of an RMSNorm the products take the last row by themselves")
     _check(x, norm, y, label)
-    _layer_norm(trace, x, norm, y, label, {"LAST_ROW": True}, trace.step, 1)
+    _layer_norm(trace, x, norm, y, label, {"LAST_ROW": True}, 1)
 
 
-def _call(trace: Trace, x: Tensor, norm: Norm, y: Tensor, label: str, add: bool) -> None:
+def _call(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str, add: bool) -> None:
     _check(x, norm, y, label)
     if norm.centred:
-        _layer_norm(trace, x, norm, y, label, {"ADD": True} if add else {}, NOTHING, trace.rows)
+        _layer_norm(trace, x, norm, y, label, {"ADD": True} if add else {}, trace.rows)
         return
     constants = {"K": x.shape[-1], "EPS": norm.eps, "OFFSET": norm.offset, "ADD": add}
     trace.call(
         label,
-        kernel("norm", ["tree_sum"], constants),
-        [(x, "r"), (norm.weight, "r"), (y, "w")],
+        kernel("norm", ["step", "tree_sum"], constants),
+        [(x, "r"), (norm.weight, "r"), (trace.step, "r"), (y, "w")],
         (trace.rows, 1, 1),
     )
 
 
 def _layer_norm(
-    trace: Trace,
+    trace: Pass,
     x: Tensor,
     norm: Norm,
     y: Tensor,
     label: str,
     switches: dict[str, float],
-    step: Tensor,
     rows: int,
 ) -> None:
     constants = {
@@ -127,7 +126,7 @@ def _layer_norm(
     trace.call(
         label,
         kernel("layer_norm", ["step", "tree_sum"], constants),
-        [(x, "r"), (norm.weight, "r"), (bias, "r"), (step, "r"), (y, "w")],
+        [(x, "r"), (norm.weight, "r"), (bias, "r"), (trace.step, "r"), (y, "w")],
         (rows, 1, 1),
     )
 

@@ -1,19 +1,23 @@
-// tree_sum.wgsl: the sum of a value over the threads of a workgroup, by halves, in the same order on every GPU.
+// tree_sum.wgsl: the sum of a value over the threads of a workgroup, in the same order on every GPU: 16 threads add up every
+// 16th value each, then each thread their sums. Two barriers; halving over and over would take one for each half.
 //
-// The kernel supplies: const WG, the threads of a workgroup, a power of two. Called by all of them, in uniform control flow.
+// The kernel supplies: const WG, the threads of a workgroup, a multiple of 16. Called by all of them, in uniform control flow.
+
+const TREE_PARTS = 16u;
 
 var<workgroup> tree: array<f32, WG>;
+var<workgroup> tree_parts: array<f32, TREE_PARTS>;
 
 fn tree_sum(lane: u32, value: f32) -> f32 {
-  workgroupBarrier();  // whoever still reads the last sum
-  tree[lane] = value;
+  tree[lane] = value;  // whoever read it for the last sum has passed a barrier since
   workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half /= 2u) {
-    var other = 0.0;
-    if (lane < half) { other = tree[lane + half]; }
-    workgroupBarrier();
-    if (lane < half) { tree[lane] += other; }
-    workgroupBarrier();
+  if (lane < TREE_PARTS) {
+    var part = 0.0;
+    for (var i = lane; i < WG; i += TREE_PARTS) { part += tree[i]; }
+    tree_parts[lane] = part;
   }
-  return tree[0];
+  workgroupBarrier();
+  var sum = 0.0;
+  for (var i = 0u; i < TREE_PARTS; i++) { sum += tree_parts[i]; }
+  return sum;
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from py_engine.graph.trace import Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops.norm import (
     Norm,
@@ -40,19 +39,24 @@ def test_norm_and_sum(
 ) -> None:
     rng = np.random.default_rng(cols)
     bench = Bench(gpu)
-    x = (size * rng.standard_normal((rows, cols))).astype(np.float32)
+    x = (size * rng.standard_normal((rows + 2, cols))).astype(np.float32)
     w = rng.standard_normal(cols).astype(np.float32)
-    before = rng.standard_normal((rows, cols)).astype(np.float32)
+    before = rng.standard_normal((rows + 2, cols)).astype(np.float32)
     norm = Norm(bench.put("w", w), 1e-6, offset)
     stored, summed = bench.put("stored", before), bench.put("summed", before)
-    trace = Trace(rows)
+    step = bench.put("step", np.frombuffer(pack_step(pos=3, rows=rows), np.uint32))
+    trace = Pass(rows + 2, step=step)
     given = bench.put("x", x)
     apply_norm(trace, given, norm, stored)
     add_norm(trace, given, norm, summed)
     run(bench.run(trace))
-    wanted = rms_reference(x, w, 1e-6, offset)
-    assert nmse(run(bench.get(stored)), wanted) < 1e-12  # f32 sums of squares: seen 1e-14
-    assert nmse(run(bench.get(summed)), before + wanted) < 1e-12
+    wanted = rms_reference(x, w, 1e-6, offset)[:rows]
+    for got, valid in (
+        (run(bench.get(stored)), wanted),
+        (run(bench.get(summed)), before[:rows] + wanted),
+    ):
+        assert nmse(got[:rows], valid) < 1e-12  # f32 sums of squares: seen 1e-14
+        assert np.array_equal(got[rows:], before[rows:])
     bench.close()
 
 
@@ -97,7 +101,7 @@ def test_layer_norm(
     stored, summed = bench.put("stored", before), bench.put("summed", before)
     last, given = bench.put("last", before), bench.put("x", x)
     step = bench.put("step", np.frombuffer(pack_step(pos=3, rows=rows), np.uint32))
-    trace = Pass(rows, step=step)
+    trace = Pass(rows + 1, step=step)
     apply_norm(trace, given, norm, stored)
     add_norm(trace, given, norm, summed)
     norm_last_row(trace, given, norm, last)
@@ -143,7 +147,8 @@ def test_norms_of_parts(
     x[rows:] = np.nan
     w = rng.standard_normal(sum(widths)).astype(np.float32)
     y = bench.put("y", x)
-    trace = Trace(rows)
+    step = bench.put("step", np.frombuffer(pack_step(pos=3, rows=rows), np.uint32))
+    trace = Pass(rows + 2, step=step)
     norm_parts(trace, y, PartNorms(bench.put("w", w), first, second, 1e-5, centred))
     run(bench.run(trace))
     got, at = run(bench.get(y)), 0
@@ -164,7 +169,7 @@ def test_parts_that_do_not_fit(gpu: Gpu) -> None:
     bench = Bench(gpu)
     y, w = bench.put("y", np.zeros((2, 8), np.float32)), bench.put("w", np.zeros(12, np.float32))
     with pytest.raises(ValueError, match="12 columns"):
-        norm_parts(Trace(2), y, PartNorms(w, (1, 8), (1, 4), 1e-6))
+        norm_parts(Pass(2, step=y), y, PartNorms(w, (1, 8), (1, 4), 1e-6))
     bench.close()
 
 
@@ -183,5 +188,5 @@ def test_shapes_that_differ(gpu: Gpu) -> None:
     x = bench.put("x", np.zeros((2, 8), np.float32))
     w = bench.put("w", np.zeros(7, np.float32))
     with pytest.raises(ValueError, match="differ"):
-        apply_norm(Trace(2), x, Norm(w, 1e-6), x)
+        apply_norm(Pass(2, step=x), x, Norm(w, 1e-6), x)
     bench.close()
