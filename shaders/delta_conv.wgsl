@@ -23,6 +23,7 @@ override DK: u32;
 override DV: u32;
 override TAPS: u32;
 override ROWS: u32;
+override WG: u32;  // threads, a multiple of 16: at least one for two channels of a head
 
 @group(0) @binding(0) var<storage, read> proj: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -32,7 +33,6 @@ override ROWS: u32;
 @group(0) @binding(5) var<storage, read_write> mixed: array<f32>;
 @group(0) @binding(6) var<storage, read_write> gates: array<vec2<f32>>;
 
-const WG = 128u;
 var<workgroup> squares: array<vec4<f32>, WG>;
 var<workgroup> sums: array<vec4<f32>, 16>;
 
@@ -66,7 +66,7 @@ fn keep(t: u32, channel: u32, c: vec4<f32>) {
   if (t + 3u < step.rows) { mixed[at + 3u * channels()] = c.w; }
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let head = group.x;
   let first = group.y * ROWS;

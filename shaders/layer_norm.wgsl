@@ -11,6 +11,7 @@
 // Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. The variance is that of the distances from the
 // mean, summed in a second pass: a row far from 0 loses nothing. Libraries before it: step, tree_sum.
 
+override WG: u32;  // threads, a multiple of 16
 override K: u32;
 override EPS: f32 = 1e-5;
 override OFFSET: f32 = 0.0;
@@ -24,9 +25,7 @@ override LAST_ROW: bool = false;  // one row of y: that of x's row step.rows - 1
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-const WG = 256u;
-
-@compute @workgroup_size(256)
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   if (group.x >= step.rows) {
     return;

@@ -9,6 +9,7 @@
 //
 // Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. Libraries before it: step, tree_sum.
 
+override WG: u32;  // threads, a multiple of 16
 override K: u32;
 override EPS: f32 = 1e-6;
 override OFFSET: f32 = 0.0;  // 1.0 for Gemma, whose checkpoints store weight - 1
@@ -19,9 +20,7 @@ override ADD: bool = false;  // Gemma's norm behind a branch, added to the resid
 @group(0) @binding(2) var<storage, read> step: Step;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
-const WG = 256u;
-
-@compute @workgroup_size(256)
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   if (group.x >= step.rows) {
     return;

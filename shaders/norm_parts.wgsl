@@ -10,6 +10,7 @@
 //
 // Dispatch (T, parts, 1): a workgroup a part of a row; rows from step.rows on do nothing. Libraries before it: step, tree_sum.
 
+override WG: u32;  // threads, a multiple of 16
 override COLS: u32;
 override COUNT: u32;
 override WIDTH: u32;
@@ -21,9 +22,7 @@ override CENTRED: bool = false;
 @group(0) @binding(1) var<storage, read> step: Step;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
-const WG = 64u;
-
-@compute @workgroup_size(64)
+@compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   if (group.x >= step.rows) {
     return;

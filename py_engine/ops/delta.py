@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from py_engine.errors import ModelError
 from py_engine.graph.trace import NOTHING, Tensor, kernel
-from py_engine.ops.norm import Norm
+from py_engine.ops.norm import Norm, threads_for
 from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
@@ -130,7 +130,12 @@ def delta_net(
         kernel(
             "delta_conv",
             ["step", "delta_input", "causal_conv"],
-            heads | {"TAPS": s.taps, "ROWS": _CONV_ROWS},
+            heads
+            | {
+                "TAPS": s.taps,
+                "ROWS": _CONV_ROWS,
+                "WG": threads_for(max(s.key_dim, s.value_dim), 128),
+            },
         ),
         [
             (proj, "r"),

@@ -43,6 +43,12 @@ class PartNorms:
     centred: bool = False
 
 
+def threads_for(items: int, most: int) -> int:
+    """Threads of a workgroup that has so many items, a thread one each time: a power of two from 16 (tree_sum.wgsl) to
+    `most`. A narrow row gets no threads that would only wait."""
+    return max(16, min(most, 1 << max(items - 1, 0).bit_length()))
+
+
 def norm_parts(trace: Pass, y: Tensor, norms: PartNorms, label: str = "part norms") -> None:
     """Norm the parts of y [T, K] f32 in place; columns after them, and rows from step.rows on, are not changed. Raises
     ValueError when the shapes differ."""
@@ -51,6 +57,7 @@ def norm_parts(trace: Pass, y: Tensor, norms: PartNorms, label: str = "part norm
     if norms.weight.shape != (columns,) or y.shape[-1] < columns:
         raise ValueError(f"{label}: {columns} columns, weight {norms.weight.shape}, y {y.shape}")
     constants = {
+        "WG": threads_for(max(width, width_2) // 4, 64),
         "COLS": y.shape[-1],
         "COUNT": count,
         "WIDTH": width,
@@ -97,7 +104,9 @@ def _call(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str, add: bool) 
     if norm.centred:
         _layer_norm(trace, x, norm, y, label, {"ADD": True} if add else {}, trace.rows)
         return
-    constants = {"K": x.shape[-1], "EPS": norm.eps, "OFFSET": norm.offset, "ADD": add}
+    k = x.shape[-1]
+    constants = {"WG": threads_for(k // 4, 256), "K": k, "EPS": norm.eps, "OFFSET": norm.offset}
+    constants["ADD"] = add
     trace.call(
         label,
         kernel("norm", ["step", "tree_sum"], constants),
@@ -115,8 +124,10 @@ def _layer_norm(
     switches: dict[str, float],
     rows: int,
 ) -> None:
+    k = x.shape[-1]
     constants = {
-        "K": x.shape[-1],
+        "WG": threads_for(k // 4, 256),
+        "K": k,
         "EPS": norm.eps,
         "OFFSET": norm.offset,
         "BIAS": norm.bias is not None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from py_engine.errors import ModelError
 from py_engine.graph.trace import NOTHING, Access, Tensor, exact, kernel
-from py_engine.ops.norm import Norm
+from py_engine.ops.norm import Norm, threads_for
 from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # each of 64 lanes has a quad of elements
@@ -145,7 +145,8 @@ def rope_append(
                 "rotary",
                 "tree_sum",
             ],
-            heads.constants | {"H": heads.count, "HKV": heads.kv_count},
+            heads.constants
+            | {"H": heads.count, "HKV": heads.kv_count, "WG": threads_for(heads.dim // 4, 64)},
         ),
         [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],
         (heads.count + 2 * heads.kv_count, trace.rows, 1),
