@@ -177,7 +177,13 @@ def _tiles(
     if not fits(form):
         raise ValueError(f"{label}: {form} does not fit the kernel")
     unroll = min(4, 8 // form.slices) if form.unrolled else 1
-    shape = {"RT": form.rows, "TILE_N": form.cols, "SLICES": form.slices, "WG": threads, "UNROLL": unroll}
+    shape = {
+        "RT": form.rows,
+        "TILE_N": form.cols,
+        "SLICES": form.slices,
+        "WG": threads,
+        "UNROLL": unroll,
+    }
     uses = [
         "step",
         *libraries.uses,
