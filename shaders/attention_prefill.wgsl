@@ -28,6 +28,7 @@ override VALUE_BLOCKS: u32;  // 1 to 4: and so many quads of D; ceil(D / 4 / TC)
 override PIECE: u32;         // quads of D in memory at a time for the scores; PIECE (TR + TC + 2) <= 112
 override SLICE: u32;         // quads of keys in memory at a time for the output; <= PIECE, half of it for more than 2
                              // blocks of values; divides TC. PIECE and SLICE keep the loads below at 4 or fewer
+override AT_ONCE: u32 = 4u;  // so many of these before their stores; 1 on software adapters, which compile each for long
 
 const LOWEST = -1e30;   // maximum of a row that has seen no key
 const HIDDEN = -3e38;   // added to the score of a hidden key; so far below LOWEST that its weight is exp(-80) at most
@@ -111,30 +112,34 @@ fn weights(s: Block, maxima: Column) -> Block {
                weight(s.r4, maxima.b.x), weight(s.r5, maxima.b.y), weight(s.r6, maxima.b.z), weight(s.r7, maxima.b.w));
 }
 
-// Scores of keys from `key` on for the row; hidden ones lowered. Without branches, which SwiftShader compiles for minutes.
-fn shown(scores: vec4<f32>, key: u32, row: u32) -> vec4<f32> {
-  let position = vec4<u32>(step.pos + token_of(row));
+// Scores of keys from `key` on for a row's position; hidden ones lowered. Without branches, which SwiftShader compiles for
+// minutes.
+fn shown(scores: vec4<f32>, key: u32, row_position: u32) -> vec4<f32> {
+  let position = vec4<u32>(row_position);
   let keys = vec4<u32>(key, key + 1u, key + 2u, key + 3u);
   var s = scores + HIDDEN * vec4<f32>(keys > position);
   if (WINDOW > 0u) { s += HIDDEN * vec4<f32>(keys + WINDOW <= position); }
   return s;
 }
 
-fn all_shown(s: Block, key: u32, row: u32) -> Block {
-  return Block(shown(s.r0, key, row), shown(s.r1, key, row + TR),
-               shown(s.r2, key, row + 2u * TR), shown(s.r3, key, row + 3u * TR),
-               shown(s.r4, key, row + 4u * TR), shown(s.r5, key, row + 5u * TR),
-               shown(s.r6, key, row + 6u * TR), shown(s.r7, key, row + 7u * TR));
+// The position of the token of row i of the thread's; `row` is its row 0.
+fn position_of(i: u32, row: u32, pos: u32, tokens: u32) -> u32 { return pos + token_of(row + i * TR, tokens); }
+
+fn all_shown(s: Block, key: u32, row: u32, pos: u32, tokens: u32) -> Block {
+  return Block(shown(s.r0, key, position_of(0u, row, pos, tokens)), shown(s.r1, key, position_of(1u, row, pos, tokens)),
+               shown(s.r2, key, position_of(2u, row, pos, tokens)), shown(s.r3, key, position_of(3u, row, pos, tokens)),
+               shown(s.r4, key, position_of(4u, row, pos, tokens)), shown(s.r5, key, position_of(5u, row, pos, tokens)),
+               shown(s.r6, key, position_of(6u, row, pos, tokens)), shown(s.r7, key, position_of(7u, row, pos, tokens)));
 }
 
 fn group_heads() -> u32 { return H / HKV; }
 
-// The token of a row. Rows behind the end repeat the last token's; they are not written.
-fn token_of(row: u32) -> u32 { return min(row / group_heads(), step.rows - 1u); }
+// The token of a row, of so many. Rows behind the end repeat the last token's; they are not written.
+fn token_of(row: u32, tokens: u32) -> u32 { return min(row / group_heads(), tokens - 1u); }
 
 // Where a row's head begins in q and y.
-fn place(row: u32, kv_head: u32) -> u32 {
-  return (token_of(row) * H + kv_head * group_heads() + row % group_heads()) * (D / 4u);
+fn place(row: u32, kv_head: u32, tokens: u32) -> u32 {
+  return (token_of(row, tokens) * H + kv_head * group_heads() + row % group_heads()) * (D / 4u);
 }
 
 // Every thread of a row gives its part: elements tr TC / 4 .. have four threads' each.
@@ -146,52 +151,54 @@ fn publish(tr: u32, tc: u32, x: Column) {
   workgroupBarrier();
 }
 
-fn put(value: vec4<f32>, row: u32, kv_head: u32, quad: u32) {
+fn put(value: vec4<f32>, row: u32, kv_head: u32, quad: u32, tokens: u32) {
   let token = row / group_heads();
-  if (token >= step.rows || quad >= D / 4u) { return; }
-  y[place(row, kv_head) + quad] = gated(value, token, kv_head * group_heads() + row % group_heads(), quad);
+  if (token >= tokens || quad >= D / 4u) { return; }
+  y[place(row, kv_head, tokens) + quad] = gated(value, token, kv_head * group_heads() + row % group_heads(), quad);
 }
 
-fn put_all(x: Block, row: u32, kv_head: u32, quad: u32) {
-  put(x.r0, row, kv_head, quad);
-  put(x.r1, row + TR, kv_head, quad);
-  put(x.r2, row + 2u * TR, kv_head, quad);
-  put(x.r3, row + 3u * TR, kv_head, quad);
-  put(x.r4, row + 4u * TR, kv_head, quad);
-  put(x.r5, row + 5u * TR, kv_head, quad);
-  put(x.r6, row + 6u * TR, kv_head, quad);
-  put(x.r7, row + 7u * TR, kv_head, quad);
+// Row after row; the others move up, so that the writing stands in the code once.
+fn put_all(x: Block, row: u32, kv_head: u32, quad: u32, tokens: u32) {
+  var rest = x;
+  for (var i = 0u; i < 8u; i++) {
+    put(rest.r0, row + i * TR, kv_head, quad, tokens);
+    rest = Block(rest.r1, rest.r2, rest.r3, rest.r4, rest.r5, rest.r6, rest.r7, rest.r7);
+  }
 }
 
-// Below, a thread brings quads to workgroup memory, at most 4, all loads before all stores, so that it waits once.
+// Below, a thread brings quads to workgroup memory, at most 4. With AT_ONCE = 4 all loads stand before all stores, so that it
+// waits once, and each loop has one turn.
 
 fn row_loads() -> u32 { return (8u * PIECE + TC - 1u) / TC; }
 fn key_loads() -> u32 { return (4u * KEY_BLOCKS * PIECE + TR - 1u) / TR; }
 fn value_loads() -> u32 { return (4u * SLICE * VALUE_BLOCKS + TR - 1u) / TR; }
 
 // A piece of the queries: quads from `piece` on.
-fn bring_rows(lane: u32, row0: u32, kv_head: u32, piece: u32) {
+fn bring_rows(lane: u32, row0: u32, kv_head: u32, piece: u32, tokens: u32) {
   let inner = lane % PIECE;
-  let row = lane / PIECE;
   let quad = piece + inner;
   let apart = WG / PIECE;
-  let a = query_quad(row0 + row, kv_head, quad);
-  var b = vec4<f32>();
-  var c = vec4<f32>();
-  var d = vec4<f32>();
-  if (row_loads() > 1u) { b = query_quad(row0 + row + apart, kv_head, quad); }
-  if (row_loads() > 2u) { c = query_quad(row0 + row + 2u * apart, kv_head, quad); }
-  if (row_loads() > 3u) { d = query_quad(row0 + row + 3u * apart, kv_head, quad); }
-  put_query(inner, row, a);
-  if (row_loads() > 1u) { put_query(inner, row + apart, b); }
-  if (row_loads() > 2u) { put_query(inner, row + 2u * apart, c); }
-  if (row_loads() > 3u) { put_query(inner, row + 3u * apart, d); }
+  let together = min(row_loads(), AT_ONCE);
+  for (var turn = 0u; turn < row_loads(); turn += AT_ONCE) {
+    let row = lane / PIECE + turn * apart;
+    let a = query_quad(row0 + row, kv_head, quad, tokens);
+    var b = vec4<f32>();
+    var c = vec4<f32>();
+    var d = vec4<f32>();
+    if (together > 1u) { b = query_quad(row0 + row + apart, kv_head, quad, tokens); }
+    if (together > 2u) { c = query_quad(row0 + row + 2u * apart, kv_head, quad, tokens); }
+    if (together > 3u) { d = query_quad(row0 + row + 3u * apart, kv_head, quad, tokens); }
+    put_query(inner, row, a);
+    if (together > 1u) { put_query(inner, row + apart, b); }
+    if (together > 2u) { put_query(inner, row + 2u * apart, c); }
+    if (together > 3u) { put_query(inner, row + 3u * apart, d); }
+  }
 }
 
 // Zeros behind the head's last quad.
-fn query_quad(row: u32, kv_head: u32, quad: u32) -> vec4<f32> {
+fn query_quad(row: u32, kv_head: u32, quad: u32, tokens: u32) -> vec4<f32> {
   if (D / 4u % PIECE > 0u && quad >= D / 4u) { return vec4<f32>(); }
-  return q[place(row, kv_head) + quad];
+  return q[place(row, kv_head, tokens) + quad];
 }
 
 fn put_query(inner: u32, row: u32, x: vec4<f32>) {
@@ -202,20 +209,23 @@ fn put_query(inner: u32, row: u32, x: vec4<f32>) {
 // A piece of the tile's keys. `first`, `last`: rows of the cache; behind the last visible key it stands in for hidden ones.
 fn bring_keys(lane: u32, first: u32, last: u32, piece: u32) {
   let inner = lane % PIECE;
-  let key = lane / PIECE;
   let quad = min(piece + inner, D / 4u - 1u);
   let apart = WG / PIECE;
-  let a = k_quad(min(first + key, last), quad);
-  var b = vec4<f32>();
-  var c = vec4<f32>();
-  var d = vec4<f32>();
-  if (key_loads() > 1u) { b = k_quad(min(first + key + apart, last), quad); }
-  if (key_loads() > 2u) { c = k_quad(min(first + key + 2u * apart, last), quad); }
-  if (key_loads() > 3u) { d = k_quad(min(first + key + 3u * apart, last), quad); }
-  put_key(inner, key, a);
-  if (key_loads() > 1u) { put_key(inner, key + apart, b); }
-  if (key_loads() > 2u) { put_key(inner, key + 2u * apart, c); }
-  if (key_loads() > 3u) { put_key(inner, key + 3u * apart, d); }
+  let together = min(key_loads(), AT_ONCE);
+  for (var turn = 0u; turn < key_loads(); turn += AT_ONCE) {
+    let key = lane / PIECE + turn * apart;
+    let a = k_quad(min(first + key, last), quad);
+    var b = vec4<f32>();
+    var c = vec4<f32>();
+    var d = vec4<f32>();
+    if (together > 1u) { b = k_quad(min(first + key + apart, last), quad); }
+    if (together > 2u) { c = k_quad(min(first + key + 2u * apart, last), quad); }
+    if (together > 3u) { d = k_quad(min(first + key + 3u * apart, last), quad); }
+    put_key(inner, key, a);
+    if (together > 1u) { put_key(inner, key + apart, b); }
+    if (together > 2u) { put_key(inner, key + 2u * apart, c); }
+    if (together > 3u) { put_key(inner, key + 3u * apart, d); }
+  }
 }
 
 fn put_key(inner: u32, key: u32, x: vec4<f32>) {
@@ -226,17 +236,21 @@ fn put_key(inner: u32, key: u32, x: vec4<f32>) {
 
 // A slice of the tile's values, whole rows; `first` and `last` as above.
 fn bring_values(lane: u32, first: u32, last: u32) {
-  let a = value_quad(lane, first, last);
-  var b = vec4<f32>();
-  var c = vec4<f32>();
-  var d = vec4<f32>();
-  if (value_loads() > 1u) { b = value_quad(lane + WG, first, last); }
-  if (value_loads() > 2u) { c = value_quad(lane + 2u * WG, first, last); }
-  if (value_loads() > 3u) { d = value_quad(lane + 3u * WG, first, last); }
-  put_value(lane, a);
-  if (value_loads() > 1u) { put_value(lane + WG, b); }
-  if (value_loads() > 2u) { put_value(lane + 2u * WG, c); }
-  if (value_loads() > 3u) { put_value(lane + 3u * WG, d); }
+  let together = min(value_loads(), AT_ONCE);
+  for (var turn = 0u; turn < value_loads(); turn += AT_ONCE) {
+    let i = lane + turn * WG;
+    let a = value_quad(i, first, last);
+    var b = vec4<f32>();
+    var c = vec4<f32>();
+    var d = vec4<f32>();
+    if (together > 1u) { b = value_quad(i + WG, first, last); }
+    if (together > 2u) { c = value_quad(i + 2u * WG, first, last); }
+    if (together > 3u) { d = value_quad(i + 3u * WG, first, last); }
+    put_value(i, a);
+    if (together > 1u) { put_value(i + WG, b); }
+    if (together > 2u) { put_value(i + 2u * WG, c); }
+    if (together > 3u) { put_value(i + 3u * WG, d); }
+  }
 }
 
 fn value_quad(i: u32, first: u32, last: u32) -> vec4<f32> {
@@ -253,9 +267,10 @@ fn put_value(i: u32, x: vec4<f32>) {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let tokens = step.rows;
   let quads = D / 4u;
   let block_rows = 8u * TR;
-  let blocks = (step.rows * group_heads() + block_rows - 1u) / block_rows;
+  let blocks = (tokens * group_heads() + block_rows - 1u) / block_rows;
   if (group.y >= blocks) {
     return;
   }
@@ -263,8 +278,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row0 = (blocks - 1u - group.y) * block_rows;  // of the workgroup
 
   let cache = kv_head * kv_capacity();  // the head's first row
-  let first_position = step.pos + token_of(row0);
-  let last_position = step.pos + token_of(row0 + block_rows - 1u);
+  let first_position = step.pos + token_of(row0, tokens);
+  let last_position = step.pos + token_of(row0 + block_rows - 1u, tokens);
   let end = min(last_position + 1u, kv_capacity());
   var begin = 0u;
   if (WINDOW > 0u && first_position + 1u > WINDOW) { begin = first_position + 1u - WINDOW; }
@@ -288,7 +303,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var s1 = Block();  // keys tile + 4 (tc + TC) ..
     for (var piece = 0u; piece < quads; piece += PIECE) {
       workgroupBarrier();
-      bring_rows(lane, row0, kv_head, piece);
+      bring_rows(lane, row0, kv_head, piece, tokens);
       bring_keys(lane, cache + tile, cache + end - 1u, piece);
       workgroupBarrier();
       for (var i = 0u; i < PIECE; i++) {
@@ -303,10 +318,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     let key = tile + 4u * tc;
     s0 = all_capped(s0);
-    s1 = all_capped(s1);
+    if (KEY_BLOCKS > 1u) { s1 = all_capped(s1); }
     if (tile + tile_keys > first_position + 1u || (WINDOW > 0u && tile + WINDOW <= last_position)) {
-      s0 = all_shown(s0, key, row);
-      s1 = all_shown(s1, key + 4u * TC, row);
+      s0 = all_shown(s0, key, row, step.pos, tokens);
+      if (KEY_BLOCKS > 1u) { s1 = all_shown(s1, key + 4u * TC, row, step.pos, tokens); }
     }
     var now = row_maxima(s0);
     if (KEY_BLOCKS > 1u) {
@@ -339,7 +354,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var slice = 0u; slice < key_quads; slice += SLICE) {
       workgroupBarrier();
       // Threads whose keys are in the slice write their weights; below 0 the difference becomes large.
-      if (slice < TC) {
+      if (KEY_BLOCKS == 1u || slice < TC) {
         if (tc - slice < SLICE) { write_rows((tc - slice) * (TR + 1u) + tr, s0); }
       } else {
         if (tc + TC - slice < SLICE) { write_rows((tc + TC - slice) * (TR + 1u) + tr, s1); }
@@ -372,8 +387,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     all.b += (x.r1 + x.r3) + (x.r5 + x.r7);
   }
   let share = Column(1.0 / all.a, 1.0 / all.b);
-  put_all(scaled(y0, share), row, kv_head, tc);
-  if (VALUE_BLOCKS > 1u) { put_all(scaled(y1, share), row, kv_head, tc + TC); }
-  if (VALUE_BLOCKS > 2u) { put_all(scaled(y2, share), row, kv_head, tc + 2u * TC); }
-  if (VALUE_BLOCKS > 3u) { put_all(scaled(y3, share), row, kv_head, tc + 3u * TC); }
+  put_all(scaled(y0, share), row, kv_head, tc, tokens);
+  if (VALUE_BLOCKS > 1u) { put_all(scaled(y1, share), row, kv_head, tc + TC, tokens); }
+  if (VALUE_BLOCKS > 2u) { put_all(scaled(y2, share), row, kv_head, tc + 2u * TC, tokens); }
+  if (VALUE_BLOCKS > 3u) { put_all(scaled(y3, share), row, kv_head, tc + 3u * TC, tokens); }
 }

@@ -12,7 +12,7 @@
 // Dispatch (ceil(outputs / tile outputs), ceil(T / TILE_T), 1), TILE_T = 8 RT: a workgroup makes TILE_T rows of TILE_N
 // products, 32 of K at a time. A thread holds RT x 4 of them: rows tt + 8 i, columns tn + j TILE_N/4. With SLICES > 1
 // that many threads share each product, each takes every SLICES-th vec4 along K (few tiles, many threads: small T or N).
-// What a thread loads from memory waits in registers during the products of the 32 before.
+// What a thread loads from memory waits in registers during the products of the 32 before (but see UNROLL).
 // Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, weight_octet, rows_vec4 or
 // rows_any, tile_f32 or tile_f16, gate, matmul_out, matmul_tile.
 
@@ -21,6 +21,8 @@ override RT: u32 = 8u;        // 1, 2, 4, 8
 override TILE_N: u32 = 64u;   // 32 or 64
 override SLICES: u32 = 1u;    // 1, 2, 4; 1 with tile_f16 (the tiles serve as scratch)
 override WG: u32 = 128u;      // 2 * TILE_N * SLICES, from 32 RT to 256
+override UNROLL: u32 = 4u;    // vec4 along K in a turn of the inner loop: 4, 2 with 4 slices. 1 on software adapters, which
+                              // compile each access for long: loads then do not run ahead of the products either
 override ROW_BASE: u32 = 0u;  // the N rows begin at this row of the matrix
 
 @group(0) @binding(0) var<storage, read> x: array<InputWord>;
@@ -63,6 +65,21 @@ fn handed_over(home: u32) -> Four {
               from_tile(tile[home + 6u * TILE_N]));
 }
 
+// What a thread loads of 32 along K: of X a vec4, or two WG / 8 rows apart; of W an octet, or two WG / 4 rows apart.
+struct Loads { x: vec4<f32>, x_2: vec4<f32>, w: PackedOctet, w_2: PackedOctet }
+
+// From where: rows of X and of W, and the vec4 and the octet of the 32.
+struct Places { x_row: u32, x_row_2: u32, x_k4: u32, w_row: u32, w_row_2: u32, w_octet: u32 }
+
+fn load_step(at: Places, c: u32) -> Loads {
+  var loads: Loads;
+  loads.x = x_vec4(at.x_row, 8u * c + at.x_k4);
+  if (64u * RT > WG) { loads.x_2 = x_vec4(at.x_row_2, 8u * c + at.x_k4); }
+  loads.w = octet_load(at.w_row, 4u * c + at.w_octet);
+  if (4u * TILE_N > WG) { loads.w_2 = octet_load(at.w_row_2, 4u * c + at.w_octet); }
+  return loads;
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) workgroup: vec3<u32>) {
   let first = workgroup.y * (8u * RT);
@@ -74,23 +91,17 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   let tt = thread / apart % 8u;
   let slice = thread / (2u * TILE_N);
 
-  // What this thread loads: of X a vec4, or two WG / 8 rows apart; of W an octet, or two WG / 4 rows apart.
   let x_in = thread / 64u * 8u + thread % 8u;  // row of the tile
   let x_k4 = thread / 8u % 8u;
-  let x_row = min(first + x_in, step.rows - 1u);
-  let x_row_2 = min(first + x_in + WG / 8u, step.rows - 1u);
   let x_to = x_k4 * PITCH + x_in;
   let w_in = thread / 32u * 8u + thread % 8u;
   let w_octet = thread / 8u % 4u;
-  let w_row = weight_row(workgroup.x, min(w_in, TILE_N - 1u));
-  let w_row_2 = weight_row(workgroup.x, min(w_in + WG / 4u, TILE_N - 1u));
   let w_to = W_TILE + 2u * w_octet * PITCH + w_in;
-  var x_next = x_vec4(x_row, x_k4);
-  var x_next_2 = vec4<f32>();
-  if (64u * RT > WG) { x_next_2 = x_vec4(x_row_2, x_k4); }
-  var w_next = octet_load(w_row, w_octet);
-  var w_next_2 = w_next;
-  if (4u * TILE_N > WG) { w_next_2 = octet_load(w_row_2, w_octet); }
+  let source = Places(min(first + x_in, step.rows - 1u), min(first + x_in + WG / 8u, step.rows - 1u), x_k4,
+                      weight_row(workgroup.x, min(w_in, TILE_N - 1u)),
+                      weight_row(workgroup.x, min(w_in + WG / 4u, TILE_N - 1u)), w_octet);
+  var loads: Loads;
+  if (UNROLL > 1u) { loads = load_step(source, 0u); }
 
   var acc0 = vec4<f32>();
   var acc1 = vec4<f32>();
@@ -102,29 +113,26 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   var acc7 = vec4<f32>();
   let steps = (K + 31u) / 32u;
   for (var c = 0u; c < steps; c++) {
+    if (UNROLL == 1u) { loads = load_step(source, c); }
     workgroupBarrier();
-    if (x_in < 8u * RT) { tile[x_to] = to_tile(x_next); }
-    if (64u * RT > WG) { tile[x_to + WG / 8u] = to_tile(x_next_2); }
+    if (x_in < 8u * RT) { tile[x_to] = to_tile(loads.x); }
+    if (64u * RT > WG) { tile[x_to + WG / 8u] = to_tile(loads.x_2); }
     if (w_in < TILE_N) {
-      let values = octet_values(w_next);
+      let values = octet_values(loads.w);
       tile[w_to] = to_tile(values.lo);
       tile[w_to + PITCH] = to_tile(values.hi);
     }
     if (4u * TILE_N > WG) {
-      let values = octet_values(w_next_2);
+      let values = octet_values(loads.w_2);
       tile[w_to + WG / 4u] = to_tile(values.lo);
       tile[w_to + PITCH + WG / 4u] = to_tile(values.hi);
     }
     workgroupBarrier();
-    let next = min(c + 1u, steps - 1u);
-    x_next = x_vec4(x_row, 8u * next + x_k4);
-    if (64u * RT > WG) { x_next_2 = x_vec4(x_row_2, 8u * next + x_k4); }
-    w_next = octet_load(w_row, 4u * next + w_octet);
-    if (4u * TILE_N > WG) { w_next_2 = octet_load(w_row_2, 4u * next + w_octet); }
+    if (UNROLL > 1u) { loads = load_step(source, min(c + 1u, steps - 1u)); }
     // Of the eight vec4 along K a slice takes up to four at a time, not in a loop: compilers then load from the tiles for one
     // during the products of another.
-    for (var i = 0u; i < (SLICES + 1u) / SLICES; i++) {
-      let k = 4u * SLICES * i + slice;
+    for (var i = 0u; i < 8u / (UNROLL * SLICES); i++) {
+      let k = UNROLL * SLICES * i + slice;
       {
         let k4 = k;
         let wk = W_TILE + k4 * PITCH + tn;
@@ -144,7 +152,7 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
           acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
         }
       }
-      {
+      if (UNROLL > 1u) {
         let k4 = k + SLICES;
         let wk = W_TILE + k4 * PITCH + tn;
         let w = columns(from_tile(tile[wk]), from_tile(tile[wk + apart]), from_tile(tile[wk + 2u * apart]),
@@ -163,7 +171,7 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
           acc7 = madd(acc7, from_tile(tile[xk + 56u]), w);
         }
       }
-      if (SLICES < 4u) {
+      if (UNROLL > 2u) {
         {
           let k4 = k + 2u * SLICES;
           let wk = W_TILE + k4 * PITCH + tn;
@@ -237,16 +245,15 @@ fn main(@builtin(local_invocation_index) thread: u32, @builtin(workgroup_id) wor
   }
   let row = first + tt;
   let g = workgroup.x;
-  put_row(row, g, tn, acc0);
-  if (RT > 1u) { put_row(row + 8u, g, tn, acc1); }
-  if (RT > 2u) {
-    put_row(row + 16u, g, tn, acc2);
-    put_row(row + 24u, g, tn, acc3);
-  }
-  if (RT > 4u) {
-    put_row(row + 32u, g, tn, acc4);
-    put_row(row + 40u, g, tn, acc5);
-    put_row(row + 48u, g, tn, acc6);
-    put_row(row + 56u, g, tn, acc7);
+  // The sums move up from row to row, so that the writing stands in the code once.
+  for (var i = 0u; i < RT; i++) {
+    put_row(row + 8u * i, g, tn, acc0);
+    acc0 = acc1;
+    acc1 = acc2;
+    acc2 = acc3;
+    acc3 = acc4;
+    acc4 = acc5;
+    acc5 = acc6;
+    acc6 = acc7;
   }
 }

@@ -97,12 +97,15 @@ fn main(@builtin(local_invocation_index) thread: u32,
   if (lane < OUTPUTS && OUTPUTS <= LANES) { hold(first + lane); }
   for (var begin = 0u; begin < chunks; begin += min(chunks - begin, SEGMENT)) {
     let end = begin + min(chunks - begin, SEGMENT);
-    // W is on its way while x is staged, and the next chunk's while this one's is added up.
-    var rows = load_rows(first, min(begin + lane, chunks - 1u));
+    // W is on its way while x is staged, and the next chunk's while this one's is added up. Not where a thread has whole rows:
+    // those are software adapters, where nothing is on its way and loads compile slowly.
+    var rows: Rows;
+    if (LANES > 1u) { rows = load_rows(first, min(begin + lane, chunks - 1u)); }
     stage_input(begin, thread);
     for (var c = begin + lane; c < end; c += LANES) {
+      if (LANES == 1u) { rows = load_rows(first, c); }
       let w = rows;
-      if (c + LANES < end) { rows = load_rows(first, c + LANES); }
+      if (LANES > 1u && c + LANES < end) { rows = load_rows(first, c + LANES); }
       let input = input_chunk(c);
       var input_sum = 0.0;
       if (QUANTISED) { input_sum = chunk_sum(input); }

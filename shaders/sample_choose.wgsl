@@ -13,7 +13,7 @@
 //   7        step       Step       -         read_write
 //
 // Dispatch (1, 1, 1). Libraries before it: step, sampling, sample_best, sample_blocks, sample_top, sample_buckets, sample_mode,
-// sample_pick, hash, sample_noise, sample_step.
+// hash, sample_noise, sample_pick, sample_step.
 //
 // One workgroup cannot read a whole vocabulary quickly: it reads only blocks whose best token says that they matter.
 //  - Top-k of at most LIST: the list takes all tokens down to the bucket of the k-th, by the histogram or, for a small k, by
@@ -59,40 +59,14 @@ fn count_blocks(lane: u32, top: u32) {
   workgroupBarrier();
 }
 
-fn weight_at(i: u32, n: u32, top: u32) -> f32 {
-  if (i >= n) { return 0.0; }
-  return exp(-min(below(top, ~entry(i).x), REACH));
-}
-
-// The winner among all tokens not worse than the cut, from the winners of the blocks.
-fn winner_within(lane: u32, top: u32, cut: vec2<u32>, noise: u32) -> vec2<u32> {
+// The best of the blocks' winners that are not worse than the cut.
+fn best_within(lane: u32, cut: vec2<u32>) -> vec2<u32> {
   var mine = NONE;
   for (var at = lane; at < block_count(); at += 256u) {
     let s = scores[at];
     if (s.y < vocabulary() && not_worse(key_of(s.y), s.y, cut)) { mine = better(mine, s); }
   }
-  let winner = workgroup_best(lane, mine);
-  mine = winner;
-  for (var window = 0u; window < block_count(); window += WINDOW) {
-    for (var at = window + lane; at < min(window + WINDOW, block_count()); at += 256u) {
-      let s = scores[at];
-      if (any(better(winner, s) != winner)) { chosen[atomicAdd(&taken, 1u)] = at; }
-    }
-    let blocks = taken_count(lane);
-    for (var at = lane / BLOCK_LANES; at < blocks; at += 256u / BLOCK_LANES) {
-      let first = first_token(chosen[at], lane);
-      let keys = keys_from(first);
-      for (var i = 0u; i < A_LANE; i++) {
-        let token = first + i * STRIDE;
-        let d = below(top, keys[i]);
-        if (keys[i] != 0u && d < REACH && not_worse(keys[i], token, cut)) {
-          mine = better(mine, score(noise, token, d));
-        }
-      }
-    }
-    workgroupBarrier();
-  }
-  return workgroup_best(lane, mine);
+  return mine;
 }
 
 @compute @workgroup_size(256)
@@ -198,38 +172,56 @@ fn main(@builtin(local_invocation_index) lane: u32) {
       stay = min(stay, max(u32(ceil(missing)), 1u));
     }
   }
-  let n = pick(lane, range, stay, exact);
-  var cut = nth;
-
   let noise = noise_key(sampling.seed, step.count);
-  var mine = NONE;
-  if (n <= LIST) {
-    sort_list(lane, n);
-    // Weight of better tokens than each; in the exact case the total is that of the top-k themselves.
-    var kept = n;
-    if (sampling.top_k > 0u) { kept = min(n, sampling.top_k - min(sampling.top_k, rank)); }
-    weight = 0.0;
-    for (var i = 0u; i < LANE_ENTRIES; i++) { weight += weight_at(lane * LANE_ENTRIES + i, kept, top.x); }
-    _ = running_sums(lane, vec2<u32>(0u, bitcast<u32>(weight)));
-    if (exact) { total = bitcast<f32>(lanes[255].y); }
-    if (lane > 0u) { before += bitcast<f32>(lanes[lane - 1u].y); }
-    for (var i = 0u; i < LANE_ENTRIES; i++) {
-      let at = lane * LANE_ENTRIES + i;
-      if (at < kept && (at == 0u || sampling.top_p >= 1.0 || before < sampling.top_p * total)) {
-        atomicMax(&taken, at + 1u);
-        // min-p comes last, so that top-p's total still has what it drops.
-        if (exact) { mine = better(mine, score(noise, entry(at).y, below(top.x, ~entry(at).x))); }
-      }
-      before += weight_at(at, kept, top.x);
-    }
-    let last = taken_count(lane);
-    if (last > 0u) { cut = vec2<u32>(~entry(last - 1u).x, entry(last - 1u).y); }
-  }
+  var task = LISTING;
+  leader = NONE;
   var winner = NONE;
-  if (exact) {
-    winner = workgroup_best(lane, mine);
-  } else {
-    winner = winner_within(lane, top.x, cut, noise);
+  // The second time, if the filters are not exact, looks through blocks whose winner the cut has dropped.
+  for (var turn = 0u; turn < 2u; turn++) {
+    let n = pick(lane, task, range, stay, exact, noise);
+    if (task == LISTING) {
+      var cut = nth;
+      if (n <= LIST) {
+        sort_list(lane, n);
+        // Weight of better tokens than each; in the exact case the total is that of the top-k themselves.
+        var kept = n;
+        if (sampling.top_k > 0u) { kept = min(n, sampling.top_k - min(sampling.top_k, rank)); }
+        var mine: array<vec2<u32>, LANE_ENTRIES>;
+        var weights: array<f32, LANE_ENTRIES>;
+        weight = 0.0;
+        for (var i = 0u; i < LANE_ENTRIES; i++) {
+          let at = lane * LANE_ENTRIES + i;
+          if (at < kept) {
+            mine[i] = entry(at);
+            weights[i] = exp(-min(below(top.x, ~mine[i].x), REACH));
+            weight += weights[i];
+          }
+        }
+        _ = running_sums(lane, vec2<u32>(0u, bitcast<u32>(weight)));
+        if (exact) { total = bitcast<f32>(lanes[255].y); }
+        if (lane > 0u) { before += bitcast<f32>(lanes[lane - 1u].y); }
+        for (var i = 0u; i < LANE_ENTRIES; i++) {
+          let at = lane * LANE_ENTRIES + i;
+          if (at < kept && (at == 0u || sampling.top_p >= 1.0 || before < sampling.top_p * total)) {
+            atomicMax(&taken, at + 1u);
+            // min-p comes last, so that top-p's total still has what it drops.
+            if (exact) { leader = better(leader, score(noise, mine[i].y, below(top.x, ~mine[i].x))); }
+          }
+          before += weights[i];
+        }
+        let last = taken_count(lane);
+        if (last > 0u) {
+          let worst = entry(last - 1u);
+          cut = vec2<u32>(~worst.x, worst.y);
+        }
+      }
+      if (!exact) { leader = best_within(lane, cut); }
+      range = Range(top.x, 0u, BUCKETS, cut);
+      task = WINNING;
+    }
+    winner = workgroup_best(lane, leader);
+    if (exact) { break; }
+    leader = winner;
   }
   if (lane == 0u) {
     if (winner.y >= vocabulary()) { winner = top; }  // all is NaN

@@ -198,13 +198,15 @@ def unit_rows(head_dim: int) -> int:
 @dataclass(frozen=True)
 class PrefillTiles:
     """The form of attention_prefill.wgsl: `row_threads` x `threads` threads, each with 8 rows and 4 * `key_blocks` keys
-    of a tile; `piece` quads of D and `slice` quads of keys are in workgroup memory at a time."""
+    of a tile; `piece` quads of D and `slice` quads of keys are in workgroup memory at a time. A thread loads `at_once`
+    quads before it stores them there: 4 on GPUs, where loads overlap."""
 
     row_threads: int
     threads: int
     key_blocks: int
     piece: int
     slice: int
+    at_once: int = 4
 
     @property
     def rows(self) -> int:
@@ -221,6 +223,7 @@ class PrefillTiles:
             "VALUE_BLOCKS": -(-head_dim // (4 * self.threads)),
             "PIECE": self.piece,
             "SLICE": self.slice,
+            "AT_ONCE": self.at_once,
         }
 
 
@@ -235,7 +238,10 @@ def prefill_tiles(head_dim: int, rows: int, info: AdapterInfo) -> PrefillTiles:
         return PrefillTiles(8, 16, 2, 4, 4)
     if rows >= _MANY_ROWS and large:
         return PrefillTiles(8, 16, 1, 4, 2)
-    return PrefillTiles(4, 16, 1, 4, 2) if head_dim <= 64 else PrefillTiles(4, 32, 1, 2, 2)
+    at_once = 1 if info.fallback else 4  # less code
+    if head_dim <= 64:
+        return PrefillTiles(4, 16, 1, 4, 2, at_once)
+    return PrefillTiles(4, 32, 1, 2, 2, at_once)
 
 
 def _gate(heads: Heads) -> dict[str, float]:

@@ -25,7 +25,7 @@ class MatmulTuning:
     """The form of the kernel: tiles of 8 * `rows` x `cols` products; `slices` groups of threads share each of them.
 
     rows 1, 2, 4, 8; cols 32 or 64; 2 * cols * slices threads, from 32 * rows to 256. `f16`: tiles kept as f16
-    (slices = 1), products and sums in f32.
+    (slices = 1), products and sums in f32. `unrolled`: more code, for GPUs, in which accesses to memory overlap.
     """
 
     rows: int = 8
@@ -33,6 +33,7 @@ class MatmulTuning:
     slices: int = 1
     f16: bool = False
     q4_unpack: int = 0
+    unrolled: bool = True
 
 
 # Makers of GPUs with an instruction for dot4I8Packed at the rate of an f32 product or half of it, and how the names of
@@ -48,8 +49,8 @@ def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
     """The form for t tokens on this adapter. There are three forms in all, since each needs a pipeline for every
     shape."""
     if info.fallback:
-        # No slices: fewer barriers and threads for the work. One form, since SwiftShader compiles each for seconds.
-        return MatmulTuning(4, 64)
+        # No slices: fewer barriers and threads for the work. One form, and little code: SwiftShader compiles slowly.
+        return MatmulTuning(4, 64, unrolled=False)
     per_thread = 8 if t > 32 else 4 if t > 8 else 1
     if per_thread == 8:
         return MatmulTuning(8, 64, 2)
@@ -175,7 +176,14 @@ def _tiles(
     threads = 2 * form.cols * form.slices
     if not fits(form):
         raise ValueError(f"{label}: {form} does not fit the kernel")
-    shape = {"RT": form.rows, "TILE_N": form.cols, "SLICES": form.slices, "WG": threads}
+    unroll = min(4, 8 // form.slices) if form.unrolled else 1
+    shape = {
+        "RT": form.rows,
+        "TILE_N": form.cols,
+        "SLICES": form.slices,
+        "WG": threads,
+        "UNROLL": unroll,
+    }
     uses = [
         "step",
         *libraries.uses,

@@ -125,7 +125,7 @@ def sample_random(
         "sample choose",
         kernel(
             "sample_choose",
-            [*uses, "sample_mode", "sample_pick", "hash", "sample_noise", "sample_step"],
+            [*uses, "sample_mode", "hash", "sample_noise", "sample_pick", "sample_step"],
         ),
         [
             (exact(logits), "r"),

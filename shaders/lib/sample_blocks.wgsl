@@ -37,19 +37,18 @@ fn penalise(logit: f32, history: u32) -> f32 {
 // order_key of a lane's eight tokens after the penalties; 0 for NaN and beyond the vocabulary. Loads come first and
 // under no condition, so that all are on their way at once.
 fn keys_from(first: u32) -> array<u32, A_LANE> {
-  var values: array<f32, A_LANE>;
-  for (var i = 0u; i < A_LANE; i++) { values[i] = logits[min(first + i * STRIDE, vocabulary() - 1u)]; }
+  var values: array<u32, A_LANE>;  // bits of logits, then keys
+  var history: array<u32, A_LANE>;
+  for (var i = 0u; i < A_LANE; i++) { values[i] = bitcast<u32>(logits[min(first + i * STRIDE, vocabulary() - 1u)]); }
   if (sampling.penalised != 0u) {
-    var history: array<u32, A_LANE>;
     for (var i = 0u; i < A_LANE; i++) { history[i] = counts[min(first + i * STRIDE, vocabulary() - 1u)]; }
-    for (var i = 0u; i < A_LANE; i++) { values[i] = penalise(values[i], history[i]); }
   }
-  var keys: array<u32, A_LANE>;
   for (var i = 0u; i < A_LANE; i++) {
-    keys[i] = 0u;
-    if (first + i * STRIDE < vocabulary()) { keys[i] = order_key(values[i]); }
+    var key = 0u;
+    if (first + i * STRIDE < vocabulary()) { key = order_key(penalise(bitcast<f32>(values[i]), history[i])); }
+    values[i] = key;
   }
-  return keys;
+  return values;
 }
 
 fn key_of(token: u32) -> u32 {

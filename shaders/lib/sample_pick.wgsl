@@ -1,9 +1,11 @@
-// sample_pick.wgsl: finds tokens by how good they are: those of some buckets, the n-th best of them, a sorted list.
+// sample_pick.wgsl: finds tokens by how good they are: those of some buckets, the n-th best of them, a sorted list, and the
+// winner among them.
 //
 // "Better" is an order of all tokens without ties: a higher key, on equal keys a lower token. A Range holds the tokens of
 // buckets [first, last) that are not worse than `cut`.
-// The kernel supplies: vars best: array<vec2<u32>>, logits, counts, sampling. Libraries before it: sampling, sample_best,
-// sample_blocks, sample_top, sample_buckets. All functions with a lane: call them where all 256 lanes do.
+// The kernel supplies: vars best, scores: array<vec2<u32>>, logits, counts, sampling. Libraries before it: sampling,
+// sample_best, sample_blocks, sample_top, sample_buckets, hash, sample_noise. All functions with a lane: call
+// them where all 256 lanes do.
 
 struct Range {
   top: u32,  // key of the best token
@@ -14,29 +16,23 @@ struct Range {
 
 const NO_CUT = NONE;
 const LISTING = 7u;    // beyond the digits of (key, token)
+const WINNING = 8u;
 const WINDOW = 1024u;  // blocks looked at together
 
 // The list: (~key, token) in words 2 i, 2 i + 1, ascending is from the best down. Also counters, before there is a list.
 var<workgroup> words: array<atomic<u32>, 2u * LIST>;
 var<workgroup> chosen: array<u32, WINDOW>;  // blocks
 var<workgroup> taken: atomic<u32>;
-var<workgroup> shared_value: u32;
+var<workgroup> taken_before: u32;
 var<workgroup> found: vec2<u32>;
-var<private> nth: vec2<u32>;  // (key, token) that pick found
-
-// What lane 0 says, for all lanes.
-fn from_first(lane: u32, value: u32) -> u32 {
-  if (lane == 0u) { shared_value = value; }
-  return workgroupUniformLoad(&shared_value);
-}
+var<private> nth: vec2<u32>;     // (key, token) that pick found
+var<private> leader: vec2<u32>;  // the best (score, token) that the lane knows; the same in all lanes before WINNING
 
 // How often `taken` was added to, for all lanes; it is 0 again.
 fn taken_count(lane: u32) -> u32 {
   workgroupBarrier();
-  let n = from_first(lane, atomicLoad(&taken));
-  if (lane == 0u) { atomicStore(&taken, 0u); }
-  workgroupBarrier();
-  return n;
+  if (lane == 0u) { taken_before = atomicExchange(&taken, 0u); }
+  return workgroupUniformLoad(&taken_before);
 }
 
 fn not_worse(key: u32, token: u32, cut: vec2<u32>) -> bool {
@@ -51,12 +47,15 @@ fn in_range(key: u32, token: u32, r: Range) -> bool {
   return bucket >= r.first && bucket < r.last;
 }
 
-// Puts the window's blocks that may have tokens of the range into `chosen`.
-fn choose_blocks(lane: u32, window: u32, r: Range) -> u32 {
+// Puts the window's blocks that may have tokens of the range into `chosen`; to look for the winner, only those whose own
+// winner is better than the leader.
+fn choose_blocks(lane: u32, window: u32, r: Range, winning: bool) -> u32 {
   for (var at = window + lane; at < min(window + WINDOW, block_count()); at += 256u) {
     let key = best[at].x;
     let d = below(r.top, key);
-    if (r.first < r.last && key != 0u && d < REACH && bucket_of(d) < r.last) {
+    var wanted = r.first < r.last && key != 0u && d < REACH && bucket_of(d) < r.last;
+    if (winning && wanted) { wanted = any(better(leader, scores[at]) != leader); }
+    if (wanted) {
       chosen[atomicAdd(&taken, 1u)] = at;
     }
   }
@@ -65,16 +64,16 @@ fn choose_blocks(lane: u32, window: u32, r: Range) -> u32 {
 
 // Sums over lanes 0 to `lane` of (count, bits of f32 weight).
 fn running_sums(lane: u32, mine: vec2<u32>) -> vec2<u32> {
-  lanes[lane] = mine;
-  workgroupBarrier();
   var sum = mine;
-  for (var span = 1u; span < 256u; span *= 2u) {
-    var other = vec2<u32>(0u);
-    if (lane >= span) { other = lanes[lane - span]; }
-    workgroupBarrier();
-    sum = vec2<u32>(sum.x + other.x, bitcast<u32>(bitcast<f32>(sum.y) + bitcast<f32>(other.y)));
+  for (var span = 1u; span <= 256u; span *= 2u) {
     lanes[lane] = sum;
     workgroupBarrier();
+    if (span < 256u) {
+      var other = vec2<u32>(0u);
+      if (lane >= span) { other = lanes[lane - span]; }
+      sum = vec2<u32>(sum.x + other.x, bitcast<u32>(bitcast<f32>(sum.y) + bitcast<f32>(other.y)));
+      workgroupBarrier();
+    }
   }
   return sum;
 }
@@ -91,11 +90,13 @@ fn with_digit(value: u32, digit: u32) -> vec2<u32> {
 }
 
 // Of the range's tokens with the known bits, either lists those (digit LISTING; the list holds the first LIST to come) and
-// returns how many there are, or counts them in `words` by a digit, 255 first, and returns 0.
-fn visit(lane: u32, r: Range, digit: u32, known: vec2<u32>, mask: vec2<u32>) -> u32 {
+// returns how many there are; or counts them in `words` by a digit, 255 first, and returns 0; or makes the best of them the
+// lane's leader, if it is better than the one before (digit WINNING).
+fn visit(lane: u32, r: Range, digit: u32, known: vec2<u32>, mask: vec2<u32>, noise: u32) -> u32 {
   var n = 0u;
+  var mine = leader;
   for (var window = 0u; window < block_count(); window += WINDOW) {
-    let blocks = choose_blocks(lane, window, r);
+    let blocks = choose_blocks(lane, window, r, digit == WINNING);
     for (var at = lane / BLOCK_LANES; at < blocks; at += 256u / BLOCK_LANES) {
       let first = first_token(chosen[at], lane);
       let keys = keys_from(first);
@@ -105,6 +106,8 @@ fn visit(lane: u32, r: Range, digit: u32, known: vec2<u32>, mask: vec2<u32>) -> 
         if (all((bits & mask) == known) && in_range(keys[i], token, r)) {
           if (digit < LISTING) {
             atomicAdd(&words[255u - digit_of(bits, digit)], 1u);
+          } else if (digit == WINNING) {
+            mine = better(mine, score(noise, token, below(r.top, keys[i])));
           } else {
             let place = n + atomicAdd(&taken, 1u);
             if (place < LIST) {
@@ -117,23 +120,26 @@ fn visit(lane: u32, r: Range, digit: u32, known: vec2<u32>, mask: vec2<u32>) -> 
     }
     n += taken_count(lane);
   }
+  leader = mine;
   return n;
 }
 
 // Lists the range's tokens in any order. If they are more than LIST, finds which is the n-th best of them, digit by digit,
 // each time counting the tokens that agree so far; and lists that one and the better ones if `relist`. Returns how many
 // tokens there are to list, and `nth` or else NO_CUT. (In one struct, Tint would take both for different in each lane.)
-fn pick(lane: u32, all_of: Range, n: u32, relist: bool) -> u32 {
+// Or, where `task` is WINNING and not LISTING, only looks for the leader.
+fn pick(lane: u32, task: u32, all_of: Range, n: u32, relist: bool, noise: u32) -> u32 {
   var r = all_of;
   var listed = 0u;
   var left = n;
   var known = vec2<u32>(0u);
   var mask = vec2<u32>(0u);
-  var digit = LISTING;
+  var digit = task;
   for (var turn = 0u; turn < LISTING + 2u; turn++) {
     if (digit < LISTING) { atomicStore(&words[lane], 0u); }
     workgroupBarrier();
-    let visited = visit(lane, r, digit, known, mask);
+    let visited = visit(lane, r, digit, known, mask, noise);
+    if (digit == WINNING) { break; }
     if (digit == LISTING) {
       listed = visited;
       if (listed <= LIST || turn > 0u) { break; }

@@ -6,13 +6,14 @@ struct Sums { lo: vec4<f32>, hi: vec4<f32>, square: f32 }
 
 // Row i's sum; i = R: the squares'. By comparisons: an array indexed by a lane's number would go to slow memory.
 fn sums_at(s: Sums, i: u32) -> f32 {
-  if (i == R) { return s.square; }
-  if (i == 0u) { return s.lo.x; }
-  if (i == 1u) { return s.lo.y; }
-  if (i == 2u) { return s.lo.z; }
-  if (i == 3u) { return s.lo.w; }
-  if (i == 4u) { return s.hi.x; }
-  if (i == 5u) { return s.hi.y; }
-  if (i == 6u) { return s.hi.z; }
-  return s.hi.w;
+  var sum = s.lo.x;
+  if (R > 1u && i == 1u) { sum = s.lo.y; }
+  if (R > 2u && i == 2u) { sum = s.lo.z; }
+  if (R > 3u && i == 3u) { sum = s.lo.w; }
+  if (R > 4u && i == 4u) { sum = s.hi.x; }
+  if (R > 5u && i == 5u) { sum = s.hi.y; }
+  if (R > 6u && i == 6u) { sum = s.hi.z; }
+  if (R > 7u && i == 7u) { sum = s.hi.w; }
+  if (i == R) { sum = s.square; }
+  return sum;
 }

@@ -54,6 +54,8 @@ def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str,
 
 TILES = [
     (MatmulTuning(4, 64, 1), "store"),
+    (MatmulTuning(4, 64, 1, unrolled=False), "gated"),
+    (MatmulTuning(2, 32, 2, unrolled=False), "add"),
     (MatmulTuning(8, 64, 2), "add"),
     (MatmulTuning(8, 64, 2), "gated"),
     (MatmulTuning(4, 32, 4), "gated"),
