@@ -32,13 +32,14 @@ const WG = 256u;
 const KT = 32u;                                 // keys a tile
 const LOG2E = 1.4426950408889634;
 override PARTS = D / 8u;                        // vectors of a cached row
-override STRIDE = D + 8u;                       // of keys and values in workgroup memory: keeps memory banks apart
-const SCORE_STRIDE = KT + 4u + (BQ - 64u) / 16u;
+override STRIDE = D + 8u;                       // of keys in workgroup memory: keeps memory banks apart
+const VALUE_STRIDE = 72u;                       // 64 columns and 8
+const SCORE_STRIDE = 16u + (BQ - 64u) / 16u;    // 16 keys, and 4 where there is room for them
 const WEIGHT_STRIDE = KT + 8u;
-override COLS = D / COL_PARTS;                  // columns of a subgroup's sums
+override COLS = D / COL_PARTS;                  // columns of a subgroup's sums, at most 64
 const TALL = BQ == 128u;                        // a subgroup's scores are two blocks of rows; else one, and D may exceed 128
+const LOWER = select(0u, 16u * SCORE_STRIDE, TALL);  // where the second block of rows begins
 const ROW_THREADS = WG / BQ;                    // threads that share a row of scores: 2 or 4
-const SCRATCH = BQ * SCORE_STRIDE / 8u;         // of `scores` for each subgroup; at least 256
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -51,10 +52,12 @@ alias Sums = subgroup_matrix_result<f32, 16, 16>;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
 
-var<workgroup> keys: array<f16, KT * (MOST_D + 8u)>;
-var<workgroup> values: array<f16, KT * (MOST_D + 8u)>;
-var<workgroup> weights: array<f16, BQ * WEIGHT_STRIDE>;
-var<workgroup> scores: array<f32, BQ * SCORE_STRIDE>;  // between tiles also the way to elements of sums
+// Matrices lie at constant places in parts of these. If a place were known only when the kernel runs, browsers would first
+// ask whether all of the matrix is inside: a branch for each.
+var<workgroup> keys: array<array<f16, 16u * (MOST_D + 8u)>, 2>;                      // of 16 keys
+var<workgroup> values: array<array<f16, KT * VALUE_STRIDE - 8u>, COL_PARTS>;         // of COLS columns
+var<workgroup> weights: array<array<f16, 32u * WEIGHT_STRIDE>, BQ / 32u>;            // of 32 rows
+var<workgroup> scores: array<array<f32, BQ / 4u * SCORE_STRIDE>, 8>;  // of each subgroup; its way to elements of sums, too
 var<workgroup> factors: array<f32, BQ>;                // what a row's sums are multiplied by
 var<workgroup> moved: vec4<u32>;                       // x: the last tile in which a row's maximum moved
 
@@ -86,33 +89,38 @@ fn fetch_values(cache: u32, first: u32, end: u32, unit: u32) -> vec4<u32> {
 }
 
 fn query_block(at: u32) -> Left { return subgroupMatrixLoad<Left>(&q, at, false, H * D); }
-fn key_block(at: u32) -> Right { return subgroupMatrixLoad<Right>(&keys, at, true, STRIDE); }
-fn value_block(at: u32) -> Right { return subgroupMatrixLoad<Right>(&values, at, false, STRIDE); }
-fn weight_block(at: u32) -> Left { return subgroupMatrixLoad<Left>(&weights, at, false, WEIGHT_STRIDE); }
+fn key_block(part: u32, at: u32) -> Right { return subgroupMatrixLoad<Right>(&keys[part], at, true, STRIDE); }
+fn value_block(part: u32, at: u32) -> Right { return subgroupMatrixLoad<Right>(&values[part], at, false, VALUE_STRIDE); }
+fn weight_block(part: u32, at: u32) -> Left { return subgroupMatrixLoad<Left>(&weights[part], at, false, WEIGHT_STRIDE); }
 fn times(a: Left, b: Right, sums: Sums) -> Sums { return subgroupMatrixMultiplyAccumulate(a, b, sums); }
 
-// The sums of 16 rows from `row` on, each row times its factor. `at`: the subgroup's scratch.
-fn rescaled(sums: Sums, at: u32, row: u32, lane: u32) -> Sums {
-  subgroupMatrixStore(&scores, at, sums, false, 16u);
+// The sums of 16 rows from `row` on, each row times its factor.
+fn rescaled(sums: Sums, subgroup: u32, row: u32, lane: u32) -> Sums {
+  subgroupMatrixStore(&scores[subgroup], 0u, sums, false, 16u);
   workgroupBarrier();
-  for (var i = lane; i < 256u; i += 32u) { scores[at + i] *= factors[row + i / 16u]; }
+  for (var i = lane; i < 256u; i += 32u) { scores[subgroup][i] *= factors[row + i / 16u]; }
   workgroupBarrier();
-  let made = subgroupMatrixLoad<Sums>(&scores, at, false, 16u);
+  let made = subgroupMatrixLoad<Sums>(&scores[subgroup], 0u, false, 16u);
   workgroupBarrier();
   return made;
 }
 
-// The same into y: 16 columns of a head from `column` on, rows from row0 + row on.
-fn put(sums: Sums, at: u32, row0: u32, row: u32, head: u32, column: u32, lane: u32) {
-  subgroupMatrixStore(&scores, at, sums, false, 16u);
+fn score_quad(part: u32, at: u32) -> vec4<f32> {
+  return capped(vec4<f32>(scores[part][at], scores[part][at + 1u], scores[part][at + 2u], scores[part][at + 3u])) * LOG2E;
+}
+
+// The sums into y: 16 columns of a head from `column` on, rows from row0 + row on.
+fn put(sums: Sums, subgroup: u32, row0: u32, row: u32, head: u32, column: u32, lane: u32) {
+  subgroupMatrixStore(&scores[subgroup], 0u, sums, false, 16u);
   workgroupBarrier();
   for (var i = lane; i < 64u; i += 32u) {
     let r = row + i / 4u;
-    let from_ = at + 4u * i;
+    let from_ = 4u * i;
     if (row0 + r < step.rows) {
-      let v = factors[r] * vec4<f32>(scores[from_], scores[from_ + 1u], scores[from_ + 2u], scores[from_ + 3u]);
+      let sums_ = vec4<f32>(
+        scores[subgroup][from_], scores[subgroup][from_ + 1u], scores[subgroup][from_ + 2u], scores[subgroup][from_ + 3u]);
       let quad = column / 4u + i % 4u;
-      y[((row0 + r) * H + head) * (D / 4u) + quad] = gated(v, row0 + r, head, quad);
+      y[((row0 + r) * H + head) * (D / 4u) + quad] = gated(factors[r] * sums_, row0 + r, head, quad);
     }
   }
   workgroupBarrier();
@@ -122,32 +130,35 @@ fn put(sums: Sums, at: u32, row0: u32, row: u32, head: u32, column: u32, lane: u
 // memory where the compiler does not unroll it (a fifth of the kernel's time, in a form of it that was tried).
 fn stage_keys(unit: u32, fresh: vec4<u32>) {
   if (unit >= KT * PARTS) { return; }
-  let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+  let part = unit / PARTS / 16u;
+  let at = unit / PARTS % 16u * STRIDE + unit % PARTS * 8u;
   let low = bitcast<vec4<f16>>(fresh.xy);
   let high = bitcast<vec4<f16>>(fresh.zw);
-  keys[at + 0u] = low.x;
-  keys[at + 1u] = low.y;
-  keys[at + 2u] = low.z;
-  keys[at + 3u] = low.w;
-  keys[at + 4u] = high.x;
-  keys[at + 5u] = high.y;
-  keys[at + 6u] = high.z;
-  keys[at + 7u] = high.w;
+  keys[part][at + 0u] = low.x;
+  keys[part][at + 1u] = low.y;
+  keys[part][at + 2u] = low.z;
+  keys[part][at + 3u] = low.w;
+  keys[part][at + 4u] = high.x;
+  keys[part][at + 5u] = high.y;
+  keys[part][at + 6u] = high.z;
+  keys[part][at + 7u] = high.w;
 }
 
 fn stage_values(unit: u32, fresh: vec4<u32>) {
   if (unit >= KT * PARTS) { return; }
-  let at = unit / PARTS * STRIDE + unit % PARTS * 8u;
+  let column = unit % PARTS * 8u;
+  let part = column / COLS;
+  let at = unit / PARTS * VALUE_STRIDE + column % COLS;
   let low = bitcast<vec4<f16>>(fresh.xy);
   let high = bitcast<vec4<f16>>(fresh.zw);
-  values[at + 0u] = low.x;
-  values[at + 1u] = low.y;
-  values[at + 2u] = low.z;
-  values[at + 3u] = low.w;
-  values[at + 4u] = high.x;
-  values[at + 5u] = high.y;
-  values[at + 6u] = high.z;
-  values[at + 7u] = high.w;
+  values[part][at + 0u] = low.x;
+  values[part][at + 1u] = low.y;
+  values[part][at + 2u] = low.z;
+  values[part][at + 3u] = low.w;
+  values[part][at + 4u] = high.x;
+  values[part][at + 5u] = high.y;
+  values[part][at + 6u] = high.z;
+  values[part][at + 7u] = high.w;
 }
 
 @compute @workgroup_size(256)
@@ -170,7 +181,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   // 1. The subgroup's blocks of scores, and its queries: r is a second block of rows, or the columns from 128 on. Blocks
   // behind the last row repeat the last one; they are not written.
   let score_row = subgroup / 2u * (BQ / 4u);
-  let key_base = subgroup % 2u * 16u * STRIDE;
+  let key_part = subgroup % 2u;
   let last = arrayLength(&q) / (H * D) - 16u;
   let q_at = (min(row0 + score_row, last) * H + head) * D;
   var r_at = q_at + 128u;
@@ -214,9 +225,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var maximum = -1e30;
   var sum = 0.0;
   // 3. The subgroup's sums: a are 16 rows, b the next 16.
-  let sum_row = subgroup / COL_PARTS * 32u;
-  let sum_column = subgroup % COL_PARTS * COLS;
-  let scratch = subgroup * SCRATCH;
+  let row_part = subgroup / COL_PARTS;
+  let sum_row = row_part * 32u;
+  let col_part = subgroup % COL_PARTS;
+  let sum_column = col_part * COLS;
   var a0 = Sums();
   var a1 = Sums();
   var a2 = Sums();
@@ -261,79 +273,72 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var s0 = Sums();
     var s1 = Sums();
     if (D > 0u) {
-      let block = key_block(key_base + 0u);
+      let block = key_block(key_part, 0u);
       s0 = times(q0, block, s0);
       if (TALL) { s1 = times(r0, block, s1); }
     }
     if (D > 16u) {
-      let block = key_block(key_base + 16u);
+      let block = key_block(key_part, 16u);
       s0 = times(q1, block, s0);
       if (TALL) { s1 = times(r1, block, s1); }
     }
     if (D > 32u) {
-      let block = key_block(key_base + 32u);
+      let block = key_block(key_part, 32u);
       s0 = times(q2, block, s0);
       if (TALL) { s1 = times(r2, block, s1); }
     }
     if (D > 48u) {
-      let block = key_block(key_base + 48u);
+      let block = key_block(key_part, 48u);
       s0 = times(q3, block, s0);
       if (TALL) { s1 = times(r3, block, s1); }
     }
     if (D > 64u) {
-      let block = key_block(key_base + 64u);
+      let block = key_block(key_part, 64u);
       s0 = times(q4, block, s0);
       if (TALL) { s1 = times(r4, block, s1); }
     }
     if (D > 80u) {
-      let block = key_block(key_base + 80u);
+      let block = key_block(key_part, 80u);
       s0 = times(q5, block, s0);
       if (TALL) { s1 = times(r5, block, s1); }
     }
     if (D > 96u) {
-      let block = key_block(key_base + 96u);
+      let block = key_block(key_part, 96u);
       s0 = times(q6, block, s0);
       if (TALL) { s1 = times(r6, block, s1); }
     }
     if (D > 112u) {
-      let block = key_block(key_base + 112u);
+      let block = key_block(key_part, 112u);
       s0 = times(q7, block, s0);
       if (TALL) { s1 = times(r7, block, s1); }
     }
-    if (D > 128u) { s0 = times(r0, key_block(key_base + 128u), s0); }
-    if (D > 144u) { s0 = times(r1, key_block(key_base + 144u), s0); }
-    if (D > 160u) { s0 = times(r2, key_block(key_base + 160u), s0); }
-    if (D > 176u) { s0 = times(r3, key_block(key_base + 176u), s0); }
-    if (D > 192u) { s0 = times(r4, key_block(key_base + 192u), s0); }
-    if (D > 208u) { s0 = times(r5, key_block(key_base + 208u), s0); }
-    if (D > 224u) { s0 = times(r6, key_block(key_base + 224u), s0); }
-    if (D > 240u) { s0 = times(r7, key_block(key_base + 240u), s0); }
-    let s_at = score_row * SCORE_STRIDE + subgroup % 2u * 16u;
-    subgroupMatrixStore(&scores, s_at, s0, false, SCORE_STRIDE);
-    if (TALL) { subgroupMatrixStore(&scores, s_at + 16u * SCORE_STRIDE, s1, false, SCORE_STRIDE); }
+    if (D > 128u) { s0 = times(r0, key_block(key_part, 128u), s0); }
+    if (D > 144u) { s0 = times(r1, key_block(key_part, 144u), s0); }
+    if (D > 160u) { s0 = times(r2, key_block(key_part, 160u), s0); }
+    if (D > 176u) { s0 = times(r3, key_block(key_part, 176u), s0); }
+    if (D > 192u) { s0 = times(r4, key_block(key_part, 192u), s0); }
+    if (D > 208u) { s0 = times(r5, key_block(key_part, 208u), s0); }
+    if (D > 224u) { s0 = times(r6, key_block(key_part, 224u), s0); }
+    if (D > 240u) { s0 = times(r7, key_block(key_part, 240u), s0); }
+    subgroupMatrixStore(&scores[subgroup], 0u, s0, false, SCORE_STRIDE);
+    if (TALL) { subgroupMatrixStore(&scores[subgroup], LOWER, s1, false, SCORE_STRIDE); }
     workgroupBarrier();
 
-    // A thread has quads of its row that lie ROW_THREADS quads apart.
+    // A thread has quads of its row that lie ROW_THREADS quads apart, in the parts of both halves of the keys.
     const HIDDEN = vec4<f32>(-1e30);
-    let from_ = row * SCORE_STRIDE + share;
+    let early = row / (BQ / 4u) * 2u;
+    let from_ = row % (BQ / 4u) * SCORE_STRIDE + share;
     let apart = 4u * ROW_THREADS;
-    var x0 = capped(vec4<f32>(scores[from_], scores[from_ + 1u], scores[from_ + 2u], scores[from_ + 3u])) * LOG2E;
+    var x0 = score_quad(early, from_);
     var x1 = HIDDEN;
     var x2 = HIDDEN;
     var x3 = HIDDEN;
-    {
-      let f = from_ + apart;
-      x1 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
-    }
     if (ROW_THREADS == 2u) {
-      {
-        let f = from_ + 2u * apart;
-        x2 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
-      }
-      {
-        let f = from_ + 3u * apart;
-        x3 = capped(vec4<f32>(scores[f], scores[f + 1u], scores[f + 2u], scores[f + 3u])) * LOG2E;
-      }
+      x1 = score_quad(early, from_ + 8u);
+      x2 = score_quad(early + 1u, from_);
+      x3 = score_quad(early + 1u, from_ + 8u);
+    } else {
+      x1 = score_quad(early + 1u, from_);
     }
     if (tile + KT > step.pos + row0 + 1u || (WINDOW > 0u && tile + WINDOW < step.pos + row0 + BQ)) {
       let key = tile + share;
@@ -356,29 +361,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       maximum = most;
     }
     let top = max(maximum, -1e20);  // far above the scores of hidden keys, in a row that has seen none too
-    let p_at = row * WEIGHT_STRIDE + share;
+    let p_part = row / 32u;
+    let p_at = row % 32u * WEIGHT_STRIDE + share;
     let p0 = vec4<f16>(exp2(max(x0 - top, vec4<f32>(-40.0))));  // 2^-40 is 0 in f16
     let p1 = vec4<f16>(exp2(max(x1 - top, vec4<f32>(-40.0))));
-    weights[p_at] = p0.x;
-    weights[p_at + 1u] = p0.y;
-    weights[p_at + 2u] = p0.z;
-    weights[p_at + 3u] = p0.w;
-    weights[p_at + apart] = p1.x;
-    weights[p_at + apart + 1u] = p1.y;
-    weights[p_at + apart + 2u] = p1.z;
-    weights[p_at + apart + 3u] = p1.w;
+    weights[p_part][p_at] = p0.x;
+    weights[p_part][p_at + 1u] = p0.y;
+    weights[p_part][p_at + 2u] = p0.z;
+    weights[p_part][p_at + 3u] = p0.w;
+    weights[p_part][p_at + apart] = p1.x;
+    weights[p_part][p_at + apart + 1u] = p1.y;
+    weights[p_part][p_at + apart + 2u] = p1.z;
+    weights[p_part][p_at + apart + 3u] = p1.w;
     var total = vec4<f32>(p0) + vec4<f32>(p1);
     if (ROW_THREADS == 2u) {
       let p2 = vec4<f16>(exp2(max(x2 - top, vec4<f32>(-40.0))));
       let p3 = vec4<f16>(exp2(max(x3 - top, vec4<f32>(-40.0))));
-      weights[p_at + 2u * apart] = p2.x;
-      weights[p_at + 2u * apart + 1u] = p2.y;
-      weights[p_at + 2u * apart + 2u] = p2.z;
-      weights[p_at + 2u * apart + 3u] = p2.w;
-      weights[p_at + 3u * apart] = p3.x;
-      weights[p_at + 3u * apart + 1u] = p3.y;
-      weights[p_at + 3u * apart + 2u] = p3.z;
-      weights[p_at + 3u * apart + 3u] = p3.w;
+      weights[p_part][p_at + 2u * apart] = p2.x;
+      weights[p_part][p_at + 2u * apart + 1u] = p2.y;
+      weights[p_part][p_at + 2u * apart + 2u] = p2.z;
+      weights[p_part][p_at + 2u * apart + 3u] = p2.w;
+      weights[p_part][p_at + 3u * apart] = p3.x;
+      weights[p_part][p_at + 3u * apart + 1u] = p3.y;
+      weights[p_part][p_at + 3u * apart + 2u] = p3.z;
+      weights[p_part][p_at + 3u * apart + 3u] = p3.w;
       total += vec4<f32>(p2) + vec4<f32>(p3);
     }
     sum += total.x + total.y + total.z + total.w;
@@ -395,43 +401,43 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       if (share == 0u) { factors[row] = factor; }
       workgroupBarrier();
       if (COLS > 0u) {
-        a0 = rescaled(a0, scratch, sum_row, lane);
-        b0 = rescaled(b0, scratch, sum_row + 16u, lane);
+        a0 = rescaled(a0, subgroup, sum_row, lane);
+        b0 = rescaled(b0, subgroup, sum_row + 16u, lane);
       }
       if (COLS > 16u) {
-        a1 = rescaled(a1, scratch, sum_row, lane);
-        b1 = rescaled(b1, scratch, sum_row + 16u, lane);
+        a1 = rescaled(a1, subgroup, sum_row, lane);
+        b1 = rescaled(b1, subgroup, sum_row + 16u, lane);
       }
       if (COLS > 32u) {
-        a2 = rescaled(a2, scratch, sum_row, lane);
-        b2 = rescaled(b2, scratch, sum_row + 16u, lane);
+        a2 = rescaled(a2, subgroup, sum_row, lane);
+        b2 = rescaled(b2, subgroup, sum_row + 16u, lane);
       }
       if (COLS > 48u) {
-        a3 = rescaled(a3, scratch, sum_row, lane);
-        b3 = rescaled(b3, scratch, sum_row + 16u, lane);
+        a3 = rescaled(a3, subgroup, sum_row, lane);
+        b3 = rescaled(b3, subgroup, sum_row + 16u, lane);
       }
     }
     for (var k = 0u; k < KT; k += 16u) {
-      let upper = weight_block(sum_row * WEIGHT_STRIDE + k);
-      let lower = weight_block((sum_row + 16u) * WEIGHT_STRIDE + k);
-      let at = k * STRIDE + sum_column;
+      let upper = weight_block(row_part, k);
+      let lower = weight_block(row_part, 16u * WEIGHT_STRIDE + k);
+      let at = k * VALUE_STRIDE;
       if (COLS > 0u) {
-        let block = value_block(at + 0u);
+        let block = value_block(col_part, at + 0u);
         a0 = times(upper, block, a0);
         b0 = times(lower, block, b0);
       }
       if (COLS > 16u) {
-        let block = value_block(at + 16u);
+        let block = value_block(col_part, at + 16u);
         a1 = times(upper, block, a1);
         b1 = times(lower, block, b1);
       }
       if (COLS > 32u) {
-        let block = value_block(at + 32u);
+        let block = value_block(col_part, at + 32u);
         a2 = times(upper, block, a2);
         b2 = times(lower, block, b2);
       }
       if (COLS > 48u) {
-        let block = value_block(at + 48u);
+        let block = value_block(col_part, at + 48u);
         a3 = times(upper, block, a3);
         b3 = times(lower, block, b3);
       }
@@ -442,19 +448,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (ROW_THREADS == 4u) { sum += subgroupShuffleXor(sum, 2u); }
   if (share == 0u) { factors[row] = 1.0 / sum; }
   if (COLS > 0u) {
-    put(a0, scratch, row0, sum_row, head, sum_column + 0u, lane);
-    put(b0, scratch, row0, sum_row + 16u, head, sum_column + 0u, lane);
+    put(a0, subgroup, row0, sum_row, head, sum_column + 0u, lane);
+    put(b0, subgroup, row0, sum_row + 16u, head, sum_column + 0u, lane);
   }
   if (COLS > 16u) {
-    put(a1, scratch, row0, sum_row, head, sum_column + 16u, lane);
-    put(b1, scratch, row0, sum_row + 16u, head, sum_column + 16u, lane);
+    put(a1, subgroup, row0, sum_row, head, sum_column + 16u, lane);
+    put(b1, subgroup, row0, sum_row + 16u, head, sum_column + 16u, lane);
   }
   if (COLS > 32u) {
-    put(a2, scratch, row0, sum_row, head, sum_column + 32u, lane);
-    put(b2, scratch, row0, sum_row + 16u, head, sum_column + 32u, lane);
+    put(a2, subgroup, row0, sum_row, head, sum_column + 32u, lane);
+    put(b2, subgroup, row0, sum_row + 16u, head, sum_column + 32u, lane);
   }
   if (COLS > 48u) {
-    put(a3, scratch, row0, sum_row, head, sum_column + 48u, lane);
-    put(b3, scratch, row0, sum_row + 16u, head, sum_column + 48u, lane);
+    put(a3, subgroup, row0, sum_row, head, sum_column + 48u, lane);
+    put(b3, subgroup, row0, sum_row + 16u, head, sum_column + 48u, lane);
   }
 }
