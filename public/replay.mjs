@@ -245,11 +245,22 @@ export class Recording {
     }
   }
 
-  /** Submit the whole plan once; `copy` as in #submit. Returns a promise when command buffers are awaited, else nothing. */
+  /** Submit the whole plan once; `copy` as in #submit. Returns a promise when there are several command buffers or they are
+      awaited, else nothing. */
   replay(copy) {
     const last = this.buffers.length - 1;
     if (this.awaitEach) return this.#awaited(last, copy);
-    for (let i = 0; i <= last; i++) this.#submit(i, i === last ? copy : null);
+    if (last > 0) return this.#handedOver(last, copy);
+    this.#submit(0, copy);
+  }
+
+  /** Chromium hands what was submitted over to the GPU's process when a microtask ends. The GPU then works on the first command
+      buffers while the next ones are encoded. */
+  async #handedOver(last, copy) {
+    for (let i = 0; i <= last; i++) {
+      this.#submit(i, i === last ? copy : null);
+      if (i < last) await null;
+    }
   }
 
   async #awaited(last, copy) {

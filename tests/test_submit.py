@@ -17,6 +17,9 @@ def flat(buffers: list[list[list[Any]]]) -> list[Any]:
 def test_single_is_one_pass() -> None:
     dispatches: Any = list(range(10))
     assert SingleSubmit().cut(dispatches) == [[dispatches]]
+    early = SingleSubmit().cut(dispatches * 10, early=True)
+    assert [len(d) for passes in early for d in passes] == [16, 32, 10 * len(dispatches) - 48]
+    assert [d for [part] in early for d in part] == dispatches * 10
 
 
 @pytest.mark.parametrize("n", [1, 7, 64, 401])

@@ -99,11 +99,12 @@ class Planner:
             dispatches += self._lowered[trace]
         if check:
             await self._gpu.check()
-        return Plan(traces[0].rows, calls, dispatches, self._record(dispatches))
+        rows = traces[0].rows
+        return Plan(rows, calls, dispatches, self._record(rows, dispatches))
 
     def recut(self, plan: Plan) -> Plan:
         """The same plan, submitted by the present `strategy`."""
-        return replace(plan, recording=self._record(plan.dispatches))
+        return replace(plan, recording=self._record(plan.rows, plan.dispatches))
 
     def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
         """The same plan with other tensors where its calls use one in some buffers. No kernel is compiled."""
@@ -117,10 +118,12 @@ class Planner:
             dispatches[i] = self._bound(call.label, dispatches[i].pipeline, bindings, call.groups)
         if calls == plan.calls:
             return plan
-        return Plan(plan.rows, calls, dispatches, self._record(dispatches))
+        return Plan(plan.rows, calls, dispatches, self._record(plan.rows, dispatches))
 
-    def _record(self, dispatches: Sequence[Dispatch]) -> Recording:
-        return self._gpu.record(self.strategy.cut(dispatches), self.strategy.await_each)
+    def _record(self, rows: int, dispatches: Sequence[Dispatch]) -> Recording:
+        """Steps of one token are submitted ahead, so that only plans of more rows find an idle GPU."""
+        cut = self.strategy.cut(dispatches, early=rows > 1)
+        return self._gpu.record(cut, self.strategy.await_each)
 
     def release(self) -> None:
         """Free the pooled buffers. Plans that use them must not run any more."""

@@ -11,15 +11,27 @@ from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
 
+_EARLY = 16  # dispatches of the first command buffer of a plan that an idle GPU waits for
+
+
 @dataclass(frozen=True)
 class SingleSubmit:
     """Everything in one pass of one command buffer. The host does not wait between submits."""
 
     await_each = False
 
-    def cut(self, dispatches: Sequence[Dispatch]) -> list[list[list[Dispatch]]]:
-        """Command buffers -> passes -> dispatches."""
-        return [[list(dispatches)]]
+    def cut(
+        self, dispatches: Sequence[Dispatch], *, early: bool = False
+    ) -> list[list[list[Dispatch]]]:
+        """Command buffers -> passes -> dispatches. `early`: an idle GPU waits for these. Then the first command buffer
+        is short and each of the next twice as long, so that the GPU begins while the others are being encoded."""
+        if not early:
+            return [[list(dispatches)]]
+        buffers, at, size = [], 0, _EARLY
+        while at < len(dispatches):
+            buffers.append([list(dispatches[at : at + size])])
+            at, size = at + size, 2 * size
+        return buffers
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,10 @@ class GroupedSubmit:
         object.__setattr__(self, "dispatches", whole("group", self.dispatches, 1, 1 << 31))
         object.__setattr__(self, "passes", whole("passes", self.passes, 1, 1 << 31))
 
-    def cut(self, dispatches: Sequence[Dispatch]) -> list[list[list[Dispatch]]]:
-        """Command buffers -> passes -> dispatches."""
+    def cut(
+        self, dispatches: Sequence[Dispatch], *, early: bool = False
+    ) -> list[list[list[Dispatch]]]:
+        """Command buffers -> passes -> dispatches. The first one is never long, so `early` changes nothing."""
         buffers = []
         for at in range(0, len(dispatches), self.dispatches):
             group = list(dispatches[at : at + self.dispatches])
