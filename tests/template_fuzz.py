@@ -12,7 +12,7 @@ import random
 import re
 import sys
 
-from tests_e2e.probe_models import measure_template
+from tests.template_cost import measure_template
 
 PRELUDE = (
     "{% set t = 'aß<\\n &😀' * 2000 %}{% set u = 'ab ' * 9000 %}{% set l = range(3000) | list %}"

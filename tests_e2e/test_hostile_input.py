@@ -1,10 +1,12 @@
-"""Hostile files of a model in the browser, where a recursion that is too deep ends Python for good."""
+"""Hostile files of a model in the browser, where a recursion that is too deep ends Python for good.
+
+tests/test_sandbox.py measures the memory of the same templates: CPython's objects are larger than a browser's.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from playwright.sync_api import Page
 
@@ -16,16 +18,15 @@ from tests_e2e.conftest import Probe, Worker
 from tests_e2e.visit import ORGANISATION
 
 SECONDS = 5.0  # the limit is 1 s on an idle machine; test machines have two busy cores
-BYTES = 64 << 20
 
 
 def test_hostile_templates(probe: Probe) -> None:
-    """Each is refused soon, with its guard's message, and within the memory limit. Python is still alive afterwards."""
+    """Each is refused soon, with its guard's message. Python is still alive afterwards."""
     probe("prepare_chat")
     assert [found["error"] for found in probe("templates", ["ok"])] == [""]
     for source, reason in HOSTILE:
         (found,) = probe("templates", [source])
-        check(source, found)
+        assert found["seconds"] < SECONDS, (source[:999], found)
         assert any(part in found["error"] for part in plain(reason)), (source[:99], found)
 
 
@@ -41,12 +42,7 @@ def test_random_templates(probe: Probe, skip_unless_slow: Callable[[], None]) ->
     probe("prepare_chat")
     sources = [Grammar(seed).source() for seed in range(40)]
     for source, found in zip(sources, probe("templates", sources), strict=True):
-        check(source, found)
-
-
-def check(source: str, found: dict[str, Any]) -> None:
-    assert found["seconds"] < SECONDS, (source[:999], found)
-    assert found["peak"] < BYTES, (source[:999], found)
+        assert found["seconds"] < SECONDS, (source[:999], found)
 
 
 def test_json_that_nests_or_lies(probe: Probe) -> None:
