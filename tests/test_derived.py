@@ -23,7 +23,6 @@ import pytest
 from py_engine.__main__ import main
 from py_engine.diagnostics.load_bench import bench_load
 from py_engine.errors import HubError, StorageError, StorageFullError
-from py_engine.graph.kernels import Kernels
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.kept.library import Library
 from py_engine.kept.manifest import Manifest
@@ -58,11 +57,6 @@ FORMS: tuple[StorageForm, ...] = ("q4", "q8")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
     """One host is enough: tests/ops/test_layout.py and test_checksum.py test the kernels on both."""
     return open_software_gpu("wgpu")
-
-
-@pytest.fixture(scope="module")
-def kernels(gpu: Gpu) -> Kernels:
-    return Kernels(gpu)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +108,7 @@ Fill = Callable[..., Filled]
 
 
 @pytest.fixture
-def load(gpu: Gpu, run: Runner, kernels: Kernels) -> Fill:
+def load(gpu: Gpu, run: Runner) -> Fill:
     """`load(name, form, alone, before)` loads once, from a commit unless `name` says otherwise."""
 
     def one(
@@ -126,7 +120,7 @@ def load(gpu: Gpu, run: Runner, kernels: Kernels) -> Fill:
     ) -> Filled:
         address = name if "@" in name or "/" in name else f"org/{name}@{COMMIT}"
         io = options.pop("io", None) or FaultIo(before, shared=not alone)
-        made: Filled = run(fill(gpu, address, form, io, kernels=kernels, **options))
+        made: Filled = run(fill(gpu, address, form, io, **options))
         return made
 
     return one
@@ -845,7 +839,6 @@ def test_what_passed_by_is_compared_with_the_hubs_sha256(
 def test_two_that_load_it_fetch_it_once(
     gpu: Gpu,
     run: Runner,
-    kernels: Kernels,
     undisturbed: Callable[..., list[bytes]],
     server: HubServer,
 ) -> None:
@@ -854,7 +847,7 @@ def test_two_that_load_it_fetch_it_once(
 
     async def both(form: StorageForm) -> list[Filled]:
         ios = [FaultIo(shared=False) for _ in range(2)]
-        loads = [fill(gpu, f"org/bf16@{COMMIT}", form, io, kernels=kernels) for io in ios]
+        loads = [fill(gpu, f"org/bf16@{COMMIT}", form, io) for io in ios]
         return await asyncio.gather(*loads)
 
     for form in FORMS:

@@ -15,7 +15,6 @@ import pytest
 
 from py_engine import models
 from py_engine.errors import FormatError, ModelError
-from py_engine.graph.kernels import Kernels
 from py_engine.graph.matrix import Linear
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Gpu
@@ -158,11 +157,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
     return open_software_gpu("wgpu")
-
-
-@pytest.fixture(scope="module")
-def kernels(gpu: Gpu) -> Kernels:
-    return Kernels(gpu)
 
 
 async def contents(gpu: Gpu, part: Linear | Tensor) -> tuple[str, np.ndarray]:
@@ -430,7 +424,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
 def test_sets_are_kept_and_mended(
     gpu: Gpu,
     run: Runner,
-    kernels: Kernels,
     server: HubServer,
     stores: Path,
     form: StorageForm,
@@ -440,7 +433,7 @@ def test_sets_are_kept_and_mended(
     computed from them: for damaged lengths, the rows."""
 
     def load(address: str = f"org/toy@{COMMIT}") -> Filled:
-        made: Filled = run(fill(gpu, address, form, FaultIo(shared=not alone), kernels=kernels))
+        made: Filled = run(fill(gpu, address, form, FaultIo(shared=not alone)))
         return made
 
     passes = form == "q4" and alone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from py_engine.abort import Abort
-from py_engine.graph.kernels import Kernels
+from py_engine.graph.kernels import kernels_of
 from py_engine.host.gpu import Buffer, Gpu
 from py_engine.kept.opening import open_kept
 from py_engine.models import build_model, sets_of
@@ -43,10 +43,8 @@ async def fill(
     form: StorageForm = "stored",
     io: FaultIo | None = None,
     notes: list[str] | None = None,
-    kernels: Kernels | None = None,
 ) -> Filled:
-    """One load. `notes`: a list for what the load reports, also when it fails; `kernels`: compiled ones to use
-    again."""
+    """One load. `notes`: a list for what the load reports, also when it fails."""
     made = Filled(io or FaultIo())
     made.notes = made.notes if notes is None else notes
     io = made.io
@@ -60,12 +58,12 @@ async def fill(
         made.tensors = await read_sets(repository, sets_of(config))
         quantised = quantization_of(made.tensors, quantization(config))
         store = WeightStore(gpu, made.tensors, quantised, form=form, family="test")
-        used = kernels or Kernels(gpu)
+        kernels = kernels_of(gpu)
         try:
             build_model(config, store)
             made.job_bytes = sum(job.end - job.start for job in store.jobs)
             before = gpu.counters.upload_bytes
-            loader = Loader(gpu, used, repository, count, Abort())
+            loader = Loader(gpu, kernels, repository, count, Abort())
             await loader.run(store.jobs)
             made.total, made.peak_bytes = loader.total, loader.peak_bytes
             made.uploaded = gpu.counters.upload_bytes - before
@@ -73,7 +71,7 @@ async def fill(
             made.kept = repository.kept
             made.contents = [await gpu.read(buffer) for buffer in buffers(store)]
         finally:
-            await used.settle()
+            await kernels.settle()
             store.release()
         return made
     finally:

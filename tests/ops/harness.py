@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from py_engine.blocks.state import Rope
-from py_engine.graph.kernels import Kernels
+from py_engine.graph.kernels import kernels_of
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit, SubmitStrategy
 from py_engine.graph.trace import NOTHING, Q8_GROUP, Tensor, Trace
@@ -24,7 +24,7 @@ class Bench:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.kernels = Kernels(gpu)
+        self.kernels = kernels_of(gpu)
         self._buffers: list[Any] = []
 
     def put(self, name: str, array: np.ndarray, dtype: str | None = None) -> Tensor:

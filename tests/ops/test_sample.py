@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from py_engine.errors import InputError, ModelError
-from py_engine.graph.kernels import Kernels
+from py_engine.graph.kernels import kernels_of
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Tensor
@@ -33,8 +33,6 @@ IN_PROMPT = np.uint32(1 << 31)
 V = 3001  # nearly all tests use one vocabulary: a pipeline takes a software adapter seconds to compile
 WHOLE = 248320  # Qwen3.5's
 LIST = 1024  # lib/sample_buckets.wgsl
-
-_kernels: dict[int, Kernels] = {}
 
 
 def probabilities(
@@ -111,7 +109,7 @@ class Sampler:
             sample_random(
                 self.trace, self.ids, self.logits, self.sampling, self.counts, self.histogram
             )
-        self.planner = Planner(gpu, _kernels.setdefault(id(gpu), Kernels(gpu)), SingleSubmit())
+        self.planner = Planner(gpu, kernels_of(gpu), SingleSubmit())
         self.planner.reserve([self.trace])
         run(self.planner.allocate())
         self.plan = run(self.planner.lower([self.trace]))
