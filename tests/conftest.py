@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 
 from py_engine.errors import HostError
 from py_engine.host.adapter_native import open_gpu
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import Gpu, Pipeline
 
 HOSTS = ("dawn", "wgpu")
 
@@ -104,3 +104,17 @@ def open_software_gpu(run: Runner) -> Iterator[Callable[..., Gpu]]:
 def gpu(request: pytest.FixtureRequest, open_software_gpu: Callable[..., Gpu]) -> Gpu:
     """The session's device of each host, with every feature that its adapter has."""
     return open_software_gpu(request.param)
+
+
+def remember_pipelines(gpu: Gpu) -> None:
+    """From now on the device compiles the same source with the same constants only once, whoever asks for it."""
+    compile_ = gpu.create_pipeline
+    known: dict[tuple[str, str, frozenset[tuple[str, float]]], Pipeline] = {}
+
+    async def create(label: str, code: str, constants: Mapping[str, float]) -> Pipeline:
+        key = label, code, frozenset(constants.items())
+        if key not in known:
+            known[key] = await compile_(label, code, constants)
+        return known[key]
+
+    gpu.create_pipeline = create  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ import pytest
 from py_engine.diagnostics.dispatch_tests import SWEEP, TESTS, run_dispatch_tests
 from py_engine.errors import DeviceLostError, InputError
 from py_engine.host.gpu import Buffer, BufferKind, Dispatch, Gpu, Recording
-from tests.conftest import Runner
+from tests.conftest import Runner, remember_pipelines
 from tests.test_cli import ROOT, cli
 
 Rows = list[dict[str, Any]]
@@ -59,10 +59,12 @@ def forget_behind(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(gpu, "record", faulty)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """A device of the test's own."""
-    return open_software_gpu("wgpu")
+    """A device of this file's own, whose faults are taken back after each test."""
+    gpu = open_software_gpu("wgpu")
+    remember_pipelines(gpu)
+    return gpu
 
 
 def test_sound_device(gpu: Gpu, run: Runner) -> None:
@@ -148,8 +150,11 @@ def test_a_forward_pass_that_reads_what_was_there_before(
     assert ends[13]["detail"].startswith("512 of 512 logits differ")
 
 
-def test_no_room_is_not_a_wrong_result(device: Gpu, run: Runner) -> None:
-    device.limits = replace(device.limits, max_buffer_bytes=1 << 20, max_binding_bytes=1 << 20)
+def test_no_room_is_not_a_wrong_result(
+    device: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(device.limits, max_buffer_bytes=1 << 20, max_binding_bytes=1 << 20)
+    monkeypatch.setattr(device, "limits", small)
     ends = rows_of(device, run, ["bisect"])
     sizes = {r["setting"]["nbytes"]: r["ok"] for r in ends if r["test"] == "bisect nbytes"}
     assert sizes == {4 << 10: True, 64 << 10: True, 1 << 20: True, 16 << 20: None, 64 << 20: None}

@@ -35,7 +35,7 @@ from py_engine.serve.options import Progress
 from py_engine.serve.runtime import build_runtime
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
-from tests.conftest import Runner
+from tests.conftest import Runner, remember_pipelines
 from tests.ops.harness import Bench as Matrices
 from tests.ops.matrices import random_matrix
 
@@ -193,8 +193,10 @@ def test_differences_are_told() -> None:
 
 @pytest.fixture(scope="module")
 def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """A device that does not report itself as software, so that models are checked on it and use subgroups."""
+    """A device that does not report itself as software, so that models are checked on it and use subgroups. Of the
+    kernels of a check it compiles only those anew that a test breaks."""
     gpu = open_software_gpu("wgpu")
+    remember_pipelines(gpu)
     gpu.info = replace(gpu.info, fallback=False)
     return gpu
 
