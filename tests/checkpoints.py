@@ -66,6 +66,20 @@ class Checkpoint:
         """Give every tensor another name."""
         self.tensors = {name(old): stored for old, stored in self.tensors.items()}
 
+    def keep_layers(self, *kept: int) -> None:
+        """Keep these layers only; they get the numbers 0, 1, .. in this order. What the config says of each layer is
+        the caller's to change."""
+        tensors = {}
+        for name, stored in self.tensors.items():
+            head, layers, tail = name.partition(".layers.")
+            number, _, rest = tail.partition(".")
+            if not layers:
+                tensors[name] = stored
+            elif int(number) in kept:
+                tensors[f"{head}.layers.{kept.index(int(number))}.{rest}"] = stored
+        self.tensors = tensors
+        self.text["num_hidden_layers"] = len(kept)
+
     def find(self, end: str) -> str:
         """The one tensor name that ends with this text."""
         (name,) = (name for name in self.tensors if name.endswith(end))

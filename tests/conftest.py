@@ -100,9 +100,18 @@ def open_software_gpu(run: Runner) -> Iterator[Callable[..., Gpu]]:
         gpu.close()
 
 
+@pytest.fixture(scope="session")
+def wgpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+    """The session's device of wgpu-native. Files that test one host share it, so that each kernel is compiled once."""
+    return open_software_gpu("wgpu")
+
+
 @pytest.fixture(scope="session", params=HOSTS)
 def gpu(request: pytest.FixtureRequest, open_software_gpu: Callable[..., Gpu]) -> Gpu:
     """The session's device of each host, with every feature that its adapter has."""
+    if request.param == "wgpu":
+        shared: Gpu = request.getfixturevalue("wgpu")
+        return shared
     return open_software_gpu(request.param)
 
 

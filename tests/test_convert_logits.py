@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ LOGITS = json.loads((reference.GOLDENS / "convert_logits.json").read_text())["lo
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host is enough: only Python code differs between these tests."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 @pytest.mark.parametrize("name", CASES)

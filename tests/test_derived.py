@@ -54,9 +54,9 @@ FORMS: tuple[StorageForm, ...] = ("q4", "q8")
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host is enough: tests/ops/test_layout.py and test_checksum.py test the kernels on both."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bf16 = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
     bf16.write(root / "org" / "bf16")
     small = dequantise(Checkpoint.golden("qwen2-mlx4-g64"), "BF16")
-    small.config["num_hidden_layers"] = 1
-    small.tensors = {k: v for k, v in small.tensors.items() if ".layers.1." not in k}
+    small.keep_layers(0)
     small.write(root / "org" / "small")
     f32 = dequantise(Checkpoint.golden("qwen3-mlx4-g32-untied-f32"), "F32")
     f32.write(root / "org" / "f32")

@@ -40,8 +40,8 @@ LENGTHS = (1, 2, 33, 80)
 
 
 @pytest.fixture(scope="module")
-def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    return open_software_gpu("wgpu")
+def device(wgpu: Gpu) -> Gpu:
+    return wgpu
 
 
 @pytest.fixture(scope="module")

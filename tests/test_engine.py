@@ -42,9 +42,9 @@ PROMPT = list(range(40, 80))
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """These promises do not depend on the WebGPU implementation, so one host is enough. This is the faster one."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 @pytest.fixture(scope="module")

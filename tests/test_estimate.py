@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ PRESET = "random:qwen3-0.6b-4bit"
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host is enough: sizes are the same on all."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 def estimate(run: Runner, model: str, **options: Any) -> Estimate:

@@ -24,9 +24,9 @@ CHUNK = 16
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host: what is tested here is the engine's bookkeeping."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 @pytest.fixture(scope="module", params=["qwen2-mlx4-g64", "qwen3.5-mlx4-g64"])

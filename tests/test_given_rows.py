@@ -6,7 +6,7 @@ sessions.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ FIRST, END = 4, 40  # the given rows reach over two chunks of 16 into a third
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host is enough: this tests the bookkeeping. The kernel has tests of its own."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 class Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,9 +22,9 @@ PROMPT = [3, 50, 7, 99, 12]
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host: what is tested here is the engine's bookkeeping."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 def load(gpu: Gpu, run: Runner, name: str, **options: Any) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,9 @@ PROMPT = [3, 50, 7, 99, 12]
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host: the kernels are compared on both in tests/ops."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 def load(gpu: Gpu, run: Runner, name: str, **options: Any) -> Engine:

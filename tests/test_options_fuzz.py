@@ -72,8 +72,8 @@ LOADING = [
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    return open_software_gpu("wgpu")
+def gpu(wgpu: Gpu) -> Gpu:
+    return wgpu
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ those of an engine with nothing cached.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
-from tests import reference
 from tests.answers import answer, fresh
+from tests.checkpoints import Checkpoint
 from tests.conftest import Runner
 
 PROMPT = [(7 * i) % 250 for i in range(21)]
@@ -32,17 +31,24 @@ QUESTIONS = [{"role": "system", "content": "Be brief."}, {"role": "user", "conte
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
+def gpu(wgpu: Gpu) -> Gpu:
     """One host is enough: this tests the engine's bookkeeping."""
-    return open_software_gpu("wgpu")
+    return wgpu
 
 
 @pytest.fixture(scope="module", params=["qwen3.5-mlx4-g64", "lfm2-mlx4-g64"])
 def engine(
     request: pytest.FixtureRequest, gpu: Gpu, run: Runner, tmp_path_factory: Any
 ) -> Iterator[Engine]:
+    """A hybrid model with one layer of each kind."""
     folder: Path = tmp_path_factory.mktemp(request.param) / "model"
-    shutil.copytree(reference.folder(request.param), folder)
+    checkpoint = Checkpoint.golden(request.param)
+    checkpoint.keep_layers(2, 3)
+    if request.param.startswith("qwen3.5"):
+        checkpoint.text["full_attention_interval"] = 2
+    else:
+        checkpoint.text["full_attn_idxs"] = [0]
+    checkpoint.write(folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": THINKING}))
     loaded = run(
         Engine.load(str(folder), gpu=gpu, dtype="f32", context=CONTEXT, context_classes=())

@@ -155,8 +155,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="module")
-def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    return open_software_gpu("wgpu")
+def gpu(wgpu: Gpu) -> Gpu:
+    return wgpu
 
 
 async def contents(gpu: Gpu, part: Linear | Tensor) -> tuple[str, np.ndarray]:
