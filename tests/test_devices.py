@@ -42,6 +42,17 @@ def host(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def kept(wgpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices are opened on the session's GPU, which a close leaves open: it has compiled the kernels already."""
+
+    async def opening(_host: str | None) -> Gpu:
+        return wgpu
+
+    monkeypatch.setattr(device_module, "open_gpu", opening)
+    monkeypatch.setattr(wgpu, "close", lambda: None)
+
+
+@pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
     """Every GPU that devices open. At the end each must be empty."""
     gpus: list[Gpu] = []
@@ -119,22 +130,22 @@ def test_two_models_answer_at_once_as_they_do_alone(run: Runner, host: str) -> N
     on_device(run, host, work)
 
 
-def test_engines_on_a_callers_gpu_answer_at_once(run: Runner, host: str) -> None:
+def test_engines_on_a_callers_gpu_answer_at_once(run: Runner, wgpu: Gpu) -> None:
     async def work() -> None:
-        gpu = await open_gpu(host)
-        one, two = [await Engine.load(ONE, gpu=gpu, **SETTINGS) for _ in range(2)]
+        one, two = [await Engine.load(ONE, gpu=wgpu, **SETTINGS) for _ in range(2)]
         got = await asyncio.gather(answer(one, PROMPTS[0]), answer(two, PROMPTS[0]))
         assert got[0] == got[1] == await answer(one, PROMPTS[0])
         await one.close()
         await two.close()
-        assert gpu.counters.live_buffers == 0
-        assert gpu.lost is None
-        gpu.close()
+        assert wgpu.counters.live_buffers == 0
+        assert wgpu.lost is None
 
     run(work())
 
 
-def test_a_budget_is_for_all_and_room_is_made_where_asked(run: Runner, host: str) -> None:
+def test_a_budget_is_for_all_and_room_is_made_where_asked(
+    run: Runner, host: str, kept: None
+) -> None:
     async def work(device: Device) -> None:
         notes: list[str] = []
 
@@ -173,7 +184,7 @@ def test_a_budget_is_for_all_and_room_is_made_where_asked(run: Runner, host: str
     on_device(run, host, work)
 
 
-def test_the_devices_own_budget(run: Runner, host: str) -> None:
+def test_the_devices_own_budget(run: Runner, host: str, kept: None) -> None:
     async def work(device: Device) -> None:
         with pytest.raises(MemoryBudgetError, match="1 MB"):
             await device.load(ONE, **SETTINGS)
@@ -182,7 +193,7 @@ def test_the_devices_own_budget(run: Runner, host: str) -> None:
 
 
 def test_memory_of_the_device_that_is_used_up(
-    run: Runner, host: str, monkeypatch: pytest.MonkeyPatch
+    run: Runner, host: str, kept: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver refuses an allocation: another model is unloaded if the caller asked for that; otherwise the error
     names it."""
@@ -210,7 +221,7 @@ def test_memory_of_the_device_that_is_used_up(
     on_device(run, host, work)
 
 
-def test_loads_take_turns_beside_an_answer(run: Runner, host: str) -> None:
+def test_loads_take_turns_beside_an_answer(run: Runner, host: str, kept: None) -> None:
     async def work(device: Device) -> None:
         one = await device.load(ONE, **SETTINGS)
         alone = await answer(one, PROMPTS[0])

@@ -19,6 +19,7 @@ import pytest
 
 from py_engine.models import families
 from tests import chat_formats, reference
+from tests.checkpoints import Checkpoint
 from tests.conftest import software_adapter
 from tests.hub_server import hub_server
 from tests.test_convert import model as gguf_model
@@ -79,12 +80,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if name.startswith("sentence-transformers/"):
             shutil.copytree(reference.folder("bert-f32"), root / name)
             continue
-        shutil.copytree(reference.folder("qwen2-mlx4-g64"), root / name)
+        checkpoint = Checkpoint.golden("qwen2-mlx4-g64")
+        checkpoint.keep_layers(0)
+        checkpoint.config["max_position_embeddings"] = 40960
+        (root / name).parent.mkdir(exist_ok=True)
+        checkpoint.write(root / name)
         chat_formats.write("qwen3", root / name)
-        config = (root / name / "config.json").read_text()
-        (root / name / "config.json").write_text(
-            config.replace('"max_position_embeddings": 2048', '"max_position_embeddings": 40960')
-        )
     with hub_server(root) as server:
         yield server.url
 
