@@ -260,7 +260,7 @@ def test_an_encoder_lost_while_idle_and_between_passes(
     assert rig.engine.info()["status"] == "ready"
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [pytest.param(MODELS[0], marks=pytest.mark.slow), MODELS[1]])
 def test_with_16_bits_up_to_rounding(rig: Rig, model: str) -> None:
     """Models are loaded in 16 bits by default. After a loss the answer so far runs as a prompt, which sums in another
     order. Where a token differs, both choices were as good."""
