@@ -259,7 +259,7 @@ export class Recording {
   async #handedOver(last, copy) {
     for (let i = 0; i <= last; i++) {
       this.#submit(i, i === last ? copy : null);
-      if (i < last) await null;
+      if (i < last) await Promise.resolve();
     }
   }
 

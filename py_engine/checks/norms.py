@@ -90,9 +90,7 @@ def norm_parts(bench: Bench, calls: Sequence[Call]) -> Check:
     begins = [min(p, count) * width + max(p - count, 0) * width_2 for p in range(parts + 1)]
     rows, x, weight = 2, Pattern(_X, _MIDDLE), known_weight()
     y = bench.fill("y", x.period(), rows, cols)
-    bench.call(
-        call, [bench.known(weight, begins[-1]), bench.step(6, rows), y], (rows, parts, 1)
-    )
+    bench.call(call, [bench.known(weight, begins[-1]), bench.step(6, rows), y], (rows, parts, 1))
     ranges = [(a, b - a) for a, b in pairwise(begins)]
     left = cols - begins[-1]
     seen = [

@@ -10,7 +10,6 @@ from py_engine.host.gpu import Dispatch
 from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
-
 _EARLY = 16  # dispatches of the first command buffer of a plan that an idle GPU waits for
 
 
