@@ -81,12 +81,14 @@ def first_normed(norm: Norm | None) -> tuple[dict[str, float], Tensor]:
 
 
 def apply_norm(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "norm") -> None:
-    """y [T, K] = norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes differ."""
+    """y [T, K] = norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes
+    differ."""
     _call(trace, x, norm, y, label, add=False)
 
 
 def add_norm(trace: Pass, x: Tensor, norm: Norm, y: Tensor, label: str = "post norm") -> None:
-    """y [T, K] += norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes differ."""
+    """y [T, K] += norm(x [T, K]), f32; rows from step.rows on are not changed. Raises ValueError when the shapes
+    differ."""
     _call(trace, x, norm, y, label, add=True)
 
 
