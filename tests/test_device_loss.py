@@ -225,6 +225,46 @@ def test_lost_in_decode_in_prefill_and_while_idle(
     assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
 
 
+@pytest.mark.parametrize("copied", [False, True], ids=["before", "behind"])
+def test_lost_while_the_cache_grows(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    """The new cache is there, its content is being copied: in the middle of an answer, and before a longer prompt."""
+    monkeypatch.setattr("py_engine.generate.decoder.ANSWER_ROOM", 8)
+    rig.load(context_classes=(80, 112))
+    wanted = rig.run(rig.answer())
+    follow = [*PROMPT, *wanted.tokens, *range(40, 52)]
+    turn = rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True))
+
+    def lose_at_copy() -> None:
+        cache = rig.engine._loaded.decoder.state.cache
+        copy = cache._copy
+
+        async def lose_beside(*layers: Any) -> None:
+            if copied:
+                await copy(*layers)
+            rig.devices.lose()
+            if not copied:
+                await copy(*layers)
+
+        monkeypatch.setattr(cache, "_copy", lose_beside)
+
+    async def begin_small() -> None:
+        await rig.engine.logits([1])  # forget the cached prefix
+        assert rig.engine.info()["context"]["class"] == 80
+
+    rig.run(begin_small())
+    lose_at_copy()
+    got = rig.run(rig.answer())
+    assert (got.tokens, got.device_losses) == (wanted.tokens, 1)
+    assert [event[:2] for event in rig.told()] == [("lost", "decode"), ("recovered", "decode")]
+    rig.run(begin_small())
+    rig.run(rig.engine.logits(PROMPT))
+    lose_at_copy()
+    assert rig.run(rig.engine.generate_ids(follow, 4, ignore_eos=True)) == turn
+    assert [event[:2] for event in rig.told()] == [("lost", "prefill"), ("recovered", "prefill")]
+
+
 def test_an_encoder_lost_while_idle_and_between_passes(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

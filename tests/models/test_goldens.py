@@ -1,7 +1,8 @@
 """Every family against transformers in float32, on tiny random checkpoints, through the public surface.
 
-All checkpoints run in f32 on wgpu-native (lavapipe); f16 storage and Dawn (SwiftShader) see some, and more of them, and
-of Dawn's prompts, with --slow.
+All checkpoints run in f32: those with the longest prompts on wgpu-native (lavapipe, which computes fastest), the others
+on Dawn (SwiftShader, which compiles fastest what a machine never compiled before). f16 storage sees some. With --slow all
+run on wgpu-native, and f16 sees more.
 """
 
 from __future__ import annotations
@@ -22,17 +23,10 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# Compiling kernels is most of these tests' time; so f16 and Dawn see a few checkpoints; with --slow each family, bf16,
-# f16, q4, q8 and repacked matrices, biases, windows.
+# Compiling kernels is most of these tests' time; so f16 sees a few checkpoints; with --slow each family, bf16, f16, q4, q8
+# and repacked matrices, biases, windows.
 F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
 F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
-DAWN = ("qwen3.5-mlx4-g64",)  # Chromium's own Dawn runs others in tests_e2e
-DAWN_SLOW = (
-    "gemma3-multimodal-mlx4-mixed",
-    "lfm2-mlx4-g64",
-    "qwen2-yarn-untied-f16",
-    "qwen3-mlx4-g32-untied-f32",
-)
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
 LONG = ("gemma3-text-bf16", "lfm2-bf16", "qwen2-f32", "qwen3-mlx4-g32-untied-f32", "qwen3.5-bf16")
 # Every kind of kernel once; most of what the others would add is their sizes, each compiled anew.
@@ -45,16 +39,16 @@ SELF_CHECKED = (
     "qwen3-mlx-mixed-untied",
     "qwen3.5-mlx4-g64",
 )
-DAWN_LENGTHS = (7, 65)  # the shortest that is run both ways, and one behind the border of a chunk
+OTHERS = tuple(name for name in reference.checkpoints() if name not in LONG)
 
 GRID = [
     pytest.param((name, host, dtype), id=f"{name}-{host}-{dtype}", marks=marks)
     for names, host, dtype, marks in (
-        (reference.checkpoints(), "wgpu", "f32", ()),
+        (LONG, "wgpu", "f32", ()),
+        (OTHERS, "dawn", "f32", ()),
+        (OTHERS, "wgpu", "f32", pytest.mark.slow),
         (F16, "wgpu", "f16", ()),
         (F16_SLOW, "wgpu", "f16", pytest.mark.slow),
-        (DAWN, "dawn", "f32", ()),
-        (DAWN_SLOW, "dawn", "f32", pytest.mark.slow),
     )
     for name in names
 ]
@@ -133,15 +127,13 @@ def test_it_takes_what_was_estimated(loaded: Loaded, run: Runner) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 7, 63, 64, 65, 300, 600])
-def test_last_row(loaded: Loaded, length: int, skip_unless_slow: Callable[[], None]) -> None:
+def test_last_row(loaded: Loaded, length: int) -> None:
     if length not in reference.lengths(loaded.name):
         pytest.skip(
             "the hybrids have other lengths: about 64, where chunked recurrences have borders"
         )
     if length > 512 and loaded.name not in LONG:
         pytest.skip("two prefill chunks: covered by one checkpoint of each family")
-    if loaded.host == "dawn" and length not in DAWN_LENGTHS:
-        skip_unless_slow()
     golden = reference.prompt(loaded.name, length)
     bound = reference.NMSE_F32 if loaded.dtype == "f32" else reference.NMSE_F16
     error = reference.nmse(loaded.logits(golden.ids), golden.logits)

@@ -226,7 +226,7 @@ def test_every_pair_lies_as_its_file_says(
     open_software_gpu: Callable[..., Gpu], run: Runner, tmp_path: Path
 ) -> None:
     """All pairs, with equal groups and with unequal ones, bit for bit as they came to lie in the buffers."""
-    made, gpu = Made({"model_type": "llama"}, 5), open_software_gpu("wgpu")
+    made, gpu = Made({"model_type": "llama"}, 5), open_software_gpu("dawn")
     stacks: list[list[str]] = []
     for (a, b), groups in itertools.product(PAIRS, ((64, 64), (32, 128))):
         stacks.append([f"{len(stacks)}.{which}" for which in "xyz"])
@@ -287,7 +287,7 @@ def test_mixed_is_what_it_stands_for(
     run: Runner,
     tmp_path: Path,
 ) -> None:
-    made, gpu = make(), open_software_gpu("wgpu")
+    made, gpu = make(), open_software_gpu("dawn")
     got = []
     for name, checkpoint in (("packed", made.packed), ("plain", made.plain)):
         folder = checkpoint.write(tmp_path / name)
