@@ -1,8 +1,8 @@
 """Every family against transformers in float32, on tiny random checkpoints, through the public surface.
 
 All checkpoints run in f32: those with the longest prompts on wgpu-native (lavapipe, which computes fastest), the others
-on Dawn (SwiftShader, which compiles fastest what a machine never compiled before). f16 storage sees some. With --slow all
-run on wgpu-native, and f16 sees more.
+on Dawn (SwiftShader, which compiles fastest what a machine never compiled before). f16 storage sees some. With --slow
+all run on wgpu-native, and f16 sees more.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# Compiling kernels is most of these tests' time; so f16 sees a few checkpoints; with --slow each family, bf16, f16, q4, q8
-# and repacked matrices, biases, windows.
+# Compiling kernels is most of these tests' time; so f16 sees a few checkpoints; with --slow each family, bf16, f16, q4,
+# q8 and repacked matrices, biases, windows.
 F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
 F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
