@@ -27,10 +27,11 @@ var<workgroup> tops: array<f32, WG>;  // of each thread
 var<workgroup> sums: array<f32, WG>;
 var<workgroup> parts: array<vec4<f32>, WG>;  // [slices, COLUMNS]
 
-// Eight at a time, since each read of workgroup memory that is used at once is waited for alone.
-fn highest() -> f32 {
+// Over the first n threads, eight at a time, since each read of workgroup memory that is used at once is waited for alone.
+// Threads behind the last part have neutral numbers.
+fn highest(n: u32) -> f32 {
   var top = tops[0];
-  for (var i = 0u; i < WG; i += 8u) {
+  for (var i = 0u; i < min(n, WG); i += 8u) {
     let a = max(max(tops[i], tops[i + 1u]), max(tops[i + 2u], tops[i + 3u]));
     let b = max(max(tops[i + 4u], tops[i + 5u]), max(tops[i + 6u], tops[i + 7u]));
     top = max(top, max(a, b));
@@ -38,9 +39,9 @@ fn highest() -> f32 {
   return top;
 }
 
-fn total() -> f32 {
+fn total(n: u32) -> f32 {
   var sum = 0.0;
-  for (var i = 0u; i < WG; i += 8u) {
+  for (var i = 0u; i < min(n, WG); i += 8u) {
     let a = (sums[i] + sums[i + 1u]) + (sums[i + 2u] + sums[i + 3u]);
     let b = (sums[i + 4u] + sums[i + 5u]) + (sums[i + 6u] + sums[i + 7u]);
     sum += a + b;
@@ -82,7 +83,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   tops[lane] = own;
   workgroupBarrier();
-  let maximum = highest();
+  let maximum = highest(n);
   var sum = 0.0;
   for (var i = lane; i < n; i += WG) {
     let factor = exp(max(stats[i].y - maximum, -80.0));
@@ -116,6 +117,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (lane < COLUMNS && group.x * COLUMNS + lane < quads) {
     var result = vec4<f32>(0.0);
     for (var i = 0u; i < slices; i++) { result += parts[i * COLUMNS + lane]; }
-    y[head * quads + quad] = gated(result / total(), 0u, head, quad);
+    y[head * quads + quad] = gated(result / total(n), 0u, head, quad);
   }
 }
