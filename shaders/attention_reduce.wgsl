@@ -22,15 +22,16 @@ const MAX_SPLITS = 512u;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> gates: array<vec4<f32>>;
 
-var<workgroup> stats: array<vec2<f32>, MAX_SPLITS>;  // (l_s, m_s), then (exp(m_s - m) l_s, exp(m_s - m))
+var<workgroup> stats: array<vec2<f32>, MAX_SPLITS>;  // (l_s, m_s)
 var<workgroup> tops: array<f32, WG>;  // of each thread
-var<workgroup> sums: array<f32, WG>;
+var<workgroup> sums: array<f32, WG>;  // parts of the sum of exp(m_s - m) l_s, the same in all columns
 var<workgroup> parts: array<vec4<f32>, WG>;  // [slices, COLUMNS]
 
-// Eight at a time, since each read of workgroup memory that is used at once is waited for alone.
-fn highest() -> f32 {
+// Over the first n threads, eight at a time, since each read of workgroup memory that is used at once is waited for alone.
+// Threads behind the last part have neutral numbers.
+fn highest(n: u32) -> f32 {
   var top = tops[0];
-  for (var i = 0u; i < WG; i += 8u) {
+  for (var i = 0u; i < min(n, WG); i += 8u) {
     let a = max(max(tops[i], tops[i + 1u]), max(tops[i + 2u], tops[i + 3u]));
     let b = max(max(tops[i + 4u], tops[i + 5u]), max(tops[i + 6u], tops[i + 7u]));
     top = max(top, max(a, b));
@@ -38,14 +39,13 @@ fn highest() -> f32 {
   return top;
 }
 
-fn total() -> f32 {
-  var sum = 0.0;
-  for (var i = 0u; i < WG; i += 8u) {
-    let a = (sums[i] + sums[i + 1u]) + (sums[i + 2u] + sums[i + 3u]);
-    let b = (sums[i + 4u] + sums[i + 5u]) + (sums[i + 6u] + sums[i + 7u]);
-    sum += a + b;
-  }
-  return sum;
+struct Merged { sum: f32, acc: vec4<f32> }
+
+// And part s of n, of which v was read.
+fn with_part(merged: Merged, s: u32, n: u32, v: vec4<f32>, maximum: f32) -> Merged {
+  if (s >= n) { return merged; }
+  let factor = exp(max(stats[s].y - maximum, -80.0));
+  return Merged(merged.sum + factor * stats[s].x, merged.acc + factor * v);
 }
 
 @compute @workgroup_size(128)
@@ -82,40 +82,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   tops[lane] = own;
   workgroupBarrier();
-  let maximum = highest();
-  var sum = 0.0;
-  for (var i = lane; i < n; i += WG) {
-    let factor = exp(max(stats[i].y - maximum, -80.0));
-    let l = factor * stats[i].x;
-    stats[i] = vec2<f32>(l, factor);
-    sum += l;
-  }
-  sums[lane] = sum;
-  workgroupBarrier();
+  let maximum = highest(n);
 
-  var acc = vec4<f32>(0.0);
-  if (s0 < n) { acc += stats[s0].y * v0; }
-  if (s1 < n) { acc += stats[s1].y * v1; }
-  if (s2 < n) { acc += stats[s2].y * v2; }
-  if (s3 < n) { acc += stats[s3].y * v3; }
+  var merged = Merged(0.0, vec4<f32>(0.0));
+  merged = with_part(merged, s0, n, v0, maximum);
+  merged = with_part(merged, s1, n, v1, maximum);
+  merged = with_part(merged, s2, n, v2, maximum);
+  merged = with_part(merged, s3, n, v3, maximum);
   for (var s = slice + 4u * slices; s < n; s += 4u * slices) {
-    let i1 = min(s + slices, n - 1u);
-    let i2 = min(s + 2u * slices, n - 1u);
-    let i3 = min(s + 3u * slices, n - 1u);
+    let i1 = s + slices;
+    let i2 = s + 2u * slices;
+    let i3 = s + 3u * slices;
     let p0 = partial[begin + s * (quads + 1u) + quad];
-    let p1 = partial[begin + i1 * (quads + 1u) + quad];
-    let p2 = partial[begin + i2 * (quads + 1u) + quad];
-    let p3 = partial[begin + i3 * (quads + 1u) + quad];
-    acc += stats[s].y * p0;
-    if (s + slices < n) { acc += stats[i1].y * p1; }
-    if (s + 2u * slices < n) { acc += stats[i2].y * p2; }
-    if (s + 3u * slices < n) { acc += stats[i3].y * p3; }
+    let p1 = partial[begin + min(i1, n - 1u) * (quads + 1u) + quad];
+    let p2 = partial[begin + min(i2, n - 1u) * (quads + 1u) + quad];
+    let p3 = partial[begin + min(i3, n - 1u) * (quads + 1u) + quad];
+    merged = with_part(merged, s, n, p0, maximum);
+    merged = with_part(merged, i1, n, p1, maximum);
+    merged = with_part(merged, i2, n, p2, maximum);
+    merged = with_part(merged, i3, n, p3, maximum);
   }
-  parts[lane] = acc;
+  sums[lane] = merged.sum;
+  parts[lane] = merged.acc;
   workgroupBarrier();
   if (lane < COLUMNS && group.x * COLUMNS + lane < quads) {
+    var total = 0.0;
     var result = vec4<f32>(0.0);
-    for (var i = 0u; i < slices; i++) { result += parts[i * COLUMNS + lane]; }
-    y[head * quads + quad] = gated(result / total(), 0u, head, quad);
+    for (var i = 0u; i < slices; i++) {
+      total += sums[i * COLUMNS + lane];
+      result += parts[i * COLUMNS + lane];
+    }
+    y[head * quads + quad] = gated(result / total, 0u, head, quad);
   }
 }

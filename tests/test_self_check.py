@@ -306,7 +306,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("attention_decode", "k_put(cache + position, KEY_AT, lane);", ""),
     ("attention_decode", "dot(q.g0.b, k.b)", "0.0"),
     ("attention_decode", "exp(max(ends[at + t][lane % 4u] - most, -80.0))", "1.0"),
-    ("attention_reduce", "let factor = exp(max(stats[i].y - maximum, -80.0));", "let factor = 1.0;"),
+    ("attention_reduce", "let factor = exp(max(stats[s].y - maximum, -80.0));", "let factor = 1.0;"),
     ("delta_step", "alpha * s[c * QUADS + i] + d * k[i]", "s[c * QUADS + i] + d * k[i]"),
     ("delta_step", "history[ring_place(step.pos + row + TAPS - back, channel)]", "0.0"),
     ("delta_step", "var i = 0u; i < SIDE; i++", "var i = 1u; i < SIDE; i++"),

@@ -355,7 +355,7 @@ def test_splits_fill_a_gpu_and_stay_within_the_reduction() -> None:
                 splits = decode_splits(context, tile, kv_heads, None)
                 assert 1 <= splits <= 512 and splits <= -(-context // tile)
                 assert decode_splits(context, tile, kv_heads, 64) <= 64 // tile
-    assert decode_splits(4096, 32, 8, None) * 8 == 256
+    assert decode_splits(4096, 32, 8, None) * 8 == 384
 
 
 def test_shapes_that_differ() -> None:
