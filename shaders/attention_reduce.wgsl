@@ -7,7 +7,8 @@
 //   2        y        vec4<f32>  [H, D / 4]               write
 //   3        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
 //
-// Dispatch (ceil(D / 4 / COLUMNS), H, 1): a workgroup has a few quads of a head, so that many read at once.
+// Dispatch (ceil(D / 4 / COLUMNS), H, 1): a workgroup has a few quads of a head, so that many read at once. A thread looks at
+// one part's (l, m): there are at most 128.
 // Libraries before it: step, attention_span, attention_gate.
 
 override D: u32;
@@ -15,25 +16,22 @@ override H: u32;
 override COLUMNS: u32;  // quads of a workgroup, a power of two up to 64
 
 const WG = 128u;
-const MAX_SPLITS = 512u;
 
 @group(0) @binding(0) var<storage, read> partial: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> step: Step;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> gates: array<vec4<f32>>;
 
-var<workgroup> stats: array<vec2<f32>, MAX_SPLITS>;  // (l_s, m_s)
-var<workgroup> tops: array<f32, WG>;  // of each thread
+var<workgroup> stats: array<vec2<f32>, WG>;  // (l_s, m_s), neutral behind the last part
 var<workgroup> sums: array<f32, WG>;  // parts of the sum of exp(m_s - m) l_s, the same in all columns
 var<workgroup> parts: array<vec4<f32>, WG>;  // [slices, COLUMNS]
 
-// Over the first n threads, eight at a time, since each read of workgroup memory that is used at once is waited for alone.
-// Threads behind the last part have neutral numbers.
+// Over n parts, eight at a time, since each read of workgroup memory that is used at once is waited for alone.
 fn highest(n: u32) -> f32 {
-  var top = tops[0];
-  for (var i = 0u; i < min(n, WG); i += 8u) {
-    let a = max(max(tops[i], tops[i + 1u]), max(tops[i + 2u], tops[i + 3u]));
-    let b = max(max(tops[i + 4u], tops[i + 5u]), max(tops[i + 6u], tops[i + 7u]));
+  var top = stats[0].y;
+  for (var i = 0u; i < n; i += 8u) {
+    let a = max(max(stats[i].y, stats[i + 1u].y), max(stats[i + 2u].y, stats[i + 3u].y));
+    let b = max(max(stats[i + 4u].y, stats[i + 5u].y), max(stats[i + 6u].y, stats[i + 7u].y));
     top = max(top, max(a, b));
   }
   return top;
@@ -68,19 +66,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let v1 = partial[begin + min(s1, most - 1u) * (quads + 1u) + quad];
   let v2 = partial[begin + min(s2, most - 1u) * (quads + 1u) + quad];
   let v3 = partial[begin + min(s3, most - 1u) * (quads + 1u) + quad];
-  let first = partial[begin + min(lane, most - 1u) * (quads + 1u) + quads].xy;
+  var own = partial[begin + min(lane, most - 1u) * (quads + 1u) + quads].xy;
   let n = attention_span(step.pos, most).splits;
-  var own = -1e30;
-  if (lane < n) {
-    stats[lane] = first;
-    own = first.y;
-  }
-  for (var i = lane + WG; i < n; i += WG) {
-    let s = partial[begin + i * (quads + 1u) + quads].xy;
-    stats[i] = s;
-    own = max(own, s.y);
-  }
-  tops[lane] = own;
+  if (lane >= n) { own = vec2<f32>(0.0, -1e30); }
+  stats[lane] = own;
   workgroupBarrier();
   let maximum = highest(n);
 
