@@ -36,6 +36,7 @@ override STRIDE = D + 8u;                       // of keys in workgroup memory: 
 const VALUE_STRIDE = 72u;                       // 64 columns and 8
 const SCORE_STRIDE = 16u + (BQ - 64u) / 16u;    // 16 keys, and 4 where there is room for them
 const WEIGHT_STRIDE = KT + 8u;
+const LAST_WEIGHTS = 8u * WEIGHT_STRIDE - select(5u, 7u, BQ == 128u);  // a thread's first quad of 32 rows is not behind it
 override COLS = D / COL_PARTS;                  // columns of a subgroup's sums, at most 64
 const TALL = BQ == 128u;                        // a subgroup's scores are two blocks of rows; else one, and D may exceed 128
 const LOWER = select(0u, 16u * SCORE_STRIDE, TALL);  // where the second block of rows begins
@@ -105,7 +106,8 @@ fn rescaled(sums: Sums, subgroup: u32, row: u32, lane: u32) -> Sums {
   return made;
 }
 
-fn score_quad(part: u32, at: u32) -> vec4<f32> {
+fn score_quad(part: u32, quad: u32) -> vec4<f32> {
+  let at = 4u * min(quad, BQ / 16u * SCORE_STRIDE - 1u);
   return capped(vec4<f32>(scores[part][at], scores[part][at + 1u], scores[part][at + 2u], scores[part][at + 3u])) * LOG2E;
 }
 
@@ -126,12 +128,13 @@ fn put(sums: Sums, subgroup: u32, row0: u32, row: u32, head: u32, column: u32, l
   workgroupBarrier();
 }
 
-// Eight elements of a tile into workgroup memory. Not in a loop over an array: arrays that are indexed by a loop go to slow
+// Eight elements of a tile into workgroup memory. The smallest of the place and the last one there is, times eight: the
+// compiler then sees that all eight are inside and stores them at once. Not in a loop over an array: arrays that are indexed by a loop go to slow
 // memory where the compiler does not unroll it (a fifth of the kernel's time, in a form of it that was tried).
 fn stage_keys(unit: u32, fresh: vec4<u32>) {
   if (unit >= KT * PARTS) { return; }
   let part = unit / PARTS / 16u;
-  let at = unit / PARTS % 16u * STRIDE + unit % PARTS * 8u;
+  let at = 8u * min(unit / PARTS % 16u * (STRIDE / 8u) + unit % PARTS, 2u * (MOST_D + 8u) - 1u);
   let low = bitcast<vec4<f16>>(fresh.xy);
   let high = bitcast<vec4<f16>>(fresh.zw);
   keys[part][at + 0u] = low.x;
@@ -148,7 +151,7 @@ fn stage_values(unit: u32, fresh: vec4<u32>) {
   if (unit >= KT * PARTS) { return; }
   let column = unit % PARTS * 8u;
   let part = column / COLS;
-  let at = unit / PARTS * VALUE_STRIDE + column % COLS;
+  let at = 8u * min(unit / PARTS * (VALUE_STRIDE / 8u) + column % COLS / 8u, KT * VALUE_STRIDE / 8u - 2u);
   let low = bitcast<vec4<f16>>(fresh.xy);
   let high = bitcast<vec4<f16>>(fresh.zw);
   values[part][at + 0u] = low.x;
@@ -327,16 +330,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // A thread has quads of its row that lie ROW_THREADS quads apart, in the parts of both halves of the keys.
     const HIDDEN = vec4<f32>(-1e30);
     let early = row / (BQ / 4u) * 2u;
-    let from_ = row % (BQ / 4u) * SCORE_STRIDE + share;
+    let from_ = row % (BQ / 4u) * (SCORE_STRIDE / 4u) + share / 4u;
     let apart = 4u * ROW_THREADS;
     var x0 = score_quad(early, from_);
     var x1 = HIDDEN;
     var x2 = HIDDEN;
     var x3 = HIDDEN;
     if (ROW_THREADS == 2u) {
-      x1 = score_quad(early, from_ + 8u);
+      x1 = score_quad(early, from_ + 2u);
       x2 = score_quad(early + 1u, from_);
-      x3 = score_quad(early + 1u, from_ + 8u);
+      x3 = score_quad(early + 1u, from_ + 2u);
     } else {
       x1 = score_quad(early + 1u, from_);
     }
@@ -362,7 +365,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let top = max(maximum, -1e20);  // far above the scores of hidden keys, in a row that has seen none too
     let p_part = row / 32u;
-    let p_at = row % 32u * WEIGHT_STRIDE + share;
+    let p_at = 4u * min(row % 32u * (WEIGHT_STRIDE / 4u) + share / 4u, LAST_WEIGHTS);
     let p0 = vec4<f16>(exp2(max(x0 - top, vec4<f32>(-40.0))));  // 2^-40 is 0 in f16
     let p1 = vec4<f16>(exp2(max(x1 - top, vec4<f32>(-40.0))));
     weights[p_part][p_at] = p0.x;
