@@ -1,8 +1,7 @@
 """Every family against transformers in float32, on tiny random checkpoints, through the public surface.
 
-All checkpoints run in f32: those with the longest prompts on wgpu-native (lavapipe, which computes fastest), the others
-on Dawn (SwiftShader, which compiles fastest what a machine never compiled before). f16 storage sees some. With --slow
-all run on wgpu-native, and f16 sees more.
+They run in f32 on wgpu-native (lavapipe). Of a family that is there plain and in MLX's 4 bits, the plain one runs with
+--slow only. f16 storage and Dawn (SwiftShader) see some, and more of them with --slow.
 """
 
 from __future__ import annotations
@@ -23,10 +22,17 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# Compiling kernels is most of these tests' time; so f16 sees a few checkpoints; with --slow each family, bf16, f16, q4,
-# q8 and repacked matrices, biases, windows.
+# Compiling kernels is most of these tests' time; so f16 and Dawn see a few checkpoints; with --slow each family, bf16,
+# f16, q4, q8 and repacked matrices, biases, windows.
 F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
 F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
+DAWN = ("qwen3.5-mlx4-g64",)  # Chromium's own Dawn runs others in tests_e2e
+DAWN_SLOW = (
+    "gemma3-multimodal-mlx4-mixed",
+    "lfm2-mlx4-g64",
+    "qwen2-yarn-untied-f16",
+    "qwen3-mlx4-g32-untied-f32",
+)
 # Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
 LONG = ("gemma3-text-bf16", "lfm2-bf16", "qwen2-f32", "qwen3-mlx4-g32-untied-f32", "qwen3.5-bf16")
 # Every kind of kernel once; most of what the others would add is their sizes, each compiled anew.
@@ -39,16 +45,21 @@ SELF_CHECKED = (
     "qwen3-mlx-mixed-untied",
     "qwen3.5-mlx4-g64",
 )
-OTHERS = tuple(name for name in reference.checkpoints() if name not in LONG)
+# Of these families there is a quantised form too, which shows what the family computes. How plain matrices are read, the
+# others show.
+PLAIN = tuple(
+    name for name in reference.checkpoints() if f"{name}-mlx4-g32" in reference.checkpoints()
+)
 
 GRID = [
     pytest.param((name, host, dtype), id=f"{name}-{host}-{dtype}", marks=marks)
     for names, host, dtype, marks in (
-        (LONG, "wgpu", "f32", ()),
-        (OTHERS, "dawn", "f32", ()),
-        (OTHERS, "wgpu", "f32", pytest.mark.slow),
+        ([n for n in reference.checkpoints() if n not in PLAIN], "wgpu", "f32", ()),
+        (PLAIN, "wgpu", "f32", pytest.mark.slow),
         (F16, "wgpu", "f16", ()),
         (F16_SLOW, "wgpu", "f16", pytest.mark.slow),
+        (DAWN, "dawn", "f32", ()),
+        (DAWN_SLOW, "dawn", "f32", pytest.mark.slow),
     )
     for name in names
 ]
