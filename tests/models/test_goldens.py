@@ -45,7 +45,7 @@ SELF_CHECKED = (
     "qwen3-mlx-mixed-untied",
     "qwen3.5-mlx4-g64",
 )
-# Of these families there is a quantised form too, which shows what the family computes. How plain matrices are read, the
+# Of these families there is a quantised form too, which shows what the family computes. How plain matrices are read,
 # others show.
 PLAIN = tuple(
     name for name in reference.checkpoints() if f"{name}-mlx4-g32" in reference.checkpoints()
