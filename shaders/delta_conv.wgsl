@@ -23,7 +23,7 @@ override DK: u32;
 override DV: u32;
 override TAPS: u32;
 override ROWS: u32;
-override WG: u32;  // threads, a multiple of 16: at least one for two channels of a head
+override WG: u32;  // threads, a multiple of 16 up to 128: at least one for two channels of a head
 
 @group(0) @binding(0) var<storage, read> proj: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -33,7 +33,7 @@ override WG: u32;  // threads, a multiple of 16: at least one for two channels o
 @group(0) @binding(5) var<storage, read_write> mixed: array<f32>;
 @group(0) @binding(6) var<storage, read_write> gates: array<vec2<f32>>;
 
-var<workgroup> squares: array<vec4<f32>, WG>;
+var<workgroup> squares: array<vec4<f32>, 128>;
 var<workgroup> sums: array<vec4<f32>, 16>;
 
 // A channel of rows t .. t + 3 behind convolution and silu; of rows behind the last it is whatever.

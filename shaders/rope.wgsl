@@ -16,7 +16,7 @@
 // Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, quad_f32 or
 // quad_f16, rotary, tree_sum.
 
-override WG: u32;  // threads, a multiple of 16: at least one for each quad of a head
+override WG: u32;  // threads, a multiple of 16 up to 64: at least one for each quad of a head
 override D: u32;
 override H: u32;
 override HKV: u32;
@@ -31,7 +31,7 @@ override GATED: bool = false;  // the gates of q heads are left to attention
 @group(0) @binding(6) var<storage, read_write> k_cache: array<KvWord>;
 @group(0) @binding(7) var<storage, read_write> v_cache: array<KvWord>;
 
-var<workgroup> new_rows: array<vec4<f32>, WG>;  // the head's row, of which the cache may store a quad with its neighbours
+var<workgroup> new_rows: array<vec4<f32>, 64>;  // the head's row, of which the cache may store a quad with its neighbours
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -43,6 +43,8 @@ def _small_sizes() -> Iterator[None]:
         for module in ("passes", "build"):
             patch.setattr(f"py_engine.generate.{module}.PREFILL_ROWS", (NARROW, 16))
         patch.setattr("py_engine.generate.passes.WIDE_ROWS", WIDE)
+        for limit in ("FAST_S", "SLOW_S"):  # any chunk is fast enough
+            patch.setattr(f"py_engine.generate.chunks.{limit}", 1000.0)
         patch.setattr("py_engine.serve.memory.adapter_profile", lambda _: HARDWARE)
         yield
 
@@ -109,6 +111,49 @@ def test_the_same_answers(gpu: Gpu, run: Runner, name: str) -> None:
     finally:
         run(wide.close())
         run(narrow.close())
+
+
+def test_the_first_chunk_tells_whether_wide_ones_pay(
+    engine: Engine, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No wide chunk before a narrow one was timed."""
+    chunks = engine._loaded.decoder._chunks
+    ends: list[int] = []
+    end = chunks.end
+
+    def cut(start: int, stop: int) -> int:
+        ends.append(end(start, stop))
+        return ends[-1]
+
+    monkeypatch.setattr(chunks, "end", cut)
+    wanted = fresh(engine, run, LONG, 3)
+    assert ends[1:] == [NARROW, WIDE, len(LONG)], "the first, of logits([1]), has one row"
+    assert fresh(engine, run, LONG, 3) == wanted
+    assert ends[5:] == [WIDE, len(LONG)]
+
+
+@pytest.mark.parametrize(
+    ("times", "rows"),
+    [
+        ([0.01, 0.04, 0.4], [512, 2048, 2048, 2048]),
+        ([0.5, 0.9], [512, 512, 512]),
+        ([2.0, 1.5, 0.6, 0.05], [512, 128, 64, 64, 320]),
+        ([30.0, 30.0], [512, 64, 64]),
+    ],
+)
+def test_rows_follow_the_time_that_chunks_take(times: list[float], rows: list[int]) -> None:
+    programs: Any = SimpleNamespace(sizes=lambda _: (16, 512))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("py_engine.generate.chunks.FAST_S", 0.25)
+        patch.setattr("py_engine.generate.chunks.SLOW_S", 1.0)
+        chunks = Chunks(None, None, programs)  # type: ignore[arg-type]
+        found = [chunks.end(0, 1 << 20)]
+        for seconds in times:
+            chunks.ran(found[-1], seconds)
+            if chunks._rows > 512:
+                programs.sizes = lambda _: (16, 512, 2048)
+            found.append(chunks.end(0, 1 << 20))
+    assert found == rows
 
 
 def test_memory(engine: Engine, gpu: Gpu, run: Runner) -> None:
@@ -215,6 +260,8 @@ def test_no_room_reported_late(
 def test_a_stop_lands_within_a_wide_chunk(
     engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fresh(engine, run, LONG, 1)  # it knows that this device is fast
+    run(engine.logits([1]))
     ids, abort = [*LONG, *LONG], Abort()
     settings = engine._loaded.text.sampling_defaults
     decoder, fence = engine._loaded.decoder, gpu.fence

@@ -1,4 +1,4 @@
-"""Cuts prompts into chunks, and makes room for wide ones when a prompt first has so many rows."""
+"""Cuts prompts into chunks that a GPU has done soon, and makes room for wide ones where they pay."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from py_engine.host.gpu import Gpu
 
 # Chunks end at multiples of this position, so that what a recurrence computes in blocks does not depend on the cut.
 _BORDER = 64
+# Seconds of a chunk. Drivers end the device when something keeps it for long (Windows after two seconds), and a stop
+# waits for the chunks that were submitted. So slow GPUs get fewer rows at a time, and only fast ones more.
+SLOW_S, FAST_S = 1.0, 0.25
 
 
 class Chunks:
     """The chunks of the program "prefill". A text of few tokens needs no wide ones, whose activations take much memory;
-    so those are made when a prompt has more rows than the other chunks hold."""
+    so those are made when a prompt has more rows than the other chunks hold, and a chunk of them was done soon."""
 
     def __init__(self, gpu: Gpu, state: State, programs: Programs) -> None:
         self._gpu = gpu
         self._state = state
         self._programs = programs
         self._refused = False  # the device had no room for wide chunks
+        self._rows = self.most  # what a chunk may have, by the time that others took; may be above `most`
+        self.timed = False  # whether one has run
 
     @property
     def most(self) -> int:
@@ -27,8 +32,10 @@ class Chunks:
         return self._programs.sizes("prefill")[-1]
 
     async def fit(self, rows: int) -> None:
-        """Make room for wide chunks, if so many rows need them. Where the device has none, chunks stay as they are."""
-        if rows > self.most and self._programs.later("prefill") and not self._refused:
+        """Make room for wide chunks, if so many rows need them and the GPU is fast. Where the device has no room,
+        chunks stay as they are."""
+        wanted = rows > self.most and self._rows > self.most
+        if wanted and self._programs.later("prefill") and not self._refused:
             try:
                 await self.widen()
             except OutOfMemoryError:
@@ -52,7 +59,15 @@ class Chunks:
         self._state.rows = new
         old.release()
 
+    def ran(self, rows: int, seconds: float) -> None:
+        """A chunk of so many rows took so long. A long context makes the same rows slower."""
+        self.timed = True
+        if seconds > SLOW_S:
+            self._rows = max(_BORDER, int(rows * SLOW_S / seconds) // 2)
+        elif 0 < seconds < FAST_S and rows > min(self._rows, self.most) - _BORDER:
+            self._rows = int(rows * FAST_S / seconds)
+
     def end(self, start: int, stop: int) -> int:
         """Where a chunk ends that begins at row `start` of a text of which rows up to `stop` are to run."""
-        end = start + self.most
+        end = start + min(self.most, self._rows)
         return stop if end >= stop else end - end % min(_BORDER, self.most)

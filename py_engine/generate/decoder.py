@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from array import array
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -331,19 +333,22 @@ class Decoder(Runtime):
         start = await prefix.resume(ids)
         await self._growth.fit(len(ids), start, min(limit, ANSWER_ROOM))
         await self._chunks.fit(len(ids) - start)
-        feed = given.begin(self.gpu, self.state.x) if given else None
+        feed = given.begin(self.gpu) if given else None
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
-        passed: Callable[[], Awaitable[None]] | None = None  # resolves behind the last chunk
+        # How many rows were submitted last, and what to await until they have run.
+        running: deque[tuple[int, Callable[[], Awaitable[None]]]] = deque()
+        rows, since = 0, time.perf_counter()
         while start < len(ids):
             abort.check()
             end = self._chunks.end(start, cut if start < cut else len(ids))
             last = end == len(ids)
+            rows += end - start
             prefix.leave()
             self._write(self.state.ids, words(ids[start:end]))
             if feed:
-                await feed.put(ids[start:end])
+                await feed.put(ids[start:end], self.state.x)
             apart = self._place(start, end, positions)
             self._write(
                 self.state.step,
@@ -356,10 +361,17 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # So that a long prompt can be stopped, and its chunks do not pile up: two at a time.
-                before, passed = passed, self.gpu.fence()
-                if before:
-                    await before()
+                # So that a long prompt can be stopped, and its chunks do not pile up: two at a time. The first of a
+                # device is alone: its time says how many rows the next may have.
+                running.append((rows, self.gpu.fence()))
+                rows = 0
+                if len(running) > self._chunks.timed:
+                    ran, passed = running.popleft()
+                    await passed()
+                    now = time.perf_counter()
+                    self._chunks.ran(ran, now - since)
+                    since = now
+                    await self._chunks.fit(len(ids) - start)
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()

@@ -70,9 +70,9 @@ class Given:
     def __contains__(self, i: int) -> bool:
         return i in self._places
 
-    def begin(self, gpu: Gpu, x: Tensor) -> Feed:
-        """A Feed that brings rows into the residual stream x [max rows, h] during one prefill."""
-        return Feed(gpu, x, self._places, self._sources)
+    def begin(self, gpu: Gpu) -> Feed:
+        """A Feed that brings rows into the residual stream during one prefill."""
+        return Feed(gpu, self._places, self._sources)
 
 
 class Feed:
@@ -81,20 +81,19 @@ class Feed:
     def __init__(
         self,
         gpu: Gpu,
-        x: Tensor,
         places: Mapping[int, tuple[int, int]],
         sources: Sequence[tuple[Source, int]],
     ) -> None:
-        self._gpu, self._x = gpu, x
+        self._gpu = gpu
         self._places, self._sources = places, sources
         self._made: dict[int, memoryview | Tensor] = {}
 
-    async def put(self, ids: Sequence[int]) -> None:
-        """Write the rows of a chunk's negative ids, each to its row of the chunk. Raises InputError when a source gives
+    async def put(self, ids: Sequence[int], x: Tensor) -> None:
+        """Write the rows of a chunk's negative ids to the residual stream x [max rows, h], each to its row. Raises InputError when a source gives
         other rows than it should; GPU errors."""
-        buffer, row_bytes = self._x.buffer, 4 * self._x.shape[1]
+        buffer, row_bytes = x.buffer, 4 * x.shape[1]
         for source, first, row, count in _runs(ids, self._places):
-            made = await self._rows(source)
+            made = await self._rows(source, x.shape[1])
             start, size, target = first * row_bytes, count * row_bytes, row * row_bytes
             if isinstance(made, Tensor):
                 assert made.binding is not None
@@ -103,16 +102,16 @@ class Feed:
             else:
                 self._gpu.write(buffer, target, bytes(made[start : start + size]))
 
-    async def _rows(self, source: int) -> memoryview | Tensor:
+    async def _rows(self, source: int, hidden: int) -> memoryview | Tensor:
         if source not in self._made:
             make, count = self._sources[source]
             made = await make()
-            wanted = 4 * count * self._x.shape[1]
+            wanted = 4 * count * hidden
             data = made if isinstance(made, Tensor) else memoryview(made).cast("B")
             if data.nbytes != wanted:
                 raise InputError(
                     f"rows that are given for {count} ids have {data.nbytes} bytes; {count} rows of"
-                    f" {self._x.shape[1]} f32 have {wanted}"
+                    f" {hidden} f32 have {wanted}"
                 )
             self._made[source] = data
         return self._made[source]

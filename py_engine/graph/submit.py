@@ -11,11 +11,13 @@ from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
 _EARLY = 16  # dispatches of the first command buffer of a plan that an idle GPU waits for
+_MOST = 64  # and of its longest: a slow GPU is busy with each for a while, and drivers end what takes seconds
 
 
 @dataclass(frozen=True)
 class SingleSubmit:
-    """Everything in one pass of one command buffer. The host does not wait between submits."""
+    """Everything in one pass of one command buffer; a chunk of the prompt, for which an idle GPU waits, in a few. The
+    host does not wait between submits."""
 
     await_each = False
 
@@ -23,13 +25,13 @@ class SingleSubmit:
         self, dispatches: Sequence[Dispatch], *, early: bool = False
     ) -> list[list[list[Dispatch]]]:
         """Command buffers -> passes -> dispatches. `early`: an idle GPU waits for these. Then the first command buffer
-        is short and each of the next twice as long, so that the GPU begins while the others are being encoded."""
+        is short and the next ones longer, so that the GPU begins while the others are being encoded."""
         if not early:
             return [[list(dispatches)]]
         buffers, at, size = [], 0, _EARLY
         while at < len(dispatches):
             buffers.append([list(dispatches[at : at + size])])
-            at, size = at + size, 2 * size
+            at, size = at + size, min(2 * size, _MOST)
         return buffers
 
 

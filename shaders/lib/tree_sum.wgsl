@@ -1,11 +1,12 @@
 // tree_sum.wgsl: the sum of a value over the threads of a workgroup, in the same order on every GPU: 16 threads add up every
 // 16th value each, then each thread their sums. Two barriers; halving over and over would take one for each half.
 //
-// The kernel supplies: WG, const or override, the threads of a workgroup, a multiple of 16. Called by all of them, in uniform control flow.
+// The kernel supplies: WG, const or override, the threads of a workgroup, a multiple of 16 up to 256. Called by all of them,
+// in uniform control flow.
 
 const TREE_PARTS = 16u;
 
-var<workgroup> tree: array<f32, WG>;
+var<workgroup> tree: array<f32, 256>;
 var<workgroup> tree_parts: array<f32, TREE_PARTS>;
 
 fn tree_sum(lane: u32, value: f32) -> f32 {
