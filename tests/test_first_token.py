@@ -86,8 +86,12 @@ def test_steps_are_submitted_before_the_first_token_is_read(
 
     submits = run(begun())
     snapshot = decoder.prefix.recurrent
-    passes = -(-len(PROMPT) // CHUNK) + 1
-    assert submits == passes + snapshot + 1 + STEPS_IN_FLIGHT - 1
+    *chunks, last = [CHUNK] * (len(PROMPT) // CHUNK) + [len(PROMPT) % CHUNK or CHUNK]
+    plans = [p for rows in chunks for p in decoder.chunk_plans(rows, None)]
+    plans += decoder.chunk_plans(last, "greedy")
+    of_prompt = sum(len(plan.recording.command_buffers) for plan in plans)
+    assert len(plans) < of_prompt < 3 * len(plans), "a chunk in a few command buffers"
+    assert submits == of_prompt + snapshot + 1 + STEPS_IN_FLIGHT - 1
 
 
 def test_an_early_close_waits_for_the_steps(engine: Engine, decoder: Decoder, run: Runner) -> None:

@@ -25,7 +25,9 @@ expect.set_options(timeout=UI_MS)
 def watched(browser: Browser, site: PageServer, **options: Any) -> tuple[BrowserContext, list[str]]:
     """A fresh profile (`options` of new_context), and the list of requests that left the origin. It has no service
     workers, which would fetch the whole shell for each test; test_offline.py tests those."""
-    context = browser.new_context(service_workers="block", **options)
+    context = browser.new_context(
+        **{"service_workers": "block", "reduced_motion": "reduce"} | options
+    )
     outside: list[str] = []
     allowed = (site.url, "data:", "blob:")
     context.on(

@@ -89,8 +89,8 @@ class Feed:
         self._made: dict[int, memoryview | Tensor] = {}
 
     async def put(self, ids: Sequence[int], x: Tensor) -> None:
-        """Write the rows of a chunk's negative ids to the residual stream x [max rows, h], each to its row. Raises InputError when a source gives
-        other rows than it should; GPU errors."""
+        """Write the rows of a chunk's negative ids to the residual stream x [max rows, h], each to its row. Raises
+        InputError when a source gives other rows than it should; GPU errors."""
         buffer, row_bytes = x.buffer, 4 * x.shape[1]
         for source, first, row, count in _runs(ids, self._places):
             made = await self._rows(source, x.shape[1])
