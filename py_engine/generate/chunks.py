@@ -23,9 +23,8 @@ class Chunks:
         self._state = state
         self._programs = programs
         self._refused = False  # the device had no room for wide chunks
-        self._rows = (
-            self.most
-        )  # what a chunk may have, by the time that others took; may be above `most`
+        # What a chunk may have, by the time that others took. It may be above `most`.
+        self._rows = self.most
         self.timed = False  # whether one has run
 
     @property
