@@ -12,9 +12,8 @@ from py_engine.ops.step import Pass
 
 _HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its memory
 _THREADS = 128  # of a decode workgroup
-_GROUPS = (
-    384  # how many decode workgroups to aim at: about three for each multiprocessor of a large GPU
-)
+# How many decode workgroups to aim at: about three for each multiprocessor of a large GPU.
+_GROUPS = 384
 _MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
 _COLUMNS = 8  # quads of a head that a workgroup of attention_reduce.wgsl merges
 _MANY_ROWS = 8192  # of prefill: two workgroups of 64 for each multiprocessor of a GPU with 64
