@@ -19,7 +19,7 @@ BODY, HEAD = "chat.", "title."
 FALLBACK = "kept."
 
 _heads: dict[str, dict] = {}  # id -> {"id", "title", "updated"}, for the list
-_stranded: dict[str, Chat] = {}  # id -> Chat: chats of older pages for which the store had no room
+_stranded: dict[str, Chat] = {}  # id -> Chat: chats of older pages that the store refused
 
 
 class NotKept(Exception):
@@ -106,7 +106,7 @@ def message(role, parent, **fields):
 
 
 async def load(name):
-    """Return (the chat of this id, its unsent draft); the chat is None if there is none. Raises NotKept."""
+    """Return (the chat of this id, its unsent draft), None if there is no such chat. Raises NotKept."""
     found = _told(await chat_store.load(name))
     if found["chat"] is None and not found["messages"]:
         return (_stranded[name], found["draft"]) if name in _stranded else None
@@ -142,8 +142,8 @@ async def some(chat, names):
 async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=True, strict=False):
     """Store these messages, the chat's unsaved ones, and the record of the chat.
 
-    `follow`: messages that another tab has added after the parent of the first message stay before it; they are then
-    read in, and True is returned. `sent`: the draft (DRAFT_OF_NEW or a chat's id) that has become a message. `fresh`:
+    `follow`: if another tab has continued the chat, the first message goes after that tab's messages. These are added
+    to `chat`, and True is returned. `sent`: the draft (DRAFT_OF_NEW or a chat's id) that has become a message. `fresh`:
     other tabs may show the messages. `touch`: the chat becomes the newest. `strict`: wait until the data is on the
     disk. Raises Gone, NotKept.
     """
@@ -240,7 +240,7 @@ async def carry_over():
             refused = str(error)
             _stranded[name] = _in_memory(chat)
             continue
-        # Otherwise another tab has changed it meanwhile; the next visit retries.
+        # If it differs, another tab has changed it meanwhile, and the next visit tries again.
         if storage.read_text(key) == raw:
             _forget_old(name)
     return changes, refused
@@ -338,7 +338,7 @@ def save_last(draft, unsaved):
 
 
 def _new_record(chat):
-    """Return the record of a chat of which the store has nothing yet. Of others None, because another tab may have
+    """Return the record of a chat that is not in the store yet; None for other chats, because another tab may have
     deleted them."""
     if chat.kept:
         return None

@@ -35,8 +35,8 @@ class Conversation:
         self._scroll = find("scroll")
         self._scroll.addEventListener("scroll", self._scrolled)
         self._follow = True
-        self._refused = ""  # the last reason, as it was shown, why the store did not save
-        self._pending = []  # (chat, messages, whose draft was sent) that the store has not confirmed yet
+        self._refused = ""  # the store's last refusal that was shown
+        self._pending = []  # (chat, messages, chat of the sent draft): saves that the store has not confirmed
         self.chat = chats.new()
         self.rows = []
         self.running: Running | None = None
@@ -119,7 +119,7 @@ class Conversation:
     # ---- asking
 
     def send(self, text, draft=None):
-        """Add a message of the user and have it answered. `draft`: the draft that it was."""
+        """Add a message of the user and have it answered. `draft`: id of the chat whose draft it was."""
         question = chats.message("user", self.chat.last(), content=text)
         self._answer(question["id"], question, follow=True, sent=draft)
 
@@ -284,8 +284,8 @@ class Conversation:
         running.saving = False
 
     def _keep(self, chat, messages, **how):
-        """Save these in the store. Returns a task that gives whether another tab's messages came in. Until it ends they
-        are among the `unsaved`."""
+        """Save these in the store. Returns a task whose result tells whether another tab's messages came in. Until the
+        task ends, `unsaved` lists these messages."""
         entry = (chat, messages, how.get("sent"))
         self._pending.append(entry)
         return asyncio.create_task(self._keep_pending(entry, how))
@@ -297,7 +297,7 @@ class Conversation:
         return others
 
     async def _save(self, chat, messages, how):
-        """Return whether another tab's messages came in. Each error is shown once."""
+        """Save; return whether another tab's messages came in. The same error is not shown twice in a row."""
         try:
             others = await chats.save(chat, messages, **how)
         except chats.Gone:
@@ -315,8 +315,8 @@ class Conversation:
         return others
 
     def unsaved(self):
-        """Return [(chat, messages, whose draft was sent or None)] that the store may not have. For a page that is about
-        to close."""
+        """Return [(chat, messages, chat of the sent draft or None)] that the store may not have. For a page that is
+        about to close."""
         growing = [(self.running.chat, [self.running.message], None)] if self.running else []
         return self._pending + growing
 

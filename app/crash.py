@@ -9,7 +9,7 @@ CONTEXTS = (4096, 2048, 1024, 512, 256, 128)  # tokens; the next smaller one is 
 DEFAULT, DEFAULT_ON_IOS = 4096, 512  # the engine's defaults, from py_engine/host/profile.py
 PROVEN = "proven-groups"  # key of the results of `calibrated` messages
 MAX_PROVEN = 32
-# Hex digits of a commit, which follows the id of a model that was loaded without being asked for.
+# Hex digits of a commit. A stored model that the page loads by itself is reported as ID@COMMIT.
 COMMIT = 40
 
 _DOING = {
@@ -20,8 +20,8 @@ _DOING = {
 
 
 class Smaller:
-    """The next smaller setting. `context`: tokens (None: the engine's default); `group`: dispatches a command buffer.
-    Each attribute is None where it cannot get smaller. `button`: the words of the offer, "" when nothing is left."""
+    """The next smaller setting. `context`: tokens (None: the engine's default); `group`: dispatches per command buffer.
+    An attribute is None if it cannot get smaller. `button`: the words of the offer, "" when nothing is left."""
 
     def __init__(self, model, context=None, group=None):
         context = context or (DEFAULT_ON_IOS if storage.is_ios() else DEFAULT)
@@ -42,7 +42,7 @@ class Smaller:
 
 
 class Crash(Smaller):
-    """What the worker reports of an earlier run."""
+    """The crash of an earlier run, from the worker's report."""
 
     def __init__(self, message):
         phase = message["phase"]
@@ -71,7 +71,7 @@ class Crash(Smaller):
             )
 
     def show(self):
-        """Show it above the message box."""
+        """Show the notice above the message box."""
         problem(self.title, self.text, self.actions())
 
 

@@ -9,7 +9,7 @@ from app.dom import field, numbers
 from app.storage import is_handheld
 
 GB = 1e9
-OVERHEAD = 1.15  # activations and repacking, as a share of the weights
+OVERHEAD = 1.15  # factor on the weights' size, for activations and repacking
 STATE = 0.15 * GB  # KV cache of a few thousand tokens, buffers, the engine itself
 HANDHELD_BUDGET = 1.2 * GB  # the engine's own value, from py_engine/host/profile.py
 ADAPTER_PATIENCE_MS = 2000  # a freshly started Chromium answers null at first
@@ -86,9 +86,9 @@ def size_text(nbytes):
 
 
 def fit(model):
-    """Return (class, sentence): whether a model is likely to fit. `memory` of the model: GPU bytes that a load takes,
-    if the server knows them; else they are estimated from the size. Browsers only hint at how much memory there
-    is."""
+    """Tell whether a model is likely to fit: ("good", "tight", "bad" or "unknown", a sentence). Its "memory" is the GPU
+    bytes that a load takes, if the server knows; else they are estimated from its size. Browsers only hint at how much
+    memory there is."""
     need = model.get("memory") or model["size"] * OVERHEAD + STATE
     needs = ("needs " if model.get("memory") else "needs about ") + f"{max(0.1, need / GB):.1f} GB"
     memory = field(js.navigator, "deviceMemory")

@@ -21,8 +21,8 @@ class Drafts:
         self.touched = bool(self._box.value)  # the user has typed since the chat was opened
 
     def wait(self):
-        """A new chat is open, and its draft is not read yet: `add` brings it. Until then nothing is saved, so that
-        the first letters do not overwrite the draft."""
+        """A new chat is open, and its draft is not read yet. Until `add` shows the draft, nothing is saved, so that the
+        first letters do not overwrite it."""
         self._name = None
         self._kept = ""
         self.touched = False
@@ -36,7 +36,7 @@ class Drafts:
         self._box.value = text
 
     def add(self, chat, text):
-        """As `show`, but the text in the box belongs to this chat, too: it is put after the draft."""
+        """Like `show`, but keep the text that is in the box: it goes after the draft."""
         written = self._box.value
         self.show(chat, text)
         if written and written != text:
@@ -51,8 +51,8 @@ class Drafts:
             asyncio.create_task(self._keep_soon())
 
     def sent(self, chat):
-        """The text becomes a message of this chat; returns the chat that the draft belonged to. The store keeps the
-        draft until it has the message, because the page may close in between."""
+        """The text becomes a message of this chat. Returns the id of the chat that the draft belonged to. The store
+        keeps the draft until it has the message, because the page may close in between."""
         self.leave()
         before, self._name = self._name, chat.id
         self._box.value = ""
@@ -65,7 +65,7 @@ class Drafts:
         self.leave()
 
     def leave(self):
-        """Save the box to the store; the box may change right after."""
+        """Start to save the text in the box; the box may change at once."""
         unsent = self.unsent()
         if unsent is not None:
             self._kept = unsent[1]

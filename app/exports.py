@@ -11,7 +11,7 @@ from app.dom import announce
 from app.tree import SPEAKERS
 
 DONE_MS = 1500  # how long a button confirms the copy
-KEEP_MS = 10000  # the browser may still be writing the file
+KEEP_MS = 10000  # how long a download's URL stays valid: the browser may still be writing the file
 
 
 async def copy(button, text):

@@ -11,7 +11,7 @@ from app.dom import field, numbers
 
 WANTED = (".safetensors", ".json", ".jinja", ".txt", ".model")
 GGUF = ".gguf"
-MAX_DEPTH = 3  # folders above a file, below the one that was picked
+MAX_DEPTH = 3  # folders between the picked folder and a file
 MAX_FILES = 1000  # in folders that were dropped; a model has far fewer
 
 
@@ -40,7 +40,7 @@ def dropped(transfer):
 
 
 async def from_drop(entries, files):
-    """Return (name, files) of what `dropped` found: one folder, or what is in one.
+    """Return (name, files) of what `dropped` found: one folder, or the content of one.
 
     Raises FolderError, and OSError when the browser cannot read them.
     """
@@ -70,7 +70,7 @@ async def _files_below(entries):
 
 
 def total(files):
-    """Return the bytes of the weights at the folder's top."""
+    """Return the size in bytes of all weights at the folder's top."""
     weights = [file for path, file in files.items() if _is_weights(path)]
     return sum(file["size"] for file in numbers(to_js(weights), "size"))
 

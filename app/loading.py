@@ -24,7 +24,7 @@ PHASES = {
 
 
 class Loading:
-    """`state`: "none", "loading" or "ready"; `model`: which; `info`: of the ready engine."""
+    """`state`: "none", "loading" or "ready"; `model`: the model; `info`: Engine.info() once it is ready."""
 
     def __init__(self, client, options, on_change, actions):
         self._client = client
@@ -86,7 +86,7 @@ class Loading:
             self._phase(self._client.boots)
 
     def cancel(self):
-        """Stop loading. The model before is in use again, if it was not replaced yet."""
+        """Stop loading. The previous model is in use again, unless it was replaced already."""
         if self.state != "loading":
             return
         self._client.end(self._request)
@@ -108,7 +108,7 @@ class Loading:
         return self.model if state == "ready" and calm else None
 
     def _fall_back(self):
-        """A load has ended without a model: go back to the one before, if the worker still has it."""
+        """A load has failed or was cancelled: go back to the previous model, if the worker still has it."""
         before, self._before = self._before, None
         failed = self.model
         self._finish("none")

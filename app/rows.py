@@ -8,7 +8,7 @@ from app.mending import DAMAGED, UNREADABLE
 from app.storage import entries
 from app.tree import SPEAKERS
 
-# Characters from which an answer is shown as plain text: parsing its markdown would take too long.
+# Answers of more characters are shown as plain text: parsing their markdown would take too long.
 LONG = 200_000
 
 
@@ -181,7 +181,7 @@ def forgot_text(count):
 
 
 def thinking_label(message, last=True):
-    """Return the label of the fold: that the model is thinking, or for how long it did. `last`: it is done."""
+    """Return the label of the fold: that the model is thinking, or how long it thought. `last`: it is done."""
     if not (last or message["content"] or message.get("tool_calls")):
         return "Thinking\u2026"
     seconds = message.get("thought_s")
@@ -243,5 +243,5 @@ def speed_text(tps):
 
 
 def seconds_text(seconds):
-    """Return seconds with two significant digits."""
+    """Return seconds, with two decimals below ten."""
     return ("%.2f s" if seconds < 10 else "%.0f s") % seconds

@@ -37,7 +37,7 @@ class Sidebar:
             self._focus(*focused)
 
     def _focused(self):
-        """Return of the focused row: the class of the focused button, the row's number and its chat's id."""
+        """Return (class of the focused button, number of its row, id of the row's chat), None without focus."""
         button = self._list.querySelector(":focus")
         if button is None:
             return None

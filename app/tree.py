@@ -3,8 +3,8 @@
 A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content",
 ...}. Messages with the same parent are versions of each other: an edited question, an answer that was generated
 again. An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; the thinking before it as
-"reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API has them, and in "unread_calls" how many calls
-stayed text or were wrong.
+"reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API has them; and "unread_calls", the number of calls
+that stayed text or were wrong.
 """
 
 TITLE_LENGTH = 60
@@ -18,8 +18,8 @@ FIRST = ""  # the parent of the first messages
 
 
 class Chat:
-    """`record`: {"id", "title", "updated" (ISO 8601), "chosen", ...}. "chosen" tells which of several messages with
-    one parent is shown; the newest if it does not say. `messages`: all of them, in any order."""
+    """`record`: {"id", "title", "updated" (ISO 8601), "chosen", ...}. "chosen" is {id of a parent: id of the message
+    shown after it}; without an entry the newest is shown. `messages`: all of them, in any order."""
 
     def __init__(self, record, messages=()):
         self.record = record

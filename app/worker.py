@@ -67,7 +67,7 @@ from py_engine.tasks import tasks
 from py_engine.tasks.task import Task
 from py_engine.work import Work
 
-# Seconds the page gets to store a row before the test it announces starts.
+# Seconds that the page has to store a row before the test that the row announces starts.
 FILED_S = 1.0
 # Options of a load message that are passed to the engine unchanged.
 LOADING = ("dtype", "kv", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
@@ -78,8 +78,8 @@ class Host:
     """One worker with one model, or several by name (py_engine/serve/models.py). Loads, unloads and benches run one
     at a time; generations queue in their engine.
 
-    `post` sends a plain object to the page; `prepare_chat` fetches what chat templates need, and is awaited before
-    the first.
+    `post` sends a plain object to the page. `prepare_chat` fetches what chat templates need, and is awaited before the
+    first use of one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Host:
         self._io = open_io()
         self._log = RunLog(self._io, self._send)
         self._asked = time.monotonic()  # when the last request came or ended
-        # Set after an idle loss: the model is on another device, or on none.
+        # Set when the recovery from an idle loss has ended, with or without a device.
         self._back = asyncio.Event()
 
     def begin(self) -> None:
@@ -281,7 +281,7 @@ class Host:
     async def _wait_until_back(
         self, loading: Callable[[], AbstractAsyncContextManager[None]]
     ) -> None:
-        """Wait for the device. Reloading a model while the page is idle can crash the page like any other load."""
+        """Log the recovery from an idle loss as a load: it loads the model again, which may crash the page."""
         async with loading():
             await self._back.wait()
 
