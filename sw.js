@@ -1,5 +1,5 @@
 // The service worker: caches the shell (the page, Pyodide, wheels, the engine with its shaders) of one version, so that the
-// page opens without a network. Weights are not cached here: py_engine/weights stores them.
+// page opens without a network. Weights are not cached here: py_engine/kept stores them.
 //
 // The server puts a line before this file, made from what it serves (devtools/site.py, Site.shell):
 //   const SHELL = {version, files: {path: integrity}, policies: {document, other}, snapshots: {caches, sources}};
@@ -11,7 +11,7 @@ const SCOPE = self.registration.scope;
 const PREFIX = `shell-${new URL(SCOPE).pathname} `; // a copy in another folder of the origin has its own prefix
 const NAME = PREFIX + SHELL.version;
 const INDEX = './';
-const CONFIG = 'config.json';  // what the server offers: a fresh copy if possible
+const CONFIG = 'config.json';  // the list of models: from the network if possible, else the cached copy
 // {client: version} of the tabs and workers that came with an older version; stored in the cache of the active version.
 const PINS = 'pins.json';
 const CONFIG_PATIENCE_MS = 3000;
@@ -49,7 +49,7 @@ async function precache() {
     if (error.name === 'QuotaExceededError' && !await kept(PINS, NAME)) await caches.delete(NAME);
     throw error;
   }
-  await freshElseKept(addressOf(CONFIG)); // what the first visit got; without it the page still opens
+  await freshElseKept(addressOf(CONFIG)); // so that the list of models is there offline; the page opens without it, too
 }
 
 async function copyOf(path, names) {
@@ -80,7 +80,7 @@ function dressed(path, file) {
 async function takeCharge() {
   const names = await ownCaches();
   const before = await lastInCharge(names);
-  const found = await pinsOfOpenTabs(before ?? NAME); // a newer sw.js alone is not a new version
+  const found = await pinsOfOpenTabs(before ?? NAME); // no version before: only sw.js has changed, or a first visit
   pins = Promise.resolve(found);
   if (await keepPins(found) && before) await (await caches.open(before)).delete(addressOf(PINS));
   await dropUnused();
@@ -106,7 +106,7 @@ let pins = null; // a promise of the active version's pins, once they are read
 const knownPins = () => pins ??= pinsOf(NAME);
 const pinsOf = async name => await (await kept(PINS, name))?.json() ?? {};
 
-/** Resolves to whether there was space. */
+/** Store the pins; resolves to whether there was space. */
 async function keepPins(known) {
   const cache = await caches.open(NAME);
   return cache.put(addressOf(PINS), Response.json(known)).then(() => true, () => false);

@@ -225,8 +225,8 @@ async def delete_all():
 
 async def carry_over():
     """Move chats from localStorage into the store. Each is written as a whole and read back before the old copy is
-    deleted. An older page that is still open in another tab may go on writing there. Returns (changes to announce to
-    other tabs, why some chats could not be moved or "")."""
+    deleted. An older page that is still open in another tab may go on writing there. Returns (the changes, which were
+    announced to other tabs; why some chats could not be moved, or "")."""
     changes, refused = [], ""
     for key in storage.keys(BODY):
         name = key[len(BODY) :]
@@ -305,8 +305,8 @@ async def everything(held):
 
 async def take_file(file):
     """Import a file. Returns {"chats", "messages", "there", "first", "changes"}: how many chats and messages were
-    imported, how many messages were here already, the id of the file's first chat, and the changes to announce to
-    other tabs. Raises NotKept, with `is_file` when the file holds no chats."""
+    imported, how many messages were here already, the id of the file's first chat, and the changes, which were
+    announced to other tabs. Raises NotKept, with `is_file` when the file holds no chats."""
     return _told(await chat_store.takeFile(file))
 
 

@@ -14,9 +14,9 @@ def are_chats(entries, files):
 
 
 async def take(files):
-    """Import the files, and report what was imported. Returns (changes to announce to other tabs; the chat to open,
-    which is the first one of a single file, else None; the chats.NotKept of each file that failed). If the store
-    itself refuses, the remaining files are not tried."""
+    """Import the files, and report what was imported. Returns (the changes, which were announced to other tabs; the id
+    of the chat to open, which is the first one of a single file, else None; the chats.NotKept of each file that
+    failed). If the store itself refuses, the remaining files are not tried."""
     withdraw(NAME)
     came = {"chats": 0, "messages": 0, "there": 0}
     first = None

@@ -178,7 +178,7 @@ class Opfs {
       await this.#writeWhole(beside, data);
       this.#closeOne(name);
       if (await this.#moved(beside, name)) return;
-      await this.#writeWhole(name, data); // the data itself shows whether it is complete
+      await this.#writeWhole(name, data); // not atomic: a reader has to check that the data is complete
       await this.remove(beside);
     } catch (error) {
       await this.remove(beside).catch(() => {});
@@ -186,7 +186,8 @@ class Opfs {
     }
   }
 
-  /** Returns whether the move worked: not every browser moves files, and some versions of WebKit only onto an existing one. */
+  /** Returns whether the move worked: some browsers cannot move files, and some versions of WebKit only onto an
+      existing one. */
   async #moved(from, name) {
     const file = await this.#file(from, false);
     if (!file.move) return false;
@@ -323,7 +324,7 @@ class Cut {
     try {
       await this.#settle();
     } finally {
-      this.#piece = null; // if the store is full, it keeps the old piece
+      this.#piece = null; // if the store was full, it still has the old piece
     }
   }
 }

@@ -1,13 +1,13 @@
-// Reads a response's body into one array, for py_engine/host/io_browser.py. Python is called once a few MiB, not once for each
-// network chunk: a model has thousands of them.
+// Reads a response's body into one array, for py_engine/host/io_browser.py. Python is called every few MiB, not for
+// each network chunk: a model has thousands of them.
 
 import { take } from './buffers.mjs';
 
 const FIRST_CAPACITY = 64 << 10; // for a body of unknown length
 const CHUNK = 1 << 20; // bytes of a read into memory of our own
 
-/** Returns a function that resolves to {done, value} as a reader's does. Where the browser can (BYOB; WebKitGTK cannot), each
-    chunk comes in the same memory, and is gone with the next one. */
+/** Returns a function that reads the next chunk and resolves to {done, value}, as a reader's read() does. With a BYOB
+    reader (WebKitGTK has none) all chunks share one memory, so a chunk is valid only until the next is read. */
 function chunksOf(stream) {
   let reader;
   try {
@@ -28,10 +28,10 @@ export class Body {
   #bytes;
   #limit;
   #filled = 0; // bytes that have come
-  #given = 0; // bytes that `more` has told of
+  #given = 0; // bytes that `more` has reported
   #ended = false;
   #failure = null;
-  #wake = () => {}; // lets `more` look again
+  #wake = () => {}; // makes `more` check again
 
   /** `limit`: the most bytes to read; null: all. Reading begins at once and goes on while nobody waits. */
   constructor(stream, limit) {
@@ -40,11 +40,11 @@ export class Body {
     this.#fill(chunksOf(stream)).catch(error => { this.#failure = error; }).finally(() => this.#wake());
   }
 
-  /** Whether `more` has told of all bytes. */
+  /** Whether `more` has reported all bytes. */
   get done() { return this.#ended && this.#given === this.#filled; }
 
-  /** Wait until `least` more bytes have come, or `ms` have passed and some have come, or the body ends. Resolves to how many have
-      come in all; rejects where a transfer broke off, once all before that are told of. */
+  /** Wait until `least` more bytes have come, or `ms` have passed and some have come, or the body ends. Resolves to the
+      number of bytes so far. If the transfer broke off, rejects once all bytes before that are reported. */
   async more(least, ms) {
     const come = () => this.#filled - this.#given;
     let late = false;

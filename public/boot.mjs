@@ -17,8 +17,9 @@ const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
-/** files: "FOLDER/NAME" -> File; env: settings from the page; body, buffers, sha256: with the former two for
-    py_engine/host/io_browser.py; blobs: for store_browser.py; storage: for device_storage_browser.py. */
+/** files: "FOLDER/NAME" -> File. env: settings from the page. The others are for modules of py_engine/host: body,
+    buffers and sha256 for io_browser.py, blobs for store_browser.py, replay for adapter_browser.py and gpu_browser.py,
+    storage for device_storage_browser.py, Tokenizer and renewTokenizers for tokenizers_browser.py. */
 export const jerboa = globalThis.jerboa = { files: new Map(), env: new Map(), blobs, body, buffers, replay, sha256, storage, Tokenizer: null, renewTokenizers: null };
 
 const fetchBytes = async path => {
@@ -57,8 +58,8 @@ export function install(py, [engine, worker]) {
   py.FS.writeFile(`${HOME}/app/worker.py`, worker);
 }
 
-/** Settings with which every Pyodide here is booted. In messages null means that a setting is absent; both versions must turn
-    it into None. */
+/** Settings with which every Pyodide here is booted. In messages null means that a setting is absent, so both versions
+    of Pyodide must turn null into None. */
 export const bootOptions = runtime => ({ indexURL: runtimeUrl(runtime), convertNullToNone: true });
 export const runtimeUrl = runtime => `${HERE}vendor/${runtime}/`;
 /** Returns [engine.zip, app/worker.py]: all the Python that runs here. */

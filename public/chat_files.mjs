@@ -211,9 +211,9 @@ function chosenBy(messages, current) {
 
 const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '');
 
-/** Compares `messages` (parents first) with the stored ones (`kept`): {added, outdated: ids, there: count}. A stored message
-    with a different text gets the new one as a version beside it, with all that follows. A stored answer that was cut off is
-    outdated if the file has it longer. */
+/** Compares `messages` (parents first) with the stored ones (`kept`). Returns {added: messages, outdated: ids,
+    there: count}. If a message differs from the stored one with its id, it is added as another version, and those that
+    follow it go below it. A stored answer that was cut off is outdated if the file has a longer one. */
 export function merged(kept, messages) {
   const known = new Map(kept.map(each => [each.id, each]));
   const below = childrenOf(kept);

@@ -1,9 +1,9 @@
 // Chats on this device, for app/chats.py: in IndexedDB, one record a message, so that two tabs never overwrite each other's
 // turns. Without IndexedDB, a chat is one text in localStorage, or lasts as long as the page (chat_fallback.mjs).
 //
-//   chats     {id, title, updated, chosen, ...}        chosen: {id of a message, "" above the first: which answer to it is shown}
-//   messages  {chat, id, parent, made, body}           parent: the message that it follows, "" for a first one
-//   drafts    {chat, tab, text, updated}               what was written and not sent, by the tab that it was written in; chat "": a new one
+//   chats     {id, title, updated, chosen, ...}   chosen: {id of a parent: id of the message that is shown after it}
+//   messages  {chat, id, parent, made, body}      parent: id of the message that it follows, "" for a first one
+//   drafts    {chat, tab, text, updated}          text that was not sent, of each tab; chat "": a new chat
 //
 // All data goes in and out as JSON text. A message there is its body with id, parent and made. MicroPython's `except` does not
 // catch a JavaScript exception, so no function here throws or rejects: an error is returned as {"error": {"name", "message"}}.
@@ -198,8 +198,8 @@ export const some = (id, ids) => answer(() => read(async t => {
 /** Store `messages` (the first one new, the others below it) and the chat's record. `seen`: how many of the chat's messages
     this page knows to be stored. `follow`: messages that another tab has added after the first one's parent stay before it.
     `sent`: the draft of this tab that has become a message. `fresh`: other tabs may show the messages. Returns {parent,
-    others}: the parent with which the first message was stored, and all messages if the page does not know each; or {gone}: the
-    chat was deleted, and nothing is stored. */
+    others}: the parent with which the first message was stored, and if another tab has added messages, all that were
+    stored before; or {gone}: the chat was deleted, and nothing is stored. */
 export const write = text => answer(async () => {
   const { chat, messages, seen, follow, sent, fresh, strict } = JSON.parse(text);
   const found = await change(async t => {
@@ -245,7 +245,7 @@ const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
   ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
 
 /** Save before the page closes, without waiting. `text`: {draft: {chat, text} or null, writes: [{chat, record, messages,
-    sent}]}. record: of a new chat, else null. sent: whose draft has become a message, else null. */
+    sent}]}. record: that of a new chat, else null. sent: the chat whose draft has become a message, else null. */
 export function last(text) {
   const { draft: unsent, writes } = JSON.parse(text);
   try {
@@ -276,8 +276,8 @@ export const dropAll = () => answer(async () => {
   tell({ op: 'dropped', chat: null });
 });
 
-/** Returns {url}: the URL of a file with every chat, to be revoked. `ours` (JSON): chats in the page's memory, which may be
-    newer than the store. */
+/** Returns {url}: the URL of a file with every chat; the caller revokes it. `ours` (JSON): chats in the page's memory,
+    which may be newer than the store. */
 export const everything = ours => answer(async () => {
   const held = new Map(JSON.parse(ours).map(chat => [chat.id, chat]));
   const { asFile } = await import('./chat_files.mjs');
@@ -295,9 +295,9 @@ export const everything = ours => answer(async () => {
   return { url: URL.createObjectURL(blob) };
 });
 
-/** Import chats: `text` is JSON of one, in the form that chat_files.mjs returns. Returns {first, changes, chats, messages,
-    there}: the id of the first one, what to announce to other tabs, how many chats and messages were imported, and how many
-    messages were here already. */
+/** Import chats: `text` is JSON in any format that chat_files.mjs reads. Returns {first, changes, chats, messages,
+    there}: the id of the first chat, the changes that were announced to other tabs, how many chats and messages were
+    imported, and how many messages were here already. */
 export const takeIn = text => answer(async () => takeAll((await import('./chat_files.mjs')).chatsOf(JSON.parse(text))));
 
 /** Import a file that a user chose. Returns {error} with a message if it holds no chats. */

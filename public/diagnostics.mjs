@@ -3,7 +3,7 @@
 // announces a test is on the disk before the worker starts it, so that after a crash the next visit has all rows. They can be
 // saved at any time, during a run and after it.
 //
-// ?tests=sweep,forward  only these    ?most=2  points of each test    ?run  start at once    ?runtime=py27
+// ?tests=sweep,forward  only these    ?most=2  at most 2 points of each test    ?run  start at once    ?runtime=py27
 
 import { KINDS, openStore } from './blobs.mjs';
 import { getStorageStatus, isIOS } from './device_storage.mjs';
@@ -148,7 +148,7 @@ const LIMITS = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxComputeWorkg
 
 const limitsOf = ({ limits: all }) => Object.fromEntries(LIMITS.map(name => [name, all[name]]));
 
-/** Returns null if there is none after two seconds: a fresh browser may answer null at first. */
+/** Returns an adapter, null if there is none after two seconds: a fresh browser may answer null at first. */
 async function adapterOf() {
   for (let i = 0; navigator.gpu && i < 10; i++) {
     const adapter = await navigator.gpu.requestAdapter().catch(() => null);

@@ -26,8 +26,8 @@ export class Device {
     this.queue = device.queue;
     this.lost = null;        // once the device is lost: "reason: message"
     this.uncaptured = null;  // the first error outside any scope
-    this.scopes = new Set(); // promises of errors, unknown or unreported so far: null or [what, kind, message]
-    this.loops = new WeakMap(); // by a result's buffer: resolves when its newest decode loop has returned its slots
+    this.scopes = new Set(); // promises of [what, kind, message] or null: errors that firstError() has not reported
+    this.loops = new WeakMap(); // result buffer -> promise that its newest decode loop has ended and freed the ring
     this.line = Promise.resolve(); // resolves when the last work that needs the device alone is done
     this.clear();
     device.addEventListener('uncapturederror', event => {
@@ -214,7 +214,7 @@ export class Recording {
     gpu.submits += 1;
   }
 
-  /** Returns the timestamps of each pass, begin and end, nanoseconds in 64 bits. A pass runs its dispatches `repeats` times. */
+  /** Returns the begin and end of each pass, as 64-bit nanoseconds. A pass runs its dispatches `repeats` times. */
   async timePasses(repeats) {
     const { device, queue } = this.gpu;
     const count = 2 * this.buffers.flat().length;
@@ -309,14 +309,15 @@ export class DecodeLoop {
     if (!this.#results.length && this.#failure) throw this.#failure;
     this.#handed = performance.now();
     const words = this.#results.splice(0);
-    this.gpu.reads += words.length * 4 / RESULT_BYTES; // counted here, so that a result is always 16 bytes
+    this.gpu.reads += words.length * 4 / RESULT_BYTES; // dropped results are counted at the end, below
     if (!words.length) [this.gpu.reads, this.#dropped] = [this.gpu.reads + this.#dropped, 0];
     return new Uint32Array(words);
   }
 
   #arrival() { return new Promise(wake => { this.#wake = wake; }); }
 
-  /** Run to the end or to a failure. Then the ring is free and the failure reported, so that the next loop gets neither. */
+  /** Run to the end or to a failure. After a failure no buffer of the ring stays mapped, and the device's error is
+      taken, so that the next loop does not fail because of this one. */
   async #run(gpu, recording, result, ring) {
     const pending = []; // [slot, promise of its mapping], oldest first
     try {

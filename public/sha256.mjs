@@ -1,11 +1,11 @@
 // A sha256 of bytes that come in pieces: crypto.subtle digests only whole buffers. It runs in a worker of its own
 // (sha256_worker.mjs), parallel to the engine's.
 
-const PART = 1 << 20; // bytes of a buffer in which bytes go there; it comes back and is filled again
-const PARTS = 16; // at most
+const PART = 1 << 20; // size of a buffer that is sent to the worker; it comes back and is filled again
+const PARTS = 16; // most buffers
 
-/** Returns {update(bytes), digest(), close()}. `update` resolves when all bytes are copied; they may not be added yet. `digest`
-    resolves to the hex digest of all of them. */
+/** Returns {update(bytes), digest(), close()}. `update` resolves when all bytes are copied, perhaps before they are
+    hashed. `digest` resolves to the hex digest of all bytes. */
 export function start() {
   const worker = new Worker(new URL('./sha256_worker.mjs', import.meta.url), { type: 'module' });
   const spare = []; // buffers that the worker has given back

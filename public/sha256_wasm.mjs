@@ -1,11 +1,11 @@
-// The inner function of sha256 (FIPS 180-4, section 6.2.2) as a WebAssembly module, made here byte by byte: some 2.4 times as fast
-// as the same in JavaScript.
+// The compression function of sha256 (FIPS 180-4, section 6.2.2) as a WebAssembly module, whose bytes are made here. It
+// is about 2.4 times as fast as the same in JavaScript.
 //
 // The module exports `memory` and `blocks(start, end)`, which adds the blocks of 64 bytes at start..end to the state, 8 words at
 // byte 0 of the memory.
 
-const K = []; // the first 32 bits of the fractions of the cube roots of the first 64 primes
-export const START = []; // and of the square roots of the first 8
+const K = []; // first 32 bits of the fractional parts of the cube roots of the first 64 primes
+export const START = []; // the same of the square roots of the first 8 primes
 {
   // In integers, because doubles are not exact enough for all of them.
   const root = (n, power) => {
@@ -26,7 +26,7 @@ export const START = []; // and of the square roots of the first 8
   }
 }
 
-/** Returns an integer in LEB128, of 32 bits with a sign. */
+/** Returns a signed 32-bit integer in LEB128. */
 function number(n) {
   const bytes = [];
   while (n < -64 || n > 63) {
@@ -36,17 +36,17 @@ function number(n) {
   return [...bytes, n & 0x7f];
 }
 
-/** Returns an integer in LEB128, without a sign. */
+/** Returns an unsigned integer in LEB128. */
 function count(n) {
   const bytes = [];
   for (; n > 0x7f; n >>>= 7) bytes.push(n & 0x7f | 0x80);
   return [...bytes, n];
 }
 
-// Expressions and statements, each the bytes of its code. A local variable is its index.
+// Each function returns the bytes of an expression or statement. A local variable is given by its index.
 const get = local => [0x20, local];
 const set = (local, value) => [...value, 0x21, local];
-const tee = (local, value) => [...value, 0x22, local]; // sets it, and is the value
+const tee = (local, value) => [...value, 0x22, local]; // sets it, and returns the value
 const constant = n => [0x41, ...number(n)];
 const operation = code => (first, ...others) => others.reduce((left, right) => [...left, ...right, code], first);
 const add = operation(0x6a), and = operation(0x71), or = operation(0x72), xor = operation(0x73);
@@ -55,11 +55,11 @@ const rotate = (value, bits) => [...value, ...constant(bits), 0x78]; // to the r
 const load = (address, offset) => [...address, 0x28, 2, ...count(offset)];
 const store = (address, offset, value) => [...address, ...value, 0x36, 2, ...count(offset)];
 
-// Local variables: the arguments; a to h; the last 16 words of the message schedule; one more.
+// Local variables: the two arguments; a to h; the last 16 words of the message schedule; a temporary.
 const AT = 0, END = 1, STATE = 2, WORDS = 10, T = 26;
 const EMPTY = 0x40; // the type of a block without a result
 
-/** Sets the next word of the schedule, and is its value. */
+/** Returns the code that computes and stores word `i` of the message schedule; its value is the word. */
 function word(i) {
   const here = WORDS + i % 16;
   if (i < 16) { // big-endian
@@ -76,7 +76,7 @@ function word(i) {
 }
 
 function round(i) {
-  // Instead of moving each value to the next variable, the variables' names move.
+  // The standard moves each value to the next variable. Here the names rotate, so nothing is moved.
   const [a, b, c, d, e, f, g, h] = Array.from({ length: 8 }, (_, j) => STATE + (j - i & 7));
   const s1 = xor(rotate(get(e), 6), rotate(get(e), 11), rotate(get(e), 25));
   const s0 = xor(rotate(get(a), 2), rotate(get(a), 13), rotate(get(a), 22));
@@ -104,7 +104,7 @@ function code() {
   ];
 }
 
-/** Returns the module, whose memory has so many pages of 64 KiB. */
+/** Returns the module, with a memory of `pages` pages of 64 KiB. */
 export function compile(pages) {
   const I32 = 0x7f;
   const sized = bytes => [...count(bytes.length), ...bytes];

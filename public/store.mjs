@@ -9,7 +9,7 @@ export function works() {
   }
 }
 
-/** Store a text; returns "" or the error's name. */
+/** Store a text; returns "" or the error's message. */
 export function keep(key, text) {
   try {
     localStorage.setItem(key, text);

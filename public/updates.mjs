@@ -6,7 +6,8 @@ const CHECK_MS = 3600_000; // a tab that is shown again checks for a new version
 let registration = null;
 let consented = false;
 
-/** Keep the page for use without a network. `found()`: a newer version is here; it waits, or another tab has switched to it. */
+/** Keep the page for use without a network. `found()` is called when a newer version waits, or when another tab has
+    switched to it. */
 export async function watch(found) {
   const container = navigator.serviceWorker;
   if (!container || registration) return;
