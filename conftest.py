@@ -16,7 +16,7 @@ SLOW_LIMIT_S = 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--slow"""
+    """Add the option --slow."""
     parser.addoption("--slow", action="store_true", help="also run what is slow")
 
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def skip_unless_slow(request: pytest.FixtureRequest) -> Callable[[], None]:
-    """Call this for a combination of parameters that is slow."""
+    """Return a function that skips the test without --slow. Call it for a combination of parameters that is slow."""
 
     def skip() -> None:
         if not request.config.getoption("--slow"):

@@ -3,8 +3,7 @@
 
 Each worker is a run with its own name. The page stores the names of the runs that it ended itself. If a run ended in
 another way, the next run reports what it was doing (`crashed`). The page also stores which runs ended while their tab
-was hidden. Phones end such tabs anyway, so this does not count against the setting that was being tried on the
-device.
+was hidden. Phones end such tabs anyway, so such an end does not count against the setting that was being tried.
 
 `handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
 """
@@ -31,7 +30,7 @@ class Client:
         self._facts = facts
         self._on_booted = on_booted
         self._on_failed = on_failed
-        self._on_told = on_told  # (message) without a request: booting, crashed, device, ...
+        self._on_told = on_told  # (message) that answers no request: booting, crashed, device, ...
         self._on_died = on_died  # (reason): Python failed, and a new worker boots
         self._run = ""
         self._worker: js.Worker = None

@@ -24,7 +24,7 @@ class Composer:
         self._draw()
 
     def _draw(self):
-        """Set the height, and enable or disable the button. The first letters may load the model at hand."""
+        """Set the height, and enable or disable the button. The first letters may load the last visit's model."""
         page, box = self._page, self._box
         rows = min(MOST_ROWS, box.value.count("\n") + 1)
         if box.rows != rows:

@@ -20,7 +20,7 @@ class Gpu:
 
     def __init__(self):
         self.ok = False
-        self.asked = False  # WebGPU exists but gave no GPU; it may do so later
+        self.asked = False  # WebGPU exists but gave no GPU; it may give one later
         self.name = self.title = self.text = ""
         self.software = False
 

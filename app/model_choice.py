@@ -13,7 +13,7 @@ class ModelChoice:
 
     def __init__(self, page):
         self._page = page
-        self._unasked = True  # whether the model at hand may load: once, and not after a cancel
+        self._unasked = True  # whether at_hand()'s model may load: once, and not after a cancel
 
     def place_picker(self, event=None):
         """Move the form to the empty page, unless the dialog has it."""

@@ -145,14 +145,14 @@ def commands(arguments: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def _prompt(tokens: int, new: int) -> list[str]:
-    """Return the options for a prompt of so many tokens, with a larger context where the default has no room."""
+    """Return the options for a prompt of `tokens` and an answer of `new` tokens, with the context they need."""
     needed = tokens + new + 1
     context = ["--context", str(-(-needed // 256) * 256)] if needed > 4096 else []
     return ["--prompt-tokens", str(tokens), "--new-tokens", str(new), *context]
 
 
 def measure(command: Sequence[str], device: str) -> dict[str, Any] | None:
-    """Run one bench and add the fields that only this side knows; None (and a line on stderr) when it failed."""
+    """Run one bench; return its result with date, device and commit, or None (and a line on stderr) when it failed."""
     print("bench:", " ".join(command), file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

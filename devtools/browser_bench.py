@@ -134,7 +134,7 @@ def chromium_command(arguments: argparse.Namespace, profile: str, page: str) -> 
 
 
 def served_model(model: str) -> tuple[str, Path | None]:
-    """Return (what the worker loads, folder that the local hub serves for it)."""
+    """Return (what the worker loads, the folder of models that the local hub serves; None if it is not local)."""
     folder = Path(model)
     if not model.startswith("random:") and (folder / "config.json").is_file():
         folder = folder.resolve()

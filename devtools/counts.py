@@ -1,7 +1,7 @@
-"""./dev counts [--write]: the table of docs/mobile.md that says what a token costs, or that file with a new table.
+"""./dev counts [--write]: prints the table of docs/mobile.md that says what a token costs, or writes it into that file.
 
-Everything is counted by the code of a load on a GPU that only adds up sizes (py_engine/host/gpu_counting.py), with
-WebGPU's default limits and no optional feature: no GPU is needed, and the numbers are the same everywhere.
+The engine's own code loads each model on a GPU that only adds up sizes (py_engine/host/gpu_counting.py), with WebGPU's
+default limits and no optional feature. So no GPU is needed, and the numbers are the same everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN, END = "<!-- counts: ./dev counts --write -->\n", "<!-- /counts -->\n"
 MODELS = ("qwen3.5-0.8b-4bit", "qwen3-0.6b-4bit", "lfm2.5-350m-4bit", "gemma3-270m-4bit")
 KV = tuple(kind for kind in get_args(KvDtype) if kind != "f32")
 CONTEXT = 4096
-# Of a decoded token: the host sends nothing, and reads the result (tests/test_counts.py holds it on a real device).
+# Bytes per decoded token: the host uploads nothing and reads the result (tests/test_counts.py checks a real device).
 UP, DOWN = 0, 4 * RESULT_WORDS
 
 HEAD = (
@@ -46,10 +46,11 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Counts:
-    """What a token and a text cost. Bytes, but for the counts of `dispatches` (greedy, sampled) and `pipelines`.
+    """What a token and a text cost.
 
-    `read`: by a token at 512 and at CONTEXT. `held`: of GPU memory after 512 tokens, after CONTEXT that came in short
-    turns, and after CONTEXT as one prompt, whose wide chunks take more.
+    `dispatches`: per token, greedy and sampled. `read`: bytes read by a token at position 512 and at CONTEXT. `held`:
+    bytes of GPU memory after 512 tokens, after CONTEXT tokens in short turns, and after a prompt of CONTEXT tokens,
+    whose wide prefill chunks take more.
     """
 
     dispatches: tuple[int, int]

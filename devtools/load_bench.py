@@ -1,6 +1,6 @@
 """./dev bench --load FOLDER: how long a warm load takes in CPython, compared with reading and uploading its bytes.
 
-FOLDER is a checkpoint, ORGANISATION/NAME at the end of its path. A local hub serves it to an empty Hugging Face
+FOLDER is a checkpoint, whose path ends with ORGANISATION/NAME. A local hub serves it to an empty Hugging Face
 cache; `python -m py_engine bench --load` does the rest (in the browser: `./dev bench --browser --load MODEL`).
 """
 

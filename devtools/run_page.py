@@ -20,7 +20,7 @@ ROWS = Path(__file__).parents[1] / ".cache" / "diagnostics.jsonl"
 FIRST_PORT = 8000
 PORTS_TRIED = 20
 
-LOOK_S = 4.0  # the page is served then, whether or not the hub has said which models there are
+LOOK_S = 4.0  # the longest wait for the hub's list of models before the address is printed
 
 
 def open_server(site: Site, port: int | None) -> PageServer:

@@ -37,7 +37,7 @@ from devtools.site import ROOT, Site
 DOCS = ROOT / "docs"
 PATIENCE_MS = 600_000
 DESKTOP, PHONE = (1280, 800), (390, 844)
-BLIND = [flag for flag in FLAGS if "webgpu" not in flag]  # without a GPU there is no adapter
+BLIND = [flag for flag in FLAGS if "webgpu" not in flag]  # give no adapter without a GPU
 TABLE = """# Three ways to sort
 
 A list of *n* numbers can be sorted **in place** or not; `sorted()` copies.

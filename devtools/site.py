@@ -20,7 +20,7 @@ from py_engine.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 HUB = "https://huggingface.co"
-# The hub redirects files to the others.
+# The hub redirects downloads to the other two.
 HUB_HOSTS = (HUB, "https://*.huggingface.co", "https://*.hf.co")
 INDEX = "./"  # the page's own path in the shell's list
 ENGINE = "engine.zip"
@@ -102,7 +102,7 @@ class Site:
         return file.read_bytes()
 
     def shell_paths(self) -> list[str]:
-        """Return all that a page needs to work without a network: no weights, and nothing that only tests need."""
+        """Return the paths of all files that the page needs without a network; no weights, and no files for tests."""
         public = self.root / "public"
         paths = [p.relative_to(public).as_posix() for p in public.rglob("*") if p.is_file()]
         paths += [f"app/{p.name}" for p in (self.root / "app").glob("*.py")]

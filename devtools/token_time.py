@@ -4,8 +4,7 @@ With --prefill: how the time of a chunk in the middle of the prompt is spent.
 
 RESULTS: bench results with a profile, one JSON object a line (`./dev bench --rows ... --profile --save
 RESULTS.jsonl`, or `bench --profile --json`). One bar per result: its kernels, largest first, then the rest of a
-token's wall time. The text of an SVG is written by hand; its colours follow the reader's light or dark colour
-scheme. Standard library only.
+token's wall time. The colours of the SVG follow the reader's light or dark colour scheme. Standard library only.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def group(kernel: Mapping[str, Any]) -> str:
 
 
 def groups(section: Mapping[str, Any]) -> Counter[str]:
-    """Return the microseconds per token by name."""
+    """Return the microseconds of one pass by group."""
     sums = Counter[str]()
     for kernel in section["kernels"]:
         sums[group(kernel)] += kernel["us"]
@@ -131,7 +130,7 @@ def bar_rects(
 
 
 def rect(x: float, y: float, width: float, height: float, fill: str | None, told: str) -> str:
-    """Return a rectangle with a tooltip; without a colour it is the rest."""
+    """Return a rectangle with the tooltip `told`; without a `fill` it has the colour of REST."""
     look = f'fill="{fill}"' if fill else 'class="rest"'
     return (
         f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}" {look}>'

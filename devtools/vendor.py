@@ -224,7 +224,7 @@ def install(packages: list[Package], vendor: Path = VENDOR) -> int:
 
 
 def lock(path: Path = LOCK) -> None:
-    """Fetch every package again and write the checksums of what came into the lock."""
+    """Fetch every package again and write the checksums of its files into the lock. Raises VendorError."""
     packages = load_lock(path)
     for package in packages:
         print(f"lock: {title(package)}", file=sys.stderr, flush=True)

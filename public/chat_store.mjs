@@ -255,7 +255,7 @@ export function last(text) {
       ...messages.map(each => transaction.putMessage(inside(chat, each))),
       ...typeof sent === 'string' ? [dropDrafts(transaction, sent)] : []]);
     if (unsent) asked.push(putDraft(transaction, unsent.chat, unsent.text));
-    for (const each of asked) each.catch(() => {}); // nobody is left to be told
+    for (const each of asked) each.catch(() => {}); // the page closes: nobody sees an error
     transaction.commit();
   } catch { /* there is no store, or it is closed */ }
 }

@@ -145,7 +145,7 @@ try {
   };
   const boot_ms = Math.round(performance.now() - started);
   self.postMessage({ status: 'booted', runtime: `Pyodide ${version}`, boot_ms, snapshot });
-  host.begin(); // reports by itself what an earlier run was doing when it crashed, if the page gave this run a name
+  host.begin(); // sends a report if an earlier run crashed, provided that the page gave this run a name
   for (const message of waiting.splice(0)) receive(message);
   if (!snapshot && place) setTimeout(makeSnapshot, SNAPSHOT_DELAY_MS);
 } catch (error) {
