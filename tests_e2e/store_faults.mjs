@@ -1,6 +1,6 @@
 // A store that fails on purpose. A worker imports it before any of our code, and it replaces methods of the origin
-// private file system and of CacheStorage. globalThis.storeFaults counts the calls that change the store. Call number `at`
-// (from 1) fails as `how` says:
+// private file system and of CacheStorage. globalThis.storeFaults counts the calls that change the store. Call number
+// `at` (from 1) fails as `how` says:
 //   kill   the page gets the message 'killed' and the worker hangs for ever; the test must end them
 //   half   the same, after half of the bytes were written to a file, or an entry of a cache was begun
 //   full   that call and all later ones have no room, except those that delete

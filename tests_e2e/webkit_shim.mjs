@@ -1,7 +1,7 @@
 // A WebKit that fails on purpose. A worker in Chromium imports it before any of our code. Then navigator.gpu behaves as
 // WebKit's was seen to on phones and tablets. The query of its address sets the limits:
-//   stale=N     in one command buffer, dispatches after the Nth change of pipelines read their inputs as they were before
-//               that command buffer
+//   stale=N     in one command buffer, dispatches after the Nth change of pipelines read their inputs as they were
+//               before that command buffer
 //   passes=N    a command buffer with more passes ends the page
 //   queue=N     more than N unfinished command buffers end the page
 //   bytes=N     buffers of more than N bytes in all end the page
