@@ -1,4 +1,4 @@
-"""The table of what a token costs (docs/mobile.md) is what the code counts today."""
+"""The table of what a token costs (docs/mobile.md) has the numbers that the code counts today."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_table_is_current() -> None:
 
 @pytest.mark.parametrize("name", ["qwen2-mlx4-g64", "qwen3.5-mlx4-g64"])
 def test_bytes_up_and_down(open_software_gpu: Callable[..., Gpu], run: Runner, name: str) -> None:
-    """What moves for a decoded token on a real device, from the first of an answer to the last."""
+    """The bytes that a decoded token moves on a real device, between the first and the last token of an answer."""
     gpu = open_software_gpu("wgpu")
     engine = run(Engine.load(str(reference.folder(name)), gpu=gpu, dtype="f32", context=64))
     run(engine.generate_ids(list(range(9)), 24, ignore_eos=True))

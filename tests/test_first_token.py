@@ -1,5 +1,5 @@
-"""The first token of an answer is read while the next steps run already: what a stop, an end, an early close and a loss
-right there leave behind. And how many chunks of a prompt are on their way at a time."""
+"""The first token of an answer is read while the next steps already run. These tests check the state that a stop, an
+end and an early close leave at this point, and how many chunks of a prompt are in flight at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CHUNK = 16
 
 @pytest.fixture(scope="module")
 def gpu(wgpu: Gpu) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return wgpu
 
 
 @pytest.fixture(scope="module", params=["qwen2-mlx4-g64", "qwen3.5-mlx4-g64"])
 def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[Engine]:
-    """A KV cache; a recurrent state as well. Chunks are small, so that a prompt has several."""
+    """A model with a KV cache only, and a hybrid. Chunks are small, so that a prompt has several."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("py_engine.generate.passes.PREFILL_ROWS", (CHUNK,))
         loaded = run(
@@ -43,7 +43,7 @@ def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[En
 
 @pytest.fixture
 def decoder(engine: Engine, run: Runner) -> Decoder:
-    """With nothing cached."""
+    """The engine's decoder, with nothing of PROMPT cached."""
     run(engine.logits([1]))
     return engine._loaded.decoder
 
@@ -55,14 +55,14 @@ def start(
     count: int = 20,
     stop_ids: Sequence[int] = (),
 ) -> Any:
-    """Batches of the decoder itself."""
+    """The batches of tokens that the decoder itself gives."""
     settings = engine._loaded.text.sampling_defaults
     sampling = settings.make(settings, {"temperature": 0.0}, list(stop_ids))
     return engine._loaded.decoder.generate(ids, sampling, count, abort or Abort())
 
 
 def goes_on(engine: Engine, run: Runner, ids: list[int], cached: int) -> None:
-    """The next prompt `ids` finds so many tokens cached, and its answer is the one that it has with nothing cached."""
+    """Check that `ids` finds `cached` tokens in the cache, and gets the same answer as with nothing cached."""
     got = answer(engine, run, ids, 5)
     assert got.cached_tokens == cached
     assert got.tokens == fresh(engine, run, ids, 5)
@@ -71,8 +71,8 @@ def goes_on(engine: Engine, run: Runner, ids: list[int], cached: int) -> None:
 def test_steps_are_submitted_before_the_first_token_is_read(
     engine: Engine, decoder: Decoder, gpu: Gpu, run: Runner
 ) -> None:
-    """Beside the passes of the prompt (and a copy of the recurrent state) there is the submit that copies the token
-    out, and the steps that the ring has room for. The first token comes alone."""
+    """Before the first token is read, these are submitted: the passes of the prompt, a copy of the recurrent state, a
+    copy of the token, and the steps that the ring has room for. The first token comes in a batch of its own."""
     first = answer(engine, run, PROMPT, 1)
     run(engine.logits([1]))
 
@@ -95,7 +95,7 @@ def test_steps_are_submitted_before_the_first_token_is_read(
 
 
 def test_an_early_close_waits_for_the_steps(engine: Engine, decoder: Decoder, run: Runner) -> None:
-    """Whoever takes one token and leaves: the steps behind it have run, and nothing of them is gone on from."""
+    """A caller that takes one token and leaves: the steps after it have run, but no prompt continues from them."""
 
     async def one() -> int:
         async with aclosing(start(engine)) as batches:
@@ -114,7 +114,7 @@ def test_an_early_close_waits_for_the_steps(engine: Engine, decoder: Decoder, ru
 def test_a_stop_before_the_first_token_was_taken(
     engine: Engine, decoder: Decoder, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole prompt has run, and stays."""
+    """The whole prompt has run, and stays cached."""
     loop = decoder.gpu.decode_loop
 
     async def stopped() -> Any:
@@ -138,7 +138,8 @@ def test_a_stop_before_the_first_token_was_taken(
 def test_an_end_at_the_first_token(
     engine: Engine, decoder: Decoder, run: Runner, count: int
 ) -> None:
-    """By the limit or by a stop token: the state is the one behind the prompt, whatever was submitted after it."""
+    """The answer ends by the limit or by a stop token. The state is the one after the prompt, whatever was submitted
+    later."""
     token = answer(engine, run, PROMPT, 1).tokens[0]
     run(engine.logits([1]))
     stop_ids = [] if count == 1 else [token]
@@ -157,7 +158,7 @@ def test_an_end_at_the_first_token(
 def test_at_most_two_chunks_are_on_their_way(
     engine: Engine, decoder: Decoder, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a stop comes in between: the chunks that ran stay."""
+    """A stop comes between chunks: those that ran stay cached."""
     fence, abort = decoder.gpu.fence, Abort()
     under_way = most = passed = 0
 

@@ -52,7 +52,7 @@ class Model:
         scale = np.float32(1.0)
         if SCALES[
             name
-        ]:  # transformers rounds Gemma's to the checkpoint's bf16; the engine says what it does
+        ]:  # transformers rounds Gemma's scale to bf16, the engine may not: take its own
             scale = np.float32(self.engine._loaded.decoder.model.embedding_scale)
         self.table = table * scale
 

@@ -124,7 +124,7 @@ def test_a_named_host_is_the_one_that_is_asked(
 
 
 def test_a_load_in_software_says_so(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real packages: lavapipe, which Dawn may refuse or take, is a GPU in software."""
+    """This uses the real packages, with lavapipe, a GPU in software. Dawn may accept or refuse it."""
     if not all(importlib.util.find_spec(name) for name in ("wgpu", "wgpudawn")):
         pytest.skip("both packages are wanted")
     monkeypatch.delenv("JERBOA_HOST", raising=False)

@@ -1,4 +1,4 @@
-"""The KV cache grows with the text: the same tokens as in a cache of full size, and what it costs."""
+"""The KV cache grows with the text: it gives the same tokens as a cache of full size, and costs what is expected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT = [3, 50, 7, 99, 12]
 
 @pytest.fixture(scope="module")
 def gpu(wgpu: Gpu) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return wgpu
 
 
@@ -42,7 +42,7 @@ def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
 
 @pytest.fixture
 def emptied(engine: Engine, run: Runner) -> Engine:
-    """With nothing kept, and the smallest cache."""
+    """The engine with one token in the smallest cache."""
     run(engine.logits([1]))
     assert capacity(engine) == CLASSES[0]
     return engine
@@ -63,7 +63,7 @@ def answer(engine: Engine, run: Runner, ids: list[int], count: int, **options: A
 
 
 def refuse_keys(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
-    """From now on the device has no room for K and V of layers from `after` on."""
+    """From now on the device has no room for K and V of layer `after` and later layers."""
     create = gpu.create_buffer
 
     def refusing(label: str, nbytes: int, kind: Any = "storage") -> Any:
@@ -84,7 +84,7 @@ def test_fixed_sizes() -> None:
 
 @pytest.mark.parametrize("context", [300, 512, 4096, 40960, 262144])
 def test_sizes(context: int) -> None:
-    """From 2,048 tokens on at most 1.15 times the text, whether it grows token by token or is given at once."""
+    """From 2,048 tokens on a cache has at most 1.15 times the size of the text, which comes by tokens or at once."""
     sizes = Sizes.of(context, None)
     assert sizes.first == min(512, context)
     growths = 0
@@ -114,7 +114,7 @@ def test_sizes(context: int) -> None:
     ],
 )
 def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) -> None:
-    """Greedy and drawn, growing in mid-decode; then a second turn on top, which grows before its prefill."""
+    """The cache grows during decode, greedy and sampled, and then in a second turn before its prefill."""
     grown, whole = load(gpu, run, name), load(gpu, run, name, context_classes=())
     try:
         assert capacity(whole) == CONTEXT
@@ -134,8 +134,8 @@ def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) ->
 
 
 def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
-    """No pipeline, as many buffers as before; and nothing at all within a size."""
-    answer(emptied, run, PROMPT[:3], 2)  # makes what tokens are read back through
+    """Growing makes no pipeline and leaves as many buffers as before. Within one size nothing is made at all."""
+    answer(emptied, run, PROMPT[:3], 2)  # makes the ring of readback buffers
     before = gpu.counters.pipelines_created, gpu.counters.live_buffers
     small = emptied.info()["memory"]["state_bytes"]
     answer(emptied, run, PROMPT, 160)
@@ -147,7 +147,7 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
     assert large - small == (176 - 16) * heads * head_dim * 4 * 2 * layers
     answer(
         emptied, run, [*PROMPT[:3], 9], 160
-    )  # binds the plans of a chunk, which decoding had no use for
+    )  # makes the bind groups of a chunk's plans, which decode does not need
     made = gpu.counters.buffers_created, gpu.counters.bind_groups_created
     answer(emptied, run, [*PROMPT[:3], 9, 9], 160)
     assert (gpu.counters.buffers_created, gpu.counters.bind_groups_created) == made
@@ -157,8 +157,8 @@ def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
 def test_small_caches_grow_at_once(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device is asked once whether there is memory, where both caches together are no larger than one for the
-    context; else for each of the two layers."""
+    """If the old and the new cache together fit the size of the full context, the device is asked once whether it has
+    memory. Otherwise it is asked for each of the two layers."""
     check, asked = gpu.check, 0
 
     async def counted() -> None:
@@ -177,7 +177,7 @@ def test_small_caches_grow_at_once(
 def test_a_new_conversation_begins_small(emptied: Engine, run: Runner) -> None:
     answer(emptied, run, PROMPT, 50)
     assert capacity(emptied) == 160
-    answer(emptied, run, PROMPT, 2)  # the same one: the rows are kept, and so is their cache
+    answer(emptied, run, PROMPT, 2)  # the same conversation keeps its rows and their cache
     assert capacity(emptied) == 160
     fresh = answer(emptied, run, [77, *PROMPT], 2)
     assert fresh.cached_tokens == 0
@@ -211,7 +211,7 @@ def test_a_stop_lands_before_and_after_growing(emptied: Engine, run: Runner) -> 
 def test_no_room_to_grow(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch, layer: int
 ) -> None:
-    """In mid-decode and before a prefill: the numbers in the error, nothing lost, and the old cache goes on."""
+    """In decode and before a prefill: the error has the numbers, nothing is lost, and the old cache stays in use."""
     live = gpu.counters.live_bytes
     with monkeypatch.context() as patch:
         refuse_keys(gpu, patch, layer)
@@ -240,7 +240,7 @@ def test_no_room_to_grow(
 def test_no_room_for_any_buffer_of_a_larger_cache(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever is refused, the first or the last: nothing more is allocated, and the small cache stays in use."""
+    """Whichever buffer is refused, nothing stays allocated and the small cache stays in use."""
     kept = answer(emptied, run, PROMPT, 3)
     live, create = gpu.counters.live_bytes, gpu.create_buffer
     buffers = [t.buffer for pair in emptied._loaded.decoder.state.cache.tensors for t in pair]
@@ -265,7 +265,7 @@ def test_no_room_for_any_buffer_of_a_larger_cache(
 def test_no_room_reported_late(
     emptied: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As browsers do it: the buffers look made, and the next check says that they are not."""
+    """In browsers the buffers seem to exist, and only the next check reports that they do not."""
     live = gpu.counters.live_bytes
 
     async def refused() -> None:
@@ -282,7 +282,7 @@ def test_no_room_reported_late(
 def test_the_estimate_knows_the_peak(
     gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both buffers of the layers that move are there; the budget counts that, and what a full context takes."""
+    """While a layer is copied, its old and its new buffers exist. The estimate counts both, and the full context."""
     folder = str(reference.folder("qwen3-mlx4-g128"))
     told = run(Engine.estimate(folder, gpu=gpu, context=1024))
     before = gpu.counters.live_bytes

@@ -1,4 +1,4 @@
-"""The KV cache in bytes: close to transformers, for one token as for a chunk, growing, saved and brought back."""
+"""The KV cache in q8: logits close to those of transformers, for a token and for a chunk; growing; saved sessions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import Runner
 
-# Rounding K and V to 255 steps costs the goldens, with heads of 16 to 32 elements, 1.2e-4 (median) to 3.3e-3: a hundred
-# times what f16 costs them (nmse_f16_weights_and_kv in their files). 58 of 64 keep 1e-3 (docs/conversations.md).
+# Rounding K and V to 255 steps costs the goldens, whose heads have 16 to 32 elements, an NMSE of 1.2e-4 (median) to
+# 3.3e-3. That is a hundred times the cost of f16 (nmse_f16_weights_and_kv in their files). 58 of the 64 stay below 1e-3
+# (docs/conversations.md).
 NMSE_Q8, NMSE_Q8_WORST = 1e-3, 4e-3
 FAMILIES = ("qwen3.5-mlx4-g64", "gemma3-mlx4-g64")
 SLOW = tuple(name for name in reference.checkpoints() if name not in FAMILIES)
@@ -25,7 +26,7 @@ PROMPT = [3, 50, 7, 99, 12]
 
 @pytest.fixture(scope="module")
 def gpu(wgpu: Gpu) -> Gpu:
-    """One host: the kernels are compared on both in tests/ops."""
+    """One host is enough: tests/ops tests the kernels on both."""
     return wgpu
 
 
@@ -57,7 +58,7 @@ def answer(engine: Engine, run: Runner, ids: list[int], count: int) -> Any:
 
 
 def test_close_to_the_reference(engine: Engine, run: Runner) -> None:
-    """And a token sees its own key and value as a later one does."""
+    """Also, a token sees its own key and value in q8, as later tokens do."""
     name = engine.info()["model"].rpartition("/")[2]
     golden = reference.prompt(name, 65)
     assert engine.info()["context"]["kv"] == "q8"
@@ -72,7 +73,7 @@ def test_close_to_the_reference(engine: Engine, run: Runner) -> None:
 def test_growing_and_a_session_change_nothing(
     engine: Engine, gpu: Gpu, run: Runner, stores: Any
 ) -> None:
-    """An answer that makes the cache grow, saved; the same in a cache of full size, and after it was brought back."""
+    """An answer makes the cache grow and is saved. A cache of full size and the restored session give the same."""
     name = engine.info()["model"].rpartition("/")[2]
     run(engine.logits([1]))
     assert engine.info()["context"]["class"] == 32

@@ -158,7 +158,7 @@ def test_every_pipeline_is_checked_and_none_is_added(
         assert len(checked) == forward <= 36
         assert len(kernels) <= 41
         # The check uses little more memory than the activations that are made after it, or than the staging buffers of
-        # the load. 8 MiB more: DeltaNet in chunks, with tensor units.
+        # the load. DeltaNet in chunks with tensor units takes up to 8 MiB more.
         assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20) + (8 << 20)
         await bench.run(kernels, SingleSubmit())
         assert 0 < gpu.uploaded <= 5 << 20 and gpu.uploads <= 200
@@ -193,8 +193,8 @@ def test_differences_are_told() -> None:
 
 @pytest.fixture(scope="module")
 def device(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """A device that does not report itself as software, so that models are checked on it and use subgroups. Of the
-    kernels of a check it compiles only those anew that a test breaks."""
+    """A device that does not report itself as software, so that models are checked on it and use subgroups. Checks
+    compile only those kernels anew that a test breaks."""
     gpu = open_software_gpu("wgpu")
     remember_pipelines(gpu)
     gpu.info = replace(gpu.info, fallback=False)
@@ -378,7 +378,8 @@ def test_packed_f16_of_the_cache_is_given_up(
         old = "unpack2x16float(quad.y)"
         compiler.break_(device, other_source(stem, old, old + ".yx"))
     found = Found(device, run, engine, stem)
-    given_up = "subgroups" if stem == "attention_decode" else "f16-kv"  # what is more special first
+    # The more special feature is given up first.
+    given_up = "subgroups" if stem == "attention_decode" else "f16-kv"
     assert (
         found.dropped == frozenset({given_up}) and f"going on without {given_up}" in found.wrong[0]
     )
@@ -407,7 +408,8 @@ def test_bytes_of_the_cache_are_given_up(
     assert Found(device, run, engine, stem).wrong == []
     compiler.break_(device, other_source(stem, old, new))
     found = Found(device, run, engine, stem)
-    given_up = "subgroups" if stem == "attention_decode" else "q8-kv"  # what is more special first
+    # The more special feature is given up first.
+    given_up = "subgroups" if stem == "attention_decode" else "q8-kv"
     assert (
         found.dropped == frozenset({given_up}) and f"going on without {given_up}" in found.wrong[0]
     )

@@ -1,5 +1,6 @@
-"""Long prompts run in wide chunks, whose buffers are made when a prompt first has so many rows: what they cost and
-when, what they compute, and that narrow ones do where there is no room. Small sizes stand for 2,048 and 512 rows."""
+"""Long prompts run in wide chunks, whose buffers are made for the first prompt with so many rows. These tests check
+what the chunks compute, the memory that they take and when, and that narrow chunks replace them where there is no room.
+Small sizes stand for 2,048 and 512 rows."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ QWEN2 = "qwen2-mlx4-g64"
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return open_software_gpu("wgpu")
 
 
@@ -43,7 +44,7 @@ def _small_sizes() -> Iterator[None]:
         for module in ("passes", "build"):
             patch.setattr(f"py_engine.generate.{module}.PREFILL_ROWS", (NARROW, 16))
         patch.setattr("py_engine.generate.passes.WIDE_ROWS", WIDE)
-        for limit in ("FAST_S", "SLOW_S"):  # any chunk is fast enough
+        for limit in ("FAST_S", "SLOW_S"):  # every chunk counts as fast
             patch.setattr(f"py_engine.generate.chunks.{limit}", 1000.0)
         patch.setattr("py_engine.serve.memory.adapter_profile", lambda _: HARDWARE)
         yield
@@ -57,7 +58,7 @@ def load(gpu: Gpu, run: Runner, name: str = QWEN2, **options: Any) -> Engine:
 
 @pytest.fixture
 def engine(gpu: Gpu, run: Runner) -> Iterator[Engine]:
-    """Fresh, since chunks stay wide once they are."""
+    """A fresh engine for each test, because chunks that became wide stay wide."""
     loaded = load(gpu, run)
     yield loaded
     run(loaded.close())
@@ -78,7 +79,7 @@ def rows(engine: Engine) -> int:
     ],
 )
 def test_cuts(start: int, stop: int, ends: list[int]) -> None:
-    """As few chunks as possible, that end at multiples of 64."""
+    """A prompt is cut into as few chunks as possible, and all but the last end at multiples of 64."""
     programs: Any = SimpleNamespace(sizes=lambda _: (16, 512, 2048))
     chunks, found = Chunks(None, None, programs), []  # type: ignore[arg-type]
     while start < stop:
@@ -88,7 +89,7 @@ def test_cuts(start: int, stop: int, ends: list[int]) -> None:
 
 @pytest.mark.parametrize("name", [QWEN2, "qwen3.5-mlx4-g64"])
 def test_the_same_answers(gpu: Gpu, run: Runner, name: str) -> None:
-    """As in narrow chunks, greedy and drawn with penalties; and the next turn goes on."""
+    """Greedy and sampled answers with penalties are those of narrow chunks, and the next turn goes on from them."""
     wide = load(gpu, run, name)
     told = run(Engine.estimate(str(reference.folder(name)), gpu=gpu, dtype="f32", context=CONTEXT))
     narrow = load(gpu, run, name, memory_budget=told.peak_bytes - 1)
@@ -116,7 +117,7 @@ def test_the_same_answers(gpu: Gpu, run: Runner, name: str) -> None:
 def test_the_first_chunk_tells_whether_wide_ones_pay(
     engine: Engine, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No wide chunk before a narrow one was timed."""
+    """No wide chunk runs before a narrow one was timed."""
     chunks = engine._loaded.decoder._chunks
     ends: list[int] = []
     end = chunks.end
@@ -157,7 +158,7 @@ def test_rows_follow_the_time_that_chunks_take(times: list[float], rows: list[in
 
 
 def test_memory(engine: Engine, gpu: Gpu, run: Runner) -> None:
-    """A load and a short text take no more than without wide chunks; a full context takes what the estimate says."""
+    """A load and a short text take the memory that they take without wide chunks. A full context takes the estimate."""
     told = run(Engine.estimate(str(reference.folder(QWEN2)), gpu=gpu, dtype="f32", context=CONTEXT))
     assert told.wide_chunks
     made, pipelines = engine.info()["memory"], gpu.counters.pipelines_created
@@ -198,7 +199,7 @@ def test_the_budget_decides(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_room(engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever buffer is refused: narrow chunks do, nothing more is allocated, and it is not tried again."""
+    """Whichever buffer is refused, narrow chunks run, nothing stays allocated, and wide chunks are not tried again."""
     narrow = fresh(engine, run, SHORT, 3)
     live, create = gpu.counters.live_bytes, gpu.create_buffer
     made = []
@@ -244,7 +245,7 @@ def test_no_room(engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.Monk
 def test_no_room_reported_late(
     engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As browsers do it: the buffers look made, and the next check says that they are not."""
+    """In browsers the buffers seem to exist, and only the next check reports that they do not."""
     wanted, live = fresh(engine, run, SHORT, 3), gpu.counters.live_bytes
 
     async def refused() -> None:
@@ -260,7 +261,7 @@ def test_no_room_reported_late(
 def test_a_stop_lands_within_a_wide_chunk(
     engine: Engine, gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh(engine, run, LONG, 1)  # it knows that this device is fast
+    fresh(engine, run, LONG, 1)  # the engine times a chunk, so that it uses wide ones
     run(engine.logits([1]))
     ids, abort = [*LONG, *LONG], Abort()
     settings = engine._loaded.text.sampling_defaults
@@ -284,7 +285,7 @@ def test_a_stop_lands_within_a_wide_chunk(
 
 
 def test_sessions_know_the_size_of_chunks(gpu: Gpu, run: Runner, engine: Engine) -> None:
-    """It is the size that a load can have, whether or not wide chunks were needed yet."""
+    """A session's key has the chunk size that its load allows, whether or not wide chunks were needed yet."""
     told = run(Engine.estimate(str(reference.folder(QWEN2)), gpu=gpu, dtype="f32", context=CONTEXT))
 
     async def key(engine: Engine) -> Any:
@@ -301,7 +302,7 @@ def test_sessions_know_the_size_of_chunks(gpu: Gpu, run: Runner, engine: Engine)
 
 
 def test_lost_in_a_wide_chunk(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer goes on on another device, in wide chunks again, with the tokens of an undisturbed run."""
+    """The answer continues on another device, in wide chunks again, with the tokens of an undisturbed run."""
     devices = Devices()
     monkeypatch.setattr(device_module, "open_gpu", devices.open)
     with software_adapter("wgpu"):

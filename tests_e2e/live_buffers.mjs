@@ -1,8 +1,8 @@
-// Counts a worker's GPU buffers: globalThis.liveBuffers = {count, bytes} of those that were made and not destroyed, by
-// themselves or with their device. It keeps none of them alive.
+// Counts a worker's GPU buffers: globalThis.liveBuffers = {count, bytes} of the buffers that exist. A buffer ends
+// when it or its device is destroyed. The counter keeps no buffer alive.
 
 const live = globalThis.liveBuffers = { count: 0, bytes: 0 };
-const owners = new WeakMap(); // buffer -> the entry of its device, until it is destroyed
+const owners = new WeakMap(); // buffer -> the entry of its device; no entry once it is destroyed
 const entries = new WeakMap(); // device -> {count, bytes}
 
 function add(entry, count, bytes) {

@@ -1,4 +1,4 @@
-// A worker for tests only: the engine's own boot, then calls of probe.py's functions by name.
+// A worker for tests only. It boots as the engine's worker does, then calls functions of probe.py by name.
 import { boot, prepareChat } from './boot.mjs';
 
 const FOLDER = '/home/pyodide/tests_e2e';

@@ -10,7 +10,7 @@ from py_engine.host import open_io
 
 
 async def digests(sizes: list[int], part: int) -> list[list[str]]:
-    """For each size the sha256 of so many random bytes: the host's, to which parts of `part` bytes are added, and
+    """For each size, two sha256 of that many random bytes: the host's, which gets them in parts of `part` bytes, and
     hashlib's."""
     io, found = open_io(), []
     for size in sizes:
@@ -24,7 +24,7 @@ async def digests(sizes: list[int], part: int) -> list[list[str]]:
 
 
 async def fetched(url: str, ranges: list[tuple[int, int]], byob: bool) -> list[str]:
-    """The sha256 of each of these ranges of a file. `byob`: whether streams read into memory that they are given."""
+    """The sha256 of each of these ranges of a file. `byob`: whether streams can read into memory of the caller."""
     import js
     from pyodide.ffi import create_proxy
 
@@ -51,7 +51,7 @@ async def fetched(url: str, ranges: list[tuple[int, int]], byob: bool) -> list[s
 
 
 async def broken_off(nbytes: int) -> list[Any]:
-    """What a body of `nbytes` tells that then breaks off: how many bytes came, how many of them it gives, the error."""
+    """Read a body that breaks off after `nbytes`: [bytes that came, bytes to be read, whether it ended, error]."""
     import js
     from pyodide.ffi import JsException, create_proxy, to_js
 
@@ -80,7 +80,7 @@ async def broken_off(nbytes: int) -> list[Any]:
 
 
 async def memory_in_turn(nbytes: int) -> list[int]:
-    """The first byte of memory that another slice has had before, and of memory that is fresh."""
+    """The first byte of reused memory and of fresh memory, then the sizes of both in bytes."""
     import js
 
     first = js.jerboa.buffers.take(nbytes)

@@ -1,15 +1,15 @@
-// A store that fails on purpose: laid over the origin private file system and CacheStorage in a worker before anything of
-// ours runs. globalThis.storeFaults counts the calls that change what is kept, and at the call number `at` (from 1):
-//   kill   the page hears 'killed' and the worker never does anything again: it is for the test to end them
-//   half   the same, once a file got half of the bytes or a cache's entry was begun
-//   full   that call and all that follow find no room; deleting needs none
-//   once   that call alone does
-
-// Bytes that handles of the private file system read are counted, too.
+// A store that fails on purpose. A worker imports it before any of our code, and it replaces methods of the origin
+// private file system and of CacheStorage. globalThis.storeFaults counts the calls that change the store. Call number
+// `at` (from 1) fails as `how` says:
+//   kill   the page gets the message 'killed' and the worker hangs for ever; the test must end them
+//   half   the same, after half of the bytes were written to a file, or an entry of a cache was begun
+//   full   that call and all later ones have no room, except those that delete
+//   once   only that call has no room
+// It also counts the bytes that handles of the private file system read.
 
 const faults = globalThis.storeFaults = { at: Infinity, how: '', changes: 0, read: 0 };
 
-/** Count the calls of a method; `half(method, ...arguments)` does a part of its work, `frees`: it needs no room. */
+/** Count and fail the calls of a method. `half(method, ...arguments)` does a part of it; `frees`: it needs no room. */
 function watch({ prototype }, name, { half, frees = false } = {}) {
   const method = prototype[name];
   prototype[name] = function (...given) {

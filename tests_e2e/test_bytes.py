@@ -1,4 +1,4 @@
-"""Bytes on their way through a browser: read from responses, summed in a worker, in memory that is used again."""
+"""Bytes on their way through a browser: read from responses, hashed in a worker, in memory that is reused."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_sha256_at_borders_of_blocks_and_buffers(probe: Probe) -> None:
 
 
 def test_sha256_of_more_than_its_buffers_hold(probe: Probe) -> None:
-    """20 MiB at once, so that all 16 buffers are on their way and have to come back."""
+    """20 MiB at once use all 16 buffers, so some must come back before the end."""
     for ours, right in probe("digests", [20 * MIB + 5], 20 * MIB + 5):
         assert ours == right
 
 
 @pytest.mark.parametrize("byob", [True, False], ids=["own memory", "the browser's memory"])
 def test_ranges_of_a_response(probe: Probe, site: PageServer, byob: bool) -> None:
-    """Among them two that are as large as slices, which use the same memory in turn."""
+    """Two of the ranges are as large as slices, and use the same memory one after the other."""
     data = (ROOT / ".vendor" / FILE.removeprefix("vendor/")).read_bytes()
     ranges = [(0, 1), (77, 77 + 3 * MIB), (1, 9 * MIB), (5, 9 * MIB + 5), (0, len(data))]
     right = [hashlib.sha256(data[start:end]).hexdigest() for start, end in ranges]

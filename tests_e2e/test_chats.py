@@ -272,7 +272,7 @@ def test_what_is_left_at_once_is_kept(visit: Visit) -> None:
 
 
 def reload_behind(page: Page, action: str) -> None:
-    """Do this in the page, which goes at once: what the database was not asked for by then is lost."""
+    """Run `action` and reload at once. Requests to the database that were not made by then are lost."""
     gone = "IDBDatabase.prototype.transaction = () => { throw new Error('the page is gone'); }"
     left = "dispatchEvent(new PageTransitionEvent('pagehide'))"
     with page.expect_navigation():
@@ -295,7 +295,7 @@ def test_an_answer_that_is_stopped_right_before_a_reload_is_kept_as_it_was_seen(
 
 
 def test_a_question_that_is_sent_right_before_a_reload_is_kept(visit: Visit) -> None:
-    """Of a new chat and of an old one; what was sent is no draft any more."""
+    """Both in a new chat and in an older one. The question is no longer a draft."""
     page = visit.open()
     for number, question in enumerate(("slow one", "slow two")):
         load(page)

@@ -77,7 +77,7 @@ def test_rows_are_shown_filed_and_saved(page: Page, site: PageServer, rows: Path
     assert sorted(map(json.dumps, filed)) == sorted(map(json.dumps, told))
 
 
-# This row was written only in part.
+# Writes a part of a row, as a page does that dies meanwhile.
 CUT = """async size => {
   const { KINDS, openStore } = await import('./blobs.mjs');
   const store = await openStore('diagnostics', true, [KINDS.Records]);
@@ -89,9 +89,9 @@ CUT = """async size => {
 def test_a_gpu_that_reads_stale_words(
     page: Page, site: PageServer, rows: Path, browser: Browser
 ) -> None:
-    """A shim makes WebKit fail from the 13th change of pipelines in a command buffer on. The tests find exactly that
-    and report it; dispatches one by one are right. Then the shim ends the tab: the test that was running is stored
-    and can be saved."""
+    """A shim makes Chromium fail as WebKit does, from the 13th change of pipelines in a command buffer on. The tests
+    find exactly that and report it; dispatches one by one are right. Then the shim ends the tab: the test that was
+    running is stored and can be saved."""
     limits = "stale=12"
     shim(page.context, "worker.mjs", lambda: f"webkit_shim.mjs?{limits}")
     page.goto(site.url + "diagnostics?tests=same-pipeline,different-pipelines,bisect&most=3&run")

@@ -212,7 +212,7 @@ def test_tokens_stream_and_add_up(loaded: Worker) -> None:
     )  # the stop token
     assert last["num_tokens"] <= 40
     assert last["finish_reason"] in ("length", "stop")
-    # A byte of the prompt is a token of this checkpoint.
+    # This checkpoint has one token a byte.
     assert last["prompt_tokens"] == len("one two three")
     again = loaded.ask(generate("again", max_tokens=40))
     assert again["text"] == last["text"]
@@ -318,8 +318,8 @@ def test_after_a_missing_model_a_picked_folder_loads(worker: Worker) -> None:
 
 
 def test_a_picked_folder_has_the_folders_inside_it(worker: Worker) -> None:
-    """An encoder whose pooling is said in a folder: without it the load fails, with it the vectors are the first rows',
-    which are not the means."""
+    """The pooling of the encoder is set in a folder. Without that folder the load fails. With it, pooling by the first
+    row and by the mean give different vectors."""
     vectors = {}
     for pooling in (None, "cls", "mean"):
         files = {p.name: list(p.read_bytes()) for p in (GOLDENS / "bert-f32").glob("*.*")}

@@ -687,7 +687,7 @@ def test_without_webgpu_the_page_explains_itself(
 def test_an_address_that_is_not_secure_says_so_and_the_rest_works(
     playwright: Any, site: PageServer
 ) -> None:
-    """In such an address browsers offer no WebGPU, no persistent storage and no service workers."""
+    """At such an address browsers offer no WebGPU, no persistent storage and no service workers."""
     offer(site)
     browser = launch_chromium(
         playwright, [*WEBGPU_FLAGS, "--host-resolver-rules=MAP insecure.test 127.0.0.1"]

@@ -1,6 +1,7 @@
-// The origin private file system as WebKit has it (Source/WebKit/NetworkProcess/storage/FileSystemStorageHandle.cpp), laid
-// over Chromium's in a worker before anything of ours runs: a file is moved by folder and name, in older versions onto
-// nothing that is there, and an access handle shuts everybody out, whatever mode is asked for, with an InvalidStateError.
+// Makes Chromium's origin private file system behave as WebKit's
+// (Source/WebKit/NetworkProcess/storage/FileSystemStorageHandle.cpp). A worker imports it before any of our code.
+//  - move() requires a folder and a name. Older versions refuse a name that is taken.
+//  - While an access handle is open, a second one is an InvalidStateError, whatever mode is asked for.
 
 const { move, createSyncAccessHandle } = FileSystemFileHandle.prototype;
 

@@ -1,13 +1,13 @@
-// A WebKit that fails on purpose: laid over navigator.gpu in Chromium's worker before anything of ours runs, it behaves as
-// WebKit was seen to behave on phones and tablets. Imported with what it takes in its address:
-//   stale=N     in one command buffer, dispatches after the Nth change of pipelines read their inputs as they were before
-//               that command buffer
+// A WebKit that fails on purpose. A worker in Chromium imports it before any of our code. Then navigator.gpu behaves as
+// WebKit's was seen to on phones and tablets. The query of its address sets the limits:
+//   stale=N     in one command buffer, dispatches after the Nth change of pipelines read their inputs as they were
+//               before that command buffer
 //   passes=N    a command buffer with more passes ends the page
-//   queue=N     so do more than N unfinished command buffers
-//   bytes=N     so do buffers of more than N bytes in all
-//   lose=N      buffers of more than N bytes in all lose the device instead
+//   queue=N     more than N unfinished command buffers end the page
+//   bytes=N     buffers of more than N bytes in all end the page
+//   lose=N      buffers of more than N bytes in all lose the device
 //   opfs=0      no private file system, as in a private window
-// The end: the page hears 'killed' and the worker never does anything again, as far as a script can do that.
+// To end the page, the shim sends it the message 'killed' and the worker hangs for ever, which is all a script can do.
 
 const LIMITS = Object.fromEntries([...new URL(import.meta.url).searchParams].map(([k, v]) => [k, Number(v)]));
 const limit = name => LIMITS[name] ?? Infinity;
@@ -35,7 +35,7 @@ function lose(device) {
 
 const { createBuffer, createShaderModule, createComputePipelineAsync, createBindGroup, createCommandEncoder } = GPUDevice.prototype;
 GPUDevice.prototype.createBuffer = function (descriptor) {
-  // Copies for stale reads: the real thing has none.
+  // Stale reads need copies, so every buffer must allow them. (A real WebKit does not copy.)
   const buffer = createBuffer.call(this, { ...descriptor, usage: descriptor.usage | mappable(descriptor.usage) });
   held.set(buffer, this);
   total += buffer.size;
@@ -50,7 +50,7 @@ GPUBuffer.prototype.destroy = function () {
 };
 const mappable = usage => usage & GPUBufferUsage.MAP_READ ? 0 : GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
 
-// ---- what a pipeline writes, and what a bind group binds
+// ---- the bindings that a pipeline writes, and the resources of a bind group
 
 const writes = new WeakMap(); // module, then pipeline -> numbers of its read_write bindings
 const groups = new WeakMap(); // bind group -> its descriptor
@@ -71,7 +71,7 @@ GPUDevice.prototype.createBindGroup = function (descriptor) {
   return group;
 };
 
-// ---- command buffers: written down, and encoded for real by finish()
+// ---- command buffers: calls are recorded, and finish() encodes them
 
 class Encoder {
   #device;
@@ -111,7 +111,7 @@ class Encoder {
     return encoder.finish();
   }
 
-  /** Mark the dispatches that come too late, and copy what they will read and others have written before them. */
+  /** Mark the late dispatches, and copy the buffers that they read after an earlier dispatch wrote them. */
   #shadows(encoder, dispatches) {
     const shadows = new Map(); // buffer -> its copy
     const written = new Set();

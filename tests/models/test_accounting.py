@@ -1,5 +1,5 @@
-"""Every tensor of a checkpoint is read, named as another part's, told of, or refused; and what files and config say
-differently is told in notes."""
+"""Every tensor of a checkpoint is read, known to belong to another part, reported or refused. Notes report where the
+files and the config contradict each other."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ IDS = [5, 9, 2, 77]
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: nothing here depends on it."""
+    """One host is enough: nothing here depends on it."""
     return open_software_gpu("wgpu")
 
 
 def some(*shape: int) -> Stored:
-    """A tensor that nobody knows."""
+    """A tensor of ones, for a name that no family has."""
     return Stored.of(np.ones(shape, np.float32), "F32")
 
 
@@ -102,7 +102,8 @@ def test_a_whole_checkpoint_has_nothing_to_tell(usual: Told) -> None:
 
 
 def test_what_is_left_is_told(run: Runner, gpu: Gpu, usual: Told, tmp_path: Path) -> None:
-    """With what the other files say that has no effect; parts of a multimodal model and buffers are no news."""
+    """Notes also report what has no effect in the other files. Parts of a multimodal model and buffers are not
+    reported."""
     made = Checkpoint.golden(QWEN2)
     made.tensors |= {
         "model.layers.0.self_attn.q_norm.weight": some(20),
@@ -146,7 +147,7 @@ def test_a_head_that_repeats_the_embedding_takes_no_memory(
 def test_a_head_that_differs_is_used_and_told(
     run: Runner, gpu: Gpu, usual: Told, tmp_path: Path
 ) -> None:
-    """In its last row alone: where tokens are that were added."""
+    """The head differs in its last row only, as where tokens were added."""
     made = Checkpoint.golden(QWEN2)
     head = made.tensors["model.embed_tokens.weight"].array.copy()
     head[-1] *= 2
@@ -183,7 +184,7 @@ def test_a_bias_of_a_head_that_repeats_the_embedding_is_refused(
 
 
 def settled(run: Runner, made: Checkpoint, folder: Path) -> bool:
-    """Whether the head is the embedding once more."""
+    """Whether the checkpoint counts as tied: its head, if any, equals the embedding."""
 
     async def go() -> bool:
         repo = await open_repository(made.write(folder), NativeIo())
@@ -197,7 +198,7 @@ def settled(run: Runner, made: Checkpoint, folder: Path) -> bool:
 
 
 def test_scales_tell_a_packed_head_from_the_embedding(run: Runner, tmp_path: Path) -> None:
-    """Twice the embedding has the same fields, at twice the scale."""
+    """A head of twice the embedding has the same packed fields; only its scales differ."""
     made = Checkpoint.golden(QWEN2_MLX)
     for part in ("weight", "scales", "biases"):
         made.tensors[f"lm_head.{part}"] = made.tensors[f"model.embed_tokens.{part}"]

@@ -1,5 +1,5 @@
-"""Hybrids whose config and weights contradict each other: refused by name, with nothing allocated. No GPU is needed:
-what a load finds out before its first byte, it finds out on one that only counts."""
+"""Hybrids whose config and weights contradict each other: the error names the key or tensor, and nothing is allocated.
+No GPU is needed: a load finds these faults before it reads a weight, so a GPU that only counts is enough."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Checkpoint], None]
 
 
 def refused(run: Runner, folder: Path, name: str, change: Change, message: str) -> None:
-    """The changed checkpoint is a ModelError that says `message`, and no buffer was made."""
+    """Check that the changed checkpoint raises a ModelError that matches `message`, and that no buffer was made."""
     made = Checkpoint.golden(name)
     change(made)
     gpu = CountingGpu()
@@ -40,7 +40,7 @@ def test_what_is_not_broken_is_not_refused(run: Runner, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, config, message",
     [
-        # A layer of another kind than its weights: named, with the key to look at.
+        # The layer's kind does not fit its weights: the error names the layer and the key to check.
         (QWEN, {"full_attention_interval": 2}, "layer 1 full_attention.*layers.1.linear_attn.*layer_types"),
         (QWEN, {"full_attention_interval": 8}, "layer 3 linear_attention.*layers.3.self_attn.*layer_types"),
         (LFM, {"full_attn_idxs": [0, 1, 3]}, "layer 0 full_attention.*layers.0.conv.*layer_types"),
@@ -105,7 +105,7 @@ def test_missing_scales_leave_words_that_are_no_floats(run: Runner, tmp_path: Pa
 
 
 def reshape(end: str, *shape: int) -> Change:
-    """Another shape (and as many elements, repeated or cut)."""
+    """Give a tensor another shape; its elements are repeated or cut to fit."""
 
     def change(made: Checkpoint) -> None:
         name = made.find(end)
@@ -116,7 +116,7 @@ def reshape(end: str, *shape: int) -> Change:
 
 
 def recast(end: str, dtype: str) -> Change:
-    """Another dtype."""
+    """Give a tensor another dtype."""
 
     def change(made: Checkpoint) -> None:
         name = made.find(end)
@@ -145,7 +145,7 @@ def test_wrong_shapes_and_dtypes(
 
 
 def declare(**entries: Any) -> Change:
-    """Other entries of `quantization`; the layer's own by the end of its path."""
+    """Change entries of `quantization`. A layer is given by the end of its path."""
 
     def change(made: Checkpoint) -> None:
         declared = made.config["quantization"]
@@ -159,7 +159,7 @@ def declare(**entries: Any) -> Change:
 
 
 def undeclared(made: Checkpoint) -> None:
-    """Packed weights, and a config that says nothing of it."""
+    """Leave the weights packed, and remove every mention of it from the config."""
     for key in ("quantization", "quantization_config"):
         made.config.pop(key, None)
 
@@ -178,7 +178,7 @@ CONV = "layers.0.conv.in_proj"
         (QWEN4, declare(**{PROJ: {"bits": 8, "group_size": 64}}), f"{PROJ}.*not 8 bits in groups of 64"),
         (LFM4, declare(**{CONV: {"bits": 3, "group_size": 64}}), f"{CONV}.*not 3 bits in groups of 64"),
         (QWEN4, declare(**{PROJ: {"bits": 4, "group_size": 32}}), f"{PROJ}.*not 4 bits in groups of 32"),
-        # The product of both is right, each is wrong: the width tells.
+        # bits * group_size is right, though both are wrong: the width of the weight shows it.
         (QWEN4, declare(**{PROJ: {"bits": 8, "group_size": 32}}), f"{PROJ}.weight is .*8 bits"),
         (QWEN4, declare(bits=8), "not 8 bits in groups of 64"),
         (LFM4, declare(group_size=128), "not 4 bits in groups of 128"),

@@ -1,7 +1,7 @@
 """Settings that stand in several places, or nowhere: every variant gives transformers' logits, or is refused by name.
 
-tests/variants.py makes the checkpoints, tests/goldens/make_variants.py recorded what transformers makes of them.
-Of those that are like another, most run with --slow alone.
+tests/variants.py makes the checkpoints. tests/goldens/make_variants.py recorded the logits of transformers. Most of the
+variants that mean the same as another one run with --slow only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ REFUSED = [variant for variant in VARIANTS if variant.refused is not None]
 
 @pytest.fixture(scope="module")
 def device(open_software_gpu: Callable[..., Gpu]) -> Device:
-    """One host: what differs is read by Python. One device: kernels of the same sizes are compiled once."""
+    """One host is enough, because only Python code differs. On one device, kernels of equal sizes are compiled once."""
     return Device(open_software_gpu("wgpu"), recovers=False)
 
 
@@ -71,7 +71,7 @@ def test_logits_of_transformers(
 
 @pytest.mark.parametrize("variant", REFUSED, ids=lambda v: v.name)
 def test_refused_by_name(run: Runner, tmp_path: Path, variant: Variant) -> None:
-    """In an estimate too, with nothing allocated."""
+    """An estimate refuses it too. Nothing is allocated."""
     folder = written(variant, tmp_path / "m")
     for act in (Engine.load, Engine.estimate):
         counting = CountingGpu()

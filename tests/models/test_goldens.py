@@ -1,7 +1,7 @@
 """Every family against transformers in float32, on tiny random checkpoints, through the public surface.
 
-They run in f32 on wgpu-native (lavapipe). Of a family that is there plain and in MLX's 4 bits, the plain one runs with
---slow only. f16 storage and Dawn (SwiftShader) see some, and more of them with --slow.
+They run in f32 on wgpu-native (lavapipe). Where a checkpoint exists both plain and in MLX's 4 bits, the plain one runs
+with --slow only. f16 storage and Dawn (SwiftShader) run a few checkpoints, and more with --slow.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from py_engine.serve.engine import Engine
 from tests import reference
 from tests.conftest import HOSTS, Runner, software_adapter
 
-# Compiling kernels is most of these tests' time; so f16 and Dawn see a few checkpoints; with --slow each family, bf16,
-# f16, q4, q8 and repacked matrices, biases, windows.
+# Compiling kernels takes most of these tests' time, so f16 and Dawn run only a few checkpoints. With --slow they cover
+# bf16, f16, q4, q8 and repacked matrices, biases and windows.
 F16 = ("gemma3-text-bf16", "qwen3.5-mlx4-g64")
 F16_SLOW = ("lfm2-bf16", "qwen2-mlx8-g32-untied", "qwen3-mlx-mixed-untied")
 DAWN = ("qwen3.5-mlx4-g64",)  # Chromium's own Dawn runs others in tests_e2e
@@ -33,9 +33,9 @@ DAWN_SLOW = (
     "qwen2-yarn-untied-f16",
     "qwen3-mlx4-g32-untied-f32",
 )
-# Two prefill chunks of 512: one checkpoint a family is enough, for the chunks are not the family's.
+# Prompts of two prefill chunks. One checkpoint a family is enough, because chunks do not depend on the checkpoint.
 LONG = ("gemma3-text-bf16", "lfm2-bf16", "qwen2-f32", "qwen3-mlx4-g32-untied-f32", "qwen3.5-bf16")
-# Every kind of kernel once; most of what the others would add is their sizes, each compiled anew.
+# Together they have every kind of kernel. Others would add little but other sizes, each compiled anew.
 SELF_CHECKED = (
     "gemma3-multimodal-mlx4-mixed",
     "lfm2-conv-bias-untied-f32",
@@ -45,8 +45,8 @@ SELF_CHECKED = (
     "qwen3-mlx-mixed-untied",
     "qwen3.5-mlx4-g64",
 )
-# Of these families there is a quantised form too, which shows what the family computes. How plain matrices are read,
-# others show.
+# These have a quantised form too, which tests what the family computes. Other checkpoints test how plain matrices are
+# read.
 PLAIN = tuple(
     name for name in reference.checkpoints() if f"{name}-mlx4-g32" in reference.checkpoints()
 )
@@ -67,7 +67,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Loaded:
-    """A loaded checkpoint, called without await."""
+    """A loaded checkpoint with blocking calls."""
 
     def __init__(self, run: Runner, device: Device, name: str, host: str, dtype: str) -> None:
         self.run, self.name, self.host, self.dtype = run, name, host, dtype
@@ -79,7 +79,7 @@ class Loaded:
         return np.frombuffer(self.run(self.engine.logits(ids)), np.float32).copy()
 
     def answer(self, ids: list[int], count: int) -> Answer:
-        """The greedy continuation; the engine may reuse the KV of a common prefix."""
+        """The greedy continuation. The engine may reuse the KV cache of a common prefix."""
 
         async def start() -> Answer:
             return await self.engine.generate(ids, max_tokens=count, temperature=0)
@@ -89,7 +89,7 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def devices(run: Runner) -> Iterator[Callable[[str], Device]]:
-    """One on each host: kernels of the same sizes are compiled once for all checkpoints."""
+    """One device on each host, so that kernels of equal sizes are compiled once for all checkpoints."""
     opened: dict[str, Device] = {}
 
     def device(host: str) -> Device:
@@ -117,7 +117,7 @@ def loaded(
 def test_the_self_check_finds_it_right(
     loaded: Loaded, run: Runner, skip_unless_slow: Callable[[], None]
 ) -> None:
-    """All of its pipelines, and no other; nothing stays."""
+    """The self-check covers all pipelines of the model and no others, and leaves no buffer behind."""
     if loaded.name not in SELF_CHECKED:
         skip_unless_slow()
     decoder, gpu = loaded.engine._loaded.decoder, loaded.engine._gpu
@@ -161,10 +161,10 @@ def test_greedy_tokens(loaded: Loaded) -> None:
 
 
 def test_token_by_token_is_whole_prompt(loaded: Loaded) -> None:
-    """Seven prompt tokens one by one, each on the KV of those before, then 32 greedy ones.
+    """Seven prompt tokens run one by one, each on the KV cache of those before; then comes the greedy answer.
 
-    The reference ran the whole sequence anew for every token, so what these single rows left in
-    the KV cache must be what a whole prefill leaves there.
+    The reference runs the whole sequence anew for every token. So single rows must leave in the KV cache what a whole
+    prefill leaves there.
     """
     golden = reference.prompt(loaded.name, 7)
     for count in range(1, 7):
@@ -174,8 +174,8 @@ def test_token_by_token_is_whole_prompt(loaded: Loaded) -> None:
     assert answer.cached_tokens == 6
     if loaded.dtype == "f32":
         reference.assert_same_tokens(answer.tokens, golden)
-    # f16 too: the same sequence as one prefill chooses the same tokens, but for near ties.
-    for count in (1, 2, 17, 31):  # 17: a sliding window of 16 has moved on
+    # In f16 too, one prefill of the same sequence chooses the same tokens, except where two logits nearly tie.
+    for count in (1, 2, 17, 31):  # at 17 a sliding window of 16 has moved
         logits = loaded.logits(golden.ids + answer.tokens[:count])
         margin = logits.max() - logits[answer.tokens[count]]
         assert margin <= (reference.MARGIN if loaded.dtype == "f32" else 0.05)
@@ -200,7 +200,7 @@ def test_command_line_generate(host: str) -> None:
     options = ("--prompt", "Grüße", "--max-tokens", "5", "--temperature", "0", "--json")
     stdout = python(host, "generate", name, *options)
     answer = json.loads(stdout.splitlines()[-1])
-    assert answer["prompt_tokens"] == 7  # its tokenizer has a token a byte
+    assert answer["prompt_tokens"] == 7  # its tokenizer has one token a byte
     assert len(answer["tokens"]) == 5
     assert answer["finish_reason"] == "length"
     assert answer["plan"]["decode_dispatches"] <= 6 * layers + 5

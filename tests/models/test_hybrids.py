@@ -1,5 +1,6 @@
-"""Hybrids beyond their logits: halts, memory, and checkpoints that do not fit their config. What a state that cannot be
-rolled back goes back to: tests/test_prefix.py."""
+"""Hybrid models: halts, and the dispatches and memory of the published shapes.
+
+tests/test_prefix.py tests where a prompt continues when the state cannot be rolled back."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ PROMPT = [(7 * i) % 250 for i in range(21)]
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what is tested here is the engine's bookkeeping."""
+    """One host is enough: this tests the engine's bookkeeping."""
     return open_software_gpu("wgpu")
 
 
@@ -33,7 +34,8 @@ def engine(request: pytest.FixtureRequest, gpu: Gpu, run: Runner) -> Iterator[En
 
 @pytest.mark.parametrize("runs", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_halt_keeps_the_state(engine: Engine, run: Runner, runs: int) -> None:
-    """Steps in flight behind the last token change nothing: many runs of one prompt, one answer; then a turn on top."""
+    """Steps in flight behind the last token change nothing: one prompt always gives one answer, and the next turn goes
+    on from it."""
     wanted = fresh(engine, run, PROMPT, 3)
     for _ in range(runs):
         assert fresh(engine, run, PROMPT, 3) == wanted
@@ -51,7 +53,7 @@ def test_halt_keeps_the_state(engine: Engine, run: Runner, runs: int) -> None:
     ],
 )
 def test_published_shapes(gpu: Gpu, run: Runner, preset: str, dispatches: int, most: float) -> None:
-    """Counts and memory at a context of 512, and tokens from logits that are numbers."""
+    """Dispatches and memory at a context of 512, and an answer of two tokens."""
     engine = run(Engine.load(f"random:{preset}", gpu=gpu, context=512))
     try:
         got = answer(engine, run, [1], 2)

@@ -1,4 +1,4 @@
-"""Longrope: a text longer than the original context is turned by other frequencies, from its first token on."""
+"""Longrope: a text longer than the original context uses other rotary frequencies, from its first token on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def logits(run: Runner, engine: Engine, ids: list[int]) -> np.ndarray:
 
 
 def test_texts_on_both_sides_in_turn(engine: Engine, run: Runner) -> None:
-    """Whatever was there before: the tables follow the text."""
+    """The tables follow the length of the text, whatever text was there before."""
     for length in (65, 7, 65, 7):
         golden = reference.prompt("phi3", length)
         error = reference.nmse(logits(run, engine, golden.ids), golden.logits)
@@ -44,7 +44,7 @@ def test_texts_on_both_sides_in_turn(engine: Engine, run: Runner) -> None:
 
 
 def test_an_answer_grows_past_the_border(engine: Engine, run: Runner) -> None:
-    """The same tokens as transformers; then the cache is good for a text that goes on, not for one that is short."""
+    """The tokens are those of transformers. Afterwards a longer text reuses the cache, and a short one does not."""
     golden = reference.prompt("phi3", 7)
     made = answer(run, engine, golden.ids, len(golden.greedy))
     reference.assert_same_tokens(made.tokens, golden)

@@ -1,5 +1,5 @@
-"""Widths mixed inside one stack of layers that read the same input: every pair of 2, 3, 4, 5, 6, 8 bits and of floats,
-in both orders, against a plain float32 checkpoint of the values that the packed one stands for."""
+"""Layers that read the same input are stacked into one matrix, and may have different widths: every pair of 2, 3, 4, 5,
+6, 8 bits and float dtypes, in both orders. A plain float32 checkpoint of the same values is the reference."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ IDS = [(7 * i + i * i) % 64 for i in range(9)]
 KINDS: tuple[int | str, ...] = (2, 3, 4, 5, 6, 8, "F32", "F16", "BF16")
 PAIRS = list(itertools.permutations(KINDS, 2))
 H, D, VOCAB = 128, 32, 64
-LAYERS = 18  # of a model that tries a quarter of them
+LAYERS = 18  # one model tests a quarter of PAIRS
 
 
 class Made:
-    """A checkpoint twice: packed, and the values it stands for in float32."""
+    """A checkpoint in two forms: packed, and plain with the same values in float32."""
 
     def __init__(self, config: dict[str, Any], seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -52,18 +52,18 @@ class Made:
         self.floats("model.embed_tokens.weight", 0.3 * self.rng.standard_normal((VOCAB, H)))
 
     def floats(self, name: str, values: np.ndarray) -> None:
-        """A tensor that is float32 in both."""
+        """Add a tensor that is float32 in both."""
         for side in (self.packed, self.plain):
             side.tensors[name] = Stored.of(values.astype(np.float32), "F32")
 
     def norm(self, name: str, n: int = H, about: float = 1.0) -> None:
-        """A norm's weight."""
+        """Add a norm's weight."""
         self.floats(f"{name}.weight", about + 0.1 * self.rng.standard_normal(n))
 
     def linear(
         self, name: str, rows: int, cols: int, kind: int | str, group: int, sides: str = "F16"
     ) -> None:
-        """A matrix of `kind`: bits, or a dtype of floats. `sides`: dtype of its scales and biases."""
+        """Add a matrix. `kind`: its bits, or a float dtype; `sides`: the dtype of its scales and biases."""
         values = (self.rng.standard_normal((rows, cols)) / np.sqrt(cols)).astype(np.float32)
         if isinstance(kind, str):
             stored = Stored.of(values, kind)
@@ -85,8 +85,9 @@ class Made:
 
 
 def dense(which: int) -> Made:
-    """A quarter of all pairs, a layer each: in gate and up by groups of 64 (every third: by unequal ones), the other
-    way round in q and k by groups of 32, v as one of them. Every second layer's linears have biases of their own."""
+    """A Llama with a quarter of all pairs, one pair a layer. gate and up have the pair in groups of 64 (in every third
+    layer the groups differ); q and k have it in reverse order, in groups of 32. With an odd `which`, all linear layers
+    have biases."""
     biased = bool(which % 2)
     made = Made(
         {
@@ -116,7 +117,7 @@ def dense(which: int) -> Made:
 
 
 def mixed(made: Made, rng: np.random.Generator) -> Iterator[tuple[int | str, int]]:
-    """Kinds and groups at random, each pair of neighbours unlike."""
+    """Random kinds with group sizes. Two neighbours never have the same kind."""
     last: int | str = ""
     while True:
         kind = KINDS[rng.integers(len(KINDS))]
@@ -126,7 +127,7 @@ def mixed(made: Made, rng: np.random.Generator) -> Iterator[tuple[int | str, int
 
 
 def hybrid(family: str) -> Made:
-    """The fused projections: Qwen3.5's q|k|v, z, b, a and its gated q; LFM2's q, k, v, and w1, w3."""
+    """A hybrid with the fused projections: Qwen3.5's q|k|v, z, b, a and gated q, or LFM2's q, k, v and w1, w3."""
     qwen = family == "qwen3_5"
     kinds = (
         ["linear_attention"] * 11 + ["full_attention"] if qwen else ["conv"] * 2 + ["full_attention"] * 8
@@ -190,7 +191,7 @@ def hybrid(family: str) -> Made:
 
 
 def values_of(matrix: Matrix, word: bytes, scales: bytes) -> np.ndarray:
-    """float32 [rows, cols] of what lies on the GPU, as graph/matrix.py says."""
+    """float32 [rows, cols] that the bytes of a matrix on the GPU stand for, by graph/matrix.py."""
     words = np.frombuffer(word, "<u4")[: -(-matrix.rows * matrix.cols // PER_WORD[matrix.format])]
     shape = matrix.rows, matrix.cols
     if matrix.format == "f32":
@@ -225,7 +226,7 @@ PER_WORD = {"f32": 1, "f16": 2, "bf16": 2, "q4": 8, "q8": 4}
 def test_every_pair_lies_as_its_file_says(
     open_software_gpu: Callable[..., Gpu], run: Runner, tmp_path: Path
 ) -> None:
-    """All pairs, with equal groups and with unequal ones, bit for bit as they came to lie in the buffers."""
+    """The buffers of every pair, with equal and with different group sizes, hold the file's values bit for bit."""
     made, gpu = Made({"model_type": "llama"}, 5), open_software_gpu("dawn")
     stacks: list[list[str]] = []
     for (a, b), groups in itertools.product(PAIRS, ((64, 64), (32, 128))):
@@ -292,7 +293,7 @@ def test_mixed_is_what_it_stands_for(
     for name, checkpoint in (("packed", made.packed), ("plain", made.plain)):
         folder = checkpoint.write(tmp_path / name)
         engine = run(Engine.load(folder, gpu=gpu, dtype="f32", context=64))
-        # As a chunk, and the last token by itself: another kernel each.
+        # A chunk and a single token run through different kernels.
         whole = run(engine.logits(IDS))
         one = run(engine.logits(IDS[:1]))
         got.append([np.frombuffer(x, np.float32).copy() for x in (whole, one)])

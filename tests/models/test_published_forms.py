@@ -1,6 +1,6 @@
 """One checkpoint in the forms in which people publish it: every form must give the same logits, bit for bit.
 
-The first form of each family is a golden, converted by mlx_lm; test_goldens.py holds it against the reference.
+The first form of each family is a golden that mlx_lm converted. test_goldens.py compares it with the reference.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tests.conftest import Runner
 
 IDS = [(7 * i) % 250 for i in range(21)]
 QWEN, LFM = "qwen3.5-mlx4-g64", "lfm2-mlx4-g64"
-PREFIX = {QWEN: "language_model.model.", LFM: "model."}  # as MLX names their bodies
+PREFIX = {QWEN: "language_model.model.", LFM: "model."}  # of the body's tensors in MLX's files
 
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: what differs is read by Python."""
+    """One host is enough, because only Python code differs."""
     return open_software_gpu("wgpu")
 
 
 @pytest.fixture(scope="module")
 def logits(gpu: Gpu, run: Runner) -> Callable[[str], np.ndarray]:
-    """Of a folder."""
+    """A function: folder -> its logits."""
 
     def of(folder: str) -> np.ndarray:
         engine = run(Engine.load(folder, gpu=gpu, dtype="f32", context=64))
@@ -51,28 +51,28 @@ def base(
 
 
 def rename(made: Checkpoint, name: str, wrapper: str) -> None:
-    """Another prefix for the body."""
+    """Give the body's tensors another prefix."""
     made.rename(lambda old: old.replace(PREFIX[name], wrapper, 1))
 
 
 def hf_names(made: Checkpoint, name: str) -> None:
-    """Of transformers' multimodal file; MLX has its own."""
+    """The names of transformers' multimodal files, which MLX changes."""
     rename(made, name, "model.language_model.")
 
 
 def text_names(made: Checkpoint, name: str) -> None:
-    """Of a text-only file, in shards."""
+    """The names of a text-only file."""
     rename(made, name, "model.")
 
 
 def other_key(made: Checkpoint, name: str) -> None:
-    """Only quantization_config."""
+    """config.json has quantization_config, but no quantization."""
     made.config["quantization_config"] = made.config.pop("quantization")
 
 
 def explicit(made: Checkpoint, name: str) -> None:
-    """As mixed conversions have it: an override for every layer, with mode or without, `false` for what is plain; paths
-    with another wrapper's prefix than the weights, and a default that no layer has."""
+    """As mixed conversions write it: each layer has an override, with or without a mode; plain layers have `false`. The
+    paths have another prefix than the weights, and no layer uses the default."""
     given = made.config["quantization"]
     entries: dict[str, object] = {"group_size": 128, "bits": 6}
     for number, key in enumerate(sorted(made.tensors)):
@@ -87,7 +87,7 @@ def explicit(made: Checkpoint, name: str) -> None:
 
 
 def unrenamed(made: Checkpoint, name: str) -> None:
-    """Quantised before MLX's renaming: convolutions [C, 1, taps], and Qwen3.5's norms without their 1."""
+    """Quantised without MLX's changes: convolutions are [C, 1, taps], and Qwen3.5's norms are w instead of 1 + w."""
     for key, stored in made.tensors.items():
         if key.endswith(("conv1d.weight", "conv.conv.weight")):
             made.tensors[key] = Stored(stored.dtype, stored.array.transpose(0, 2, 1))
@@ -106,7 +106,7 @@ def with_company(made: Checkpoint, name: str) -> None:
 
 
 def untied(made: Checkpoint, name: str) -> None:
-    """A head of its own, packed like the embedding that it repeats."""
+    """The file has a head, packed as the embedding, with the same values."""
     head = "language_model.lm_head" if name == QWEN else "lm_head"
     stem = made.find("embed_tokens.weight").removesuffix(".weight")
     for part in ("weight", "scales", "biases"):
@@ -143,7 +143,7 @@ def test_same_logits_in_every_form(
 def test_files_beside_the_model(
     base: tuple[str, np.ndarray], logits: Callable[[str], np.ndarray], tmp_path: Path
 ) -> None:
-    """Shards, and other safetensors that are none of the model's: a draft head, an adapter, a broken one."""
+    """The model is in shards, beside safetensors files of other things: a draft head, an adapter, a broken file."""
     name, wanted = base
     made = Checkpoint.golden(name)
     folder = tmp_path / "model"
@@ -168,7 +168,7 @@ def test_files_beside_the_model(
 def test_a_layer_left_plain(
     base: tuple[str, np.ndarray], logits: Callable[[str], np.ndarray], tmp_path: Path
 ) -> None:
-    """Without a word in the config (mlx_lm), or with `false` (mlx_vlm): the file decides."""
+    """The config may not mention the layer (mlx_lm) or have `false` for it (mlx_vlm). The file decides."""
     name, _ = base
     plain = dequantise(Checkpoint.golden(name), "F32")
     got = []
@@ -183,4 +183,4 @@ def test_a_layer_left_plain(
             made.config["quantization"][stem] = False
         got.append(logits(made.write(tmp_path / str(said))))
     assert (got[0] == got[1]).all()
-    assert reference.nmse(got[0], base[1]) < 1e-6  # the same values, in floats
+    assert reference.nmse(got[0], base[1]) < 1e-6  # the same values, stored as floats

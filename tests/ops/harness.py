@@ -41,13 +41,13 @@ class Bench:
         return Tensor(tensor.name, tensor.shape, tensor.dtype, Binding(buffer))
 
     def put_step(self, pos: int, rows: int, halted: bool = False) -> Tensor:
-        """The step as a pass finds it."""
+        """The step buffer as a pass finds it: `rows` rows from position `pos` on."""
         words = np.frombuffer(pack_step(pos=pos, rows=rows), np.uint32).copy()
         words[1] = halted
         return self.put("step", words)
 
     def put_rope(self, width: int, base: float, context: int, magnitude: float = 1.0) -> Tensor:
-        """The table of a plain rotary embedding; width 0 has none."""
+        """The table of a plain rotary embedding. Width 0 has no table."""
         if not width:
             return NOTHING
         frequencies = tuple(base ** (-2 * i / width) for i in range(width // 2))
@@ -65,7 +65,7 @@ class Bench:
         planner.release()
 
     async def get(self, tensor: Tensor) -> np.ndarray:
-        """The contents of a persistent tensor now; of q8 what its bytes mean."""
+        """The current contents of a persistent tensor; q8 is dequantised to float64."""
         assert tensor.binding is not None
         if tensor.dtype == "q8":
             raw = await self.gpu.read(tensor.binding.buffer, 0, tensor.nbytes)
@@ -83,8 +83,8 @@ class Bench:
 
 
 def spread(rows: np.ndarray, dtype: str) -> np.ndarray:
-    """float64 [.., D]: rows of queries or keys as they are before a KV cache of this dtype
-    (shaders/lib/kv_append_q8.wgsl)."""
+    """float64 [.., D]: rows of queries or keys in the form that a KV cache of this dtype stores. For q8, blocks are
+    multiplied by a Hadamard matrix (shaders/lib/kv_append_q8.wgsl)."""
     rows = rows.astype(np.float64)
     if dtype != "q8":
         return rows
@@ -99,7 +99,7 @@ def spread(rows: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def q8_packed(rows: np.ndarray) -> np.ndarray:
-    """uint8 [.., D + 4 groups] of float32 [.., D], as shaders/lib/kv_q8.wgsl reads them. NaN stays NaN."""
+    """Quantise float32 [.., D] to uint8 [.., D + 4 groups], as shaders/lib/kv_q8.wgsl reads it. NaN stays NaN."""
     width = rows.shape[-1]
     parts, pairs = [], []
     for at in range(0, width, Q8_GROUP):
@@ -113,7 +113,7 @@ def q8_packed(rows: np.ndarray) -> np.ndarray:
 
 
 def q8_unpacked(rows: np.ndarray) -> np.ndarray:
-    """float64 [.., D] of the bytes."""
+    """Dequantise the bytes of q8_packed to float64 [.., D]."""
     groups = -(-rows.shape[-1] // (Q8_GROUP + 4))
     width = rows.shape[-1] - 4 * groups
     ends = np.ascontiguousarray(rows[..., width:]).view(np.float16).astype(np.float64)

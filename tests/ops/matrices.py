@@ -25,7 +25,7 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 
 
 def _narrow(values: np.ndarray, form: str) -> tuple[np.ndarray, np.ndarray]:
-    """(stored array, its values as float64)."""
+    """The array as stored in `form`, and its values as float64."""
     if form == "f16":
         stored = values.astype(np.float16)
         return stored, stored.astype(np.float64)
@@ -82,7 +82,7 @@ def random_linear(
     cols: int,
     bias: bool = False,
 ) -> tuple[Linear, np.ndarray, np.ndarray]:
-    """A Linear of (rows, format) parts; its values [rows, cols] and bias [rows], float64."""
+    """A Linear of (rows, format) parts, its values [rows, cols] and its bias [rows], both float64."""
     matrices, values, at = [], [], 0
     for rows, form in parts:
         matrix, w = random_matrix(bench, rng, rows, cols, form, row_offset=at)

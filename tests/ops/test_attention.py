@@ -1,5 +1,5 @@
 """attention against float64 NumPy: one token (split, merged), chunks (tiled); head norms, rotary positions, appends,
-grouped queries, windows, capped scores, neighbour pairs, no positions, f16 caches, halt."""
+grouped queries, windows, capped scores, neighbour pairs, no positions, f16 and q8 caches, halt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse, spread
 from tests.ops.test_rope import growth_reference, heads_reference
 
-LARGE = "nvidia"  # its GPUs take the large forms of the kernels
+LARGE = "nvidia"  # on these GPUs the kernels take their large forms
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Case:
     valid: int = 1
     window: int | None = None
     dtype: str = "f32"
-    sharp: float = 1.0  # of the scores
+    sharp: float = 1.0  # factor of the scores
     gated: bool = False
-    width: int = 4  # rotated entries
-    normed: str = ""  # "q", "k", "qk"
+    width: int = 4  # rotated entries of a head
+    normed: str = ""  # which heads have a norm: "q", "k" or "qk"
     offset: float = 0.0
     halted: bool = False
     cap: float = 0.0
     neighbours: bool = False
     norm_last: bool = False
     growth: tuple[float, int] | None = None
-    vendor: str = ""  # of the hardware whose form of the kernel is run; "": the adapter's own
+    vendor: str = ""  # run the kernel's form for this vendor; "": the adapter's own form
 
 
 def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) -> np.ndarray:
-    """[T, H * D] for the valid rows."""
+    """The result for the valid rows: float64 [T, H * D]."""
     out = np.zeros((c.valid, c.heads, c.d))
     for t in range(c.valid):
         i = c.pos + t
@@ -62,7 +62,7 @@ def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, c: Case) ->
     return out.reshape(c.valid, -1)
 
 
-# Few cases, each with many peculiarities: a pipeline takes a software adapter seconds to compile.
+# Each case combines many features, because a software adapter compiles a pipeline for seconds.
 DECODE = [
     Case(),  # one key
     Case(pos=127, sharp=40.0, width=32, normed="qk"),  # the context is full
@@ -88,10 +88,10 @@ DECODE = [
         normed="qk",
         offset=1.0,
     ),
-    # a group in two workgroups, one with a head less; pairs that begin within a quad
+    # 11 query heads share a KV head: two workgroups, one of them with a head less; pairs that begin within a quad
     Case(pos=99, heads=11, kv_heads=1, d=20, context=300, width=10, normed="q"),
     Case(pos=4, window=5, d=80, kv_heads=4, normed="k", width=80),
-    # splits of several tiles
+    # each split has several tiles
     Case(pos=4999, heads=16, kv_heads=8, d=128, context=8192, dtype="f16", width=128, normed="qk"),
     Case(pos=40, heads=8, kv_heads=1, d=256, width=64, gated=True, normed="qk"),
     Case(pos=63, halted=True),
@@ -162,7 +162,7 @@ PREFILL = [
     Case(rows=33, valid=33, d=24, width=0, normed="qk", norm_last=True, dtype="q8", cap=30.0),
     Case(rows=40, valid=37, d=128, context=100, pos=20, dtype="q8", width=128, normed="qk"),
 ]
-# On the tensor units: scores of several tiles, in which maxima move; rows behind the valid ones, and a part of a block.
+# For the tensor units: several tiles whose maxima differ, rows behind the valid ones, and partial blocks.
 UNITS = [
     Case(rows=144, valid=137, d=128, context=300, pos=101, dtype="f16", width=128, normed="qk"),
     Case(rows=160, valid=150, d=128, context=400, pos=230, dtype="f16", sharp=8.0, heads=3, kv_heads=1),
@@ -183,7 +183,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
 
 @pytest.mark.parametrize("case", [*DECODE[:2], DECODE[9], *DECODE[2:9]], ids=repr)
 def test_teams_in_large_subgroups(gpu: Gpu, run: Runner, case: Case) -> None:
-    """Decode where the adapter has subgroups."""
+    """Decode with the subgroups feature, where the adapter has it."""
     if "subgroups" not in gpu.features:
         pytest.skip("no subgroups")
     if gpu.info.subgroup_min_size < 32 and case.d > 32:
@@ -194,10 +194,10 @@ def test_teams_in_large_subgroups(gpu: Gpu, run: Runner, case: Case) -> None:
 
 def bar_of(gpu: Gpu, case: Case) -> float:
     """The NMSE that is allowed without tensor units."""
-    # Scores of +-40 lose 5 bits in exp; f16 and q8 are exact here, since the reference reads what was appended.
+    # Scores of +-40 lose 5 bits in exp. f16 and q8 add no error, because the reference reads the appended cache.
     bar = (1e-12 if case.dtype != "q8" else 1e-11) if case.sharp == 1.0 else 1e-9
     if not gpu.info.fallback:
-        # A real GPU's compiler may leave out the rounding of the token's own key and value (an H200: 7e-9), and adds
+        # A real GPU's compiler may leave out the rounding of the token's own key and value (an H200: 7e-9). It sums
         # 5,000 keys in another order (1.03e-12).
         bar = max(bar, 1e-7 if case.dtype == "f16" else 1e-11)
     return bar
@@ -208,14 +208,14 @@ def test_units(gpu: Gpu, run: Runner, case: Case) -> None:
     """The tensor units, where a real GPU has them (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES)."""
     if "subgroup-matrix" not in gpu.features:
         pytest.skip("no subgroup-matrix: no software adapter has it")
-    # Queries and weights are rounded to 11 bits: an error of up to 2^-12 of a score is one of its exp too.
+    # Queries and weights are rounded to 11 bits. That moves a score by up to 2^-12 of it, and so its exp by that share.
     check_case(gpu, run, case, MATRIX_KERNEL, 1e-6 * case.sharp**2)
 
 
 def check_case(
     gpu: Gpu, run: Runner, case: Case, features: frozenset[str], bar: float
 ) -> frozenset[str]:
-    """Compare y with the reference up to an NMSE of `bar`, the caches nearly exactly, and what must stay as it is.
+    """Compare y with the reference up to an NMSE of `bar`, and the caches nearly exactly. Other rows must not change.
     Returns the features that the first kernel needs."""
     c = case
     rng = np.random.default_rng(c.pos + c.d)
@@ -229,7 +229,7 @@ def check_case(
         stacked = np.concatenate([between, x[:, c.heads :]], 1)
     dtype = np.float16 if c.dtype == "f16" else np.float32
     before = [rng.standard_normal((c.kv_heads, c.context, c.d)).astype(dtype) for _ in range(2)]
-    for array in before:  # what nobody may look at: rows that are not yet there
+    for array in before:  # rows of later positions, which no kernel may read
         array[:, c.pos :] = np.nan
     s = bench.put_step(c.pos, c.valid, c.halted)
     y = bench.put("y", np.full((c.rows, c.heads * c.d), 7.0, np.float32))
@@ -257,7 +257,7 @@ def check_case(
     cache = bench.put("k", before[0], c.dtype), bench.put("v", before[1], c.dtype)
     before = [run(bench.get(t)) for t in cache]
     info = gpu.info
-    # What lavapipe compiles in seconds takes SwiftShader minutes and gigabytes.
+    # Of the software adapters only lavapipe runs the large forms: SwiftShader compiles them for minutes in gigabytes.
     if info.fallback and info.host == "wgpu" and c.vendor:
         info = replace(info, fallback=False, vendor=c.vendor)
     trace = Pass(c.rows, features, info, step=s)
@@ -289,7 +289,7 @@ def check_case(
     new_k = spread(new_k, c.dtype)
     rows = slice(c.pos, c.pos + c.valid)
     for cached, new, old in ((k, new_k, before[0]), (v, new_v, before[1])):
-        # f16: half a unit in the last place of 11 bits, 6e-8 at worst; q8: a step of 1/255 of five deviations
+        # f16 has 11 bits, so rounding costs at most 6e-8. q8 rounds to 1/255 of a range of five standard deviations.
         rounding = {"f32": 1e-12, "f16": 1e-7, "q8": 1e-4}[c.dtype]
         assert nmse(cached[:, rows].swapaxes(0, 1), new) < rounding
         untouched = np.delete(np.arange(c.context), rows)
@@ -330,7 +330,7 @@ def test_who_takes_units(
 
 @pytest.mark.parametrize("dtype", ["f16", "q8"])
 def test_cache_holds_no_infinity(gpu: Gpu, run: Runner, dtype: str) -> None:
-    """What f16 cannot hold is its largest value to the token itself, too."""
+    """Values beyond the range of f16 become its largest value, in the cache and for the token itself."""
     bench = Bench(gpu)
     s = bench.put_step(0, 1)
     k, v = (

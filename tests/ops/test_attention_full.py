@@ -1,5 +1,5 @@
-"""full_attention against float64 NumPy: texts in one pass, windows to both sides, another sequence, shared heads,
-packed f16; texts of one row and of none; keys and rows that nobody sees are NaN."""
+"""full_attention against float64 NumPy: several texts in one pass, windows to both sides, keys of another sequence,
+shared heads, packed f16, texts of one row and of none. Keys and rows that no text may see are NaN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.ops.harness import Bench, nmse
 
 @dataclass(frozen=True)
 class Case:
-    """`texts`: (rows, keys) of each; a gap of one poisoned key stands between them."""
+    """`texts`: (rows, keys) of each text. In CROSS, a NaN key stands between two texts."""
 
     texts: tuple[tuple[int, int], ...]
     heads: int = 2
@@ -27,8 +27,8 @@ class Case:
     d: int = 32
     window: tuple[int, int] | None = None
     dtype: str = "f32"
-    sharp: float = 1.0  # of the scores
-    apart: bool = False  # keys and values [Hkv, rows, D] instead of side by side with the queries
+    sharp: float = 1.0  # factor of the scores
+    apart: bool = False  # keys and values are [Hkv, rows, D], in buffers of their own
 
 
 SELF = [
@@ -74,7 +74,7 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
         spans += [(first, first + seen)] * n
         rows, keys = rows + n, keys + seen + (0 if itself else 1)
     keys = rows if itself else keys
-    total = rows + 3  # rows of the plan; those behind the valid ones hold anything
+    total = rows + 3  # rows of the plan; the last three are not valid
     q = rng.standard_normal((total, c.heads, c.d)).astype(np.float32)
     k, v = rng.standard_normal((2, total if itself else keys, c.kv_heads, c.d)).astype(np.float32)
     visible = np.zeros(len(k), bool)
@@ -101,7 +101,8 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
         ]
     before = rng.standard_normal((total, c.heads * c.d)).astype(np.float32)
     y = bench.put("y", before)
-    bounds = np.full((total, 2), 1 << 30, np.uint32)  # of rows that are not valid: nobody looks
+    # Spans of rows that are not valid must not be read.
+    bounds = np.full((total, 2), 1 << 30, np.uint32)
     bounds[:rows] = np.array(spans, np.uint32).reshape(rows, 2)
     trace = Pass(total, bench.gpu.features, bench.gpu.info, step=bench.put_step(0, rows))
     heads = FullHeads(c.heads, c.kv_heads, c.d, scale, c.window)
@@ -110,7 +111,7 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
     run(bench.run(trace))
     got = run(bench.get(y))
     wanted = reference(q[:rows], k, v, np.array(spans).reshape(rows, 2), c, scale)
-    assert nmse(got[:rows], wanted) < 1e-10  # f32 sums and exp: seen 1e-13
+    assert nmse(got[:rows], wanted) < 1e-10  # rounding of f32 sums and exp; measured: 1e-13
     empty = [t for t, (begin, end) in enumerate(spans) if begin == end]
     assert not got[empty].any()
     assert np.array_equal(got[rows:], before[rows:])

@@ -1,4 +1,4 @@
-"""The checksum against NumPy's integers: any slicing gives the same sum, any damage another."""
+"""The checksum against NumPy's integers: every slicing gives the same sum, and damage changes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def reference(words: np.ndarray) -> int:
 def measured(
     gpu: Gpu, run: Runner, words: np.ndarray, parts: list[Part], slots: int, dispatches: int = 1
 ) -> list[int]:
-    """The kernel's sums, `parts` spread over that many dispatches."""
+    """The kernel's sums for `parts`, which are spread over this many dispatches."""
     bench = Bench(gpu)
     data = bench.put("data", words)
     sums = bench.put("sums", np.zeros((slots, 2), np.uint32))
@@ -66,7 +66,7 @@ def test_slices_add_up_in_any_order(gpu: Gpu, run: Runner, seed: int) -> None:
 
 
 def test_places_beyond_the_slice(gpu: Gpu, run: Runner) -> None:
-    """The index in the tensor counts, not the place in the buffer: up to tensors of 16 GiB."""
+    """The sum depends on a word's index in the tensor (up to 16 GiB), not on its place in the buffer."""
     words = random_words(5000)
     far = Part(0, 5000, 0xFFFF_0000, 0)
     assert measured(gpu, run, words, [far], 1) != measured(
@@ -75,7 +75,7 @@ def test_places_beyond_the_slice(gpu: Gpu, run: Runner) -> None:
 
 
 def damaged(words: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """What disks, tabs and bugs do to bytes."""
+    """Copies with the damage that disks, tabs and bugs cause, each with its name."""
     rng = np.random.default_rng(9)
     made = []
     for bit in rng.choice(32 * words.size, 40, replace=False).tolist():
@@ -100,7 +100,7 @@ def damaged(words: np.ndarray) -> list[tuple[str, np.ndarray]]:
     half = words.copy()
     half[half.size // 2 :] = 0
     made.append(("cut short", half))
-    both = words.copy()  # +1 and -1: a plain sum of words would not change
+    both = words.copy()  # +1 and -1 leave a plain sum of words unchanged
     both[[10, 20]] += np.array([1, 2**32 - 1], np.uint32)
     made.append(("+1 -1", both))
     return made
@@ -119,7 +119,7 @@ def test_damage_changes_both_halves(gpu: Gpu, run: Runner) -> None:
 
 
 def test_zeros_are_not_nothing(gpu: Gpu, run: Runner) -> None:
-    """An empty file of the right size differs from one a word longer."""
+    """Tensors of zeros of different sizes have different sums, none of which is 0."""
     zeros = np.zeros(3000, np.uint32)
     sums = measured(gpu, run, zeros, [Part(0, n, 0, n - 2998) for n in (2998, 2999, 3000)], 3)
     assert len({0, *sums}) == 4

@@ -23,7 +23,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Layer:
-    """Random weights of one layer, its inputs, and what they come to."""
+    """Random weights and inputs of one layer, and its reference output."""
 
     def __init__(self, shape: DeltaShape, rows: int, size: float = 1.0) -> None:
         self.shape = s = shape
@@ -39,7 +39,7 @@ class Layer:
         self.weight = normal(s.value_dim)
 
     def reference(self) -> np.ndarray:
-        """[T, values], the recurrence as the paper has it, in float64."""
+        """float64 [T, values], by the recurrence of the paper (Gated DeltaNet, arXiv:2412.06464)."""
         s, proj = self.shape, self.proj.astype(np.float64)
         rows = len(proj)
         raw, z, b, a = np.split(
@@ -77,7 +77,7 @@ class Running:
         self.step = bench.put("step", np.zeros(8, np.uint32))
         rubbish = np.full(
             (s.taps, s.channels), np.nan, np.float32
-        )  # what no token left there must not be read
+        )  # entries that no token has written must not be read
         self.history = bench.put("history", rubbish)
         self.state = bench.put(
             "state", np.full((s.value_heads, s.value_dim, s.key_dim), np.nan, np.float32)
@@ -90,7 +90,7 @@ class Running:
         ]
 
     def __call__(self, run: Runner, pos: int, rows: int, plan: int, halt: int = 0) -> np.ndarray:
-        """Rows pos .. pos + rows through a plan of `plan` rows, the rest of which is NaN."""
+        """Run rows pos .. pos + rows through a plan of `plan` rows, whose other rows are NaN."""
         s, bench = self.layer.shape, self.bench
         given = np.full((plan, s.projected), np.nan, np.float32)
         given[:rows] = self.layer.proj[pos : pos + rows]
@@ -127,7 +127,7 @@ def run_pieces(
     pieces: list[tuple[int, int]],
     info: AdapterInfo | None = None,
 ) -> list[np.ndarray]:
-    """Output, S and history behind `pieces` of (rows, rows of the plan), in the forms for the adapter `info`."""
+    """Output, state and history after `pieces` of (rows, rows of the plan), with the kernels' forms for `info`."""
     bench = Bench(gpu)
     running = Running(bench, layer, info or gpu.info)
     got, pos = [], 0
@@ -141,13 +141,13 @@ def run_pieces(
 
 CHUNKED = [
     DeltaShape(1, 2, 12, 20, 4),
-    DeltaShape(2, 2, 128, 64, 4),  # what the convolution has read has room for scratch
+    DeltaShape(2, 2, 128, 64, 4),  # q|k|v of proj has room for the scratch memory
     DeltaShape(1, 1, 132, 8, 4),  # too wide for chunks
 ]
 
 
 def spares_swiftshader(gpu: Gpu, shape: DeltaShape) -> bool:
-    """Whether a shape is only for --slow here: SwiftShader compiles each kernel of each for a second."""
+    """Whether the shape runs with --slow only, because SwiftShader compiles each of its kernels for a second."""
     return gpu.info.host == "dawn" and gpu.info.fallback and shape not in (SHAPES[0], CHUNKED[0])
 
 
@@ -155,7 +155,7 @@ def spares_swiftshader(gpu: Gpu, shape: DeltaShape) -> bool:
 def test_prompt_in_pieces(
     gpu: Gpu, run: Runner, shape: DeltaShape, skip_unless_slow: Callable[[], None]
 ) -> None:
-    """However a prompt is cut into passes of few rows, every bit is the same; single tokens differ by rounding."""
+    """Cutting a prompt into passes of a few rows changes no bit. Single tokens differ by rounding."""
     if spares_swiftshader(gpu, shape):
         skip_unless_slow()
     layer = Layer(shape, 41)
@@ -167,7 +167,7 @@ def test_prompt_in_pieces(
         assert a.tobytes() == b.tobytes()
     for pieces in (
         [(17, 24), (1, 1), (2, 16), (1, 1), (20, 32)],
-        [*[(1, 1)] * 19, (2, 2), *[(1, 1)] * 20],  # from the first token on
+        [*[(1, 1)] * 19, (2, 2), *[(1, 1)] * 20],  # single tokens from the first one on
     ):
         output, state, history = run_pieces(gpu, run, layer, pieces)
         assert nmse(output, wanted) < 1e-10
@@ -200,7 +200,7 @@ def test_large_inputs(gpu: Gpu, run: Runner, pieces: list[tuple[int, int]]) -> N
 
 
 def test_every_run_is_the_same(gpu: Gpu, run: Runner, skip_unless_slow: Callable[[], None]) -> None:
-    """200 runs of one token, its heads sharing keys, leave the same bits."""
+    """200 runs of one token, in a layer whose heads share keys, give the same bits."""
     shape = DeltaShape(2, 6, 36, 132, 4)
     if spares_swiftshader(gpu, shape):
         skip_unless_slow()
@@ -236,8 +236,8 @@ def test_what_cannot_be() -> None:
 def test_chunks_of_rows(
     gpu: Gpu, run: Runner, shape: DeltaShape, compact: bool, skip_unless_slow: Callable[[], None]
 ) -> None:
-    """Rows are taken 64 at a time between positions that are multiples of 64. A prompt that is cut there gives the same
-    bits, another the same but for rounding."""
+    """Chunks of 64 rows begin at positions that are multiples of 64. Cutting a prompt there changes no bit. Cutting it
+    elsewhere changes only the rounding."""
     if spares_swiftshader(gpu, shape):
         skip_unless_slow()
     layer = Layer(shape, 200)
@@ -248,7 +248,7 @@ def test_chunks_of_rows(
     for pieces in ([(64, 64), (128, 144), (8, 16)], [(128, 160), (72, 80)]):
         for a, b in zip(run_pieces(gpu, run, layer, pieces, info), whole, strict=True):
             assert a.tobytes() == b.tobytes()
-    # Rows before, between and behind chunks.
+    # Single rows before, between and after chunks.
     for pieces in ([(37, 64), (130, 192), (1, 80), (32, 64)], [(63, 64), (65, 80), (72, 80)]):
         output, state, history = run_pieces(gpu, run, layer, pieces, info)
         assert nmse(output, wanted) < 1e-10

@@ -27,7 +27,7 @@ FORMATS = [
 
 
 async def embedded(bench: Bench, ids: list[int], table: Linear, *, add: bool = False) -> np.ndarray:
-    """What embed writes for `ids` over rows of 9."""
+    """The output of embed for `ids`, [len(ids), cols]. Its buffer holds 9 before."""
     trace = Trace(len(ids))
     out: Tensor = bench.put("out", np.full((len(ids), table.cols), 9.0, np.float32))
     embed(trace, bench.put("ids", np.array(ids, np.uint32)), table, out, scale=SCALE, add=add)
@@ -41,15 +41,13 @@ def test_formats(gpu: Gpu, run: Runner, form: str, cols: int) -> None:
     table, w, _ = random_linear(bench, np.random.default_rng(3), [(50, form)], cols)
     ids = [0, 49, 7, 7, 31]
     got = run(embedded(bench, ids, table))
-    assert (
-        nmse(got, w[ids] * SCALE) < 1e-13
-    )  # one product and, for q4 and q8, a sum: rounding of f32
+    assert nmse(got, w[ids] * SCALE) < 1e-13  # f32 rounds one product and, for q4 and q8, one sum
     bench.close()
 
 
 @pytest.mark.parametrize("form, cols", FORMATS)
 def test_added_to_what_is_there(gpu: Gpu, run: Runner, form: str, cols: int) -> None:
-    """Of every part of a table, each row once."""
+    """Each row is added exactly once, whichever part of the table holds it."""
     bench = Bench(gpu)
     parts = [(20, form), (1, "bf16"), (29, form)]
     table, w, _ = random_linear(bench, np.random.default_rng(7), parts, cols)
@@ -70,7 +68,7 @@ def test_parts_and_ids_beyond_the_table(gpu: Gpu, run: Runner) -> None:
 
 
 def test_rows_that_are_given_stay(gpu: Gpu, run: Runner) -> None:
-    """Every part of the table leaves them alone."""
+    """Ids from 2^31 on stand for given rows, which no part of the table overwrites."""
     bench = Bench(gpu)
     table, w, _ = random_linear(bench, np.random.default_rng(6), [(20, "q4"), (30, "bf16")], 64)
     ids = [3, 2**31, 2**32 - 1, 40]
@@ -81,7 +79,7 @@ def test_rows_that_are_given_stay(gpu: Gpu, run: Runner) -> None:
 
 
 def test_wide_rows(gpu: Gpu, run: Runner) -> None:
-    """More chunks than one workgroup takes."""
+    """A row has more columns than one workgroup handles."""
     bench = Bench(gpu)
     table, w, _ = random_linear(bench, np.random.default_rng(5), [(3, "q4")], 64 * 32 + 64)
     assert nmse(run(embedded(bench, [2, 0], table)), w[[2, 0]] * SCALE) < 1e-13

@@ -1,4 +1,4 @@
-"""Load-time kernels, bit for bit against NumPy: every format, odd sizes and places, neighbours left alone."""
+"""Load-time kernels, bit for bit against NumPy: every format, odd sizes and places. Neighbours must not change."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.ops.harness import Bench
 from tests.ops.matrices import from_bf16, to_bf16
 
 DTYPES = ("F32", "F16", "BF16")
-FORMS = [("F32", "f32"), ("F32", "f16"), ("F16", "f16"), ("BF16", "bf16")]  # of rows
-PLACES = [(1, 0), (37, 5), (300, 64), (513, 131)]  # n, element
+FORMS = [("F32", "f32"), ("F32", "f16"), ("F16", "f16"), ("BF16", "bf16")]  # from, to
+PLACES = [(1, 0), (37, 5), (300, 64), (513, 131)]  # count, first element
 
 
 def stored(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """(what lies in the file, its values as float32)."""
+    """The array as a file of this dtype stores it, and its values as float32."""
     if dtype == "BF16":
         return to_bf16(values), from_bf16(to_bf16(values))
     array = values.astype(np.float32 if dtype == "F32" else np.float16)
@@ -32,13 +32,13 @@ def stored(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def words(array: np.ndarray) -> np.ndarray:
-    """The array's bytes as u32, the last word filled up with ones."""
+    """The array's bytes as u32. The last word is filled up with one bits."""
     raw = array.tobytes()
     return np.frombuffer(raw + b"\xff" * (-len(raw) % 4), np.uint32)
 
 
 def odd_values(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Numbers of all sizes, subnormal in f16 and in f32 too, infinities among them."""
+    """float32 [n] of all magnitudes, with numbers that are subnormal in f16 or f32, or beyond the range of f16."""
     values = rng.standard_normal(n) * 2.0 ** rng.integers(-26, 17, n)
     values[::11] = [0.0, -0.0, 6e-8, 65504.0, -65519.0, 1e-40, 2.0**-14, 2.98e-8][n % 8]
     return values.astype(np.float32)
@@ -62,7 +62,7 @@ def test_convert(gpu: Gpu, run: Runner, dtype: str, kind: str, n: int, element: 
         want = np.clip(values, -65504, 65504).astype(np.float16)
         assert (got[element : element + n].view(np.uint16) == want.view(np.uint16)).all()
     else:
-        # As numbers: a device may flush f32's own subnormals, and bf16 and f32 pass as bits anyway.
+        # Compared as numbers, because a device may flush the subnormals of f32.
         assert (got[element : element + n] == values).all()
     assert (got[:element] == 7.0).all() and (got[element + n :] == 7.0).all()
     bench.close()
@@ -89,7 +89,7 @@ def test_interleave(gpu: Gpu, run: Runner, dtype: str, n: int, element: int) -> 
 
 
 def packed(fields: np.ndarray, bits: int) -> np.ndarray:
-    """MLX's packing: one stream of bits, lowest first, here a bit at a time."""
+    """Pack fields as MLX does: one stream of bits, lowest bit first."""
     stream = (fields.reshape(-1, 1) >> np.arange(bits)) & 1
     return np.packbits(stream.astype(np.uint8), bitorder="little").view(np.uint32)
 
@@ -123,8 +123,8 @@ def test_repack_refuses_other_widths_and_columns(gpu: Gpu) -> None:
     bench.close()
 
 
-# sha256 (first 16 digits) of words, scales and biases of mlx 0.32.4's mx.quantize on the CPU for `tied_values()` in a
-# dtype, by dtype, bits, group.
+# The first 16 digits of the sha256 of words, scales and biases that mx.quantize of mlx 0.32.4 makes of `tied_values()`
+# on the CPU, by dtype, bits and group.
 MLX = {
     ("F32", 4, 32): "c7f8086fdaa74627",
     ("F32", 4, 64): "31772db7364c09be",
@@ -142,8 +142,8 @@ MLX = {
 
 
 def tied_values() -> np.ndarray:
-    """Rows of other sizes; zero, constant, one-sided and symmetrical groups; coarse values, so that ties are common;
-    some so small that the least scale stands in."""
+    """float32 [96, 192]: rows of different magnitudes; zero, constant, one-sided and symmetrical groups; coarse values,
+    so that ties are common; values so small that MLX's smallest scale is used."""
     rng = np.random.default_rng(11)
     w = rng.standard_normal((96, 192)) * rng.uniform(1e-3, 2, (96, 1))
     w[3] = 0
@@ -161,7 +161,7 @@ def tied_values() -> np.ndarray:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_quantise(gpu: Gpu, run: Runner, dtype: str, bits: int, group: int) -> None:
-    """Bit for bit as mlx has it, ties included: the shader divides exactly."""
+    """The result is mlx's own, bit for bit, also for ties, because the shader divides exactly."""
     bench = Bench(gpu)
     source, values = stored(tied_values(), dtype)
     fields, scale, bias = (part.ravel() for part in quantise(values, bits, group))
@@ -192,7 +192,7 @@ def test_quantise(gpu: Gpu, run: Runner, dtype: str, bits: int, group: int) -> N
 
 
 def as_bits(values: np.ndarray, to: str) -> np.ndarray:
-    """float32 values rounded to a format, as its bits."""
+    """float32 values rounded to a format; bf16 as its bits."""
     return (
         to_bf16(values)
         if to == "bf16"
@@ -209,7 +209,7 @@ def as_bits(values: np.ndarray, to: str) -> np.ndarray:
 def test_rows_with_taps_before_channels(
     gpu: Gpu, run: Runner, dtype: str, to: str, count: int, channels: int, taps: int, row: int
 ) -> None:
-    """Bit for bit; neighbours left alone."""
+    """Rows are transposed bit for bit, and their neighbours do not change."""
     bench, cols = Bench(gpu), channels * taps
     source, values = stored(np.random.default_rng(count).standard_normal(count * cols), dtype)
     want = as_bits(values.reshape(count, channels, taps).transpose(0, 2, 1).ravel(), to)
@@ -237,7 +237,7 @@ def test_rows_with_taps_before_channels(
 def test_rows_of_a_length(
     gpu: Gpu, run: Runner, dtype: str, to: str, count: int, channels: int, taps: int, first: int
 ) -> None:
-    """Weight norm against float64; row 0 is of zeros, and stays."""
+    """Weight norm against float64. Row 0 is zero and stays zero."""
     bench, cols = Bench(gpu), channels * taps
     rng = np.random.default_rng(count)
     made = rng.standard_normal((count, cols)) * 10.0 ** rng.integers(-3, 3, (count, 1))
@@ -292,7 +292,7 @@ def test_more_workgroups_than_one_dimension_has(gpu: Gpu, run: Runner) -> None:
     bench = Bench(gpu)
     n = 65535 * 256 + 1000
     source = np.random.default_rng(0).integers(0, 2**16, n).astype(np.uint16)
-    source &= 0xBFFF  # no infinity, no NaN
+    source &= 0xBFFF  # this makes infinity and NaN impossible
     target = bench.put("target", np.zeros(n, np.float32))
     trace = Trace(1)
     layout.convert(trace, bench.put("source", words(source)), "BF16", target, "f32", n)
@@ -311,7 +311,7 @@ def pcg(v: np.ndarray) -> np.ndarray:
 def filled(
     bench: Bench, run: Runner, form: str, scale_format: str, rows: int, cols: int, seed: int
 ) -> list[np.ndarray]:
-    """The words of weight and scales."""
+    """The words of a random weight and, for q4 and q8, of its scales."""
     bits = {"f32": 32, "f16": 16, "bf16": 16, "q4": 4, "q8": 8}[form]
     weight = bench.put("weight", np.zeros(rows * cols * bits // 32, np.uint32))
     scales = None
@@ -331,7 +331,8 @@ def filled(
     [("f32", ""), ("f16", ""), ("bf16", ""), ("q4", "f16"), ("q4", "bf16"), ("q8", "f32")],
 )
 def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> None:
-    """Bits as NumPy's integers have them (so equal on every host), spread over +-sqrt(3 / cols), other per seed."""
+    """The bits are those of NumPy's integers, so every host makes the same. Values spread over +-sqrt(3 / cols), and
+    another seed gives others."""
     bench = Bench(gpu)
     rows, cols = 8, 96
     got = filled(bench, run, form, scale_format, rows, cols, 5)
@@ -359,7 +360,7 @@ def test_random_matrix(gpu: Gpu, run: Runner, form: str, scale_format: str) -> N
         step = values[np.argmax(k)] / k.max()
         bound = (
             2.0**-7 if form == "bf16" else 0.0
-        )  # bf16 drops what its 8 bits cannot hold; the step has 3 bits
+        )  # k has 8 bits and step 3, so k * step does not fit the 8 bits of bf16
         assert (np.abs(values - k * step) <= bound * np.abs(values)).all()
         assert 0.85 * reach < values.max() < 1.15 * reach and abs(values.mean()) < 0.1 * reach
     assert (filled(bench, run, form, scale_format, rows, cols, 6)[0] != got[0]).mean() > 0.9

@@ -1,4 +1,4 @@
-"""linear and gated_linear against float64 NumPy: one row and a chunk, layers in parts of several formats."""
+"""linear and gated_linear against float64 NumPy: one row and a chunk, and layers in parts of several formats."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_becomes_of_a_product(
     factors: bool,
     biased: bool,
 ) -> None:
-    """Activations, factors of the outputs, scales, with bias and residual: of a layer in two parts."""
+    """Activations, factors of the outputs and scales, with bias and residual, in a layer of two parts."""
     bench, rng = Bench(gpu), np.random.default_rng(5)
     layer, w, b = random_linear(bench, rng, [(33, "q4"), (8, "bf16")], 64, bias=biased)
     vectors, f = b * biased, np.ones(41)
@@ -143,7 +143,8 @@ def test_gates_of_other_activations(gpu: Gpu, run: Runner, kind: Any) -> None:
 
 
 def test_gelu_is_exact_far_from_zero_and_near_it(gpu: Gpu, run: Runner) -> None:
-    """Off by at most 3e-7 of max(1, |x|), the bound of the erf that is used, and finite where exp would not be."""
+    """The error is at most 3e-7 max(1, |gelu(x)|), the bound of the erf that the kernel uses. Where exp would overflow,
+    the result is finite."""
     bench = Bench(gpu)
     x = np.concatenate([np.linspace(-8, 8, 997), [-1e30, 1e30, 0.0]]).astype(np.float32)[:, None]
     one = Matrix(1, 1, "f32", bench.put("w", np.ones((1, 1), np.float32)))
@@ -159,7 +160,7 @@ def test_gelu_is_exact_far_from_zero_and_near_it(gpu: Gpu, run: Runner) -> None:
 
 @pytest.mark.parametrize("rows, last", [(1, False), (9, False), (9, True)])
 def test_layer_norm_before_a_layer(gpu: Gpu, run: Runner, rows: int, last: bool) -> None:
-    """A dispatch of its own, whatever the product; the head's of the last valid row alone."""
+    """The norm is a dispatch of its own before matvec and matmul. For a head it takes only the last valid row."""
     bench, rng = Bench(gpu), np.random.default_rng(6)
     layer, w, _ = random_linear(bench, rng, [(33, "q8")], 64)
     x = 5 + rng.standard_normal((16, 64)).astype(np.float32)
@@ -187,7 +188,7 @@ def test_gates_have_no_scale() -> None:
 
 
 def test_kernels_without_extras_are_what_they_were() -> None:
-    """What a layer does not use is no constant of its kernel, so that it shares a pipeline with those before."""
+    """Extras that a layer does not use are no constants of its kernel, so layers without extras share a pipeline."""
     for epilogue in EPILOGUES:
         assert Finish(epilogue).constants(3).keys() == {
             "BIAS", "BIAS_OFFSET", "EPILOGUE", "ACTIVATION",

@@ -39,7 +39,7 @@ def rng() -> np.random.Generator:
     [*((f, 128) for f in FORMATS), ("f32", 37), ("f16", 33), ("bf16", 1)],
 )
 def test_formats(bench: Bench, run: Runner, rng: np.random.Generator, form: str, cols: int) -> None:
-    """13 of 16 rows are valid, 45 columns leave a partial tile; rows behind the valid ones stay untouched."""
+    """13 of 16 rows are valid, and 45 columns leave a partial tile. Rows behind the valid ones do not change."""
     matrix, w = random_matrix(bench, rng, 45, cols, form)
     x = rng.standard_normal((16, cols)).astype(np.float32)
     x[13:] = np.nan
@@ -106,7 +106,7 @@ def test_tiles(
     elif epilogue == "multiply":
         v = act(old, kind) * v
     got = run(bench.get(y)).copy()
-    # f16 tiles round x and W to 11 bits, so products are off by 2^-12 in the mean square: measured 1e-7 to 2e-7.
+    # f16 tiles round x and W to 11 bits. The NMSE that this causes was measured as 1e-7 to 2e-7.
     assert nmse(got[:70, 3 : 3 + n], v[:70]) < (1e-6 if t.f16 else BAR)
     got[:70, 3 : 3 + n] = before[:70, 3 : 3 + n]
     assert np.array_equal(got, before.astype(np.float32)), "wrote elsewhere"
@@ -138,8 +138,8 @@ def test_tuning_fits_the_kernel(t: int) -> None:
 def test_units(
     bench: Bench, run: Runner, rng: np.random.Generator, form: str, epilogue: str
 ) -> None:
-    """The tensor units, where a real GPU has them (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES): 70 of 80 rows valid, a
-    partial tile of columns."""
+    """The tensor units of a real GPU (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES): 70 of 80 rows are valid, and the columns
+    leave a partial tile."""
     if "subgroup-matrix" not in bench.gpu.features:
         pytest.skip("no subgroup-matrix: no software adapter has it")
     rows, cols = 150, 192
@@ -164,13 +164,13 @@ def test_units(
     elif epilogue == "multiply":
         v = act(old, "silu") * v
     got = run(bench.get(y)).copy()
-    assert nmse(got[:70, 3 : 3 + n], v[:70]) < 1e-6  # W rounded to f16
+    assert nmse(got[:70, 3 : 3 + n], v[:70]) < 1e-6  # W is rounded to f16
     got[:70, 3 : 3 + n] = before[:70, 3 : 3 + n]
     assert np.array_equal(got, before.astype(np.float32)), "wrote elsewhere"
 
 
 def test_units_are_for_whole_tiles(bench: Bench, rng: np.random.Generator) -> None:
-    """A layer takes them where its width and the chunk's rows allow it, and narrows its input first."""
+    """A layer uses the tensor units where its width and the chunk's rows allow it. It narrows its input first."""
     every = frozenset({"subgroup-matrix", "shader-f16", "subgroups"})
     for rows, cols, features, takes in [
         (64, 128, every, True),
@@ -210,8 +210,8 @@ def test_dot4(
     scale_format: str,
     epilogue: str,
 ) -> None:
-    """Integers: the input is quantised beforehand, and what it then means is multiplied exactly. 70 of 80 rows valid,
-    partial tiles in both directions."""
+    """Integer products: the input is quantised beforehand, and its quantised values are multiplied exactly. 70 of 80
+    rows are valid, with partial tiles in both directions."""
     rows, cols = 150, 384
     gated = epilogue == "gated"
     n = rows // 2 if gated else rows
@@ -240,7 +240,7 @@ def test_dot4(
 
 
 def test_integers_are_for_quantised_weights(bench: Bench, rng: np.random.Generator) -> None:
-    """A layer takes them on GPUs that have an instruction for them, and quantises its input first."""
+    """A layer uses integer products on GPUs that have an instruction for them. It quantises its input first."""
     nvidia = AdapterInfo("nvidia", "ampere")
     for rows, cols, form, group, info, takes in [
         (64, 192, "q4", 64, nvidia, True),

@@ -18,7 +18,7 @@ from tests.conftest import Runner
 from tests.ops.harness import Bench, nmse
 from tests.ops.matrices import FORMATS, act, random_matrix
 
-BAR = 1e-7  # sums in f32, weights exact in every format
+BAR = 1e-7  # for sums in f32; the weights are exact in every format
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def rng() -> np.random.Generator:
 
 
 def trace_of(bench: Bench, rows: int = 1, valid: int | None = None) -> Pass:
-    """A trace of `rows` rows whose step says that `valid` of them count."""
+    """A trace of `rows` rows, of which the step says that `valid` are valid."""
     step = np.frombuffer(pack_step(pos=0, rows=valid or rows), np.uint32)
     return Pass(rows, bench.gpu.features, bench.gpu.info, step=bench.put("step", step))
 
 
 def output(bench: Bench, rng: np.random.Generator, *shape: int) -> tuple[Tensor, np.ndarray]:
-    """A destination that already holds something, and what."""
+    """A destination with random contents, and these contents in float64."""
     before = rng.standard_normal(shape).astype(np.float32)
     return bench.put("y", before), before.astype(np.float64)
 
@@ -135,7 +135,7 @@ FORMS = [
 def test_forms(
     bench: Bench, run: Runner, rng: np.random.Generator, t: MatvecTuning, epilogue: str
 ) -> None:
-    """Every form, with norm and bias, over more columns than are staged at a time."""
+    """Every form, with norm and bias, over more columns than the kernel stages at a time."""
     if t.subgroups and "subgroups" not in bench.gpu.features:
         pytest.skip("no subgroups")
     rows, cols = 54, 2048 + 320
@@ -149,7 +149,7 @@ def test_forms(
     y, before = output(bench, rng, 1, n + 3)
     trace = trace_of(bench)
     if t.subgroups and bench.gpu.info.device.startswith("llvmpipe"):
-        # lavapipe's subgroups are 8 wide, which wgpu does not say: the way without a barrier is tested with it.
+        # lavapipe's subgroups are 8 wide, but wgpu does not report it. With it, the path without a barrier is tested.
         trace.info = replace(trace.info, subgroup_min_size=8)
     matvec(
         trace,
@@ -183,9 +183,9 @@ def test_forms(
 @pytest.mark.parametrize(
     "task",
     [
-        MatvecTask(54, 2048 + 320, "q4", 64, "f16", "gated", True),  # more than is staged at a time
+        MatvecTask(54, 2048 + 320, "q4", 64, "f16", "gated", True),  # more columns than are staged
         MatvecTask(37, 96, "bf16", 0, "f16", "add", False),
-        MatvecTask(1 << 15, 64, "q8", 32, "bf16", "store", True),  # the form of heads
+        MatvecTask(1 << 15, 64, "q8", 32, "bf16", "store", True),  # the form for output heads
     ],
     ids=str,
 )
@@ -254,7 +254,7 @@ def test_more_workgroups_than_one_dimension_holds(
 
 
 def test_large_activations_stay_finite(bench: Bench, run: Runner, rng: np.random.Generator) -> None:
-    """Gates of +-1e4: silu and gelu reach their limits without NaN."""
+    """With gates of +-1e4, silu and gelu reach their limits and give no NaN."""
     for kind in ("silu", "gelu_tanh"):
         w = np.array([[1.0], [-1.0], [1.0], [1.0]], np.float32) * np.ones((4, 32), np.float32)
         matrix, _ = random_matrix(bench, rng, 4, 32, "f32")

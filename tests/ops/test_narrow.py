@@ -34,7 +34,7 @@ def test_narrow(gpu: Gpu, run: Runner, cols: int, offset: float) -> None:
     narrow(trace, given, plain)
     narrow(trace, given, normed, Norm(bench.put("w", w), 1e-6, offset))
     run(bench.run(trace))
-    # f16 holds 11 bits: the mean square error of rounding is (2^-12)^2 / 3 = 2e-8 and less.
+    # f16 has 11 bits, so the mean square error of rounding is at most (2^-12)^2 / 3 = 2e-8.
     wanted = np.clip(x, -65504.0, 65504.0)
     assert nmse(run(bench.get(plain)), blocks(wanted)) < 1e-7
     assert nmse(run(bench.get(normed)), blocks(rms_reference(x, w, 1e-6, offset))) < 1e-7

@@ -55,7 +55,7 @@ def test_norm_and_sum(
         (run(bench.get(stored)), wanted),
         (run(bench.get(summed)), before[:rows] + wanted),
     ):
-        assert nmse(got[:rows], valid) < 1e-12  # f32 sums of squares: seen 1e-14
+        assert nmse(got[:rows], valid) < 1e-12  # rounding of f32 sums of squares; measured: 1e-14
         assert np.array_equal(got[rows:], before[rows:])
     bench.close()
 
@@ -74,7 +74,7 @@ def layer_reference(
     [
         (1, 384, True, 0.0, 1.0, 0.0),
         (3, 5, False, 0.0, 1.0, 0.3),
-        (7, 300, True, 1.0, 1.0, 1000.0),  # what a one-pass variance would lose
+        (7, 300, True, 1.0, 1.0, 1000.0),  # a one-pass variance would be too inexact here
         (33, 768, False, 0.0, 1e-4, 0.0),
         (2, 2047, True, 0.0, 1e4, -1e4),
     ],
@@ -89,7 +89,7 @@ def test_layer_norm(
     size: float,
     mean: float,
 ) -> None:
-    """Stored, added, and of the last valid row alone."""
+    """The norm is stored, added to what is there, and computed for the last valid row only."""
     rng = np.random.default_rng(cols)
     bench = Bench(gpu)
     x = (mean + size * rng.standard_normal((rows + 2, cols))).astype(np.float32)
@@ -107,7 +107,7 @@ def test_layer_norm(
     norm_last_row(trace, given, norm, last)
     run(bench.run(trace))
     wanted = layer_reference(x[:rows], w, b if biased else None, 1e-5, offset)
-    # f32 rounds what is left when the mean is taken away: relative to it, 6e-8 * mean / size. Seen: a tenth of this.
+    # Subtracting the mean in f32 leaves a relative error of up to 6e-8 * mean / size. Measured: a tenth of it.
     bar = max(1e-12, (6e-8 * mean / size) ** 2)
     for got, expected in (
         (stored, wanted),
@@ -123,11 +123,11 @@ def test_layer_norm(
 @pytest.mark.parametrize(
     "rows, first, second, behind, centred",
     [
-        (1, (1, 640), (1, 160), 160, False),  # q and k over their whole width, v behind them
+        (1, (1, 640), (1, 160), 160, False),  # q and k normed over their whole width, v behind them
         (3, (1, 36), (1, 12), 12, False),
-        (7, (5, 20), (1, 20), 20, True),  # heads, each with weights of its own
+        (7, (5, 20), (1, 20), 20, True),  # each head has weights of its own
         (2, (2, 100), (2, 68), 136, True),
-        (2, (3, 5), (2, 77), 0, False),  # other widths, nothing behind
+        (2, (3, 5), (2, 77), 0, False),  # odd widths, nothing behind
     ],
 )
 def test_norms_of_parts(
@@ -139,7 +139,7 @@ def test_norms_of_parts(
     behind: int,
     centred: bool,
 ) -> None:
-    """In place; what lies behind the parts, and rows that are not of the pass, stay as they are."""
+    """Parts are normed in place. Columns behind the parts and rows that are not valid do not change."""
     rng = np.random.default_rng(rows + first[1])
     bench = Bench(gpu)
     widths = [first[1]] * first[0] + [second[1]] * second[0]

@@ -1,4 +1,4 @@
-"""pool against float64 NumPy: every pooling, texts of no row, one and many, between rows that nobody reads."""
+"""pool against float64 NumPy: every pooling, and texts of no row, one and many. Rows between the texts are NaN."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""quantise against float64 NumPy: with and without the norm, widths that the workgroup does not divide, what is huge,
-tiny and zero."""
+"""quantise against float64 NumPy: with and without the norm, widths that the workgroup does not divide, and rows that
+are huge, tiny or zero."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.ops.test_norm import rms_reference
 
 
 def in_order(words: np.ndarray) -> np.ndarray:
-    """Words [T, K / 4] of bytes, of each eight those at even places first, as integers [T, K]."""
+    """Integers [T, K] from words [T, K / 4] of bytes. In each eight, the bytes of even places come first."""
     fields = np.ascontiguousarray(words).view(np.int8).reshape(len(words), -1, 2, 4)
     return fields.transpose(0, 1, 3, 2).reshape(len(words), -1).astype(np.int64)
 
 
 def quantised_parts(words: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(integers [T, K], sums [T, K / 64], scales [T]) of what the kernel writes."""
+    """Unpack what the kernel writes: integers [T, K], sums [T, K / 64], scales [T]."""
     integers = 128 * in_order(words[:, : k // 4]) + in_order(words[:, k // 4 : k // 2])
     numbers = np.ascontiguousarray(words[:, k // 2 :]).view(np.float32)
     return integers, numbers[:, : k // 64], numbers[:, k // 64]
 
 
 def quantised_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [T, K] as the kernel writes them, and the float64 values that they then mean."""
+    """Quantise rows [T, K] as the kernel does. Returns its words and the float64 values [T, K] that they stand for."""
     rows, k = x.shape
     scales = (np.abs(x).max(-1) / 16256).astype(np.float32)
     integers = np.rint(x / np.asarray(scales, np.float64)[:, None]).astype(np.int64)
@@ -51,7 +51,7 @@ def test_quantise(gpu: Gpu, run: Runner, cols: int, offset: float) -> None:
     rng = np.random.default_rng(cols)
     bench = Bench(gpu)
     x = (30 * rng.standard_normal((5, cols))).astype(np.float32)
-    x[1] *= 1e-35  # becomes zeros
+    x[1] *= 1e-35  # so tiny that it becomes zero
     x[2] = 0.0
     x[3] *= 1e15
     w = rng.standard_normal(cols).astype(np.float32)
@@ -68,7 +68,7 @@ def test_quantise(gpu: Gpu, run: Runner, cols: int, offset: float) -> None:
     ):
         integers, sums, scales = quantised_parts(run(bench.get(made)), cols)
         assert np.allclose(scales, np.abs(wanted).max(-1) / 16256, rtol=1e-5, atol=1e-32)
-        # f32 may round what lies in the middle to the other side, and has errors of 1e-7 of the largest.
+        # f32 may round a value near the middle to the other side, with an error of 1e-7 of the largest value.
         errors = np.abs(integers * np.asarray(scales, np.float64)[:, None] - wanted)
         assert (errors <= 0.51 * scales[:, None] + 1e-29).all()
         assert np.abs(integers).max() == 16256

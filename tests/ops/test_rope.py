@@ -1,5 +1,5 @@
-"""rope_append against float64 NumPy: head norms before and behind the rotation; whole, partial and no rotation, of
-halves and neighbours; far positions, growing queries, append, padding, halt."""
+"""rope_append against float64 NumPy: head norms before and after the rotation; full, partial and no rotation, with
+pairs of halves or of neighbours; far positions, growing queries, append, padding, halt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Case:
     valid: int = 5
     pos: int = 0
     context: int = 96
-    dtype: str = "f32"  # of the caches
+    dtype: str = "f32"  # of the KV cache
     q_dtype: str = "f32"
     norms: bool = True
     offset: float = 0.0
@@ -54,7 +54,7 @@ def heads_reference(
     norm_last: bool = False,
     magnitude: float = 1.0,
 ) -> np.ndarray:
-    """[T, heads, D] normed and rotated."""
+    """Heads [T, heads, D], normed and rotated, in float64."""
     x = x.astype(np.float64)
 
     def normed(x: np.ndarray) -> np.ndarray:
@@ -70,7 +70,7 @@ def heads_reference(
 
 
 def growth_reference(growth: tuple[float, int] | None, pos: int, rows: int) -> np.ndarray:
-    """[T, 1, 1]: what q is multiplied by."""
+    """The factors of q, [T, 1, 1]."""
     beta, period = growth or (0.0, 1)
     made: np.ndarray = 1 + beta * np.log1p((pos + np.arange(rows)) // period)
     return made[:, None, None]
@@ -79,7 +79,7 @@ def growth_reference(growth: tuple[float, int] | None, pos: int, rows: int) -> n
 def rotated_reference(
     x: np.ndarray, width: int, base: float, pos: int, neighbours: bool, magnitude: float
 ) -> np.ndarray:
-    """[T, heads, D] with pairs of the first `width` entries turned."""
+    """x [T, heads, D] with the pairs of its first `width` entries rotated."""
     angle = (pos + np.arange(len(x)))[:, None] * base ** (-2.0 * np.arange(width // 2) / width)
     cos, sin = magnitude * np.cos(angle)[:, None], magnitude * np.sin(angle)[:, None]
     if neighbours:
@@ -95,7 +95,7 @@ CASES = [
     Case(norms=False, dtype="f16"),
     Case(
         d=20, width=10, kv_heads=4, rows=3, valid=3, pos=61
-    ),  # over the border of the table's blocks
+    ),  # crosses a border of the table's blocks
     Case(
         d=256,
         width=64,
@@ -190,7 +190,7 @@ def test_against_reference(gpu: Gpu, run: Runner, case: Case) -> None:
     rows = slice(c.pos, c.pos + c.valid)
     for cached, want in ((k, want_k), (v, want_v)):
         got = run(bench.get(cached)).astype(np.float64)
-        # f16: half a unit in the last place of 11 bits, 6e-8 at worst
+        # f16 has 11 bits, so rounding costs at most 6e-8.
         bar = {"f32": 1e-12, "f16": 1e-7, "q8": 1e-4}[c.dtype]
         assert nmse(got[:, rows], want[:, rows]) < bar
         untouched = np.ones(c.context, bool)

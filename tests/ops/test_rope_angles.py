@@ -1,5 +1,5 @@
-"""Rotary positions of several axes against float64 NumPy, by transformers' formulas: M-RoPE in both orders, and the two
-axes of vision towers; angles per row in rope; a shift between rotary position and row of the cache.
+"""Rotary positions with several axes against float64 NumPy: M-RoPE in both orders, and the two axes of vision towers;
+angles per row in rope; a shift between a rotary position and its row of the cache.
 
 Formulas: transformers, models/qwen3_5 (apply_interleaved_mrope), qwen2_vl (apply_multimodal_rotary_pos_emb, and
 VisionRotaryEmbedding with rot_pos_emb for the towers).
@@ -32,9 +32,9 @@ def plain(width: int, base: float) -> np.ndarray:
 
 
 def reference(kind: str, positions: np.ndarray, width: int, base: float) -> np.ndarray:
-    """Angles [T, width / 2], as transformers puts them together."""
+    """Angles [T, width / 2], combined as transformers does."""
     pairs = width // 2
-    if kind == GRID:  # frequencies of half the width for rows, then the same for columns
+    if kind == GRID:  # angles of rows, then of columns, with the same frequencies
         half = plain(pairs, base)
         return np.concatenate([positions[:, :1] * half, positions[:, 1:2] * half], -1)
     freqs = positions.T[:, :, None] * plain(width, base)  # [axes, T, pairs]
@@ -83,7 +83,7 @@ def put_angles(bench: Bench, trace: Pass, made: Rope, positions: np.ndarray) -> 
 def test_heads_turn_by_their_rows_angles(
     gpu: Gpu, run: Runner, kind: str, axes: int, width: int
 ) -> None:
-    """Positions that jump, repeat and go back; rows of the cache that have nothing to do with them; poisoned rows."""
+    """Positions jump, repeat and go back, whatever the row of the cache is. Rows that are not valid are NaN."""
     rng = np.random.default_rng(width)
     bench, heads, kv, rows, valid, pos, base = Bench(gpu), 3, 1, 5, 4, 7, 1e6
     d = -(-width // 4) * 4
@@ -121,7 +121,7 @@ def test_heads_turn_by_their_rows_angles(
 @pytest.mark.parametrize("shift", [-61, 0, 300])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_shift_turns_and_moves_nothing(gpu: Gpu, run: Runner, rows: int, shift: int) -> None:
-    """The key and value go to the row of the cache, turned by another position; for a token and for a chunk."""
+    """Queries and keys are rotated by the shifted position, but keys and values are stored at the unshifted row."""
     rng = np.random.default_rng(5)
     bench, heads, kv, d, pos, base = Bench(gpu), 2, 1, 16, 70, 1e4
     qkv = rng.standard_normal((rows, heads + 2 * kv, d)).astype(np.float32)
@@ -155,7 +155,7 @@ def test_a_shift_turns_and_moves_nothing(gpu: Gpu, run: Runner, rows: int, shift
 
 
 def test_sections_of_a_config() -> None:
-    """Qwen3.5's, and what is refused."""
+    """The axes of Qwen3.5's interleaved sections, and of chunked ones."""
     axes = mrope_axes([11, 11, 10], True, 32)
     assert axes[:7] == (0, 1, 2, 0, 1, 2, 0) and axes[-3:] == (2, 0, 1)
     assert [axes.count(a) for a in range(3)] == [11, 11, 10]

@@ -1,4 +1,4 @@
-"""The sampler against a float64 reference, draw by draw; noise against the softmax; penalties, halting, bad logits."""
+"""The sampler against a float64 reference, draw by draw; noise against the softmax; penalties, halts, bad logits."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from tests.conftest import Runner
 from tests.ops.harness import Bench
 
 IN_PROMPT = np.uint32(1 << 31)
-V = 3001  # nearly all tests use one vocabulary: a pipeline takes a software adapter seconds to compile
-WHOLE = 248320  # Qwen3.5's
-LIST = 1024  # lib/sample_buckets.wgsl
+V = 3001  # one size for nearly all tests: a software adapter compiles a pipeline for seconds
+WHOLE = 248320  # Qwen3.5's vocabulary
+LIST = 1024  # as in lib/sample_buckets.wgsl
 
 
 def probabilities(
@@ -47,7 +47,7 @@ def probabilities(
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
 ) -> np.ndarray:
-    """float64: penalties, temperature, top-k, top-p, min-p in the order of transformers' logits warpers."""
+    """float64 [V]: penalties, temperature, top-k, top-p and min-p, in the order of transformers' logits processors."""
     l = logits.astype(np.float64)  # noqa: E741
     if history is not None:
         uses = (history & ~IN_PROMPT).astype(np.float64)
@@ -77,7 +77,7 @@ def pcg(v: np.ndarray) -> np.ndarray:
 
 
 def noise_reference(tokens: Any, seed: Any, count: int = 0) -> np.ndarray:
-    """The documented Gumbel noise of tokens (an array, or how many) and seeds (which broadcast), in float64."""
+    """The documented Gumbel noise in float64. `tokens`: an array of ids, or how many; `seed` broadcasts with it."""
     tokens = np.arange(tokens) if isinstance(tokens, int) else tokens
     with np.errstate(over="ignore"):
         key = pcg(np.asarray(seed, np.uint32) ^ pcg(np.array([count + 0x9E3779B9], np.uint32)))
@@ -86,7 +86,7 @@ def noise_reference(tokens: Any, seed: Any, count: int = 0) -> np.ndarray:
 
 
 class Sampler:
-    """One logits buffer with its sequence of dispatches, run with different settings."""
+    """A buffer of logits with the sampler's dispatches, to run with different settings."""
 
     def __init__(self, gpu: Gpu, run: Runner, logits: np.ndarray, *, greedy: bool = False) -> None:
         self.run = run
@@ -124,7 +124,7 @@ class Sampler:
         return self.run(self.bench.get(self.step))
 
     def replay(self) -> None:
-        """Once more."""
+        """Run the dispatches once."""
         self.run(self.gpu.replay(self.plan.recording))
 
     def token(self, *, count: int = 0, **settings: Any) -> int:
@@ -146,7 +146,7 @@ def spread(v: int, seed: int = 0, size: float = 2.5) -> np.ndarray:
 def test_greedy_takes_the_best_and_the_lowest_of_equals(gpu: Gpu, run: Runner, v: int) -> None:
     logits = spread(v)
     best = v // 3
-    logits[best] = logits[v - 1] = 50.0  # in the last partial run too
+    logits[best] = logits[v - 1] = 50.0  # the second in the last, partial run
     for greedy in (True, False):  # temperature 0 means the same in both sequences
         s = Sampler(gpu, run, logits, greedy=greedy)
         assert len(s.plan.dispatches) == (2 if greedy else 3)
@@ -171,7 +171,8 @@ def test_greedy_is_not_fooled_by_nan_and_infinity(gpu: Gpu, run: Runner) -> None
 
 @pytest.mark.parametrize("v, draws", [(6, 20000), (3000, 20000)])
 def test_noise_gives_the_softmax(v: int, draws: int) -> None:
-    """The noise itself (NumPy, no GPU): chi square of draws over seeds and places stays below its 1e-6 quantile."""
+    """The noise alone (NumPy, no GPU): the chi square of draws over seeds and counts stays below the quantile that it
+    exceeds once in a million."""
     logits = spread(v, 1, 1.5)
     drawn = [int((logits + noise_reference(v, i // 100, i % 100)).argmax()) for i in range(draws)]
     observed, expected = np.bincount(drawn, minlength=v), draws * probabilities(logits)
@@ -202,10 +203,10 @@ SETTINGS: list[dict[str, Any]] = [
 def test_draws_are_those_of_the_reference(
     gpu: Gpu, run: Runner, settings: dict[str, Any], shape: str
 ) -> None:
-    """Token by token: the float64 distribution with the documented noise, on every host.
+    """Every draw is the one of the float64 distribution with the documented noise, on every host.
 
-    A draw says nothing when two scores nearly meet. `flat` holds most of its weight far down, so that top-p has to
-    find its border among thousands of tokens; `few` are all that is not -inf.
+    Draws whose two best scores nearly tie are left out. `flat` spreads its weight evenly, so top-p has to find its
+    border among thousands of tokens. In `few` only 24 logits are not -inf.
     """
     rng = np.random.default_rng(2)
     logits = {
@@ -240,14 +241,14 @@ def test_draws_are_those_of_the_reference(
 
 
 def support(s: Sampler, n: int, **settings: Any) -> set[int]:
-    """The tokens that n seeds draw."""
+    """The set of tokens that n seeds draw."""
     return {s.token(seed=i * 7919 + 13, **settings) for i in range(n)}
 
 
 def test_equal_logits_at_the_border_of_top_k(gpu: Gpu, run: Runner) -> None:
-    """Ties: the lowest tokens stay, whichever way the list was filled."""
+    """Of equal logits the tokens with the lowest ids stay, in whatever order the list was filled."""
     logits = np.full(V, -9.0, np.float32)
-    logits[5::4] = 0.0  # 749 of them: they fit the list
+    logits[5::4] = 0.0  # 749 tokens, which fit the list
     s = Sampler(gpu, run, logits)
     assert support(s, 24, temperature=1.0, top_k=3) == {5, 9, 13}
     s.close()
@@ -259,7 +260,7 @@ TEMPERATURES = {"real": 1.0, "flat": 0.9, "peaked": 6.0, "equal": 1.0, "steps": 
 
 
 def vocabulary(shape: str) -> np.ndarray:
-    """248320 logits: `real` as a language model's, frequent tokens first; `flat` within 1 nat; `peaked`; `equal`."""
+    """float32 [WHOLE] logits. `real`: like a language model's, frequent tokens first; `flat`: all within 1 nat."""
     rng = np.random.default_rng(5)
     noise = rng.standard_normal(WHOLE)
     logits = {
@@ -267,18 +268,18 @@ def vocabulary(shape: str) -> np.ndarray:
         "flat": rng.permutation(np.linspace(-1.0, 0.0, WHOLE)),
         "peaked": 1.5 * noise + 14 * (noise > 4.2),
         "equal": np.full(WHOLE, -3.25),
-        "steps": np.floor(4 * noise) / 4,  # hundreds of equals at each value
+        "steps": np.floor(4 * noise) / 4,  # hundreds of equal logits at each value
     }[shape]
     return logits.astype(np.float32)
 
 
 @functools.cache
 def seeds_that_tell(shape: str, top_k: int, top_p: float) -> list[tuple[int, int]]:
-    """(seed, token): draws that would end otherwise, did the filters keep a token more or less than in float64.
+    """Draws (seed, token) that give another token if the filters keep one token more or less than in float64.
 
-    Seeds with which the last token that stays wins; and others with which the first that goes would win, had it stayed.
-    For top-p these are the last and first whose running share is beyond the documented bounds, or any of the 0.1 %
-    nearest to them, since one token of a hundred thousand hardly ever wins.
+    With one seed the last token that stays wins. With the other, the first token that is filtered out would win. For
+    top-p these are the last and first tokens whose running share is beyond the documented bounds, or any of the 0.1 %
+    nearest to them, because a single one of a hundred thousand tokens hardly ever wins.
     """
     logits = vocabulary(shape).astype(np.float64) / TEMPERATURES[shape]
     order = np.lexsort((np.arange(WHOLE), -logits))
@@ -299,7 +300,7 @@ def seeds_that_tell(shape: str, top_k: int, top_p: float) -> list[tuple[int, int
     near = max(stays // 1000, 1) if stays > LIST else 1
 
     def wins(seed: int, n: int) -> int | None:
-        """Who of the best n, if no other comes close."""
+        """The place of the winner among the best n tokens; None if another one comes close."""
         scores = noise_reference(order[:n], seed) - d[:n]
         first = int(scores.argmax())
         scores[first] -= 1e-4
@@ -327,9 +328,9 @@ def seeds_that_tell(shape: str, top_k: int, top_p: float) -> list[tuple[int, int
 def test_filters_over_a_whole_vocabulary(
     gpu: Gpu, run: Runner, shape: str, skip_unless_slow: Callable[[], None]
 ) -> None:
-    """Top-k up to 1024 exactly, before top-p too; top-p alone within its bounds; whatever lies at the border."""
+    """Top-k up to 1024 is exact, also before top-p. Top-p alone keeps its bounds, whatever lies at the border."""
     if gpu.info.host == "dawn" and shape != "real":
-        skip_unless_slow()  # SwiftShader takes ten seconds for each
+        skip_unless_slow()  # each takes ten seconds on SwiftShader
     s = Sampler(gpu, run, vocabulary(shape))
     for top_k, top_p in FILTERS:
         told = seeds_that_tell(shape, top_k, top_p)
@@ -341,12 +342,12 @@ def test_filters_over_a_whole_vocabulary(
                 "temperature": TEMPERATURES[shape],
             }
             assert s.token(seed=seed, **settings) == token, settings
-    assert not run(s.bench.get(s.histogram)).any()  # ready for the next token
+    assert not run(s.bench.get(s.histogram)).any()  # cleared for the next token
     s.close()
 
 
 def test_penalties(gpu: Gpu, run: Runner) -> None:
-    """Repetition sees prompt and answer, presence and frequency the answer only; greedy and sampled alike."""
+    """The repetition penalty sees prompt and answer; presence and frequency see the answer only. Greedy and sampled."""
     rng = np.random.default_rng(8)
     logits = spread(600, 8)
     history = rng.integers(0, 4, 600).astype(np.uint32)
@@ -397,7 +398,8 @@ def test_prompt_and_answer_are_counted(gpu: Gpu, run: Runner) -> None:
 
 @pytest.mark.parametrize("greedy", [True, False])
 def test_step_goes_on_and_halts(gpu: Gpu, run: Runner, greedy: bool) -> None:
-    """The step after a prefill of 7 rows, a token, the limit; then a stop token; overshoot changes nothing."""
+    """The step after a prefill of 7 rows, after a token that reaches the limit, and after a stop token. Runs after
+    a halt change nothing."""
     logits = spread(100, 10)
     best = int(logits.argmax())
     s = Sampler(gpu, run, logits, greedy=greedy)

@@ -33,15 +33,15 @@ class Case:
     biased: bool = False
     normed: bool = True
     size: float = 1.0
-    fallback: bool = True  # the matvec's form for software adapters
+    fallback: bool = True  # take the matvec's form for software adapters
 
 
 CASES = [
     Case(5, 3, ((15, "q4"),)),
     Case(130, 2, ((390, "bf16"),), cols=36, biased=True, fallback=False),
     Case(64, 16, ((192, "q8"),), cols=2048 + 64, biased=True, normed=False, fallback=False),
-    Case(700, 3, ((2100, "q4"),), biased=True),  # several channels a thread
-    Case(21, 3, ((63, "q4"),), biased=True, fallback=False),  # few lanes: sums by shuffles
+    Case(700, 3, ((2100, "q4"),), biased=True),  # several channels per thread
+    Case(21, 3, ((63, "q4"),), biased=True, fallback=False),  # few lanes, which sum by shuffles
     Case(44, 4, ((40, "q4"), (92, "f16")), biased=True),
     Case(12, 3, ((36, "f32"),), size=1e5, normed=False),
 ]
@@ -76,7 +76,7 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, case: Case) -> None:
         [(17, 24), (1, 1), (2, 16), (1, 1), (1, 1), (19, 32)],
         [(1, 1)] * ROWS,
     ):
-        # What no token left there must not be read.
+        # Entries that no token has written must not be read.
         history = bench.put("history", np.full((c.taps, c.channels), np.nan, np.float32))
         conv = Convolution(weights, history, c.biased)
 
@@ -102,7 +102,7 @@ def test_prompt_in_pieces(gpu: Gpu, run: Runner, case: Case) -> None:
             got.append(run_rows(pos, rows, plan))
             pos += rows
             if pos % 8 == 1:
-                run_rows(0, 1, 1, halt=2)  # the state must stand still
+                run_rows(0, 1, 1, halt=2)  # after a halt the state must not change
         assert nmse(np.concatenate(got), wanted) < 1e-11
     bench.close()
 
