@@ -1,5 +1,5 @@
-"""Attention over the KV cache: attention_decode, attention_reduce for a token; rope, attention_prefill for a chunk, or
-attention_prefill_units on tensor units."""
+"""Attention over the KV cache. A token takes attention_decode and attention_reduce. A chunk takes rope and
+attention_prefill, or attention_prefill_units on tensor units."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from py_engine.host.gpu import MATRIX_KERNEL, AdapterInfo
 from py_engine.ops.rope import Heads, rope_append
 from py_engine.ops.step import Pass
 
-_HEADS_A_GROUP = 8  # query heads of a decode workgroup: no more fit into its memory
+_HEADS_A_GROUP = 8  # query heads of a decode workgroup; more do not fit into its memory
 _THREADS = 128  # of a decode workgroup
 # How many decode workgroups to aim at: about three for each multiprocessor of a large GPU.
 _GROUPS = 384
 _MAX_SPLITS = 128  # the most that attention_reduce.wgsl can merge
 _COLUMNS = 8  # quads of a head that a workgroup of attention_reduce.wgsl merges
-_MANY_ROWS = 8192  # of prefill: two workgroups of 64 for each multiprocessor of a GPU with 64
+_MANY_ROWS = 8192  # prefill rows: two workgroups of 64 rows for each of a GPU's 64 multiprocessors
 _MANY_REGISTERS = ("nvidia", "amd", "radv")  # vendors whose GPUs have 255 registers a thread
 
 
@@ -49,8 +49,7 @@ def attention(
         raise ValueError(f"{label}: a window of {window} keys")
     if cap < 0.0:
         raise ValueError(f"{label}: scores capped at {cap:g}")
-    # Constants in which attention kernels differ, beside their heads. A constant that is absent has the shader's
-    # default.
+    # Constants of the attention kernels besides those of the heads. An absent constant keeps the shader's default.
     scores: dict[str, float] = {"WINDOW": window or 0} | ({"CAP": cap} if cap else {})
     if trace.rows == 1:
         _decode(trace, heads, qkv, cache, y, scores, context or cache[0].shape[1], label)
@@ -62,8 +61,8 @@ def attention(
 
 
 def decode_splits(context: int, tile: int, kv_heads: int, window: int | None) -> int:
-    """How many workgroups share the keys of one kv head, each at least a tile. A context fixes the number; workgroups
-    without keys do nothing."""
+    """How many workgroups share the keys of one KV head. The context fixes the number, at most one for each tile of
+    keys. Workgroups without keys do nothing."""
     tiles = -(-min(context, window or context) // tile)
     return max(1, min(tiles, max(16, _GROUPS // kv_heads), _MAX_SPLITS))
 
@@ -137,7 +136,7 @@ def _decode(
 
 
 def _team(dim: int, heads: int) -> tuple[int, int]:
-    """How many threads of a decode workgroup share a key, and how many of its quads each has, for so many query heads.
+    """(threads of a decode workgroup that share a key, quads of the key that each of them has) for `heads` query heads.
     A thread then holds at most 16 quads of queries in registers, and 16 of results."""
     quads = 2 if heads > 4 else 4
     lanes = 4
@@ -156,7 +155,7 @@ def _prefill(
     scores: dict[str, float],
     label: str,
 ) -> None:
-    """q is f16 for the tensor units."""
+    """Attention of a chunk whose heads are prepared. If q is f16, it runs on the tensor units."""
     k, v = map(exact, cache)
     sizes = {"D": heads.dim, "H": heads.count, "HKV": heads.kv_count}
     constants = {**sizes, **scores, **_gate(heads)}
@@ -215,7 +214,7 @@ class PrefillTiles:
         return 8 * self.row_threads
 
     def constants(self, head_dim: int) -> dict[str, float]:
-        """Those of the shader."""
+        """The shader's override constants."""
         return {
             "TR": self.row_threads,
             "TC": self.threads,
@@ -229,17 +228,17 @@ class PrefillTiles:
 
 
 def prefill_tiles(head_dim: int, rows: int, info: AdapterInfo) -> PrefillTiles:
-    """The form for a head size and so many rows (tokens times heads) on this adapter.
+    """The form for a head size and a number of rows (tokens times heads) on this adapter.
 
-    The large form is for GPUs with 255 registers a thread, and SwiftShader compiles it for minutes. Where rows are few
-    and heads wide, its workgroups are too few for a large GPU.
+    The large form is for GPUs with 255 registers a thread; SwiftShader takes minutes to compile it. With few rows and
+    wide heads it has too few workgroups for a large GPU.
     """
     large = any(name in info.vendor.lower() for name in _MANY_REGISTERS) and not info.fallback
     if head_dim <= 128 and large:
         return PrefillTiles(8, 16, 2, 4, 4)
     if rows >= _MANY_ROWS and large:
         return PrefillTiles(8, 16, 1, 4, 2)
-    at_once = 1 if info.fallback else 4  # less code
+    at_once = 1 if info.fallback else 4  # 1: less code to compile
     if head_dim <= 64:
         return PrefillTiles(4, 16, 1, 4, 2, at_once)
     return PrefillTiles(4, 32, 1, 2, 2, at_once)

@@ -113,8 +113,7 @@ def full_attention(
 
 
 def _tiles(head_dim: int) -> dict[str, float]:
-    """Query rows of a tile, its keys, and how many quads of K workgroup memory holds at a
-    time."""
+    """The shader's constants for a tile: query rows, keys, and quads of K in workgroup memory at a time."""
     # Each of 128 threads holds 4 rows of 4 elements.
     block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
     tile = 512 // block

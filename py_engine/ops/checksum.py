@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from py_engine.graph.trace import Tensor, Trace, kernel
 
 PART_BYTES = 16
-_WORDS = 16384  # that a workgroup sums, as in the shader
+_WORDS = 16384  # words that a workgroup sums, as in the shader
 
 
 @dataclass(frozen=True)

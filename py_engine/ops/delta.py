@@ -1,9 +1,9 @@
 """Gated DeltaNet between its projections: shaders/delta_step.wgsl for one token; for a chunk of a prompt delta_conv,
 delta_chunk, delta_scan and delta_out.
 
-Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. Rows between positions that are multiples of 64 are taken
-64 at a time, in the WY form of arXiv:2406.06484; rows before and behind them one after the other. So a prompt that is
-cut at such positions gives the same bits as in one piece; cut elsewhere, it differs by rounding.
+Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464. Blocks of 64 rows that begin at a multiple of 64 are computed
+in the WY form of arXiv:2406.06484; the rows before and after them one by one. So a prompt that is cut at multiples of
+64 gives the same bits as in one piece; cut elsewhere, it differs by rounding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from py_engine.graph.trace import NOTHING, Tensor, kernel
 from py_engine.ops.norm import Norm, threads_for
 from py_engine.ops.step import Pass
 
-MAX_HEAD_DIM = 256  # a lane of 8 holds 8 quads of a column
+MAX_HEAD_DIM = 256  # each of 8 lanes holds 8 quads of a column
 MAX_TAPS = 16
 _CONV_ROWS = 16  # rows that a workgroup convolves
 _COLUMNS = 16  # columns of a state that a workgroup holds
-_CHUNK = 64  # rows that are taken together
+_CHUNK = 64  # rows of a block in WY form
 _SCRATCH = 320  # numbers of a head in a row of scratch
-_CHUNK_DIM = 128  # the widest heads for which that is done
+_CHUNK_DIM = 128  # the widest heads for which blocks are used
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def delta_net(
 
     conv f32 [channels, taps]; decay f32 [2 value_heads]: a_log, then dt_bias; norm over a value head (offset 0).
     state: q|k|v of the last tokens [taps, channels], position p at row p % taps, and S by columns [value_heads,
-    value_dim, key_dim], f32; at position 0 its content is not read; it is not changed while step.halt is set.
+    value_dim, key_dim], f32. At position 0 it counts as zeros. It is not changed while step.halt is set.
     One row takes one dispatch, fewer than 64 rows three, more rows four; these use q|k|v of proj as scratch memory
     where it is large enough. Rows from step.rows on are not changed.
     Raises ValueError for shapes that disagree.
@@ -151,7 +151,7 @@ def delta_net(
     in_chunks = trace.rows >= _CHUNK and max(s.key_dim, s.value_dim) <= _CHUNK_DIM
     pitch, scratch = s.value_heads * _SCRATCH, NOTHING
     if pitch <= s.channels and s.projected % 4 == 0:
-        # The convolution was the last to read q|k|v of proj.
+        # Nothing reads q|k|v of proj after the convolution.
         pitch, scratch = s.projected, proj
     elif in_chunks:
         scratch = trace.tensor(f"{label} scratch", trace.rows, pitch)

@@ -43,8 +43,8 @@ class Finish:
         return NOTHING if self.vectors is None else self.vectors
 
     def constants(self, first: int) -> Mapping[str, float]:
-        """The kernels' constants. `first` is the layer's output that row 0 gives. Constants that are not used are
-        left out, so that kernels that do without them stay the same."""
+        """The kernels' constants. `first` is the layer's output that row 0 gives. Unused constants are left out, so
+        that kernels without them keep the same pipeline."""
         gates = self.epilogue in ("gated", "multiply")
         if gates and (self.factors_at is not None or self.scale != 1.0 or self.cap):
             raise ValueError(f"a {self.epilogue} product takes neither factors nor a scale")

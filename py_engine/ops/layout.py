@@ -156,7 +156,7 @@ def rows(
         "NORMED": lengths is not None,
         "SHIFT": shift // 4,
     }
-    given = source  # not read; a buffer of zeros would outlive the slice
+    given = source  # only fills the binding; a buffer of zeros would outlive the slice
     if lengths is not None:
         given, first = _window(lengths[0], 4 * lengths[1], 4 * count)
         constants["LENGTHS_SHIFT"] = first // 4
@@ -173,7 +173,7 @@ def random(trace: Trace, target: Tensor, matrix: Matrix | None, seed: int) -> No
     """Fill a weight from a hash of seed and place. A matrix: uniform in +-sqrt(3 / cols), which keeps its input's size
     (quantised: every code, with one scale and bias). None: `target` is a vector, filled with 1.
 
-    Integers decide everything, so all hosts get the same bits. seed < 65280.
+    The hash uses integers only, so all hosts get the same bits. seed < 65280.
     """
     if matrix is None:
         _fill(trace, target, seed, _CONSTANT, EVEN=_f32_bits(1.0), ODD=_f32_bits(1.0))

@@ -101,8 +101,8 @@ class _Input:
 def _input(
     trace: Pass, label: str, x: Tensor, layer: Linear, norm: Norm | None, last_row: bool
 ) -> _Input:
-    """Prepare x. A matvec applies an RMSNorm itself. A LayerNorm, and any norm, narrowing or quantising for matmul,
-    runs once here."""
+    """Prepare x for all parts of the layer. A matvec applies an RMSNorm itself. A LayerNorm runs here, once; so does
+    what a matmul needs: its norm, narrowing or quantising."""
     one, k = trace.rows == 1 or last_row, x.shape[-1]
     if one and (norm is None or not norm.centred):
         return _Input(x, True, norm, last_row)

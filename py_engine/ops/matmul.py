@@ -36,8 +36,9 @@ class MatmulTuning:
     unrolled: bool = True
 
 
-# Makers of GPUs with an instruction for dot4I8Packed at the rate of an f32 product or half of it, and how the names of
-# their architectures without it begin. NVIDIA's was measured (docs/benchmarks.md); Apple's have none.
+# Vendors whose GPUs have an instruction for dot4I8Packed, at the rate of an f32 product or half of it; and how the
+# names of their older architectures without it begin. NVIDIA's was measured (docs/benchmarks.md). Apple's GPUs have
+# none.
 _DOT4_GPUS = {
     "nvidia": ("tesla", "fermi", "kepler", "maxwell"),
     "amd": ("terascale", "gcn"),
@@ -46,10 +47,9 @@ _DOT4_GPUS = {
 
 
 def tuning(t: int, info: AdapterInfo) -> MatmulTuning:
-    """The form for t tokens on this adapter. There are three forms in all, since each needs a pipeline for every
-    shape."""
+    """The form for t tokens on this adapter. There are only three, since each form needs a pipeline for every shape."""
     if info.fallback:
-        # No slices: fewer barriers and threads for the work. One form, and little code: SwiftShader compiles slowly.
+        # Without slices there are fewer barriers and threads. SwiftShader compiles slowly: one form, with little code.
         return MatmulTuning(4, 64, unrolled=False)
     per_thread = 8 if t > 32 else 4 if t > 8 else 1
     if per_thread == 8:
@@ -65,7 +65,7 @@ def fits(form: MatmulTuning) -> bool:
 
 def takes_units(trace: Pass, layer: Linear) -> bool:
     """Whether a layer's chunk goes through the tensor units; its input is then narrowed to f16 (ops/narrow.py)."""
-    # With fewer rows the f32 form reads less of x and computes nothing that is not used.
+    # Below 64 rows the f32 form reads less of x, and computes no rows that are not used.
     return (
         MATRIX_KERNEL <= trace.features
         and trace.rows >= 64
@@ -85,7 +85,8 @@ def takes_dot4(trace: Pass, layer: Linear) -> bool:
 
 
 def fast_dot4(info: AdapterInfo) -> bool:
-    """Whether this GPU has an instruction for dot4I8Packed, as far as its names say. Elsewhere it is made of many."""
+    """Whether the names of this GPU say that it has an instruction for dot4I8Packed. Without one, drivers emulate it
+    with many instructions."""
     architectures = _DOT4_GPUS.get(info.vendor.lower())
     if info.fallback or architectures is None:
         return False

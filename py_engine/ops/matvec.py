@@ -38,7 +38,7 @@ class Convolution:
 
     @property
     def constants(self) -> dict[str, float]:
-        """Where the taps stand in `weights`, and how many they are."""
+        """The number of taps, and their place in `weights`."""
         return {"TAPS": self.taps, "TAPS_AT": 3 * self.channels if self.biased else 0}
 
 
@@ -93,8 +93,8 @@ _HEAD_ROWS = 32768
 def tuning(rows: int, cols: int, features: frozenset[str], info: AdapterInfo) -> MatvecTuning:
     """The form for a matrix of this shape on this adapter."""
     if info.fallback:
-        # Software adapters run a thread at full speed and a barrier slowly. Many rows a thread share the reading of x,
-        # but take longer to compile: not for tiny matrices.
+        # On software adapters barriers are slow. Many rows a thread share the reading of x, but take longer to compile,
+        # which does not pay for small matrices.
         return MatvecTuning(threads=16, lanes=1, rows=8 if rows >= 4096 else 2)
     if rows >= _HEAD_ROWS:
         lanes, per_group = 8, 8

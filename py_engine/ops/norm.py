@@ -44,8 +44,8 @@ class PartNorms:
 
 
 def threads_for(items: int, most: int) -> int:
-    """Threads of a workgroup that has so many items, a thread one each time: a power of two from 16 (tree_sum.wgsl) to
-    `most`. A narrow row gets no threads that would only wait."""
+    """Threads of a workgroup for `items` items: a power of two from 16 (tree_sum.wgsl) to `most`, so that a narrow row
+    has no idle threads."""
     return max(16, min(most, 1 << max(items - 1, 0).bit_length()))
 
 

@@ -28,7 +28,7 @@ def short_conv(
 ) -> None:
     """y [T, h] = C * (causal depthwise convolution of B * X + bias), where B, C, X [T, 3 h] = in_proj(norm(x)), f32.
 
-    The history is not read for positions before 0, and not changed while step.halt is set.
+    Positions before 0 count as zeros. The history is not changed while step.halt is set.
     One dispatch for one row, if in_proj has one part. Rows from step.rows on are not changed.
     Raises ModelError for more than 16 taps, ValueError for shapes that disagree.
     """
