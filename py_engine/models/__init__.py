@@ -50,7 +50,7 @@ def families() -> dict[str, str]:
 
 def _family(kind: str) -> Any:
     """The module of this `model_type`, or None. Files are imported until one takes it. Files whose name is a prefix
-    of it come first (gemma3 for gemma3_text), the longest name before all others."""
+    of it are tried first (gemma3 for gemma3_text), and longer names before shorter ones."""
     for name in sorted(_files(), key=lambda name: (not kind.startswith(name), -len(name))):
         module = import_module(f"{__name__}.{name}")
         if hasattr(module, "build") and (name == kind or kind in getattr(module, "ALIASES", ())):
@@ -98,7 +98,7 @@ def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
     return model
 
 
-# By the last part of the left tensor's name.
+# Advice by the last part of the unread tensor's name.
 _ADVICE = {
     "bias": "Is attention_bias, mlp_bias or conv_bias missing from config.json?",
     "scales": "Is this layer quantised in a format that is not supported?",

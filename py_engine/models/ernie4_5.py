@@ -1,4 +1,4 @@
-"""ERNIE 4.5 (dense): Llama whose rotary pairs are neighbours; biases everywhere where use_bias asks.
+"""ERNIE 4.5 (dense): Llama whose rotary pairs are neighbouring entries; biases everywhere if use_bias is true.
 
 Paper: ERNIE 4.5 Technical Report, Baidu 2025. Reference: transformers, models/ernie4_5/modeling_ernie4_5.py.
 Tried with: tiny random checkpoints.

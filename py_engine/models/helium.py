@@ -1,4 +1,4 @@
-"""Helium: Llama whose rotary pairs are neighbours; biases of q, k and v where attention_bias asks.
+"""Helium: Llama whose rotary pairs are neighbouring entries; q, k and v have biases if attention_bias is true.
 
 Paper: Helium 1, Kyutai 2025. Reference: transformers, models/helium/modeling_helium.py.
 Tried with: tiny random checkpoints.

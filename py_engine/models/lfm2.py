@@ -92,7 +92,7 @@ def _mlp_width(config: Config) -> int:
 
 
 def _kinds(config: Config) -> tuple[str, ...]:
-    """The kind of each layer: from layer_types, else from full_attn_idxs, the layers that attend (absent: all)."""
+    """The kind of each layer: from layer_types, else from full_attn_idxs, the attention layers (absent: all)."""
     if "layer_types" in config:
         return layer_types(config, allowed=(CONV, FULL))
     count = require_int(config, "num_hidden_layers", 1, MAX_LAYERS)
@@ -114,7 +114,7 @@ def _short_conv(weights: Checkpoint, hidden: int, taps: int, bias: bool, at: str
     stacked = weights.vectors(vectors)
     return ShortConv(
         taps,
-        replace(in_proj, bias=stacked) if bias else in_proj,  # its bias comes first
+        replace(in_proj, bias=stacked) if bias else in_proj,  # `stacked` begins with its bias
         stacked,
         weights.linear([at + "out_proj"], [hidden], hidden, bias),
     )

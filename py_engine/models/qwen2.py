@@ -25,8 +25,8 @@ def build(config: Config, store: WeightStore) -> Model:
 
 
 def windowed(config: Config) -> Config:
-    """`config` with the layer_types that use_sliding_window means: layers from max_window_layers on slide. Without
-    it no layer slides, even if sliding_window is set, as it is in published configs."""
+    """`config` with layer_types. If use_sliding_window is true, layers from max_window_layers on slide. Else no layer
+    slides, although published configs set sliding_window."""
     config = {"sliding_window": 4096, **config}
     if not require_bool(config, "use_sliding_window", False):
         config = {**config, "sliding_window": None}

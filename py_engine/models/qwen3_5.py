@@ -1,9 +1,9 @@
 """Qwen3.5 (text): gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
 
 Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. Vision and MTP tensors of a
-checkpoint are not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The same conversion
-turns the convolutions from [C, 1, taps] to [C, taps, 1], so their form says which one a checkpoint is, to mlx_lm too.
-The norm inside linear attention is plain in both.
+checkpoint are not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The conversion also
+turns convolutions from [C, 1, taps] to [C, taps, 1]. Their shape tells the two kinds of checkpoint apart, as in mlx_lm.
+The norm inside linear attention has no offset in either.
 Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes of Qwen3.5-0.8B.
 """
 

@@ -1,4 +1,4 @@
-"""SmolLM3: Llama with layers that have no positions (every fourth, or as no_rope_layers says: 1 has them).
+"""SmolLM3: Llama in which some layers have no positions: every fourth, or those with a 0 in no_rope_layers.
 
 Paper: Yang et al. 2025, arXiv:2501.18795 (layers without positions). Reference: transformers,
 models/smollm3/modeling_smollm3.py. Tried with: tiny random checkpoints.

@@ -1,5 +1,5 @@
-"""StableLM: LayerNorm, a quarter of each head rotated; the 12B kind with a norm for each head of q and k, and with both
-branches reading the same x.
+"""StableLM: LayerNorm, a quarter of each head rotated. In the 12B model each head of q and k has a norm of its own, and
+both branches read the same x.
 
 Report: Bellagente et al. 2024, arXiv:2402.17834. Reference: transformers, models/stablelm/modeling_stablelm.py.
 Tried with: tiny random checkpoints.
