@@ -42,7 +42,7 @@ MAX_CONTEXT = 1 << 24
 
 
 def depthwise(channels: int, taps: int) -> list[tuple[int, ...]]:
-    """Shapes that a depthwise convolution's weight may have: HF's, and MLX's, whose bytes are the same."""
+    """Shapes that a depthwise convolution's weight may have: HF's or MLX's. The bytes are the same."""
     return [(channels, 1, taps), (channels, taps, 1)]
 
 
@@ -244,7 +244,7 @@ class Checkpoint:
         )
 
     def _stacked(self, fused: str, names: Sequence[str], rows: Sequence[int], bias: bool) -> Linear:
-        """Layers that read the residual stream: those of `names`, or the one in the file that has all of them."""
+        """The stacked layers `names`, which read the residual stream; or `fused`, if the file has them as one."""
         if self._store.has(f"{self._prefix}{fused}.weight"):
             names, rows = [fused], [sum(rows)]
         return self.linear(names, rows, self._sizes.hidden_size, bias)
@@ -263,8 +263,8 @@ class Checkpoint:
         )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
-        """embed_tokens and lm_head, each [vocab_size, hidden_size]. When tied both are one matrix, under either
-        name."""
+        """embed_tokens and lm_head, each [vocab_size, hidden_size]. If they are tied, the file may have the one matrix
+        under either name."""
         s = self._sizes
         shape = ([s.vocab_size], s.hidden_size)
         embedding, usual = f"{self._prefix}embed_tokens", HEADS[self._prefix]

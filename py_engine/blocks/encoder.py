@@ -1,7 +1,7 @@
 """Blocks that encoder families are wired from: attention to both sides, plain and gated MLPs, embeddings, the loop.
 
-Axes as in blocks/layers.py; T rows of a pass hold several texts, one behind the other. Here a block takes its rows x
-[T, h] f32 as a tensor and gives those that come out.
+Axes as in blocks/layers.py; the T rows of a pass hold several texts, one after another. A block takes its rows x [T, h]
+f32 as a tensor and returns the tensor of its results.
 """
 
 from __future__ import annotations

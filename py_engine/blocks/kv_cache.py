@@ -21,7 +21,7 @@ Q8_KV = "q8-kv"
 
 
 def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
-    """The dtype that a KV cache has instead, where it must do without some features."""
+    """The dtype for a KV cache that must do without these features: `dtype`, or a plainer one."""
     if dtype == "q8" and Q8_KV in without:
         dtype = "f16"
     if dtype == "f16" and F16_KV in without:
@@ -29,7 +29,7 @@ def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
     return dtype
 
 
-_STEPS = 8  # a large cache changes its size in so many steps, so that it takes little more memory meanwhile
+_STEPS = 8  # the most steps in which a large cache moves, to need little extra memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Layer:
     tensors: tuple[Tensor, Tensor]
 
 
-# What is told of each buffer that another tensor replaces, before it is freed.
+# Called with each replaced buffer, before it is freed, and the tensor that takes its place.
 Replaced = Callable[[Buffer, Tensor], object]
 
 
@@ -91,11 +91,11 @@ class KvCache:
         return made
 
     async def resize(self, capacity: int, rows: int, most: int, replaced: Replaced) -> None:
-        """Give all layers room for `capacity` tokens, and keep the first `rows`. `replaced` is told of each buffer and
-        the tensor that takes its place. All layers at once (a browser takes milliseconds to say whether there is
-        memory) if the old cache and the new one together have room for at most `most` tokens; else some after others.
+        """Give all layers room for `capacity` tokens, and keep the first `rows`. Calls `replaced` for each buffer. If
+        the old and the new cache together have room for at most `most` tokens, all layers move at once, since a browser
+        takes milliseconds to say whether there is memory; else they move in steps.
 
-        Raises OutOfMemoryError, HostError: then layers have the room that they had, or more where that too is refused.
+        Raises OutOfMemoryError, HostError; then layers have their old size, or the new one where moving back fails too.
         """
         before = self.capacity
         done: list[list[int]] = []
@@ -122,7 +122,7 @@ class KvCache:
         self._layers.clear()
 
     def _groups(self, steps: int) -> Iterator[list[int]]:
-        """The layers, by index, that change their size at a time, in so many steps at most."""
+        """Indices of the layers that move together: a list for each step, at most `steps` lists."""
         count = len(self._layers)
         each = -(-count // steps)
         for at in range(0, count, each or 1):

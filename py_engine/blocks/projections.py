@@ -1,4 +1,4 @@
-"""What makes other vectors of an encoder's pooled ones: sentence-transformers' Dense modules."""
+"""Projections of an encoder's pooled vectors: sentence-transformers' Dense modules."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ class Projection:
 
     def forward(self, trace: Pass, x: Tensor, y: Tensor) -> None:
         """y [T, rows] f32 of x [T, cols] f32."""
-        cap = 1.0 if self.tanh else 0.0  # values within 1 are tanh's
+        cap = 1.0 if self.tanh else 0.0  # with a cap of 1, v becomes tanh(v)
         linear(trace, "dense", x, self.layer, y, activation=self.activation, cap=cap)
 
 
 def projections(modules: Sequence[Part], store: WeightStore, width: int) -> list[Projection]:
-    """Of the config.json of each Dense module, in their order; their tensors stand beside it: `2_Dense/linear.weight`.
-    `width`: numbers of a pooled vector. They stay plain in any load. Raises ModelError naming file and key."""
+    """The projections of Dense modules, given by their config.json, in order. Tensors are beside that file, such as
+    `2_Dense/linear.weight`, and are never quantised. `width`: numbers of a pooled vector. Raises ModelError naming file
+    and key."""
     found = []
     for module in modules:
         require_str(
             module, "module_input_name", ("sentence_embedding",), "sentence_embedding"
-        )  # not the rows before they are pooled
+        )  # projecting the rows before pooling is not supported
         given = require_int(module, "in_features", 1, MAX_WIDTH)
         if given != width:
             raise ModelError(

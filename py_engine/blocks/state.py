@@ -179,8 +179,8 @@ class State:
         return self._ropes[rope]
 
     def angles(self, trace: Pass, rope: Rope) -> tuple[Tensor, bool]:
-        """Where the rows of a pass find their angles, and whether each row has its own entry there; if not, the
-        position says which. A token after the prompt has one position, whatever the axes."""
+        """The table of angles for a pass, and whether it has an entry for each row; if not, the position is the index.
+        A token after the prompt has the same position on all axes."""
         table = self.rope(rope)
         if not rope.axes or trace.rows == 1:
             return table, False
