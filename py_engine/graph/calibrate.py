@@ -64,7 +64,7 @@ class Calibration:
         """The next candidate for plans of at most `most` dispatches; None when nothing is left to try."""
         reached = self.best(plan).dispatches
         if plan in self.left_alone or reached >= most:
-            return None  # in the second case everything is in one command buffer already
+            return None  # with `most` reached, everything is in one command buffer already
         group = next((n for n in GROUPS if n > reached), None)
         if group is None:
             return None
@@ -94,7 +94,7 @@ class Calibration:
         self.withdraw()
 
     def withdraw(self) -> None:
-        """Note that nothing is tried any more, and that the attempt has proven nothing."""
+        """Note that the attempt is over without a result."""
         self.trying, self.of, self.by = None, "", ""
 
     def bury(self) -> GroupedSubmit | None:

@@ -32,8 +32,8 @@ class Plan:
 
 
 def present(call: Call, replaced: Mapping[Buffer, Tensor]) -> Call:
-    """The call with the tensors that have taken the place of others, each bound to its own bytes only, since kernels
-    read the length of a binding; or this call, if it uses none of those."""
+    """The call with its replaced tensors exchanged; the call itself if it has none. A new tensor is bound to its own
+    bytes only, since kernels read the length of a binding."""
     tensors = [
         exact(replaced[t.buffer]) if t.binding and t.buffer in replaced else t for t in call.tensors
     ]
@@ -107,7 +107,7 @@ class Planner:
         return replace(plan, recording=self._record(plan.rows, plan.dispatches))
 
     def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
-        """The same plan with other tensors where its calls use one in some buffers. No kernel is compiled."""
+        """The same plan with the new tensor in place of each tensor in a replaced buffer. No kernel is compiled."""
         calls, dispatches = list(plan.calls), list(plan.dispatches)
         for i, call in enumerate(plan.calls):
             calls[i] = present(call, replaced)
@@ -121,7 +121,7 @@ class Planner:
         return Plan(plan.rows, calls, dispatches, self._record(plan.rows, dispatches))
 
     def _record(self, rows: int, dispatches: Sequence[Dispatch]) -> Recording:
-        """Steps of one token are submitted ahead, so that only plans of more rows find an idle GPU."""
+        """Decode steps are submitted ahead, so only plans of more than one row find an idle GPU."""
         cut = self.strategy.cut(dispatches, early=rows > 1)
         return self._gpu.record(cut, self.strategy.await_each)
 

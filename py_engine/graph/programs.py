@@ -59,11 +59,9 @@ class Programs:
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[tuple[str, int], Trace] = {}
         self._plans: dict[str, Plan] = {}  # as they were first made, with the calls of the traces
-        self._bound: dict[str, Plan] = {}  # those that were asked for, with the tensors of today
-        self._replaced: dict[Buffer, Tensor] = {}  # for a buffer of a trace: what took its place
-        self._places: dict[
-            Buffer, Buffer
-        ] = {}  # for the buffer of such a tensor: that of the trace
+        self._bound: dict[str, Plan] = {}  # those that were asked for, bound to the present tensors
+        self._replaced: dict[Buffer, Tensor] = {}  # buffer of a trace -> tensor that replaced it
+        self._places: dict[Buffer, Buffer] = {}  # buffer of that tensor -> buffer of the trace
 
     @property
     def plans(self) -> Mapping[str, Plan]:

@@ -11,13 +11,13 @@ from py_engine.host.profile import NOT_WEBKIT, WEBKIT
 from py_engine.host.webkit import on_webkit
 
 _EARLY = 16  # dispatches of the first command buffer of a plan that an idle GPU waits for
-_MOST = 64  # and of its longest: a slow GPU is busy with each for a while, and drivers end what takes seconds
+_MOST = 64  # and of its longest: drivers end one that keeps a slow GPU busy for seconds
 
 
 @dataclass(frozen=True)
 class SingleSubmit:
-    """Everything in one pass of one command buffer; a chunk of the prompt, for which an idle GPU waits, in a few. The
-    host does not wait between submits."""
+    """One pass in one command buffer; a prefill chunk, for which an idle GPU waits, in a few command buffers. The host
+    does not wait between submits."""
 
     await_each = False
 
