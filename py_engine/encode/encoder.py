@@ -119,7 +119,7 @@ class Encoder(Runtime):
             rows = self._write(batch)
             await self.gpu.replay(self.programs.find("encode", rows).recording)
             await self.gpu.replay(self.programs.find(pooling).recording)
-            # Many texts stay stoppable, and other models get their turns: a native read would block the loop.
+            # A native read blocks the event loop. Waiting first lets a stop arrive, and other models take their turns.
             await self.gpu.idle()
             nbytes = 4 * self.model.vector_size * len(batch)
             found += await self.gpu.read(self._vectors.buffer, 0, nbytes)

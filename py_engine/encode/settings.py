@@ -1,4 +1,4 @@
-"""Reads how a repository wants vectors to be made of texts, as sentence-transformers reads it.
+"""Reads from a repository how its model makes vectors of texts, as sentence-transformers does.
 
 modules.json names the modules that follow the network, 1_Pooling/config.json says how rows become a vector,
 2_Dense/config.json what the vector is multiplied by (blocks/projections.py),
@@ -114,7 +114,7 @@ async def _module(repository: Repository, folder: str) -> Part:
 
 
 async def _modules(repository: Repository) -> tuple[str | None, list[str]]:
-    """The folders of the pooling module and of the Dense modules behind it; none if there is no modules.json."""
+    """The folder of the pooling module, and those of the Dense modules after it; none if there is no modules.json."""
     if not await repository.exists("modules.json"):
         return None, []
     modules = await repository.json("modules.json")

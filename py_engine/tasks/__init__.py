@@ -40,7 +40,7 @@ def tasks() -> Mapping[str, Task[Any]]:
 
 
 def _check(task: type[Task[Any]], found: Mapping[str, Task[Any]]) -> None:
-    """Raise TypeError for a task whose name, or a field of whose request, is taken."""
+    """Raise TypeError if the task's name or one of its request's fields is taken."""
     from py_engine.tasks.fields import fields_of
 
     if task.name in found:

@@ -22,7 +22,7 @@ from py_engine.work import Work
 class Embeddings:
     """Vectors of texts. `embeddings`: a row of `dimensions` float32 for each text, in their order; numpy.asarray reads
     it without copying. `prompt_tokens`: tokens of all texts as the model saw them, special tokens and prompts included.
-    `cut`: the places of texts that were longer than the model takes: their vectors know nothing of their ends."""
+    `cut`: indices of texts that were longer than the model takes, whose ends were left out."""
 
     embeddings: Sequence[memoryview[float]]
     dimensions: int
