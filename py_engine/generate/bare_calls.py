@@ -84,7 +84,7 @@ class BareCalls:
                     and not self.whole
                     and not (re.match(r"[<\[{]", text) and self.names_one(text))
                 ):
-                    begins = False  # `f(x)` in the middle of an answer is more likely about f than a call
+                    begins = False  # `f(x)` in the middle of an answer more likely mentions f than calls it
                 if begins:
                     self._held, self._held_chars = [text], len(text)
                     self._tail = text.rstrip()[-1:]

@@ -62,8 +62,8 @@ class Sizes:
         return min(-(-room // _UNIT) * _UNIT, self.context)
 
     def wanted(self, now: int, tokens: int, rows: int, room: int) -> int:
-        """The size for a text of so many tokens and `room` for more, where the cache has room for `now` and holds the
-        first `rows` of it. A cache that is large enough stays, unless it is too large."""
+        """The size that a cache of `now` tokens should get for a text of `tokens` and `room` more. It holds the first
+        `rows` of them. A cache that is large enough keeps its size, unless it is too large."""
         if self.classes is not None:
             best = self.holding(tokens + room)
             return now if rows and best < now else best

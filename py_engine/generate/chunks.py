@@ -1,4 +1,4 @@
-"""Cuts prompts into chunks that a GPU has done soon, and makes room for wide ones where they pay."""
+"""Cuts prompts into chunks that take a GPU a short time, and makes room for wide chunks where they pay."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from py_engine.host.gpu import Gpu
 
 # Chunks end at multiples of this position, so that what a recurrence computes in blocks does not depend on the cut.
 _BORDER = 64
-# Seconds of a chunk. Drivers end the device when something keeps it for long (Windows after two seconds), and a stop
-# waits for the chunks that were submitted. So slow GPUs get fewer rows at a time, and only fast ones more.
+# Seconds of a chunk. Drivers reset a GPU that is busy for long (Windows after two seconds), and a stop waits for the
+# chunks that were submitted. So slow GPUs get chunks of fewer rows, and only fast ones get wide chunks.
 SLOW_S, FAST_S = 1.0, 0.25
 
 
 class Chunks:
-    """The chunks of the program "prefill". A text of few tokens needs no wide ones, whose activations take much memory;
-    so those are made when a prompt has more rows than the other chunks hold, and a chunk of them was done soon."""
+    """The chunks of the program "prefill". The activations of wide chunks take much memory. So there is room for them
+    only once a prompt has more rows than the other chunks hold, and these ran fast."""
 
     def __init__(self, gpu: Gpu, state: State, programs: Programs) -> None:
         self._gpu = gpu
         self._state = state
         self._programs = programs
         self._refused = False  # the device had no room for wide chunks
-        # What a chunk may have, by the time that others took. It may be above `most`.
+        # The rows that a chunk may have, from the times of earlier chunks. May be above `most`.
         self._rows = self.most
-        self.timed = False  # whether one has run
+        self.timed = False  # whether a chunk has run
 
     @property
     def most(self) -> int:
@@ -33,8 +33,8 @@ class Chunks:
         return self._programs.sizes("prefill")[-1]
 
     async def fit(self, rows: int) -> None:
-        """Make room for wide chunks, if so many rows need them and the GPU is fast. Where the device has no room,
-        chunks stay as they are."""
+        """Make room for wide chunks, if `rows` rows need them and the GPU is fast. If there is no memory, chunks stay
+        as they are."""
         wanted = rows > self.most and self._rows > self.most
         if wanted and self._programs.later("prefill") and not self._refused:
             try:
@@ -61,7 +61,7 @@ class Chunks:
         old.release()
 
     def ran(self, rows: int, seconds: float) -> None:
-        """A chunk of so many rows took so long. A long context makes the same rows slower."""
+        """Note the time of a chunk of `rows` rows. In a long context the same number of rows takes longer."""
         self.timed = True
         if seconds > SLOW_S:
             self._rows = max(_BORDER, int(rows * SLOW_S / seconds) // 2)
@@ -69,6 +69,6 @@ class Chunks:
             self._rows = int(rows * FAST_S / seconds)
 
     def end(self, start: int, stop: int) -> int:
-        """Where a chunk ends that begins at row `start` of a text of which rows up to `stop` are to run."""
+        """The end of the chunk that begins at row `start`, when rows up to `stop` are to run."""
         end = start + min(self.most, self._rows)
         return stop if end >= stop else end - end % min(_BORDER, self.most)

@@ -117,8 +117,8 @@ class Decoder(Runtime):
         return self.programs.chain("decode", head)
 
     def chunk_plans(self, rows: int, head: str | None, *, apart: bool = False) -> list[Plan]:
-        """The plans that run so many rows, followed by `head`. `apart`: the difference between rotary position and row
-        number is not the one that later tokens have (`_place`)."""
+        """The plans that run so many rows, followed by `head`. `apart`: rotary position minus row number differs from
+        that of later tokens (`_place`)."""
         if rows == 1 and head and not apart:
             return [self.token_plan(head)]
         chunk = self.programs.find("prefill", rows)
@@ -224,7 +224,7 @@ class Decoder(Runtime):
         self._seen, more = None, True
         while more:
             seen, begun = self._seen, False
-            # The prompt; and the whole text again when it becomes too long for the rotation that its tokens had.
+            # Run the prompt; and run the whole text again when it is too long for the RoPE tables of its keys.
             if seen is None or self.state.turns_behind(seen) == 0:
                 self._seen, seen, begun = None, len(text), True
                 done = len(answered) + len(text) - len(ids)
@@ -241,9 +241,9 @@ class Decoder(Runtime):
     async def _decode(
         self, head: str, most: int, seen: int, begun: bool
     ) -> AsyncGenerator[list[Sampled], None]:
-        """Decode up to `most` tokens behind `seen`; fewer when the KV cache is full, or when the text needs another
-        rotation. `begun`: a prefill has sampled the first of them. Its way to the host takes no extra time: steps for
-        the next ones run meanwhile."""
+        """Decode up to `most` tokens after the first `seen`; fewer when the KV cache is full, or when the text needs
+        other RoPE tables. `begun`: a prefill has sampled the first of them. It is read back while the next steps
+        run."""
         room = self.state.cache.capacity - seen
         turns = self.state.turns_behind(seen)
         if turns is not None:
@@ -268,7 +268,7 @@ class Decoder(Runtime):
                 yield [Sampled(token, halt) for token, halt, _, _ in batch]
         finally:
             loop.stop()
-            while batch := await loop.next():  # these must end before anyone else uses the state
+            while batch := await loop.next():  # steps in flight end before the state is used again
                 ran = batch[-1][2]
             self._seen = ran
 
@@ -283,7 +283,7 @@ class Decoder(Runtime):
         kept = ids[: self._seen]
         if self.state.turned_for(len(kept)):
             self.prefix.keep(kept, self._seen)
-        else:  # its rows have the rotation of a text longer than what stays
+        else:  # the kept keys were rotated for a longer text
             self.prefix.forget()
 
     def release(self) -> None:
@@ -361,8 +361,8 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # So that a long prompt can be stopped, and its chunks do not pile up: two at a time. The first of a
-                # device is alone: its time says how many rows the next may have.
+                # At most two chunks are in flight, so that a long prompt can be stopped. The first chunk on a device
+                # runs alone: its time says how many rows the next may have.
                 running.append((rows, self.gpu.fence()))
                 rows = 0
                 if len(running) > self._chunks.timed:
@@ -377,8 +377,8 @@ class Decoder(Runtime):
                 await prefix.mark()
 
     def _place(self, start: int, end: int, positions: Positions) -> bool:
-        """Upload the rotary positions of rows start..end, if passes read them. Returns whether their difference to the
-        row numbers is another one than later tokens have. Raises InputError where the model's positions are always the
+        """Upload the rotary positions of rows start..end, if passes read them. Returns whether position minus row
+        number differs from that of later tokens. Raises InputError if it does and the model's positions are always the
         row numbers."""
         apart = positions.straight(start, end) != positions.shift
         table = self.state.positions

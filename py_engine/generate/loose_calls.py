@@ -1,4 +1,4 @@
-"""From the pieces between the marks of an answer to its parts: finds calls that lack their opening mark, and the call
+"""Turns the pieces between an answer's marks into its parts: finds calls that lack their opening mark, and the call
 that a lone closing mark belongs to."""
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ THINKING: tuple[Pair, ...] = (
     ("[THINK]", "[/THINK]"),  # Magistral, Ministral 3 Reasoning
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command R7B, Command A
 )
-# What some models that think put around the answer itself.
+# Marks that some thinking models put around the answer itself.
 ANSWERS: tuple[Pair, ...] = (
     ("<answer>", "</answer>"),  # Hunyuan
     ("<response>", "</response>"),  # Granite 3.2, 3.3
@@ -39,7 +39,7 @@ ANSWERS: tuple[Pair, ...] = (
     ("<|START_TEXT|>", "<|END_TEXT|>"),
 )
 
-# Formats that are known by their marks. <tool_call> is not: two syntaxes stand in it.
+# Formats that their marks identify. <tool_call> does not: models write two syntaxes between it.
 _BY_MARKS = (
     TAG_CALLS.between("<seed:tool_call>", "</seed:tool_call>"),
     FUNCTION_CALLS,
@@ -66,7 +66,7 @@ class Markup:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, template: str) -> Markup:
-        """Of a model with this chat template (its Jinja2 source, "" for none)."""
+        """The marks of a model with this chat template (its Jinja2 source, "" for none)."""
         added = {token.content: token.id for token in tokenizer.added.values()}
 
         def ids(*marks: str) -> dict[int, str]:
@@ -104,7 +104,7 @@ class Markup:
 
 
 def _format(template: str, added: Mapping[str, int]) -> ToolFormat | None:
-    """What the template shows, else what the tokenizer has tokens for; None without a template."""
+    """The format that the template shows, else one that the tokenizer has tokens for; None without a template."""
     shown = (calls for calls in _BY_MARKS if all(mark in template for mark in calls.ends))
     if calls := next(shown, None):
         return calls

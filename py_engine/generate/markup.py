@@ -2,7 +2,7 @@
 
 thinking     may begin only before the answer does; a mark in the middle of an answer is text
 tool calls   may begin wherever the answer is, if tools are offered; what cannot be read stays in the answer as it
-             was written. A draft in thinking is none, unless thinking that never ended ends with it
+             was written. A draft in thinking is no call, unless the answer ends with it, still in thinking
 the answer   may stand between marks, too, which are left out
 """
 
@@ -18,7 +18,7 @@ from py_engine.generate.tool_syntax import CallError, inside_value
 from py_engine.generate.tools import ToolCall, schemas_of, tool_calls
 
 MAX_INNER_MARKS = 64  # marks inside the strings of one call; each costs a look at all of it
-MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # of those looks in one call
+MAX_LOOKED_CHARS = 8 * MAX_CALL_CHARS  # the most characters of all these looks in one call
 
 
 class Splitter:
@@ -51,7 +51,7 @@ class Splitter:
             self._in_text += self._calls.ends
         self._wrapped = False  # whether the answer began with its own mark
         self._held = ""  # perhaps the beginning of a mark
-        self._space = ""  # white space of which it is not known yet whether it counts
+        self._space = ""  # white space that may yet be left out
         self._begun = False  # whether anything of the answer itself has come
         self._skip_space = thinking  # leave out white space that comes now
         # A call in thinking. It is a draft, unless thinking does not go on after it.
@@ -84,7 +84,7 @@ class Splitter:
         return self._state == "content"
 
     def release(self) -> list[Part]:
-        """The parts of text that was held back as the beginning of a mark, when no mark comes of it."""
+        """The parts of the text that was held back as the beginning of a mark, when it is none."""
         return self._loose.parts(self._release())
 
     @property
@@ -286,7 +286,7 @@ class Splitter:
         return pieces
 
     def _end_draft(self, stopped: bool) -> list[Piece]:
-        """At the end of an answer inside thinking: calls that are the last thing in it are calls."""
+        """At the end of an answer that is still in thinking: calls at the very end of it count."""
         text = self._give_up_draft()
         if stopped and text:
             inner = Splitter(replace(self._markup, thinks=False, ids={}), self._tools)

@@ -13,7 +13,7 @@ from py_engine.host.gpu import AdapterInfo
 from py_engine.ops.step import Pass, pass_program
 
 PREFILL_ROWS = (512, 16)  # plan sizes; a chunk takes the smallest plan that holds it
-WIDE_ROWS = 2048  # one more, for long prompts, where memory allows it
+WIDE_ROWS = 2048  # one more plan size, for long prompts, where memory allows it
 HEADS = ("logits", "greedy", "sampled")
 CHAINS = tuple(("decode", head) for head in HEADS)
 

@@ -52,7 +52,7 @@ class Prefix:
         return start
 
     def leave(self) -> None:
-        """Say that passes which change the state are submitted now. Until `reached`, it is not known how far it is."""
+        """Say that passes which change the state are submitted now. Until `reached`, its position is not known."""
         self._seen = None
 
     def reached(self, ids: Sequence[int]) -> None:

@@ -67,7 +67,7 @@ class StopStrings:
                 raise InputError(f"stop[{index}] must have 1 to {MAX_STOP_CHARS} characters")
         named = [text for text in control or () if any(text in one for one in stop)]
         named.sort(key=len, reverse=True)
-        # A lone surrogate stands for each of these: no text holds one.
+        # A lone surrogate stands for each control token, since no text holds one.
         marks = {text: chr(0xD800 + n) for n, text in enumerate(named[:_MAX_MARKS])}
         self._marks = {(control or {})[text]: mark for text, mark in marks.items()}
         tokens = re.compile("|".join(map(re.escape, marks)) or r"(?!)")
@@ -105,8 +105,7 @@ class StopStrings:
 class TextStream:
     """The text of one answer, from ids as they come.
 
-        stream = TextStream(tokenizer.decoder(), stop=["\\n\\n"], stop_ids=tokenizer.stop_ids,
-        max_tokens=100)
+        stream = TextStream(tokenizer.decoder(), stop=["\\n\\n"], stop_ids=tokenizer.stop_ids, max_tokens=100)
         delta = stream.push(ids)        # ids beyond the end are not consumed
         delta = stream.finish("abort")  # when the caller ends it
 

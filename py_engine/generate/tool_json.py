@@ -1,9 +1,9 @@
 """Reads tool calls written as JSON objects, or as a mix of JSON and Python in which no value is in doubt.
 
     {"name": "f", "arguments": {"x": 1}}        the template's own form (Qwen2.5, Qwen3); also several, also in a list
-    {"name": "f", "parameters": {"x": 1}}       other names of the keys: NAME_KEYS, ARGUMENT_KEYS; arguments may also be
-    JSON as text {"type": "function", "function": {...}}     as OpenAI's API has it {"name": "f", "x": 1}
-    keys beside the name, all of which are parameters of f
+    {"name": "f", "parameters": {"x": 1}}       other keys: NAME_KEYS, ARGUMENT_KEYS; arguments may also be JSON text
+    {"type": "function", "function": {...}}     as in OpenAI's API
+    {"name": "f", "x": 1}                       keys beside the name, all of which are parameters of f
 
 No key is ignored: one that is neither of these nor in META makes the call unreadable.
 """

@@ -101,8 +101,8 @@ class Literals:
         self._objects = 0  # number of open objects
 
     def value(self, depth: int, follows: Follows | None = None, names: Collection[str] = ()) -> Any:
-        """The next value. `follows(place)`: whether a string of a lenient reading may end there. `names`: of what may
-        follow the value, as far as they are known. Raises CallError."""
+        """The next value. `follows(place)`: whether a string of a lenient reading may end there. `names`: the keys that
+        may follow the value, if they are known. Raises CallError."""
         if depth > MAX_NESTING:
             raise CallError(f"it nests more than {MAX_NESTING} deep")
         self.skip()

@@ -39,8 +39,9 @@ class ToolCall(TypedDict):
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """How a family writes calls: between `open` and `close` ("": to the end of the answer or the next call), one a
-    block or all in one. `inner`: further marks that stand inside a call. `around`: what a block is put between."""
+    """How a family writes calls: in blocks between `open` and `close`, a block for each call or one for all. If `close`
+    is "", a block ends with the answer or at the next `open`. `inner`: further marks inside a call. `around`: the text
+    after `open` and before `close`."""
 
     name: str
     open: str
@@ -52,7 +53,7 @@ class ToolFormat:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The marks at both ends of a block, or that which opens it where none closes it."""
+        """The marks at both ends of a block, or only its opening mark if it has no closing one."""
         return (self.open, self.close) if self.close else (self.open,)
 
     def between(self, open: str, close: str) -> ToolFormat:
@@ -213,7 +214,7 @@ def _check_tool(tool: Any, where: str) -> str:
 
 
 def schemas_of(tools: Sequence[Mapping[str, Any]] | None) -> Schemas:
-    """By function, the JSON schema of the arguments of checked tools; {} where a tool gives none."""
+    """For each function of checked tools, the JSON schema of its arguments; {} where a tool gives none."""
     functions = [_function(tool) for tool in tools or ()]
     return {f["name"]: f.get("parameters") or {} for f in functions}
 
