@@ -151,7 +151,7 @@ def _angles(position: int, frequencies: tuple[float, ...]) -> bytes:
     return pack([part for turn in _turns(position, frequencies) for part in turn], "f32")
 
 
-# What may be wrong with a row that was appended, by the dtype of the KV cache; q8 rounds to 1/255 of a group's range.
+# The allowed error of an appended row, by the dtype of the KV cache; q8 rounds to 1/255 of a group's range.
 _TOLERANCES: Mapping[Dtype, float] = {"f32": TOLERANCE, "f16": TOLERANCE_F16, "q8": 1e-2}
 
 
@@ -357,7 +357,7 @@ def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
     [call] = calls
     [d, h] = whole(constants(call), "D", "H")
     block = unit_rows(d)
-    # A workgroup and a bit; of those with 128 rows a quarter, as more would take more memory than a load has left.
+    # A workgroup of 64 rows and three more. Of 128 rows only a quarter: more would take memory that a load lacks.
     rows = (64 if block == 64 else 32) + 3
     tokens = {0, 1, 15, 16, 31, 32, rows - 1}
     groups = (h, -(-rows // block), 1)

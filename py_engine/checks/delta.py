@@ -1,4 +1,4 @@
-"""Checks of the gated DeltaNet between its projections: for a token, and what stands before a chunk's recurrence."""
+"""Checks of the gated DeltaNet between its projections: the step of a token; the convolution and gates of a chunk."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Checks of the gated DeltaNet's recurrence over the rows of a prompt, and of the norm behind it.
+"""Checks of the gated DeltaNet's recurrence over the rows of a prompt, and of the norm after it.
 
-Most rows are 0, which needs no upload: those of a few windows of the chunk are not, and those before and behind it.
+Most rows are 0, which needs no upload. Only a few windows of the chunk and the rows before and after it are not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from py_engine.checks.workbench import (
 from py_engine.graph.trace import Call, Tensor
 
 _PROJ, _NORM, _MIXED, _SCRATCH, _GATES, _Y = 51, 55, 56, 57, 59, 60  # seeds
-_CHUNK = 64  # rows that are taken together, between positions that are multiples of it
+_CHUNK = 64  # rows of a chunk, which begins at a position that is a multiple of 64
 _BEFORE, _BEHIND = 2, 3  # rows before and behind the chunk
 _ROWS = _BEFORE + _CHUNK + _BEHIND
 _POSITION = 2 * _CHUNK - _BEFORE
-_LAST = _BEFORE + _CHUNK - 1  # of the chunk
+_LAST = _BEFORE + _CHUNK - 1  # last row of the chunk
 _CHUNK_DIM = 128  # wider heads have no chunks
 _HEAD = 320  # numbers of a head in a row of scratch: two channels of 64 rows of W and q, then a row of P
 
@@ -53,7 +53,7 @@ class _Rows:
 
 
 def _unit_size(dim: int) -> float:
-    """The size of numbers of which so many make a vector of about unit length."""
+    """The size of `dim` numbers that make a vector of about unit length."""
     return 2.0 ** -round(math.log2(dim) / 2)
 
 
@@ -99,7 +99,7 @@ def _channel(head: int, c: int, pitch: int) -> int:
 
 
 def delta_chunk(bench: Bench, calls: Sequence[Call]) -> Check:
-    """delta_chunk.wgsl: a chunk behind two rows; of first and last head a row of U, W, P and gates."""
+    """delta_chunk.wgsl: a chunk after two rows; a row of U, W, P and gates for the first and the last head."""
     [call] = calls
     s = Shape.of(call)
     [pitch] = whole(constants(call), "PITCH")
@@ -217,7 +217,7 @@ def delta_scan(bench: Bench, calls: Sequence[Call]) -> Check:
 
 
 def delta_out(bench: Bench, calls: Sequence[Call]) -> Check:
-    """delta_out.wgsl: a row before a chunk, two of it (with P D, where heads are not too wide), one behind it."""
+    """delta_out.wgsl: a row before a chunk, two in it (with P D, where heads are not too wide), one after it."""
     [call] = calls
     s, eps = Shape.of(call), constants(call)["EPS"]
     [pitch, across] = whole(constants(call), "PITCH", "ACROSS")
@@ -251,7 +251,7 @@ def delta_out(bench: Bench, calls: Sequence[Call]) -> Check:
         if in_chunks and _BEFORE <= t <= _LAST:
             end = (
                 _BEFORE + ((t - _BEFORE) // height + 1) * height
-            )  # P is 0 behind the row, these are not
+            )  # the kernel reads to a block's end, where a model's P is 0 and this one is not
             for j in corrections:
                 if j < end:
                     at = t * pitch + head * _HEAD + 4 * _CHUNK + j - _BEFORE

@@ -93,7 +93,7 @@ def _hashed() -> list[int]:
 
 
 class Types:
-    """Rows [groups, count, width]. Only five are different, so dot products with all rows are five."""
+    """Rows [groups, count, width], of which only five are different. So five dot products give those of all rows."""
 
     COUNT = 5
 
@@ -139,7 +139,7 @@ def held(values: Sequence[float], dtype: str) -> list[float]:
 
 
 def spread(values: Sequence[float], dtype: str) -> list[float]:
-    """A query's or key's row as it is before a KV cache of this dtype: for q8 times Hadamard matrices
+    """A row of a query or a key as a KV cache of this dtype takes it: for q8 multiplied by Hadamard matrices
     (shaders/lib/kv_append_q8.wgsl)."""
     found = list(values)
     if dtype != "q8":

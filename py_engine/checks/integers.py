@@ -9,7 +9,7 @@ from typing import NamedTuple
 from py_engine.ops.quantise import quantised_words
 
 _MOST = 16256  # the largest integer
-_PLACES = (0, 2, 4, 6, 1, 3, 5, 7)  # in which order eight parts stand
+_PLACES = (0, 2, 4, 6, 1, 3, 5, 7)  # the order of eight parts in a row
 
 
 class IntegerRow(NamedTuple):
@@ -25,7 +25,7 @@ class IntegerRow(NamedTuple):
 
     @property
     def sums(self) -> list[float]:
-        """Of each 64 integers."""
+        """The sum of each 64 integers."""
         return [float(sum(self.integers[i : i + 64])) for i in range(0, len(self.integers), 64)]
 
     def pack(self, factor: float = 1.0) -> bytes:

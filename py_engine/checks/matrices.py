@@ -37,14 +37,14 @@ from py_engine.ops.gate import ACTIVATIONS, EPILOGUES
 # The allowed error, as a share of the sum of all |w x| of a product (for a quantised w: of |scale| q and |bias|). f32
 # sums stay within 1e-6 of it; a chunk of 32 that is left out of a row of 8192 is 1e-4 of it.
 _PRODUCT = 1e-5
-# Tensor units see w rounded to 11 bits: that is at most 2^-11 of the sum, and that over the square root of the number
-# of terms if the errors are of either sign, as they are; this is 16 times that.
+# Tensor units see w rounded to 11 bits. The error is at most 2^-11 of the sum. Errors of either sign cancel, so it is
+# about 2^-11 / sqrt(number of terms) of the sum. 16 times that is allowed.
 _UNITS = 16 * 2.0**-11
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
 _GIVEN = 0x80000001  # an id that means a given row
 _MIDDLE = 1.5  # the middle of norm weights
-_SEEN = 64  # of a part, how many first columns are compared
+_SEEN = 64  # the first columns of a part that are compared
 _FACTORS = (1.0, -0.5, 0.75, -0.25, 0.5)  # the rows of a chunk are one row times these
 _ABSOLUTE = 1e-6  # the allowed error of a sum with numbers of size 1, however small the product
 _ACTIVATE = {ACTIVATIONS[name]: function for name, function in ACTIVATE.items()}
@@ -96,7 +96,7 @@ def matvec(bench: Bench, calls: Sequence[Call]) -> Check:
     outputs = Outputs.of(bench, call, n // sections, sections, base)
     # If the kernel must find the last valid row of x, that is the row with the numbers.
     rows = 3 if c["LAST_ROW"] else 1
-    # A norm leaves, but for a factor, the x that all other products have.
+    # After a norm, x is the same as in all other products, but for a factor.
     pattern, weight = (_thin(), known_weight()) if c["NORM"] else (_input(), None)
     x = bench.keep(("x", rows, k, c["NORM"]), lambda: bench.fill("x", pattern.period(), rows, k))
     norm_weight = bench.zeros
@@ -218,7 +218,7 @@ def _made(
             if c.get("FACTORS"):
                 factor *= bias[int(c["FACTORS_AT"]) + index]
             value, error = value * factor, error * abs(factor)
-            if cap := c.get("CAP"):  # no steeper than 1; WGSL's tanh is off by 1e-5
+            if cap := c.get("CAP"):  # its slope is at most 1; WGSL's tanh is off by 1e-5
                 value, error = cap * math.tanh(value / cap), error + 1e-5 * cap
             found.values.append(value)
             found.errors.append(error)
@@ -226,10 +226,9 @@ def _made(
 
 
 def _active(c: Mapping[str, float], value: float, error: float) -> tuple[float, float]:
-    """The activation of a value, and its allowed error, for a value with an allowed error."""
+    """The activation of a value, and the error that is allowed in it, given the value's own `error`."""
     kind = int(c["ACTIVATION"])
-    # WGSL's tanh and exp have errors of 1e-5 of their argument. Except for the square no activation is steeper than
-    # 1.13.
+    # WGSL's tanh and exp have errors of 1e-5 of their argument. Apart from relu2, no activation is steeper than 1.13.
     steepest = 2 * abs(value) + error if kind == ACTIVATIONS["relu2"] else 1.13
     return _ACTIVATE[kind](value), steepest * error + 2e-5 * abs(value)
 

@@ -23,12 +23,12 @@ from py_engine.graph.trace import Call
 
 _X, _NORM, _BIAS, _Y = 31, 32, 33, 34  # seeds
 _MIDDLE = 1.5  # the middle of norm weights
-_BLOCKS = 8  # of 16 columns, how many are compared
-_SEEN = 64  # of a part, how many first columns are compared
+_BLOCKS = 8  # the blocks of 16 columns that are compared
+_SEEN = 64  # the first columns of a part that are compared
 
 
 def norm(bench: Bench, calls: Sequence[Call]) -> Check:
-    """norm.wgsl: halves of two rows, and of one behind them, which stays."""
+    """norm.wgsl: halves of two rows, and of a row after them, which must not change."""
     [call] = calls
     c = constants(call)
     [k, add] = whole(c, "K", "ADD")

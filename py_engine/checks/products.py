@@ -28,7 +28,7 @@ class Product(NamedTuple):
 
 
 class Input:
-    """x of products. Most of it is 0, so that products take little time here."""
+    """The input x of products. Most of it is 0, so that the CPU computes products quickly."""
 
     def __init__(self, values: Sequence[float]) -> None:
         self._size = len(values)
@@ -149,7 +149,8 @@ class Outputs:
     """
 
     def __init__(self, bench: Bench, call: Call, count: int, sections: int, base: int) -> None:
-        # A workgroup has a power of two of rows. The sample has the first five and the last three of one.
+        # Workgroups have a power of two of rows. The runs have every place modulo 8: 0 to 2, then 3 and 4, and, where
+        # `count` is a multiple of 8, 5 to 7.
         middle = count // 2 // 8 * 8 + 3
         runs = {0: 3, middle: 2, max(0, count - 3): 3}
         self.runs = [(at, min(n, count - at)) for at, n in runs.items() if at < count]

@@ -148,8 +148,8 @@ def _draw(
 
 
 def _seed(v: int, kept: int, first: int) -> tuple[int, int]:
-    """The first seed from `first` on with which a token that is not among the best `kept` would win; and the token that
-    wins among those: by a clear distance, and not by its logit alone."""
+    """(seed, token): the first seed from `first` on with which a token outside the best `kept` would win, and the token
+    that wins among the best `kept`. It wins clearly, and not by its logit alone."""
     places, drawn = _places(v), _pcg(3 + 0x9E3779B9)
     hashed = list(map(_pcg, places))
     for seed in count(first):

@@ -99,7 +99,7 @@ class SelfCheck:
         return outcome
 
     async def _failures(self, outcome: Outcome) -> list[tuple[Check, str]]:
-        """Run the checks of pipelines that were not checked yet. Those that fail, and what is wrong."""
+        """Run the checks of pipelines that were not checked yet. Returns those that fail, and what is wrong."""
         found = distinct(self._calls())
         new = {kinds: chain for kinds, chain in found.items() if kinds not in self._checked}
         self._checked |= new.keys()
@@ -148,7 +148,7 @@ def _used(check: Check) -> frozenset[str]:
 async def run_checks(
     gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy, chains: Iterable[Sequence[Call]]
 ) -> list[tuple[Check, str]]:
-    """Run the checks of these chains together. Those that fail, and what is wrong. Raises HostError."""
+    """Run the checks of these chains together. Returns those that fail, and what is wrong. Raises HostError."""
     bench = Bench(gpu)
     try:
         checks = [make_check(bench, chain) for chain in chains]
