@@ -1,6 +1,6 @@
-// attention_decode.wgsl: attention of one token from the stacked projections: head norms and rotary positions, K and V
-// appended, and, split over the context, softmax(q k^T) v of a run of keys, unnormalised, with its maximum and sum, for
-// attention_reduce.wgsl to merge.
+// attention_decode.wgsl: attention of one token from the stacked projections. It norms and rotates the heads, appends K
+// and V, and computes softmax(q k^T) v of each split of the context, unnormalised, with its maximum and sum.
+// attention_reduce.wgsl merges the splits.
 //   Online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867; split over keys: Flash-Decoding (Dao et al. 2023).
 //   The maths of a head: lib/rotary.wgsl. Reference: tests/ops/test_attention.py
 //
@@ -17,10 +17,10 @@
 //
 // Dispatch (splits, Hkv * PARTS, 1): a workgroup takes G query heads of one kv head, so that K and V are read once for
 // them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
-// token's key and value takes them from qkv, rounded as the cache rounds them; one of them appends them, to rows that
-// nobody reads in this pass.
+// token's key and value takes them from qkv, rounded as the cache rounds them. One of these workgroups appends them, to
+// rows that are not read in this pass.
 // A team of LANES neighbouring threads takes two keys at a time, the next team the next; a thread has some quads of each
-// key, of its value, and of all query heads in registers. Teams meet at the end.
+// key, of its value, and of all query heads in registers. The results of the teams are merged at the end.
 // Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, attention_span, rotary, score_cap,
 // team_workgroup or team_subgroup.
 

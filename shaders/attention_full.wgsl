@@ -1,5 +1,5 @@
-// attention_full.wgsl: attention in which a row sees keys on both sides of it, between bounds of its own: whole texts, several
-//   texts in one pass, a window to both sides, or another sequence (cross-attention). Nothing is masked by order.
+// attention_full.wgsl: attention without a causal mask. A row sees the keys of its own span: a whole text, one of
+//   several texts in a pass, a window to both sides, or another sequence (cross-attention).
 //   FlashAttention's tiling with online softmax (Dao et al. 2022, arXiv:2205.14135). Reference: tests/ops/test_attention_full.py
 //
 //   binding  name   type       shape                    access
@@ -8,11 +8,11 @@
 //   2        v      Quad       rows of V_STRIDE quads   read    likewise
 //   3        spans  vec2<u32>  [T]                      read    row t sees keys spans[t].x .. spans[t].y - 1; none: y is 0
 //   4        step   Step       -                        read    step.rows of the T rows are valid
-//   5        y      vec4<f32>  [T, H, D / 4]            write   rows behind step.rows are left as they are
+//   5        y      vec4<f32>  [T, H, D / 4]            write   rows from step.rows on are not changed
 //
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys that any of them sees in tiles
 // of KT. K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
-// Keys between two rows' spans that neither of them sees may hold anything.
+// Keys between the spans of two rows, which neither of them sees, may hold any values.
 // Libraries before it: step, quad_f32 or quad_f16.
 
 override D: u32;             // head size, a multiple of 4 up to 256

@@ -1,4 +1,4 @@
-// attention_prefill.wgsl: causal attention of a chunk of tokens over the cache, which holds the chunk already.
+// attention_prefill.wgsl: causal attention of a chunk of tokens over the cache, which already holds the chunk.
 //   FlashAttention's tiling with online softmax (Dao et al. 2022, arXiv:2205.14135). Reference: tests/ops/test_attention.py
 //
 //   binding  name     type       shape                  access
@@ -6,13 +6,14 @@
 //   1        k_cache  KvWord     lib/kv_f32             read
 //   2        v_cache  KvWord     lib/kv_f32             read
 //   3        step     Step       -                      read    token t stands at position step.pos + t
-//   4        y        vec4<f32>  [T, H, D / 4]          write   tokens behind step.rows are left as they are
+//   4        y        vec4<f32>  [T, H, D / 4]          write   tokens from step.rows on are not changed
 //   5        gates    vec4<f32>  lib/attention_gate     read    dummy without GATE
 //
 // Dispatch (HKV, ceil(T H / HKV / (8 TR)), 1). A row is a token with one of the query heads that share a kv head, in
 // the order of y. A workgroup takes 8 TR rows and goes over the keys they see in tiles: scores = Q K^T, softmax, output +=
-// weights V. Both products are made alike: thread (tr, tc) has rows tr + TR i (i < 8) of the left factor and some columns
-// of the right one, sums stay in registers, and the factors go through workgroup memory, some of the inner axis at a time.
+// weights V. Both products work alike: thread (tr, tc) has rows tr + TR i (i < 8) of the left factor and some columns
+// of the right one, sums stay in registers, and the factors go through workgroup memory, a part of the inner axis at a
+// time.
 // Workgroups with many keys (late tokens) begin first, so that the GPU is full to the end.
 // Libraries before it: step, kv_f32 or another form, attention_gate, score_cap.
 

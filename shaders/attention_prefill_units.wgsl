@@ -7,19 +7,19 @@
 //   1        k_cache  vec4<u32>  [Hkv, context, D / 8] read    f16, eight a vector; its length tells the context
 //   2        v_cache  vec4<u32>  [Hkv, context, D / 8] read
 //   3        step     Step       -                     read    row t stands at position step.pos + t
-//   4        y        vec4<f32>  [T, H, D / 4]         write   rows behind step.rows are left as they are
+//   4        y        vec4<f32>  [T, H, D / 4]         write   rows from step.rows on are not changed
 //   5        gates    vec4<f32>  lib/attention_gate    read    dummy without GATE
 //
 // Dispatch (H, ceil(T / BQ), 1): eight subgroups of 32 take BQ rows of one head, the last rows first, since these see most
 // keys. They go over the keys in tiles of 32, which are read from the cache while the tile before is in use. In a tile
 //   1. a subgroup makes the scores of BQ / 4 rows and 16 keys,
-//   2. BQ rows are dealt out to the threads, which turn scores into weights,
+//   2. the threads share out the BQ rows and turn scores into weights,
 //   3. a subgroup adds 32 rows of weights times a part of the columns of the values to its sums, which stay in registers.
-// A row keeps its maximum while scores exceed it by less than 2^8, so that sums seldom change their scale: to multiply their
-// rows they must take the way through workgroup memory, as WGSL has no other way to elements of a matrix.
+// A row keeps its maximum while the weights of new scores stay up to 2^8, so that sums are seldom rescaled. Rescaling
+// takes them through workgroup memory, as WGSL has no other way to elements of a subgroup matrix.
 //
-// Each workgroup variable is a multiple of 16 bytes long: an NVIDIA driver packs them one behind another, and loads matrices
-// from the last address before theirs that is a multiple of 16.
+// Each workgroup variable is a multiple of 16 bytes long: an NVIDIA driver packs them without gaps, and rounds the
+// address of a matrix down to a multiple of 16.
 // Features: shader-f16, subgroups, subgroup-matrix (host/gpu.py). Up to 48 KiB of workgroup memory.
 // Libraries before it: step, attention_rows_128 or attention_rows_64, attention_gate, score_cap.
 

@@ -7,8 +7,8 @@
 //   2        y        vec4<f32>  [H, D / 4]               write
 //   3        gates    vec4<f32>  lib/attention_gate       read   dummy without GATE
 //
-// Dispatch (ceil(D / 4 / COLUMNS), H, 1): a workgroup has a few quads of a head, so that many read at once. A thread looks at
-// one part's (l, m): there are at most 128.
+// Dispatch (ceil(D / 4 / COLUMNS), H, 1): a workgroup merges only a few quads of a head, so that many workgroups read
+// at once. A thread reads (l, m) of one split: there are at most 128.
 // Libraries before it: step, attention_span, attention_gate.
 
 override D: u32;

@@ -1,4 +1,4 @@
-// checksum.wgsl: two sums of 32 bits over the words of tensors, by which damage in the store is found.
+// checksum.wgsl: two sums of 32 bits over the words of tensors, to find damage in the store.
 //   With w the word at index i of its tensor and pcg a permutation of the 32-bit words (lib/hash.wgsl):
 //     p = pcg(i), q = pcg(p + 0x9e3779b9);   sums[slot] += (pcg(w ^ p), pcg(w + q))   modulo 2^32
 //   A changed word changes both sums for certain. Changes of several words (swapped, shifted, zeroed) go unseen with

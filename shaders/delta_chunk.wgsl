@@ -1,4 +1,4 @@
-// delta_chunk.wgsl: what a gated DeltaNet can do for each chunk of 64 rows alone, before its states are known. With
+// delta_chunk.wgsl: the part of a gated DeltaNet that needs one chunk of 64 rows alone, and no state. With
 // g_i the sum of log alpha from the chunk's first row to row i, and G_ij = exp(g_i - g_j) for j <= i:
 //   A_ij = beta_i (k_i . k_j) G_ij for j < i, else 0;   P_ij = (q_i . k_j) G_ij for j <= i, else 0;
 //   (I + A) U = beta v;   (I + A) W = beta exp(g) k.
@@ -11,13 +11,13 @@
 //   2        step     Step       -                    read
 //   3        scratch  vec4<f32>  [T, PITCH / 4]       write        see below
 //
-// In row r of a chunk, scratch has of each head [320]: of channels 2 r and 2 r + 1 the chunk's 64 rows of W and of exp(g) q,
-// then row r of P. So whoever multiplies with W and q finds many rows of a channel side by side.
+// In row r of a chunk, scratch has for each head [320]: the chunk's 64 rows of W, then of exp(g) q, for channel 2 r;
+// the same for channel 2 r + 1; then row r of P. So products with W and q read many rows of a channel side by side.
 //
 // Dispatch (HV, floor(T / 64), 1): a workgroup a value head and a chunk. All exponents are <= 0. The products of q and k
 // are tiles of 4 x 4 a thread, over slices of 16 channels in workgroup memory. The two systems are solved by forward
-// substitution, a column a thread, in blocks of 16 rows; of P, what lies right of a block on the diagonal is not written.
-// COMPACT takes blocks of 4 rows instead, for software adapters: they compile a place that reads memory for long.
+// substitution, a column a thread, in blocks of 16 rows. What is right of a diagonal block of P is not written.
+// COMPACT takes blocks of 4 rows instead: software adapters take long to compile each place that reads memory.
 // DK, DV <= 128, multiples of 4. Libraries before it: step, delta_chunks.
 
 override HK: u32;

@@ -1,4 +1,4 @@
-// delta_conv.wgsl: what stands before the recurrence of a gated DeltaNet, for a chunk of rows:
+// delta_conv.wgsl: the part of a gated DeltaNet before its recurrence, for a chunk of rows:
 //   c = silu(causal depthwise convolution over time of q|k|v), the last tap on the row's own token;
 //   q, k heads: x / sqrt(sum x^2 + 1e-6), q also / sqrt(DK); alpha = exp(-exp(a_log) softplus(a + dt_bias)), beta = sigmoid(b).
 //   Yang et al. 2024, arXiv:2412.06464; the gates as in Mamba-2. Reference: tests/ops/test_delta.py
@@ -14,7 +14,7 @@
 //
 // Dispatch (2 HK + HV, ceil(T / ROWS), 1): a workgroup a head and ROWS rows. Only the first block of rows reads the
 // history, and it is the one that replaces it, a channel a thread: so ROWS >= TAPS - 1 where there are more blocks. Four
-// rows at a time, so ROWS is a multiple of 4. Rows behind step.rows are not written. DK, DV <= 256.
+// rows at a time, so ROWS is a multiple of 4. Rows from step.rows on are not written. DK, DV <= 256.
 // Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;

@@ -1,5 +1,5 @@
-// delta_out.wgsl: the results of a gated DeltaNet's chunks (P, D as in delta_chunk.wgsl), and the gated RMSNorm behind, per
-// value head, in place: y <- y + P D in rows of whole chunks, then y <- y / sqrt(mean(y^2) + EPS) * weight * silu(z).
+// delta_out.wgsl: the last part of a gated DeltaNet's results (P, D as in delta_chunk.wgsl), and the gated RMSNorm of
+// each value head, in place: in whole chunks y <- y + P D; then y <- y / sqrt(mean(y^2) + EPS) * weight * silu(z).
 //   Reference: tests/ops/test_delta.py
 //
 //   binding  name     type       shape                       access
@@ -11,7 +11,7 @@
 //   5        y        f32        [T, HV DV]                  read_write
 //
 // Dispatch (HV, ceil(T / ROWS) + 1, 1): a workgroup a value head and ROWS rows from a position that is a multiple of ROWS
-// on, ROWS = 512 / ACROSS; a thread has 4 rows x 4 columns. Rows behind step.rows do nothing. DV <= 256.
+// on, ROWS = 512 / ACROSS; a thread has 4 rows x 4 columns. Rows from step.rows on do nothing. DV <= 256.
 // Libraries before it: step, delta_chunks.
 
 override HK: u32;

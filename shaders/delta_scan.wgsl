@@ -11,16 +11,16 @@
 //   2        scratch  vec4<f32>  [T, PITCH / 4]              read         as delta_chunk.wgsl leaves it: W and exp(g) q
 //   3        step     Step       -                           read
 //   4        state    vec4<f32>  [HV, DV, DK / 4]            read_write   S by columns; unread at position 0
-//   5        y        f32        [T, HV DV]                  write        o; rows behind step.rows are left
+//   5        y        f32        [T, HV DV]                  write        o; rows from step.rows on are left
 //
-// Dispatch (ceil(DV / 16), HV, 1). Columns of S need nothing of each other: a workgroup has 16 of them.
+// Dispatch (ceil(DV / 16), HV, 1). Columns of S are independent of each other: a workgroup has 16 of them.
 // Row after row, 16 threads share a column, which they hold in registers. Both products with S are taken before its
 // update, S^T q = alpha (S_old^T q) + (k . q) d, so that a row costs one barrier.
 // In a chunk a thread has tiles of 4 x 4: rows (of W or q) and columns of the products with S, channels and columns of S
 // itself, which stays in registers from chunk to chunk. Each half of the threads has half of the terms of these sums. S
 // and D are shared in workgroup memory; what comes from other memory is read 16 vectors ahead. COMPACT reads it where it
-// is used, with the same results: software adapters compile a place that reads memory for long, and gain nothing from
-// reading ahead. Where there are chunks (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
+// is used, with the same results: software adapters take long to compile each place that reads memory, and gain nothing
+// from reading ahead. Where there are chunks (lib/delta_chunks.wgsl), DK and DV <= 128; else <= 256.
 // Libraries before it: step, delta_chunks.
 
 override HK: u32;

@@ -14,11 +14,11 @@
 //   6        state        vec4<f32>  [HV, DV, DK / 4]       read_write   S by columns; taken as zero at position 0
 //   7        y            f32        [1, HV DV]             write
 //
-// Dispatch (HV, 1, 1): a workgroup a value head; DK, DV multiples of 4 up to 256. Value heads that share a key head each
-// convolve its q and k, the first of them writes these into the history. That slot is read by nobody in this pass.
+// Dispatch (HV, 1, 1): a workgroup a value head; DK, DV multiples of 4 up to 256. All value heads that share a key head
+// convolve its q and k. The first of them writes q and k into the history, at a place that is not read in this pass.
 // 8 threads share a column of S, which they hold in registers, COLUMNS columns at a time; both products with S are taken
 // before its update, S^T q = alpha (S_old^T q) + (k . q) d. The lengths of q and k are applied to the products.
-// Nothing lasting changes while step.halt is set. Libraries before it: step, delta_input, causal_conv.
+// History and state do not change while step.halt is set. Libraries before it: step, delta_input, causal_conv.
 
 override HK: u32;
 override HV: u32;

@@ -8,8 +8,8 @@
 //   3        step    Step  -       read
 //   4        y       f32   [T, K]  read_write
 //
-// Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. The variance is that of the distances from the
-// mean, summed in a second pass: a row far from 0 loses nothing. Libraries before it: step, tree_sum.
+// Dispatch (T, 1, 1): a workgroup a row; rows from step.rows on do nothing. The variance is summed in a second pass,
+// over the distances from the mean: so a row far from 0 loses no precision. Libraries before it: step, tree_sum.
 
 override WG: u32;  // threads, a multiple of 16
 override K: u32;

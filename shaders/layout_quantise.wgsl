@@ -1,8 +1,8 @@
-// layout_quantise.wgsl: floats into MLX's affine form while they are loaded, bit for bit as mlx.core.quantize has it.
-//   Of each group: edge = the end of larger magnitude; scale = (max - min) / (2^BITS - 1), at least 1e-7, of the sign
-//   that counts from edge; then scale = edge / round(edge / scale), so that 0 is a step, and bias = edge (where that
-//   integer is 0: scale as it was, bias 0). q = clamp(round((w - bias) / scale)), of the f32 scale; then scale and bias
-//   take the floats' own format. Source: mlx/backend/cpu/quantized.cpp. Reference: tests/ops/test_layout.py
+// layout_quantise.wgsl: floats into MLX's affine form while they are loaded, bit for bit as mlx.core.quantize makes it.
+//   For each group: edge = min or max, whichever has the larger magnitude; scale = (max - min) / (2^BITS - 1), at least
+//   1e-7, negative if edge is max; then scale = edge / round(edge / scale), so that 0 is a step, and bias = edge (if
+//   that integer is 0: scale as it was, bias 0). q = clamp(round((w - bias) / scale)), with the f32 scale; then scale
+//   and bias take the floats' own format. Source: mlx/backend/cpu/quantized.cpp. Reference: tests/ops/test_layout.py
 //
 //   binding  name    type  shape                                     access
 //   0        source  u32   [groups GROUP] of FORMAT                  read        from the first bit on

@@ -12,7 +12,7 @@
 // Dispatch (ceil(outputs / tile outputs), ceil(T / TILE_T), 1), TILE_T = 8 RT: a workgroup makes TILE_T rows of TILE_N
 // products, 32 of K at a time. A thread holds RT x 4 of them: rows tt + 8 i, columns tn + j TILE_N/4. With SLICES > 1
 // that many threads share each product, each takes every SLICES-th vec4 along K (few tiles, many threads: small T or N).
-// What a thread loads from memory waits in registers during the products of the 32 before (but see UNROLL).
+// What a thread loads from memory waits in registers during the products of the previous 32 (but see UNROLL).
 // Libraries before it: step, chunk, (scales,) weight_<format> or weight_<format>_any + chunk_any, weight_octet, rows_vec4 or
 // rows_any, tile_f32 or tile_f16, gate, matmul_out, matmul_tile.
 

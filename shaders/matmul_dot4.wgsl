@@ -15,7 +15,7 @@
 //
 // Dispatch (ceil(outputs / tile outputs), ceil(T / 64), 1): a workgroup makes 64 rows of 64 products, 64 of K at a time,
 // K % 64 == 0. A thread has 4 x 4 of them: rows tt + 16 i, columns tn + 16 j. What it loads from memory waits in registers
-// during the products of the 64 before.
+// during the products of the previous 64.
 // Feature: dot4 (host/gpu.py).
 // Libraries before it: step, chunk, scales, weight_<format>, bytes_<format>, gate, matmul_out, matmul_tile.
 

@@ -1,4 +1,4 @@
-// matvec.wgsl: y = W x for one token, with what stands before and after it in a decoder layer.
+// matvec.wgsl: y = W x for one token, fused with what comes before and after it in a decoder layer.
 //   NORM: x is taken as RMSNorm(x) = x / sqrt(mean(x^2) + EPS) * (norm_weight + NORM_OFFSET) (Zhang & Sennrich 2019,
 //   arXiv:1910.07467); the factor is a sum beside the dot products and is applied after them.
 //   Reference: tests/ops/test_matvec.py

@@ -1,4 +1,4 @@
-// norm_parts.wgsl: parts of rows normed in place, each by weights of its own; what lies behind the parts stays.
+// norm_parts.wgsl: parts of rows normed in place, each by weights of its own; columns after the parts are not changed.
 //   y_p = y_p / sqrt(mean(y_p^2) + EPS) * weight_p, or with CENTRED (y_p - mean(y_p)) / sqrt(variance(y_p) + EPS) * weight_p.
 //   COUNT parts of WIDTH, then others of WIDTH_2: q and k in stacked projections, whole (OLMo 2) or head by head (StableLM).
 //   Reference: tests/ops/test_norm.py

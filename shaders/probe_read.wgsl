@@ -1,8 +1,8 @@
-// probe_read.wgsl: reads a buffer once and does next to nothing with it: the memory bandwidth that kernels can hope for.
+// probe_read.wgsl: reads a buffer once and computes almost nothing: the memory bandwidth that kernels can reach.
 //
 //   binding  name    type       shape          access
 //   0        source  vec4<u32>  [groups 4096]  read
-//   1        result  u32        [64]           write    only if the impossible happens, so that the reads stay
+//   1        result  u32        [64]           write    in a case that never occurs: it keeps the reads in
 //
 // Dispatch (groups, 1, 1): a workgroup reads 64 KiB.
 

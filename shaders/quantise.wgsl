@@ -8,9 +8,9 @@
 //   1        weight  vec4<f32>  [K / 4]     read   dummy without NORM
 //   2        y       u32        [T, WORDS]  write
 //
-// A row of y: K / 4 words of high parts, K / 4 words of low parts, for each 64 of K the sum of its q's as f32, s as f32, and
-// what makes it whole vec4s. Eight parts are two words: those at even places, then those at odd places, since the fields of
-// q4 fall apart so.
+// A row of y: K / 4 words of high parts, K / 4 words of low parts, for each 64 of K the sum of its q's as f32, s as
+// f32, and padding to whole vec4s. Eight parts are two words, first the even places, then the odd ones: the order in
+// which the 4-bit fields of q4 become bytes.
 // Dispatch (T, 1, 1): a workgroup a row. K % 64 == 0. Libraries before it: tree_sum, tree_max.
 
 override K: u32;

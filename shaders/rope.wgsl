@@ -12,7 +12,7 @@
 //   6        k_cache        KvWord     lib/kv_f32               read_write   row step.pos + t; nothing while halted
 //   7        v_cache        KvWord     lib/kv_f32               read_write
 //
-// Dispatch (H + 2 Hkv, T, 1): a workgroup a head; rows behind step.rows do nothing. D <= 256, a multiple of 4.
+// Dispatch (H + 2 Hkv, T, 1): a workgroup a head; rows from step.rows on do nothing. D <= 256, a multiple of 4.
 // Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, quad_f32 or
 // quad_f16, rotary, tree_sum.
 

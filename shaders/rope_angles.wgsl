@@ -5,11 +5,11 @@
 //   binding  name       type       shape            access
 //   0        positions  u32        [>= T, AXES]     read
 //   1        axes       u32        [R/2]            read    which axis a pair follows
-//   2        table      vec2<f32>  [A + 64, R/2]    read    its binding ends with it
+//   2        table      vec2<f32>  [A + 64, R/2]    read    the binding ends where the table ends
 //   3        step       Step       -                read
 //   4        angles     vec2<f32>  [T, R/2]         write
 //
-// Dispatch (ceil(R/2 / 64), T, 1): a thread a pair; rows behind step.rows do nothing. Library before it: step.
+// Dispatch (ceil(R/2 / 64), T, 1): a thread a pair; rows from step.rows on do nothing. Library before it: step.
 
 override AXES: u32;
 override PAIRS: u32;  // R / 2

@@ -1,5 +1,6 @@
-// sample_histogram.wgsl: sampling, 2 of 3: how many tokens, and how much weight, lie how far below the best one; and the
-// winner of each block, were nothing filtered. Does nothing where a small top-k makes it needless (lib/sample_mode.wgsl).
+// sample_histogram.wgsl: sampling, 2 of 3: a histogram of tokens and of their weight, by distance below the best one;
+// and the winner of each block without top-k and top-p. Does nothing if a small top-k needs neither
+// (lib/sample_mode.wgsl).
 //   Gumbel-max: lib/sample_noise.wgsl. Reference: tests/ops/test_sample.py
 //
 //   binding  name       type         shape     access
@@ -8,7 +9,7 @@
 //   2        best       vec2<u32>    [BLOCKS]  read        sample_argmax.wgsl
 //   3        sampling   Sampling     -         read
 //   4        step       Step         -         read        count, for the noise
-//   5        histogram  atomic<u32>  [4096]    read_write  lib/sample_buckets.wgsl; zeros before, sample_choose.wgsl sees to it
+//   5        histogram  atomic<u32>  [4096]    read_write  lib/sample_buckets; zeros before (sample_choose clears it)
 //   6        scores     vec2<u32>    [BLOCKS]  write       (order_key of noise - distance, token) among those that min-p leaves
 //
 // Dispatch (ceil(V / 2048), 1, 1). Libraries before it: step, sampling, sample_best, sample_blocks, sample_top,

@@ -1,4 +1,4 @@
-// sample_take.wgsl: greedy, second half: the best of the best, written to the step. Reference: tests/ops/test_sample.py
+// sample_take.wgsl: greedy, 2 of 2: writes the best token of all to the step. Reference: tests/ops/test_sample.py
 //
 //   binding  name      type       shape   access
 //   0        best      vec2<u32>  [BLOCKS]  read      (order_key, token) of each block

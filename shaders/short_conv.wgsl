@@ -9,8 +9,8 @@
 //   4        y        f32   [T, CHANNELS]     write
 //
 // Dispatch (ceil(CHANNELS / 64), ceil(T / ROWS), 1): a thread a channel and ROWS rows. Only the first block of rows reads
-// the history, and it is the one that replaces it: so ROWS >= TAPS - 1 where there are more blocks. Rows behind step.rows
-// do nothing. Libraries before it: step, causal_conv.
+// the history, and it is the one that replaces it: so ROWS >= TAPS - 1 where there are more blocks. Rows from step.rows
+// on do nothing. Libraries before it: step, causal_conv.
 
 override CHANNELS: u32;
 override TAPS: u32;

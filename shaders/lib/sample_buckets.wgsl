@@ -1,6 +1,6 @@
 // sample_buckets.wgsl: the histogram that top-k and top-p are read from. Token i lies d = best - logit nats below the best
-// one, in bucket floor(64 d); 2048 buckets reach 32 nats. What lies below has probability 0 here: less than
-// 2^18 e^-32 = 4e-9 for all such tokens together.
+// one, in bucket floor(64 d); 2048 buckets reach 32 nats. Tokens further below have probability 0 here; together they
+// would have at most 2^19 e^-32 = 7e-9 of the best one's.
 
 const BUCKETS = 2048u;
 const BUCKETS_A_NAT = 64.0;
