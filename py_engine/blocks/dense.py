@@ -263,8 +263,8 @@ class Checkpoint:
         )
 
     def embedding_and_head(self, config: Config) -> tuple[Linear, Linear]:
-        """embed_tokens and lm_head, each [vocab_size, hidden_size]. If they are tied, the file may have the one matrix
-        under either name."""
+        """embed_tokens and lm_head, each [vocab_size, hidden_size]. If they are tied, both are one matrix, which the
+        file may have under either name."""
         s = self._sizes
         shape = ([s.vocab_size], s.hidden_size)
         embedding, usual = f"{self._prefix}embed_tokens", HEADS[self._prefix]

@@ -19,7 +19,7 @@ ROPE_BLOCK = 64  # positions in the fine half of a RoPE table
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding of one kind of layer. `width`: rotated entries of a head. `theta`: its base, which names it.
+    """Rotary embedding of one kind of layer. `width`: rotated entries of a head. `theta`: its base, for labels.
 
     `frequencies`: angle of one position for each of width/2 pairs, in radians. cos and sin are multiplied by
     `magnitude` (yarn). Pairs are entries i and i + width/2 (halves), or with `neighbours` 2 i and 2 i + 1.

@@ -357,7 +357,8 @@ def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
     [call] = calls
     [d, h] = whole(constants(call), "D", "H")
     block = unit_rows(d)
-    # A workgroup of 64 rows and three more. Of 128 rows only a quarter: more would take memory that a load lacks.
+    # A workgroup's rows and three more. Where it has 128, a quarter of them and three more: 131 rows would take more
+    # memory than a load has left.
     rows = (64 if block == 64 else 32) + 3
     tokens = {0, 1, 15, 16, 31, 32, rows - 1}
     groups = (h, -(-rows // block), 1)

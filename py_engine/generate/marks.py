@@ -39,7 +39,7 @@ ANSWERS: tuple[Pair, ...] = (
     ("<|START_TEXT|>", "<|END_TEXT|>"),
 )
 
-# Formats that their marks identify. <tool_call> does not: models write two syntaxes between it.
+# Formats that their marks identify. <tool_call> identifies none: two syntaxes are used inside it.
 _BY_MARKS = (
     TAG_CALLS.between("<seed:tool_call>", "</seed:tool_call>"),
     FUNCTION_CALLS,
