@@ -19,10 +19,11 @@
 // them. A split without keys writes nothing, and the reduction does not read it. Every workgroup that needs the current
 // token's key and value takes them from qkv, rounded as the cache rounds them. One of these workgroups appends them, to
 // rows that are not read in this pass.
-// A team of LANES neighbouring threads takes two keys at a time, the next team the next; a thread has some quads of each
-// key, of its value, and of all query heads in registers. The results of the teams are merged at the end.
-// Libraries before it: step, kv_f32 and kv_append_f32 or another form of both, attention_span, rotary, score_cap,
-// team_workgroup or team_subgroup.
+// A team of LANES neighbouring threads takes two keys at a time, the next team the next; a thread has a pair of neighbouring
+// quads, or two such pairs, of each key, of its value, and of all query heads in registers. The results of the teams are
+// merged at the end.
+// Libraries before it: step, a form of the cache (kv_f32, kv_pairs and kv_append_f32, or the same of q8 or f16; or kv_f16_wide
+// and kv_append_f16_wide), attention_span, rotary, score_cap, team_workgroup or team_subgroup.
 
 override D: u32;             // head size, a multiple of 4 up to 256
 override HEADS_PER_KV: u32;  // H / Hkv
@@ -64,28 +65,27 @@ struct Heads { g0: Part, g1: Part, g2: Part, g3: Part }
 struct Scores { lo: vec4<f32>, hi: vec4<f32> }  // of heads 0 .. 3 and 4 .. 7
 
 fn k_part(row: u32, member: u32) -> Raw {
-  let last = D / 4u - 1u;
-  let a = k_raw(row, min(member, last));
-  let b = k_raw(row, min(member + LANES, last));
-  if (QUADS == 2u) { return Raw(a, b, a, b); }
-  return Raw(a, b, k_raw(row, min(member + 2u * LANES, last)), k_raw(row, min(member + 3u * LANES, last)));
+  let x = k_pair(row, member);
+  if (QUADS == 2u) { return Raw(x.a, x.b, x.a, x.b); }
+  let y = k_pair(row, member + LANES);
+  return Raw(x.a, x.b, y.a, y.b);
 }
 
 fn v_part(row: u32, member: u32) -> Raw {
-  let last = D / 4u - 1u;
-  let a = v_raw(row, min(member, last));
-  let b = v_raw(row, min(member + LANES, last));
-  if (QUADS == 2u) { return Raw(a, b, a, b); }
-  return Raw(a, b, v_raw(row, min(member + 2u * LANES, last)), v_raw(row, min(member + 3u * LANES, last)));
+  let x = v_pair(row, member);
+  if (QUADS == 2u) { return Raw(x.a, x.b, x.a, x.b); }
+  let y = v_pair(row, member + LANES);
+  return Raw(x.a, x.b, y.a, y.b);
 }
 
 // The same of the current token's key, or value.
 fn new_part(start: u32, member: u32) -> Raw {
   let last = D / 4u - 1u;
-  let a = kv_new(start, min(member, last));
-  let b = kv_new(start, min(member + LANES, last));
+  let at = 2u * member;
+  let a = kv_new(start, min(at, last));
+  let b = kv_new(start, min(at + 1u, last));
   if (QUADS == 2u) { return Raw(a, b, a, b); }
-  return Raw(a, b, kv_new(start, min(member + 2u * LANES, last)), kv_new(start, min(member + 3u * LANES, last)));
+  return Raw(a, b, kv_new(start, min(at + 2u * LANES, last)), kv_new(start, min(at + 2u * LANES + 1u, last)));
 }
 
 fn unpacked(raw: Raw) -> Part {
@@ -95,12 +95,12 @@ fn unpacked(raw: Raw) -> Part {
 // Of query head g < G, and with QUADS = 2 of g + 4.
 fn query_part(g: u32, member: u32) -> Part {
   let zero = vec4<f32>(0.0);
-  let at = g * HEAD + member;
+  let at = g * HEAD + 2u * member;
   let a = new_rows[at];
-  let b = new_rows[at + LANES];
-  if (QUADS == 4u) { return Part(a, b, new_rows[at + 2u * LANES], new_rows[at + 3u * LANES]); }
+  let b = new_rows[at + 1u];
+  if (QUADS == 4u) { return Part(a, b, new_rows[at + 2u * LANES], new_rows[at + 2u * LANES + 1u]); }
   if (g + 4u >= G) { return Part(a, b, zero, zero); }
-  return Part(a, b, new_rows[at + 4u * HEAD], new_rows[at + 4u * HEAD + LANES]);
+  return Part(a, b, new_rows[at + 4u * HEAD], new_rows[at + 4u * HEAD + 1u]);
 }
 
 // Loops over heads stand before and behind the loop over keys, and reach registers through these two. Unrolled, they would
@@ -363,16 +363,13 @@ struct Place { head: u32, heads: u32, splits: u32, split: u32, lane: u32 }
 fn merge(at: Place, g: u32, part: Part) {
   let quads = D / 4u;
   workgroupBarrier();  // whoever still reads what was here
-  let to = at.lane / LANES * HEAD + at.lane % LANES;
+  let to = at.lane / LANES * HEAD + 2u * (at.lane % LANES);
   new_rows[to] = part.a;
-  new_rows[to + LANES] = part.b;
-  if (QUADS == 4u) {
-    new_rows[to + 2u * LANES] = part.c;
-    new_rows[to + 3u * LANES] = part.d;
-  } else {
-    new_rows[256u + to] = part.c;
-    new_rows[256u + to + LANES] = part.d;
-  }
+  new_rows[to + 1u] = part.b;
+  var behind = to + 2u * LANES;
+  if (QUADS == 2u) { behind = to + 256u; }
+  new_rows[behind] = part.c;
+  new_rows[behind + 1u] = part.d;
   workgroupBarrier();
   for (var i = at.lane; i < quads * (4u / QUADS); i += WG) {
     let h = g + i / quads * 4u;

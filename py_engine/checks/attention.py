@@ -159,7 +159,8 @@ def _dtype(call: Call) -> Dtype:
     """The dtype of the KV cache."""
     if call.kernel.stem == "attention_prefill_units":
         return "f16"
-    return next(dtype for dtype in _TOLERANCES if f"kv_{dtype}" in call.kernel.uses)
+    form = next(use for use in call.kernel.uses if use.startswith("kv_"))
+    return next(dtype for dtype in _TOLERANCES if form.startswith(f"kv_{dtype}"))
 
 
 def _row(bench: Bench, cache: Tensor, head: int, position: int) -> Read:

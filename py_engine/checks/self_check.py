@@ -140,7 +140,7 @@ class SelfCheck:
 def _used(check: Check) -> frozenset[str]:
     """Optional features that the kernels of a check use."""
     kinds = {call.kernel for call in check.calls}
-    forms = {"kv_f16": F16_KV, "kv_q8": Q8_KV}
+    forms = {"kv_f16": F16_KV, "kv_f16_wide": F16_KV, "kv_q8": Q8_KV}
     packed = frozenset(forms[name] for kind in kinds for name in kind.uses if name in forms)
     return packed.union(*(kind.features for kind in kinds))
 

@@ -110,8 +110,7 @@ def _decode(
             "attention_decode",
             [
                 "step",
-                f"kv_{k.dtype}",
-                f"kv_append_{k.dtype}",
+                *_cache_by_pairs(k.dtype, d),
                 "attention_span",
                 "rotary",
                 "score_cap",
@@ -133,6 +132,13 @@ def _decode(
         [(partial, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
         (-(-d // (4 * _COLUMNS)), heads.count, 1),
     )
+
+
+def _cache_by_pairs(dtype: str, dim: int) -> list[str]:
+    """The libraries that read a cache two quads at a time, and append to it."""
+    if dtype == "f16" and dim % 8 == 0:
+        return ["kv_f16_wide", "kv_append_f16_wide"]
+    return [f"kv_{dtype}", "kv_pairs", f"kv_append_{dtype}"]
 
 
 def _team(dim: int, heads: int) -> tuple[int, int]:
