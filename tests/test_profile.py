@@ -163,6 +163,8 @@ def test_profile_of_both_passes(engine: Engine, run: Runner) -> None:
     counts = engine.info()["plan"]
     result = run(bench(engine, BenchOptions(20, 8, 3, profile=True)))
     assert len(result["ttft_s_all"]) == 3 and result["first_ttft_s"] > 0
+    assert 20 < result["longest_gap_at"] < 20 + 9
+    assert 1 / result["longest_gap_ms"] <= max(result["decode_tps_all"]) / 1000
     found = result["profile"]
     assert found["clock"] == "timestamps"
     for name, dispatches in (("decode", counts["decode_dispatches"]), ("prefill", 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ from py_engine.errors import HostError
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.trace import Tensor
 from py_engine.graph.transfer import Span
-from py_engine.host.gpu import Buffer, Copy, Gpu
+from py_engine.host.gpu import Copy, Gpu
 
 KvDtype = Literal["f32", "f16", "q8"]
 KV_DTYPES: tuple[KvDtype, ...] = ("f32", "f16", "q8")
@@ -29,7 +30,7 @@ def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
     return dtype
 
 
-_STEPS = 8  # the most steps in which a large cache moves, to need little extra memory
+_GROUPS = 8  # layers change their size in so many groups, so that a large cache takes little more memory meanwhile
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,20 @@ class _Layer:
     name: str
     heads: int
     head_dim: int
-    buffers: Buffers
+    buffers: Buffers  # those of its group, or of itself while it has its first size
     tensors: tuple[Tensor, Tensor]
 
 
-# Called with each replaced buffer, before it is freed, and the tensor that takes its place.
-Replaced = Callable[[Buffer, Tensor], object]
+# What is told of each tensor and the one that replaces it, before its buffer is freed.
+Replaced = Callable[[Tensor, Tensor], object]
 
 
 class KvCache:
-    """K and V of every layer, each [heads, capacity, head_dim], in the order of `add`. Freed by `release`."""
+    """K and V of every layer, each [heads, capacity, head_dim], in the order of `add`. Freed by `release`.
+
+    At first each layer has a buffer, after `resize` each eighth of the layers (several, if one would be larger than the
+    device allows).
+    """
 
     def __init__(self, gpu: Gpu, dtype: KvDtype, capacity: int) -> None:
         self._gpu = gpu
@@ -71,11 +76,11 @@ class KvCache:
     @property
     def nbytes(self) -> int:
         """GPU bytes."""
-        return sum(layer.buffers.nbytes for layer in self._layers)
+        return sum(buffers.nbytes for buffers in {layer.buffers for layer in self._layers})
 
     def add(self, name: str, heads: int, head_dim: int) -> int:
         """Add a layer; returns its index. Raises OutOfMemoryError."""
-        self._layers.append(self._make(name, heads, head_dim, self._first))
+        self._layers += self._make([(name, heads, head_dim)], self._first)
         return len(self._layers) - 1
 
     def in_dtype(self, dtype: KvDtype) -> KvCache:
@@ -91,22 +96,22 @@ class KvCache:
         return made
 
     async def resize(self, capacity: int, rows: int, most: int, replaced: Replaced) -> None:
-        """Give all layers room for `capacity` tokens, and keep the first `rows`. Calls `replaced` for each buffer. If
-        the old and the new cache together have room for at most `most` tokens, all layers move at once, since a browser
-        takes milliseconds to say whether there is memory; else they move in steps.
+        """Give all layers room for `capacity` tokens, and keep the first `rows`. `replaced` is told of each tensor and
+        the one that takes its place. As many groups of layers at a time (a browser takes milliseconds to say whether
+        there is memory) as need no more than a cache for `most` tokens while both are there; at least one.
 
         Raises OutOfMemoryError, HostError; then layers have their old size, or the new one where moving back fails too.
         """
         before = self.capacity
         done: list[list[int]] = []
         try:
-            for group in self._groups(1 if before + capacity <= most else _STEPS):
-                await self._move(group, capacity, rows, replaced)
-                done.append(group)
+            for groups in self._steps(capacity, most):
+                await self._move(groups, capacity, rows, replaced)
+                done += groups
         except HostError:
             for group in done:
                 try:
-                    await self._move(group, before, rows, replaced)
+                    await self._move([group], before, rows, replaced)
                 except HostError:
                     break
             raise
@@ -121,22 +126,37 @@ class KvCache:
             layer.buffers.release()
         self._layers.clear()
 
-    def _groups(self, steps: int) -> Iterator[list[int]]:
-        """Indices of the layers that move together: a list for each step, at most `steps` lists."""
+    def _steps(self, capacity: int, most: int) -> Iterator[list[list[int]]]:
+        """The groups of layers, by index, that move to `capacity` at a time. Each must have moved before the next is
+        asked for."""
         count = len(self._layers)
-        each = -(-count // steps)
-        for at in range(0, count, each or 1):
-            yield [*range(at, min(at + each, count))]
+        each = -(-count // _GROUPS) or 1
+        groups = deque([*range(at, min(at + each, count))] for at in range(0, count, each))
+        full = self._bytes(range(count), most)
+        while groups:
+            step = [groups.popleft()]
+            held = self.nbytes + self._bytes(step[0], capacity)
+            while groups and (held := held + self._bytes(groups[0], capacity)) <= full:
+                step.append(groups.popleft())
+            yield step
+
+    def _bytes(self, indices: Sequence[int], capacity: int) -> int:
+        """What these layers take with room for so many tokens."""
+        layers = (self._layers[i] for i in indices)
+        shapes = ((layer.heads, capacity, layer.head_dim) for layer in layers)
+        return 2 * sum(Tensor("", shape, self.dtype).nbytes for shape in shapes)
 
     async def _move(
-        self, indices: Sequence[int], capacity: int, rows: int, replaced: Replaced
+        self, groups: Sequence[Sequence[int]], capacity: int, rows: int, replaced: Replaced
     ) -> None:
-        """Move some layers to buffers of another size; none of them when it raises."""
+        """Move groups of layers to buffers of another size; none of them when it raises."""
+        indices = [i for group in groups for i in group]
         old = [self._layers[i] for i in indices]
         new: list[_Layer] = []
         try:
-            for layer in old:
-                new.append(self._make(layer.name, layer.heads, layer.head_dim, capacity))
+            for group in groups:
+                layers = [self._layers[i] for i in group]
+                new += self._make([(x.name, x.heads, x.head_dim) for x in layers], capacity)
             await self._gpu.check()
             await self._copy(old, new, rows)
         except BaseException:
@@ -146,7 +166,8 @@ class KvCache:
         for i, layer, made in zip(indices, old, new, strict=True):
             self._layers[i] = made
             for tensor, other in zip(layer.tensors, made.tensors, strict=True):
-                replaced(tensor.buffer, other)
+                replaced(tensor, other)
+        for layer in old:
             layer.buffers.release()
 
     async def _copy(self, old: Sequence[_Layer], new: Sequence[_Layer], rows: int) -> None:
@@ -161,22 +182,30 @@ class KvCache:
                 ]
         await self._gpu.copy(copies)
 
-    def _make(self, name: str, heads: int, head_dim: int, capacity: int) -> _Layer:
-        """A layer with buffers of zeros. Raises OutOfMemoryError; then nothing stays allocated."""
+    def _make(self, layers: Sequence[tuple[str, int, int]], capacity: int) -> list[_Layer]:
+        """New layers of zeros (each name, heads, head_dim) in buffers that they share. Raises OutOfMemoryError; then
+        nothing stays allocated."""
         buffers = Buffers(self._gpu)
         try:
-            k, v = (
-                buffers.make(f"{name}.{x}", heads, capacity, head_dim, dtype=self.dtype)
+            plain = [
+                buffers.require_bindable(f"{name}.{x}", heads, capacity, dim, dtype=self.dtype)
+                for name, heads, dim in layers
                 for x in "kv"
-            )
+            ]
+            made = iter(buffers.pack(plain))
         except BaseException:
             buffers.release()
             raise
-        return _Layer(name, heads, head_dim, buffers, (k, v))
+        return [
+            _Layer(*layer, buffers, pair)
+            for layer, pair in zip(layers, zip(made, made, strict=True), strict=True)
+        ]
 
 
 def _spans(tensor: Tensor, rows: int) -> list[Span]:
     """Where the first `rows` tokens of K or V of a layer are, head by head."""
     heads, capacity, _ = tensor.shape
     row = tensor.nbytes // (heads * capacity)
-    return [Span(tensor.buffer, head * capacity * row, rows * row) for head in range(heads)]
+    assert tensor.binding is not None
+    buffer, start = tensor.binding.buffer, tensor.binding.offset
+    return [Span(buffer, start + head * capacity * row, rows * row) for head in range(heads)]

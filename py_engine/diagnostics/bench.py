@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 from py_engine.diagnostics.probes import probe
 from py_engine.diagnostics.profile import profile
 from py_engine.diagnostics.traffic import Traffic, matrix_format
+from py_engine.generate.answer import Answer, Generation
 from py_engine.serve.engine import Engine
 from py_engine.version import VERSION
 
@@ -36,23 +38,29 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
 
     prefill_tps: prompt tokens divided by the time to the first token. decode_tps: the `new_tokens` after the first,
     divided by the time from the first to the last. first_ttft_s: the time to the first token of the run before those,
-    on a new engine its first answer. `tokens`: what the last run sampled; when greedy the same on every
-    host. Raises ContextError when prompt and new tokens do not fit the context, InputError for sampling settings out of
+    on a new engine its first answer. longest_gap_ms: the longest time between two tokens in any run but that one;
+    longest_gap_at: how long the text was there, prompt included. A browser gives tokens to Python once in 16 ms, so
+    only what is above that is a pause. `tokens`: what the last run sampled; when greedy the same on every host.
+    Raises ContextError when prompt and new tokens do not fit the context, InputError for sampling settings out of
     range.
     """
     prompt_tokens, new_tokens = options.prompt_tokens, options.new_tokens
     sampling = {"temperature": 0.0, "seed": 1, **options.sampling}
     rows: list[dict[str, float]] = []
+    gaps: list[tuple[float, int]] = []
     tokens: list[int] = []
     vocab = engine.vocab_size
     for run in range(max(3, options.runs) + 1):
         # Each run has another first token, so that no prefix of its prompt is in the cache.
         ids = [(7 * i + 13 * run + 1) % min(vocab, 250) for i in range(prompt_tokens)]
-        answer = await engine.generate(ids, max_tokens=new_tokens + 1, ignore_eos=True, **sampling)
+        work = engine.generate(ids, max_tokens=new_tokens + 1, ignore_eos=True, **sampling)
+        answer, gap, at = await _watched(work)
+        gaps.append((gap, prompt_tokens + at))
         tokens = answer.tokens
         t = answer.timings
         rows.append({"prefill_tps": t.prefill_tps, "decode_tps": t.decode_tps, "ttft_s": t.ttft_s})
     first = rows.pop(0)  # it makes what the others find made
+    longest, longest_at = max(gaps[1:])
     info = engine.info()
     result: dict[str, Any] = {
         "version": VERSION,
@@ -63,6 +71,8 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
         "runs": len(rows),
         "tokens": tokens,
         "first_ttft_s": round(first["ttft_s"], 4),
+        "longest_gap_ms": round(1000 * longest, 2),
+        "longest_gap_at": longest_at,
     }
     for key in ("prefill_tps", "decode_tps", "ttft_s"):
         result[key] = round(median(row[key] for row in rows), 4)
@@ -90,6 +100,17 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
             found = await profile(decoder, head, prompt_tokens, probes["read_gb_s"])
         result["profile"] = _beside_wall(found, result)
     return result
+
+
+async def _watched(work: Generation) -> tuple[Answer, float, int]:
+    """The answer, the longest time in seconds between two of its batches of tokens, and how many came before it."""
+    longest, before, last = 0.0, 0, 0.0
+    async for delta in work:
+        now = time.perf_counter()
+        if last and now - last > longest:
+            longest, before = now - last, delta.num_tokens - delta.tokens
+        last = now
+    return await work, longest, before
 
 
 async def _bandwidth(engine: Engine, head: str, result: Mapping[str, Any]) -> dict[str, Any]:

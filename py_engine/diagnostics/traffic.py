@@ -44,7 +44,7 @@ class Traffic:
     def __init__(self, model: Model, state: State, logits: Tensor) -> None:
         # By buffer, since ops read the same memory through different tensors (for example f16 pairs as words).
         self._recurrent = _by_buffer(state.recurrents)
-        self._kv = _by_buffer(state.cache.tensors)
+        self._kv = {tensor.buffer for pair in state.cache.tensors for tensor in pair}
         # Not counted: what is small (some hundred bytes for each token), or bound but not read.
         self._small = _by_buffer([state.step, state.ids])
         for block in model.blocks:
@@ -65,7 +65,7 @@ class Traffic:
                 total += Reads(state=self._recurrent[buffer].nbytes)  # read before it is written
             elif buffer in self._kv:
                 if call.kernel.stem in _ATTENDS:
-                    total += Reads(kv=self._seen(call, self._kv[buffer], rows, position))
+                    total += Reads(kv=self._seen(call, tensor, rows, position))
             elif i in call.writes or buffer in self._small:
                 continue
             elif buffer in self._stream:

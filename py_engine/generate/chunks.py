@@ -50,11 +50,11 @@ class Chunks:
         try:
             await self._gpu.check()
             for before, after in zip(old.tensors, new.tensors, strict=True):
-                self._programs.replace(before.buffer, after)
+                self._programs.replace(before, after)
             await self._programs.extend("prefill")
         except BaseException:
             for before, after in zip(old.tensors, new.tensors, strict=True):
-                self._programs.replace(after.buffer, before)
+                self._programs.replace(after, before)
             new.release()
             raise
         self._state.rows = new

@@ -1,7 +1,9 @@
-"""Persistent tensors, each with a buffer of its own, that are made and freed together."""
+"""Persistent tensors that are made and freed together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from py_engine.errors import OutOfMemoryError
@@ -9,6 +11,8 @@ from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Binding, Buffer, Gpu
 
 Dtype = Literal["f32", "u32", "f16", "q8"]
+
+_ALIGNED = 256  # offsets of bindings are multiples of this, and no buffer is smaller
 
 
 class Buffers:
@@ -24,11 +28,39 @@ class Buffers:
         return sum(buffer.nbytes for buffer in self._made)
 
     def make(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
-        """A new tensor of zeros. Raises OutOfMemoryError."""
+        """A new tensor of zeros, with a buffer of its own. Raises OutOfMemoryError."""
         plain = self.require_bindable(name, *shape, dtype=dtype)
-        buffer = self._gpu.create_buffer(name, max(plain.nbytes, 256))
+        return replace(plain, binding=Binding(self._create(name, plain.nbytes)))
+
+    def pack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """These tensors, given without data, as new ones of zeros in few buffers, each as large as the device allows.
+
+        A driver takes up to a millisecond to make a large buffer, so that many of them are a pause. Every tensor is
+        bound to its own bytes. Raises OutOfMemoryError.
+        """
+        most = self._gpu.limits.max_buffer_bytes
+        # For each buffer the tensors, and where they begin.
+        parts: list[list[tuple[Tensor, int]]] = []
+        end = 0
+        for tensor in tensors:
+            start = -(-end // _ALIGNED) * _ALIGNED
+            if not parts or start + tensor.nbytes > most:
+                parts.append([])
+                start = 0
+            parts[-1].append((tensor, start))
+            end = start + tensor.nbytes
+        packed = []
+        for part in parts:
+            first, (last, start) = part[0][0], part[-1]
+            name = first.name if first is last else f"{first.name} to {last.name}"
+            buffer = self._create(name, start + last.nbytes)
+            packed += [replace(t, binding=Binding(buffer, at, t.nbytes)) for t, at in part]
+        return packed
+
+    def _create(self, name: str, nbytes: int) -> Buffer:
+        buffer = self._gpu.create_buffer(name, max(nbytes, _ALIGNED))
         self._made.append(buffer)
-        return Tensor(name, shape, dtype, Binding(buffer))
+        return buffer
 
     def require_bindable(self, name: str, *shape: int, dtype: Dtype = "f32") -> Tensor:
         """The same tensor without a buffer. Raises OutOfMemoryError when it is larger than a kernel can bind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -10,7 +10,7 @@ from py_engine.graph.kernels import Kernels
 from py_engine.graph.memory import Slots
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import NOTHING, Call, Tensor, Trace, exact
-from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Pipeline, Recording
+from py_engine.host.gpu import Binding, Buffer, Dispatch, Gpu, Pipeline, Place, Recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +31,12 @@ class Plan:
         return "\n".join(lines)
 
 
-def present(call: Call, replaced: Mapping[Buffer, Tensor]) -> Call:
-    """The call with its replaced tensors exchanged; the call itself if it has none. A new tensor is bound to its own
-    bytes only, since kernels read the length of a binding."""
-    tensors = [
-        exact(replaced[t.buffer]) if t.binding and t.buffer in replaced else t for t in call.tensors
-    ]
-    same = all(new is old for new, old in zip(tensors, call.tensors, strict=True))
-    return call if same else replace(call, tensors=tensors)
-
-
 class Planner:
     """Lowers traces to plans that share activation buffers, pipelines and equal bind groups.
 
     First `reserve` every trace, then `allocate`, then `lower` them, so that buffers are made when all sizes are known.
-    Traces that come later use the existing buffers, and add new ones where those do not fit.
+    Traces that come later use the existing buffers, and add new ones where those do not fit. Plans keep the calls of
+    their traces; `rebound` gives them with the tensors that have taken the place of others.
     """
 
     def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
@@ -57,7 +48,11 @@ class Planner:
         # The buffer of NOTHING, once a call leaves an input out.
         self._nothing: Buffer | None = None
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
-        self._lowered: WeakKeyDictionary[Trace, list[Dispatch]] = WeakKeyDictionary()
+        # For each call of a trace: the call with the tensors of today, and its dispatch.
+        self._lowered: dict[Call, tuple[Call, Dispatch]] = {}
+        # For where a tensor of a trace is: what took its place. For where such a tensor is: where that of the trace is.
+        self._replaced: dict[Place, Tensor] = {}
+        self._origins: dict[Place, Place] = {}
 
     @property
     def activation_bytes(self) -> int:
@@ -91,12 +86,12 @@ class Planner:
         """One plan of reserved traces, which run one after another. Raises HostError naming the kernel or buffer.
         Without `check`, an error that only the driver finds is raised later, when the caller checks the GPU."""
         calls = [call for trace in traces for call in trace.calls]
-        dispatches: list[Dispatch] = []
         for trace in traces:
-            if trace not in self._lowered:
-                chosen = self._chosen[trace]
-                self._lowered[trace] = [await self._dispatch(call, chosen) for call in trace.calls]
-            dispatches += self._lowered[trace]
+            new = [call for call in trace.calls if call not in self._lowered]
+            now = [self._present(call) for call in new]
+            made = [await self._dispatch(call, self._chosen[trace]) for call in now]
+            self._lowered.update(zip(new, zip(now, made, strict=True), strict=True))
+        dispatches = [self._rebound(call)[1] for call in calls]
         if check:
             await self._gpu.check()
         rows = traces[0].rows
@@ -106,19 +101,40 @@ class Planner:
         """The same plan, submitted by the present `strategy`."""
         return replace(plan, recording=self._record(plan.rows, plan.dispatches))
 
-    def rebound(self, plan: Plan, replaced: Mapping[Buffer, Tensor]) -> Plan:
-        """The same plan with the new tensor in place of each tensor in a replaced buffer. No kernel is compiled."""
-        calls, dispatches = list(plan.calls), list(plan.dispatches)
-        for i, call in enumerate(plan.calls):
-            calls[i] = present(call, replaced)
-            if calls[i] is call:
-                continue
-            olds = zip(call.tensors, calls[i].tensors, dispatches[i].bindings, strict=True)
-            bindings = [b if new is old else new.binding or b for old, new, b in olds]
-            dispatches[i] = self._bound(call.label, dispatches[i].pipeline, bindings, call.groups)
+    def replace(self, old: Tensor, new: Tensor) -> None:
+        """From now on plans that are lowered or rebound use `new`, bound to its own bytes only, since kernels read the
+        length of a binding. `old` is a tensor of traces, or one that took the place of such a tensor."""
+        assert old.binding is not None and new.binding is not None
+        place = self._origins.pop(old.binding.place, old.binding.place)
+        self._replaced[place] = exact(new)
+        self._origins[new.binding.place] = place
+
+    def rebound(self, plan: Plan) -> Plan:
+        """A plan, as it was lowered, with the tensors of today. No kernel is compiled, and only those calls are bound
+        whose tensors are others than when some plan was last rebound."""
+        bound = [self._rebound(call) for call in plan.calls]
+        calls, dispatches = [call for call, _ in bound], [dispatch for _, dispatch in bound]
         if calls == plan.calls:
             return plan
         return Plan(plan.rows, calls, dispatches, self._record(plan.rows, dispatches))
+
+    def _rebound(self, call: Call) -> tuple[Call, Dispatch]:
+        """A call of a trace with the tensors of today, and its dispatch."""
+        last, dispatch = self._lowered[call]
+        now = self._present(call)
+        pairs = [*zip(last.tensors, now.tensors, dispatch.bindings, strict=True)]
+        if all(new is old for old, new, _ in pairs):
+            return last, dispatch
+        bindings = [b if new is old else new.binding or b for old, new, b in pairs]
+        dispatch = self._bound(call.label, dispatch.pipeline, bindings, call.groups)
+        self._lowered[call] = now, dispatch
+        return now, dispatch
+
+    def _present(self, call: Call) -> Call:
+        """The call with the tensors of today; itself, if it uses none of those that others replaced."""
+        tensors = [self._replaced.get(t.binding.place, t) if t.binding else t for t in call.tensors]
+        same = all(new is old for new, old in zip(tensors, call.tensors, strict=True))
+        return call if same else replace(call, tensors=tensors)
 
     def _record(self, rows: int, dispatches: Sequence[Dispatch]) -> Recording:
         """Decode steps are submitted ahead, so only plans of more than one row find an idle GPU."""

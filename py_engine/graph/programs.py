@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from py_engine.graph.kernels import Kernels
-from py_engine.graph.plan import Plan, Planner, present
+from py_engine.graph.plan import Plan, Planner
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.graph.trace import Call, Tensor, Trace
-from py_engine.host.gpu import Buffer, Gpu
+from py_engine.host.gpu import Gpu
 
 Features = frozenset[str]
 Forms = Mapping[Hashable, Any]  # forms of kernels, as in Trace.forms
@@ -58,10 +58,8 @@ class Programs:
         self._forms = forms
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[tuple[str, int], Trace] = {}
-        self._plans: dict[str, Plan] = {}  # as they were first made, with the calls of the traces
-        self._bound: dict[str, Plan] = {}  # those that were asked for, bound to the present tensors
-        self._replaced: dict[Buffer, Tensor] = {}  # buffer of a trace -> tensor that replaced it
-        self._places: dict[Buffer, Buffer] = {}  # buffer of that tensor -> buffer of the trace
+        self._plans: dict[str, Plan] = {}  # as they were lowered, with the calls of the traces
+        self._bound: dict[str, Plan] = {}  # those that were asked for, with the tensors of today
 
     @property
     def plans(self) -> Mapping[str, Plan]:
@@ -116,17 +114,15 @@ class Programs:
         """The plan that runs these programs one after another."""
         return self._plan(" ".join(names))
 
-    def replace(self, buffer: Buffer, tensor: Tensor) -> None:
-        """From now on plans use `tensor` where they used a tensor in `buffer`. Each is bound anew when it is next asked
-        for, so that a growing cache holds up one plan and not all."""
-        place = self._places.pop(buffer, buffer)
-        self._replaced[place] = tensor
-        self._places[tensor.buffer] = place
+    def replace(self, old: Tensor, new: Tensor) -> None:
+        """From now on plans use `new` where they used `old`. Each is bound anew when it is next asked for, so that a
+        growing cache holds up one plan and not all."""
+        self._planner.replace(old, new)
         self._bound.clear()
 
     def _plan(self, name: str) -> Plan:
         if name not in self._bound:
-            self._bound[name] = self._planner.rebound(self._plans[name], self._replaced)
+            self._bound[name] = self._planner.rebound(self._plans[name])
         return self._bound[name]
 
     def trace(self, without: Features = frozenset()) -> None:
@@ -161,13 +157,9 @@ class Programs:
         program = self._programs[name]
         assert program.later is not None
         trace = self._traces[name, program.later]
-        trace = replace(trace, calls=[present(call, self._replaced) for call in trace.calls])
         self._planner.reserve([trace])
         await self._planner.allocate()
-        plan = await self._planner.lower([trace])
-        label = _label(program, program.later)
-        self._plans[label] = replace(plan, calls=self._traces[name, program.later].calls)
-        self._bound[label] = plan
+        self._plans[_label(program, program.later)] = await self._planner.lower([trace])
         sizes = (*program.sizes, program.later)
         self._programs[name] = replace(program, sizes=sizes, later=None)
 

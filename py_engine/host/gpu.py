@@ -79,6 +79,9 @@ class Buffer:
     handle: Any
 
 
+Place = tuple[Buffer, int]  # a byte of a buffer
+
+
 @dataclass(frozen=True, eq=False)
 class Binding:
     """A range of a buffer, bound to one `@binding`. `offset` is a multiple of 256."""
@@ -86,6 +89,11 @@ class Binding:
     buffer: Buffer
     offset: int = 0
     nbytes: int | None = None  # None: to the buffer's end
+
+    @property
+    def place(self) -> Place:
+        """Where it begins."""
+        return self.buffer, self.offset
 
 
 @dataclass(frozen=True, eq=False)
