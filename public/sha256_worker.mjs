@@ -1,9 +1,8 @@
 // The worker of start() in sha256.mjs. A message {buffer, length} adds the first `length` bytes of a buffer, and the answer gives
 // the buffer back; null asks for the digest.
 
-import { compile, START } from './sha256_wasm.mjs';
+import { compile, DATA, START } from './sha256_wasm.mjs';
 
-const DATA = 64; // where bytes lie in the module's memory, behind the state
 const PART = 1 << 20; // bytes added at once
 
 export class Sha256 {
