@@ -80,8 +80,8 @@ function firstWords(i) {
   return set(WORDS + i, pickBytes(here, here, [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12]));
 }
 
-/** Returns the code that replaces the oldest four words, 4i to 4i + 3, by words 4i + 16 to 4i + 19. W[t] is W[t - 16] + sigma0(W[t - 15]) + W[t - 7] +
-    sigma1(W[t - 2]), so that the last two need the first two. */
+/** Returns the code that replaces the oldest four words, 4i to 4i + 3, by words 4i + 16 to 4i + 19. W[t] is W[t - 16] +
+    sigma0(W[t - 15]) + W[t - 7] + sigma1(W[t - 2]), so the last two words need the first two. */
 function nextWords(i) {
   const [oldest, second, third, newest] = [0, 1, 2, 3].map(j => get(WORDS + (i + j) % 4));
   const sigma = (x, a, b, c) => xorAll(rotateAll(x, a), rotateAll(x, b), shiftAll(x, c));
