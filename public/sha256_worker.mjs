@@ -3,7 +3,7 @@
 
 import { compile, DATA, START } from './sha256_wasm.mjs';
 
-const PART = 1 << 20; // bytes added at once
+const PART = 64 << 10; // bytes added at once: their copy is still in the processor's cache
 
 export class Sha256 {
   #bytes; // the module's memory: the state, and from DATA on what is added
