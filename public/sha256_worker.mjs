@@ -1,10 +1,9 @@
 // The worker of start() in sha256.mjs. A message {buffer, length} adds the first `length` bytes of a buffer, and the answer gives
 // the buffer back; null asks for the digest.
 
-import { compile, START } from './sha256_wasm.mjs';
+import { compile, DATA, START } from './sha256_wasm.mjs';
 
-const DATA = 64; // where bytes lie in the module's memory, behind the state
-const PART = 1 << 20; // bytes added at once
+const PART = 64 << 10; // bytes added at once: their copy is still in the processor's cache
 
 export class Sha256 {
   #bytes; // the module's memory: the state, and from DATA on what is added

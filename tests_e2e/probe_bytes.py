@@ -10,15 +10,16 @@ from py_engine.host import open_io
 
 
 async def digests(sizes: list[int], part: int) -> list[list[str]]:
-    """For each size, two sha256 of that many random bytes: the host's, which gets them in parts of `part` bytes, and
-    hashlib's."""
+    """For each size, three sha256 of that many random bytes: the host's, which gets them in parts of `part` bytes; the
+    host's of all at once; and hashlib's."""
     io, found = open_io(), []
     for size in sizes:
         data = random.Random(size).randbytes(size)
         whole, hasher = io.join([_host_bytes(data)]), io.sha256()
         for start in range(0, size, part):
             await hasher.update(io.slice(whole, start, min(start + part, size)))
-        found.append([await hasher.hexdigest(), hashlib.sha256(data).hexdigest()])
+        at_once = await io.digest(whole)
+        found.append([await hasher.hexdigest(), at_once, hashlib.sha256(data).hexdigest()])
         hasher.close()
     return found
 

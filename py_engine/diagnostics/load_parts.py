@@ -39,13 +39,14 @@ def watched(io: Io, gpu: Gpu) -> Iterator[dict[str, float]]:
         seconds["upload"] += time.perf_counter() - began
 
     replaced = {"open_store": opened, "sha256": hasher}
-    _watch(io, {"fetch": "fetch"}, seconds)
+    watched_calls = {"fetch": "fetch", "digest": "sha256"}
+    _watch(io, watched_calls, seconds)
     vars(io).update(replaced)
     vars(gpu).update(write_parts=uploaded)
     try:
         yield seconds
     finally:
-        for name in ("fetch", *replaced):
+        for name in (*watched_calls, *replaced):
             delattr(io, name)
         del gpu.write_parts
 

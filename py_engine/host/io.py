@@ -138,7 +138,11 @@ class Io(abc.ABC):
 
     @abc.abstractmethod
     def sha256(self) -> Hasher:
-        """A new Hasher."""
+        """A new Hasher, for bytes that come piece by piece."""
+
+    @abc.abstractmethod
+    async def digest(self, data: Bytes) -> str:
+        """The sha256 of bytes that are all here, as 64 hex digits."""
 
     @abc.abstractmethod
     def nbytes(self, data: Bytes) -> int:

@@ -156,6 +156,11 @@ class BrowserIo(Io):
         """A Hasher that runs in a worker of its own: bytes are copied there, not into Python."""
         return _Sha256()
 
+    async def digest(self, data: Bytes) -> str:
+        """The browser's own digest: a worker takes 25 to 80 ms to start."""
+        sum_ = await js.crypto.subtle.digest("SHA-256", data)
+        return str(sum_.to_bytes().hex())
+
     def nbytes(self, data: Bytes) -> int:
         return int(data.byteLength)
 

@@ -293,6 +293,11 @@ class NativeIo(Io):
     def join(self, parts: Sequence[Bytes]) -> Bytes:
         return memoryview(b"".join(parts))
 
+    async def digest(self, data: Bytes) -> str:
+        hasher = _Sha256()
+        await hasher.update(data)
+        return await hasher.hexdigest()
+
     def sha256(self) -> Hasher:
         return _Sha256()
 

@@ -233,12 +233,7 @@ class KeptRepository(Repository):
 
     async def _sound(self, name: str, stored: Stored, data: Bytes) -> bool:
         """Compare a file that was read whole. False: it must be read again. Raises HubError."""
-        hasher = self.io.sha256()
-        try:
-            await hasher.update(data)
-            sum_ = await hasher.hexdigest()
-        finally:
-            hasher.close()
+        sum_ = await self.io.digest(data)
         if stored.sum is None and await self._is_git_object(name, data):
             stored.sum = sum_
         stored.checked = stored.sum == sum_
