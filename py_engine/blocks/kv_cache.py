@@ -30,7 +30,9 @@ def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
     return dtype
 
 
-_GROUPS = 8  # layers change their size in so many groups, so that a large cache takes little more memory meanwhile
+_GROUPS = (
+    8  # the most groups of layers; a large cache moves group by group, to need little extra memory
+)
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,19 @@ class _Layer:
     name: str
     heads: int
     head_dim: int
-    buffers: Buffers  # those of its group, or of itself while it has its first size
+    buffers: Buffers  # shared by the layers of a group
     tensors: tuple[Tensor, Tensor]
 
 
-# What is told of each tensor and the one that replaces it, before its buffer is freed.
+# Called with each replaced tensor, before its buffer is freed, and the tensor that takes its place.
 Replaced = Callable[[Tensor, Tensor], object]
 
 
 class KvCache:
     """K and V of every layer, each [heads, capacity, head_dim], in the order of `add`. Freed by `release`.
 
-    At first each layer has a buffer, after `resize` each eighth of the layers (several, if one would be larger than the
-    device allows).
+    At first each layer has one buffer. After `resize` each group of layers has one, or several if one would be larger
+    than the device allows.
     """
 
     def __init__(self, gpu: Gpu, dtype: KvDtype, capacity: int) -> None:
@@ -96,9 +98,9 @@ class KvCache:
         return made
 
     async def resize(self, capacity: int, rows: int, most: int, replaced: Replaced) -> None:
-        """Give all layers room for `capacity` tokens, and keep the first `rows`. `replaced` is told of each tensor and
-        the one that takes its place. As many groups of layers at a time (a browser takes milliseconds to say whether
-        there is memory) as need no more than a cache for `most` tokens while both are there; at least one.
+        """Give all layers room for `capacity` tokens, and keep the first `rows`. Calls `replaced` for each tensor. As
+        many groups of layers move at a time as fit, beside all old buffers, into the memory of a cache for `most`
+        tokens, since a browser takes milliseconds to say whether there is memory; but at least one.
 
         Raises OutOfMemoryError, HostError; then layers have their old size, or the new one where moving back fails too.
         """
@@ -127,8 +129,8 @@ class KvCache:
         self._layers.clear()
 
     def _steps(self, capacity: int, most: int) -> Iterator[list[list[int]]]:
-        """The groups of layers, by index, that move to `capacity` at a time. Each must have moved before the next is
-        asked for."""
+        """Groups of indices of the layers that move together: a list for each step. A step must be done before the
+        next is asked for."""
         count = len(self._layers)
         each = -(-count // _GROUPS) or 1
         groups = deque([*range(at, min(at + each, count))] for at in range(0, count, each))
@@ -141,7 +143,7 @@ class KvCache:
             yield step
 
     def _bytes(self, indices: Sequence[int], capacity: int) -> int:
-        """What these layers take with room for so many tokens."""
+        """Bytes of these layers with room for so many tokens."""
         layers = (self._layers[i] for i in indices)
         shapes = ((layer.heads, capacity, layer.head_dim) for layer in layers)
         return 2 * sum(Tensor("", shape, self.dtype).nbytes for shape in shapes)

@@ -33,10 +33,10 @@ class Buffers:
         return replace(plain, binding=Binding(self._create(name, plain.nbytes)))
 
     def pack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """These tensors, given without data, as new ones of zeros in few buffers, each as large as the device allows.
+        """New tensors of zeros like these, which have no buffers, in as few buffers as the device's limit allows.
 
-        A driver takes up to a millisecond to make a large buffer, so that many of them are a pause. Every tensor is
-        bound to its own bytes. Raises OutOfMemoryError.
+        A driver may take a millisecond to make a large buffer, so many of them would be a pause. Each tensor is bound
+        to its own bytes only. Raises OutOfMemoryError.
         """
         most = self._gpu.limits.max_buffer_bytes
         # For each buffer the tensors, and where they begin.

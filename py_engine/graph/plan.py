@@ -35,8 +35,8 @@ class Planner:
     """Lowers traces to plans that share activation buffers, pipelines and equal bind groups.
 
     First `reserve` every trace, then `allocate`, then `lower` them, so that buffers are made when all sizes are known.
-    Traces that come later use the existing buffers, and add new ones where those do not fit. Plans keep the calls of
-    their traces; `rebound` gives them with the tensors that have taken the place of others.
+    Traces that come later use the existing buffers, and add new ones where those do not fit. A lowered plan has
+    the calls of its traces; `rebound` gives it with the tensors that replaced theirs.
     """
 
     def __init__(self, gpu: Gpu, kernels: Kernels, strategy: SubmitStrategy) -> None:
@@ -48,9 +48,9 @@ class Planner:
         # The buffer of NOTHING, once a call leaves an input out.
         self._nothing: Buffer | None = None
         self._chosen: WeakKeyDictionary[Trace, dict[Tensor, int]] = WeakKeyDictionary()
-        # For each call of a trace: the call with the tensors of today, and its dispatch.
+        # call of a trace -> that call with the present tensors, and its dispatch
         self._lowered: dict[Call, tuple[Call, Dispatch]] = {}
-        # For where a tensor of a trace is: what took its place. For where such a tensor is: where that of the trace is.
+        # place of a trace's tensor -> tensor that replaced it; place of that -> place of the trace's tensor
         self._replaced: dict[Place, Tensor] = {}
         self._origins: dict[Place, Place] = {}
 
@@ -102,16 +102,16 @@ class Planner:
         return replace(plan, recording=self._record(plan.rows, plan.dispatches))
 
     def replace(self, old: Tensor, new: Tensor) -> None:
-        """From now on plans that are lowered or rebound use `new`, bound to its own bytes only, since kernels read the
-        length of a binding. `old` is a tensor of traces, or one that took the place of such a tensor."""
+        """Use `new` for `old` in plans that are lowered or rebound from now on. It is bound to its own bytes only,
+        since kernels read the length of a binding. `old`: a tensor of a trace, or one that replaced it."""
         assert old.binding is not None and new.binding is not None
         place = self._origins.pop(old.binding.place, old.binding.place)
         self._replaced[place] = exact(new)
         self._origins[new.binding.place] = place
 
     def rebound(self, plan: Plan) -> Plan:
-        """A plan, as it was lowered, with the tensors of today. No kernel is compiled, and only those calls are bound
-        whose tensors are others than when some plan was last rebound."""
+        """The same plan with the present tensors. No kernel is compiled, and a bind group is made only for a call whose
+        tensors were replaced since its last one was made, for this plan or another."""
         bound = [self._rebound(call) for call in plan.calls]
         calls, dispatches = [call for call, _ in bound], [dispatch for _, dispatch in bound]
         if calls == plan.calls:
@@ -119,7 +119,7 @@ class Planner:
         return Plan(plan.rows, calls, dispatches, self._record(plan.rows, dispatches))
 
     def _rebound(self, call: Call) -> tuple[Call, Dispatch]:
-        """A call of a trace with the tensors of today, and its dispatch."""
+        """A call of a trace with the present tensors, and its dispatch."""
         last, dispatch = self._lowered[call]
         now = self._present(call)
         pairs = [*zip(last.tensors, now.tensors, dispatch.bindings, strict=True)]
@@ -131,7 +131,7 @@ class Planner:
         return now, dispatch
 
     def _present(self, call: Call) -> Call:
-        """The call with the tensors of today; itself, if it uses none of those that others replaced."""
+        """The call with its replaced tensors exchanged; the call itself if it has none."""
         tensors = [self._replaced.get(t.binding.place, t) if t.binding else t for t in call.tensors]
         same = all(new is old for new, old in zip(tensors, call.tensors, strict=True))
         return call if same else replace(call, tensors=tensors)

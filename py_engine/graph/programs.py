@@ -59,7 +59,7 @@ class Programs:
         self._planner = Planner(gpu, kernels, strategy)
         self._traces: dict[tuple[str, int], Trace] = {}
         self._plans: dict[str, Plan] = {}  # as they were lowered, with the calls of the traces
-        self._bound: dict[str, Plan] = {}  # those that were asked for, with the tensors of today
+        self._bound: dict[str, Plan] = {}  # those that were asked for, bound to the present tensors
 
     @property
     def plans(self) -> Mapping[str, Plan]:
