@@ -30,9 +30,8 @@ def plainer(dtype: KvDtype, without: frozenset[str]) -> KvDtype:
     return dtype
 
 
-_GROUPS = (
-    8  # the most groups of layers; a large cache moves group by group, to need little extra memory
-)
+# The most groups of layers. A large cache moves group by group, to need little extra memory.
+_GROUPS = 8
 
 
 @dataclass(frozen=True)
