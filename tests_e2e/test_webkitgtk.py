@@ -214,3 +214,18 @@ def test_an_open_tab_keeps_its_version(
         web.open(url)
         web.until(READY)
         assert web.run(parts) == ["two"] * 3
+
+
+def test_a_sha256_in_a_worker(display: str, tmp_path: Path, site: PageServer) -> None:
+    """Its WebAssembly uses SIMD, which each engine compiles in its own way."""
+    with browser(display, tmp_path) as web:
+        web.open(site.url)
+        ours, right = web.run("""
+          const { start } = await import('/sha256.mjs');
+          const bytes = Uint8Array.from({ length: 3 << 20 | 77 }, (_, i) => i * i >> 5), sum = start();
+          await sum.update(bytes);
+          const ours = await sum.digest();
+          sum.close();
+          const right = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+          return [ours, Array.from(right, byte => byte.toString(16).padStart(2, '0')).join('')];""")
+    assert ours == right
