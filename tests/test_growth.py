@@ -133,6 +133,47 @@ def test_the_same_tokens_as_without_growing(gpu: Gpu, run: Runner, name: str) ->
         run(whole.close())
 
 
+def test_a_large_cache_grows_part_by_part(
+    gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two batches of tokens no more than a part moves, so that no pause is long; the tokens are the same."""
+    whole = load(gpu, run, "qwen2-mlx4-g64", context_classes=())
+    parted = load(gpu, run, "qwen2-mlx4-g64", context_classes=(160,))
+    made: list[str] = []
+    create = gpu.create_buffer
+
+    def noting(label: str, nbytes: int, kind: Any = "storage") -> Any:
+        made.append(label)
+        return create(label, nbytes, kind)
+
+    async def tokens(engine: Engine) -> tuple[list[int], int]:
+        found: list[int] = []
+        most = 0
+        work = engine.generate(PROMPT, max_tokens=200, temperature=0.0, ignore_eos=True)
+        async for delta in work:
+            most = max(most, sum(label.startswith("layer") for label in made))
+            made.clear()
+            found.append(delta.num_tokens)
+        return (await work).tokens, most
+
+    monkeypatch.setattr("py_engine.generate.cache_growth._PART_BYTES", 1)
+    try:
+        expected = run(tokens(whole))[0]
+        monkeypatch.setattr(gpu, "create_buffer", noting)
+        got, most = run(tokens(parted))
+        assert capacity(parted) == CONTEXT
+        assert got == expected
+        assert most == 1
+        run(parted.logits([1]))
+        made.clear()
+        answer(parted, run, PROMPT, 155)
+        assert capacity(parted) == 160
+        assert not made, "an answer that ends before the cache does"
+    finally:
+        run(whole.close())
+        run(parted.close())
+
+
 def test_what_growing_makes(emptied: Engine, gpu: Gpu, run: Runner) -> None:
     """Growing makes no pipeline and leaves as many buffers as before. Within one size nothing is made at all."""
     answer(emptied, run, PROMPT[:3], 2)  # makes the ring of readback buffers

@@ -101,6 +101,22 @@ def test_an_eighth_of_the_layers_in_one_buffer(
         assert content(gpu, run, cache) == before
 
 
+def test_parts_of_any_size(gpu: Gpu, run: Runner, cache: KvCache) -> None:
+    """Layers leave the buffers that they share in parts; a buffer is freed when its last layer has left it."""
+    before = content(gpu, run, cache)
+    told: dict[Tensor, Tensor] = {}
+    for capacity, most, layers in ((96, 1 << 30, 20), (64, 60_000, 3), (96, 1, 1), (64, 60_000, 3)):
+        while parts := cache.parts(capacity, most):
+            assert len(parts[0]) <= layers
+            assert sorted(i for part in parts for i in part) == [
+                i for i, (k, _) in enumerate(cache.tensors) if k.shape[1] != capacity
+            ]
+            run(cache.move(parts[0], capacity, ROWS, told.__setitem__))
+            check_places(gpu, cache)
+        assert cache.capacity == capacity
+        assert content(gpu, run, cache) == before
+
+
 @pytest.mark.parametrize("most", [PLENTY, 1], ids=["at once", "one after another"])
 def test_whichever_buffer_is_refused(
     wgpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyPatch, most: int

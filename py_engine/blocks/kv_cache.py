@@ -117,6 +117,22 @@ class KvCache:
                     break
             raise
 
+    def parts(self, capacity: int, most_bytes: int | None = None) -> list[list[int]]:
+        """The layers that have another capacity than this, by index, in parts that `move` takes: an eighth of all
+        layers each, or fewer where those would take more than `most_bytes`. All in one part if they take no more."""
+        others = [i for i, (k, _) in enumerate(self.tensors) if k.shape[1] != capacity]
+        each = -(-len(self._layers) // _GROUPS) or 1
+        if most_bytes is not None and others:
+            each = len(others) if self._bytes(others, capacity) <= most_bytes else each
+            while each > 1 and self._bytes(others[:each], capacity) > most_bytes:
+                each -= 1
+        return [others[at : at + each] for at in range(0, len(others), each)]
+
+    async def move(self, part: Sequence[int], capacity: int, rows: int, replaced: Replaced) -> None:
+        """Give these layers room for `capacity` tokens, and keep the first `rows`. Calls `replaced` for each tensor.
+        Raises OutOfMemoryError, HostError; then they are as they were."""
+        await self._move([part], capacity, rows, replaced)
+
     def spans(self, rows: int) -> list[Span]:
         """Where the first `rows` tokens are: for each layer K, then V, head by head."""
         return [span for pair in self.tensors for tensor in pair for span in _spans(tensor, rows)]
@@ -128,12 +144,10 @@ class KvCache:
         self._layers.clear()
 
     def _steps(self, capacity: int, most: int) -> Iterator[list[list[int]]]:
-        """Groups of indices of the layers that move together: a list for each step. A step must be done before the
-        next is asked for."""
-        count = len(self._layers)
-        each = -(-count // _GROUPS) or 1
-        groups = deque([*range(at, min(at + each, count))] for at in range(0, count, each))
-        full = self._bytes(range(count), most)
+        """Parts of the layers that move together: a list for each step. A step must be done before the next is asked
+        for."""
+        groups = deque(self.parts(capacity))
+        full = self._bytes(range(len(self._layers)), most)
         while groups:
             step = [groups.popleft()]
             held = self.nbytes + self._bytes(step[0], capacity)
@@ -168,8 +182,9 @@ class KvCache:
             self._layers[i] = made
             for tensor, other in zip(layer.tensors, made.tensors, strict=True):
                 replaced(tensor, other)
-        for layer in old:
-            layer.buffers.release()
+        used = {layer.buffers for layer in self._layers}
+        for buffers in {layer.buffers for layer in old} - used:
+            buffers.release()
 
     async def _copy(self, old: Sequence[_Layer], new: Sequence[_Layer], rows: int) -> None:
         if not rows:

@@ -159,8 +159,7 @@ def _dtype(call: Call) -> Dtype:
     """The dtype of the KV cache."""
     if call.kernel.stem == "attention_prefill_units":
         return "f16"
-    form = next(use for use in call.kernel.uses if use.startswith("kv_"))
-    return next(dtype for dtype in _TOLERANCES if form.startswith(f"kv_{dtype}"))
+    return next(d for d in _TOLERANCES if any(u.startswith(f"kv_{d}") for u in call.kernel.uses))
 
 
 def _row(bench: Bench, cache: Tensor, head: int, position: int) -> Read:
@@ -358,8 +357,7 @@ def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
     [call] = calls
     [d, h] = whole(constants(call), "D", "H")
     block = unit_rows(d)
-    # A workgroup's rows and three more. Where it has 128, a quarter of them and three more: 131 rows would take more
-    # memory than a load has left.
+    # A workgroup's rows, and three more; a quarter of 128, since 131 rows would take more memory than a load has left.
     rows = (64 if block == 64 else 32) + 3
     tokens = {0, 1, 15, 16, 31, 32, rows - 1}
     groups = (h, -(-rows // block), 1)

@@ -15,6 +15,10 @@ _SHARE = 8  # and for at least this share of the text: an eighth
 _UNIT = 32  # capacities are multiples of this
 _SPARE = 1.15  # a cache is too large when it has room for so many times the text,
 _SMALL = 2304  # unless it is no larger than this
+# A large cache grows a part at a time while the text nears its end: a driver takes 0.1 ms for each MB, and more for
+# many. After each part some tokens are decoded.
+_PART_BYTES = 48 << 20
+_BETWEEN = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,41 @@ class CacheGrowth:
     def __init__(self, state: State, programs: Programs, sizes: Sizes) -> None:
         self._state = state
         self._programs = programs
+        self._refused = 0  # the capacity of a cache of which the device could not move a part
         self.sizes = sizes
+
+    async def ahead(self, seen: int, left: int) -> None:
+        """Move a part of a large cache to its next size, if the text of `seen` tokens nears the end of the present one
+        and may have `left` more. The last part is left to `fit`, and so are all where the device has no room."""
+        parts = self._parts(seen + left)
+        if parts and seen >= self._begin(parts):
+            cache = self._state.cache
+            try:
+                await cache.move(parts[0], self._next, seen, self._programs.replace)
+            except OutOfMemoryError:
+                self._refused = cache.capacity
+
+    def room(self, seen: int, left: int) -> int:
+        """How many of `left` tokens can be decoded after the first `seen` before `ahead` or `fit` has work to do."""
+        begin = self._begin(self._parts(seen + left))
+        wait = begin - seen if seen < begin else _BETWEEN
+        return min(left, wait, self._state.cache.capacity - seen)
+
+    @property
+    def _next(self) -> int:
+        """The size that a cache gets when a text has filled the present one."""
+        return self.sizes.holding(min(self._state.cache.capacity + 1, self.sizes.context))
+
+    def _parts(self, tokens: int) -> list[list[int]]:
+        """The parts of the cache that `ahead` moves for a text that may have so many tokens."""
+        cache = self._state.cache
+        if tokens <= cache.capacity or cache.capacity == self._refused:
+            return []
+        return cache.parts(self._next, _PART_BYTES)[:-1]
+
+    def _begin(self, parts: Sequence[object]) -> int:
+        """How long the text is when the first of these parts moves."""
+        return self._state.cache.capacity - _BETWEEN * len(parts)
 
     async def fit(self, tokens: int, rows: int, room: int = 0) -> None:
         """Take a cache for `tokens` and, if memory allows, `room` more. The first `rows` stay.

@@ -230,6 +230,7 @@ class Decoder(Runtime):
                 done = len(answered) + len(text) - len(ids)
                 await self._prefill(text, head, max_tokens, abort, border, done, given)
             else:
+                await self._growth.ahead(seen, left)
                 await self._growth.fit(seen + 1, seen)
             async with aclosing(self._decode(head, left, seen, begun)) as batches:
                 async for batch in batches:
@@ -241,10 +242,10 @@ class Decoder(Runtime):
     async def _decode(
         self, head: str, most: int, seen: int, begun: bool
     ) -> AsyncGenerator[list[Sampled], None]:
-        """Decode up to `most` tokens after the first `seen`; fewer when the KV cache is full, or when the text needs
+        """Decode up to `most` tokens after the first `seen`; fewer when the KV cache must grow, or when the text needs
         other RoPE tables. `begun`: a prefill has sampled the first of them. It is read back while the next steps
         run."""
-        room = self.state.cache.capacity - seen
+        room = self._growth.room(seen, most)
         turns = self.state.turns_behind(seen)
         if turns is not None:
             room = min(room, turns)
