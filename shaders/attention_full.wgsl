@@ -15,7 +15,7 @@
 // Keys between the spans of two rows, which neither of them sees, may hold any values.
 // Libraries before it: step, quad_f32 or quad_f16.
 
-override D: u32;             // head size, a multiple of 4 up to 256
+override D: u32;             // head size, a multiple of 4 up to 512
 override H: u32;
 override HEADS_PER_KV: u32;
 override Q_STRIDE: u32;
@@ -30,7 +30,7 @@ override SCALE: f32 = 1.0;      // of the scores
 override WINDOWED: bool = false;  // keys are the rows themselves: row t sees t - BEFORE .. t + AFTER of its span
 override BEFORE: u32 = 0u;
 override AFTER: u32 = 0u;
-override BQ: u32;            // query rows: 32, 16 or 8; BQ * D <= 2048
+override BQ: u32;            // query rows: 32, 16, 8 or 4; BQ * D <= 2048
 override KT: u32;            // keys a tile: 512 / BQ
 override PIECE: u32;         // quads of K in workgroup memory at a time; divides D / 4, PIECE * (KT + 1) <= 528
 

@@ -11,10 +11,10 @@
 //   4        step       Step       -                        read
 //   5        rows       vec4<f32>  [T, (H + 2 Hkv) D / 4]   read_write
 //
-// Dispatch (H + Hkv, or with NORM_V H + 2 Hkv, T, 1): a workgroup a head; rows from step.rows on do nothing. D <= 256, a
+// Dispatch (H + Hkv, or with NORM_V H + 2 Hkv, T, 1): a workgroup a head; rows from step.rows on do nothing. D <= 512, a
 // multiple of 4. Libraries before it: step, rotary, tree_sum.
 
-override WG: u32;  // threads, a multiple of 16 up to 64: at least one for each quad of a head
+override WG: u32;  // threads, a multiple of 16 up to 128: at least one for each quad of a head
 override D: u32;
 override H: u32;
 override HKV: u32;
@@ -28,7 +28,7 @@ override EPS_V: f32 = 1e-6;
 @group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<storage, read_write> rows: array<vec4<f32>>;
 
-var<workgroup> qkv: array<vec4<f32>, 64>;  // the head as it was, from which every lane takes the pairs of its entries
+var<workgroup> qkv: array<vec4<f32>, 128>;  // the head as it was, from which every lane takes the pairs of its entries
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from py_engine.abort import Abort
-from py_engine.blocks.encoder import EncoderInputs, EncoderModel
+from py_engine.blocks.encoder import EncoderInputs, EncoderModel, RopeTables
 from py_engine.checks.tunings import Forms
 from py_engine.generate.runtime import Runtime
 from py_engine.graph.buffers import Buffers
@@ -51,6 +51,7 @@ class Encoder(Runtime):
                 make("positions", rows, dtype="u32"),
                 make("token types", rows, dtype="u32"),
                 make("spans", rows, 2, dtype="u32"),
+                RopeTables(gpu, self._buffers, model.first_position + context),
             )
             self._texts = make("texts", PASS_TEXTS, 2, dtype="u32")
             self._hidden = make("hidden states", rows, h)
@@ -144,7 +145,8 @@ class Encoder(Runtime):
         for text in batch:
             begin, end = len(ids), len(ids) + len(text)
             ids.extend(text)
-            positions.extend(range(len(text)))
+            first = self.model.first_position
+            positions.extend(range(first, first + len(text)))
             spans.extend((begin, end) * len(text))
             bounds.extend((begin, end))
         bounds.extend([0] * (2 * PASS_TEXTS - len(bounds)))

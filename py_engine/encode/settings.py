@@ -113,16 +113,29 @@ async def _module(repository: Repository, folder: str) -> Part:
     return Part(values, file=name)
 
 
-async def _modules(repository: Repository) -> tuple[str | None, list[str]]:
-    """The folder of the pooling module, and those of the Dense modules after it; none if there is no modules.json."""
+async def pools_rows(repository: Repository) -> bool:
+    """Whether the repository's modules.json has a Pooling module, which makes one vector of a text. Raises FormatError,
+    HubError."""
+    return "Pooling" in [kind for kind, _ in await _listed(repository)]
+
+
+async def _listed(repository: Repository) -> list[tuple[str, str]]:
+    """The modules of modules.json, as (type, folder); none if there is no such file."""
     if not await repository.exists("modules.json"):
-        return None, []
+        return []
     modules = await repository.json("modules.json")
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise FormatError("modules.json is no list of modules")
+    return [
+        (str(module.get("type", "")).rpartition(".")[2], str(module.get("path", "")))
+        for module in modules
+    ]
+
+
+async def _modules(repository: Repository) -> tuple[str | None, list[str]]:
+    """The folder of the pooling module, and those of the Dense modules after it; none if there is no modules.json."""
     pooled, dense, before = None, [], ""
-    for module in modules:
-        kind, path = str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))
+    for kind, path in await _listed(repository):
         if kind == "Pooling":
             pooled = path
         elif kind == "Dense":

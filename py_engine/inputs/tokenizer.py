@@ -156,7 +156,7 @@ class Tokenizer:
         settle_normalizer(parts.head, parts.fields, config, model_config)
         suspects, growth = check_head(parts.head, parts.fields)
         names = token_names(config, special_tokens_map)
-        unk = parts.fields.get("unk_token")
+        unk = parts.unknown
         added = added_tokens(parts.head.get("added_tokens"), config, set(names.values()))
         added += parts.named({*names.values()} - {unk} - {token.content for token in added})
         control = [token for token in added if token.control]

@@ -106,8 +106,13 @@ class TokenizerJson:
             )
         model = dict(self._model if self._model is not None else _object(self._data)["model"])
         model["dropout"] = None  # merges that are left out at random are for training
-        # Not for Unigram, whose vocabulary is a list in which the index is the id.
-        if not isinstance(model.get("vocab"), list):
+        if isinstance(model.get("vocab"), list):
+            # Unigram: the index is the id, so an entry stays, under a text that none has.
+            model["vocab"] = [
+                [f"\0{entry[0]}", *entry[1:]] if without and entry[0] in without else entry
+                for entry in model["vocab"]
+            ]
+        else:
             model["vocab"] = {**model.get("vocab", {}), **{t.content: t.id for t in kept}}
             if without:
                 model["vocab"] = {k: v for k, v in model["vocab"].items() if k not in without}
@@ -115,6 +120,16 @@ class TokenizerJson:
         if "merges" not in model or model.get("type") not in (None, "BPE"):
             model.pop("dropout")
         return json.dumps({**head, "model": model}).encode()
+
+    @property
+    def unknown(self) -> str | None:
+        """The token that stands for what the vocabulary lacks."""
+        if "unk_id" not in self.fields:
+            return self.fields.get("unk_token")
+        vocab, at = (self._model or {}).get("vocab"), self.fields["unk_id"]
+        if isinstance(vocab, list) and type(at) is int and 0 <= at < len(vocab):
+            return str(vocab[at][0])
+        return None
 
     def named(self, texts: set[str]) -> list[AddedToken]:
         """The texts that are entries of the vocabulary, as control tokens. The bos and eos of a file are control tokens

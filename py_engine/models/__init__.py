@@ -14,15 +14,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from py_engine.blocks.decoder_encoder import encoder_of
 from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.layers import Model
 from py_engine.blocks.projections import projections
 from py_engine.errors import ModelError
-from py_engine.sources.config import Config
+from py_engine.sources.config import DENSE_MODULES, POOLED, Config, sees_both_sides
 from py_engine.weights.store import WeightStore
 
-# The key of a Config under which loading puts the configs of an encoder's Dense modules (encode/settings.py).
-DENSE_MODULES = "dense_modules"
 # What checkpoints of text models hold beside weights: buffers that the engine computes, and parts that it does not
 # read.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
@@ -59,11 +58,17 @@ def _family(kind: str) -> Any:
 
 
 def encodes(config: Config) -> bool:
-    """Whether models of this config are encoders. The declared return type of their family's `build` says so."""
+    """Whether a model of this config is an encoder: of a family of encoders, or a decoder's layers whose rows are
+    pooled, as modules.json says, or see both sides. Raises ModelError."""
     family = _family(str(config.get("model_type")))
-    return (
-        family is not None and family.build.__annotations__.get("return") == EncoderModel.__name__
-    )
+    if family is None:
+        return False
+    return _of_encoders(family) or config.get(POOLED) is True or sees_both_sides(config)
+
+
+def _of_encoders(family: Any) -> bool:
+    """Whether a family's models are encoders. The declared return type of its `build` says so."""
+    return bool(family.build.__annotations__.get("return") == EncoderModel.__name__)
 
 
 def sets_of(config: Config) -> Sequence[str]:
@@ -84,10 +89,15 @@ def build_model(config: Config, store: WeightStore) -> Model | EncoderModel:
         raise ModelError(
             f"model_type {kind!r} is not supported. Supported: {', '.join(sorted(families()))}."
         )
-    model: Model | EncoderModel = family.build(config, store)
+    model: Model | EncoderModel
+    if encodes(config) and not _of_encoders(family):
+        decoder: Model = family.build({**config, "tie_word_embeddings": True}, store)  # no head
+        model = encoder_of(decoder, kind, both_sides=sees_both_sides(config))
+    else:
+        model = family.build(config, store)
     if isinstance(model, EncoderModel):
-        modules = config.get(DENSE_MODULES, ())
-        model = replace(model, projections=projections(modules, store, model.hidden_size))
+        more = projections(config.get(DENSE_MODULES, ()), store, model.vector_size)
+        model = replace(model, projections=[*model.projections, *more])
     for name in unread(store):
         module, _, part = name.rpartition(".")
         if store.uses(module):

@@ -34,6 +34,14 @@ from py_engine.weights.store import WeightStore
 
 def build(config: Config, store: WeightStore) -> EncoderModel:
     """The model of a `bert` config, its weights asked for from `store`. Raises ModelError."""
+    return encoder(config, store, "bert.")
+
+
+def encoder(
+    config: Config, store: WeightStore, prefix: str, first_position: int = 0
+) -> EncoderModel:
+    """A model of BERT's layers, its tensors with or without `prefix`. The first `first_position` rows of the table of
+    positions are of no text. Raises ModelError."""
     if require_bool(config, "is_decoder", False):
         raise ModelError("config.json: is_decoder: a BERT that writes text is not supported")
     require_str(config, "position_embedding_type", ("absolute",), "absolute")
@@ -41,12 +49,12 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
     heads = require_int(config, "num_attention_heads", 1, 1024)
     if h % heads:
         raise ModelError(f"config.json: hidden_size {h} is not a multiple of {heads} heads")
-    positions = require_int(config, "max_position_embeddings", 1, MAX_CONTEXT)
+    positions = require_int(config, "max_position_embeddings", 1 + first_position, MAX_CONTEXT)
     vocab = require_int(config, "vocab_size", 2, MAX_VOCAB)
     width = require_int(config, "intermediate_size", 1, MAX_WIDTH)
     act = activation(config, "hidden_act", "gelu")
     full = FullHeads(heads, heads, h // heads, (h // heads) ** -0.5)
-    names = _Names(config, store, h)
+    names = _Names(config, store, h, prefix)
     words, places, types = (
         f"embeddings.{name}_embeddings" for name in ("word", "position", "token_type")
     )
@@ -70,7 +78,7 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
     return EncoderModel(
         h,
         vocab,
-        positions,
+        positions - first_position,
         Embeddings(
             names.table(words, vocab),
             names.table(places, positions),
@@ -78,17 +86,18 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
             names.norm("embeddings.LayerNorm"),
         ),
         [block(i) for i in range(require_int(config, "num_hidden_layers", 1, MAX_LAYERS))],
+        first_position=first_position,
     )
 
 
 class _Names:
-    """The tensors of a checkpoint, with or without the prefix `bert.`. Old files call the tensors of norms gamma and
-    beta."""
+    """The tensors of a checkpoint, with or without a prefix such as `bert.`. Old files call the tensors of norms gamma
+    and beta."""
 
-    def __init__(self, config: Config, store: WeightStore, hidden: int) -> None:
+    def __init__(self, config: Config, store: WeightStore, hidden: int, prefix: str) -> None:
         self._store, self._h = store, hidden
         self._eps = require_float(config, "layer_norm_eps", 1e-14, 1.0, 1e-12)
-        self._prefix = "bert." if store.has_under("bert.encoder.") else ""
+        self._prefix = prefix if store.has_under(f"{prefix}encoder.") else ""
         for name in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):
             store.ignore(f"{self._prefix}{name}")
 

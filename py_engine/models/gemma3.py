@@ -1,9 +1,11 @@
 """Gemma 3 (text): alternating sliding and full attention, norms before and after each branch, GeGLU, scaled embedding.
+EmbeddingGemma is one whose rows see both sides (use_bidirectional_attention).
 
-Paper: Gemma 3 Technical Report, arXiv:2503.19786. Reference: transformers, models/gemma3/modeling_gemma3.py.
-Norm weights are stored as w and used as 1 + w. The embedding is scaled by sqrt(hidden_size) in float32; MLX and
-bfloat16 runs round that factor to bfloat16 (25.25 for 25.298), which moves single logits by 0.01 to 0.03.
-Tried with: Gemma 3 270M (GGUF, converted to MLX layout).
+Papers: Gemma 3 Technical Report, arXiv:2503.19786; EmbeddingGemma, arXiv:2509.20354. Reference: transformers,
+models/gemma3/modeling_gemma3.py. Norm weights are stored as w and used as 1 + w. The embedding is scaled by
+sqrt(hidden_size) in float32; MLX and bfloat16 runs round that factor to bfloat16 (25.25 for 25.298), which moves single
+logits by 0.01 to 0.03. Tried with: Gemma 3 270M (GGUF, converted to MLX layout); EmbeddingGemma's tiny random
+checkpoints.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from py_engine.sources.config import (
     layer_types,
     require_bool,
     require_float,
+    sees_both_sides,
     sliding_window,
 )
 from py_engine.weights.store import WeightStore
@@ -42,10 +45,6 @@ def build(config: Config, store: WeightStore) -> Model:
             raise ModelError(
                 f"config.json: {key} is set; Gemma 3 has no soft-capping (a Gemma 2 config?)"
             )
-    if require_bool(config, "use_bidirectional_attention", False):
-        raise ModelError(
-            "config.json: use_bidirectional_attention is true: an embedding model, not a decoder"
-        )
     act = activation(config, "hidden_activation", "gelu_pytorch_tanh")
     config = {**_DEFAULTS, **config}
     sizes = Sizes.of(config)
@@ -60,7 +59,7 @@ def build(config: Config, store: WeightStore) -> Model:
             weights.norm(f"layers.{i}.input_layernorm"),
             weights.attention(
                 i, ropes[kind], scale, bias=bias, out_bias=bias, head_norms=True,
-                window=sliding_window(config) if kind == SLIDING else None,
+                window=_window(config) if kind == SLIDING else None,
             ),
             weights.norm(f"layers.{i}.pre_feedforward_layernorm"),
             weights.mlp(i, act),
@@ -70,3 +69,9 @@ def build(config: Config, store: WeightStore) -> Model:
         for i, kind in enumerate(kinds)
     ]  # fmt: skip
     return weights.model(embedding, blocks, head, embedding_scale=sizes.hidden_size**0.5)
+
+
+def _window(config: Config) -> int:
+    """Row i sees rows j where |i - j| < window. Of an embedding model the config tells both sides together."""
+    window = sliding_window(config)
+    return window // 2 + 1 if sees_both_sides(config) else window

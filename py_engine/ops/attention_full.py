@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from py_engine.graph.trace import Tensor, kernel
-from py_engine.ops.rope import check_head_dim
+from py_engine.ops.rope import MAX_FULL_HEAD_DIM, check_head_dim
 from py_engine.ops.step import Pass
 
 
@@ -68,7 +68,7 @@ def full_attention(
     Raises ModelError for unsupported head sizes, ValueError for shapes that disagree.
     """
     h, d = heads.count, heads.dim
-    check_head_dim(label, d)
+    check_head_dim(label, d, MAX_FULL_HEAD_DIM)
     if h % heads.kv_count or y.shape[-1] != h * d or k.tensor.dtype != v.tensor.dtype:
         raise ValueError(
             f"{label}: {h} heads of {d} over {heads.kv_count}, y {y.shape}, keys {k.tensor.dtype}, values "
@@ -115,7 +115,7 @@ def full_attention(
 def _tiles(head_dim: int) -> dict[str, float]:
     """The shader's constants for a tile: query rows, keys, and quads of K in workgroup memory at a time."""
     # Each of 128 threads holds 4 rows of 4 elements.
-    block = 32 if head_dim <= 64 else 16 if head_dim <= 128 else 8
+    block = next(2048 // d for d in (64, 128, 256, 512) if head_dim <= d)
     tile = 512 // block
     quads = head_dim // 4
     piece = max(n for n in range(1, quads + 1) if quads % n == 0 and n * (tile + 1) <= 528)

@@ -12,14 +12,13 @@ from py_engine.ops.norm import Norm, threads_for
 from py_engine.ops.step import Pass
 
 MAX_HEAD_DIM = 256  # each of 64 lanes has a quad of elements
+MAX_FULL_HEAD_DIM = 512  # without a KV cache: 128 lanes
 
 
-def check_head_dim(label: str, head_dim: int) -> None:
+def check_head_dim(label: str, head_dim: int, most: int = MAX_HEAD_DIM) -> None:
     """Raise ModelError for a head size that the attention kernels do not support."""
-    if head_dim % 4 or not 4 <= head_dim <= MAX_HEAD_DIM:
-        raise ModelError(
-            f"{label}: head size {head_dim} is not a multiple of 4 up to {MAX_HEAD_DIM}"
-        )
+    if head_dim % 4 or not 4 <= head_dim <= most:
+        raise ModelError(f"{label}: head size {head_dim} is not a multiple of 4 up to {most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,7 @@ class Heads:
 
     def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Raise ModelError for unsupported head sizes, ValueError for shapes that disagree."""
+        check_head_dim(label, self.dim)
         self.check_rows(label, qkv)
         k, v = cache
         if k.shape != v.shape or k.shape[::2] != (self.kv_count, self.dim):
@@ -60,7 +60,7 @@ class Heads:
     def check_rows(self, label: str, qkv: Tensor) -> None:
         """As `check`, where there is no cache."""
         d = self.dim
-        check_head_dim(label, d)
+        check_head_dim(label, d, MAX_FULL_HEAD_DIM)
         columns = ((1 + self.gated) * self.count + 2 * self.kv_count) * d
         if self.count % self.kv_count or qkv.shape[-1] != columns:
             raise ValueError(
@@ -183,7 +183,7 @@ def rotate_rows(
     constants = heads.constants | {
         "H": heads.count,
         "HKV": heads.kv_count,
-        "WG": threads_for(heads.dim // 4, 64),
+        "WG": threads_for(heads.dim // 4, 128),
     }
     groups = heads.count + heads.kv_count
     if v_eps is not None:

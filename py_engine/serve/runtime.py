@@ -9,7 +9,7 @@ from py_engine.blocks.encoder import EncoderModel
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.tunings import Forms
 from py_engine.encode.encoder import Encoder
-from py_engine.generate.build import build_decoder
+from py_engine.generate.build import DEFAULT_CONTEXT, build_decoder
 from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.submit import SubmitStrategy
@@ -46,7 +46,7 @@ def build_runtime(
             strategy=strategy, forms=forms, wide=wide,
         )  # fmt: skip
     most = model.max_context
-    longest = most if context is None else whole("context", context, 1, most)
+    longest = min(most, DEFAULT_CONTEXT) if context is None else whole("context", context, 1, most)
     encoder = Encoder(gpu, kernels, model, longest, exact=exact, strategy=strategy, forms=forms)
     try:
         encoder.trace()

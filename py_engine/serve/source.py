@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from py_engine.encode.settings import EmbedSettings, read_embed_settings
+from py_engine.encode.settings import EmbedSettings, pools_rows, read_embed_settings
 from py_engine.errors import FormatError, ModelError
 from py_engine.generate.advice import not_applied, sampling_advice
 from py_engine.generate.sampling import Sampling
@@ -19,9 +19,16 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
-from py_engine.models import DENSE_MODULES, encodes, sets_of
+from py_engine.models import encodes, sets_of
 from py_engine.sources.address import open_repository
-from py_engine.sources.config import Config, quantization, read_config, read_generation_config
+from py_engine.sources.config import (
+    DENSE_MODULES,
+    POOLED,
+    Config,
+    quantization,
+    read_config,
+    read_generation_config,
+)
 from py_engine.sources.heads import settle_head
 from py_engine.sources.jobs import TensorInfo
 from py_engine.sources.repository import Repository
@@ -92,6 +99,8 @@ class RandomSource(Source):
             raise ModelError(f"{address}: no such preset. Known: {', '.join(sorted(PRESETS))}")
         self.config = PRESETS[name]
         self.defaults = Sampling()
+        if encodes(self.config):
+            self.embedding = EmbedSettings()
 
     def make_store(self, gpu: Gpu, form: StorageForm) -> RandomStore:
         """A store whose `fill` computes the weights."""
@@ -117,7 +126,7 @@ class FileSource(Source):
         self = cls(repository)
         name, commit = repository.address.partition("@")[0], repository.revision
         self.pinned = repository.address if commit is None else f"{name}@{commit}"
-        config = await read_config(repository)
+        config = {**await read_config(repository), POOLED: await pools_rows(repository)}
         self._generation_config = await read_generation_config(repository)
         self.defaults = sampling_advice(self._generation_config)
         if left := not_applied(self._generation_config):

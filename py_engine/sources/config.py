@@ -27,6 +27,11 @@ FULL = "full_attention"
 # Where `normalise` keeps the model_type that stands in text_config.
 TEXT_MODEL_TYPE = "text_config.model_type"
 
+# Keys under which loading puts what modules.json says of a model: whether its rows are pooled to vectors, and the
+# configs of its Dense modules (encode/settings.py).
+POOLED = "modules.json: Pooling"
+DENSE_MODULES = "modules.json: Dense"
+
 # Keys of the top level of a multimodal config that hold for the text model too. transformers reads all others from
 # text_config alone; mlx_lm writes vocab_size beside it.
 _TOP_KEYS = ("quantization", "quantization_config", "eos_token_id", "bos_token_id", "pad_token_id")
@@ -236,6 +241,13 @@ def sliding_window(config: Config) -> int:
             " (sliding_window, use_sliding_window). The file is not complete: fetch it again."
         )
     return require_int(config, "sliding_window", 1, 1 << 24)
+
+
+def sees_both_sides(config: Config) -> bool:
+    """Whether rows see the rows behind them too, as those of text encoders made of decoders do. Raises ModelError."""
+    return require_bool(config, "use_bidirectional_attention", False) or not require_bool(
+        config, "is_causal", True
+    )
 
 
 def every_layer_slides(config: Config) -> Config:

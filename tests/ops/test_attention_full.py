@@ -38,6 +38,7 @@ SELF = [
     Case(((80, 80), (9, 9)), window=(7, 7), heads=3, kv_heads=1, d=64),
     Case(((50, 50),), window=(20, 0), d=4),
     Case(((3, 3), (40, 40)), window=(0, 16), d=256, heads=1, kv_heads=1),
+    Case(((3, 3), (140, 140)), window=(1 << 24, 0), d=512, heads=2, kv_heads=1),
 ]
 CROSS = [
     Case(((1, 70),), apart=True, d=64),

@@ -43,6 +43,7 @@ CASES = [
     Case(d=72, width=72, heads=2, kv_heads=2, norms=False, per_row=True),  # a tower
     Case(d=64, width=32, heads=2, kv_heads=2, per_row=True, neighbours=True, v_eps=1e-5),
     Case(d=20, width=10, norm_last=True, neighbours=True),
+    Case(d=512, width=512, heads=2, kv_heads=1, v_eps=1e-6, scale=1.0),  # EmbeddingGemma 2
     Case(d=4, width=0, heads=1, kv_heads=1, v_eps=1e-6),
 ]
 
