@@ -28,6 +28,7 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
+from py_engine.ops.per_layer import end_layer, gate_by_signal
 from py_engine.ops.rope import Heads, rope_angles, rope_append, rotate_rows
 from py_engine.ops.step import Pass
 from py_engine.serve.engine import Engine
@@ -476,6 +477,37 @@ def test_heads_rotated_in_place(device: Gpu, run: Runner) -> None:
             broken.break_(device, other_source("rotate_rows", *fault))
             assert len(run(failures(per_row))) == 1, fault
             assert broken.changed
+
+
+@pytest.mark.parametrize(
+    "stem, old, new",
+    [
+        ("per_layer_gate", "y[row + i] *= p[row + i]", "y[row + i] = p[row + i]"),
+        ("per_layer_gate", "group.x >= step.rows", "group.x > step.rows"),
+        ("per_layer_end", "* weight[i]) * factor[0]", "* weight[i] * factor[0])"),
+    ],
+)
+def test_layers_with_signals_of_their_own(
+    device: Gpu, run: Runner, compiler: Compiler, stem: str, old: str, new: str
+) -> None:
+    """EmbeddingGemma 2 has them."""
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        x, y = bench.make("x", 3, 20), bench.make("y", 3, 20)
+        norm, trace = (
+            Norm(bench.make("weight", 20), 1e-6),
+            Pass(3, step=bench.make("step", 8, dtype="u32")),
+        )
+        gate_by_signal(trace, x, norm, y)
+        end_layer(trace, x, norm, bench.make("factor", 1), y)
+        bench.release()
+        chains = [[call] for call in trace.calls]
+        return await run_checks(device, Kernels(device), SingleSubmit(), chains)
+
+    assert run(failures()) == []
+    compiler.break_(device, other_source(stem, old, new))
+    assert len(run(failures())) == 1
 
 
 def test_queries_for_tensor_units(device: Gpu, run: Runner, compiler: Compiler) -> None:

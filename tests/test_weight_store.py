@@ -48,6 +48,7 @@ def parts(store):
         "old norm": store.linear(["old"], [70], 24, axes=(8, 3), channels_last=True),
         "new norm": store.linear(["new"], [5], 7, axes=(7,)),
         "stacked": store.linear(["a", "b"], [3, 5], 64, plain=True),
+        "second slice": store.slices("sliced", 2, 5, 64)[1],
         "positions": store.table("positions", (5, 3, 2)),
         "halves": store.table("positions", (5, 3, 2), "f16"),
         "as stored": store.table("stored", (3, 5), "stored"),
@@ -89,7 +90,7 @@ def toy_tensors(dtype: str) -> dict[str, Stored]:
         "new.parametrizations.weight.original1": values(8, 5, 7),
         "new.parametrizations.weight.original0": values(9, 5, 1),
         "a.weight": values(10, 3, 64), "b.weight": values(11, 5, 64),
-        "positions": values(12, 5, 3, 2), "stored": values(13, 3, 5),
+        "positions": values(12, 5, 3, 2), "stored": values(13, 3, 5), "sliced.weight": values(14, 10, 64),
     }  # fmt: skip
     given["old.weight_v"][3] = 0
     return {name: Stored.of(array, dtype) for name, array in given.items()}
@@ -128,6 +129,7 @@ def wanted(dtype: str) -> dict[str, np.ndarray]:
         "old norm": channels_last(norm(t["old.weight_v"], t["old.weight_g"])).reshape(70, 24),
         "new norm": norm(*(t[f"new.parametrizations.weight.original{i}"] for i in (1, 0))),
         "stacked": np.concatenate([t["a.weight"], t["b.weight"]]),
+        "second slice": t["sliced.weight"][5:],
         "positions": t["positions"],
         "halves": t["positions"],
         "as stored": t["stored"],
@@ -195,7 +197,7 @@ STEP = {
         ("F32", "f32", {"": "f32", **ALWAYS}),
         ("F32", "f16", {"": "f16", "as stored": "f32", **ALWAYS}),
         ("BF16", "f32", {"": "bf16", "extra": "f32", **ALWAYS}),
-        ("F16", "q4", {"": "f16", "words": "q4", "extra": "q4", **ALWAYS}),
+        ("F16", "q4", {"": "f16", "words": "q4", "extra": "q4", "second slice": "q4", **ALWAYS}),
     ],
 )  # fmt: skip
 def test_every_kind_of_part(

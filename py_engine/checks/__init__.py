@@ -21,6 +21,7 @@ from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.per_layer import end_layer, gate_by_signal
 from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
@@ -48,6 +49,8 @@ CHECKS: Mapping[str, Maker] = {
     "attention_decode": decode_attention,
     "attention_full": full_attention,
     "pool": pool,
+    "per_layer_gate": gate_by_signal,
+    "per_layer_end": end_layer,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

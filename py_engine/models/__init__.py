@@ -26,7 +26,7 @@ from py_engine.weights.store import WeightStore
 # read.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|rope\.freqs)$")
 _OTHER_PARTS = re.compile(
-    r"(model\.)?(vision_tower|vision_model|visual|vision_embed_tokens|multi_modal_projector|embed_vision|audio_tower|mtp)\."
+    r"(model\.)?(vision_tower|vision_model|visual|vision_embed_tokens|multi_modal_projector|embed_vision|audio_tower|embed_audio|mtp)\."
 )
 
 

@@ -155,6 +155,18 @@ class WeightStore(NamedTensors):
             )
         return Linear(sum(rows), cols, self._parts[key], vector)
 
+    def slices(self, name: str, count: int, rows: int, cols: int) -> list[Linear]:
+        """A layer [count * rows, cols] of the file as `count` layers of `rows` each, so that kernels of one kind take
+        each of them."""
+        layer = self._layer(name, count * rows, Rows((cols,)))
+        found = []
+        for i in range(count):
+            key = (name, count, i)
+            if key not in self._parts:
+                self._parts[key] = tuple(self._matrix([name], [rows], [layer], 0, i * rows))
+            found.append(Linear(rows, cols, self._parts[key]))
+        return found
+
     def release(self) -> None:
         """Free every buffer."""
         for buffer in self._buffers:
@@ -279,9 +291,10 @@ class WeightStore(NamedTensors):
         rows: Sequence[int],
         layers: Sequence[Layer],
         row_offset: int,
+        skip: int = 0,
     ) -> list[Matrix]:
         """The stacked layers as one matrix, or as several where one binding could not hold it. In the matrix they are
-        alike, in the file they may differ."""
+        alike, in the file they may differ. `skip`: rows of each layer in the file that are left out before its own."""
         layout = layers[0].stored
         limit = min(self._gpu.limits.max_binding_bytes, self._gpu.limits.max_buffer_bytes)
         total = sum(rows)
@@ -315,7 +328,7 @@ class WeightStore(NamedTensors):
             for layer, count in zip(layers, rows, strict=True):
                 lo, hi = max(at, first), min(at + count, first + n)
                 if lo < hi:
-                    self._rows_jobs(layer, parts[-1], lo - at, hi - at, lo - first)
+                    self._rows_jobs(layer, parts[-1], skip + lo - at, skip + hi - at, lo - first)
                 at += count
         return parts
 
