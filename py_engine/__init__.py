@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
+    from py_engine.tasks.similarity import Similarities, SimilarityRequest
     from py_engine.work import Work
 
 _NAMES = {
@@ -99,6 +100,8 @@ _NAMES = {
     "SelfCheckError": "errors",
     "SessionError": "errors",
     "SessionInfo": "serve.sessions",
+    "Similarities": "tasks.similarity",
+    "SimilarityRequest": "tasks.similarity",
     "SingleSubmit": "graph.submit",
     "StorageError": "errors",
     "StorageFullError": "errors",
@@ -150,6 +153,8 @@ __all__ = [
     "SelfCheckError",
     "SessionError",
     "SessionInfo",
+    "Similarities",
+    "SimilarityRequest",
     "SingleSubmit",
     "StorageError",
     "StorageFullError",

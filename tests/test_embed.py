@@ -308,6 +308,49 @@ def test_bad_requests_fail_at_once(
     run(ask())
 
 
+def test_similarity_is_the_cosine(engines: Callable[[str], Engine], run: Runner) -> None:
+    """As sentence-transformers' similarity: a matrix, of texts or of vectors of any length."""
+    engine = engines(OLD)
+
+    async def ask() -> None:
+        queries, documents = ["hello", "again"], ["hello", "wor", "ing"]
+        q = await engine.embed(queries, task="query")
+        d = await engine.embed(documents, task="document")
+        wanted = np.asarray(q.embeddings) @ np.asarray(d.embeddings).T
+        found = await engine.similarity(queries, documents, task="query", others_task="document")
+        assert np.allclose(np.asarray(found.similarities), wanted, atol=1e-6)
+        assert found.prompt_tokens == q.prompt_tokens + d.prompt_tokens
+        mixed = await engine.similarity(
+            queries, (3 * np.asarray(d.embeddings)).tolist(), task="query"
+        )
+        assert np.allclose(np.asarray(mixed.similarities), wanted, atol=1e-6)
+        itself = await engine.similarity(documents, task="document", dimensions=7)
+        short = np.asarray(
+            (await engine.embed(documents, task="document", dimensions=7)).embeddings
+        )
+        assert np.allclose(np.asarray(itself.similarities), short @ short.T, atol=1e-6)
+        zeros = await engine.similarity([[0.0] * 60], d.embeddings)
+        assert zeros.similarities[0].tolist() == [0, 0, 0] and zeros.prompt_tokens == 0
+
+        for message, options in (
+            ("list of texts or of vectors", {"texts": "hello"}),
+            ("list of texts or of vectors", {"texts": []}),
+            (r"texts\[1\] is empty", {"texts": ["a", ""]}),
+            (r"others\[0\] has 3 numbers; vectors of this model have 60", {"texts": ["a"], "others": [[1, 2, 3]]}),
+            (r"texts\[0\] is no vector", {"texts": [["a"]]}),
+            ("finite", {"texts": [[float("nan")] * 60]}),
+            ("were made for a task already", {"texts": [[1.0] * 60], "task": "query"}),
+            ("others_task is for others", {"texts": ["a"], "others_task": "query"}),
+            ("dimensions", {"texts": ["a"], "dimensions": 61}),
+            ("this model knows", {"texts": ["a"], "task": "cooking"}),
+            ("more than 1,000,000", {"texts": [[1.0] * 60] * 1001}),
+        ):  # fmt: skip
+            with pytest.raises(InputError, match=message):
+                engine.similarity(**options)
+
+    run(ask())
+
+
 @pytest.mark.parametrize("options", [{"kv": "q8"}, {"context_classes": [64]}], ids=str)
 def test_an_encoder_has_no_kv_cache(gpu: Gpu, run: Runner, options: dict[str, Any]) -> None:
     """An option that an encoder cannot follow is refused, not dropped."""
@@ -319,7 +362,7 @@ def test_what_an_encoder_cannot_do_names_what_it_can(
     engines: Callable[[str], Engine], run: Runner
 ) -> None:
     engine = engines(PLAIN)
-    assert engine.tasks == ["embed"]
+    assert engine.tasks == ["embed", "similarity"]
 
     async def ask() -> None:
         with pytest.raises(InputError, match="embed"):
@@ -502,5 +545,6 @@ def test_command_line() -> None:
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     answer = json.loads(found.stdout)
-    assert answer.keys() == {"embeddings", "dimensions", "prompt_tokens"}
+    assert answer.keys() == {"embeddings", "dimensions", "prompt_tokens", "note"}
+    assert "not known to be trained" in answer["note"]
     assert [len(row) for row in answer["embeddings"]] == [5, 5] and answer["dimensions"] == 5

@@ -36,6 +36,8 @@ from py_engine.serve.progress import showing
 from py_engine.serve.recovery import DeviceEvent
 from py_engine.serve.sessions import SessionInfo
 from py_engine.tasks.embed import Embeddings, EmbedRequest
+from py_engine.tasks.fields import made
+from py_engine.tasks.similarity import Similarities, SimilarityRequest
 from py_engine.tasks.task import Request
 from py_engine.work import Answer, Event, Work
 
@@ -164,6 +166,15 @@ class SyncEngine:
     ) -> SyncWork[Never, Embeddings]:
         """A vector of unit length for each text. Arguments and errors as for Engine.embed."""
         return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
+
+    def similarity(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[float]],
+        others: Sequence[str] | Sequence[Sequence[float]] | None = None,
+        **options: Any,
+    ) -> SyncWork[Never, Similarities]:
+        """The cosine of each text with each of the others. Arguments and errors as for Engine.similarity."""
+        return self.ask(made(SimilarityRequest, texts, others, **options))
 
     def ask(self, request: Request[Work[Event, Answer]]) -> SyncWork[Event, Answer]:
         """Do what a request asks for. Arguments and errors as for Engine.ask."""

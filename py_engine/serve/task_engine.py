@@ -20,6 +20,7 @@ from py_engine.tasks.complete import CompleteRequest
 from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.similarity import Similarities, SimilarityRequest
 from py_engine.tasks.task import Job, Request, W
 from py_engine.tasks.text import text_job
 from py_engine.work import Answer, Event, Work
@@ -112,6 +113,26 @@ class TaskEngine(Life):
         Raises InputError at once.
         """
         return self.ask(EmbedRequest(texts, ids=ids, task=task, dimensions=dimensions))
+
+    def similarity(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[float]],
+        others: Sequence[str] | Sequence[Sequence[float]] | None = None,
+        *,
+        task: str | None = None,
+        others_task: str | None = None,
+        dimensions: int | None = None,
+    ) -> Work[Never, Similarities]:
+        """The cosine of each text with each of the others, or of all with each other; of vectors likewise.
+
+        task, others_task: what the texts are, as of `embed`. dimensions: compare only so many first numbers of vectors.
+        Raises InputError at once.
+        """
+        return self.ask(
+            SimilarityRequest(
+                texts, others, task=task, others_task=others_task, dimensions=dimensions
+            )
+        )
 
     @named_options
     def count_tokens(

@@ -17,17 +17,25 @@ from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.task import Job, Request, Task
 from py_engine.work import Work
 
+# Families whose published models were trained so that the first numbers of a vector are a vector (matryoshka).
+_MATRYOSHKA = frozenset(
+    {"gemma3", "gemma3_text", "embedding_gemma2", "embedding_gemma2_text", "qwen3"}
+)
+_UNTRAINED = "This model is not known to be trained for fewer dimensions: compare results with those of all dimensions."
+
 
 @dataclass(frozen=True)
 class Embeddings:
     """Vectors of texts. `embeddings`: a row of `dimensions` float32 for each text, in their order; numpy.asarray reads
     it without copying. `prompt_tokens`: tokens of all texts as the model saw them, special tokens and prompts included.
-    `cut`: indices of texts that were longer than the model takes, whose ends were left out."""
+    `cut`: indices of texts that were longer than the model takes, whose ends were left out. `note`: what to know of
+    these vectors, else ""."""
 
     embeddings: Sequence[memoryview[float]]
     dimensions: int
     prompt_tokens: int
     cut: Sequence[int] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -64,76 +72,87 @@ class Embed(Task[EmbedRequest]):
 
     def lacks(self, loaded: Loaded) -> str | None:
         """A model of another kind lacks an encoder."""
-        encodes = isinstance(loaded.runtime, Encoder) and loaded.embedding is not None
-        return None if encodes else "an encoder that makes vectors of texts"
+        return lacks_encoder(loaded)
 
     def prepare(self, loaded: Loaded, request: EmbedRequest) -> Job[Never, Embeddings]:
         """Make token ids of all texts."""
-        encoder, settings = loaded.require(Encoder, "embed"), loaded.embedding
-        assert settings is not None
-        size = encoder.model.vector_size
-        dimensions = size
-        if request.dimensions is not None:
-            dimensions = whole("dimensions", request.dimensions, 1, size)
-        prompt = _prompt(settings, request.task)
-        most = min(settings.most or encoder.context, encoder.context)
-        cut: list[int] = []
+        encoder = loaded.require(Encoder, "embed")
+        dimensions = wanted_dimensions(encoder, request.dimensions)
         if request.ids is None:
-            texts = []
-            for i, text in enumerate(_texts(request.texts)):
-                ids, was_cut = _encoded(loaded.tokenizer, settings.text(prompt, text), most)
-                texts.append(ids)
-                cut += [i] if was_cut else []
-            if [] in texts:
-                raise InputError(
-                    f"texts[{texts.index([])}] has no tokens: there is nothing to make a vector of"
-                )
+            texts, cut = encoded(loaded, "texts", request.texts, request.task)
         elif request.texts is not None or request.task is not None:
             raise InputError("embed takes texts, for a task or not, or ids; not both")
         else:
-            texts = [_given(request.ids, encoder.model.vocab_size, encoder.context)]
-        return _Embedding(texts, settings, dimensions, cut)
+            texts, cut = [_given(request.ids, encoder.model.vocab_size, encoder.context)], []
+        return _Embedding(texts, dimensions, cut)
 
     def answer(self, answer: Embeddings) -> Mapping[str, Any]:
-        """`cut` where there is one."""
-        told = dict(vars(answer))
-        if not answer.cut:
-            del told["cut"]
-        return told
+        """`cut` and `note` where there are any."""
+        return {key: v for key, v in vars(answer).items() if v or key not in ("cut", "note")}
 
 
 class _Embedding(Job[Never, Embeddings]):
     status = "embedding"
 
-    def __init__(
-        self,
-        texts: Sequence[Sequence[int]],
-        settings: EmbedSettings,
-        dimensions: int,
-        cut: Sequence[int],
-    ) -> None:
-        self._texts, self._settings = texts, settings
-        self._dimensions, self._cut = dimensions, cut
+    def __init__(self, texts: Sequence[Sequence[int]], dimensions: int, cut: Sequence[int]) -> None:
+        self._texts, self._dimensions, self._cut = texts, dimensions, cut
 
     async def run(self, loaded: Loaded, work: Work[Never, Embeddings]) -> Embeddings:
         """Run all texts, in passes of as many as fit."""
-        encoder = loaded.require(Encoder, "embed")
-        found = await encoder.embed(self._texts, self._settings.pooling, work.abort)
-        n = encoder.model.vector_size
-        numbers = memoryview(found).cast("f")
-        rows = [numbers[i * n : (i + 1) * n] for i in range(len(self._texts))]
-        if self._dimensions < n:
-            rows = [_shortened(row, self._dimensions) for row in rows]
-        return Embeddings(rows, self._dimensions, sum(map(len, self._texts)), self._cut)
+        rows = await vectors(loaded, self._texts, self._dimensions, work)
+        shorter = self._dimensions < loaded.require(Encoder, "embed").model.vector_size
+        note = _UNTRAINED if shorter and loaded.family not in _MATRYOSHKA else ""
+        return Embeddings(rows, self._dimensions, sum(map(len, self._texts)), self._cut, note)
 
 
-def _texts(texts: Any) -> Sequence[str]:
+def lacks_encoder(loaded: Loaded) -> str | None:
+    """What a model lacks that makes no vectors of texts; None: it makes them."""
+    encodes = isinstance(loaded.runtime, Encoder) and loaded.embedding is not None
+    return None if encodes else "an encoder that makes vectors of texts"
+
+
+def wanted_dimensions(encoder: Encoder, asked: Any) -> int:
+    """How many numbers each vector is to have. Raises InputError for more than the model gives."""
+    size = encoder.model.vector_size
+    return size if asked is None else whole("dimensions", asked, 1, size)
+
+
+def encoded(loaded: Loaded, name: str, given: Any, task: Any) -> tuple[list[list[int]], list[int]]:
+    """The ids of texts with the prompt for a task, cut to what the model takes; and the indices of those that were cut.
+    Raises InputError, which names the argument by `name`."""
+    encoder, settings = loaded.require(Encoder, "embed"), loaded.embedding
+    assert settings is not None
+    prompt = _prompt(settings, task)
+    most = min(settings.most or encoder.context, encoder.context)
+    texts, cut = [], []
+    for i, text in enumerate(_texts(name, given)):
+        ids, was_cut = _encoded(loaded.tokenizer, settings.text(prompt, text), most)
+        if not ids:
+            raise InputError(f"{name}[{i}] has no tokens: there is nothing to make a vector of")
+        texts.append(ids)
+        cut += [i] if was_cut else []
+    return texts, cut
+
+
+async def vectors(
+    loaded: Loaded, texts: Sequence[Sequence[int]], dimensions: int, work: Work[Any, Any]
+) -> list[memoryview[float]]:
+    """A vector of unit length and so many numbers for each text."""
+    encoder, settings = loaded.require(Encoder, "embed"), loaded.embedding
+    assert settings is not None
+    n = encoder.model.vector_size
+    found = memoryview(await encoder.embed(texts, settings.pooling, work.abort)).cast("f")
+    rows = [found[i * n : (i + 1) * n] for i in range(len(texts))]
+    return [_shortened(row, dimensions) for row in rows] if dimensions < n else rows
+
+
+def _texts(name: str, texts: Any) -> Sequence[str]:
     if not isinstance(texts, Sequence) or isinstance(texts, (str, bytes)) or not texts:
-        raise InputError(f"texts={shown(texts)}: give a list of texts, one or more")
+        raise InputError(f"{name}={shown(texts)}: give a list of texts, one or more")
     for i, text in enumerate(texts):
-        if not require_text(text, f"texts[{i}]"):
+        if not require_text(text, f"{name}[{i}]"):
             raise InputError(
-                f"texts[{i}] is empty: there is nothing to make a vector of; leave it out"
+                f"{name}[{i}] is empty: there is nothing to make a vector of; leave it out"
             )
     return texts
 
