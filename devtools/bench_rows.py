@@ -21,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,48 @@ COLUMNS = (
     "date", "device", "where", "model", "weights", "sampling", "prompt", "new", "decode tok/s", "prefill tok/s",
     "of bandwidth", "dispatches", "load s", "version",
 )  # fmt: skip
+# Of text encoders: milliseconds for so many texts of so many tokens.
+ENCODER_COLUMNS = (
+    "date", "device", "where", "model", "weights", "1 x 32, ms", "64 x 128, ms", "dispatches", "GPU MB", "load s",
+    "version",
+)  # fmt: skip
 PACKAGES = {"dawn": ("Dawn", "wgpudawn"), "wgpu": ("wgpu-native", "wgpu")}
 
 
-def heading() -> str:
+def heading(columns: Sequence[str] = COLUMNS) -> str:
     """Return the two lines above the rows."""
-    return f"{_line(COLUMNS)}\n{'|---' * len(COLUMNS)}|"
+    return f"{_line(columns)}\n{'|---' * len(columns)}|"
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the rows of results as they come; above them a heading, and another where encoders follow decoders."""
+    before: Sequence[str] = ()
+    for result in results:
+        columns = ENCODER_COLUMNS if "batches" in result else COLUMNS
+        if columns != before:
+            yield heading(columns)
+        before = columns
+        yield encoder_row(result) if "batches" in result else row(result)
+
+
+def encoder_row(result: Mapping[str, Any]) -> str:
+    """Return the bench result of a text encoder as a Markdown row."""
+    memory = result["memory"]
+    kinds = ("weights_bytes", "state_bytes", "activation_bytes")
+    return _line(
+        (
+            str(result.get("date", "")),
+            device(result),
+            str(result.get("runtime", "")) + ("" if units(result) else ", plain"),
+            f"`{'/'.join(result['model'].split('/')[-2:])}`",
+            str(result["dtype"]),
+            *(f"{batch['ms']:.3g}" for batch in result["batches"]),
+            str(max(result["dispatches"].values())),
+            f"{sum(memory[kind] for kind in kinds) / 1e6:,.0f}",
+            f"{result['load_s']:.2g}",
+            " ".join(filter(None, (result.get(k) for k in ("version", "commit", "tuned")))),
+        )
+    )
 
 
 def row(result: Mapping[str, Any]) -> str:
@@ -226,26 +262,34 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peers", type=Path, help="print the table of peers instead of rows")
     parsed = parser.parse_args(arguments)
     parsed.rest = rest
-    results, failed = [], False
-    if parsed.saved:
-        results = [json.loads(line) for line in parsed.saved.read_text().splitlines() if line]
-    elif not parsed.models:
+    results: list[dict[str, Any]] = []
+    failed = False
+    if not parsed.saved and not parsed.models:
         parser.error("name at least one MODEL, or a file with --from")
-    if not parsed.peers:
-        print(heading(), flush=True)
-        for result in results:
-            print(row(result))
-    for command in commands(parsed) if not parsed.saved else ():
-        result = measure(command, parsed.device)
-        if result is None:
-            failed = True
-            continue
-        results.append(result)
-        if parsed.save:
-            with parsed.save.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+
+    def runs() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        if parsed.saved:
+            yield from (json.loads(line) for line in parsed.saved.read_text().splitlines() if line)
+            return
+        for command in commands(parsed):
+            result = measure(command, parsed.device)
+            if result is None:
+                failed = True
+                continue
+            if parsed.save:
+                with parsed.save.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+            yield result
+
+    def kept() -> Iterator[dict[str, Any]]:
+        for result in runs():
+            results.append(result)
+            yield result
+
+    for line in table(kept()):
         if not parsed.peers:
-            print(row(result), flush=True)
+            print(line, flush=True)
     if parsed.peers:
         print(peer_rows(results, json.loads(parsed.peers.read_text())))
     return int(failed)

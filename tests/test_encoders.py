@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from devtools import bench_rows
 from py_engine.abort import Abort
+from py_engine.diagnostics import encoder_bench
+from py_engine.diagnostics.bench import BenchOptions, bench
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
@@ -93,3 +96,19 @@ def test_texts_are_those_of_sentence_transformers(
             assert nmse(np.asarray(cut[0]), case["cut"]) <= reference.NMSE_F32
 
     run(ask())
+
+
+def test_bench(
+    engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `bench` prints of an encoder, and the row of the benchmarks' table, between those of decoders."""
+    monkeypatch.setattr(encoder_bench, "BATCHES", ((1, 8), (3, 40)))
+    result = run(bench(engines("encoder-gemma3"), BenchOptions()))
+    shapes = [
+        (batch["texts"], batch["tokens"], len(batch["ms_all"])) for batch in result["batches"]
+    ]
+    assert shapes == [(1, 8, 3), (3, 40, 3)]
+    head, row, again = bench_rows.table([json.loads(json.dumps(result))] * 2)
+    names, rule = head.splitlines()
+    assert names.count("|") == rule.count("|") == row.count("|") and row == again
+    assert "`goldens/encoder-gemma3`" in row and f"{result['batches'][1]['ms']:.3g}" in row

@@ -18,7 +18,6 @@ from py_engine.checks import CHECKS, FOLLOWERS, chains, distinct, make_check
 from py_engine.checks.self_check import SelfCheck, run_checks
 from py_engine.checks.workbench import Bench, difference
 from py_engine.errors import HostError, SelfCheckError
-from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.matrix import Linear
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
@@ -143,24 +142,24 @@ def test_every_pipeline_is_checked_and_none_is_added(
     async def count() -> None:
         gpu = paper(features)
         store, kernels = RandomStore(gpu, PRESETS[name], "stored"), Kernels(gpu)
-        decoder = build_runtime(
-            PRESETS[name], store, gpu, kernels, context=4096, kv_dtype="f16", exact=False
+        context = min(4096, PRESETS[name]["max_position_embeddings"])
+        runtime = build_runtime(
+            PRESETS[name], store, gpu, kernels, context=context, kv_dtype="f16", exact=False
         )
-        assert isinstance(decoder, Decoder)
         forward = len(kernels)
         await store.fill(kernels, Abort())
         bench = Bench(gpu)
-        checks = [make_check(bench, chain) for chain in distinct(decoder.programs.calls).values()]
+        checks = [make_check(bench, chain) for chain in distinct(runtime.programs.calls).values()]
         checked = {call.kernel for check in checks for call in check.calls}
-        assert checked == {call.kernel for call in decoder.programs.calls}
+        assert checked == {call.kernel for call in runtime.programs.calls}
         kernels.start(checked)
-        await decoder.plan()
+        await runtime.plan()
         # A checkpoint's load has at most five pipelines of its own: checksum, scales, biases, and two kinds of vectors.
         assert len(checked) == forward <= 36
         assert len(kernels) <= 41
         # The check uses little more memory than the activations that are made after it, or than the staging buffers of
         # the load. DeltaNet in chunks with tensor units takes up to 8 MiB more.
-        assert bench.nbytes <= max(decoder.activation_bytes, 16 << 20) + (8 << 20)
+        assert bench.nbytes <= max(runtime.memory()["activation_bytes"], 16 << 20) + (8 << 20)
         await bench.run(kernels, SingleSubmit())
         assert 0 < gpu.uploaded <= 5 << 20 and gpu.uploads <= 200
         assert 0 < gpu.copied <= 350_000 and gpu.copies <= 470

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from py_engine.diagnostics.encoder_bench import bench_encoder
 from py_engine.diagnostics.probes import probe
 from py_engine.diagnostics.profile import profile
 from py_engine.diagnostics.traffic import Traffic, matrix_format
+from py_engine.encode.encoder import Encoder
 from py_engine.generate.answer import Answer, Generation
 from py_engine.serve.engine import Engine
 from py_engine.version import VERSION
@@ -34,7 +36,9 @@ class BenchOptions:
 
 
 async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
-    """Measure with one text at a time, ignoring end tokens and reusing nothing from the cache between runs.
+    """Measure a model: of an encoder the time of texts (diagnostics/encoder_bench.py), of a decoder the speed.
+
+    It is measured with one text at a time, ignoring end tokens and reusing nothing from the cache between runs.
 
     prefill_tps: prompt tokens divided by the time to the first token. decode_tps: the `new_tokens` after the first,
     divided by the time from the first to the last. first_ttft_s: the time to the first token of the run before those,
@@ -44,6 +48,9 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
     Raises ContextError when prompt and new tokens do not fit the context, InputError for sampling settings out of
     range.
     """
+    runtime = engine.runtime
+    if isinstance(runtime, Encoder):
+        return await bench_encoder(engine, runtime, options.runs)
     prompt_tokens, new_tokens = options.prompt_tokens, options.new_tokens
     sampling = {"temperature": 0.0, "seed": 1, **options.sampling}
     rows: list[dict[str, float]] = []

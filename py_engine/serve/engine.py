@@ -19,6 +19,7 @@ from py_engine.errors import (
     NoAdapterError,
 )
 from py_engine.generate.decoder import Decoder
+from py_engine.generate.runtime import Runtime
 from py_engine.graph.submit import (
     SubmitStrategy,
 )
@@ -250,6 +251,11 @@ class Engine(TaskEngine):
         place; the next call tries again); "closed".
         """
         return model_info(self._loaded, self._gpu, self._status)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the model. For measurements."""
+        return self._in_use().runtime
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[Decoder]:

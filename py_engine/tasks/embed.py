@@ -84,17 +84,21 @@ class Embed(Task[EmbedRequest]):
             raise InputError("embed takes texts, for a task or not, or ids; not both")
         else:
             texts, cut = [_given(request.ids, encoder.model.vocab_size, encoder.context)], []
-        return _Embedding(texts, dimensions, cut)
+        return EmbedJob(texts, dimensions, cut)
 
     def answer(self, answer: Embeddings) -> Mapping[str, Any]:
         """`cut` and `note` where there are any."""
         return {key: v for key, v in vars(answer).items() if v or key not in ("cut", "note")}
 
 
-class _Embedding(Job[Never, Embeddings]):
+class EmbedJob(Job[Never, Embeddings]):
+    """Texts as ids, to be made vectors of. `cut`: the indices of those that were cut."""
+
     status = "embedding"
 
-    def __init__(self, texts: Sequence[Sequence[int]], dimensions: int, cut: Sequence[int]) -> None:
+    def __init__(
+        self, texts: Sequence[Sequence[int]], dimensions: int, cut: Sequence[int] = ()
+    ) -> None:
         self._texts, self._dimensions, self._cut = texts, dimensions, cut
 
     async def run(self, loaded: Loaded, work: Work[Never, Embeddings]) -> Embeddings:

@@ -15,10 +15,23 @@ from py_engine.graph.submit import SubmitStrategy, default_strategy
 from py_engine.graph.trace import Tensor, Trace
 from py_engine.host.gpu import Gpu
 from py_engine.ops import layout
-from py_engine.sources.config import Config, quantization
+from py_engine.sources.config import DENSE_MODULES, Config, Part, quantization
 from py_engine.weights.formats import Layer, Quantization, StorageForm, quantised
 from py_engine.weights.store import Rows, WeightStore
 
+
+def _dense(number: int, given: int, out: int) -> Part:
+    """The config of a Dense module."""
+    values = {
+        "in_features": given,
+        "out_features": out,
+        "bias": False,
+        "activation_function": _IDENTITY,
+    }
+    return Part(values, file=f"{number}_Dense/config.json")
+
+
+_IDENTITY = "torch.nn.modules.linear.Identity"
 _SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": {
         "model_type": "qwen3",
@@ -91,6 +104,28 @@ _SHAPES["lfm2.5-350m"] = {
     "rope_theta": 1e6,
     "norm_eps": 1e-5,
     "max_position_embeddings": 128000,
+}
+_BERT = {
+    "model_type": "bert",
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+_SHAPES["minilm-l6"] = _BERT  # all-MiniLM-L6-v2
+_SHAPES["bge-small"] = {**_BERT, "num_hidden_layers": 12}  # bge-small-en-v1.5
+_SHAPES["embeddinggemma-300m"] = {
+    **_SHAPES["gemma3-270m"],
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 3,
+    "intermediate_size": 1152,
+    "max_position_embeddings": 2048,
+    "use_bidirectional_attention": True,
+    DENSE_MODULES: [_dense(2, 768, 3072), _dense(3, 3072, 768)],
 }
 # Not a published model: one layer of each kind, to test a device with (diagnostics/dispatch_tests.py).
 _SHAPES["tiny"] = {
