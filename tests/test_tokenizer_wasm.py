@@ -27,7 +27,9 @@ LIBRARY = ROOT / ".vendor" / "tokenizers" / "index.js"
 WORDPIECE = "bert-f32"  # a tiny one like BERT's
 
 
-@pytest.mark.parametrize("name", [*NAMES, WORDPIECE])
+@pytest.mark.parametrize(
+    "name", [*NAMES, WORDPIECE, pytest.param("unigram", marks=pytest.mark.real_model)]
+)
 def test_ids_are_equal_in_both_hosts(name: str, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None or not LIBRARY.exists():
