@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from py_engine.errors import InputError, ModelError
 from py_engine.inputs.tokenizer import Tokenizer
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -32,10 +33,13 @@ class Judge:
         """None where the tokenizer knows no ChatML, or no single tokens for the answers."""
         if not {"<|im_start|>", "<|im_end|>"} <= tokenizer.control.keys():
             return None
-        answers = [tokenizer.encode(word) for word in ("yes", "no")]
+        try:
+            answers = [tokenizer.encode(word) for word in ("yes", "no")]
+            before, after = (tokenizer.encode(text, control=True) for text in (_BEFORE, _AFTER))
+        except (InputError, ModelError):  # it cannot write the prompt
+            return None
         if [len(ids) for ids in answers] != [1, 1]:
             return None
-        before, after = (tokenizer.encode(text, control=True) for text in (_BEFORE, _AFTER))
         return cls(before, after, answers[0][0], answers[1][0])
 
     def question(self, instruction: str, query: str, document: str) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Never
 
 from py_engine.arguments import shown, token_ids, whole
 from py_engine.encode.encoder import Encoder
-from py_engine.encode.reranking import INSTRUCTION, Judge
+from py_engine.encode.reranking import INSTRUCTION
 from py_engine.errors import ContextError, InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.prefix import shared
@@ -86,7 +86,7 @@ class Rerank(Task[RerankRequest]):
             if runtime.model.classifier is None:
                 return "the head of a cross-encoder (it makes vectors, whose products rank documents too)"
             return None
-        if not isinstance(runtime, Decoder) or Judge.of(loaded.tokenizer) is None:
+        if loaded.judge is None:
             return "ChatML's tokens, and single tokens for 'yes' and 'no', in its tokenizer"
         return None
 
@@ -135,7 +135,7 @@ class _Reranking(Job[Never, Ranking]):
                 texts, [text.types for text in self._texts], work.abort
             )
             return self._ranking(array("f", bytes(found)))
-        judge = Judge.of(loaded.tokenizer)
+        judge = loaded.judge
         assert judge is not None
         common = min((shared(texts[0], ids) for ids in texts[1:]), default=0)
         for ids in texts[len(self._logits) :]:
@@ -208,7 +208,7 @@ def _pairs(loaded: Loaded, encoder: Encoder, query: str, documents: Sequence[str
 
 def _prompts(loaded: Loaded, instruction: str, query: str, documents: Sequence[str]) -> list[_Text]:
     """Prompts for a decoder. Documents are cut to its context, instruction and query never."""
-    tokenizer, judge = loaded.tokenizer, Judge.of(loaded.tokenizer)
+    tokenizer, judge = loaded.tokenizer, loaded.judge
     assert judge is not None
     fixed = len(judge.before) + len(judge.after)
     asked = len(tokenizer.encode(judge.question(instruction, query, "")))
