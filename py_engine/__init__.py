@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
+    from py_engine.tasks.rerank import Ranked, Ranking, RerankRequest
     from py_engine.tasks.similarity import Similarities, SimilarityRequest
     from py_engine.work import Work
 
@@ -97,6 +98,9 @@ _NAMES = {
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
     "Progress": "serve.options",
+    "Ranked": "tasks.rerank",
+    "Ranking": "tasks.rerank",
+    "RerankRequest": "tasks.rerank",
     "SelfCheckError": "errors",
     "SessionError": "errors",
     "SessionInfo": "serve.sessions",
@@ -150,6 +154,9 @@ __all__ = [
     "Options",
     "OutOfMemoryError",
     "Progress",
+    "Ranked",
+    "Ranking",
+    "RerankRequest",
     "SelfCheckError",
     "SessionError",
     "SessionInfo",

@@ -19,6 +19,7 @@ import pytest
 
 from app.worker import Host
 from py_engine.errors import DeviceLostError, NoAdapterError, OutOfMemoryError
+from py_engine.generate.decoder import Decoder
 from py_engine.generate.prefix import shared
 from py_engine.graph.submit import GroupedSubmit
 from py_engine.host import open_gpu
@@ -298,6 +299,42 @@ def test_an_encoder_lost_while_idle_and_between_passes(
     assert len(passes) == 2, "all was done again elsewhere"
     assert rig.told() == [("lost", "prefill", 1), ("recovered", "prefill", 1)]
     assert rig.engine.info()["status"] == "ready"
+
+
+def test_a_ranking_goes_on_behind_the_documents_that_were_judged(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a decoder, which takes one document after another."""
+    rig.load("rerank-qwen3", context=400)
+
+    async def rank() -> dict[int, float]:
+        answer = await rig.engine.rerank("Where?", ["jerboas", "in burrows", "hello"])
+        return {ranked.index: ranked.relevance_score for ranked in answer.results}
+
+    wanted = rig.run(rank())
+    decoder, asked = rig.engine._loaded.decoder, []
+    logits = decoder.logits
+
+    async def lose_second(ids: list[int], *args: Any, **options: Any) -> bytes:
+        asked.append(ids)
+        if len(asked) == 2:
+            rig.devices.lose()
+        return await logits(ids, *args, **options)
+
+    monkeypatch.setattr(decoder, "logits", lose_second)
+    judged: list[int] = []
+    run_again = Decoder.logits
+
+    async def count(self: Decoder, ids: list[int], *args: Any, **options: Any) -> bytes:
+        if self is not decoder:
+            judged.append(len(ids))
+        return await run_again(self, ids, *args, **options)
+
+    monkeypatch.setattr(Decoder, "logits", count)
+    found = rig.run(rank())
+    assert [*found] == [*wanted] and found == pytest.approx(wanted, abs=1e-6)
+    assert len(asked) == 2 and len(judged) == 2, "the first document is not judged again"
+    assert rig.told() == [("lost", "prefill", 1), ("recovered", "prefill", 1)]
 
 
 @pytest.mark.parametrize("model", [pytest.param(MODELS[0], marks=pytest.mark.slow), MODELS[1]])

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "shaders" / "README.md"]
 HUB_ID = re.compile(
-    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers)/[\w.-]+"
+    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers|cross-encoder)/[\w.-]+"
 )
 SLOW = ("jerboa doctor --probes",)
 
@@ -76,9 +76,15 @@ OTHERS = {
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The hub's address. It has every id that any snippet names."""
     root = tmp_path_factory.mktemp("hub")
+    like = {
+        "sentence-transformers/": "bert-f32",
+        "cross-encoder/": "rerank-bert",
+        "Qwen/Qwen3-Reranker": "rerank-qwen3",
+    }
     for name in {name for page in PAGES for name in HUB_ID.findall(page.read_text())}:
-        if name.startswith("sentence-transformers/"):
-            shutil.copytree(reference.folder("bert-f32"), root / name)
+        given = next((folder for start, folder in like.items() if name.startswith(start)), None)
+        if given:
+            shutil.copytree(reference.folder(given), root / name)
             continue
         checkpoint = Checkpoint.golden("qwen2-mlx4-g64")
         checkpoint.keep_layers(0)

@@ -455,3 +455,18 @@ def test_an_encoder_embeds_and_says_what_it_cannot(run: Runner) -> None:
         refused = page.ask("generate", 3, prompt="hello")
         assert refused["status"] == "error" and "embed" in str(refused)
         assert page.ask("unload", 4)["status"] == "result"
+
+
+def test_a_cross_encoder_ranks_documents(run: Runner) -> None:
+    with software_adapter("wgpu"):
+        page = Page(run)
+        folder = str(reference.folder("rerank-bert"))
+        assert page.ask("load", 1, repo=folder, options={"dtype": "f32"})["status"] == "ready"
+        answer = page.ask("rerank", 2, query="hello", documents=["a", "hello", "b"], topN=2)
+        assert answer["status"] == "complete" and {*answer} == {"status", "id", "results"}
+        assert [{*ranked} for ranked in answer["results"]] == [{"index", "relevance_score"}] * 2
+        scores = [ranked["relevance_score"] for ranked in answer["results"]]
+        assert 1 > scores[0] >= scores[1] > 0
+        refused = page.ask("rerank", 3, query="hello", documents=[])
+        assert refused["error_type"] == "InputError" and "documents" in refused["error"]
+        assert page.ask("unload", 4)["status"] == "result"

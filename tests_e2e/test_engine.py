@@ -424,3 +424,21 @@ def test_an_encoder_embeds_in_the_page(worker: Worker) -> None:
     assert reference.nmse(np.array(answer["embeddings"][0]), wanted) <= reference.NMSE_F32
     answer = worker.ask({"type": "embed", "id": "texts", "texts": [text, "Hello, World!"]})
     assert [len(row) for row in answer["embeddings"]] == [60, 60]
+
+
+@pytest.mark.parametrize("name", ["rerank-bert", "rerank-qwen3"])
+def test_documents_are_ranked_in_the_page(worker: Worker, name: str) -> None:
+    """A cross-encoder and a decoder give the scores that transformers gives."""
+    assert worker.ask(load("reranker", name, dtype="f32", context=None))["status"] == "ready"
+    golden = json.loads((reference.folder(name) / "reranking.json").read_text())
+    if name == "rerank-bert":
+        query, documents = golden["ranking"]["query"], golden["ranking"]["documents"][:3]
+        wanted = golden["ranking"]["scores"]
+    else:
+        query, documents = golden["query"], [pair["document"] for pair in golden["pairs"][:3]]
+        wanted = [1 / (1 + np.exp(-pair["logit"])) for pair in golden["pairs"]]
+    answer = worker.ask({"type": "rerank", "id": name, "query": query, "documents": documents})
+    assert answer["status"] == "complete", answer
+    found = {ranked["index"]: ranked["relevance_score"] for ranked in answer["results"]}
+    assert [found[i] for i in range(3)] == pytest.approx(wanted[:3], abs=2e-5)
+    assert [*found] == sorted(range(3), key=lambda i: -wanted[i])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from py_engine.blocks.classifier import Classifier
 from py_engine.blocks.projections import Projection
 from py_engine.blocks.state import Rope
 from py_engine.graph.buffers import Buffers
@@ -261,7 +262,8 @@ class Embeddings:
 class EncoderModel:
     """A text encoder. `max_context`: the most tokens of a text, with special ones. `norm`: after the last block, in
     pre-norm models. `projections`: applied, one after another, to the vectors that are pooled from its rows.
-    `first_position`: the position of a text's first token (RoBERTa's models keep some for padding)."""
+    `first_position`: the position of a text's first token (RoBERTa's models keep some for padding). `classifier`: of a
+    cross-encoder, which gives each text a number in the place of a vector."""
 
     hidden_size: int
     vocab_size: int
@@ -271,11 +273,17 @@ class EncoderModel:
     norm: Norm | None = None
     projections: Sequence[Projection] = ()
     first_position: int = 0
+    classifier: Classifier | None = None
 
     @property
     def vector_size(self) -> int:
         """Numbers of a text's vector."""
         return self.projections[-1].layer.rows if self.projections else self.hidden_size
+
+    @property
+    def token_types(self) -> int:
+        """How many token types the model knows; 0: it has no table of them."""
+        return self.embeddings.types.rows if self.embeddings.types else 0
 
     @property
     def widest(self) -> int:

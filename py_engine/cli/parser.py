@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from decimal import Decimal
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from py_engine.version import VERSION
 
@@ -26,12 +26,27 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises an error for wrong words instead of ending the process. The usage goes to stderr."""
+    """Raises an error for wrong words instead of ending the process. The usage goes to stderr.
+
+    `mixed`: options may stand before words that may be left out, and between them.
+    """
+
+    mixed = False
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         self.print_usage(sys.stderr)
         raise UsageError(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in ArgumentParser."""
+        if not self.mixed:
+            return super().parse_known_args(args, namespace)
+        self.mixed = False  # argparse itself calls this, for the options and for the words
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixed = True
 
 
 def asks_for_json(arguments: list[str]) -> bool:

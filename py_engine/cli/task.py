@@ -28,6 +28,7 @@ def add_tasks(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
             p = commands.add_parser(
                 task.name, parents=parents, help=text.partition("\n")[0], description=text
             )
+            p.mixed = True
             for field in fields_of(task.request):
                 _add(p, field)
 

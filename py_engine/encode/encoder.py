@@ -1,9 +1,10 @@
-"""Runs a text encoder: many texts in one pass, a vector of unit length for each. Knows no text, only ids."""
+"""Runs a text encoder: many texts in one pass, for each a vector of unit length, or a cross-encoder's logit. Knows no
+text, only ids."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from py_engine.abort import Abort
@@ -55,7 +56,10 @@ class Encoder(Runtime):
             )
             self._texts = make("texts", PASS_TEXTS, 2, dtype="u32")
             self._hidden = make("hidden states", rows, h)
-            self._vectors = make("vectors", PASS_TEXTS, model.vector_size)
+            if model.classifier:
+                self._results = make("logits", PASS_TEXTS, 1)
+            else:
+                self._results = make("vectors", PASS_TEXTS, model.vector_size)
             if model.projections:  # each vector by itself, as pooling sees rows
                 self._alone = make("rows", PASS_TEXTS, 2, dtype="u32")
                 rows_of = array("I", [n for i in range(PASS_TEXTS) for n in (i, i + 1)])
@@ -68,7 +72,7 @@ class Encoder(Runtime):
         )
 
     def _passes(self, info: AdapterInfo) -> Sequence[Program]:
-        """ "encode" (rows of texts), and a program for each kind of pooling, to run after it."""
+        """ "encode" (rows of texts), and those that run after it: one for each kind of pooling, or "score"."""
         program = partial(pass_program, step=self._step, info=info)
 
         def encode(trace: Pass) -> None:
@@ -76,7 +80,7 @@ class Encoder(Runtime):
 
         def pooled(kind: Pooling, trace: Pass) -> None:
             if not self.model.projections:
-                pool(trace, self._hidden, self._texts, self._vectors, kind)
+                pool(trace, self._hidden, self._texts, self._results, kind)
                 return
             x = trace.tensor("pooled", PASS_TEXTS, self.model.hidden_size)
             pool(trace, self._hidden, self._texts, x, kind, normalise=False)
@@ -84,11 +88,22 @@ class Encoder(Runtime):
                 y = trace.tensor("projected", PASS_TEXTS, projection.layer.rows)
                 projection.forward(trace, x, y)
                 x = y
-            pool(trace, x, self._alone, self._vectors, "first", label="unit length")
+            pool(trace, x, self._alone, self._results, "first", label="unit length")
 
+        def score(trace: Pass) -> None:
+            classifier = self.model.classifier
+            assert classifier is not None
+            x = trace.tensor("pooled", PASS_TEXTS, self.model.hidden_size)
+            pool(trace, self._hidden, self._texts, x, classifier.pooling, normalise=False)
+            classifier.forward(trace, x, self._results)
+
+        ends: Mapping[str, Callable[[Pass], None]]
+        ends = {kind: partial(pooled, kind) for kind in POOLINGS}
+        if self.model.classifier:
+            ends = {"score": score}
         return [
             program("encode", encode, sizes=self._sizes),
-            *(program(kind, partial(pooled, kind), sizes=(PASS_TEXTS,)) for kind in POOLINGS),
+            *(program(name, end, sizes=(PASS_TEXTS,)) for name, end in ends.items()),
         ]
 
     def memory(self) -> dict[str, int]:
@@ -116,15 +131,34 @@ class Encoder(Runtime):
         """
         found = bytearray()
         for batch in self._batches(texts):
-            abort.check()
-            rows = self._write(batch)
-            await self.gpu.replay(self.programs.find("encode", rows).recording)
-            await self.gpu.replay(self.programs.find(pooling).recording)
-            # A native read blocks the event loop. Waiting first lets a stop arrive, and other models take their turns.
-            await self.gpu.idle()
-            nbytes = 4 * self.model.vector_size * len(batch)
-            found += await self.gpu.read(self._vectors.buffer, 0, nbytes)
+            found += await self._run(batch, pooling, abort)
         return found
+
+    async def score(
+        self, texts: Sequence[Sequence[int]], types: Sequence[Sequence[int]], abort: Abort
+    ) -> bytearray:
+        """The logit that the model's classifier gives each text, float32 [texts], in their order.
+
+        Each text is a list of 1 to `context` token ids, `types` has the token type of each. Runs and raises as `embed`.
+        """
+        found, done = bytearray(), 0
+        for batch in self._batches(texts):
+            of_batch = array("I", [n for of_text in types[done:][: len(batch)] for n in of_text])
+            self.gpu.write(self._inputs.types.buffer, 0, of_batch.tobytes())
+            found += await self._run(batch, "score", abort)
+            done += len(batch)
+        return found
+
+    async def _run(self, batch: Sequence[Sequence[int]], end: str, abort: Abort) -> bytes:
+        """Run one pass and the program `end` after it. Returns the results of its texts."""
+        abort.check()
+        rows = self._write(batch)
+        await self.gpu.replay(self.programs.find("encode", rows).recording)
+        await self.gpu.replay(self.programs.find(end).recording)
+        # A native read blocks the event loop. Waiting first lets a stop arrive, and other models take their turns.
+        await self.gpu.idle()
+        nbytes = 4 * self._results.shape[1] * len(batch)
+        return await self.gpu.read(self._results.buffer, 0, nbytes)
 
     def _batches(self, texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         """The texts of each pass: as many as fit, in their order."""

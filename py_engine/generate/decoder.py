@@ -176,15 +176,18 @@ class Decoder(Runtime):
         abort: Abort | None = None,
         *,
         reuse: bool = False,
+        border: int | None = None,
         given: Given | None = None,
+        of: Sequence[int] | None = None,
     ) -> bytes:
-        """Logits after the last id, float32 [vocab_size], as bytes. `reuse`: run only what the state has not seen.
-        `given`: rows of the negative ids. Raises InputError when it lacks one, AbortError, GPU errors."""
+        """Logits after the last id, float32 [vocab_size], or [len(of)], as bytes. `reuse`: run only what the state has
+        not seen. `border`, `given`: as for `generate`. Raises InputError, AbortError, GPU errors."""
         check_ids(ids, self.model.vocab_size, given)
         if not reuse:
             self.prefix.forget()
-        await self._prefill(ids, "logits", 0, abort or Abort(), given=given)
-        return await self.gpu.read(self.sampler.logits.buffer, 0, 4 * self.model.vocab_size)
+        await self._prefill(ids, "logits", 0, abort or Abort(), border, given=given)
+        n, places = (4 * self.model.vocab_size, [0]) if of is None else (4, [4 * i for i in of])
+        return b"".join([await self.gpu.read(self.sampler.logits.buffer, at, n) for at in places])
 
     async def generate(
         self,

@@ -18,6 +18,7 @@ from py_engine.host.tokenizers import TokenizerLibrary
 
 from .bert_tokenizer import settle_normalizer
 from .detokenizer import StreamDecoder
+from .pairs import PairTemplate, pair_template
 from .tokenizer_checks import MAX_TEXT, check_head, check_ids, check_time, time_suspects
 from .tokenizer_json import (
     MAX_JSON_BYTES,
@@ -57,7 +58,10 @@ class Tokenizer:
     special     ids that decoding leaves out
     stop_ids    ids that end an answer, sorted
     names       texts of bos_token, eos_token, ... as templates know them
+    pair        how two texts are laid out as one; None: the file does not say
     """
+
+    pair: PairTemplate | None = None
 
     def __init__(
         self,
@@ -193,7 +197,7 @@ class Tokenizer:
         except ModelError:
             library.close()
             raise
-        return cls(
+        made = cls(
             library,
             added,
             decoder=parts.head.get("decoder"),
@@ -207,6 +211,8 @@ class Tokenizer:
             growth=growth,
             timed=bool(suspects),
         )
+        made.pair = pair_template(parts.head.get("post_processor"))
+        return made
 
     def encode(
         self, text: str, add_special_tokens: bool = False, control: bool = False

@@ -2,13 +2,16 @@
 
 Paper: Devlin et al. 2018, arXiv:1810.04805. Reference: transformers, models/bert/modeling_bert.py. Layers apply their
 norms after the residuals; positions are learned; there are token types, and LayerNorm and biases everywhere. The pooler
-and the heads of pre-training are not read. Tried with: all-MiniLM-L6-v2 (real weights).
+is read as part of the classifier of a cross-encoder (BertForSequenceClassification: ms-marco-MiniLM), the heads of
+pre-training are not. Tried with: all-MiniLM-L6-v2 (real weights).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from py_engine.blocks.classifier import read_classifier
 from py_engine.blocks.dense import MAX_CONTEXT, MAX_VOCAB, MAX_WIDTH, activation
 from py_engine.blocks.encoder import (
     Embeddings,
@@ -34,7 +37,9 @@ from py_engine.weights.store import WeightStore
 
 def build(config: Config, store: WeightStore) -> EncoderModel:
     """The model of a `bert` config, its weights asked for from `store`. Raises ModelError."""
-    return encoder(config, store, "bert.")
+    model = encoder(config, store, "bert.")
+    head = read_classifier(config, store, model.hidden_size, "bert.pooler.dense", "classifier")
+    return replace(model, classifier=head)
 
 
 def encoder(

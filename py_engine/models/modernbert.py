@@ -2,11 +2,13 @@
 
 Paper: Warner et al. 2024, arXiv:2412.13663. Reference: transformers, models/modernbert/modeling_modernbert.py. Norms
 stand before the branches, but for the first attention, which reads the normed embeddings. Every third layer attends to
-the whole text, the others to local_attention / 2 rows on each side. Tried with: tiny random checkpoints.
+the whole text, the others to local_attention / 2 rows on each side. A cross-encoder (gte-reranker-modernbert-base) has
+a classifier, which reads the first row or the mean. Tried with: tiny random checkpoints.
 """
 
 from __future__ import annotations
 
+from py_engine.blocks.classifier import Classifier, classifies, read_classifier
 from py_engine.blocks.dense import MAX_VOCAB, Sizes, activation, rope_of
 from py_engine.blocks.encoder import (
     Embeddings,
@@ -26,6 +28,7 @@ from py_engine.sources.config import (
     layer_types,
     require_bool,
     require_int,
+    require_str,
 )
 from py_engine.weights.store import WeightStore
 
@@ -93,6 +96,27 @@ def build(config: Config, store: WeightStore) -> EncoderModel:
         Embeddings(words, norm=norm("embeddings.norm")),
         [block(i, kind) for i, kind in enumerate(kinds)],
         norm("final_norm"),
+        classifier=_classifier(config, store, h, sizes.rms_norm_eps),
+    )
+
+
+def _classifier(config: Config, store: WeightStore, h: int, eps: float) -> Classifier | None:
+    """The head of ModernBertForSequenceClassification."""
+    if not classifies(config):
+        return None
+    bias = store.vector("head.norm.bias", h) if require_bool(config, "norm_bias", False) else None
+    return read_classifier(
+        config,
+        store,
+        h,
+        "head.dense",
+        "classifier",
+        pooling="mean"
+        if require_str(config, "classifier_pooling", ("cls", "mean"), "cls") == "mean"
+        else "first",
+        activation=activation(config, "classifier_activation", "gelu"),
+        bias=require_bool(config, "classifier_bias", False),
+        norm=Norm(store.vector("head.norm.weight", h), eps, centred=True, bias=bias),
     )
 
 

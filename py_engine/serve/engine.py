@@ -246,9 +246,9 @@ class Engine(TaskEngine):
     def info(self) -> dict[str, Any]:
         """Model, context used and in all, GPU bytes by kind, plan counts, adapter, status.
 
-        status: "ready"; "generating", "embedding" or, in a task that names nothing else, "working"; "saving" or
-        "restoring" (a session); "recovering" (from the loss of the GPU device); "lost" (no other device could take its
-        place; the next call tries again); "closed".
+        status: "ready"; "generating", "embedding", "reranking" or, in a task that names nothing else, "working";
+        "saving" or "restoring" (a session); "recovering" (from the loss of the GPU device); "lost" (no other device
+        could take its place; the next call tries again); "closed".
         """
         return model_info(self._loaded, self._gpu, self._status)
 

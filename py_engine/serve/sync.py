@@ -37,6 +37,7 @@ from py_engine.serve.recovery import DeviceEvent
 from py_engine.serve.sessions import SessionInfo
 from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
+from py_engine.tasks.rerank import Ranking, RerankRequest
 from py_engine.tasks.similarity import Similarities, SimilarityRequest
 from py_engine.tasks.task import Request
 from py_engine.work import Answer, Event, Work
@@ -175,6 +176,15 @@ class SyncEngine:
     ) -> SyncWork[Never, Similarities]:
         """The cosine of each text with each of the others. Arguments and errors as for Engine.similarity."""
         return self.ask(made(SimilarityRequest, texts, others, **options))
+
+    def rerank(
+        self,
+        query: str | None = None,
+        documents: Sequence[str] | None = None,
+        **options: Any,
+    ) -> SyncWork[Never, Ranking]:
+        """Documents by how well they answer a query. Arguments and errors as for Engine.rerank."""
+        return self.ask(made(RerankRequest, query, documents, **options))
 
     def ask(self, request: Request[Work[Event, Answer]]) -> SyncWork[Event, Answer]:
         """Do what a request asks for. Arguments and errors as for Engine.ask."""

@@ -20,6 +20,7 @@ from py_engine.tasks.complete import CompleteRequest
 from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.rerank import Ranking, RerankRequest
 from py_engine.tasks.similarity import Similarities, SimilarityRequest
 from py_engine.tasks.task import Job, Request, W
 from py_engine.tasks.text import text_job
@@ -35,7 +36,7 @@ class TaskEngine(Life):
         return tasks_of(self._loaded)
 
     def ask(self, request: Request[W]) -> W:
-        """Do what a request asks for. `chat`, `complete` and `embed` are short for this.
+        """Do what a request asks for. `chat`, `complete`, `embed` and `rerank` are short for this.
 
         The request is checked at once; then it waits its turn. Raises InputError, also for a task that this model
         cannot do; the message then names the tasks that it can do.
@@ -131,6 +132,29 @@ class TaskEngine(Life):
         return self.ask(
             SimilarityRequest(
                 texts, others, task=task, others_task=others_task, dimensions=dimensions
+            )
+        )
+
+    def rerank(
+        self,
+        query: str | None = None,
+        documents: Sequence[str] | None = None,
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        ids: Sequence[int] | None = None,
+        types: Sequence[int] | None = None,
+    ) -> Work[Never, Ranking]:
+        """How well each document answers the query, a score from 0 to 1; the best first (docs/rerank.md).
+
+        top_n: give only the best so many. instruction: what a document is to do for the query, for models that take a
+        prompt (Qwen3-Reranker). A document that is too long for the model is cut, the query never. ids, types: token
+        ids of one pair and their token types instead of texts; the answer then holds its `relevance_score` alone.
+        Raises InputError at once; ContextError, with the numbers, when the query leaves no room for a document.
+        """
+        return self.ask(
+            RerankRequest(
+                query, documents, top_n=top_n, instruction=instruction, ids=ids, types=types
             )
         )
 

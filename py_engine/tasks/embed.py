@@ -110,9 +110,14 @@ class EmbedJob(Job[Never, Embeddings]):
 
 
 def lacks_encoder(loaded: Loaded) -> str | None:
-    """What a model lacks that makes no vectors of texts; None: it makes them."""
-    encodes = isinstance(loaded.runtime, Encoder) and loaded.embedding is not None
-    return None if encodes else "an encoder that makes vectors of texts"
+    """What a model lacks that makes no vectors of texts; None: it makes them. A cross-encoder gives scores instead."""
+    runtime = loaded.runtime
+    encodes = isinstance(runtime, Encoder) and runtime.model.classifier is None
+    return (
+        None
+        if encodes and loaded.embedding is not None
+        else "an encoder that makes vectors of texts"
+    )
 
 
 def wanted_dimensions(encoder: Encoder, asked: Any) -> int:

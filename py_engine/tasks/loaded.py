@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.self_check import Outcome
+from py_engine.encode.reranking import Judge
 from py_engine.encode.settings import EmbedSettings
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
@@ -98,6 +100,11 @@ class Loaded:
         """The error for a model that is asked to do `what`. It names the tasks that the model can do."""
         can = ", ".join(tasks_of(self)) or "nothing that this engine knows"
         return InputError(f"{self.name} ({self.family}) cannot {what}; what it can do: {can}")
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """How a decoder is asked to judge documents; None: it cannot be."""
+        return Judge.of(self.tokenizer) if isinstance(self.runtime, Decoder) else None
 
     @property
     def weights_bytes(self) -> int:
