@@ -12,6 +12,7 @@ import json
 
 import js
 from pyscript.ffi import to_js
+from pyscript.js_modules import picture_view
 
 from app import storage
 from app.dom import unique_name
@@ -89,8 +90,9 @@ class Client:
         except storage.StoreFull:
             pass  # then the next start may report a closed page as a crash
 
-    def ask(self, kind, handler=None, **fields):
-        """Send a request; returns its id. Fields that are None are left out."""
+    def ask(self, kind, handler=None, urls=None, **fields):
+        """Send a request; returns its id. Fields that are None are left out. `urls`: a JavaScript object with the data
+        URLs of the pictures that the messages name (they are too long for Python)."""
         self.start()
         self._count += 1
         name = str(self._count)
@@ -98,7 +100,8 @@ class Client:
         message.update({k: v for k, v in fields.items() if v is not None})
         if handler:
             self._handlers[name] = handler
-        self._worker.postMessage(to_js(message))
+        sent = to_js(message)
+        self._worker.postMessage(picture_view.filled(sent, urls) if urls else sent)
         return name
 
     def awaits(self, name):

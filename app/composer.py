@@ -1,7 +1,9 @@
-"""The message box: writing and sending. drafts.py saves what was not sent."""
+"""The message box: writing, attaching and sending. drafts.py saves what was not sent."""
 
 from app import address
-from app.dom import find, is_enter
+from app.dom import announce, find, is_enter, make
+
+PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/*"
 
 MOST_ROWS = 10  # rows of the box; a longer text scrolls
 
@@ -29,8 +31,10 @@ class Composer:
         rows = min(MOST_ROWS, box.value.count("\n") + 1)
         if box.rows != rows:
             box.rows = rows
-        begun = box.value.strip()
-        find("send").disabled = not begun or bool(page.gpu.title)
+        begun = box.value.strip() or page.attached.pictures
+        waits = page.attached.reading or page.gpu.title
+        find("send").disabled = not begun or bool(waits)
+        page.attached.draw_problem()
         if begun and page.drafts.touched:
             page.choice.load_at_hand()
 
@@ -38,6 +42,26 @@ class Composer:
         """The user changed the text."""
         self._page.drafts.written()
         self._draw()
+
+    def attach(self, files):
+        """Take files that were picked, dropped or pasted into the message."""
+        self._page.attached.add(files)
+        self._draw()
+        self.focus()
+
+    def pick_pictures(self, button):
+        """Let the user choose pictures; a phone also offers its camera."""
+        find("attach").open = False
+        self._input = make("input")
+        self._input.type = "file"
+        self._input.accept = PICTURES
+        self._input.multiple = True
+        self._input.addEventListener("change", self._picked)
+        self._input.click()
+
+    def _picked(self, event):
+        files = self._input.files
+        self.attach([files.item(i) for i in range(files.length)])
 
     def key(self, event):
         """Send on Enter."""
@@ -49,23 +73,32 @@ class Composer:
         if event is not None:
             event.preventDefault()
         page = self._page
-        text = self._box.value.strip()
-        if not text or page.conversation.running or page.gpu.title:
+        text, pictures = self._box.value.strip(), page.attached.pictures
+        if not (text or pictures) or page.conversation.running or page.gpu.title:
+            return
+        if page.attached.reading:  # the picture is here in a moment
             return
         if page.loading.state == "none":
             page.choice.open()
             return
-        page.conversation.send(text, page.drafts.sent(page.conversation.chat))
+        blocked = page.attached.blocked()
+        if blocked:
+            announce(blocked)
+            return
+        page.conversation.send(text, pictures, page.drafts.sent(page.conversation.chat))
         address.show(page.conversation.chat.id, False)
 
     def starter(self, button):
         """Send one of the examples. Text in the box stays there as the draft of the new chat."""
         if self._page.conversation.running:
             return
-        written = self._box.value
+        page = self._page
+        written, pictures = self._box.value, page.attached.pictures
         self._box.value = button.textContent
+        page.attached.show(())
         self.send()
-        if written:
+        if written or pictures:
             self._box.value = written
+            page.attached.show(pictures)
             self._draw()
-            self._page.drafts.written()
+            page.drafts.written()

@@ -9,6 +9,7 @@ from pyscript.js_modules import chat_store
 
 from app import address, chats, exports, storage
 from app.conversation import refusal
+from app.device import size_text
 from app.dom import announce, find, make
 from app.loading import problem
 
@@ -78,9 +79,9 @@ class Library:
         try:
             draft = await chats.draft_of_new()
         except chats.NotKept:
-            draft = ""
+            draft = None
         if self._conversation.chat is chat:
-            self._drafts.add(chat, "" if len(chat) else draft)
+            self._drafts.add(chat, None if len(chat) else draft)
             self._on_change()
 
     def open_chat(self, button):
@@ -152,7 +153,7 @@ class Library:
         if running and name in (None, running.chat.id):
             self._conversation.stop(keep=False)
         if name in (None, self._conversation.chat.id):
-            self._drafts.show(chats.new(), "")
+            self._drafts.show(chats.new())
             self.new_chat(step=False)
         try:
             await (chats.delete_all() if name is None else chats.delete(name))
@@ -164,12 +165,10 @@ class Library:
 
     def lost(self):
         """Another tab has deleted the open chat. Text in the message box stays."""
-        box = find("prompt")
-        written = box.value
-        self._drafts.show(chats.new(), "")
+        unsent = self._drafts.shown()
+        self._drafts.show(chats.new())
         self.new_chat(step=False)
-        box.value = written
-        self._drafts.written()
+        self._drafts.put_back(unsent)
         text = "Another tab deleted the chat that was open here. This is a new one."
         problem("The chat was deleted", text)
 
@@ -178,18 +177,31 @@ class Library:
     def export(self, write):
         """Export the open chat with `write`, and close the menu."""
         find("chat-menu").open = False
-        write(self._conversation.chat)
+        asyncio.create_task(self._export(write(self._conversation.chat)))
 
     def export_all(self, button):
         """Export every chat in one file."""
-        asyncio.create_task(self._export_all())
+        asyncio.create_task(self._export(exports.everything(self._conversation.held())))
 
-    async def _export_all(self):
+    async def _export(self, writing):
         try:
-            await exports.everything(self._conversation.held())
+            await writing
         except chats.NotKept as error:
-            find("settings").close()
+            if find("settings").open:
+                find("settings").close()
             problem("The chats could not be read", str(error))
+
+    async def tell_size(self):
+        """Show in the settings how much the pictures of the chats take."""
+        text = "Chats and settings are kept in this browser only."
+        try:
+            count, nbytes = await chats.pictures_size()
+        except chats.NotKept:
+            count = 0
+        if count:
+            what = "1 picture takes " if count == 1 else f"{count:,} pictures take "
+            text += f" Their {what}{size_text(nbytes)}."
+        find("data-note").textContent = text
 
     def pick_files(self, button):
         """Let the user choose files to import."""

@@ -5,11 +5,13 @@ import js
 from js import document, window
 
 from app import crash, device, hero, storage
+from app.attachments import Attachments
 from app.client import Client
 from app.composer import Composer
 from app.conversation import Conversation
 from app.dom import find, show
 from app.drafts import Drafts
+from app.drops import Drops
 from app.engine_events import EngineEvents
 from app.library import Library
 from app.loading import Loading, label, problem
@@ -30,7 +32,8 @@ def asked(name):
 class Page:
     """Holds the parts, for parts that need others. main.py makes the one page."""
 
-    loading: Loading  # declared for earlier parts, which call these two later
+    composer: Composer  # declared for earlier parts, which call these later
+    loading: Loading
     library: Library
 
     def __init__(self):
@@ -60,8 +63,10 @@ class Page:
             problem,
             lambda: self.library.lost(),
         )
-        self.drafts = Drafts()
+        self.attached = Attachments(self.loading, lambda: self.composer.typed())
+        self.drafts = Drafts(self.attached)
         self.composer = Composer(self)
+        self.drops = Drops(self)
         self.library = Library(self.conversation, self.drafts, self.sidebar, confirm, self.refresh)
 
     def load_options(self):

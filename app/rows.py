@@ -2,6 +2,7 @@
 
 import json
 
+from app.attachments import gallery
 from app.dom import button, clear, is_enter, is_escape, make, sentence, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
@@ -47,12 +48,15 @@ class Row:
 
 
 class UserRow(Row):
-    """A message of the user."""
+    """A message of the user. `chat`: the id of its chat."""
 
-    def __init__(self, message):
+    def __init__(self, message, chat):
         super().__init__(message, "t-user")
         self._bubble = self.node.querySelector(".bubble")
         self._bubble.textContent = message["content"]
+        show(self._bubble, bool(message["content"]))
+        if message.get("pictures"):
+            self._bubble.before(gallery(chat, message["pictures"]))
         self._tools = self.node.querySelector(".tools")
         self._form = None
 
@@ -65,7 +69,7 @@ class UserRow(Row):
 
         def submit(event):
             event.preventDefault()
-            if box.value.strip():
+            if box.value.strip() or self.message.get("pictures"):
                 on_send(box.value.strip())
 
         def key(event):
@@ -87,7 +91,7 @@ class UserRow(Row):
         if self._form:
             self._form.remove()
             self._form = None
-            show(self._bubble)
+            show(self._bubble, bool(self.message["content"]))
             show(self._tools)
             self.node.querySelector("[data-do=edit]").focus()
 

@@ -2,9 +2,9 @@
 
 A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content",
 ...}. Messages with the same parent are versions of each other: an edited question, an answer that was generated
-again. An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; the thinking before it as
-"reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API has them; and "unread_calls", the number of calls
-that stayed text or were wrong.
+again. A question may also carry "pictures" (attachments.py). An answer may carry "model", "stats" {tps, ttft_s,
+tokens, finish}, "error"; the thinking before it as "reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API
+has them; and "unread_calls", the number of calls that stayed text or were wrong.
 """
 
 TITLE_LENGTH = 60
@@ -108,7 +108,8 @@ class Chat:
         if isinstance(named, str) and named and named not in starts and named != "New chat":
             return named
         for message in self.messages:
-            text = line_of(message["content"])
+            names = [p.get("alt") or p["name"] for p in message.get("pictures", ())]
+            text = line_of(message["content"] or " ".join(names))
             if text and message["role"] != "system":
                 return text
         return "New chat"
