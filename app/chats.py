@@ -114,6 +114,7 @@ async def load(name):
     messages = [_mended(message) for message in found["messages"]]
     chat = Chat(_record(name, found["chat"]), messages)
     chat.kept = len(messages)
+    chat.stored = True
     return chat, found["draft"]
 
 
@@ -176,6 +177,7 @@ async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=Tr
 
 def _settle(chat, written, told):
     """Update the chat and the list after the store has saved them."""
+    chat.stored = True
     if _stranded.pop(chat.id, None):
         _forget_old(chat.id)
     others = [_mended(other) for other in told["others"] if chat.find(other["id"]) is None]

@@ -3,6 +3,7 @@
 from app import address
 from app.dom import announce, find, is_enter, make
 
+DOCUMENTS = ".pdf,.txt,.md,.html,.htm,text/*,application/pdf,application/json"
 PICTURES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/*"
 
 MOST_ROWS = 10  # rows of the box; a longer text scrolls
@@ -44,24 +45,38 @@ class Composer:
         self._draw()
 
     def attach(self, files):
-        """Take files that were picked, dropped or pasted into the message."""
-        self._page.attached.add(files)
+        """Take files that were picked, dropped or pasted: pictures for the message, documents for the chat."""
+        pictures = [file for file in files if is_picture(file)]
+        others = [file for file in files if not is_picture(file)]
+        if pictures:
+            self._page.attached.add(pictures)
+        if others:
+            self._page.documents.add(others)
         self._draw()
         self.focus()
 
     def pick_pictures(self, button):
         """Let the user choose pictures; a phone also offers its camera."""
+        self._pick(PICTURES, self._page.attached.add)
+
+    def pick_documents(self, button):
+        """Let the user choose documents."""
+        self._pick(DOCUMENTS, self._page.documents.add)
+
+    def _pick(self, accept, take):
+        def picked(event):
+            files = self._input.files
+            take([files.item(i) for i in range(files.length)])
+            self._draw()
+            self.focus()
+
         find("attach").open = False
         self._input = make("input")
         self._input.type = "file"
-        self._input.accept = PICTURES
+        self._input.accept = accept
         self._input.multiple = True
-        self._input.addEventListener("change", self._picked)
+        self._input.addEventListener("change", picked)
         self._input.click()
-
-    def _picked(self, event):
-        files = self._input.files
-        self.attach([files.item(i) for i in range(files.length)])
 
     def key(self, event):
         """Send on Enter."""
@@ -102,3 +117,8 @@ class Composer:
             page.attached.show(pictures)
             self._draw()
             page.drafts.written()
+
+
+def is_picture(file):
+    """Tell whether a file calls itself a picture."""
+    return file.type.startswith("image/")

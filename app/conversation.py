@@ -13,10 +13,12 @@ from pyscript.js_modules import picture_view
 from app import chats
 from app.attachments import enlarge, sees
 from app.clock import now_ms, since_ms, sleep_ms
+from app.documents import NotSearched
 from app.dom import announce, clear, find, show
 from app.rows import AnswerRow, UserRow
 from app.running import Running
-from app.turns import picture_ids, turns
+from app.sources import kept_sources, show_passage
+from app.turns import add_passages, picture_ids, turns
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
 SAVE_MS = 1000  # between two saves of a growing answer: a tab may close at any time
@@ -25,12 +27,13 @@ NEAR_END = 80  # px from the bottom within which the view follows the answer
 
 
 class Conversation:
-    """`loading` tells which model answers, `settings` how. `on_change` is called when lists and buttons must be
-    redrawn, `on_dropped` when the open chat was deleted in another tab."""
+    """`loading` tells which model answers, `settings` how, `documents` what it reads. `on_change` is called when lists
+    and buttons must be redrawn, `on_dropped` when the open chat was deleted in another tab."""
 
-    def __init__(self, client, loading, settings, on_change, on_problem, on_dropped):
+    def __init__(self, client, loading, settings, documents, on_change, on_problem, on_dropped):
         self._client = client
         self._loading = loading
+        self._documents = documents
         self._settings = settings
         self._on_change = on_change
         self._on_problem = on_problem
@@ -144,6 +147,10 @@ class Conversation:
             if picture["id"] == name:
                 enlarge(self.chat.id, picture)
 
+    def show_passage(self, index, number):
+        """Show a passage that an answer was given."""
+        show_passage(self.rows[index].message, number)
+
     def again(self, index):
         """Answer again: adds another version of that answer."""
         if self.running:
@@ -187,7 +194,16 @@ class Conversation:
             running.chat.choose(running.message)
             if running.chat is self.chat:
                 await self._draw_all(self._sync())
-        request = self._request(running)
+        try:
+            context = await self._recall(running)
+        except NotSearched as error:
+            if self.running is running:
+                running.message["error"] = {"type": "NoEmbedder", "text": str(error)}
+                self._finish(running, "error")
+            return
+        if self.running is not running:
+            return
+        request = self._request(running, context)
         ids = picture_ids(request.get("messages", ()))
         urls = await picture_view.urls(running.chat.id, json.dumps(ids)) if ids else None
         if self.running is not running:
@@ -204,13 +220,26 @@ class Conversation:
         model = self._loading.model or {}
         return model.get("label") or model.get("id") or ""
 
-    def _request(self, running):
+    async def _recall(self, running):
+        """Return what the documents of the chat say about the question, as a text for the model. Raises NotSearched."""
+        question = running.chat.before(running.message)[-1]["content"]
+        if not question.strip() or self.continues() or not self._documents.has(running.chat):
+            return ""
+        running.searches = True
+        found = await self._documents.recall(running.chat, question)
+        running.searches = False
+        if found["items"]:
+            running.message["sources"] = kept_sources(found["items"])
+        return found["context"]
+
+    def _request(self, running, context):
         """Return the request to the worker: messages, or the text that a base model continues."""
         path = running.chat.before(running.message)
         if self.continues():
             said = turns(path, False, False)
             return {"prompt": "".join([turn["content"] for turn in said])}
         said = turns(path, self._loading.info.get("tool_format"), sees(self._loading))
+        add_passages(said, context)
         if self._settings.system:
             said.insert(0, {"role": "system", "content": self._settings.system})
         return {"messages": said}
@@ -372,6 +401,10 @@ class Conversation:
         box = self._scroll
         self._follow = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END
         show(find("to-end"), not self._follow)
+
+    def stay_at_end(self):
+        """The message box has grown: what was in view above it stays so."""
+        self._to_end_if_following()
 
     def to_end(self):
         """Show the newest message and follow it."""

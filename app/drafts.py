@@ -39,7 +39,7 @@ class Drafts:
     def show(self, chat, found=None):
         """Show the chat that is open now, with its draft."""
         found = found or draft()
-        self._name = chat.id if len(chat) else chats.DRAFT_OF_NEW
+        self._name = chat.id if chat.exists() else chats.DRAFT_OF_NEW
         self._kept = draft(found["text"], found["pictures"])
         self.touched = False
         self._box.value = found["text"]
@@ -59,6 +59,14 @@ class Drafts:
             self._box.value = text + "\n" + written if text else written
         if more or (written and written != text):
             self.written()
+
+    def follow(self, chat):
+        """The new chat is stored from now on: its draft goes with it."""
+        before, self._name = self._name, chat.id
+        self._kept = None
+        self.leave()
+        if before is not None:
+            asyncio.create_task(self._keep(before, draft()))
 
     def shown(self):
         """Return what is in the box."""

@@ -29,14 +29,16 @@ STRANDED = (
 
 class Library:
     """`conversation` shows the open chat, `drafts` its draft, `sidebar` the list. `confirm(text, act)` asks the user;
-    `on_change` is called when buttons must be redrawn."""
+    `on_change` is called when buttons must be redrawn, `on_deleted` with the id of a chat that the user deleted (None:
+    all)."""
 
-    def __init__(self, conversation, drafts, sidebar, confirm, on_change):
+    def __init__(self, conversation, drafts, sidebar, confirm, on_change, on_deleted):
         self._conversation = conversation
         self._drafts = drafts
         self._sidebar = sidebar
         self._confirm = confirm
         self._on_change = on_change
+        self._on_deleted = on_deleted
         self._opening = None  # the id of the chat that is being opened
         self._looking = False  # the list is being read
         self._look_again = False  # and it has changed meanwhile
@@ -64,7 +66,7 @@ class Library:
     def new_chat(self, button=None, step=True):
         """Open an empty chat, with its draft. `step`: "back" leads to the chat that is open now."""
         self._sidebar.close()
-        if len(self._conversation.chat) or self._opening:
+        if self._conversation.chat.exists() or self._opening:
             self._opening = None
             self._drafts.leave()
             self._conversation.show(chats.new())
@@ -124,8 +126,23 @@ class Library:
         name = address.chat()
         if name and name != self._conversation.chat.id:
             asyncio.create_task(self._open(name, step=False))
-        elif not name and address.is_bare() and len(self._conversation.chat):
+        elif not name and address.is_bare() and self._conversation.chat.exists():
             self.new_chat(step=False)
+
+    def begin(self, chat, title):
+        """Keep a chat that has no message yet, since it has documents."""
+        chat.record["title"] = title
+        chat.stored = True
+        self._drafts.follow(chat)
+        address.show(chat.id, True)
+        asyncio.create_task(self._begin(chat))
+
+    async def _begin(self, chat):
+        try:
+            await chats.save(chat)
+        except (chats.NotKept, chats.Gone) as error:
+            problem("This chat is not kept", str(error))
+        self._on_change()
 
     # ---- deleting
 
@@ -160,6 +177,7 @@ class Library:
         except chats.NotKept as error:
             problem("Nothing was deleted", str(error))
             return
+        self._on_deleted(name)
         announce("All chats were deleted" if name is None else "The chat was deleted")
         self._on_change()
 

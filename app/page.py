@@ -9,9 +9,11 @@ from app.attachments import Attachments
 from app.client import Client
 from app.composer import Composer
 from app.conversation import Conversation
+from app.documents import Documents
 from app.dom import find, show
 from app.drafts import Drafts
 from app.drops import Drops
+from app.embedder import Embedder
 from app.engine_events import EngineEvents
 from app.library import Library
 from app.loading import Loading, label, problem
@@ -33,6 +35,7 @@ class Page:
     """Holds the parts, for parts that need others. main.py makes the one page."""
 
     composer: Composer  # declared for earlier parts, which call these later
+    documents: Documents
     loading: Loading
     library: Library
 
@@ -55,19 +58,34 @@ class Page:
         self.loading = Loading(self.client, self.load_options, self.refresh, events.with_less)
         self.choice = ModelChoice(self)
         self.picker = Picker(self.choice.choose, self.choice.take_folder)
+        self.embedder = Embedder(self, lambda: self.documents.draw())
+        self.documents = Documents(self, lambda chat, title: self.library.begin(chat, title))
         self.conversation = Conversation(
             self.client,
             self.loading,
             self.settings,
+            self.documents,
             self.refresh,
             problem,
             lambda: self.library.lost(),
         )
-        self.attached = Attachments(self.loading, lambda: self.composer.typed())
+        self.attached = Attachments(self.loading, self._attached)
         self.drafts = Drafts(self.attached)
         self.composer = Composer(self)
         self.drops = Drops(self)
-        self.library = Library(self.conversation, self.drafts, self.sidebar, confirm, self.refresh)
+        self.library = Library(
+            self.conversation,
+            self.drafts,
+            self.sidebar,
+            confirm,
+            self.refresh,
+            self.documents.forget_chat,
+        )
+
+    def _attached(self):
+        """The pictures of the message have changed."""
+        self.composer.typed()
+        self.conversation.stay_at_end()
 
     def load_options(self):
         """Return how a model is loaded: from the settings, else from the address."""
@@ -104,6 +122,7 @@ class Page:
             self.choice.place_picker()
         self.draw_state()
         self._draw_context()
+        self.documents.refresh()
         self.composer.refresh()
         self.sidebar.refresh(conversation.chat.id)
 

@@ -6,6 +6,7 @@ from app.attachments import gallery
 from app.dom import button, clear, is_enter, is_escape, make, sentence, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
+from app.sources import draw_sources
 from app.storage import entries
 from app.tree import SPEAKERS
 
@@ -108,6 +109,7 @@ class AnswerRow(Row):
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
         self._calls = self.node.querySelector(".calls")
+        self._sources = self.node.querySelector(".sources")
         self._thinking = self.node.querySelector(".thinking")
         self._markdown = Markdown(self._text)
         self._shown = 0  # characters of the answer given to the markdown
@@ -129,6 +131,7 @@ class AnswerRow(Row):
         for call in self.message.get("tool_calls", ())[self._calls.childElementCount :]:
             self._calls.append(call_block(call))
         if last:
+            draw_sources(self._sources, self.message)
             self._draw_problem()
             self._stats.textContent = stats_text(self.message)
 
@@ -212,6 +215,8 @@ def remedies(kind):
         return (("New chat", "new-chat"), ("Settings", "open-settings"), ("Try again", "again"))
     if kind == UNREADABLE:
         return ()
+    if kind == "NoEmbedder":
+        return (("Choose an embedder", "open-embedder"), ("Try again", "again"))
     if kind == "NoModel":
         return (("Choose a model", "open-models"), ("Try again", "again"))
     return (("Try again", "again"),)

@@ -27,6 +27,7 @@ class Chat:
             record["chosen"] = {}
         self.id = record["id"]
         self.messages = []  # the conversation as it is shown
+        self.stored = False  # its record is in the store, as far as this page knows
         self.kept = 0  # how many of its messages are in the store, as far as this page knows
         self.unsaved = []  # ids of messages whose current state is not in the store
         self._all = {}
@@ -37,6 +38,10 @@ class Chat:
 
     def __len__(self):
         return len(self._all)
+
+    def exists(self):
+        """Tell whether it is more than an empty new chat: it has messages, or is stored for its documents."""
+        return bool(self._all) or self.stored
 
     def all(self):
         """Return every message, of all versions."""

@@ -29,6 +29,12 @@ def turns(messages, calls, sees):
     return said
 
 
+def add_passages(said, context):
+    """Put passages of documents before the last question."""
+    if context and said:
+        said[-1]["content"] = _joined(context, said[-1]["content"])
+
+
 def picture_ids(said):
     """Return the ids of all pictures in these messages."""
     parts = [

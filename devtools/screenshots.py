@@ -30,7 +30,7 @@ from playwright.sync_api import (
 )
 
 from devtools.browser_bench import PRESETS
-from devtools.offers import packaged_models
+from devtools.offers import packaged_embedders, packaged_models
 from devtools.page_server import PageServer
 from devtools.page_timing import FLAGS
 from devtools.site import ROOT, Site
@@ -449,7 +449,10 @@ def main(arguments: list[str]) -> int:
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
     models = packaged_models()
-    with PageServer(Site(offered=models)) as server, sync_playwright() as playwright:
+    with (
+        PageServer(Site(offered=models, embedders=packaged_embedders())) as server,
+        sync_playwright() as playwright,
+    ):
         for name in asked.views or VIEWS:
             VIEWS[name](Studio(playwright, server.url, asked.out, PRESETS[asked.preset]))
     return 0

@@ -72,8 +72,8 @@ class Chat:
     def __init__(self, name: str, turns: int = 0) -> None:
         self.id, self.turns = name, turns
 
-    def __len__(self) -> int:
-        return self.turns
+    def exists(self) -> bool:
+        return bool(self.turns)
 
 
 def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
