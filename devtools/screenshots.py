@@ -201,7 +201,7 @@ def picture(studio: Studio) -> None:
         _attach(page, ("night.png", base64.b64decode(night)))
         page.fill("#attached .alt", "The same dunes at night")
         page.fill("#prompt", "And this one?")
-        studio.take(page, "picture", (900, 640))
+        studio.take(page, "picture", (900, 760))
         if not studio.out:
             return
         _attach(page, ("notes.txt", b"no picture"), ("dunes.png", base64.b64decode(dunes)))
@@ -214,15 +214,53 @@ def picture(studio: Studio) -> None:
         studio.take(page, "picture-large")
 
 
+def documents(studio: Studio) -> None:
+    """Show the choice of an embedder, documents that are read, an answer with its sources, and a passage."""
+    with studio.profile() as context:
+        page = studio.open(context, "?context=1024")
+        page.evaluate("document.querySelector('#hero-picker .choice input').click()")
+        page.click("#hero-picker button[type=submit]")
+        page.wait_for_selector("body[data-model=ready]")
+        names = ("README.md", "docs/chats.md", "docs/devices.md")
+        _choose(page, "pick-documents", [ROOT / name for name in names])
+        page.wait_for_selector("#embedder[open] .choice")
+        studio.take(page, "embedder")
+        page.click("#embedder [type=submit]")
+        page.wait_for_selector(".document.adds progress[value]")
+        studio.take(page, "documents-adding")
+        page.wait_for_function("document.querySelectorAll('.document.kept').length === 3")
+        page.evaluate(SETTINGS, {"max_tokens": 48, "temperature": 0})
+        page.fill("#prompt", "What happens when two tabs write in the same chat?")
+        page.press("#prompt", "Enter")
+        page.wait_for_selector(".answer:not(.streaming) .sources button")
+        studio.take(page, "documents", (900, 760))
+        page.click(".sources button")
+        page.wait_for_selector("#passage[open]")
+        studio.take(page, "passage")
+
+
+SETTINGS = """values => {
+  for (const [name, value] of Object.entries(values)) {
+    const box = document.querySelector(`#settings-form [name=${name}]`);
+    box.value = value;
+    box.dispatchEvent(new Event('change', {bubbles: true}));
+  }
+}"""
+
+
 def _attach(page: Page, *files: tuple[str, bytes]) -> None:
-    """Choose files by the button of the message box."""
+    """Attach pictures to the message."""
+    given = [FilePayload(name=name, mimeType="image/png", buffer=body) for name, body in files]
+    _choose(page, "pick-pictures", given)
+    page.wait_for_selector("#attached img[src]")
+
+
+def _choose(page: Page, action: str, files: Sequence[FilePayload | Path]) -> None:
+    """Choose files by a button of the message box."""
     page.click("#attach summary")
     with page.expect_file_chooser() as chooser:
-        page.click("[data-do=pick-pictures]")
-    chooser.value.set_files(
-        [FilePayload(name=name, mimeType="image/png", buffer=body) for name, body in files]
-    )
-    page.wait_for_selector("#attached img[src]")
+        page.click(f"[data-do={action}]")
+    chooser.value.set_files(files)  # type: ignore[arg-type]
 
 
 # A desert with a sun, or at night a moon; as PNG in base64.
@@ -428,6 +466,7 @@ VIEWS: dict[str, Callable[[Studio], None]] = {
     "chat": chat,
     "chats": chats,
     "picture": picture,
+    "documents": documents,
     "install": install,
     "loaded": loaded,
     "no-gpu": no_gpu,
