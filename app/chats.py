@@ -106,13 +106,15 @@ def message(role, parent, **fields):
 
 
 async def load(name):
-    """Return (the chat of this id, its unsent draft), None if there is no such chat. Raises NotKept."""
+    """Return (the chat of this id, its unsent draft), None if there is no such chat. A draft is as drafts.py has it.
+    Raises NotKept."""
     found = _told(await chat_store.load(name))
     if found["chat"] is None and not found["messages"]:
         return (_stranded[name], found["draft"]) if name in _stranded else None
     messages = [_mended(message) for message in found["messages"]]
     chat = Chat(_record(name, found["chat"]), messages)
     chat.kept = len(messages)
+    chat.stored = True
     return chat, found["draft"]
 
 
@@ -175,6 +177,7 @@ async def save(chat, messages=(), follow=False, sent=None, fresh=False, touch=Tr
 
 def _settle(chat, written, told):
     """Update the chat and the list after the store has saved them."""
+    chat.stored = True
     if _stranded.pop(chat.id, None):
         _forget_old(chat.id)
     others = [_mended(other) for other in told["others"] if chat.find(other["id"]) is None]
@@ -303,6 +306,17 @@ async def everything(held):
     return _told(await chat_store.everything(json.dumps(ours)))["url"]
 
 
+async def file_of(chat):
+    """Return the URL of a file with this chat, all its versions and pictures. Raises NotKept."""
+    return _told(await chat_store.file(json.dumps(chat.as_file())))["url"]
+
+
+async def pictures_size():
+    """Return (how many pictures are stored, their bytes). Raises NotKept."""
+    told = _told(await chat_store.picturesSize())
+    return told["count"], told["nbytes"]
+
+
 async def take_file(file):
     """Import a file. Returns {"chats", "messages", "there", "first", "changes"}: how many chats and messages were
     imported, how many messages were here already, the id of the file's first chat, and the changes, which were
@@ -316,9 +330,9 @@ async def take_file(file):
 DRAFT_OF_NEW = ""  # the draft of a chat that does not exist yet
 
 
-async def save_draft(name, text):
-    """Store the text of the message box of this chat; "" deletes it. Raises NotKept."""
-    _told(await chat_store.draft(name, text))
+async def save_draft(name, draft):
+    """Store what is in the message box of this chat; an empty draft is deleted. Raises NotKept."""
+    _told(await chat_store.draft(name, draft["text"], json.dumps(draft["pictures"])))
 
 
 async def draft_of_new():
@@ -327,13 +341,14 @@ async def draft_of_new():
 
 
 def save_last(draft, unsaved):
-    """Save what is unsaved before the page closes. `draft`: (id of a chat, text) or None; `unsaved`: [(chat, messages,
+    """Save what is unsaved before the page closes. `draft`: (id of a chat, draft) or None; `unsaved`: [(chat, messages,
     id of the chat whose draft became one of them, or None)]."""
     writes = [
         {"chat": chat.id, "record": _new_record(chat), "messages": messages, "sent": sent}
         for chat, messages, sent in unsaved
     ]
-    asked = {"draft": draft and {"chat": draft[0], "text": draft[1]}, "writes": writes}
+    last = dict(draft[1], chat=draft[0]) if draft else None
+    asked = {"draft": last, "writes": writes}
     chat_store.last(json.dumps(asked))
 
 

@@ -8,10 +8,12 @@ was hidden. Phones end such tabs anyway, so such an end does not count against t
 `handler(message)` gets every answer to its request as a dict; the last has status ready, complete, result or error.
 """
 
+import asyncio
 import json
 
 import js
 from pyscript.ffi import to_js
+from pyscript.js_modules import picture_view
 
 from app import storage
 from app.dom import unique_name
@@ -89,8 +91,9 @@ class Client:
         except storage.StoreFull:
             pass  # then the next start may report a closed page as a crash
 
-    def ask(self, kind, handler=None, **fields):
-        """Send a request; returns its id. Fields that are None are left out."""
+    def ask(self, kind, handler=None, urls=None, **fields):
+        """Send a request; returns its id. Fields that are None are left out. `urls`: a JavaScript object with the data
+        URLs of the pictures that the messages name (they are too long for Python)."""
         self.start()
         self._count += 1
         name = str(self._count)
@@ -98,8 +101,38 @@ class Client:
         message.update({k: v for k, v in fields.items() if v is not None})
         if handler:
             self._handlers[name] = handler
-        self._worker.postMessage(to_js(message))
+        sent = to_js(message)
+        self._worker.postMessage(picture_view.filled(sent, urls) if urls else sent)
         return name
+
+    async def answer(self, kind, on_row=None, on_asked=None, **fields):
+        """Send a request and return its last message, which may be an error. `on_row` gets the messages before it;
+        `on_asked` the id."""
+        done = asyncio.Event()
+        last = []
+
+        def heard(message):
+            if message["status"] in LAST:
+                last.append(message)
+                done.set()
+            elif on_row:
+                on_row(message)
+
+        name = self.ask(kind, heard, **fields)
+        if on_asked:
+            on_asked(name)
+        await done.wait()
+        return last[0]
+
+    def interrupt(self, name):
+        """Stop a request; it is still answered."""
+        if self._worker is not None:
+            self._worker.postMessage(to_js({"type": "interrupt", "id": name}))
+
+    @property
+    def run(self):
+        """Return the name of the worker's run, "" before the first."""
+        return self._run
 
     def awaits(self, name):
         """Tell whether the request of this id is still unanswered."""
@@ -108,8 +141,7 @@ class Client:
     def end(self, name):
         """Stop a load or an answer; its later messages are ignored."""
         self._handlers.pop(name, None)
-        if self._worker is not None:
-            self._worker.postMessage(to_js({"type": "interrupt", "id": name}))
+        self.interrupt(name)
 
     def _receive(self, event):
         # Converted as JSON, because MicroPython truncates numbers above 2**31 otherwise.

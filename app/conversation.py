@@ -6,13 +6,19 @@ appears here, too.
 """
 
 import asyncio
+import json
+
+from pyscript.js_modules import picture_view
 
 from app import chats
+from app.attachments import enlarge, sees
 from app.clock import now_ms, since_ms, sleep_ms
+from app.documents import NotSearched
 from app.dom import announce, clear, find, show
-from app.exports import call_text
 from app.rows import AnswerRow, UserRow
 from app.running import Running
+from app.sources import kept_sources, show_passage
+from app.turns import add_passages, picture_ids, turns
 
 DRAW_MS = 40  # between two drawings; more where drawing itself is slow
 SAVE_MS = 1000  # between two saves of a growing answer: a tab may close at any time
@@ -21,12 +27,13 @@ NEAR_END = 80  # px from the bottom within which the view follows the answer
 
 
 class Conversation:
-    """`loading` tells which model answers, `settings` how. `on_change` is called when lists and buttons must be
-    redrawn, `on_dropped` when the open chat was deleted in another tab."""
+    """`loading` tells which model answers, `settings` how, `documents` what it reads. `on_change` is called when lists
+    and buttons must be redrawn, `on_dropped` when the open chat was deleted in another tab."""
 
-    def __init__(self, client, loading, settings, on_change, on_problem, on_dropped):
+    def __init__(self, client, loading, settings, documents, on_change, on_problem, on_dropped):
         self._client = client
         self._loading = loading
+        self._documents = documents
         self._settings = settings
         self._on_change = on_change
         self._on_problem = on_problem
@@ -96,7 +103,7 @@ class Conversation:
 
     def _row(self, message):
         if message["role"] == "user":
-            return UserRow(message)
+            return UserRow(message, self.chat.id)
         if self.running and self.running.message is message:
             return self.running.row
         return AnswerRow(message)
@@ -118,9 +125,9 @@ class Conversation:
 
     # ---- asking
 
-    def send(self, text, draft=None):
+    def send(self, text, pictures=(), draft=None):
         """Add a message of the user and have it answered. `draft`: id of the chat whose draft it was."""
-        question = chats.message("user", self.chat.last(), content=text)
+        question = asked(text, self.chat.last(), pictures)
         self._answer(question["id"], question, follow=True, sent=draft)
 
     def edit(self, index):
@@ -129,10 +136,20 @@ class Conversation:
 
         def resend(text):
             if not self.running:
-                question = chats.message("user", message["parent"], content=text)
+                question = asked(text, message["parent"], message.get("pictures"))
                 self._answer(question["id"], question)
 
         self.rows[index].edit(message["content"], resend)
+
+    def enlarge(self, index, name):
+        """Show a picture of a message in the large view."""
+        for picture in self.rows[index].message["pictures"]:
+            if picture["id"] == name:
+                enlarge(self.chat.id, picture)
+
+    def show_passage(self, index, number):
+        """Show a passage that an answer was given."""
+        show_passage(self.rows[index].message, number)
 
     def again(self, index):
         """Answer again: adds another version of that answer."""
@@ -177,41 +194,52 @@ class Conversation:
             running.chat.choose(running.message)
             if running.chat is self.chat:
                 await self._draw_all(self._sync())
+        try:
+            context = await self._recall(running)
+        except NotSearched as error:
+            if self.running is running:
+                running.message["error"] = {"type": "NoEmbedder", "text": str(error)}
+                self._finish(running, "error")
+            return
+        if self.running is not running:
+            return
+        request = self._request(running, context)
+        ids = picture_ids(request.get("messages", ()))
+        urls = await picture_view.urls(running.chat.id, json.dumps(ids)) if ids else None
         if self.running is not running:
             return
         running.request = self._client.ask(
             "generate",
             lambda heard: self._heard(running, heard),
+            urls,
             options=self._settings.options(self._loading.info),
-            **self._request(running),
+            **request,
         )
 
     def _model_name(self):
         model = self._loading.model or {}
         return model.get("label") or model.get("id") or ""
 
-    def _request(self, running):
+    async def _recall(self, running):
+        """Return what the documents of the chat say about the question, as a text for the model. Raises NotSearched."""
+        question = running.chat.before(running.message)[-1]["content"]
+        if not question.strip() or self.continues() or not self._documents.has(running.chat):
+            return ""
+        running.searches = True
+        found = await self._documents.recall(running.chat, question)
+        running.searches = False
+        if found["items"]:
+            running.message["sources"] = kept_sources(found["items"])
+        return found["context"]
+
+    def _request(self, running, context):
         """Return the request to the worker: messages, or the text that a base model continues."""
-        said: list[dict] = []
-        for message in running.chat.before(running.message):
-            role, text = message["role"], message["content"]
-            calls = message.get("tool_calls")
-            # The calls came from another model.
-            if calls and not self._loading.info.get("tool_format"):
-                text = "\n".join([text] + [call_text(call) for call in calls]).strip()
-                calls = None
-            # An answer failed, so two questions follow each other.
-            if said and said[-1]["role"] == role:
-                said[-1]["content"] += "\n\n" + text
-            elif text or calls:
-                turn = {"role": role, "content": text}
-                if message.get("reasoning"):
-                    turn["reasoning"] = message["reasoning"]
-                if calls:
-                    turn["tool_calls"] = calls
-                said.append(turn)
+        path = running.chat.before(running.message)
         if self.continues():
-            return {"prompt": "".join(message["content"] for message in said)}
+            said = turns(path, False, False)
+            return {"prompt": "".join([turn["content"] for turn in said])}
+        said = turns(path, self._loading.info.get("tool_format"), sees(self._loading))
+        add_passages(said, context)
         if self._settings.system:
             said.insert(0, {"role": "system", "content": self._settings.system})
         return {"messages": said}
@@ -374,6 +402,10 @@ class Conversation:
         self._follow = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_END
         show(find("to-end"), not self._follow)
 
+    def stay_at_end(self):
+        """The message box has grown: what was in view above it stays so."""
+        self._to_end_if_following()
+
     def to_end(self):
         """Show the newest message and follow it."""
         self._follow = True
@@ -383,6 +415,12 @@ class Conversation:
         if self._follow:
             show(find("to-end"), False)  # a chat that does not scroll gets no scroll event
             self._scroll.scrollTop = self._scroll.scrollHeight
+
+
+def asked(text, parent, pictures):
+    """Return a new message of the user, with its pictures."""
+    fields = {"pictures": list(pictures)} if pictures else {}
+    return chats.message("user", parent, content=text, **fields)
 
 
 def refusal(error):

@@ -32,14 +32,14 @@ async def copy(button, text):
         button.textContent = "Copy"
 
 
-def as_markdown(chat):
+async def as_markdown(chat):
     """Download a chat as Markdown: the versions that are shown."""
     _download(markdown(chat), file_name(chat) + ".md", "text/markdown")
 
 
-def as_json(chat):
-    """Download a chat as JSON, with all its versions."""
-    _download(json.dumps(chat.as_file()), file_name(chat) + ".json", "application/json")
+async def as_json(chat):
+    """Download a chat as JSON, with all its versions and pictures. Raises chats.NotKept."""
+    _save(await chats.file_of(chat), file_name(chat) + ".json")
 
 
 async def everything(held):
@@ -57,6 +57,8 @@ def markdown(chat):
         parts.append("## " + who)
         if message.get("reasoning"):
             parts.append("> Thought:\n>\n> " + message["reasoning"].replace("\n", "\n> "))
+        for picture in message.get("pictures", ()):
+            parts.append(f"[Picture: {picture.get('alt') or picture['name']}]")
         if message["content"].strip():
             parts.append(message["content"].strip())
         for call in message.get("tool_calls", ()):

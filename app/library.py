@@ -9,6 +9,7 @@ from pyscript.js_modules import chat_store
 
 from app import address, chats, exports, storage
 from app.conversation import refusal
+from app.device import size_text
 from app.dom import announce, find, make
 from app.loading import problem
 
@@ -28,14 +29,16 @@ STRANDED = (
 
 class Library:
     """`conversation` shows the open chat, `drafts` its draft, `sidebar` the list. `confirm(text, act)` asks the user;
-    `on_change` is called when buttons must be redrawn."""
+    `on_change` is called when buttons must be redrawn, `on_deleted` with the id of a chat that the user deleted (None:
+    all)."""
 
-    def __init__(self, conversation, drafts, sidebar, confirm, on_change):
+    def __init__(self, conversation, drafts, sidebar, confirm, on_change, on_deleted):
         self._conversation = conversation
         self._drafts = drafts
         self._sidebar = sidebar
         self._confirm = confirm
         self._on_change = on_change
+        self._on_deleted = on_deleted
         self._opening = None  # the id of the chat that is being opened
         self._looking = False  # the list is being read
         self._look_again = False  # and it has changed meanwhile
@@ -63,7 +66,7 @@ class Library:
     def new_chat(self, button=None, step=True):
         """Open an empty chat, with its draft. `step`: "back" leads to the chat that is open now."""
         self._sidebar.close()
-        if len(self._conversation.chat) or self._opening:
+        if self._conversation.chat.exists() or self._opening:
             self._opening = None
             self._drafts.leave()
             self._conversation.show(chats.new())
@@ -78,9 +81,9 @@ class Library:
         try:
             draft = await chats.draft_of_new()
         except chats.NotKept:
-            draft = ""
+            draft = None
         if self._conversation.chat is chat:
-            self._drafts.add(chat, "" if len(chat) else draft)
+            self._drafts.add(chat, None if len(chat) else draft)
             self._on_change()
 
     def open_chat(self, button):
@@ -123,8 +126,23 @@ class Library:
         name = address.chat()
         if name and name != self._conversation.chat.id:
             asyncio.create_task(self._open(name, step=False))
-        elif not name and address.is_bare() and len(self._conversation.chat):
+        elif not name and address.is_bare() and self._conversation.chat.exists():
             self.new_chat(step=False)
+
+    def begin(self, chat, title):
+        """Keep a chat that has no message yet, since it has documents."""
+        chat.record["title"] = title
+        chat.stored = True
+        self._drafts.follow(chat)
+        address.show(chat.id, True)
+        asyncio.create_task(self._begin(chat))
+
+    async def _begin(self, chat):
+        try:
+            await chats.save(chat)
+        except (chats.NotKept, chats.Gone) as error:
+            problem("This chat is not kept", str(error))
+        self._on_change()
 
     # ---- deleting
 
@@ -152,24 +170,23 @@ class Library:
         if running and name in (None, running.chat.id):
             self._conversation.stop(keep=False)
         if name in (None, self._conversation.chat.id):
-            self._drafts.show(chats.new(), "")
+            self._drafts.show(chats.new())
             self.new_chat(step=False)
         try:
             await (chats.delete_all() if name is None else chats.delete(name))
         except chats.NotKept as error:
             problem("Nothing was deleted", str(error))
             return
+        self._on_deleted(name)
         announce("All chats were deleted" if name is None else "The chat was deleted")
         self._on_change()
 
     def lost(self):
         """Another tab has deleted the open chat. Text in the message box stays."""
-        box = find("prompt")
-        written = box.value
-        self._drafts.show(chats.new(), "")
+        unsent = self._drafts.shown()
+        self._drafts.show(chats.new())
         self.new_chat(step=False)
-        box.value = written
-        self._drafts.written()
+        self._drafts.put_back(unsent)
         text = "Another tab deleted the chat that was open here. This is a new one."
         problem("The chat was deleted", text)
 
@@ -178,18 +195,31 @@ class Library:
     def export(self, write):
         """Export the open chat with `write`, and close the menu."""
         find("chat-menu").open = False
-        write(self._conversation.chat)
+        asyncio.create_task(self._export(write(self._conversation.chat)))
 
     def export_all(self, button):
         """Export every chat in one file."""
-        asyncio.create_task(self._export_all())
+        asyncio.create_task(self._export(exports.everything(self._conversation.held())))
 
-    async def _export_all(self):
+    async def _export(self, writing):
         try:
-            await exports.everything(self._conversation.held())
+            await writing
         except chats.NotKept as error:
-            find("settings").close()
+            if find("settings").open:
+                find("settings").close()
             problem("The chats could not be read", str(error))
+
+    async def tell_size(self):
+        """Show in the settings how much the pictures of the chats take."""
+        text = "Chats and settings are kept in this browser only."
+        try:
+            count, nbytes = await chats.pictures_size()
+        except chats.NotKept:
+            count = 0
+        if count:
+            what = "1 picture takes " if count == 1 else f"{count:,} pictures take "
+            text += f" Their {what}{size_text(nbytes)}."
+        find("data-note").textContent = text
 
     def pick_files(self, button):
         """Let the user choose files to import."""

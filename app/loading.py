@@ -117,7 +117,8 @@ class Loading:
 
         def heard(message):
             info = message.get("value")
-            if info and self.state == "none":
+            # With one model left, the worker means that one, which may be the embedder.
+            if info and "complete" in (info.get("tasks") or ["complete"]) and self.state == "none":
                 self.model, self.info, self.failed = before[0], info, failed
                 self._finish("ready")
 

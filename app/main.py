@@ -65,6 +65,7 @@ def again(button):
 def open_settings(button):
     """Open the settings dialog, with the list of stored models."""
     page.stored_models.opened()
+    asyncio.create_task(library.tell_size())
     page.settings.show(loading.info)
 
 
@@ -106,13 +107,22 @@ ACTIONS = {
     "load-smaller": page.choice.load_smaller,
     "new-chat": library.new_chat,
     "open-chat": library.open_chat,
+    "open-embedder": page.embedder.open,
     "open-models": page.choice.open,
     "open-settings": open_settings,
     "open-sidebar": lambda button: page.sidebar.open(),
+    "pick-documents": page.composer.pick_documents,
     "pick-folder": lambda button: page.picker.pick_folder(),
+    "pick-pictures": page.composer.pick_pictures,
     "reload-model": page.choice.reload,
+    "remove-document": page.documents.remove,
+    "remove-picture": page.attached.remove,
     "reset-settings": lambda button: page.settings.reset(loading.info),
     "restart-engine": page.events.restart,
+    "show-passage": lambda button: conversation.show_passage(
+        row_of(button), int(button.dataset.number)
+    ),
+    "show-picture": lambda button: conversation.enlarge(row_of(button), button.dataset.id),
     "starter": page.composer.starter,
     "stop": lambda button: conversation.stop(),
     "to-end": lambda button: conversation.to_end(),
@@ -127,9 +137,9 @@ def clicked(event):
     if event.target.closest(".skip"):
         event.preventDefault()  # the link would remove the chat from the address
         page.composer.focus()
-    menu = find("chat-menu")
-    if menu.open and not menu.contains(event.target):
-        menu.open = False
+    for menu in (find("chat-menu"), find("attach")):
+        if menu.open and not menu.contains(event.target):
+            menu.open = False
     if button is not None:
         ACTIONS[button.getAttribute("data-do")](button)
 
@@ -138,10 +148,10 @@ def key_anywhere(event):
     """Escape stops the answer, unless it closes something that is open."""
     if not is_escape(event) or document.querySelector("dialog[open]"):
         return
-    menu = find("chat-menu")
-    if menu.open:
-        menu.open = False
-        menu.children[0].focus()
+    opened = [menu for menu in (find("chat-menu"), find("attach")) if menu.open]
+    if opened:
+        opened[0].open = False
+        opened[0].children[0].focus()
     elif not page.sidebar.close() and not install.cancel():
         conversation.stop()
 
@@ -163,10 +173,11 @@ document.addEventListener("keydown", key_anywhere)
 find("composer").addEventListener("submit", page.composer.send)
 find("prompt").addEventListener("keydown", page.composer.key)
 find("prompt").addEventListener("input", page.composer.typed)
+find("prompt").addEventListener("paste", page.drops.paste)
 find("models").addEventListener("close", page.choice.place_picker)
 for kind in ("dragover", "dragleave"):
-    window.addEventListener(kind, page.choice.drag)
-window.addEventListener("drop", page.choice.drop)
+    window.addEventListener(kind, page.drops.drag)
+window.addEventListener("drop", page.drops.drop)
 window.addEventListener("pagehide", left)
 window.addEventListener("pageshow", came_back)
 window.addEventListener("popstate", library.went)

@@ -54,6 +54,16 @@ def message(found, is_object):
         kept["tool_calls"] = [call for call in calls if is_call(call, is_object)]
         if len(kept["tool_calls"]) < len(calls):
             aside["tool_calls"] = [call for call in calls if not is_call(call, is_object)]
+    if "pictures" in kept:
+        pictures = kept["pictures"]
+        kept["pictures"] = [picture for picture in pictures if is_picture(picture)]
+        if len(kept["pictures"]) < len(pictures):
+            aside["pictures"] = [picture for picture in pictures if not is_picture(picture)]
+    if "sources" in kept:
+        sources = kept["sources"]
+        kept["sources"] = [source for source in sources if is_source(source)]
+        if len(kept["sources"]) < len(sources):
+            aside["sources"] = [source for source in sources if not is_source(source)]
     if "content" not in kept:
         kept["content"] = text_of(aside.get("content"))
     kept["role"] = kept.get("role", "assistant")
@@ -69,6 +79,26 @@ def is_call(call, is_object):
     if not isinstance(function, dict) or not _is_text(function.get("name")):
         return False
     return _is_text(function.get("arguments")) and is_object(function["arguments"])
+
+
+def is_picture(picture):
+    """Tell whether this is a picture as attachments.py has it."""
+    if not isinstance(picture, dict) or not _is_text(picture.get("id")):
+        return False
+    sizes = [picture[name] for name in ("width", "height", "nbytes") if name in picture]
+    sized = len(sizes) in (0, 3) and all(is_number(size) for size in sizes)
+    return sized and _is_text(picture.get("name")) and _is_text(picture.get("alt", ""))
+
+
+def is_source(source):
+    """Tell whether this is a passage as sources.py has it."""
+    if not isinstance(source, dict) or not is_number(source.get("number")):
+        return False
+    places = [source[name] for name in ("page", "line") if name in source]
+    heading = source.get("heading", [])
+    texts = [source.get("text"), source.get("source", "")]
+    texts += heading if isinstance(heading, list) else [None]
+    return all([_is_text(text) for text in texts]) and all([is_number(n) for n in places])
 
 
 def text_of(thing):
@@ -117,6 +147,8 @@ FIELDS = {
     "forgot": is_number,
     "unread_calls": is_number,
     "tool_calls": lambda value: isinstance(value, list),
+    "pictures": lambda value: isinstance(value, list),
+    "sources": lambda value: isinstance(value, list),
     "stats": _is_dict,
     "error": _is_dict,
 }

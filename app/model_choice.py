@@ -115,41 +115,8 @@ class ModelChoice:
             return
         self.choose(self._page.picker.add_folder(name, files))
 
-    def drag(self, event):
-        """Files are dragged over the page."""
-        if brings_files(event):
-            event.preventDefault()
-            show(find("drop"), event.type == "dragover")
-
-    def drop(self, event):
-        """Files were dropped: a model's folder, or chats."""
-        if not brings_files(event):
-            return
-        from app import folders, imports
-
-        event.preventDefault()
-        show(find("drop"), False)
-        entries, files = folders.dropped(event.dataTransfer)
-        if imports.are_chats(entries, files):
-            self._page.library.take_files(files)
-        else:
-            asyncio.create_task(self._read_drop(folders, entries, files))
-
-    async def _read_drop(self, folders, entries, files):
-        try:
-            found = await folders.from_drop(entries, files)
-        except (folders.FolderError, OSError) as error:
-            problem("Not a model folder", str(error), (("Open a folder", "pick-folder"),))
-            return
-        self.take_folder(lambda folders: found)
-
 
 def close_dialog():
     """Close the dialog to choose a model, if it is open."""
     if find("models").open:
         find("models").close()
-
-
-def brings_files(event):
-    """Tell whether the drag carries files rather than a text of this page."""
-    return "Files" in list(event.dataTransfer.types)

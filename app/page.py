@@ -5,11 +5,15 @@ import js
 from js import document, window
 
 from app import crash, device, hero, storage
+from app.attachments import Attachments
 from app.client import Client
 from app.composer import Composer
 from app.conversation import Conversation
+from app.documents import Documents
 from app.dom import find, show
 from app.drafts import Drafts
+from app.drops import Drops
+from app.embedder import Embedder
 from app.engine_events import EngineEvents
 from app.library import Library
 from app.loading import Loading, label, problem
@@ -30,7 +34,9 @@ def asked(name):
 class Page:
     """Holds the parts, for parts that need others. main.py makes the one page."""
 
-    loading: Loading  # declared for earlier parts, which call these two later
+    composer: Composer  # declared for earlier parts, which call these later
+    documents: Documents
+    loading: Loading
     library: Library
 
     def __init__(self):
@@ -52,17 +58,34 @@ class Page:
         self.loading = Loading(self.client, self.load_options, self.refresh, events.with_less)
         self.choice = ModelChoice(self)
         self.picker = Picker(self.choice.choose, self.choice.take_folder)
+        self.embedder = Embedder(self, lambda: self.documents.draw())
+        self.documents = Documents(self, lambda chat, title: self.library.begin(chat, title))
         self.conversation = Conversation(
             self.client,
             self.loading,
             self.settings,
+            self.documents,
             self.refresh,
             problem,
             lambda: self.library.lost(),
         )
-        self.drafts = Drafts()
+        self.attached = Attachments(self.loading, self._attached)
+        self.drafts = Drafts(self.attached)
         self.composer = Composer(self)
-        self.library = Library(self.conversation, self.drafts, self.sidebar, confirm, self.refresh)
+        self.drops = Drops(self)
+        self.library = Library(
+            self.conversation,
+            self.drafts,
+            self.sidebar,
+            confirm,
+            self.refresh,
+            self.documents.forget_chat,
+        )
+
+    def _attached(self):
+        """The pictures of the message have changed."""
+        self.composer.typed()
+        self.conversation.stay_at_end()
 
     def load_options(self):
         """Return how a model is loaded: from the settings, else from the address."""
@@ -99,6 +122,7 @@ class Page:
             self.choice.place_picker()
         self.draw_state()
         self._draw_context()
+        self.documents.refresh()
         self.composer.refresh()
         self.sidebar.refresh(conversation.chat.id)
 

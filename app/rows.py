@@ -2,9 +2,11 @@
 
 import json
 
+from app.attachments import gallery
 from app.dom import button, clear, is_enter, is_escape, make, sentence, show, stamp
 from app.markdown import Markdown
 from app.mending import DAMAGED, UNREADABLE
+from app.sources import draw_sources
 from app.storage import entries
 from app.tree import SPEAKERS
 
@@ -47,12 +49,15 @@ class Row:
 
 
 class UserRow(Row):
-    """A message of the user."""
+    """A message of the user. `chat`: the id of its chat."""
 
-    def __init__(self, message):
+    def __init__(self, message, chat):
         super().__init__(message, "t-user")
         self._bubble = self.node.querySelector(".bubble")
         self._bubble.textContent = message["content"]
+        show(self._bubble, bool(message["content"]))
+        if message.get("pictures"):
+            self._bubble.before(gallery(chat, message["pictures"]))
         self._tools = self.node.querySelector(".tools")
         self._form = None
 
@@ -65,7 +70,7 @@ class UserRow(Row):
 
         def submit(event):
             event.preventDefault()
-            if box.value.strip():
+            if box.value.strip() or self.message.get("pictures"):
                 on_send(box.value.strip())
 
         def key(event):
@@ -87,7 +92,7 @@ class UserRow(Row):
         if self._form:
             self._form.remove()
             self._form = None
-            show(self._bubble)
+            show(self._bubble, bool(self.message["content"]))
             show(self._tools)
             self.node.querySelector("[data-do=edit]").focus()
 
@@ -104,6 +109,7 @@ class AnswerRow(Row):
         self._text = self.node.querySelector(".text")
         self._stats = self.node.querySelector(".stats")
         self._calls = self.node.querySelector(".calls")
+        self._sources = self.node.querySelector(".sources")
         self._thinking = self.node.querySelector(".thinking")
         self._markdown = Markdown(self._text)
         self._shown = 0  # characters of the answer given to the markdown
@@ -125,6 +131,7 @@ class AnswerRow(Row):
         for call in self.message.get("tool_calls", ())[self._calls.childElementCount :]:
             self._calls.append(call_block(call))
         if last:
+            draw_sources(self._sources, self.message)
             self._draw_problem()
             self._stats.textContent = stats_text(self.message)
 
@@ -208,6 +215,8 @@ def remedies(kind):
         return (("New chat", "new-chat"), ("Settings", "open-settings"), ("Try again", "again"))
     if kind == UNREADABLE:
         return ()
+    if kind == "NoEmbedder":
+        return (("Choose an embedder", "open-embedder"), ("Try again", "again"))
     if kind == "NoModel":
         return (("Choose a model", "open-models"), ("Try again", "again"))
     return (("Try again", "again"),)

@@ -15,6 +15,7 @@ class Running:
         self.row = row
         self.request = None  # the id, once it was sent to the worker
         self.saving = False
+        self.searches = False  # the documents are being searched
         self.started = now_ms()
         self.first_s = None
         self.thinks_since = None  # start of the thinking (now_ms), None when it does not think
@@ -73,6 +74,8 @@ class Running:
             parts.append(speed_text(self.tps))
         if self.first_s is not None:
             parts.append("first token " + seconds_text(self.first_s))
+        elif self.searches:
+            parts.append("searching the documents")
         elif loading:
             parts.append("waiting for the model")
         else:

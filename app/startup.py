@@ -58,6 +58,7 @@ async def fetch_config(page):
             config = None
         if config or page.picker.hub is None:
             page.picker.offer(config)
+            page.embedder.offer(config)
             page.refresh()
         document.body.setAttribute("data-config", "ready")
         fetching = (config or {}).get("fetching") or []

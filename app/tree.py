@@ -2,9 +2,9 @@
 
 A message is {"id", "parent" (id of the one it follows, "" for a first one), "made" (ISO 8601), "role", "content",
 ...}. Messages with the same parent are versions of each other: an edited question, an answer that was generated
-again. An answer may also carry "model", "stats" {tps, ttft_s, tokens, finish}, "error"; the thinking before it as
-"reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API has them; and "unread_calls", the number of calls
-that stayed text or were wrong.
+again. A question may also carry "pictures" (attachments.py). An answer may carry "model", "stats" {tps, ttft_s,
+tokens, finish}, "error"; the thinking before it as "reasoning" and "thought_s" (seconds); "tool_calls" as OpenAI's API
+has them; and "unread_calls", the number of calls that stayed text or were wrong.
 """
 
 TITLE_LENGTH = 60
@@ -27,6 +27,7 @@ class Chat:
             record["chosen"] = {}
         self.id = record["id"]
         self.messages = []  # the conversation as it is shown
+        self.stored = False  # its record is in the store, as far as this page knows
         self.kept = 0  # how many of its messages are in the store, as far as this page knows
         self.unsaved = []  # ids of messages whose current state is not in the store
         self._all = {}
@@ -37,6 +38,10 @@ class Chat:
 
     def __len__(self):
         return len(self._all)
+
+    def exists(self):
+        """Tell whether it is more than an empty new chat: it has messages, or is stored for its documents."""
+        return bool(self._all) or self.stored
 
     def all(self):
         """Return every message, of all versions."""
@@ -108,7 +113,8 @@ class Chat:
         if isinstance(named, str) and named and named not in starts and named != "New chat":
             return named
         for message in self.messages:
-            text = line_of(message["content"])
+            names = [p.get("alt") or p["name"] for p in message.get("pictures", ())]
+            text = line_of(message["content"] or " ".join(names))
             if text and message["role"] != "system":
                 return text
         return "New chat"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from devtools.package_models import (
+    ENCODERS,
+    MODELS,
     ORGANISATION,
     PACKAGED,
     PackagedModel,
@@ -60,6 +62,15 @@ HUB_MODELS: tuple[dict[str, Any], ...] = (
     },
 )
 
+# The same of embedders, by which the page searches documents.
+HUB_EMBEDDERS: tuple[dict[str, Any], ...] = (
+    {
+        "id": "sentence-transformers/all-MiniLM-L6-v2",
+        "label": "MiniLM L6",
+        "note": "Apache-2.0. English. Small and quick.",
+    },
+)
+
 
 def say(text: str) -> None:
     """Print a line for the user at the terminal."""
@@ -98,7 +109,7 @@ def gpu_memory(address: str) -> int | None:
         return None
 
 
-def hub_models(hub: str) -> list[dict[str, Any]]:
+def hub_models(hub: str, models: tuple[dict[str, Any], ...] = HUB_MODELS) -> list[dict[str, Any]]:
     """Return the entries of /config.json for the hub's models, with sizes; an empty list when the hub does not
     answer."""
 
@@ -107,7 +118,19 @@ def hub_models(hub: str) -> list[dict[str, Any]]:
         return {**model, "size": size, "memory": gpu_memory(model["id"])} if size else None
 
     with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(entry, HUB_MODELS) if found]
+        return [found for found in pool.map(entry, models) if found]
+
+
+def packaged_embedders() -> list[dict[str, Any]]:
+    """Return the entries of the packaged embedders that are here."""
+    found = []
+    for model in ENCODERS:
+        path = MODELS / ORGANISATION / model.name
+        if is_ready(path):
+            entry = {"id": f"{ORGANISATION}/{model.name}", "label": model.name, "endpoint": "local"}
+            sizes = {"size": folder_size(path), "memory": gpu_memory(str(path))}
+            found.append({**entry, **sizes, "note": "Apache-2.0. English. Small and quick."})
+    return found
 
 
 def packaged_models() -> list[dict[str, Any]]:
@@ -168,6 +191,7 @@ class Offers:
         if not hub:
             site.fetching = [_coming(model) for model in missing]
         packaged = [_entry(model, folder(model)) for model in PACKAGED if model not in missing]
+        site.embedders = (hub and hub_models(site.hub, HUB_EMBEDDERS)) + packaged_embedders()
         self._offer(hub + packaged)
         site.looking = False
         self._looked.set()

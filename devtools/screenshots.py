@@ -8,6 +8,7 @@ each view is taken on a desktop and on a phone's screen, light and dark, for rev
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -29,7 +30,7 @@ from playwright.sync_api import (
 )
 
 from devtools.browser_bench import PRESETS
-from devtools.offers import packaged_models
+from devtools.offers import packaged_embedders, packaged_models
 from devtools.page_server import PageServer
 from devtools.page_timing import FLAGS
 from devtools.site import ROOT, Site
@@ -186,6 +187,115 @@ def chats(studio: Studio) -> None:
 
 
 TAKE_IN = """async chat => (await import('./chat_store.mjs')).takeIn(JSON.stringify(chat))"""
+
+
+def picture(studio: Studio) -> None:
+    """Show a picture in a chat, one that is being attached, one that is refused, and the large view; also from right to
+    left."""
+    with studio.profile() as context:
+        page = studio.open(context)
+        dunes, night = page.evaluate(PAINT, False), page.evaluate(PAINT, True)
+        page.evaluate(TAKE_IN, _seen(f"data:image/png;base64,{dunes}"))
+        page = studio.open(context, "#chat=seen")
+        page.wait_for_selector(".user .pictures img[src]")
+        _attach(page, ("night.png", base64.b64decode(night)))
+        page.fill("#attached .alt", "The same dunes at night")
+        page.fill("#prompt", "And this one?")
+        studio.take(page, "picture", (900, 760))
+        if not studio.out:
+            return
+        _attach(page, ("notes.txt", b"no picture"), ("dunes.png", base64.b64decode(dunes)))
+        page.wait_for_selector("#attach-problem:not([hidden])")
+        page.evaluate("document.documentElement.dir = 'rtl'")
+        studio.take(page, "picture-refused-rtl")
+        page.evaluate("document.documentElement.dir = ''")
+        page.click(".user .pictures button")
+        page.wait_for_selector("#picture-large[src]")
+        studio.take(page, "picture-large")
+
+
+def documents(studio: Studio) -> None:
+    """Show the choice of an embedder, documents that are read, an answer with its sources, and a passage."""
+    with studio.profile() as context:
+        page = studio.open(context, "?context=1024")
+        page.evaluate("document.querySelector('#hero-picker .choice input').click()")
+        page.click("#hero-picker button[type=submit]")
+        page.wait_for_selector("body[data-model=ready]")
+        names = ("README.md", "docs/chats.md", "docs/devices.md")
+        _choose(page, "pick-documents", [ROOT / name for name in names])
+        page.wait_for_selector("#embedder[open] .choice")
+        studio.take(page, "embedder")
+        page.click("#embedder [type=submit]")
+        page.wait_for_selector(".document.adds progress[value]")
+        studio.take(page, "documents-adding")
+        page.wait_for_function("document.querySelectorAll('.document.kept').length === 3")
+        page.evaluate(SETTINGS, {"max_tokens": 48, "temperature": 0})
+        page.fill("#prompt", "What happens when two tabs write in the same chat?")
+        page.press("#prompt", "Enter")
+        page.wait_for_selector(".answer:not(.streaming) .sources button")
+        studio.take(page, "documents", (900, 760))
+        page.click(".sources button")
+        page.wait_for_selector("#passage[open]")
+        studio.take(page, "passage")
+
+
+SETTINGS = """values => {
+  for (const [name, value] of Object.entries(values)) {
+    const box = document.querySelector(`#settings-form [name=${name}]`);
+    box.value = value;
+    box.dispatchEvent(new Event('change', {bubbles: true}));
+  }
+}"""
+
+
+def _attach(page: Page, *files: tuple[str, bytes]) -> None:
+    """Attach pictures to the message."""
+    given = [FilePayload(name=name, mimeType="image/png", buffer=body) for name, body in files]
+    _choose(page, "pick-pictures", given)
+    page.wait_for_selector("#attached img[src]")
+
+
+def _choose(page: Page, action: str, files: Sequence[FilePayload | Path]) -> None:
+    """Choose files by a button of the message box."""
+    page.click("#attach summary")
+    with page.expect_file_chooser() as chooser:
+        page.click(f"[data-do={action}]")
+    chooser.value.set_files(files)  # type: ignore[arg-type]
+
+
+# A desert with a sun, or at night a moon; as PNG in base64.
+PAINT = """night => {
+  const canvas = document.createElement('canvas'); canvas.width = 960; canvas.height = 640;
+  const c = canvas.getContext('2d');
+  const fill = (from, to, top, bottom) => {
+    const g = c.createLinearGradient(0, top, 0, bottom); g.addColorStop(0, from); g.addColorStop(1, to); return g; };
+  c.fillStyle = fill(...night ? ['#0d1330', '#3b3a63'] : ['#7fb6d9', '#fbe3bd'], 0, 420); c.fillRect(0, 0, 960, 640);
+  c.fillStyle = night ? '#f3efd9' : '#fff3c4'; c.beginPath(); c.arc(night ? 220 : 700, 150, 56, 0, 7); c.fill();
+  [['#e0a868', '#c8864a', 380, 70, 0], ['#cf8f50', '#a8642c', 450, 90, 2], ['#b87338', '#7d4519', 540, 60, 4]].forEach(
+    ([from, to, base, height, phase]) => {
+      c.fillStyle = fill(from, to, base - height, 640); c.beginPath(); c.moveTo(0, 640);
+      for (let x = 0; x <= 960; x += 8) c.lineTo(x, base - height * Math.sin(x / 230 + phase) ** 2);
+      c.lineTo(960, 640); c.fill(); });
+  if (night) { c.fillStyle = 'rgb(10 14 40 / 55%)'; c.fillRect(0, 300, 960, 340); }
+  return canvas.toDataURL().split(',')[1];
+}"""
+
+
+def _seen(url: str) -> dict[str, Any]:
+    """Return a chat about a picture."""
+    stats = {"tps": 61.0, "ttft_s": 0.24, "tokens": 48, "finish": "stop"}
+    text = (
+        "A desert under a clear sky: three rows of **sand dunes**, the nearest ones darker, and a low sun on "
+        "the right. Nobody is in it."
+    )
+    picture = {"url": url, "name": "dunes.png", "alt": "Sand dunes under a low sun"}
+    question = {"id": "q", "role": "user", "content": "What is in this picture?"}
+    answer = {"id": "a", "parent": "q", "role": "assistant", "content": text, "stats": stats}
+    messages = [
+        {**question, "parent": "", "pictures": [picture]},
+        {**answer, "model": "Qwen3.5 0.8B"},
+    ]
+    return {"id": "seen", "title": "", "messages": messages}
 
 
 def _versions(*more: str) -> dict[str, Any]:
@@ -355,6 +465,8 @@ VIEWS: dict[str, Callable[[Studio], None]] = {
     "first-visit": first_visit,
     "chat": chat,
     "chats": chats,
+    "picture": picture,
+    "documents": documents,
     "install": install,
     "loaded": loaded,
     "no-gpu": no_gpu,
@@ -376,7 +488,10 @@ def main(arguments: list[str]) -> int:
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
     models = packaged_models()
-    with PageServer(Site(offered=models)) as server, sync_playwright() as playwright:
+    with (
+        PageServer(Site(offered=models, embedders=packaged_embedders())) as server,
+        sync_playwright() as playwright,
+    ):
         for name in asked.views or VIEWS:
             VIEWS[name](Studio(playwright, server.url, asked.out, PRESETS[asked.preset]))
     return 0

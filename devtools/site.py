@@ -50,13 +50,15 @@ def content_security_policy(hub: str, *, document: bool) -> str:
 
 @dataclass
 class Site:
-    """The files and models to serve. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json;
+    """The files and models to serve. `models` holds ORGANISATION/NAME folders; `offered` is the list of /config.json,
+    `embedders` its list of models that documents are searched by;
     `fetching` are models that are being fetched (devtools/offers.py), `looking`: more may come."""
 
     root: Path = ROOT
     models: Path = ROOT / ".models"
     hub: str = HUB
     offered: list[dict[str, Any]] = field(default_factory=list)
+    embedders: list[dict[str, Any]] = field(default_factory=list)
     fetching: list[dict[str, Any]] = field(default_factory=list)
     looking: bool = False
     _digests: dict[tuple[str, int, int], str] = field(default_factory=dict, repr=False)
@@ -68,12 +70,15 @@ class Site:
 
     def config(self, endpoint: str = "") -> dict[str, Any]:
         """Return the content of /config.json; `endpoint`: where this machine's own models are served."""
-        models = [
-            {**model, "endpoint": endpoint if model.get("endpoint") == "local" else self.hub}
-            for model in self.offered
-        ]
+        models, embedders = (
+            [
+                {**model, "endpoint": endpoint if model.get("endpoint") == "local" else self.hub}
+                for model in offered
+            ]
+            for offered in (self.offered, self.embedders)
+        )
         found = {"version": self.version, "hub": self.hub, "models": models}
-        more = {"fetching": self.fetching, "looking": self.looking}
+        more = {"embedders": embedders, "fetching": self.fetching, "looking": self.looking}
         return {**found, **{name: value for name, value in more.items() if value}}
 
     def find(self, path: str) -> Path | None:

@@ -1,8 +1,11 @@
 // Chats where the browser has no IndexedDB: each is one text in localStorage, or in memory where that is refused too. The
-// methods are those of chat_store.mjs's transactions. A change is written as a whole at its end, or not at all.
+// methods are those of chat_store.mjs's transactions. A change is written as a whole at its end, or not at all. Pictures last as
+// long as the page: localStorage has no room for them.
 
 const CHAT = 'jerboa.kept.';
 const DRAFT = 'jerboa.draft.';
+
+const pictures = new Map(); // JSON of the key [chat, draft, id] -> record
 
 /** localStorage's interface in memory: lasts as long as the page. */
 class Memory {
@@ -94,7 +97,14 @@ class Change {
   async putDraft(record) { this.#drafts.set(record.chat + ' ' + record.tab, JSON.stringify(record)); }
   async dropDraft(chat, tab) { this.#drafts.set(chat + ' ' + tab, null); }
 
+  async picture(...key) { return pictures.get(JSON.stringify(key)); }
+  async pictures() { return [...pictures.values()]; }
+  async putPicture(record) { pictures.set(JSON.stringify([record.chat, record.draft, record.id]), record); }
+  async dropPicture(...key) { pictures.delete(JSON.stringify(key)); }
+  async pictureIds(chat, draft) { return (await this.pictures()).filter(each => each.chat === chat && each.draft === draft).map(({ id }) => id); }
+
   async drop(id) {
+    for (const [key, { chat }] of pictures) if (chat === id) pictures.delete(key);
     this.#made(id);
     this.#chats.set(id, null);
     for (const { chat, tab } of await this.draftsOf(id)) this.#drafts.set(chat + ' ' + tab, null);

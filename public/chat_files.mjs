@@ -2,13 +2,15 @@
 //
 //   {"format": "jerboa-chats", "version": 1, "chats": [CHAT, ...]}
 //   CHAT: {"id", "title", "updated", "chosen", "messages": [the conversation as it is shown], "others": [other versions]}
-//   MESSAGE: {"role", "content", "id", "parent", "made", ...}
+//   MESSAGE: {"role", "content", "id", "parent", "made", "pictures": [{"url": "data:...", "alt", "name", ...}], ...}
 //
 // Also accepted: one CHAT or a list of them; {"messages": [{"role", "content"}]} or that list alone; exports of Open WebUI, of
 // ChatGPT (conversations.json) and of Claude. A message without an id gets one computed from its content, so importing a file
 // twice adds nothing the second time. Any other file is refused with a message, and nothing of it is stored.
 
-const MAX_BYTES = 200e6;
+import { blobOf, checked, dataUrl } from './pictures.mjs';
+
+const MAX_BYTES = 400e6; // a string can have 500 million letters
 const DEEPEST = 24; // levels of nesting inside a message: MicroPython's stack is small
 const MAX_NAME = 200;
 const MAX_MESSAGES = 500_000;
@@ -151,11 +153,55 @@ function messageOf(found, where) {
   if (!role) refuse(`${where} has the role ${cut(JSON.stringify(given) ?? 'undefined', 60)}, which is none.`);
   const content = found.content ?? found.text ?? (found.tool_calls || found.reasoning || found.error || found.stats ? '' : undefined);
   if (typeof content !== 'string' && !Array.isArray(content)) refuse(`${where} has no text as its content.`);
-  const parts = Array.isArray(content) ? { content: textOf(content), parts: content } : { content };
+  const pictures = [...picturesOf(content), ...picturesOf(found.files), ...Array.isArray(found.pictures) ? found.pictures.filter(isObject) : []];
+  const others = Array.isArray(content) ? content.filter(part => !pictureUrl(part)) : [];
+  const parts = Array.isArray(content) ? { content: textOf(others), parts: others } : { content };
   const reasoning = found.reasoning ?? found.reasoning_content;
-  return { ...rest(found, ['sender', 'reasoning_content']), ...reasoning === undefined ? {} : { reasoning }, role, ...parts,
+  return { ...rest(found, ['sender', 'reasoning_content', 'pictures', 'files']), ...reasoning === undefined ? {} : { reasoning }, role, ...parts,
+    ...pictures.length ? { pictures } : {}, ...found.files && !picturesOf(found.files).length ? { files: found.files } : {},
     id: named(found.id, found.uuid), made: moment(found.made) ?? moment(found.created_at) ?? moment(found.timestamp) };
 }
+
+// ---- pictures
+
+/** The data URL of a part that is a picture (OpenAI's image_url and input_image, Open WebUI's files), else undefined. */
+function pictureUrl(part) {
+  if (!isObject(part) || !['image_url', 'input_image', 'image'].includes(part.type)) return undefined;
+  const url = part.image_url?.url ?? part.image_url ?? part.url;
+  return typeof url === 'string' && url.startsWith('data:image/') ? url : undefined;
+}
+
+const picturesOf = parts => Array.isArray(parts) ? parts.map(pictureUrl).filter(Boolean).map(url => ({ url })) : [];
+
+/** Returns what a message holds of these pictures of a file, and has pictures.mjs hold the Blobs. One that cannot be read stays with
+    its name, without a Blob. */
+export async function pictureFields(pictures) {
+  const found = [];
+  for (const { url, alt, ...others } of pictures) {
+    const name = cut(isName(others.name) ? others.name : 'picture', 60);
+    const blob = typeof url === 'string' ? blobOf(url) : null;
+    const words = isName(alt) ? { alt } : {};
+    try {
+      if (blob) found.push({ ...await checked(blob, name), ...words });
+      else if (isName(others.id)) found.push({ id: others.id, name, ...words });
+    } catch {
+      found.push({ id: digest(['picture', url]), name, ...words });
+    }
+  }
+  return found;
+}
+
+/** Add the data URLs of its pictures to a chat that is written to a file. `blobFor(id)` resolves to a Blob, or undefined. */
+export async function withPictures({ messages, others = [] }, blobFor) {
+  for (const { pictures = [] } of [...messages, ...others]) {
+    for (const picture of pictures) {
+      const blob = await blobFor(picture.id);
+      if (blob) picture.url = await dataUrl(blob);
+    }
+  }
+}
+
+// ---- the tree
 
 /** Fills in missing ids, parents and times; parents come first. A message without a parent follows the one before it. */
 function placed(list, where) {
@@ -163,7 +209,7 @@ function placed(list, where) {
   let before = '';
   const known = list.map((each, i) => {
     const own = each.parent === undefined ? before : ids.has(each.parent) ? each.parent : '';
-    const id = each.id ?? digest([own, each.role, each.content, each.reasoning ?? '']);
+    const id = each.id ?? digest([own, each.role, each.content, each.reasoning ?? '', ...(each.pictures ?? []).map(({ url }) => url)]);
     before = id;
     return { ...each, id, parent: own, made: each.made ?? String(i).padStart(8, '0') };
   });
@@ -209,7 +255,8 @@ function chosenBy(messages, current) {
 
 // ---- merging with stored chats
 
-const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '');
+const idsOf = ({ pictures = [] }) => pictures.map(({ id }) => id).join();
+const sameWords = (a, b) => a.role === b.role && a.content === b.content && (a.reasoning ?? '') === (b.reasoning ?? '') && idsOf(a) === idsOf(b);
 
 /** Compares `messages` (parents first) with the stored ones (`kept`). Returns {added: messages, outdated: ids,
     there: count}. If a message differs from the stored one with its id, it is added as another version, and those that
@@ -224,7 +271,7 @@ export function merged(kept, messages) {
     const parent = names.get(each.parent) ?? '';
     const other = known.get(each.id);
     const differs = other && !(sameWords(other, each) && other.parent === parent);
-    const id = differs ? digest([parent, each.id, each.role, each.content, each.reasoning ?? '']) : each.id;
+    const id = differs ? digest([parent, each.id, each.role, each.content, each.reasoning ?? '', ...each.pictures ? [idsOf(each)] : []]) : each.id;
     names.set(each.id, id);
     if (known.has(id)) {
       there += 1;

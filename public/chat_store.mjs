@@ -3,14 +3,19 @@
 //
 //   chats     {id, title, updated, chosen, ...}   chosen: {id of a parent: id of the message that is shown after it}
 //   messages  {chat, id, parent, made, body}      parent: id of the message that it follows, "" for a first one
-//   drafts    {chat, tab, text, updated}          text that was not sent, of each tab; chat "": a new chat
+//   drafts    {chat, tab, text, pictures, updated} what was not sent, of each tab; chat "": a new chat
+//   pictures  {chat, draft, id, blob}             draft: 1 if a draft has it, 0 if a message has it. pictures.mjs says what a message
+//                                                 and a draft hold of a picture
 //
 // All data goes in and out as JSON text. A message there is its body with id, parent and made. MicroPython's `except` does not
 // catch a JavaScript exception, so no function here throws or rejects: an error is returned as {"error": {"name", "message"}}.
 // Changes are announced to other tabs over a BroadcastChannel.
 
+import { holding, hold } from './pictures.mjs';
+
 const NAME = 'jerboa-chats';
-const VERSION = 1;
+const VERSION = 2; // 1 had no pictures
+const STORES = ['chats', 'messages', 'drafts', 'pictures'];
 const OPEN_PATIENCE_MS = 8000; // some versions of WebKit never answer
 const PATIENCE_MS = 20000;     // of one transaction; a disk may be busy
 const FILE_PATIENCE_MS = 180000;
@@ -59,11 +64,14 @@ class IndexedDb {
 
   async open() {
     const request = indexedDB.open(NAME, VERSION);
-    request.onupgradeneeded = () => {
+    request.onupgradeneeded = ({ oldVersion }) => {
       const db = request.result;
-      db.createObjectStore('chats', { keyPath: 'id' });
-      db.createObjectStore('messages', { keyPath: ['chat', 'id'] });
-      db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
+      if (oldVersion < 1) {
+        db.createObjectStore('chats', { keyPath: 'id' });
+        db.createObjectStore('messages', { keyPath: ['chat', 'id'] });
+        db.createObjectStore('drafts', { keyPath: ['chat', 'tab'] });
+      }
+      db.createObjectStore('pictures', { keyPath: ['chat', 'draft', 'id'] });
     };
     this.#db = await within(promised(request), OPEN_PATIENCE_MS, 'the database of this browser does not answer');
     this.#db.onversionchange = () => { // a newer page upgrades the database
@@ -75,7 +83,7 @@ class IndexedDb {
   }
 
   begin(mode, durability = 'relaxed') {
-    return new Transaction(this.#db.transaction(['chats', 'messages', 'drafts'], mode, { durability }));
+    return new Transaction(this.#db.transaction(STORES, mode, { durability }));
   }
 
   async run(mode, work, durability, patience = PATIENCE_MS) {
@@ -131,10 +139,20 @@ class Transaction {
   dropMessage(chat, id) { return promised(this.#store('messages').delete([chat, id])); }
   putDraft(record) { return promised(this.#store('drafts').put(record)); }
   dropDraft(chat, name) { return promised(this.#store('drafts').delete([chat, name])); }
+  picture(chat, draft, id) { return promised(this.#store('pictures').get([chat, draft, id])); }
+  pictures() { return promised(this.#store('pictures').getAll()); }
+  putPicture(record) { return promised(this.#store('pictures').put(record)); }
+  dropPicture(chat, draft, id) { return promised(this.#store('pictures').delete([chat, draft, id])); }
+
+  /** The ids of the pictures of a chat's drafts (1) or messages (0). */
+  async pictureIds(chat, draft) {
+    const range = IDBKeyRange.bound([chat, draft], [chat, draft, []]);
+    return (await promised(this.#store('pictures').getAllKeys(range))).map(key => key[2]);
+  }
 
   drop(chat) {
     return Promise.all([promised(this.#store('chats').delete(chat)),
-      ...['messages', 'drafts'].map(name => promised(this.#store(name).delete(this.#of(chat))))]);
+      ...['messages', 'drafts', 'pictures'].map(name => promised(this.#store(name).delete(this.#of(chat))))]);
   }
 }
 
@@ -175,7 +193,8 @@ const change = async (work, durability) => (await opening).run('readwrite', work
 
 const adopted = new Map(); // chat -> the closed tab whose draft is shown in this one
 
-/** Returns {chat, messages, draft}; chat is null if there is none of this id ("": returns the draft of a new chat). */
+/** Returns {chat, messages, draft: {text, pictures}}; chat is null if there is none of this id ("": returns the draft of a new
+    chat). */
 export const load = id => answer(async () => {
   const living = await livingTabs();
   const [chat, messages, drafts] = await read(t => Promise.all([t.chat(id), t.messages(id), t.draftsOf(id)]));
@@ -184,9 +203,29 @@ export const load = id => answer(async () => {
   const draft = mine ?? gone[0];
   if (draft && !mine) { // from now on the draft belongs to this tab
     adopted.set(id, draft.tab);
-    await change(t => putDraft(t, id, draft.text)).catch(() => {});
+    await change(t => putDraft(t, id, draft)).catch(() => {});
   }
-  return { chat: chat ?? null, messages: messages.map(outside), draft: draft?.text ?? '' };
+  const pictures = draft?.pictures ?? [];
+  for (const { id: name } of pictures) await heldPicture(id, 1, name);
+  return { chat: chat ?? null, messages: messages.map(outside), draft: { text: draft?.text ?? '', pictures } };
+});
+
+/** The Blob of a picture, undefined if it is not here. */
+async function heldPicture(chat, draft, id) {
+  if (!holding(id)) {
+    const found = await read(t => t.picture(chat, draft, id));
+    if (found) hold(id, found.blob);
+  }
+  return holding(id);
+}
+
+/** The Blob of a message's picture, for picture_view.mjs. Rejects when the store does not answer. */
+export const picture = (chat, id) => heldPicture(chat, 0, id);
+
+/** Returns {count, nbytes} of all pictures that are stored. */
+export const picturesSize = () => answer(async () => {
+  const found = await read(t => t.pictures());
+  return { count: found.length, nbytes: found.reduce((sum, { blob }) => sum + blob.size, 0) };
 });
 
 /** Returns messages by their ids (JSON); deleted ones are left out. */
@@ -196,7 +235,7 @@ export const some = (id, ids) => answer(() => read(async t => {
 }));
 
 /** Store `messages` (the first one new, the others below it) and the chat's record. `seen`: how many of the chat's messages
-    this page knows to be stored. `follow`: messages that another tab has added after the first one's parent stay before it.
+    this page knows to be stored. Pictures of the messages that are not stored yet are held by this page. `follow`: messages that another tab has added after the first one's parent stay before it.
     `sent`: the draft of this tab that has become a message. `fresh`: other tabs may show the messages. Returns {parent,
     others}: the parent with which the first message was stored, and if another tab has added messages, all that were
     stored before; or {gone}: the chat was deleted, and nothing is stored. */
@@ -211,7 +250,11 @@ export const write = text => answer(async () => {
       messages[0].parent = newestBelow(others, messages[0].parent);
     }
     await Promise.all([t.putChat(chat), ...messages.map(each => t.putMessage(inside(chat.id, each)))]);
-    if (typeof sent === 'string') await dropDrafts(t, sent);
+    for (const each of messages) await putPictures(t, chat.id, 0, each.pictures);
+    if (typeof sent === 'string') {
+      await dropDrafts(t, sent);
+      await tidyDrafts(t, sent);
+    }
     return { parent: messages[0]?.parent ?? '', others: others.map(outside) };
   }, strict ? 'strict' : 'relaxed');
   if (!found.gone && messages.length) tell({ op: 'wrote', chat: chat.id, ids: messages.map(({ id }) => id), outdated: [], fresh: Boolean(fresh) });
@@ -238,23 +281,45 @@ const dropDrafts = (t, chat) => {
   return Promise.all(names.map(name => t.dropDraft(chat, name)));
 };
 
-/** Store the text in the message box of a chat; "" deletes it. */
-export const draft = (chat, text) => answer(() => change(async t => { await putDraft(t, chat, text); }));
+/** Store what is in the message box of a chat: text, and pictures (JSON). Nothing of either: deletes it. */
+export const draft = (chat, text, pictures) => answer(() => change(async t => {
+  const unsent = { text, pictures: JSON.parse(pictures) };
+  await putDraft(t, chat, unsent);
+  await putPictures(t, chat, 1, unsent.pictures);
+  await tidyDrafts(t, chat);
+}));
 
-const putDraft = (t, chat, text) => Promise.all([dropDrafts(t, chat),
-  ...text ? [t.putDraft({ chat, tab, text, updated: new Date().toISOString() })] : []]);
+const putDraft = (t, chat, { text, pictures = [] }) => Promise.all([dropDrafts(t, chat),
+  ...text || pictures.length ? [t.putDraft({ chat, tab, text, pictures, updated: new Date().toISOString() })] : []]);
 
-/** Save before the page closes, without waiting. `text`: {draft: {chat, text} or null, writes: [{chat, record, messages,
+/** Store those pictures that this page holds and the store lacks. */
+async function putPictures(t, chat, draft, pictures) {
+  if (!pictures?.length) return;
+  const there = new Set(await t.pictureIds(chat, draft));
+  for (const { id } of pictures) if (!there.has(id) && holding(id)) await t.putPicture({ chat, draft, id, blob: holding(id) });
+}
+
+/** Delete the pictures that no draft of this chat has any more. */
+async function tidyDrafts(t, chat) {
+  const ids = await t.pictureIds(chat, 1);
+  if (!ids.length) return;
+  const wanted = new Set((await t.draftsOf(chat)).flatMap(({ pictures = [] }) => pictures.map(({ id }) => id)));
+  for (const id of ids) if (!wanted.has(id)) await t.dropPicture(chat, 1, id);
+}
+
+/** Save before the page closes, without waiting. `text`: {draft: {chat, text, pictures} or null, writes: [{chat, record, messages,
     sent}]}. record: that of a new chat, else null. sent: the chat whose draft has become a message, else null. */
 export function last(text) {
   const { draft: unsent, writes } = JSON.parse(text);
   try {
     const transaction = store.begin('readwrite');
+    const pictures = (chat, draft, list = []) => list.filter(({ id }) => holding(id))
+      .map(({ id }) => transaction.putPicture({ chat, draft, id, blob: holding(id) }));
     const asked = writes.flatMap(({ chat, record, messages, sent }) => [
       ...record ? [transaction.putChat(record)] : [],
-      ...messages.map(each => transaction.putMessage(inside(chat, each))),
+      ...messages.flatMap(each => [transaction.putMessage(inside(chat, each)), ...pictures(chat, 0, each.pictures)]),
       ...typeof sent === 'string' ? [dropDrafts(transaction, sent)] : []]);
-    if (unsent) asked.push(putDraft(transaction, unsent.chat, unsent.text));
+    if (unsent) asked.push(putDraft(transaction, unsent.chat, unsent), ...pictures(unsent.chat, 1, unsent.pictures));
     for (const each of asked) each.catch(() => {}); // the page closes: nobody sees an error
     transaction.commit();
   } catch { /* there is no store, or it is closed */ }
@@ -291,9 +356,23 @@ export const everything = ours => answer(async () => {
     return mine ?? asFile(chat, messages);
   });
   const chats = [...found, ...held.values()];
-  const blob = new Blob([json({ format: 'jerboa-chats', version: 1, chats })], { type: 'application/json;charset=utf-8' });
-  return { url: URL.createObjectURL(blob) };
+  return { url: await urlOf(chats, { format: 'jerboa-chats', version: 1 }) };
 });
+
+/** Returns {url}: the URL of a file with this chat (JSON, as app/tree.py's as_file); the caller revokes it. */
+export const file = text => answer(async () => ({ url: await urlOf([JSON.parse(text)], null) }));
+
+/** The URL of a file with these chats and their pictures: a list under "chats" of `frame`, without one a single chat. */
+async function urlOf(chats, frame) {
+  const { withPictures } = await import('./chat_files.mjs');
+  const parts = [];
+  for (const chat of chats) { // a text each, since all of them may be longer than a string can be
+    await withPictures(chat, id => heldPicture(chat.id, 0, id).catch(() => undefined));
+    parts.push(parts.length ? ',' : '', json(chat));
+  }
+  const whole = frame ? [json(frame).slice(0, -1), ',"chats":[', ...parts, ']}'] : parts;
+  return URL.createObjectURL(new Blob(whole, { type: 'application/json;charset=utf-8' }));
+}
 
 /** Import chats: `text` is JSON in any format that chat_files.mjs reads. Returns {first, changes, chats, messages,
     there}: the id of the first chat, the changes that were announced to other tabs, how many chats and messages were
@@ -305,7 +384,8 @@ export const takeFile = file => answer(async () => takeAll(await (await import('
 
 /** Import all of them, or none. */
 async function takeAll(chats) {
-  const { merged, pinned } = await import('./chat_files.mjs');
+  const { merged, pinned, pictureFields } = await import('./chat_files.mjs');
+  for (const { messages } of chats) for (const each of messages) if (each.pictures) each.pictures = await pictureFields(each.pictures);
   const take = async (t, { chat, messages }) => {
     const [known, kept] = await Promise.all([t.chat(chat.id), t.messages(chat.id)]);
     const there = kept.map(outside);
@@ -314,6 +394,7 @@ async function takeAll(chats) {
     if (!known || news.added.length) await t.putChat(record);
     const { added, outdated } = news;
     await Promise.all([...outdated.map(id => t.dropMessage(chat.id, id)), ...added.map(each => t.putMessage(inside(chat.id, each)))]);
+    for (const each of added) await putPictures(t, chat.id, 0, each.pictures);
     return { chat: chat.id, ids: added.map(({ id }) => id), outdated, there: news.there };
   };
   const taken = await (await opening).run('readwrite', async t => {

@@ -25,6 +25,8 @@ GOOD = {
     "forgot": 2,
     "unread_calls": 1,
     "tool_calls": [CALL],
+    "pictures": [{"id": "5e", "name": "a.png", "alt": "", "width": 2, "height": 3, "nbytes": 70}],
+    "sources": [{"number": 1, "text": "a passage", "source": "a.md", "heading": ["A"], "line": 3}],
     "stats": {"tps": 4.0, "ttft_s": None, "tokens": 3, "finish": "stop"},
     "error": {"type": "InputError", "text": "why"},
 }
@@ -56,6 +58,13 @@ def check(mended: dict[str, Any]) -> None:
         assert (
             mended["error"]["text"][:1].upper() is not None and mended["error"]["type"] is not None
         )
+    for picture in mended.get("pictures", ()):
+        assert picture["id"] + picture["name"] + picture.get("alt", "") is not None
+        if "width" in picture:
+            assert picture["width"] * picture["height"] * picture["nbytes"] is not None
+    for source in mended.get("sources", ()):
+        assert source["text"] + " > ".join(source.get("heading", ())) is not None
+        assert source["number"] * source.get("page", 1) * source.get("line", 1) is not None
     for call in mended.get("tool_calls", ()):
         assert call["function"]["name"] is not None and is_object(call["function"]["arguments"])
     assert mending.message(mended, is_object) == mended, "mending again changes nothing"

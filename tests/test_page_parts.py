@@ -72,8 +72,8 @@ class Chat:
     def __init__(self, name: str, turns: int = 0) -> None:
         self.id, self.turns = name, turns
 
-    def __len__(self) -> int:
-        return self.turns
+    def exists(self) -> bool:
+        return bool(self.turns)
 
 
 def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
@@ -81,9 +81,10 @@ def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
 ) -> None:
     kept = {"": "from before"}
     box = SimpleNamespace(value="")
+    attached = SimpleNamespace(pictures=[], show=lambda found: None)
 
-    async def save_draft(name: str, text: str) -> None:
-        kept[name] = text
+    async def save_draft(name: str, draft: dict[str, Any]) -> None:
+        kept[name] = draft["text"]
 
     async def scenario() -> None:
         module = part(
@@ -91,13 +92,13 @@ def test_letters_of_a_new_chat_wait_until_its_draft_is_read(
             app__chats={"save_draft": save_draft, "DRAFT_OF_NEW": "", "NotKept": NotKept},
             app__dom={"find": lambda name: box},
         )
-        drafts, chat = module.Drafts(), Chat("a")
+        drafts, chat = module.Drafts(attached), Chat("a")
         drafts.wait()
         box.value = "new words"
         drafts.written()
         await asyncio.sleep(0.02)
         assert drafts.unsent() is None and kept == {"": "from before"}
-        drafts.add(chat, kept[""])
+        drafts.add(chat, {"text": kept[""], "pictures": []})
         await asyncio.sleep(0.02)
         assert box.value == kept[""] == "from before\nnew words"
         # A message sent right after the last letter: the draft holds it until the message is stored.

@@ -467,10 +467,10 @@ def test_answers_and_edits_keep_the_earlier_versions(visit: Visit) -> None:
     page.click("#confirm [value=yes]")
     expect(page.locator("#chats li")).to_have_count(0)
     count = """() => new Promise(done => { const open = indexedDB.open('jerboa-chats'); open.onsuccess = () => {
-      const t = open.result.transaction(['messages', 'drafts', 'chats']); const all = ['messages', 'drafts', 'chats'].map(
+      const t = open.result.transaction(['messages', 'drafts', 'chats', 'pictures']); const all = ['messages', 'drafts', 'chats', 'pictures'].map(
         name => new Promise(good => { t.objectStore(name).count().onsuccess = ({target}) => good(target.result); }));
       Promise.all(all).then(done); }; })"""
-    assert page.evaluate(count) == [0, 0, 0], "deleting leaves nothing"
+    assert page.evaluate(count) == [0, 0, 0, 0], "deleting leaves nothing"
 
 
 def test_versions_of_several_parents_are_sent_as_they_are_shown(visit: Visit) -> None:

@@ -16,6 +16,7 @@ from devtools.page_server import PageServer
 from tests import chat_formats
 from tests.waiting import wait_until
 from tests_e2e.conftest import GOLDENS, WEBGPU_FLAGS, Visited, launch_chromium
+from tests_e2e.pictures import png
 from tests_e2e.visit import (
     ENGINE_MS,
     LEFT_IN_LOCAL_STORAGE,
@@ -763,6 +764,21 @@ def test_a_model_answers_and_the_chat_is_kept(new_chat: Page) -> None:
     new_chat.click("#confirm [value=no]")
     new_chat.keyboard.press("Escape")
     expect(new_chat.locator("#settings")).to_be_hidden()
+
+
+def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Page) -> None:
+    new_chat.fill("#prompt", "What is this?")
+    new_chat.click("#attach summary")
+    with new_chat.expect_file_chooser() as chooser:
+        new_chat.click("[data-do=pick-pictures]")
+    chooser.value.set_files([{"name": "red.png", "mimeType": "image/png", "buffer": png(4, 4)}])
+    expect(new_chat.locator("#attach-problem")).to_contain_text(f"Tiny {MODEL} sees no pictures.")
+    new_chat.press("#prompt", "Enter")
+    expect(new_chat.locator(".message")).to_have_count(0)
+    assert new_chat.input_value("#prompt") == "What is this?"
+    new_chat.get_by_role("button", name="Remove red.png").click()
+    new_chat.press("#prompt", "Enter")
+    assert finished(new_chat)
 
 
 def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None:

@@ -109,7 +109,7 @@ class Visit:
         self.context.close()
         assert not self.outside
         assert not self.refused
-        assert not self.errors
+        assert not self.errors, self.errors
 
 
 def offer(site: PageServer) -> None:
