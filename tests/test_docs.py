@@ -77,8 +77,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The hub's address. It has every id that any snippet names."""
     root = tmp_path_factory.mktemp("hub")
     for name in {name for page in PAGES for name in HUB_ID.findall(page.read_text())}:
-        if name.startswith("sentence-transformers/"):
-            shutil.copytree(reference.folder("bert-f32"), root / name)
+        if name.startswith("sentence-transformers/") or "embed" in name:
+            encoder = "encoder-gemma3-mlx4-g32" if "embed" in name else "bert-f32"
+            shutil.copytree(reference.folder(encoder), root / name)
             continue
         checkpoint = Checkpoint.golden("qwen2-mlx4-g64")
         checkpoint.keep_layers(0)
@@ -192,7 +193,7 @@ def test_the_table_of_families_names_all_and_says_what_each_file_says() -> None:
     rows = re.findall(
         r"^\| (`[a-z].*?) \| .*? \| (.*?) \|$", (ROOT / "README.md").read_text(), re.M
     )
-    tried = {name: cell for names, cell in rows for name in re.findall(r"`(\w+)`", names)}
+    tried = {name: cell for names, cell in rows for name in re.findall(r"`([\w-]+)`", names)}
     assert tried.keys() >= families().keys()
     for name, file in families().items():
         said = " ".join((import_module(f"py_engine.models.{file}").__doc__ or "").split())
