@@ -80,6 +80,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "sentence-transformers/": "bert-f32",
         "cross-encoder/": "rerank-bert",
         "Qwen/Qwen3-Reranker": "rerank-qwen3",
+        "google/embeddinggemma": "encoder-gemma3-mlx4-g32",
+        "mlx-community/embeddinggemma": "encoder-gemma3-mlx4-g32",
     }
     for name in {name for page in PAGES for name in HUB_ID.findall(page.read_text())}:
         given = next((folder for start, folder in like.items() if name.startswith(start)), None)
@@ -198,7 +200,7 @@ def test_the_table_of_families_names_all_and_says_what_each_file_says() -> None:
     rows = re.findall(
         r"^\| (`[a-z].*?) \| .*? \| (.*?) \|$", (ROOT / "README.md").read_text(), re.M
     )
-    tried = {name: cell for names, cell in rows for name in re.findall(r"`(\w+)`", names)}
+    tried = {name: cell for names, cell in rows for name in re.findall(r"`([\w-]+)`", names)}
     assert tried.keys() >= families().keys()
     for name, file in families().items():
         said = " ".join((import_module(f"py_engine.models.{file}").__doc__ or "").split())
