@@ -21,6 +21,7 @@ from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
+from py_engine.checks.nearest import nearest_best, nearest_scores
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
@@ -47,6 +48,8 @@ CHECKS: Mapping[str, Maker] = {
     "attention_decode": decode_attention,
     "attention_full": full_attention,
     "pool": pool,
+    "nearest_scores": nearest_scores,
+    "nearest_best": nearest_best,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

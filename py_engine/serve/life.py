@@ -105,6 +105,12 @@ class Life:
                 broken = self._gpu is self._given_up
                 self._status = "closed" if self._closed else "lost" if broken else "ready"
 
+    async def with_gpu(self, work: Callable[[Gpu, Loaded], Awaitable[T]], status: str) -> T:
+        """The result of `work`, which has the engine's GPU and model in its turn. When the device is lost, `work` is
+        called again with another one: what it had made on the old one is gone. Raises ClosedError, DeviceLostError."""
+        async with self._busy(status):
+            return await self._survive(lambda loaded: work(self._gpu, loaded), lambda: "idle")
+
     # -- a lost device -----------------------------------------------------------------------------------------------
 
     async def _survive(
