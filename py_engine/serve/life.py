@@ -52,6 +52,11 @@ class Life:
         return self._loaded.name
 
     @property
+    def loaded(self) -> Loaded:
+        """The model in use, for what is built on engines. Raises ClosedError."""
+        return self._in_use()
+
+    @property
     def idle(self) -> bool:
         """Whether no caller uses it or waits for it."""
         return not (self._turn.locked() or self._under_way or self._closed)
