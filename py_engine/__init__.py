@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ClosedError,
         ContextError,
         DeviceLostError,
+        DocumentError,
         EngineError,
         FormatError,
         HostError,
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
         is_standalone,
         request_persistent_storage,
     )
+    from py_engine.memory.adding import Added, AddProgress
+    from py_engine.memory.context import Item, Recalled
+    from py_engine.memory.memory import Memory
+    from py_engine.memory.records import Piece
+    from py_engine.memory.sync import SyncMemory
     from py_engine.serve.device import Device
     from py_engine.serve.engine import Engine
     from py_engine.serve.memory import Estimate
@@ -70,6 +76,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "Abort": "abort",
     "AbortError": "errors",
+    "AddProgress": "memory.adding",
+    "Added": "memory.adding",
     "Answer": "generate.answer",
     "ChatRequest": "tasks.chat",
     "ClosedError": "errors",
@@ -79,6 +87,7 @@ _NAMES = {
     "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
+    "DocumentError": "errors",
     "EmbedRequest": "tasks.embed",
     "Embeddings": "tasks.embed",
     "Engine": "serve.engine",
@@ -90,12 +99,16 @@ _NAMES = {
     "HostError": "errors",
     "HubError": "errors",
     "InputError": "errors",
+    "Item": "memory.context",
+    "Memory": "memory.memory",
     "MemoryBudgetError": "errors",
     "ModelError": "errors",
     "NoAdapterError": "errors",
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
+    "Piece": "memory.records",
     "Progress": "serve.options",
+    "Recalled": "memory.context",
     "SelfCheckError": "errors",
     "SessionError": "errors",
     "SessionInfo": "serve.sessions",
@@ -105,6 +118,7 @@ _NAMES = {
     "SyncDevice": "serve.sync_device",
     "SyncEngine": "serve.sync",
     "SyncGeneration": "serve.sync",
+    "SyncMemory": "memory.sync",
     "SyncWork": "serve.sync",
     "Timings": "generate.answer",
     "ToolCall": "generate.tools",
@@ -121,6 +135,8 @@ _NAMES = {
 __all__ = [
     "Abort",
     "AbortError",
+    "AddProgress",
+    "Added",
     "Answer",
     "ChatRequest",
     "ClosedError",
@@ -130,6 +146,7 @@ __all__ = [
     "Device",
     "DeviceEvent",
     "DeviceLostError",
+    "DocumentError",
     "EmbedRequest",
     "Embeddings",
     "Engine",
@@ -141,12 +158,16 @@ __all__ = [
     "HostError",
     "HubError",
     "InputError",
+    "Item",
+    "Memory",
     "MemoryBudgetError",
     "ModelError",
     "NoAdapterError",
     "Options",
     "OutOfMemoryError",
+    "Piece",
     "Progress",
+    "Recalled",
     "SelfCheckError",
     "SessionError",
     "SessionInfo",
@@ -156,6 +177,7 @@ __all__ = [
     "SyncDevice",
     "SyncEngine",
     "SyncGeneration",
+    "SyncMemory",
     "SyncWork",
     "Timings",
     "ToolCall",

@@ -14,8 +14,8 @@ OVERLAP = 32  # tokens of the end of a piece that the next one of the same secti
 
 # Where a paragraph may be parted, the best places first.
 _PLACES = (
-    re.compile(r"\n+"),
     re.compile(r"(?<=[.!?;:])\s+|(?<=[\u3002\uff01\uff1f])"),
+    re.compile(r"\n+"),
     re.compile(r"\s+"),
 )
 

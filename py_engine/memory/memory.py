@@ -23,7 +23,7 @@ from py_engine.memory.adding import PIECES_AT_ONCE, Added, Adding, AddProgress
 from py_engine.memory.context import Item, Recalled, context_of
 from py_engine.memory.namespace import Namespace
 from py_engine.memory.ranking import fused, reranked
-from py_engine.memory.records import Identity, Piece, Record
+from py_engine.memory.records import Identity, Piece, Record, sources_of
 from py_engine.memory.search import VectorSearch
 from py_engine.memory.texts import TextSearch
 from py_engine.memory.vectors import Scored, pack_rows
@@ -84,6 +84,7 @@ class Memory:
         self._texts = TextSearch()
         self._turn = asyncio.Lock()  # of what changes or reads the records here
         self._closed = False
+        embedder.ends_with(self._free)
 
     @property
     def namespace(self) -> str:
@@ -277,14 +278,7 @@ class Memory:
     async def sources(self) -> list[dict[str, Any]]:
         """What is stored, by source: {"source", "pieces", "characters", "added"} each, in the order of their first
         pieces. `added`: seconds since 1970, of the last piece."""
-        found: dict[str, dict[str, Any]] = {}
-        for record in await self.records():
-            source = record.piece.source
-            entry = found.setdefault(source, {"source": source, "pieces": 0, "characters": 0})
-            entry["pieces"] += 1
-            entry["characters"] += len(record.piece.text)
-            entry["added"] = record.added
-        return [*found.values()]
+        return sources_of(await self.records())
 
     async def export(self) -> bytes:
         """Everything, as lines of JSON that `import_` reads: the embedder, then a piece a line with its vector."""
@@ -326,9 +320,14 @@ class Memory:
         self._closed = True
         async with self._turn:
             self._texts.close()
-            if self._vectors is not None:
-                self._vectors.release()
-                self._vectors = None
+            self._free()
+            self._embedder.never_mind(self._free)
+
+    def _free(self) -> None:
+        """Free the buffers. The next search makes them anew."""
+        if self._vectors is not None:
+            self._vectors.release()
+            self._vectors = None
 
     async def __aenter__(self) -> Memory:
         return self

@@ -57,6 +57,15 @@ class Namespace:
         self.version += 1
 
     @classmethod
+    async def stored(cls, store: BlobStore, io: Io, name: str) -> Namespace:
+        """A namespace that is there, without its embedder: to list, and to forget. Raises InputError if there is none,
+        StorageError."""
+        head = await Head.read(store, io, name)
+        if head is None:
+            raise InputError(f"there is no namespace {name!r} on this device")
+        return await cls.open(store, io, name, head.identity)
+
+    @classmethod
     async def open(
         cls, store: BlobStore, io: Io, name: str, identity: Identity, *, repair: bool = False
     ) -> Namespace:

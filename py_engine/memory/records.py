@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -122,6 +122,18 @@ class Identity:
             "Load that one, take another namespace, or export it and import it into a new one, which makes its "
             "vectors anew"
         )
+
+
+def sources_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The sources of records, in the order of their first ones, as Memory.sources gives them."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        source = record.piece.source
+        entry = found.setdefault(source, {"source": source, "pieces": 0, "characters": 0})
+        entry["pieces"] += 1
+        entry["characters"] += len(record.piece.text)
+        entry["added"] = record.added
+    return [*found.values()]
 
 
 def line(value: Mapping[str, Any]) -> bytes:
