@@ -322,7 +322,7 @@ def test_export_and_import(engine: Engine, run: Runner) -> None:
                 assert await other.import_(data) == 3 and await other.import_(data) == 0
                 assert calls == [] and await other.export() == data.replace(b'"from"', b'"to"', 1)
             finally:
-                del engine.embed  # type: ignore[method-assign]
+                del engine.embed
             assert [(r.id, r.piece) for r in await other.records()] == [
                 (r.id, r.piece) for r in records
             ]
@@ -339,7 +339,7 @@ def test_export_and_import(engine: Engine, run: Runner) -> None:
         ):
             async with Memory(engine, namespace="wrong") as other:
                 with pytest.raises(InputError, match="data"):
-                    await other.import_(wrong)
+                    await other.import_(wrong)  # type: ignore[arg-type]
                 assert await other.records() == []
 
     run(go())
@@ -371,7 +371,7 @@ def test_bad_input_is_told_at_once(engine: Engine, run: Runner) -> None:
                 (lambda: memory.forget([3]), "ids="),
             ):
                 with pytest.raises(InputError, match=told):
-                    await call()
+                    await call()  # type: ignore[no-untyped-call]
             assert await memory.records() == []
             await memory.add("half \ud800 of a pair")
             assert [r.piece.text for r in await memory.records()] == ["half ? of a pair"]

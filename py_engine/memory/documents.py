@@ -199,31 +199,31 @@ def _paragraphs(lines: list[str], heading: tuple[str, ...], first: int) -> Itera
 
 def _markdown(text: str) -> Iterator[Block]:
     lines, headings = text.split("\n"), Headings()
-    start, fence, i = 0, "", 0
-    while i < len(lines):
-        mark = _FENCE.match(lines[i])
+    start, after, fence = 0, 0, ""  # `after`: the line behind the last heading or fence
+    for i, line in enumerate(lines):
+        mark = _FENCE.match(line)
         if fence:
             if mark and mark[1].startswith(fence):
-                fence = ""
+                fence, after = "", i + 1
         elif mark:
             fence = mark[1]
         else:
-            found, begin = _heading(lines, i, start)
+            found, begin = _heading(lines, i, after)
             if found:
                 yield from _paragraphs(lines[start:begin], headings.path, start + 1)
                 headings.enter(*found)
-                start = i + 1
-        i += 1
+                start = after = i + 1
     yield from _paragraphs(lines[start:], headings.path, start + 1)
 
 
-def _heading(lines: list[str], i: int, start: int) -> tuple[tuple[int, str] | None, int]:
-    """(level, text) of a heading that ends in line i, and the line where it begins."""
+def _heading(lines: list[str], i: int, after: int) -> tuple[tuple[int, str] | None, int]:
+    """(level, text) of a heading that ends in line i, and the line where it begins. Nothing before line `after`
+    belongs to it."""
     if atx := _ATX.match(lines[i]):
         return (len(atx[1]), (atx[2] or "").strip()), i
     under = re.fullmatch(r" {0,3}(=+|-+)[ \t]*", lines[i])
-    if under and i > start and lines[i - 1].strip():
-        alone = i - 1 == start or not lines[i - 2].strip()
+    if under and i > after and lines[i - 1].strip():
+        alone = i - 1 == after or not lines[i - 2].strip()
         if alone:
             return (1 if under[1][0] == "=" else 2, lines[i - 1].strip()), i - 1
     return None, i
