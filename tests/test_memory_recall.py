@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import py_engine
+from py_engine.__main__ import main
 from py_engine.abort import Abort
 from py_engine.checks.self_check import run_checks
 from py_engine.errors import (
@@ -546,3 +547,45 @@ def test_a_gpu_that_searches_wrongly_is_not_used(
 
     run(go())
     assert len(notes) == 1 and "nearest_best gives nonsense" in notes[0]
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line(
+    stores: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Adding what can be added; the embedder of a namespace is known from then on; list and forget need none."""
+    model = str(reference.folder("bert-f32"))
+    (tmp_path / "a.md").write_text("# Ferries\n\nThe ferry leaves at nine.")
+    (tmp_path / "b.txt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+
+    def jerboa(*words: str) -> tuple[int, Any]:
+        with software_adapter("wgpu"):
+            code = main(["memory", *words, "--json"])
+        return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    code, told = jerboa("add", "a.md")
+    assert code == 1 and "--model" in told["error"]["message"]
+    code, told = jerboa(
+        "add", "a.md", "b.txt", "c.txt", "--text", "more", "--model", model, "--host", "wgpu"
+    )
+    if code == 1 and told.get("error", {}).get("type") == "NoAdapterError":
+        missing_adapter(told["error"]["message"])
+    assert code == 1 and [entry["source"] for entry in told["added"]] == ["", "a.md"]
+    assert [entry["error"]["type"] for entry in told["failed"]] == ["DocumentError", "InputError"]
+    code, told = jerboa("recall", "the ferry leaves at nine", "--top-k", "1", "--host", "wgpu")
+    assert code == 0 and told["items"][0]["source"] == "a.md" and told["context"]
+    assert jerboa("list")[1]["namespaces"][0]["namespace"] == "default"
+    code, told = jerboa("list", "--namespace", "default")
+    assert [s["source"] for s in told["sources"]] == ["", "a.md"]
+    assert jerboa("forget", "--source", "a.md") == (0, {"forgotten": 1})
+    assert jerboa("forget")[1]["error"]["type"] == "InputError"
+    assert jerboa("forget", "--all") == (0, {"forgotten": 1})
+    assert jerboa("forget", "--all") == (0, {"forgotten": 0})
+    assert jerboa("list") == (0, {"namespaces": []})
+    assert jerboa("list", "--namespace", "none")[1]["error"]["type"] == "InputError"

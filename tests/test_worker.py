@@ -100,9 +100,11 @@ def test_a_memory_over_messages(page: Page, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.md").write_text("# Ferries\n\nThe ferry leaves at nine.\n")
     (folder / "b.bin").write_bytes(bytes(range(256)) * 4)
-    assert page.ask("memory_add", 0, text="a", name="a")["error_type"] == "InputError", "no model yet"
+    assert page.ask("memory_add", 0, text="a", name="a")["error_type"] == "InputError", (
+        "no model yet"
+    )
     assert page.ask("memory_list", 1)["value"] == []
-    assert page.load(2, reference.folder("bert-f32"))["status"] == "ready"
+    assert page.load(2, reference.folder("bert-f32"), context=80)["status"] == "ready"
     told = page.ask("memory_add", 3, namespace="n", files=str(folder))["value"]
     assert told["added"] == [{"source": "a.md", "pieces": 1, "notes": []}]
     [failed] = told["failed"]

@@ -12,7 +12,7 @@ from py_engine.host.io import Io
 from py_engine.host.store import BlobStore
 from py_engine.memory.adding import AddProgress
 from py_engine.memory.documents import check_size, kind_of
-from py_engine.memory.head import delete, namespaces
+from py_engine.memory.head import delete, folder_of, namespaces
 from py_engine.memory.memory import Memory
 from py_engine.memory.namespace import Namespace
 from py_engine.memory.records import sources_of
@@ -153,7 +153,9 @@ async def forget(
     source: str | None = None,
 ) -> int:
     """Forget pieces by their ids, all of a source, or with neither the namespace itself, damaged or not. Returns how
-    many pieces there were. Raises InputError, StorageError."""
+    many pieces there were; 0 where there is no such namespace. Raises InputError, StorageError."""
+    if not await store.names(folder_of(namespace)):
+        return 0
     if ids is None and source is None:
         try:
             pieces = len((await Namespace.stored(store, io, namespace)).records)
