@@ -126,7 +126,7 @@ def test_a_memory_over_messages(page: Page, tmp_path: Path) -> None:
     wrong: tuple[dict[str, Any], ...] = (
         {},
         {"ids": ["a"], "all": True},
-        {"ids": ["a"], "namespace": "no"},
+        {"ids": ["a"], "namespace": ""},
     )
     for id, fields in enumerate(wrong, 10):
         assert page.ask("memory_forget", id, **fields)["error_type"] == "InputError"
