@@ -28,6 +28,7 @@ from py_engine.graph.submit import SingleSubmit
 from py_engine.graph.trace import Trace
 from py_engine.host.gpu import Gpu
 from py_engine.memory import search as search_module
+from py_engine.memory import words as words_module
 from py_engine.memory.context import INTRODUCTION, Item, context_of
 from py_engine.memory.memory import Memory
 from py_engine.memory.ranking import fused
@@ -185,7 +186,7 @@ def test_a_reranker_decides_the_order(engine: Engine, run: Runner, form: str) ->
     run(go())
 
 
-def test_both_text_indexes_rank_alike() -> None:
+def test_both_text_indexes_rank_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(5)
     vocabulary = [f"w{i}" for i in range(40)]
     texts = [(row, " ".join(draw.choices(vocabulary, k=5 + row % 30))) for row in range(0, 400, 2)]
@@ -200,6 +201,14 @@ def test_both_text_indexes_rank_alike() -> None:
         assert all(row % 3 for row in found[0]) and len(found[0]) == (
             20 if "w" in query.lower() else 0
         )
+    monkeypatch.setattr(words_module, "MANY_RECORDS", 3)
+    rare = "".join(draw.choices("xyz", k=9))
+    for index in (ours, sqlite):
+        index.add([(401, f"w1 w2 w3 {rare}"), (403, "w1")])
+    every = lambda _: True  # noqa: E731
+    found = [index.best(f"w1 w2 {rare}", 9, every) for index in (ours, sqlite)]
+    assert found == [[401], [401]], "words that most records hold say little"
+    assert len(ours.best("w1 w2", 9, every)) == len(sqlite.best("w1 w2", 9, every)) == 9
     assert words("Ünïcode ÉTÉ x_y 3.14") == ["unicode", "ete", "x", "y", "3", "14"]
     assert words("東京タワー") == [*"東京タワー"], "a sign each, where no spaces part words"
     assert fused([1, 2, 3], [3, 9]) == [3, 1, 2, 9]

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 K1, B = 1.2, 0.75
 MAX_QUERY_WORDS = 64
+# A word that more records hold, and a twentieth of all, says too little for the time that ranking them takes.
+MANY_RECORDS = 1000
 
 # A word; a sign of a script that puts no spaces between words stands alone.
 _WORD = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff]|[^\W_]+")
@@ -69,15 +71,18 @@ class SqliteWords:
         self._base.execute(
             "create virtual table found using fts5(words, content='', tokenize=\"unicode61 remove_diacritics 0\")"
         )
+        self._base.execute("create virtual table known using fts5vocab(found, row)")
+        self._count = 0
 
     def add(self, texts: Iterable[tuple[int, str]]) -> None:
         """As WordIndex."""
-        rows = ((row, " ".join(words(text))) for row, text in texts)
+        rows = [(row, " ".join(words(text))) for row, text in texts]
+        self._count += len(rows)
         self._base.executemany("insert into found(rowid, words) values (?, ?)", rows)
 
     def best(self, query: str, count: int, alive: Callable[[int], bool]) -> list[int]:
         """As WordIndex."""
-        asked = _asked(query)
+        asked = _telling(_asked(query), self._records_with, self._count)
         if not asked:
             return []
         match = " OR ".join(f'"{word}"' for word in asked)
@@ -91,6 +96,10 @@ class SqliteWords:
             if alive(row):
                 rows.append(row)
         return rows
+
+    def _records_with(self, word: str) -> int:
+        found = self._base.execute("select doc from known where term = ?", (word,)).fetchone()
+        return int(found[0]) if found else 0
 
     def close(self) -> None:
         """As WordIndex."""
@@ -119,7 +128,7 @@ class Bm25Words:
         n = len(self._lengths)
         mean = self._total / n if n else 1.0
         scores: dict[int, float] = {}
-        for word in _asked(query):
+        for word in _telling(_asked(query), self._records_with, n):
             places = self._places.get(word, [])
             # FTS5 takes a word that most texts hold as worth a little, too.
             worth = max(1e-6, math.log((n - len(places) + 0.5) / (len(places) + 0.5)))
@@ -130,6 +139,9 @@ class Bm25Words:
         order = sorted((row for row in scores if alive(row)), key=lambda row: (-scores[row], row))
         return order[:count]
 
+    def _records_with(self, word: str) -> int:
+        return len(self._places.get(word, ()))
+
     def close(self) -> None:
         """As WordIndex."""
 
@@ -137,3 +149,11 @@ class Bm25Words:
 def _asked(query: str) -> Sequence[str]:
     """The words of a query, each once."""
     return [*dict.fromkeys(words(query))][:MAX_QUERY_WORDS]
+
+
+def _telling(asked: Sequence[str], records_with: Callable[[str], int], total: int) -> list[str]:
+    """The words that not too many records hold, of those that any holds; the rarest, if there is no such word."""
+    held = {word: n for word in asked if (n := records_with(word))}
+    most = max(MANY_RECORDS, total // 20)
+    found = [word for word, n in held.items() if n <= most]
+    return found or sorted(held, key=lambda word: held[word])[:1]
