@@ -52,6 +52,10 @@ from py_engine.serve.protocol import (
     Interrupt,
     Load,
     LoadOptions,
+    MemoryAdd,
+    MemoryForget,
+    MemoryList,
+    MemoryRecall,
     MessageId,
     SessionDelete,
     SessionList,
@@ -79,15 +83,17 @@ class Host:
     at a time; generations queue in their engine.
 
     `post` sends a plain object to the page. `prepare_chat` fetches what chat templates need, and is awaited before the
-    first use of one.
+    first use of one; `prepare_documents` what PDFs need.
     """
 
     def __init__(
         self,
         post: Callable[[dict[str, Any]], object],
         prepare_chat: Callable[[], Awaitable[object]],
+        prepare_documents: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._post = post
+        self._prepare_documents = prepare_documents
         self._prepare_chat = prepare_chat
         self._chat_ready = False
         self._models = Models(self._device_event)
@@ -100,6 +106,7 @@ class Host:
         self._one_by_one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._io = open_io()
+        self._memories: Any = None  # a Memories, once a page asks for one
         self._log = RunLog(self._io, self._send)
         self._asked = time.monotonic()  # when the last request came or ended
         # Set when the recovery from an idle loss has ended, with or without a device.
@@ -192,6 +199,8 @@ class Host:
                 return self._cache_delete(message)
             case SessionList() | SessionSave() | SessionRestore() | SessionDelete():
                 return self._session(message)
+            case MemoryAdd() | MemoryRecall() | MemoryList() | MemoryForget():
+                return self._memory(message, abort)
         raise InputError(f"{message.type} is not for Python: public/worker.mjs answers it")
 
     @asynccontextmanager
@@ -386,6 +395,18 @@ class Host:
                 value = asdict(await engine.restore_session(message.name))
             case SessionDelete():
                 await engine.delete_session(message.name)
+        self._send(Result(message.id, value))
+
+    async def _memory(
+        self, message: MemoryAdd | MemoryRecall | MemoryList | MemoryForget, abort: Abort
+    ) -> None:
+        from py_engine.memory.messages import Memories  # imported here, since few pages ask for it
+
+        if self._memories is None:
+            self._memories = Memories(self._io, self._loaded, self._prepare_documents)
+        value = await self._memories.answer(
+            message, abort, lambda row: self._send(Row(message.id, row))
+        )
         self._send(Result(message.id, value))
 
     async def _bench(self, message: Bench, abort: Abort) -> None:

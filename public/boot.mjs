@@ -15,6 +15,7 @@ import * as sha256 from './sha256.mjs';
 export const DEFAULT_RUNTIME = 'py314';
 const HERE = new URL('./', import.meta.url).href;
 const HOME = '/home/pyodide'; // Pyodide's working folder, on sys.path
+const PDF_WHEEL = 'pypdf-7.1.1-py3-none-any.whl';
 const WHEELS = ['jinja2-3.1.6-py3-none-any.whl', 'markupsafe-3.0.4-pure.zip'];
 
 /** files: "FOLDER/NAME" -> File. env: settings from the page. The others are for modules of py_engine/host: body,
@@ -116,6 +117,14 @@ export async function boot(runtime, tell) {
   install(py, sources);
   await tokenizersCome;
   return { py, version, snapshot, place };
+}
+
+/** Fetch pypdf, which the first PDF needs. */
+let pdf = null;
+export function prepareDocuments(py) {
+  pdf ??= fetchBytes(`vendor/wheels/${PDF_WHEEL}`).then(archive => unpack(py, archive));
+  pdf.catch(() => { pdf = null; });
+  return pdf;
 }
 
 /** Fetch Jinja2 and MarkupSafe, which the first chat needs. */

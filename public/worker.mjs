@@ -3,7 +3,7 @@
 // `new Worker('worker.mjs', {type: 'module', name: runtime})`; runtime: a folder of vendor/, '' for the default one.
 // Messages that come while booting are queued. Nothing here knows about models.
 
-import { boot, DEFAULT_RUNTIME, jerboa, prepareChat } from './boot.mjs';
+import { boot, DEFAULT_RUNTIME, jerboa, prepareChat, prepareDocuments } from './boot.mjs';
 
 const SNAPSHOT_DELAY_MS = 1000; // leave the CPU to the page for a moment after a cold boot
 const MAX_ID = 256; // as in protocol.py
@@ -124,6 +124,7 @@ try {
   const host = py.pyimport('app.worker').Host(
     message => self.postMessage(message.toJs({ dict_converter: Object.fromEntries })),
     () => prepareChat(py),
+    () => prepareDocuments(py),
   );
   watch(py);
   receive = message => {

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ClosedError,
         ContextError,
         DeviceLostError,
+        DocumentError,
         EngineError,
         FormatError,
         HostError,
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
         is_standalone,
         request_persistent_storage,
     )
+    from py_engine.memory.adding import Added, AddProgress
+    from py_engine.memory.context import Item, Recalled
+    from py_engine.memory.memory import Memory
+    from py_engine.memory.records import Piece
+    from py_engine.memory.sync import SyncMemory
     from py_engine.serve.device import Device
     from py_engine.serve.engine import Engine
     from py_engine.serve.memory import Estimate
@@ -72,6 +78,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "Abort": "abort",
     "AbortError": "errors",
+    "AddProgress": "memory.adding",
+    "Added": "memory.adding",
     "Answer": "generate.answer",
     "ChatRequest": "tasks.chat",
     "ClosedError": "errors",
@@ -81,6 +89,7 @@ _NAMES = {
     "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
+    "DocumentError": "errors",
     "EmbedRequest": "tasks.embed",
     "Embeddings": "tasks.embed",
     "Engine": "serve.engine",
@@ -92,14 +101,18 @@ _NAMES = {
     "HostError": "errors",
     "HubError": "errors",
     "InputError": "errors",
+    "Item": "memory.context",
+    "Memory": "memory.memory",
     "MemoryBudgetError": "errors",
     "ModelError": "errors",
     "NoAdapterError": "errors",
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
+    "Piece": "memory.records",
     "Progress": "serve.options",
     "Ranked": "tasks.rerank",
     "Ranking": "tasks.rerank",
+    "Recalled": "memory.context",
     "RerankRequest": "tasks.rerank",
     "SelfCheckError": "errors",
     "SessionError": "errors",
@@ -112,6 +125,7 @@ _NAMES = {
     "SyncDevice": "serve.sync_device",
     "SyncEngine": "serve.sync",
     "SyncGeneration": "serve.sync",
+    "SyncMemory": "memory.sync",
     "SyncWork": "serve.sync",
     "Timings": "generate.answer",
     "ToolCall": "generate.tools",
@@ -128,6 +142,8 @@ _NAMES = {
 __all__ = [
     "Abort",
     "AbortError",
+    "AddProgress",
+    "Added",
     "Answer",
     "ChatRequest",
     "ClosedError",
@@ -137,6 +153,7 @@ __all__ = [
     "Device",
     "DeviceEvent",
     "DeviceLostError",
+    "DocumentError",
     "EmbedRequest",
     "Embeddings",
     "Engine",
@@ -148,14 +165,18 @@ __all__ = [
     "HostError",
     "HubError",
     "InputError",
+    "Item",
+    "Memory",
     "MemoryBudgetError",
     "ModelError",
     "NoAdapterError",
     "Options",
     "OutOfMemoryError",
+    "Piece",
     "Progress",
     "Ranked",
     "Ranking",
+    "Recalled",
     "RerankRequest",
     "SelfCheckError",
     "SessionError",
@@ -168,6 +189,7 @@ __all__ = [
     "SyncDevice",
     "SyncEngine",
     "SyncGeneration",
+    "SyncMemory",
     "SyncWork",
     "Timings",
     "ToolCall",

@@ -14,7 +14,8 @@
     │   └── StorageFullError  no room: the disk is full, or the browser's quota is used up
     ├── SessionError        a saved session is not there, damaged, or of another model, device or version
     ├── InputError          the caller's arguments: prompt, messages, sampling settings, template
-    │   └── ContextError    prompt and answer do not fit the context (numbers inside)
+    │   ├── ContextError    prompt and answer do not fit the context (numbers inside)
+    │   └── DocumentError   a document cannot be read: encrypted, too large, no text in it
     ├── ClosedError         the engine or device was closed, or unloaded to make room for another model
     └── AbortError          the caller stopped it
 
@@ -109,6 +110,10 @@ class ContextError(InputError):
         super().__init__(message)
         self.prompt_tokens = prompt_tokens
         self.context = context
+
+
+class DocumentError(InputError):
+    """A document cannot be read: it is too large, encrypted, damaged, or holds no text. The message says what to do."""
 
 
 class ClosedError(EngineError):

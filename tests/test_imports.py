@@ -11,7 +11,7 @@ import pytest
 ENGINE = Path(__file__).parent.parent / "py_engine"
 ORDER = (
     "host graph ops sources kept weights blocks models checks inputs "
-    "generate encode tasks serve diagnostics convert cli"
+    "generate encode tasks serve memory diagnostics convert cli"
 ).split()
 ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "work", "version"}
 HOST_ONLY = {"js", "pyodide", "pyodide_js", "wgpu", "wgpudawn"}

@@ -44,6 +44,10 @@ from py_engine.serve.protocol import (
     Interrupt,
     Load,
     LoadOptions,
+    MemoryAdd,
+    MemoryForget,
+    MemoryList,
+    MemoryRecall,
     SessionDelete,
     SessionList,
     SessionRestore,
@@ -98,6 +102,13 @@ TO_WORKER: list[ToWorker] = [
     SessionSave(13, "one"),
     SessionRestore(14, "one"),
     SessionDelete(15, "one"),
+    MemoryAdd(30, "notes", files="picked", model="embedder"),
+    MemoryAdd(31, text="a text", name="a.md"),
+    MemoryRecall(32, "what?", "notes", 512, 4, 0.25, False, chat="chat", reranker="judge"),
+    MemoryList(33),
+    MemoryList(34, "notes"),
+    MemoryForget(35, "notes", ["1f"]),
+    MemoryForget(36, source="a.md"),
 ]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 FROM_WORKER: list[FromWorker] = [

@@ -94,6 +94,50 @@ def page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     assert page.ask("unload", "the end")["status"] == "result"
 
 
+def test_a_memory_over_messages(page: Page, tmp_path: Path) -> None:
+    """Documents are added with progress and errors of their own; recall, list, forget; the model may go meanwhile."""
+    folder = tmp_path / "picked"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Ferries\n\nThe ferry leaves at nine.\n")
+    (folder / "b.bin").write_bytes(bytes(range(256)) * 4)
+    assert page.ask("memory_add", 0, text="a", name="a")["error_type"] == "InputError", (
+        "no model yet"
+    )
+    assert page.ask("memory_list", 1)["value"] == []
+    assert page.load(2, reference.folder("bert-f32"), context=80)["status"] == "ready"
+    told = page.ask("memory_add", 3, namespace="n", files=str(folder))["value"]
+    assert told["added"] == [{"source": "a.md", "pieces": 1, "notes": []}]
+    [failed] = told["failed"]
+    assert (failed["source"], failed["type"]) == ("b.bin", "DocumentError")
+    rows = [m["row"] for m in page.heard if m["status"] == "row" and m["id"] == 3]
+    assert rows[-1] == {"source": "a.md", "unit": "bytes", "done": 37, "total": 37, "stored": 1}
+    page.ask("memory_add", 4, namespace="n", text="Apples grow on trees.", name="note")
+    found = page.ask("memory_recall", 5, namespace="n", query="the ferry leaves at nine")["value"]
+    assert found["items"][0]["source"] == "a.md" and found["items"][0]["heading"] == ["Ferries"]
+    assert "The ferry leaves at nine." in found["context"] and found["tokens"] > 10
+    [space] = page.ask("memory_list", 6)["value"]
+    assert (space["namespace"], space["model"]) == ("n", str(reference.folder("bert-f32")))
+    sources = page.ask("memory_list", 7, namespace="n")["value"]
+    assert [s["source"] for s in sources] == ["a.md", "note"]
+    assert page.ask("memory_forget", 8, namespace="n", source="note")["value"] == 1
+    assert page.ask("memory_recall", 9, namespace="n", query="apples")["value"]["items"] == [
+        {**found["items"][0], "score": pytest.approx(0, abs=1)}
+    ]
+    wrong: tuple[dict[str, Any], ...] = (
+        {},
+        {"ids": ["a"], "all": True},
+        {"ids": ["a"], "namespace": ""},
+    )
+    for id, fields in enumerate(wrong, 10):
+        assert page.ask("memory_forget", id, **fields)["error_type"] == "InputError"
+    assert page.ask("memory_add", 20, files="never sent")["error_type"] == "InputError"
+    assert page.ask("unload", 21)["status"] == "result"
+    assert page.load(22, FOLDER)["status"] == "ready"
+    assert "cannot embed" in page.ask("memory_recall", 23, namespace="n", query="a")["error"]
+    assert page.ask("memory_forget", 24, namespace="n", all=True)["value"] == 1
+    assert page.ask("memory_list", 25)["value"] == []
+
+
 def broken(tmp_path: Path, name: str, change: Callable[[Path], object]) -> Path:
     """A copy of the other checkpoint with something wrong in it."""
     folder = tmp_path / name

@@ -771,7 +771,8 @@ def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Pa
     new_chat.click("#attach summary")
     with new_chat.expect_file_chooser() as chooser:
         new_chat.click("[data-do=pick-pictures]")
-    chooser.value.set_files([{"name": "red.png", "mimeType": "image/png", "buffer": png(4, 4)}])
+    red: FilePayload = {"name": "red.png", "mimeType": "image/png", "buffer": png(4, 4)}
+    chooser.value.set_files([red])
     expect(new_chat.locator("#attach-problem")).to_contain_text(f"Tiny {MODEL} sees no pictures.")
     new_chat.press("#prompt", "Enter")
     expect(new_chat.locator(".message")).to_have_count(0)

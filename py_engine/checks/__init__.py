@@ -20,6 +20,7 @@ from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
+from py_engine.checks.nearest import nearest_best, nearest_scores
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
 from py_engine.checks.per_layer import end_layer, gate_by_signal
 from py_engine.checks.rotary import rope_angles, rotate_rows
@@ -51,6 +52,8 @@ CHECKS: Mapping[str, Maker] = {
     "pool": pool,
     "per_layer_gate": gate_by_signal,
     "per_layer_end": end_layer,
+    "nearest_scores": nearest_scores,
+    "nearest_best": nearest_best,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Awaitable, Callable
 
 from py_engine.cli.measure import bench_command, doctor, estimate
+from py_engine.cli.memory import memory
 from py_engine.cli.models import cache, convert_command
 from py_engine.cli.text import generate, logits_command
 
@@ -16,5 +17,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int | None]]] = {
     "estimate": estimate,
     "convert": convert_command,
     "cache": cache,
+    "memory": memory,
     "doctor": doctor,
 }

@@ -136,6 +136,8 @@ def parser(*, tasks: bool = True) -> Parser:
         one.add_argument("model", nargs="?", help="org/name[@revision]; default: all")
     one.add_argument("--yes", action="store_true", help="delete all without a question")
 
+    _add_memory(commands, [running, host, json])
+
     p = commands.add_parser(
         "doctor", parents=[host, json], help="adapter, limits, features, measured speeds"
     )
@@ -146,6 +148,40 @@ def parser(*, tasks: bool = True) -> Parser:
         help="instead: test how this device runs dispatches and submits, all tests or these; a JSON row a line",
     )
     return top
+
+
+def _add_memory(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    p = commands.add_parser("memory", help="texts and documents that a model can recall")
+    kinds = p.add_subparsers(dest="what", required=True, metavar="add|recall|forget|list")
+
+    def add(what: str, text: str, namespace: str | None = "default") -> Parser:
+        one: Parser = kinds.add_parser(what, parents=parents, help=text)
+        one.add_argument("--namespace", default=namespace, help="default: %(default)s")
+        one.add_argument("--model", help="the embedder; default: the one that wrote the namespace")
+        one.add_argument(
+            "--dtype", choices=("auto", "f32", "f16", "q8", "q4"), default="auto", help="of it"
+        )
+        one.set_defaults(kv="auto", context=None)
+        return one
+
+    p = add("add", "store documents, split into pieces")
+    p.add_argument(
+        "files", nargs="*", metavar="FILE", help="text, Markdown, HTML, PDF, code; -: stdin"
+    )
+    p.add_argument("--text", action="append", help="a text in one piece; may be repeated")
+    p = add("recall", "find what was stored about something")
+    p.add_argument("query")
+    p.add_argument("--token-budget", type=int, default=1024, help="the most tokens of the context")
+    p.add_argument("--top-k", type=int, default=8, help="the most pieces")
+    p.add_argument("--min-score", type=float, help="the least cosine of query and piece, -1 to 1")
+    p.add_argument(
+        "--hybrid", action=argparse.BooleanOptionalAction, default=True, help="by words, too"
+    )
+    p = add("forget", "delete pieces")
+    p.add_argument("ids", nargs="*", metavar="ID")
+    p.add_argument("--source", help="all of this source")
+    p.add_argument("--all", action="store_true", help="the whole namespace")
+    add("list", "the namespaces, or the sources of one", None)
 
 
 def _model() -> Parser:

@@ -45,11 +45,17 @@ class Life:
         self._under_way: set[Work[Any, Any]] = set()  # queued and running
         self._status = "ready"
         self._sessions: Sessions | None = None
+        self._companions: list[Callable[[], object]] = []
 
     @property
     def name(self) -> str:
         """The address that it was loaded from."""
         return self._loaded.name
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model in use, for what is built on engines. Raises ClosedError."""
+        return self._in_use()
 
     @property
     def idle(self) -> bool:
@@ -80,6 +86,8 @@ class Life:
         for work in [*self._under_way]:
             work.stop()
         async with self._busy("closed"):
+            for release in self._companions:
+                release()
             self._loaded.release()
             self._device.left(self)
         if self._owns_device:
@@ -104,6 +112,20 @@ class Life:
             finally:
                 broken = self._gpu is self._given_up
                 self._status = "closed" if self._closed else "lost" if broken else "ready"
+
+    def ends_with(self, release: Callable[[], object]) -> None:
+        """Call `release` when this engine is closed: it frees what somebody keeps on the same GPU."""
+        self._companions.append(release)
+
+    def never_mind(self, release: Callable[[], object]) -> None:
+        """Undo `ends_with`."""
+        self._companions = [known for known in self._companions if known != release]
+
+    async def with_gpu(self, work: Callable[[Gpu, Loaded], Awaitable[T]], status: str) -> T:
+        """The result of `work`, which has the engine's GPU and model in its turn. When the device is lost, `work` is
+        called again with another one: what it had made on the old one is gone. Raises ClosedError, DeviceLostError."""
+        async with self._busy(status):
+            return await self._survive(lambda loaded: work(self._gpu, loaded), lambda: "idle")
 
     # -- a lost device -----------------------------------------------------------------------------------------------
 

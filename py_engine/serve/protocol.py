@@ -10,11 +10,13 @@ writes them.
     TASK          -> events*, then complete | error. The type is the name of a task (chat, complete, ...); the fields
                      of its request stand beside type and id. Tasks are queued, first come first served
     generate      -> as chat with `messages`, as complete with a `prompt`; their other fields stand in `options`
-    interrupt     -> no answer of its own. The load, task, bench or diagnose with that id ends, even while it waits:
+    interrupt     -> no answer of its own. The load, task, bench, diagnose or memory_add with that id ends, also one
+                     that waits:
                      text with complete and finish_reason "abort", the others with error AbortError
     diagnose      -> row*, then result | error
+    memory_add    -> row*, then result | error
     count_tokens, info, unload, files, env, bench, cache_list, cache_delete, session_list, session_save,
-    session_restore, session_delete -> result | error
+    session_restore, session_delete, memory_recall, memory_list, memory_forget -> result | error
 
 Chat and complete answer with dropped?, token* and complete (tasks/text.py).
 
@@ -246,6 +248,63 @@ class SessionDelete:
 
 
 @dataclass(frozen=True)
+class MemoryAdd:
+    """Add to a namespace: a `text` under a `name`, or all files of an earlier `files` message, by its name. Documents
+    (Markdown, HTML, PDF, program text) are split. Rows {source, unit, done, total, stored} tell how far it is. Result:
+    {added: [{source, pieces, notes}], failed: [{source, type, message}]}."""
+
+    type: ClassVar[str] = "memory_add"
+    id: MessageId
+    namespace: str = "default"
+    text: str | None = None
+    name: str | None = None
+    files: str | None = None
+    model: str | None = None  # the embedder, by the name of its load; absent: the one model
+
+
+@dataclass(frozen=True)
+class MemoryRecall:
+    """Find what a namespace says about a query (Memory.recall). Result: {context, items, tokens}."""
+
+    type: ClassVar[str] = "memory_recall"
+    id: MessageId
+    query: str
+    namespace: str = "default"
+    token_budget: int = 1024
+    top_k: int = 8
+    min_score: float | None = None
+    hybrid: bool = True
+    chat: str | None = (
+        None  # the model that counts tokens, by the name of its load; absent: the embedder
+    )
+    reranker: str | None = None  # a model that does `rerank`, by the name of its load
+    model: str | None = None  # the embedder, by the name of its load; absent: the one model
+
+
+@dataclass(frozen=True)
+class MemoryList:
+    """List the namespaces on this device: [{namespace, model, dimensions, nbytes}]; or the sources of one: [{source,
+    pieces, characters, added}]. No model is needed."""
+
+    type: ClassVar[str] = "memory_list"
+    id: MessageId
+    namespace: str | None = None
+
+
+@dataclass(frozen=True)
+class MemoryForget:
+    """Forget pieces of a namespace by `ids`, all of a `source`, or with `all` the namespace itself. Result: how many
+    pieces there were. No model is needed."""
+
+    type: ClassVar[str] = "memory_forget"
+    id: MessageId
+    namespace: str = "default"
+    ids: list[str] | None = None
+    source: str | None = None
+    all: bool = False
+
+
+@dataclass(frozen=True)
 class Bench:
     """Load a model and measure it. Result: the object that `jerboa bench --json` prints."""
 
@@ -300,4 +359,8 @@ ToWorker = (
     | SessionSave
     | SessionRestore
     | SessionDelete
+    | MemoryAdd
+    | MemoryRecall
+    | MemoryList
+    | MemoryForget
 )
