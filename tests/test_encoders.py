@@ -5,7 +5,9 @@ poolings, texts shorter and longer than a window, alone and packed, prompts, dim
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from devtools import bench_rows
 from py_engine.abort import Abort
 from py_engine.diagnostics import encoder_bench
 from py_engine.diagnostics.bench import BenchOptions, bench
+from py_engine.errors import InputError, ModelError
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
 from tests import reference
+from tests.checkpoints import Checkpoint, Stored
 from tests.conftest import Runner
 from tests.reference import nmse
 
@@ -96,6 +100,99 @@ def test_texts_are_those_of_sentence_transformers(
             assert nmse(np.asarray(cut[0]), case["cut"]) <= reference.NMSE_F32
 
     run(ask())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("encoder-gemma3", "auto"),
+        ("encoder-gemma3-mlx4-g32", "auto"),
+        ("encoder-xlm-roberta", "auto"),
+        ("encoder-xlm-roberta", "f16"),
+    ],
+)
+def test_default_forms(device: Gpu, run: Runner, name: str, dtype: str) -> None:
+    """What phones and other devices take by themselves."""
+    wanted = golden(name)
+
+    async def work() -> None:
+        async with await Engine.load(
+            str(reference.folder(name)), gpu=device, dtype=dtype
+        ) as engine:
+            runtime: Any = engine._loaded.runtime
+            lengths = (130, 7)
+            texts = [wanted[f"ids_{n}"].tolist() for n in lengths]
+            found = np.frombuffer(await runtime.embed(texts, "mean", Abort()), np.float32)
+            for row, n in zip(found.reshape(2, -1), lengths, strict=True):
+                assert row @ wanted[f"mean_{n}"] >= 0.999
+
+    run(work())
+
+
+def test_activations_may_exceed_float16(device: Gpu, run: Runner, tmp_path: Path) -> None:
+    """EmbeddingGemma's do: here the residual stream comes to more than 65504."""
+    made = Checkpoint.golden("encoder-gemma3")
+    name = "layers.0.post_feedforward_layernorm.weight"
+    made.tensors[name] = Stored.of(made.tensors[name].values * 0 + 1e6, "F32")
+    made.write(tmp_path / "model")
+    for extra in ("modules.json", "1_Pooling", "2_Dense", "3_Dense"):
+        source = reference.folder("encoder-gemma3") / extra
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / "model" / extra)
+
+    async def vector(dtype: str) -> np.ndarray:
+        async with await Engine.load(str(tmp_path / "model"), gpu=device, dtype=dtype) as engine:
+            return np.asarray((await engine.embed(["hello again"]))[0]).copy()
+
+    exact, narrow = run(vector("f32")), run(vector("f16"))
+    assert np.isfinite(narrow).all() and exact @ narrow >= 0.999
+
+
+POOLED = [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("qwen3.5-mlx4-g64", {}, "an encoder with layers other than attention and MLP"),
+        ("gemma2", {}, "an encoder with capped scores"),
+        ("encoder-embedding-gemma2", {"per_layer_config": [1]}, "per_layer_config is"),
+        ("encoder-embedding-gemma2", {"per_layer_config": {"1": {"head_dim": 22}}}, "head_dim 22 of layer 1"),
+        ("encoder-embedding-gemma2", {"num_attention_heads": 3}, "3 attention heads cannot share 2"),
+        ("encoder-modernbert", {"num_attention_heads": 7}, "7 heads"),
+        ("encoder-modernbert", {"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
+        ("encoder-xlm-roberta", {"pad_token_id": 700}, "max_position_embeddings"),
+        ("encoder-gemma3", {"use_bidirectional_attention": "yes"}, "expected true or false"),
+    ],
+)  # fmt: skip
+def test_refused(
+    device: Gpu, run: Runner, tmp_path: Path, name: str, config: dict[str, Any], message: str
+) -> None:
+    """Before anything is allocated, with the key that is wrong."""
+    folder = tmp_path / "model"
+    shutil.copytree(reference.folder(name), folder)
+    given = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**given, **config}))
+    if not (folder / "modules.json").exists():
+        (folder / "modules.json").write_text(json.dumps(POOLED))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    with pytest.raises(ModelError, match=message):
+        run(Engine.estimate(str(folder), gpu=device, dtype="f32"))
+
+
+def test_a_chat_model_stays_a_decoder(device: Gpu, run: Runner, tmp_path: Path) -> None:
+    """Of the same family: modules.json with a Pooling module makes the difference, or rows that see both sides."""
+    folder = tmp_path / "model"
+    shutil.copytree(reference.folder("encoder-qwen3"), folder)
+    (folder / "modules.json").unlink()
+    plain = run(Engine.estimate(str(folder), gpu=device, dtype="f32", kv="q8"))
+    assert plain.by_kind["state_bytes"] > 0
+    with pytest.raises(InputError, match="this model is an encoder"):
+        run(Engine.estimate(str(reference.folder("encoder-qwen3")), gpu=device, kv="q8"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "is_causal": False}))
+    with pytest.raises(InputError, match="this model is an encoder"):
+        run(Engine.estimate(str(folder), gpu=device, kv="q8"))
 
 
 def test_bench(
