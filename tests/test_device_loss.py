@@ -27,6 +27,9 @@ from py_engine.host.gpu import Binding, Dispatch, Gpu
 from py_engine.host.gpu_native import NativeGpu
 from py_engine.host.io_native import NativeIo
 from py_engine.host.profile import profile_of
+from py_engine.memory import search as memory_search
+from py_engine.memory.gpu_search import GpuSearch
+from py_engine.memory.memory import Memory
 from py_engine.serve import device as device_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
@@ -631,3 +634,33 @@ def test_the_callers_own_device_is_the_callers(
     with pytest.raises(DeviceLostError, match="Load the model again"):
         run(engine.generate_ids(PROMPT[:4], 4))
     run(engine.close())
+
+
+def test_a_memory_is_searched_on_the_next_device(
+    rig: Rig, run: Runner, devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is lost in a search, and then between two: the vectors are uploaded again from the store."""
+    monkeypatch.setattr(memory_search, "CPU_PRODUCTS", 0)
+    rig.load("bert-f32", context=80)
+    texts = [f"text {i} of the memory" for i in range(5)]
+
+    async def go() -> None:
+        async with Memory(rig.engine, namespace="lost") as memory:
+            await memory.add_many(texts)
+            wanted = [item.text for item in (await memory.recall(texts[3])).items]
+            best, losses = GpuSearch.best, 0
+
+            async def lose_first(self: GpuSearch, *args: Any) -> Any:
+                nonlocal losses
+                losses += 1
+                if losses == 1:
+                    devices.lose()
+                return await best(self, *args)
+
+            monkeypatch.setattr(GpuSearch, "best", lose_first)
+            assert [item.text for item in (await memory.recall(texts[3])).items] == wanted
+            devices.lose()
+            assert [item.text for item in (await memory.recall(texts[3])).items] == wanted
+            assert losses == 3 and len(devices.opened) == 3
+
+    run(go())

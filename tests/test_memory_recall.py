@@ -35,7 +35,7 @@ from py_engine.memory.ranking import fused
 from py_engine.memory.records import Piece
 from py_engine.memory.sync import SyncMemory
 from py_engine.memory.vectors import pack_rows
-from py_engine.memory.words import Bm25Words, SqliteWords, words
+from py_engine.memory.words import Bm25Words, SqliteWords, covers, words, worth_of
 from py_engine.ops.nearest import ROWS, nearest, padded
 from py_engine.serve.engine import Engine
 from tests import reference
@@ -209,6 +209,11 @@ def test_both_text_indexes_rank_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [index.best(f"w1 w2 {rare}", 9, every) for index in (ours, sqlite)]
     assert found == [[401], [401]], "words that most records hold say little"
     assert len(ours.best("w1 w2", 9, every)) == len(sqlite.best("w1 w2", 9, every)) == 9
+    held = {"to": 3, "cook": 1}
+    worth = worth_of("how long to cook noodles", lambda word: held.get(word, 0), 9)
+    assert worth["noodles"] > worth["cook"] > worth["to"] > 0
+    assert not covers("the ferry to the island", worth), "a question is more than its small words"
+    assert covers("cook the noodles", worth) and covers("Noodles: how to", worth)
     assert words("Ünïcode ÉTÉ x_y 3.14") == ["unicode", "ete", "x", "y", "3", "14"]
     assert words("東京タワー") == [*"東京タワー"], "a sign each, where no spaces part words"
     assert fused([1, 2, 3], [3, 9]) == [3, 1, 2, 9]

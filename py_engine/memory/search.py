@@ -38,7 +38,7 @@ class VectorSearch:
             self.release()
             self._generation = space.generation
         if self._many is not None and self._many.gpu is not gpu:
-            self._many = None  # lost with its device
+            self._drop_gpu()  # lost with its device
         if len(space.records) * width > CPU_PRODUCTS and not self._gpu_wrong:
             self._few = None
             if self._many is None:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from py_engine.memory.namespace import Namespace
 from py_engine.memory.records import Piece
-from py_engine.memory.words import WordIndex, word_index
+from py_engine.memory.words import WordIndex, covers, word_index, worth_of
 
 AT_ONCE = 500  # records between two turns of others
 
@@ -20,7 +20,7 @@ class TextSearch:
         self._generation = self._rows = 0
 
     async def best(self, space: Namespace, query: str, count: int) -> list[int]:
-        """Rows that hold words of the query, the best first."""
+        """Rows that hold enough of the query's words, the best first."""
         if self._index is None or self._generation != space.generation:
             self.close()
             self._index = word_index()
@@ -35,7 +35,9 @@ class TextSearch:
                 self._index.add(part)
                 await asyncio.sleep(0)
             self._rows = space.rows
-        return self._index.best(query, count, space.records.__contains__)
+        found = self._index.best(query, count, space.records.__contains__)
+        worth = worth_of(query, self._index.records_with, space.rows)
+        return [row for row in found if covers(_text(space.records[row].piece), worth)]
 
     def close(self) -> None:
         """Free the index."""

@@ -10,13 +10,14 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 K1, B = 1.2, 0.75
 MAX_QUERY_WORDS = 64
 # A word that more records hold, and a twentieth of all, says too little for the time that ranking them takes.
 MANY_RECORDS = 1000
+COVERED = 1 / 3
 
 # A word; a sign of a script that puts no spaces between words stands alone.
 _WORD = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff]|[^\W_]+")
@@ -39,6 +40,9 @@ class WordIndex(Protocol):
 
     def best(self, query: str, count: int, alive: Callable[[int], bool]) -> list[int]:
         """Rows that hold words of the query, the best first; only those that are alive."""
+
+    def records_with(self, word: str) -> int:
+        """How many records hold a word."""
 
     def close(self) -> None:
         """Free it."""
@@ -82,7 +86,7 @@ class SqliteWords:
 
     def best(self, query: str, count: int, alive: Callable[[int], bool]) -> list[int]:
         """As WordIndex."""
-        asked = _telling(_asked(query), self._records_with, self._count)
+        asked = _telling(asked_words(query), self.records_with, self._count)
         if not asked:
             return []
         match = " OR ".join(f'"{word}"' for word in asked)
@@ -97,7 +101,8 @@ class SqliteWords:
                 rows.append(row)
         return rows
 
-    def _records_with(self, word: str) -> int:
+    def records_with(self, word: str) -> int:
+        """As WordIndex."""
         found = self._base.execute("select doc from known where term = ?", (word,)).fetchone()
         return int(found[0]) if found else 0
 
@@ -128,7 +133,7 @@ class Bm25Words:
         n = len(self._lengths)
         mean = self._total / n if n else 1.0
         scores: dict[int, float] = {}
-        for word in _telling(_asked(query), self._records_with, n):
+        for word in _telling(asked_words(query), self.records_with, n):
             places = self._places.get(word, [])
             # FTS5 takes a word that most texts hold as worth a little, too.
             worth = max(1e-6, math.log((n - len(places) + 0.5) / (len(places) + 0.5)))
@@ -139,16 +144,29 @@ class Bm25Words:
         order = sorted((row for row in scores if alive(row)), key=lambda row: (-scores[row], row))
         return order[:count]
 
-    def _records_with(self, word: str) -> int:
+    def records_with(self, word: str) -> int:
+        """As WordIndex."""
         return len(self._places.get(word, ()))
 
     def close(self) -> None:
         """As WordIndex."""
 
 
-def _asked(query: str) -> Sequence[str]:
-    """The words of a query, each once."""
+def asked_words(query: str) -> Sequence[str]:
+    """The words of a query, each once, at most MAX_QUERY_WORDS."""
     return [*dict.fromkeys(words(query))][:MAX_QUERY_WORDS]
+
+
+def covers(text: str, worth: Mapping[str, float]) -> bool:
+    """Whether a text holds enough of what a query asks: words that are worth at least COVERED of all. So one that
+    shares only a "the" with a question is not found by it."""
+    held = worth.keys() & set(words(text))
+    return sum(worth[word] for word in held) >= COVERED * sum(worth.values())
+
+
+def worth_of(query: str, records_with: Callable[[str], int], total: int) -> dict[str, float]:
+    """What each word of a query is worth: the fewer records hold it, the more; most, if none does."""
+    return {word: math.log((total + 1) / (records_with(word) + 0.5)) for word in asked_words(query)}
 
 
 def _telling(asked: Sequence[str], records_with: Callable[[str], int], total: int) -> list[str]:
