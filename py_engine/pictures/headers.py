@@ -222,7 +222,7 @@ _OTHERS: Mapping[bytes, str] = {
     rb"II\*\0|MM\0\*": "a TIFF file, which is not supported",
     rb"\xff\x0a|....JXL ": "a JPEG XL file, which is not supported",
     rb"....jP  ": "a JPEG 2000 file, which is not supported",
-    rb"\0\0\1\0": "an icon file, which is not supported",
-    rb"PK\3\4": "a ZIP archive, not a picture",
+    rb"\0\0\x01\0": "an icon file, which is not supported",
+    rb"PK\x03\x04": "a ZIP archive, not a picture",
     rb"\x1a\x45\xdf\xa3": "a video, not a picture: give its frames",
 }
