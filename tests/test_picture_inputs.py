@@ -90,7 +90,7 @@ def test_orientation_of_damaged_exif() -> None:
     for _ in range(500):
         changed = bytearray(whole)
         changed[draw.randrange(len(whole))] = draw.randrange(256)
-        assert orientation_of(changed) in range(1, 9)
+        assert orientation_of(bytes(changed)) in range(1, 9)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
@@ -195,7 +195,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ("no/such/file.png", {}, "there is no file 'no/such/file.png'"),
     ("a\0b", {}, "no file|cannot be read"),
     (".", {}, "no file|cannot be read"),
-    ("https://example.org/a.png", {}, "Nothing is fetched from the network unless"),
+    ("https://example.org/a.png", {}, "Nothing is fetched unless"),
     ("HTTP://example.org/a.png", {"allow_urls": False}, "allow_urls=True"),
     ("ftp://example.org/a.png", {"allow_urls": True}, "of the kind ftp:, which is not supported"),
     ("file:///etc/passwd", {"allow_urls": True}, "of the kind file:"),

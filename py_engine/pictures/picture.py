@@ -17,6 +17,7 @@ from py_engine.arguments import shown, whole
 from py_engine.errors import EngineError, HubError, InputError
 from py_engine.host import decode_picture
 from py_engine.host.io import Io
+from py_engine.host.io import shown as plain_address
 from py_engine.host.pictures import Channels, PixelBytes, Pixels
 from py_engine.host.profile import profile_of
 from py_engine.pictures.headers import read_header
@@ -194,13 +195,13 @@ async def _loaded(value: str | PurePath, io: Io, allow_urls: bool, what: str) ->
     if scheme and scheme[1].lower() in ("http", "https"):
         if not allow_urls:
             raise InputError(
-                f"{what} is an address, {shown(text)}. Nothing is fetched from the network unless the caller says "
+                f"{what} is an address, {plain_address(text)}. Nothing is fetched unless the caller says "
                 "allow_urls=True: give the picture's bytes"
             )
         answer = await io.fetch(text, end=MAX_BYTES + 1)
         if answer.status not in (200, 206):
             raise HubError(
-                f"{shown(text)} answered {answer.status}: no picture came", answer.status
+                f"{plain_address(text)} answered {answer.status}: no picture came", answer.status
             )
         return io.to_bytes(answer.body)
     if scheme and text[scheme.end() : scheme.end() + 2] == "//":
