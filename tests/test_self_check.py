@@ -475,7 +475,7 @@ def test_pictures(device: Gpu, run: Runner) -> None:
         ("resample", "at += i32(starts[place]) * step", "at += i32(starts[0]) * step"),
         ("resample", "byte(3u * i + 2u)", "byte(3u * i + 1u)"),
         ("patches", "inside / MERGE", "inside % MERGE"),
-        ("patches", "colours = second[at]", "colours = first[at]"),
+        ("patches", "frame == 1u", "frame == 2u"),
         ("patches", "place = 3u * i + c", "place = c * area + i"),
         ("patches", "(colours >> (8u * c)) & 255u", "(colours >> (8u * c)) & 127u"),
         ("patches", "parameters[ROW] + patch_number", "patch_number"),

@@ -20,7 +20,7 @@ from py_engine.host.io import Io
 from py_engine.host.io import shown as plain_address
 from py_engine.host.pictures import Channels, PixelBytes, Pixels
 from py_engine.host.profile import profile_of
-from py_engine.pictures.headers import read_header
+from py_engine.pictures.headers import read_header, without_exif
 from py_engine.pictures.layout import check_size
 
 MAX_BYTES = 128 << 20  # of a file
@@ -88,7 +88,8 @@ async def _of_file(data: memoryview, io: Io, what: str) -> Picture:
         raise InputError(f"{what} has {len(data):,} bytes: a file may have {MAX_BYTES:,}")
     header = read_header(data, what)
     _check(*header.size, io, what)
-    pixels = await decode_picture(bytes(data), header.format, header.orientation)
+    file = without_exif(bytes(data), header)
+    pixels = await decode_picture(file, header.format, header.orientation)
     if (pixels.width, pixels.height) != header.size:
         found = f"{pixels.width} x {pixels.height}"
         pixels.close()
