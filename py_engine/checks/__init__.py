@@ -24,6 +24,7 @@ from py_engine.checks.nearest import nearest_best, nearest_scores
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
 from py_engine.checks.per_layer import end_layer, gate_by_signal
 from py_engine.checks.rotary import rope_angles, rotate_rows
+from py_engine.checks.pictures import patches, resample
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -54,6 +55,8 @@ CHECKS: Mapping[str, Maker] = {
     "per_layer_end": end_layer,
     "nearest_scores": nearest_scores,
     "nearest_best": nearest_best,
+    "resample": resample,
+    "patches": patches,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,
