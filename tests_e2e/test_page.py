@@ -781,6 +781,29 @@ def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Pa
     assert finished(new_chat)
 
 
+def test_an_answer_names_the_passages_that_an_embedder_found(new_chat: Page) -> None:
+    texts = {"keys.md": "# Keys\n\nThe keys come on Tuesday.", "no.docx": "PK\x03\x04"}
+    new_chat.click("#attach summary")
+    with new_chat.expect_file_chooser() as chooser:
+        new_chat.click("[data-do=pick-documents]")
+    chooser.value.set_files(
+        [{"name": name, "mimeType": "", "buffer": text.encode()} for name, text in texts.items()]
+    )
+    new_chat.click("#embedder [type=submit]", timeout=ENGINE_MS)
+    expect(new_chat.locator(".document.kept small")).to_have_text("1 passage", timeout=ENGINE_MS)
+    expect(new_chat.locator(".document.failed small")).to_contain_text("a zip archive")
+    ask(new_chat, "When?")
+    expect(new_chat.locator(".sources button")).to_contain_text(["keys.md, line"])
+    new_chat.click(".sources button")
+    expect(new_chat.locator("#passage-heading")).to_have_text("Keys")
+    expect(new_chat.locator("#passage-text")).to_contain_text("The keys come on Tuesday.")
+    new_chat.keyboard.press("Escape")
+    new_chat.click("#chat-menu summary")
+    new_chat.click("#chat-menu [data-do=delete-chat]")
+    new_chat.click("#confirm [value=yes]")
+    expect(new_chat.locator(".document")).to_have_count(0)
+
+
 def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None:
     ask(new_chat, "tell me")
     first = kept_messages(new_chat)[1]["content"]
