@@ -254,7 +254,7 @@ The keys of the new flat are handed over on Tuesday the 3rd of March at nine, by
 A van is booked for Wednesday from eight to two. It holds twelve cubic metres.
 """,
     "lease.txt": "The lease begins on the first of March. The rent is due on the third working day of each month.\n",
-    "bicycle.md": "# The bicycle\n\nThe chain is oiled every two hundred kilometres, and the brakes are looked at in spring.\n",
+    "bicycle.md": "# The bicycle\n\nThe chain is oiled every two hundred kilometres. The brakes are for spring.\n",
 }
 SETTINGS = """values => {
   for (const [name, value] of Object.entries(values)) {
