@@ -236,7 +236,7 @@ def documents(studio: Studio) -> None:
         page.fill("#prompt", "When do I get the keys of the new flat?")
         page.press("#prompt", "Enter")
         page.wait_for_selector(".answer:not(.streaming) .sources button")
-        studio.take(page, "documents", (900, 760))
+        studio.take(page, "documents", DESKTOP)
         page.click(".sources button")
         page.wait_for_selector("#passage[open]")
         studio.take(page, "passage")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from devtools.page_server import PageServer
 from tests import chat_formats
@@ -771,7 +771,7 @@ def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Pa
     new_chat.click("#attach summary")
     with new_chat.expect_file_chooser() as chooser:
         new_chat.click("[data-do=pick-pictures]")
-    chooser.value.set_files([{"name": "red.png", "mimeType": "image/png", "buffer": png(4, 4)}])
+    chooser.value.set_files(FilePayload(name="red.png", mimeType="image/png", buffer=png(4, 4)))
     expect(new_chat.locator("#attach-problem")).to_contain_text(f"Tiny {MODEL} sees no pictures.")
     new_chat.press("#prompt", "Enter")
     expect(new_chat.locator(".message")).to_have_count(0)
@@ -787,7 +787,7 @@ def test_an_answer_names_the_passages_that_an_embedder_found(new_chat: Page) -> 
     with new_chat.expect_file_chooser() as chooser:
         new_chat.click("[data-do=pick-documents]")
     chooser.value.set_files(
-        [{"name": name, "mimeType": "", "buffer": text.encode()} for name, text in texts.items()]
+        [FilePayload(name=n, mimeType="", buffer=text.encode()) for n, text in texts.items()]
     )
     new_chat.click("#embedder [type=submit]", timeout=ENGINE_MS)
     expect(new_chat.locator(".document.kept small")).to_have_text("1 passage", timeout=ENGINE_MS)
