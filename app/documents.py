@@ -15,7 +15,7 @@ from app.embedder import NAME as EMBEDDER
 USED = "documents"  # key of the list of chats that have documents
 MAX_BYTES = 64 << 20  # of a document, as in py_engine/memory/documents.py
 SHARE = 0.25  # of the context, for passages
-MOST_TOKENS = 2048
+LEAST_TOKENS, MOST_TOKENS = 384, 2048
 LONGEST = 59  # characters of a chat's id in the name of its namespace
 
 
@@ -215,7 +215,7 @@ class Documents:
             "memory_recall",
             namespace=namespace(chat.id),
             query=question,
-            token_budget=int(min(MOST_TOKENS, SHARE * context)),
+            token_budget=int(min(MOST_TOKENS, max(LEAST_TOKENS, SHARE * context))),
             chat="",
             model=EMBEDDER,
         )

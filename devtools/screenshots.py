@@ -221,24 +221,41 @@ def documents(studio: Studio) -> None:
         page.evaluate("document.querySelector('#hero-picker .choice input').click()")
         page.click("#hero-picker button[type=submit]")
         page.wait_for_selector("body[data-model=ready]")
-        names = ("README.md", "docs/chats.md", "docs/devices.md")
-        _choose(page, "pick-documents", [ROOT / name for name in names])
+        files = [
+            FilePayload(name=name, mimeType="text/plain", buffer=text.encode())
+            for name, text in LETTERS.items()
+        ]
+        _choose(page, "pick-documents", files)
         page.wait_for_selector("#embedder[open] .choice")
         studio.take(page, "embedder")
         page.click("#embedder [type=submit]")
-        page.wait_for_selector(".document.adds progress[value]")
+        page.wait_for_selector(".document.adds")
         studio.take(page, "documents-adding")
         page.wait_for_function("document.querySelectorAll('.document.kept').length === 3")
         page.evaluate(SETTINGS, {"max_tokens": 48, "temperature": 0})
-        page.fill("#prompt", "What happens when two tabs write in the same chat?")
+        page.fill("#prompt", "When do I get the keys of the new flat?")
         page.press("#prompt", "Enter")
         page.wait_for_selector(".answer:not(.streaming) .sources button")
-        studio.take(page, "documents", (900, 760))
+        studio.take(page, "documents", DESKTOP)
         page.click(".sources button")
         page.wait_for_selector("#passage[open]")
         studio.take(page, "passage")
 
 
+LETTERS = {
+    "moving.md": """# Moving
+
+## The flat
+
+The keys of the new flat are handed over on Tuesday the 3rd of March at nine, by Mrs. Okafor, at the flat itself.
+
+## The van
+
+A van is booked for Wednesday from eight to two. It holds twelve cubic metres.
+""",
+    "lease.txt": "The lease begins on the first of March. The rent is due on the third working day of each month.\n",
+    "bicycle.md": "# The bicycle\n\nThe chain is oiled every two hundred kilometres. The brakes are for spring.\n",
+}
 SETTINGS = """values => {
   for (const [name, value] of Object.entries(values)) {
     const box = document.querySelector(`#settings-form [name=${name}]`);

@@ -81,7 +81,6 @@ def visit(browser: Browser, site: PageServer) -> Iterator[Visit]:
     answer_in_words(visit.context, NEW)
     yield visit
     visit.close()
-    site.site.embedders = []
 
 
 def add(page: Page, *names: str, body: bytes = b"a text") -> None:

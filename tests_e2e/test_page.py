@@ -771,8 +771,7 @@ def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Pa
     new_chat.click("#attach summary")
     with new_chat.expect_file_chooser() as chooser:
         new_chat.click("[data-do=pick-pictures]")
-    red: FilePayload = {"name": "red.png", "mimeType": "image/png", "buffer": png(4, 4)}
-    chooser.value.set_files([red])
+    chooser.value.set_files(FilePayload(name="red.png", mimeType="image/png", buffer=png(4, 4)))
     expect(new_chat.locator("#attach-problem")).to_contain_text(f"Tiny {MODEL} sees no pictures.")
     new_chat.press("#prompt", "Enter")
     expect(new_chat.locator(".message")).to_have_count(0)
@@ -780,6 +779,29 @@ def test_a_text_model_sees_no_picture_and_says_so_before_it_is_sent(new_chat: Pa
     new_chat.get_by_role("button", name="Remove red.png").click()
     new_chat.press("#prompt", "Enter")
     assert finished(new_chat)
+
+
+def test_an_answer_names_the_passages_that_an_embedder_found(new_chat: Page) -> None:
+    texts = {"keys.md": "# Keys\n\nThe keys come on Tuesday.", "no.docx": "PK\x03\x04"}
+    new_chat.click("#attach summary")
+    with new_chat.expect_file_chooser() as chooser:
+        new_chat.click("[data-do=pick-documents]")
+    chooser.value.set_files(
+        [FilePayload(name=n, mimeType="", buffer=text.encode()) for n, text in texts.items()]
+    )
+    new_chat.click("#embedder [type=submit]", timeout=ENGINE_MS)
+    expect(new_chat.locator(".document.kept small")).to_have_text("1 passage", timeout=ENGINE_MS)
+    expect(new_chat.locator(".document.failed small")).to_contain_text("a zip archive")
+    ask(new_chat, "When?")
+    expect(new_chat.locator(".sources button")).to_contain_text(["keys.md, line"])
+    new_chat.click(".sources button")
+    expect(new_chat.locator("#passage-heading")).to_have_text("Keys")
+    expect(new_chat.locator("#passage-text")).to_contain_text("The keys come on Tuesday.")
+    new_chat.keyboard.press("Escape")
+    new_chat.click("#chat-menu summary")
+    new_chat.click("#chat-menu [data-do=delete-chat]")
+    new_chat.click("#confirm [value=yes]")
+    expect(new_chat.locator(".document")).to_have_count(0)
 
 
 def test_answering_again_gives_the_same_at_temperature_0(new_chat: Page) -> None:

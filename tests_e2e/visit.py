@@ -113,7 +113,10 @@ class Visit:
 
 
 def offer(site: PageServer) -> None:
-    """Offer two tiny models. The first is the default."""
+    """Offer two tiny models, of which the first is the default, and a tiny embedder."""
+    site.site.embedders = [
+        {"id": f"{ORGANISATION}/bert-f32", "label": "Tiny", "size": 1_000_000, "endpoint": "local"}
+    ]
     site.site.offered = [
         {
             "id": f"{ORGANISATION}/{name}",
