@@ -10,7 +10,7 @@ import pytest
 
 ENGINE = Path(__file__).parent.parent / "py_engine"
 ORDER = (
-    "host graph ops sources kept weights blocks models checks inputs "
+    "host graph ops sources kept weights blocks models checks inputs pictures "
     "generate encode tasks serve diagnostics convert cli"
 ).split()
 ANYWHERE = {"errors", "arguments", "settings", "telemetry", "abort", "work", "version"}

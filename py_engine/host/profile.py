@@ -21,20 +21,31 @@ class Profile:
 
     memory_budget: GPU bytes for all models together; None: no limit. context: tokens. dtype: what `dtype="auto"` of
     Engine.load means. losses: how many losses of the GPU are tolerated per load or answer, or in a row while idle.
+    picture_pixels: what pictures are resized to at most; None: what the model's files say.
     """
 
     memory_budget: int | None
     context: int
     dtype: str
     losses: int
+    picture_pixels: int | None
 
 
-DESKTOP = Profile(memory_budget=None, context=4096, dtype="auto", losses=5)
+DESKTOP = Profile(memory_budget=None, context=4096, dtype="auto", losses=5, picture_pixels=None)
 # Phones and tablets. iPadOS and iOS close a page that takes between 1.5 and 2 GB, and Python's heap, the page and the
 # pieces on their way to the GPU count too. These devices lose the GPU when memory is short: a smaller setting helps
 # then, trying again does not.
-HANDHELD = Profile(memory_budget=1_200_000_000, context=4096, dtype="q4", losses=1)
-IOS = Profile(memory_budget=HANDHELD.memory_budget, context=512, dtype="q4", losses=1)
+HANDHELD = Profile(
+    memory_budget=1_200_000_000, context=4096, dtype="q4", losses=1, picture_pixels=1 << 20
+)
+# 256 rows of the prompt for a picture of Qwen3.5: half of the context.
+IOS = Profile(
+    memory_budget=HANDHELD.memory_budget,
+    context=512,
+    dtype="q4",
+    losses=1,
+    picture_pixels=1 << 18,
+)
 
 
 def profile_of(handheld: bool, ios: bool = False) -> Profile:

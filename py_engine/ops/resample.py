@@ -1,0 +1,112 @@
+"""Resizes pictures as Pillow does 8-bit ones (shaders/resample.wgsl): weights on the host, sums in whole numbers."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from py_engine.graph.trace import Tensor, Trace, kernel
+
+Filter = Literal["bilinear", "bicubic"]
+
+PRECISION = 22  # bits behind the point of a weight
+GROUP = 64  # threads of a workgroup, each a pixel of a line
+PARAMETERS = 8  # words of the parameters of a pass
+
+
+def _bilinear(x: float) -> float:
+    x = abs(x)
+    return 1.0 - x if x < 1.0 else 0.0
+
+
+def _bicubic(x: float) -> float:
+    """Keys' cubic with a = -0.5, in the order of operations of Pillow's."""
+    a, x = -0.5, abs(x)
+    if x < 1.0:
+        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    if x < 2.0:
+        return (((x - 5) * x + 8) * x - 4) * a
+    return 0.0
+
+
+_FILTERS: Mapping[Filter, tuple[Callable[[float], float], float]] = {
+    "bilinear": (_bilinear, 1.0),
+    "bicubic": (_bicubic, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The weights of a row (or column) of output pixels first .. first + len(starts) - 1.
+
+    Output i is the sum over t < width of weights[i * width + t] * input[starts[i] + t], where weights behind the
+    filter's end are 0, divided by 2^PRECISION. Inputs of all of them are begin .. end - 1.
+    """
+
+    starts: array[int]  # unsigned
+    weights: array[int]  # signed
+    width: int
+    begin: int
+    end: int
+
+
+def taps(source: int, target: int, kind: Filter, first: int = 0, count: int | None = None) -> Taps:
+    """Weights that resize `source` pixels to `target`, for the `count` output pixels from `first` on (None: all).
+
+    The same numbers as Pillow's precompute_coeffs and normalize_coeffs_8bpc (src/libImaging/Resample.c).
+    """
+    function, reach = _FILTERS[kind]
+    scale = source / target
+    stretch = max(scale, 1.0)
+    support = reach * stretch
+    width = min(math.ceil(support) * 2 + 1, source)
+    shrink = 1.0 / stretch
+    count = target - first if count is None else count
+    starts, weights = array("I"), array("i")
+    begin, end = source, 0
+    for i in range(first, first + count):
+        center = (i + 0.5) * scale
+        low = max(int(center - support + 0.5), 0)
+        high = min(int(center + support + 0.5), source)
+        row = [function((x - center + 0.5) * shrink) for x in range(low, high)]
+        total = 0.0
+        for weight in row:  # not sum(), which rounds less
+            total += weight
+        if total != 0.0:
+            row = [weight / total for weight in row]
+        fixed = [int(weight * (1 << PRECISION) + (0.5 if weight >= 0 else -0.5)) for weight in row]
+        starts.append(low)
+        weights.extend(fixed + [0] * (width - len(fixed)))
+        begin, end = min(begin, low), max(end, high)
+    return Taps(starts, weights, width, begin, end)
+
+
+def resample(
+    trace: Trace,
+    source: Tensor,
+    weights: Tensor,
+    starts: Tensor,
+    parameters: Tensor,
+    target: Tensor,
+    size: tuple[int, int],
+    *,
+    channels: Literal[1, 3, 4],
+    vertical: bool,
+    label: str = "resample",
+) -> None:
+    """One pass: at most `size` (width, height) pixels of `target`, u32 with R, G, B from the lowest byte up.
+
+    source: bytes (as u32 words), `channels` a pixel: grey, RGB, or RGB and one that is not read. weights i32 and starts
+    u32 as Taps has them. parameters u32 [PARAMETERS] (`pack_parameters`) say where the pixels are, so the same
+    recording serves all bands of a picture. `vertical`: sums run down a column, else along a row.
+    """
+    width, height = size
+    trace.call(
+        label,
+        kernel("resample", constants={"CHANNELS": channels, "VERTICAL": vertical}),
+        [(source, "r"), (weights, "r"), (starts, "r"), (parameters, "r"), (target, "w")],
+        (-(-width // GROUP), height, 1),
+    )
