@@ -15,34 +15,35 @@ around all of its frames in some versions; here they go, as in the published mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from py_engine.errors import InputError
-from py_engine.inputs.media import Kind
 from py_engine.inputs.tokenizer import Tokenizer
+from py_engine.pictures.plan import PicturePlan, VideoPlan
 
 Piece = tuple[str, bool]  # (text, is a control token), as ChatTemplate.pieces gives them
 Grid = tuple[int, int]  # (rows, columns) of prompt rows
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the rows of a picture or a video go.
+Plan = PicturePlan | VideoPlan
 
-    `grids`: of each run of rows, in the order of the prompt. `tiles`: (rows, columns) of a picture that was cut into
-    tiles; a grid more than tiles is the thumbnail. `times`: seconds from the beginning of a video, for each grid.
-    """
 
-    kind: Kind
-    grids: Sequence[Grid]
-    tiles: Grid = (1, 1)
-    times: Sequence[float] = ()
-
-    @property
-    def rows(self) -> int:
-        """Rows of the prompt, tokens around them left out."""
-        return sum(rows * columns for rows, columns in self.grids)
+def runs(plan: Plan, ids: Sequence[int]) -> list[tuple[Sequence[int], Grid]]:
+    """The runs of rows that a plan has in the prompt, each with the grid (rows, columns) that it fills line by line: a
+    run for each piece, of a video for each step. `ids`: of all of its rows."""
+    pieces = [plan.piece] if isinstance(plan, VideoPlan) else plan.pieces
+    found: list[tuple[Sequence[int], Grid]] = []
+    start = 0
+    for piece in pieces:
+        steps, down, across = piece.grid
+        side = math.isqrt(piece.patches // piece.rows)  # patches on a side of the block that makes a row
+        for _ in range(steps):
+            end = start + piece.rows // steps
+            found.append((ids[start:end], (down // side, across // side)))
+            start = end
+    return found
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,14 @@ class PicturePrompt:
             return cls("<image>", None, tiled="<|image_start|>" in known)
         return None
 
-    def expand(self, pieces: Iterable[Piece], layouts: Sequence[Layout]) -> list[Piece]:
-        """The pieces of a rendered prompt with one image or video token for each grid, and the tokens around them.
-
-        Raises InputError when the template wrote other tokens than one for each of `layouts`, in their order.
-        """
-        marks: dict[str, Kind] = {self.image: "image"}
+    def expand(self, pieces: Iterable[Piece], plans: Sequence[Plan]) -> list[Piece]:
+        """The pieces of a rendered prompt with one image or video token for each run of rows, and the tokens around
+        them. Raises InputError when the template wrote other tokens than one for each of `plans`, in their order."""
+        marks: dict[str, type[Plan]] = {self.image: PicturePlan}
         if self.video:
-            marks[self.video] = "video"
+            marks[self.video] = VideoPlan
         found: list[Piece] = []
-        left = list(layouts)
+        left = list(plans)
         closing = ""  # the template's own token behind a video, which goes
         for text, control in pieces:
             kind = marks.get(text) if control else None
@@ -85,18 +84,21 @@ class PicturePrompt:
                 closing = ""
             elif kind is None:
                 _put(found, text, control)
-            elif not left or left[0].kind != kind:
+            elif not left or not isinstance(left[0], kind):
                 raise InputError(
-                    "the model's chat template does not print the pictures of these messages in their order, one mark"
-                    " for each: use another template"
+                    "this model's chat template does not print the pictures of these messages one after another, with"
+                    " one mark for each"
                 )
-            elif kind == "image":
-                found += self._image(left.pop(0))
             else:
-                closing = self._video(found, left.pop(0))
+                plan = left.pop(0)
+                if isinstance(plan, PicturePlan):
+                    found += self._image(plan)
+                else:
+                    closing = self._video(found, plan)
         if left:
             raise InputError(
-                f"the model's chat template leaves out {len(left)} of the pictures: put them into messages of the user"
+                f"this model's chat template leaves out {len(left)} of {len(plans)} pictures: put them into messages of"
+                " the user"
             )
         return found
 
@@ -122,29 +124,26 @@ class PicturePrompt:
     def _ids(self, known: Mapping[str, int]) -> set[int]:
         return {known[text] for text in (self.image, self.video) if text}
 
-    def _image(self, layout: Layout) -> list[Piece]:
-        here = (self.image, True)
+    def _image(self, plan: PicturePlan) -> list[Piece]:
         if not self.tiled:
-            return [here] * len(layout.grids)
-        rows, columns = layout.tiles
-        if rows * columns == 1:
-            return [("<|image_start|>", True), here, ("<|image_end|>", True)]
+            return [(self.image, True)] * len(plan.pieces)
         pieces: list[Piece] = [("<|image_start|>", True)]
-        for row in range(rows):
-            for column in range(columns):
-                pieces += [(f"<|img_row_{row + 1}_col_{column + 1}|>", True), here]
-        if len(layout.grids) > rows * columns:
-            pieces += [("<|img_thumbnail|>", True), here]
+        for piece in plan.pieces:
+            if piece.kind == "tile":
+                pieces.append((f"<|img_row_{piece.row}_col_{piece.column}|>", True))
+            elif piece.kind == "thumbnail":
+                pieces.append(("<|img_thumbnail|>", True))
+            pieces.append((self.image, True))
         return [*pieces, ("<|image_end|>", True)]
 
-    def _video(self, found: list[Piece], layout: Layout) -> str:
+    def _video(self, found: list[Piece], plan: VideoPlan) -> str:
         """Add a video to the pieces before it. Returns the template's token behind it, if that goes."""
         opening, closing = self.around
         wrapped = bool(found) and found[-1] == (opening, True)
         if wrapped:
             found.pop()
         assert self.video is not None
-        for seconds in layout.times:
+        for seconds in plan.times:
             _put(found, f"<{seconds:.1f} seconds>", False)
             found += [(opening, True), (self.video, True), (closing, True)]
         return closing if wrapped else ""

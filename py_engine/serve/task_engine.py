@@ -153,7 +153,7 @@ class TaskEngine(Life):
         """`generate` after ids of which the negative ones stand for given rows, of images or sounds."""
         check_ids(ids, self.vocab_size, given)
         request = made(CompleteRequest, **options)
-        job = text_job(self._in_use(), list(ids), request, given=given)
+        job = text_job(self._in_use(), list(ids), request, rows=lambda _: given)
         return cast(Generation, self.start(job))
 
     async def generate_ids(
