@@ -52,14 +52,23 @@ class Medium:
 
 
 def take_media(messages: Any) -> tuple[Any, list[Medium]]:
-    """The messages with {"type": "image"} or {"type": "video"} in the place of each such part, and what was there, in
-    their order. Anything that is no list of messages is given back as it is: `check_messages` refuses it. Raises
+    """The messages with {"type": "image" or "video", "medium": number} in the place of each such part, and what was
+    there, by number. Anything that is no list of messages is given back as it is: `check_messages` refuses it. Raises
     InputError for a part without its content, and for pictures of an assistant or a system prompt."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         return messages, []
     media: list[Medium] = []
     taken = [_without(message, i, media) for i, message in enumerate(messages)]
     return (taken, media) if media else (messages, [])
+
+
+def media_of(messages: Sequence[Message], media: Sequence[Medium]) -> list[Medium]:
+    """The pictures and videos of some of the messages that `take_media` gave, in their order."""
+    contents = (message.get("content") for message in messages)
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return [
+        media[part["medium"]] for part in parts if isinstance(part, Mapping) and "medium" in part
+    ]
 
 
 def _without(message: Any, index: int, media: list[Medium]) -> Any:
@@ -78,8 +87,8 @@ def _without(message: Any, index: int, media: list[Medium]) -> Any:
             raise InputError(
                 f"{where}: a picture or video can be in messages of users and tools, not of role {shown(role)}"
             )
+        parts.append({"type": kind, "medium": len(media)})
         media.append(_medium(part, kind, index, where))
-        parts.append({"type": kind})
     return {**message, "content": parts}
 
 

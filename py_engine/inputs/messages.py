@@ -23,7 +23,8 @@ ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 MAX_DEPTH = 64  # the deepest nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
-_MEDIA_PARTS = ("image", "video")  # as take_media (media.py) leaves them: without their content
+_SEEN_PARTS = ("image_url", "input_image", "image", "video")
+_MEDIA_PARTS = ("image", "video")  # as take_media (media.py) leaves them, with a number in the place of their content
 # These identify a message or call, or tell servers how to treat it. They are nothing for the model.
 _REFERENCES = ("tool_call_id", "id", "type", "index", "status", "cache_control")
 
@@ -218,12 +219,11 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 def _part(part: Any, where: str) -> dict[str, Any]:
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise InputError(f"{where} must be a dict with a type, as 'text'")
-    if part["type"] in _MEDIA_PARTS and len(part) == 1:
+    if part["type"] in _MEDIA_PARTS and part.keys() == {"type", "medium"}:
         return {"type": part["type"]}
     if part["type"] not in _TEXT_PARTS:
-        raise InputError(
-            f"{where}: type {shown(part['type'])} is not one of text, image_url, input_image, image, video"
-        )
+        taken = "text only" if part["type"] in _SEEN_PARTS else "text, pictures and videos"
+        raise InputError(f"{where}: models are given {taken}, not {shown(part['type'])}")
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a text part needs its text, a str")
     _no_more_text(part, where, ("text",))
