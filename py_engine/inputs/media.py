@@ -62,6 +62,24 @@ def take_media(messages: Any) -> tuple[Any, list[Medium]]:
     return (taken, media) if media else (messages, [])
 
 
+def listed(images: Any) -> list[Medium]:
+    """Pictures in a list by themselves, beside ids: each as a part "image" has it under `image`, or the part's keys
+    ({"patches": ..., "grid": ...}). Raises InputError."""
+    if images is None:
+        return []
+    if isinstance(images, (str, bytes, Mapping)) or not isinstance(images, Sequence):
+        raise InputError(f"images={shown(images)}: give a list of pictures")
+    return [
+        _medium(
+            {"type": "image", **(image if isinstance(image, Mapping) else {"image": image})},
+            "image",
+            0,
+            f"images[{n}]",
+        )
+        for n, image in enumerate(images)
+    ]
+
+
 def media_of(messages: Sequence[Message], media: Sequence[Medium]) -> list[Medium]:
     """The pictures and videos of some of the messages that `take_media` gave, in their order."""
     contents = (message.get("content") for message in messages)

@@ -26,6 +26,7 @@ from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
+from py_engine.inputs.media import listed
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.info import model_info
 from py_engine.serve.life import LoadOn
@@ -37,6 +38,7 @@ from py_engine.serve.recovery import DeviceEvent, Losses
 from py_engine.serve.sessions import SessionInfo, Sessions, require_runnable
 from py_engine.serve.task_engine import TaskEngine
 from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.seen import Seen
 
 if TYPE_CHECKING:
     from py_engine.serve.device import Device
@@ -176,14 +178,20 @@ class Engine(TaskEngine):
     # -- token ids ---------------------------------------------------------------------------------------------------
 
     @named_options
-    async def logits(self, ids: Sequence[int], *, reuse: bool = False) -> memoryview[float]:
+    async def logits(
+        self, ids: Sequence[int], *, reuse: bool = False, images: Sequence[Any] | None = None
+    ) -> memoryview[float]:
         """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads.
 
-        All of `ids` are run; with `reuse` only those that the state has not seen, as in a generation.
+        All of `ids` are run; with `reuse` only those that the state has not seen, as in a generation. `images`: the
+        pictures of a prompt in which the token of a picture stands once for each of its rows; each as describe_image
+        takes it, or {"patches": ..., "grid": ...}.
         Raises InputError; ContextError when there are none, or more than the context.
         """
         flag("reuse", reuse)
         ids = token_ids(ids, self.vocab_size)
+        seen = Seen(self._in_use(), listed(images))
+        ids = seen.fill(ids)
 
         async def work(loaded: Loaded) -> memoryview[float]:
             decoder = loaded.decoder
@@ -194,7 +202,11 @@ class Engine(TaskEngine):
                     decoder.state.context,
                 )
             self._lost_ids = []
-            return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
+            try:
+                given = seen.given(loaded, ids)
+                return memoryview(await decoder.logits(ids, reuse=reuse, given=given)).cast("f")
+            finally:
+                seen.forget(loaded)
 
         async with self._turn:
             return await self._survive(work, lambda: "prefill")

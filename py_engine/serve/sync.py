@@ -154,6 +154,10 @@ class SyncEngine:
         """Continue after token ids. Arguments and errors as for Engine.generate."""
         return self._generate(lambda: self._engine.generate(ids, **options))
 
+    def describe_image(self, image: Any = None, **options: Any) -> SyncGeneration:
+        """Say what is in a picture. Arguments and errors as for Engine.describe_image."""
+        return self._generate(lambda: self._engine.describe_image(image, **options))
+
     def embed(
         self,
         texts: Sequence[str] | None = None,
@@ -191,9 +195,11 @@ class SyncEngine:
             lambda: self._engine.count_tokens(content, tools=tools, enable_thinking=enable_thinking)
         )
 
-    def logits(self, ids: Sequence[int]) -> memoryview[float]:
-        """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads."""
-        return self._wait(self._engine.logits(ids))
+    def logits(
+        self, ids: Sequence[int], *, images: Sequence[Any] | None = None
+    ) -> memoryview[float]:
+        """Logits after the last id: float32, shape [vocab_size]. Arguments and errors as for Engine.logits."""
+        return self._wait(self._engine.logits(ids, images=images))
 
     @property
     def vocab_size(self) -> int:

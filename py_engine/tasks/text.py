@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from py_engine.arguments import flag, shown, whole
 from py_engine.errors import ContextError, InputError
@@ -23,8 +23,16 @@ from py_engine.tasks.task import During, Job, R, Request, Task, Told
 from py_engine.work import Work
 
 MAX_STOPS = 1000
-# Gives the rows of a prompt's negative ids, by a model that is loaded: after the loss of a device, by another.
-Rows = Callable[[Loaded], Given]
+
+
+class Rows(Protocol):
+    """What the negative ids of a prompt stand for."""
+
+    def given(self, loaded: Loaded, ids: Sequence[int]) -> Given | None:
+        """The rows, made by a model that is loaded: after the loss of a device, by another."""
+
+    def forget(self, loaded: Loaded) -> None:
+        """Free what was made, after the run."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,13 @@ class TextJob(Job[Delta, Answer]):
             self._run = generating.Run(
                 self._request, work, loaded.tokenizer, loaded.io.now, loaded.load_s
             )
-        await self._run.run(loaded.decoder, self._rows(loaded) if self._rows else None)
+        rows = self._rows
+        try:
+            given = rows.given(loaded, self._request.ids) if rows else None
+            await self._run.run(loaded.decoder, given)
+        finally:
+            if rows:
+                rows.forget(loaded)
 
     def stopped(self) -> Answer:
         """The answer so far."""
