@@ -124,6 +124,30 @@ export class Device {
     });
   }
 
+  /** Copy a part of an ImageBitmap to a buffer, 4 bytes a pixel, as its values are. `part`: left, top, width and height in
+      pixels; `place`: offset in the buffer, and bytes from line to line (a multiple of 256). */
+  async copyBitmap(bitmap, part, buffer, place) {
+    const [x, y, width, height] = part;
+    const size = [width, height];
+    const submit = () => this.scoped(`a picture of ${width} x ${height} pixels`, () => {
+      const usage = GPUTextureUsage.COPY_SRC | GPUTextureUsage.COPY_DST | GPUTextureUsage.RENDER_ATTACHMENT;
+      const texture = this.device.createTexture({ label: 'picture', size, format: 'rgba8unorm', usage });
+      this.queue.copyExternalImageToTexture(
+        { source: bitmap, origin: [x, y] }, { texture, premultipliedAlpha: false }, size);
+      const encoder = this.device.createCommandEncoder();
+      encoder.copyTextureToBuffer({ texture }, { buffer, offset: place[0], bytesPerRow: place[1] }, size);
+      this.queue.submit([encoder.finish()]);
+      texture.destroy();
+      this.submits += 1;
+    });
+    if (!this.oneInFlight) return submit();
+    await this.alone(async () => {
+      await this.idle();
+      submit();
+      await this.idle();
+    });
+  }
+
   /** Returns a copy of a range of a buffer, by a temporary mapped buffer. */
   async read(buffer, offset, size) {
     const target = this.device.createBuffer({ label: 'read', size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });

@@ -10,6 +10,7 @@ import sys
 
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
+from py_engine.host.pictures import Pixels
 from py_engine.host.tokenizers import TokenizerLibrary
 
 IN_BROWSER = sys.platform == "emscripten"
@@ -51,3 +52,15 @@ async def load_tokenizer_library(data: bytes) -> TokenizerLibrary:
     from py_engine.host.tokenizers_native import load_native
 
     return load_native(data)
+
+
+async def decode_picture(data: bytes, form: str, orientation: int) -> Pixels:
+    """Decode a file of a picture, whose format and EXIF orientation its header said. Raises InputError for a file that
+    this host's decoder refuses, HostError without a decoder."""
+    if IN_BROWSER:
+        from py_engine.host import pictures_browser
+
+        return await pictures_browser.decode(data, form, orientation)
+    from py_engine.host import pictures_native
+
+    return await pictures_native.decode(data, form, orientation)

@@ -147,6 +147,18 @@ class BrowserGpu(Gpu):
             failure = await self._settled_error(f"the device refused {len(copies)} copies", error)
             raise failure from error
 
+    async def copy_bitmap(
+        self, bitmap: Any, part: tuple[int, int, int, int], buffer: Buffer, place: tuple[int, int]
+    ) -> None:
+        """Copy a part (left, top, width, height) of an ImageBitmap to byte place[0] of a buffer, 4 bytes a pixel, lines
+        place[1] bytes apart, a multiple of 256. Raises HostError; errors of the driver come from `check()`."""
+        try:
+            await self._js.copyBitmap(bitmap, to_js(part), buffer.handle, to_js(place))
+        except JsException as error:
+            failure = await self._settled_error("cannot copy a picture to the GPU", error)
+            raise failure from error
+        self._counters.upload_bytes += 4 * part[2] * part[3]
+
     async def read(self, buffer: Buffer, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Copy a range back into Python's heap."""
         n = buffer.nbytes - offset if nbytes is None else nbytes

@@ -21,7 +21,8 @@ class Profile:
 
     memory_budget: GPU bytes for all models together; None: no limit. context: tokens. dtype: what `dtype="auto"` of
     Engine.load means. losses: how many losses of the GPU are tolerated per load or answer, or in a row while idle.
-    picture_pixels: what pictures are resized to at most; None: what the model's files say.
+    picture_pixels: what pictures are resized to at most; None: what the model's files say. decoded_pixels: how large a
+    picture may be before that.
     """
 
     memory_budget: int | None
@@ -29,14 +30,27 @@ class Profile:
     dtype: str
     losses: int
     picture_pixels: int | None
+    decoded_pixels: int
 
 
-DESKTOP = Profile(memory_budget=None, context=4096, dtype="auto", losses=5, picture_pixels=None)
+DESKTOP = Profile(
+    memory_budget=None,
+    context=4096,
+    dtype="auto",
+    losses=5,
+    picture_pixels=None,
+    decoded_pixels=100_000_000,
+)
 # Phones and tablets. iPadOS and iOS close a page that takes between 1.5 and 2 GB, and Python's heap, the page and the
 # pieces on their way to the GPU count too. These devices lose the GPU when memory is short: a smaller setting helps
-# then, trying again does not.
+# then, trying again does not. A photo of 50 megapixels is 200 MB when it is decoded.
 HANDHELD = Profile(
-    memory_budget=1_200_000_000, context=4096, dtype="q4", losses=1, picture_pixels=1 << 20
+    memory_budget=1_200_000_000,
+    context=4096,
+    dtype="q4",
+    losses=1,
+    picture_pixels=1 << 20,
+    decoded_pixels=51_000_000,
 )
 # 256 rows of the prompt for a picture of Qwen3.5: half of the context.
 IOS = Profile(
@@ -45,6 +59,7 @@ IOS = Profile(
     dtype="q4",
     losses=1,
     picture_pixels=1 << 18,
+    decoded_pixels=HANDHELD.decoded_pixels,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ Filter = Literal["bilinear", "bicubic"]
 
 PRECISION = 22  # bits behind the point of a weight
 GROUP = 64  # threads of a workgroup, each a pixel of a line
-PARAMETERS = 8  # words of the parameters of a pass
+PARAMETERS = 12  # words of the parameters of a pass
 
 
 def _bilinear(x: float) -> float:
@@ -43,14 +44,23 @@ class Taps:
     """The weights of a row (or column) of output pixels first .. first + len(starts) - 1.
 
     Output i is the sum over t < width of weights[i * width + t] * input[starts[i] + t], where weights behind the
-    filter's end are 0, divided by 2^PRECISION. Inputs of all of them are begin .. end - 1.
+    filter's end are 0, divided by 2^PRECISION. It sees inputs starts[i] .. stops[i] - 1, all of them begin .. end - 1.
     """
 
     starts: array[int]  # unsigned
+    stops: array[int]
     weights: array[int]  # signed
     width: int
-    begin: int
-    end: int
+
+    @property
+    def begin(self) -> int:
+        """The first input that any of them sees."""
+        return self.starts[0]
+
+    @property
+    def end(self) -> int:
+        """The input behind the last one that any of them sees."""
+        return self.stops[-1]
 
 
 def taps(source: int, target: int, kind: Filter, first: int = 0, count: int | None = None) -> Taps:
@@ -65,8 +75,7 @@ def taps(source: int, target: int, kind: Filter, first: int = 0, count: int | No
     width = min(math.ceil(support) * 2 + 1, source)
     shrink = 1.0 / stretch
     count = target - first if count is None else count
-    starts, weights = array("I"), array("i")
-    begin, end = source, 0
+    starts, stops, weights = array("I"), array("I"), array("i")
     for i in range(first, first + count):
         center = (i + 0.5) * scale
         low = max(int(center - support + 0.5), 0)
@@ -79,9 +88,19 @@ def taps(source: int, target: int, kind: Filter, first: int = 0, count: int | No
             row = [weight / total for weight in row]
         fixed = [int(weight * (1 << PRECISION) + (0.5 if weight >= 0 else -0.5)) for weight in row]
         starts.append(low)
+        stops.append(high)
         weights.extend(fixed + [0] * (width - len(fixed)))
-        begin, end = min(begin, low), max(end, high)
-    return Taps(starts, weights, width, begin, end)
+    return Taps(starts, stops, weights, width)
+
+
+def columns_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
+    """Whether Pillow resizes the columns before the rows, from a size to another (width, height).
+
+    The order matters, since each pass rounds. This is what Pillow 13 does, found by trying (the same for all filters);
+    older versions always begin with the rows.
+    """
+    (width, height), (w, h) = source, target
+    return h < height and height - h > 2 * (width - w)
 
 
 def resample(
@@ -110,3 +129,21 @@ def resample(
         [(source, "r"), (weights, "r"), (starts, "r"), (parameters, "r"), (target, "w")],
         (-(-width // GROUP), height, 1),
     )
+
+
+def pack_parameters(
+    line: int,
+    lines: int,
+    source: tuple[int, int, int],
+    width: int,
+    target: tuple[int, int],
+    first: int = 0,
+) -> bytes:
+    """The parameters of a pass.
+
+    line, lines: output pixels of a line, and lines. source: where pixel (0, 0) of the input is (it may be before the
+    start of the buffer, if it has no weight), the distance between its rows, between its columns. width: weights of a
+    pixel. target: where pixel (0, 0) of the output goes, and the distance between its lines. first: place in the
+    weights of the first output row or column. All in pixels.
+    """
+    return struct.pack(f"<{PARAMETERS}i", line, lines, *source, width, first, *target, 0, 0, 0)

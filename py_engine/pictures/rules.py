@@ -199,7 +199,7 @@ def _qwen(config: Config, vision: Config) -> Rules:
 
 def _area(config: Config, defaults: tuple[int, int]) -> Area:
     """Limits in pixels, under either of the names that Qwen's configs give them."""
-    size = part(config, "size") if isinstance(config.get("size"), dict) else {}
+    size = {} if config.get("size") is None else part(config, "size")
 
     def limit(old: str, new: str, default: int) -> int:
         if config.get(old) is not None:
