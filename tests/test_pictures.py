@@ -57,7 +57,7 @@ def reader(gpu: Gpu, given: Rules, **options: Any) -> PictureReader:
 
 def picture(array: np.ndarray) -> Picture:
     height, width, channels = array.shape
-    return Picture(PixelBytes(array.tobytes(), width, height, channels), b"")  # type: ignore[arg-type]
+    return Picture(PixelBytes(array.tobytes(), width, height, channels), b"")
 
 
 def steps(gpu: Gpu, run: Runner, tensor: Tensor, given: Rules) -> np.ndarray:

@@ -22,7 +22,7 @@ from py_engine.generate.decoder import Decoder
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.matrix import Linear
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
-from py_engine.graph.trace import Call, Trace
+from py_engine.graph.trace import Call, Trace, kernel
 from py_engine.host.gpu import AdapterInfo, Buffer, Copy, Gpu, Limits, Pipeline, Recording, Upload
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.linear import linear
@@ -30,6 +30,8 @@ from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
 from py_engine.ops.rope import Heads, rope_angles, rope_append
 from py_engine.ops.step import Pass
+from py_engine.pictures.reader import picture_calls
+from py_engine.pictures.rules import Area, Rules
 from py_engine.serve.engine import Engine
 from py_engine.serve.options import Progress
 from py_engine.serve.runtime import build_runtime
@@ -445,6 +447,44 @@ def test_angles_of_several_axes(device: Gpu, run: Runner) -> None:
             broken = Compiler(patch)
             broken.break_(device, other_source(*fault))
             assert len(run(failures())) == 1, fault
+            assert broken.changed
+
+
+def test_pictures(device: Gpu, run: Runner) -> None:
+    """What prepares pictures is in no model's passes."""
+    half = (0.5, 0.5, 0.5)
+    qwen = Rules(Area(4096, 1 << 20), 16, 2, "bicubic", half, half, frames=2, blocks=True)
+    lfm2 = Rules(Area(4096, 1 << 20), 16, 2, "bilinear", half, half, channels_last=True)
+    grey = replace(
+        picture_calls(qwen)[0], kernel=kernel("resample", (), {"CHANNELS": 1, "VERTICAL": 0})
+    )
+    calls = [*picture_calls(qwen), picture_calls(lfm2)[-1], grey]
+
+    async def failures(stem: str = "") -> list[Any]:
+        chains = [[call] for call in calls if stem in call.kernel.stem]
+        return await run_checks(device, Kernels(device), SingleSubmit(), chains)
+
+    assert run(failures()) == []
+    faults = [
+        ("resample", "sum >> vec3<u32>(PRECISION)", "sum >> vec3<u32>(PRECISION + 1u)"),
+        ("resample", "vec3<i32>(HALF)", "vec3<i32>(0)"),
+        ("resample", "vec3<i32>(255))", "vec3<i32>(254))"),
+        ("resample", "t < width; t++", "t < width; t += 2"),
+        ("resample", "step = parameters[ROW]", "step = parameters[COLUMN]"),
+        ("resample", "line * parameters[TARGET_ROW]", "line * parameters[LINE]"),
+        ("resample", "at += i32(starts[place]) * step", "at += i32(starts[0]) * step"),
+        ("resample", "byte(3u * i + 2u)", "byte(3u * i + 1u)"),
+        ("patches", "inside / MERGE", "inside % MERGE"),
+        ("patches", "frame == 1u", "frame == 2u"),
+        ("patches", "place = 3u * i + c", "place = c * area + i"),
+        ("patches", "(colours >> (8u * c)) & 255u", "(colours >> (8u * c)) & 127u"),
+        ("patches", "parameters[ROW] + patch_number", "patch_number"),
+    ]
+    for fault in faults:
+        with pytest.MonkeyPatch.context() as patch:
+            broken = Compiler(patch)
+            broken.break_(device, other_source(*fault))
+            assert run(failures(fault[0])), fault
             assert broken.changed
 
 

@@ -2,7 +2,7 @@
 import { boot, prepareChat } from './boot.mjs';
 
 const FOLDER = '/home/pyodide/tests_e2e';
-const FILES = ['probe.py', 'probe_bytes.py', 'probe_gpu.py', 'probe_models.py', 'probe_store.py'];
+const FILES = ['probe.py', 'probe_bytes.py', 'probe_gpu.py', 'probe_models.py', 'probe_pictures.py', 'probe_store.py'];
 
 const answered = (async () => {
   const { py, snapshot } = await boot(self.name || 'py314', () => {});

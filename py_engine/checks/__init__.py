@@ -22,6 +22,7 @@ from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.pictures import patches, resample
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -47,6 +48,8 @@ CHECKS: Mapping[str, Maker] = {
     "attention_decode": decode_attention,
     "attention_full": full_attention,
     "pool": pool,
+    "resample": resample,
+    "patches": patches,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

@@ -55,8 +55,8 @@ async def load_tokenizer_library(data: bytes) -> TokenizerLibrary:
 
 
 async def decode_picture(data: bytes, form: str, orientation: int) -> Pixels:
-    """Decode a file of a picture, whose format and EXIF orientation its header said. Raises InputError for a file that
-    this host's decoder refuses, HostError without a decoder."""
+    """Decode a file of a picture, from which EXIF data was taken, and apply the orientation that this had. `form`: PNG,
+    JPEG, WebP, GIF or BMP. Raises InputError for a file that this host's decoder refuses, HostError without one."""
     if IN_BROWSER:
         from py_engine.host import pictures_browser
 

@@ -24,15 +24,10 @@ _SIDE = 8192  # the most pixels on a side of a texture that every device has
 
 
 async def decode(data: bytes, form: str, orientation: int) -> BitmapPixels:
-    """The first frame of a file, not yet turned: `orientation` is applied by how its pixels are read. Raises InputError
-    for a file that the browser cannot decode."""
-    options = js_object(
-        {
-            "colorSpaceConversion": "none",
-            "premultiplyAlpha": "none",
-            "imageOrientation": "none",
-        }
-    )
+    """The first frame of a file without EXIF data, so not yet turned: `orientation` is applied by how its pixels are
+    read. (Chromium turns a JPEG or WebP also where imageOrientation is "none".) Raises InputError for a file that the
+    browser cannot decode."""
+    options = js_object({"colorSpaceConversion": "none", "premultiplyAlpha": "none"})
     blob = js.Blob.new(to_js([to_js(data)]), js_object({"type": f"image/{form.lower()}"}))
     try:
         bitmap = await js.createImageBitmap(blob, options)

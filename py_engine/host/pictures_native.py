@@ -24,7 +24,7 @@ _DAMAGED = (
 
 
 async def decode(data: bytes, form: str, orientation: int) -> PixelBytes:
-    """The first frame of a file of this format as RGB, alpha dropped, EXIF orientation applied.
+    """The first frame of a file of this format as RGB, alpha dropped, this EXIF orientation applied.
 
     Raises HostError without Pillow, InputError for a file that it cannot decode.
     """

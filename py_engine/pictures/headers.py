@@ -18,19 +18,30 @@ from py_engine.pictures.exif import orientation_of
 @dataclass(frozen=True)
 class Header:
     """What a file says of its picture. width, height: pixels as they are stored, before `orientation` (EXIF, 1 to 8) is
-    applied. animated: there are more frames than the one that is used."""
+    applied. animated: there are more frames than the one that is used. exif: where EXIF data is, (start, end) of each
+    segment of a JPEG or chunk of a PNG, of the chunk's name in a WebP."""
 
     format: str
     width: int
     height: int
     orientation: int = 1
     animated: bool = False
+    exif: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) as the picture is to be seen."""
         turned = self.orientation >= 5
         return (self.height, self.width) if turned else (self.width, self.height)
+
+
+def without_exif(data: bytes, header: Header) -> bytes:
+    """The file without its EXIF data, so that no decoder turns the picture by itself."""
+    whole = bytearray(data)
+    for start, end in reversed(header.exif):
+        # A WebP's chunk becomes an unknown one: without it, sizes before it would be wrong.
+        whole[start:end] = b"none" if header.format == "WebP" else b""
+    return bytes(whole)
 
 
 class _Cut(Exception):
@@ -86,19 +97,22 @@ def _png(data: memoryview) -> Header:
     if name != b"IHDR" or size != 13:
         raise ValueError("it does not begin with its header (IHDR)")
     orientation, animated = 1, False
+    exif: list[tuple[int, int]] = []
     for name, start, size in _chunks(data, 8, ">I4s", False):
         _need(data, start + size)
         if name == b"acTL":
             animated = struct.unpack_from(">I", data, start)[0] > 1
         elif name == b"eXIf":
             orientation = orientation_of(data[start : start + size])
+            exif.append((start - 8, start + size + 4))
         elif name == b"IEND":
-            return Header("PNG", width, height, orientation, animated)
+            return Header("PNG", width, height, orientation, animated, tuple(exif))
     raise _Cut
 
 
 def _jpeg(data: memoryview) -> Header:
     at, orientation, size = 2, 1, (0, 0)
+    exif: list[tuple[int, int]] = []
     while True:
         _need(data, at + 4)
         if data[at] != 0xFF:
@@ -115,15 +129,17 @@ def _jpeg(data: memoryview) -> Header:
             raise ValueError(f"the segment at byte {at} has no body")
         _need(data, at + 2 + length)
         body = data[at + 4 : at + 2 + length]
-        if marker == 0xE1 and bytes(body[:6]) == b"Exif\0\0" and orientation == 1:
-            orientation = orientation_of(body[6:])
+        if marker == 0xE1 and bytes(body[:4]) == b"Exif":
+            if not exif:
+                orientation = orientation_of(body[6:])
+            exif.append((at, at + 2 + length))
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             _, height, width = struct.unpack_from(">BHH", body)
             size = width, height
         elif marker == 0xDA:
             if bytes(data[at:]).rfind(b"\xff\xd9") < 0:  # the end of the picture
                 raise _Cut
-            return Header("JPEG", *size, orientation)
+            return Header("JPEG", *size, orientation, exif=tuple(exif))
         at += 2 + length
 
 
@@ -131,6 +147,7 @@ def _webp(data: memoryview) -> Header:
     _need(data, 8 + struct.unpack_from("<I", data, 4)[0])
     found: Header | None = None
     orientation, animated = 1, False
+    exif: list[tuple[int, int]] = []
     for name, start, size in _chunks(data, 12, "<4sI", True):
         _need(data, start + size)
         body = data[start : start + size]
@@ -150,9 +167,10 @@ def _webp(data: memoryview) -> Header:
             found = Header("WebP", w & 0x3FFF, h & 0x3FFF)
         elif name == b"EXIF":
             orientation = orientation_of(body[6:] if bytes(body[:6]) == b"Exif\0\0" else body)
+            exif.append((start - 8, start - 4))
     if found is None:
         raise ValueError("there is no picture in it")
-    return Header("WebP", found.width, found.height, orientation, animated)
+    return Header("WebP", found.width, found.height, orientation, animated, tuple(exif))
 
 
 def _gif(data: memoryview) -> Header:
@@ -222,7 +240,7 @@ _OTHERS: Mapping[bytes, str] = {
     rb"II\*\0|MM\0\*": "a TIFF file, which is not supported",
     rb"\xff\x0a|....JXL ": "a JPEG XL file, which is not supported",
     rb"....jP  ": "a JPEG 2000 file, which is not supported",
-    rb"\0\0\1\0": "an icon file, which is not supported",
-    rb"PK\3\4": "a ZIP archive, not a picture",
+    rb"\0\0\x01\0": "an icon file, which is not supported",
+    rb"PK\x03\x04": "a ZIP archive, not a picture",
     rb"\x1a\x45\xdf\xa3": "a video, not a picture: give its frames",
 }

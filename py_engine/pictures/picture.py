@@ -17,9 +17,10 @@ from py_engine.arguments import shown, whole
 from py_engine.errors import EngineError, HubError, InputError
 from py_engine.host import decode_picture
 from py_engine.host.io import Io
+from py_engine.host.io import shown as plain_address
 from py_engine.host.pictures import Channels, PixelBytes, Pixels
 from py_engine.host.profile import profile_of
-from py_engine.pictures.headers import read_header
+from py_engine.pictures.headers import read_header, without_exif
 from py_engine.pictures.layout import check_size
 
 MAX_BYTES = 128 << 20  # of a file
@@ -87,7 +88,8 @@ async def _of_file(data: memoryview, io: Io, what: str) -> Picture:
         raise InputError(f"{what} has {len(data):,} bytes: a file may have {MAX_BYTES:,}")
     header = read_header(data, what)
     _check(*header.size, io, what)
-    pixels = await decode_picture(bytes(data), header.format, header.orientation)
+    file = without_exif(bytes(data), header)
+    pixels = await decode_picture(file, header.format, header.orientation)
     if (pixels.width, pixels.height) != header.size:
         found = f"{pixels.width} x {pixels.height}"
         pixels.close()
@@ -194,13 +196,13 @@ async def _loaded(value: str | PurePath, io: Io, allow_urls: bool, what: str) ->
     if scheme and scheme[1].lower() in ("http", "https"):
         if not allow_urls:
             raise InputError(
-                f"{what} is an address, {shown(text)}. Nothing is fetched from the network unless the caller says "
+                f"{what} is an address, {plain_address(text)}. Nothing is fetched unless the caller says "
                 "allow_urls=True: give the picture's bytes"
             )
         answer = await io.fetch(text, end=MAX_BYTES + 1)
         if answer.status not in (200, 206):
             raise HubError(
-                f"{shown(text)} answered {answer.status}: no picture came", answer.status
+                f"{plain_address(text)} answered {answer.status}: no picture came", answer.status
             )
         return io.to_bytes(answer.body)
     if scheme and text[scheme.end() : scheme.end() + 2] == "//":

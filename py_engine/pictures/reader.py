@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from py_engine.errors import InputError
 from py_engine.graph.buffers import Buffers
 from py_engine.graph.kernels import Kernels
 from py_engine.graph.plan import Planner
 from py_engine.graph.submit import SubmitStrategy
-from py_engine.graph.trace import Tensor, Trace
+from py_engine.graph.trace import Call, Tensor, Trace
 from py_engine.host.gpu import Gpu
+from py_engine.host.pictures import Channels
 from py_engine.ops.patches import PARAMETERS, pack_parameters, patches, values
+from py_engine.ops.resample import resample
 from py_engine.pictures.layout import plan_picture, plan_video
 from py_engine.pictures.picture import Picture
 from py_engine.pictures.plan import Grid, PicturePlan, Piece, VideoPlan
@@ -110,10 +113,7 @@ class PictureReader:
                 parameters,
                 rows,
                 count,
-                patch=rules.patch,
-                merge=rules.merge if rules.blocks else 1,
-                frames=rules.frames,
-                channels_last=rules.channels_last,
+                **_form(rules),
             )
             planner = Planner(gpu, self._kernels, self._strategy)
             planner.reserve([trace])
@@ -131,6 +131,40 @@ class PictureReader:
             raise
         finally:
             inner.release()
+
+
+def picture_calls(rules: Rules) -> list[Call]:
+    """A call of each kernel that prepares pictures by these rules, for the self-check (checks/self_check.py): both
+    passes of resizing for RGB (arrays; files in CPython) and for RGB with a byte to skip (a browser's), and patches.
+    Their tensors have no buffers."""
+    trace = Trace(1)
+    nothing = Tensor("picture", (1, rules.row), "u32")
+    channels: tuple[Channels, ...] = (3, 4)
+    for n in channels:
+        for vertical in (False, True):
+            five = (nothing,) * 5
+            resample(trace, *five, (1, 1), channels=n, vertical=vertical)
+    pair = (nothing, nothing)
+    patches(trace, pair, nothing, nothing, nothing, 1, **_form(rules))
+    return trace.calls
+
+
+def _form(rules: Rules) -> _Form:
+    return {
+        "patch": rules.patch,
+        "merge": rules.merge if rules.blocks else 1,
+        "frames": rules.frames,
+        "channels_last": rules.channels_last,
+    }
+
+
+class _Form(TypedDict):
+    """How the kernel of patches is specialised."""
+
+    patch: int
+    merge: int
+    frames: int
+    channels_last: bool
 
 
 def grid_rows(rules: Rules, grid: Grid) -> int:
