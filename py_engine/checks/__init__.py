@@ -15,13 +15,13 @@ from py_engine.checks.attention import (
     prefill_attention,
     prefill_attention_units,
     rope,
-    rope_angles,
 )
 from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -42,6 +42,7 @@ CHECKS: Mapping[str, Maker] = {
     "matmul_dot4": matmul,
     "rope": rope,
     "rope_angles": rope_angles,
+    "rotate_rows": rotate_rows,
     "attention_prefill": prefill_attention,
     "attention_prefill_units": prefill_attention_units,
     "attention_decode": decode_attention,
