@@ -21,6 +21,7 @@ from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.patches import gather_rows, patch_positions
 from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
@@ -48,6 +49,8 @@ CHECKS: Mapping[str, Maker] = {
     "attention_decode": decode_attention,
     "attention_full": full_attention,
     "pool": pool,
+    "patch_positions": patch_positions,
+    "gather_rows": gather_rows,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,
