@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
+    from py_engine.tasks.features import Features, FeaturesRequest
     from py_engine.work import Work
 
 _NAMES = {
@@ -84,6 +85,8 @@ _NAMES = {
     "Engine": "serve.engine",
     "EngineError": "errors",
     "Estimate": "serve.memory",
+    "Features": "tasks.features",
+    "FeaturesRequest": "tasks.features",
     "FormatError": "errors",
     "Generation": "generate.answer",
     "GroupedSubmit": "graph.submit",
@@ -135,6 +138,8 @@ __all__ = [
     "Engine",
     "EngineError",
     "Estimate",
+    "Features",
+    "FeaturesRequest",
     "FormatError",
     "Generation",
     "GroupedSubmit",

@@ -28,7 +28,7 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
-from py_engine.ops.rope import Heads, rope_angles, rope_append
+from py_engine.ops.rope import Heads, rope_angles, rope_append, rotate_rows
 from py_engine.ops.step import Pass
 from py_engine.pictures.reader import picture_calls
 from py_engine.pictures.rules import Area, Rules
@@ -485,6 +485,36 @@ def test_pictures(device: Gpu, run: Runner) -> None:
             broken = Compiler(patch)
             broken.break_(device, other_source(*fault))
             assert run(failures(fault[0])), fault
+            assert broken.changed
+
+
+def test_heads_rotated_in_place(device: Gpu, run: Runner) -> None:
+    """As encoders and towers rotate them."""
+
+    async def failures(per_row: bool) -> list[Any]:
+        bench = Bench(device)
+        norm = Norm(bench.make("weight", 16), 1e-6)
+        table = bench.make("table", 3 if per_row else 65, 8, 2)
+        heads = Heads(2, 1, 16, table, 16, norm, norm, 0.25, per_row=per_row)
+        trace = Pass(3, step=bench.make("step", 8, dtype="u32"))
+        positions = None if per_row else bench.make("positions", 3, dtype="u32")
+        rotate_rows(trace, heads, bench.make("qkv", 3, 64), positions, v_eps=1e-6)
+        bench.release()
+        return await run_checks(device, Kernels(device), SingleSubmit(), [trace.calls])
+
+    assert run(failures(False)) == run(failures(True)) == []
+    faults = [
+        (False, "position = positions[t];", "position = positions[0];"),
+        (True, "var position = t;", "var position = 0u;"),
+        (False, "if (lane < quads) { rows[place] = v * factor; }", ""),
+        (False, "if (t >= step.rows)", "if (t > step.rows)"),
+        (False, "workgroupBarrier();\n  var position", "qkv[lane].x += 1.0;\n  var position"),
+    ]
+    for per_row, *fault in faults:
+        with pytest.MonkeyPatch.context() as patch:
+            broken = Compiler(patch)
+            broken.break_(device, other_source("rotate_rows", *fault))
+            assert len(run(failures(per_row))) == 1, fault
             assert broken.changed
 
 

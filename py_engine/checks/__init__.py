@@ -15,14 +15,15 @@ from py_engine.checks.attention import (
     prefill_attention,
     prefill_attention_units,
     rope,
-    rope_angles,
 )
 from py_engine.checks.delta import delta_conv, delta_step
 from py_engine.checks.delta_chunks import delta_chunk, delta_out, delta_scan
 from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.patch_positions import gather_rows, patch_positions
 from py_engine.checks.pictures import patches, resample
+from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -43,6 +44,7 @@ CHECKS: Mapping[str, Maker] = {
     "matmul_dot4": matmul,
     "rope": rope,
     "rope_angles": rope_angles,
+    "rotate_rows": rotate_rows,
     "attention_prefill": prefill_attention,
     "attention_prefill_units": prefill_attention_units,
     "attention_decode": decode_attention,
@@ -50,6 +52,8 @@ CHECKS: Mapping[str, Maker] = {
     "pool": pool,
     "resample": resample,
     "patches": patches,
+    "patch_positions": patch_positions,
+    "gather_rows": gather_rows,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

@@ -78,6 +78,17 @@ def parser(*, tasks: bool = True) -> Parser:
     p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
 
     p = commands.add_parser(
+        "features",
+        parents=[model, running, host, json],
+        help="what a vision tower makes of a picture",
+    )
+    p.add_argument(
+        "--input", required=True, metavar="FILE.npy", help="float32 patches [n, k], with --grid"
+    )
+    p.add_argument("--grid", metavar="T,H,W", help="frames, rows and columns of patches")
+    p.add_argument("--out", required=True, metavar="FILE.npy", help="float32 [rows, width]")
+
+    p = commands.add_parser(
         "bench", parents=[model, running, host, json], help="prefill and decode speed"
     )
     p.add_argument("--prompt-tokens", type=int, default=512)
@@ -147,6 +158,12 @@ def _model() -> Parser:
         choices=("auto", "f32", "f16", "q8"),
         default="auto",
         help="form of the KV cache; default: --dtype's (f32 or f16), q8 where only that fits",
+    )
+    group.add_argument(
+        "--vision",
+        choices=("auto", "lazy", "off"),
+        default="auto",
+        help="the tower of a model that sees pictures: with the model, with the first picture, or never",
     )
     group.add_argument("--context", type=int, help="tokens of prompt and answer together")
     return group

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from py_engine.cli.common import at_least_one, load_engine
+from py_engine.cli.npy import place_for, write_npy
 from py_engine.cli.parser import SAMPLING
 from py_engine.errors import InputError
 from py_engine.host.json_text import JsonError, read_json
@@ -116,33 +116,11 @@ async def logits_command(args: argparse.Namespace) -> None:
         raise InputError(f"--ids {args.ids}: give token ids like 1,2,3") from error
     if min(ids) < 0:
         raise InputError(f"--ids {args.ids}: token ids begin at 0")
-    out = _place_for(args.out, "--out")
+    out = place_for(args.out, "--out")
     async with await load_engine(args) as engine:
         logits = await engine.logits(ids)
-    _write_npy(out, logits)
+    write_npy(out, logits, (len(logits),))
     best = max(range(len(logits)), key=logits.__getitem__)
     print(f"{len(logits)} logits in {out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
     if args.json:
         print(json.dumps({"out": str(out), "logits": len(logits), "best": best}))
-
-
-def _place_for(path: str, option: str) -> Path:
-    """The path of a file to write. Raises InputError where it cannot be written, before its content is computed."""
-    out = Path(path)
-    folder = out.parent
-    if out.is_dir():
-        raise InputError(f"{option} {path}: is a folder; name a file")
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}")
-    if not os.access(out if out.exists() else folder, os.W_OK):
-        raise InputError(f"{option} {path}: cannot be written here")
-    return out
-
-
-def _write_npy(path: Path, values: memoryview[float]) -> None:
-    """Write a float32 vector as a .npy file of NumPy, version 1.0 (numpy.lib.format)."""
-    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
-    head += b" " * (-(len(head) + 11) % 64) + b"\n"
-    path.write_bytes(
-        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes()
-    )

@@ -1,7 +1,8 @@
-"""Qwen3.5 (text): gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
+"""Qwen3.5: gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
+qwen3_5_tower.py has the tower for pictures.
 
-Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. Vision and MTP tensors of a
-checkpoint are not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The conversion also
+Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. MTP tensors of a checkpoint are
+not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The conversion also
 turns convolutions from [C, 1, taps] to [C, taps, 1]. Their shape tells the two kinds of checkpoint apart, as in mlx_lm.
 The norm inside linear attention has no offset in either.
 Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes of Qwen3.5-0.8B.
@@ -21,6 +22,7 @@ from py_engine.blocks.dense import (
 )
 from py_engine.blocks.layers import Block, Mixer, Model
 from py_engine.errors import ModelError
+from py_engine.models.qwen3_5_tower import tower as tower  # models/__init__.py finds it here
 from py_engine.ops.delta import DeltaShape
 from py_engine.sources.config import (
     FULL,

@@ -1,4 +1,6 @@
-"""Norms of q and k heads, rotary positions, KV append: one dispatch for a chunk (shaders/rope.wgsl)."""
+"""Norms of heads and rotary positions, one dispatch for a chunk: with KV append (shaders/rope.wgsl), or in place
+(shaders/rotate_rows.wgsl).
+"""
 
 from __future__ import annotations
 
@@ -48,18 +50,21 @@ class Heads:
 
     def check(self, label: str, qkv: Tensor, cache: tuple[Tensor, Tensor]) -> None:
         """Raise ModelError for unsupported head sizes, ValueError for shapes that disagree."""
+        self.check_rows(label, qkv)
         k, v = cache
+        if k.shape != v.shape or k.shape[::2] != (self.kv_count, self.dim):
+            raise ValueError(
+                f"{label}: k {k.shape} and v {v.shape} are no cache of {self.kv_count} heads of {self.dim}"
+            )
+
+    def check_rows(self, label: str, qkv: Tensor) -> None:
+        """As `check`, where there is no cache."""
         d = self.dim
         check_head_dim(label, d)
-        if (
-            self.count % self.kv_count
-            or qkv.shape[-1] != ((1 + self.gated) * self.count + 2 * self.kv_count) * d
-            or k.shape != v.shape
-            or k.shape[::2] != (self.kv_count, d)
-        ):
+        columns = ((1 + self.gated) * self.count + 2 * self.kv_count) * d
+        if self.count % self.kv_count or qkv.shape[-1] != columns:
             raise ValueError(
-                f"{label}: qkv {qkv.shape}, k {k.shape} and v {v.shape} do not belong together for {self.count} heads "
-                f"of {d}"
+                f"{label}: qkv {qkv.shape} for {self.count} heads and {self.kv_count} of keys, of {d} each"
             )
         if self.width % 2 or not 0 <= self.width <= d:
             raise ValueError(f"{label}: cannot rotate {self.width} of {d} entries")
@@ -150,4 +155,47 @@ def rope_append(
         ),
         [*heads.inputs(trace, qkv), (q, "w"), (exact(k), "w"), (exact(v), "w")],
         (heads.count + 2 * heads.kv_count, trace.rows, 1),
+    )
+
+
+def rotate_rows(
+    trace: Pass,
+    heads: Heads,
+    qkv: Tensor,
+    positions: Tensor | None = None,
+    *,
+    v_eps: float | None = None,
+    label: str = "rotate",
+) -> None:
+    """Make the heads of qkv [T, (H + 2 Hkv) D] f32 ready for attention in place, as `heads` says: q and k normed and
+    rotated, q scaled.
+
+    A row turns by the angle of its position (`positions` u32 [>= T]) in the table of `heads`, or where `heads.per_row`
+    by its own angles: the table is then (cos, sin) [>= T, width / 2, 2] f32, and `positions` None. `v_eps`: v heads are
+    divided by sqrt(mean(v^2) + v_eps); None: they are not changed, as rows from step.rows on.
+    Raises ModelError for unsupported head sizes, ValueError for shapes that disagree, and for gates.
+    """
+    heads.check_rows(label, qkv)
+    if heads.gated or heads.growth is not None:
+        raise ValueError(f"{label}: gates and growing queries are for heads with a KV cache")
+    if heads.per_row == (positions is not None):
+        raise ValueError(f"{label}: a row turns by its position or by angles of its own")
+    constants = heads.constants | {
+        "H": heads.count,
+        "HKV": heads.kv_count,
+        "WG": threads_for(heads.dim // 4, 64),
+    }
+    groups = heads.count + heads.kv_count
+    if v_eps is not None:
+        constants |= {"NORM_V": True, "EPS_V": v_eps}
+        groups += heads.kv_count
+    norms = (n.weight if n else NOTHING for n in (heads.q_norm, heads.k_norm))
+    trace.call(
+        label,
+        kernel("rotate_rows", ["step", "rotary", "tree_sum"], constants),
+        [
+            *((t, "r") for t in (exact(heads.table), positions or NOTHING, *norms, trace.step)),
+            (qkv, "w"),
+        ],
+        (groups, trace.rows, 1),
     )

@@ -69,6 +69,7 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         context_classes: Sequence[int] | None = None,
         memory_budget: int | None = None,
@@ -92,6 +93,8 @@ class Engine(TaskEngine):
         `kv`: another form of the KV cache: "f32", "f16", or "q8", bytes that take 0.53 of f16's memory and round more
         (docs/conversations.md). "auto": `dtype`'s, or q8 where only that fits the memory budget and the device's limits
         (not with dtype="f32").
+        `vision`: the tower of a model that sees pictures is loaded with it ("auto"; on phones and tablets "lazy"), with
+        the first picture ("lazy"), or never ("off"). The memory budget counts it in the first two (docs/vision.md).
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for 512 and grows with the text, by an eighth at a time.
         `context_classes`: fixed sizes of the KV cache instead, in tokens; (): room for the whole context at once.
@@ -115,7 +118,7 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options: dict[str, Any] = {
-            "dtype": dtype, "kv": kv, "context": context, "context_classes": context_classes,
+            "dtype": dtype, "kv": kv, "vision": vision, "context": context, "context_classes": context_classes,
             "memory_budget": memory_budget, "strategy": strategy, "proven": proven, "tune": tune,
             "self_check": self_check, "progress": progress, "on_progress": on_progress,
             "on_device": on_device,
@@ -146,6 +149,7 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
@@ -158,7 +162,13 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options = LoadOptions.of(
-            {"dtype": dtype, "kv": kv, "context": context, "memory_budget": memory_budget}
+            {
+                "dtype": dtype,
+                "kv": kv,
+                "vision": vision,
+                "context": context,
+                "memory_budget": memory_budget,
+            }  # fmt: skip
         )
         own: Gpu | None = None
         if gpu is None:

@@ -47,6 +47,7 @@ class SharedLoadOptions(TypedDict, total=False):
 
     dtype: str
     kv: str
+    vision: str
     context: int | None
     context_classes: Sequence[int] | None
     memory_budget: int | None
@@ -214,14 +215,16 @@ class SyncEngine:
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. Errors as for Engine.estimate."""
         background = Background()
         estimate = Engine.estimate(
-            model, host=host, dtype=dtype, kv=kv, context=context, memory_budget=memory_budget
-        )
+            model, host=host, dtype=dtype, kv=kv, vision=vision, context=context,
+            memory_budget=memory_budget,
+        )  # fmt: skip
         try:
             return background.wait(estimate)
         finally:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.self_check import Outcome
 from py_engine.encode.settings import EmbedSettings
+from py_engine.encode.vision import Vision
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.marks import Markup
@@ -75,6 +76,7 @@ class Loaded:
     checked: Outcome | None  # result of the self-check; None: there was none
     takes: int  # the most GPU bytes, when the context is full: Estimate.peak_bytes
     embedding: EmbedSettings | None = None  # None: the model does not make vectors of texts
+    vision: Vision | None = None  # None: the model does not see pictures
 
     @property
     def decoder(self) -> Decoder:
@@ -106,5 +108,7 @@ class Loaded:
 
     def release(self) -> None:
         """Free every buffer."""
+        if self.vision is not None:
+            self.vision.release()
         self.runtime.release()
         self.store.release()

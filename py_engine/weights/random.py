@@ -155,7 +155,7 @@ class RandomStore(WeightStore):
                 await self._gpu.idle()
 
     def _layer(self, name: str, rows: int, wanted: Rows) -> Layer:
-        cols, plain = wanted.cols, wanted.plain or wanted.channels_last
+        cols, plain = wanted.cols, wanted.plain or bool(wanted.channels)
         if self._given is None or plain:
             return Layer(self._plain("BF16", cols, plain))
         return Layer(quantised("q4", cols, self._given.group_size, "bf16"))
