@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from py_engine.serve.sync_device import SyncDevice
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
+    from py_engine.tasks.describe import DescribeRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
     from py_engine.tasks.features import Features, FeaturesRequest
     from py_engine.work import Work
@@ -80,6 +81,7 @@ _NAMES = {
     "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
+    "DescribeRequest": "tasks.describe",
     "EmbedRequest": "tasks.embed",
     "Embeddings": "tasks.embed",
     "Engine": "serve.engine",
@@ -133,6 +135,7 @@ __all__ = [
     "Device",
     "DeviceEvent",
     "DeviceLostError",
+    "DescribeRequest",
     "EmbedRequest",
     "Embeddings",
     "Engine",

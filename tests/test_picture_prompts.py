@@ -26,7 +26,7 @@ from py_engine.sources.config import Part
 from tests import reference
 
 QWEN, LFM = "qwen3.5-seen", "lfm2-seen"
-CHATS = {
+CHATS: dict[str, list[tuple[str, list[Any]]]] = {
     "one": [("user", [0, "What is this?"])],
     "two": [("user", ["First", 0, "then", 1, "which is larger?"])],
     "turns": [
@@ -162,7 +162,10 @@ def test_parts_of_every_api() -> None:
         {"type": "image", "pixels": b"\0" * 12, "width": 2, "height": 2},
         {"type": "image", "patches": b"", "grid": (1, 2, 2)},
     ]
-    said = [{"role": "tool", "content": given}, {"role": "user", "content": "text"}]
+    said: list[dict[str, Any]] = [
+        {"role": "tool", "content": given},
+        {"role": "user", "content": "text"},
+    ]
     messages, media = take_media(said)
     assert messages[0]["content"] == [{"type": "image", "medium": n} for n in range(6)]
     assert messages[1] is said[1] and said[0]["content"] is given

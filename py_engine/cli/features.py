@@ -7,6 +7,7 @@ import json
 
 from py_engine.cli.common import load_engine, say
 from py_engine.cli.npy import place_for, read_npy, write_npy
+from py_engine.cli.pictures import grid_of
 from py_engine.errors import InputError
 
 
@@ -22,7 +23,7 @@ async def features(args: argparse.Namespace) -> None:
         raise InputError(
             f"--input {args.input}: is {given.dtype} {list(given.shape)}; with --grid it is float32 patches [n, k]"
         )
-    grid = _grid(args.grid)
+    grid = grid_of(args.grid)
     if grid[0] * grid[1] * grid[2] != given.shape[0]:
         raise InputError(f"--grid {args.grid}: is not of the {given.shape[0]} patches in --input")
     from py_engine.tasks.features import FeaturesRequest
@@ -34,13 +35,3 @@ async def features(args: argparse.Namespace) -> None:
     say(f"{shape[0]} rows of {shape[1]} in {out}")
     if args.json:
         print(json.dumps({"out": str(out), "rows": shape[0], "dimensions": shape[1]}))
-
-
-def _grid(text: str) -> list[int]:
-    try:
-        grid = [int(part) for part in text.split(",")]
-    except ValueError:
-        grid = []
-    if len(grid) != 3 or min(grid) < 1:
-        raise InputError(f"--grid {text}: give frames, rows and columns of patches, like 1,16,16")
-    return grid

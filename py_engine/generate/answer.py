@@ -31,7 +31,8 @@ class Answer:
     around it, too. `tool_calls` have OpenAI's form: {"id", "type", "function": {"name", "arguments": JSON text}}.
     `tool_call_errors` say why other calls could not be read and stayed in `text`, and how calls that were read break
     the tool's schema. `dropped`: the messages of the chat that the model did not see, because they did not fit the
-    context. `image_tokens`: how many of the prompt's tokens are rows of pictures. `device_losses`: how often the GPU device was lost while the answer was generated, and it went on.
+    context. `device_losses`: how often the GPU device was lost while the answer was generated, and it went on.
+    `image_tokens`: how many of the prompt's tokens are rows of pictures.
     """
 
     text: str = ""

@@ -97,9 +97,7 @@ class Feed:
         """Whether there are rows."""
         return bool(self._made)
 
-    def take(
-        self, source: int, made: bytes | memoryview | Tensor, count: int, hidden: int
-    ) -> None:
+    def take(self, source: int, made: bytes | memoryview | Tensor, count: int, hidden: int) -> None:
         """Keep what a source gave for `count` ids. Raises InputError for other rows."""
         data = made if isinstance(made, Tensor) else memoryview(made).cast("B")
         wanted = 4 * count * hidden

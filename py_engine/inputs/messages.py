@@ -24,7 +24,10 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 MAX_DEPTH = 64  # the deepest nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
 _SEEN_PARTS = ("image_url", "input_image", "image", "video")
-_MEDIA_PARTS = ("image", "video")  # as take_media (media.py) leaves them, with a number in the place of their content
+_MEDIA_PARTS = (
+    "image",
+    "video",
+)  # as take_media (media.py) leaves them, with a number in the place of their content
 # These identify a message or call, or tell servers how to treat it. They are nothing for the model.
 _REFERENCES = ("tool_call_id", "id", "type", "index", "status", "cache_control")
 
@@ -36,9 +39,9 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Copies of the messages, in one shape. Raises InputError.
 
     Keys without a value are left out. `content` is a str, or a list of parts {"type": "text", "text"} and {"type":
-    "image" or "video"} (media.py has taken their content), or absent when an assistant only called or thought. Thinking is under each of REASONING_KEYS, or under none. `tool_calls` is
-    absent, or a list of {id, type, function: {name, arguments}} with a dict of arguments. A tool's result has the
-    `name` of its call."""
+    "image" or "video"} (media.py has taken their content), or absent when an assistant only called or thought. Thinking
+    is under each of REASONING_KEYS, or under none. `tool_calls` is absent, or a list of {id, type, function: {name,
+    arguments}} with a dict of arguments. A tool's result has the `name` of its call."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InputError("messages must be a list of {'role': ..., 'content': ...}")
     if not messages:

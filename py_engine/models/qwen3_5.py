@@ -10,6 +10,8 @@ Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from py_engine.blocks.delta_net import DeltaNet
 from py_engine.blocks.dense import (
     MAX_WIDTH,
@@ -29,9 +31,13 @@ from py_engine.sources.config import (
     MAX_LAYERS,
     Config,
     layer_types,
+    named,
+    part,
     require_bool,
     require_int,
+    short,
 )
+from py_engine.sources.rope_config import mrope_axes
 from py_engine.weights.store import WeightStore
 
 ALIASES = ("qwen3_5_text",)  # inside a multimodal wrapper's config
@@ -65,6 +71,8 @@ def build(config: Config, store: WeightStore) -> Model:
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
     weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
     rope = rope_of(config, sizes, partial=True)
+    if config.get("vision_config") is not None:
+        rope = replace(rope, axes=_axes(config, rope.width // 2))
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)
 
@@ -86,6 +94,22 @@ def build(config: Config, store: WeightStore) -> Model:
         for i, kind in enumerate(kinds)
     ]
     return weights.model(embedding, blocks, head)
+
+
+def _axes(config: Config, pairs: int) -> tuple[int, ...]:
+    """Which axis of a position (time, height, width of a picture's rows) each rotated pair follows; (): positions have
+    one axis, as the config names no sections."""
+    given = (
+        part(config, "rope_parameters") if isinstance(config.get("rope_parameters"), dict) else {}
+    )
+    sections = given.get("mrope_section")
+    if sections is None:
+        return ()
+    if not isinstance(sections, list) or not all(type(n) is int for n in sections):
+        raise ModelError(
+            f"{named(given, 'mrope_section')} is {short(sections)}, expected three numbers."
+        )
+    return mrope_axes(sections, require_bool(given, "mrope_interleaved", True), pairs)
 
 
 def _kinds(config: Config) -> tuple[str, ...]:

@@ -38,7 +38,9 @@ def runs(plan: Plan, ids: Sequence[int]) -> list[tuple[Sequence[int], Grid]]:
     start = 0
     for piece in pieces:
         steps, down, across = piece.grid
-        side = math.isqrt(piece.patches // piece.rows)  # patches on a side of the block that makes a row
+        side = math.isqrt(
+            piece.patches // piece.rows
+        )  # patches on a side of the block that makes a row
         for _ in range(steps):
             end = start + piece.rows // steps
             found.append((ids[start:end], (down // side, across // side)))
@@ -102,13 +104,17 @@ class PicturePrompt:
             )
         return found
 
-    def fill(self, ids: Sequence[int], runs: Sequence[Sequence[int]], known: Mapping[str, int]) -> list[int]:
+    def fill(
+        self, ids: Sequence[int], runs: Sequence[Sequence[int]], known: Mapping[str, int]
+    ) -> list[int]:
         """The ids of expanded pieces, with the next of `runs` in the place of each image or video token. `known`: ids
         of the control tokens."""
         marks, left = self._ids(known), iter(runs)
         return [j for i in ids for j in (next(left) if i in marks else (i,))]
 
-    def fill_rows(self, ids: Sequence[int], runs: Sequence[Sequence[int]], known: Mapping[str, int]) -> list[int]:
+    def fill_rows(
+        self, ids: Sequence[int], runs: Sequence[Sequence[int]], known: Mapping[str, int]
+    ) -> list[int]:
         """Ids in which the image or video token is repeated for each row, with the ids of `runs` in their places.
         Raises InputError when they are not as many."""
         marks = self._ids(known)
@@ -157,9 +163,7 @@ def _put(found: list[Piece], text: str, control: bool) -> None:
         found.append((text, control))
 
 
-def grid_positions(
-    ids: Sequence[int], grids: Mapping[int, Grid]
-) -> list[tuple[int, int, int]]:
+def grid_positions(ids: Sequence[int], grids: Mapping[int, Grid]) -> list[tuple[int, int, int]]:
     """The position of each id in time, height and width (M-RoPE). `grids`: by the first id of a run of rows, its grid.
 
     A run's rows share the time of its beginning, from which height and width count; what follows goes on from the

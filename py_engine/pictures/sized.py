@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from py_engine.arguments import shown
 from py_engine.errors import InputError
 from py_engine.host.io import Io
 from py_engine.pictures.headers import read_header
@@ -14,8 +16,8 @@ from py_engine.pictures.picture import (
     MAX_BYTES,
     Picture,
     check_picture,
-    file_of_address,
-    picture_of_memory,
+    data_of_url,
+    picture_in_memory,
     read_picture,
 )
 
@@ -32,9 +34,14 @@ class SizedPicture:
     what: str
 
     async def open(self, io: Io) -> Picture:
-        """The decoded picture. Whoever called closes it. Raises InputError for a damaged file, HostError without a
-        decoder."""
-        return await read_picture(self.content, io, what=self.what)
+        """The decoded picture. Whoever called closes it, unless it is `content`. Raises InputError for a damaged file,
+        HostError without a decoder."""
+        try:
+            return await read_picture(self.content, io, what=self.what)
+        except InputError as error:  # a decoder does not know whose picture it is
+            if str(error).startswith(self.what):
+                raise
+            raise InputError(f"{self.what}: {error}") from error
 
 
 def sized_picture(
@@ -44,11 +51,33 @@ def sized_picture(
     anything large is allocated."""
     if width is None and height is None and isinstance(value, (str, PurePath)):
         value = _read(value, what)
-    if not isinstance(value, Picture):
-        value = picture_of_memory(value, io, what, width, height)
-    if isinstance(value, Picture):
-        return SizedPicture(value.width, value.height, value.digest, value, what)
-    header = read_header(value, what)
+    found = picture_in_memory(value, io, what, width, height)
+    if isinstance(found, Picture):
+        return SizedPicture(found.width, found.height, found.digest, found, what)
+    if len(found) > MAX_BYTES:
+        raise InputError(f"{what} has {len(found):,} bytes: a file may have {MAX_BYTES:,}")
+    header = read_header(found, what)
     check_picture(*header.size, io, what)
-    data = memoryview(bytes(value))  # the caller may change his buffer before the model sees it
+    data = memoryview(bytes(found))  # the caller may change his buffer before the model sees it
     return SizedPicture(*header.size, hashlib.sha256(data).digest(), data, what)
+
+
+def _read(value: str | PurePath, what: str) -> bytes:
+    """The bytes of a file at a path, or of a data: address."""
+    text = str(value)
+    if text[:5].lower() == "data:":
+        return data_of_url(text, what)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise InputError(
+            f"{what} is an address, {shown(text)}. A chat fetches nothing from the network: give the picture's bytes,"
+            " or what `await read_picture(address, io, allow_urls=True)` gives"
+        )
+    try:
+        path = Path(text)
+        if path.stat().st_size <= MAX_BYTES:
+            return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{what}: there is no file {shown(text)}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: {shown(text)} cannot be read: {error!s:.200}") from error
+    raise InputError(f"{what}: {shown(text)} has more than {MAX_BYTES:,} bytes")

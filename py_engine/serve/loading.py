@@ -36,7 +36,7 @@ from py_engine.serve.options import (
 )
 from py_engine.serve.runtime import build_runtime, build_sight
 from py_engine.serve.source import open_source
-from py_engine.serve.vision import LaterTower, later_vision
+from py_engine.serve.vision import LaterTower, later_vision, open_reader
 from py_engine.sources.config import Config, quantization
 from py_engine.sources.safetensors import some
 from py_engine.tasks.loaded import Loaded, TextSettings
@@ -136,9 +136,7 @@ async def load_model(
                 await part.plan()
             tokens, template = await begun
             await gpu.idle()
-            await source.commit()
-            tell(Progress("ready", message="Ready"))
-            vision = None
+            vision, reader, unprepared = None, None, ""
             if isinstance(runtime, TowerRunner):
                 vision = Vision(runtime.tower, sight=Sight(runtime))
             elif sight is not None:
@@ -156,6 +154,10 @@ async def load_model(
                         options.on_progress or (lambda _: None),
                     ),
                 )
+            if vision is not None and source.config.get("vision_config") is not None:
+                reader, unprepared = await open_reader(source, gpu, io, strategy)
+            await source.commit()
+            tell(Progress("ready", message="Ready"))
             text = None
             if isinstance(runtime, Decoder):
                 text = TextSettings.of(
@@ -180,6 +182,8 @@ async def load_model(
                 takes=room.peak_bytes,
                 embedding=source.embedding,
                 vision=vision,
+                reader=reader,
+                unprepared=unprepared,
             )
         except BaseException:
             if begun is not None:

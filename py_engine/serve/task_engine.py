@@ -18,8 +18,8 @@ from py_engine.serve.life import Life
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
 from py_engine.tasks.complete import CompleteRequest
-from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.describe import PROMPT, DescribeRequest
+from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.seen import Seen
@@ -168,8 +168,8 @@ class TaskEngine(Life):
         enable_thinking: bool | None = None,
     ) -> int:
         """Number of tokens of a text, or of a conversation as `chat` would lay it out with these `tools` and
-        `enable_thinking`, generation prompt and pictures included. Raises InputError, also for `tools` or `enable_thinking` beside a
-        text."""
+        `enable_thinking`, generation prompt and pictures included. Raises InputError, also for `tools` or
+        `enable_thinking` beside a text."""
         flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         if not isinstance(content, str):

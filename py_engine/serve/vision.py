@@ -8,18 +8,22 @@ from functools import partial
 
 from py_engine.abort import Abort
 from py_engine.encode.vision import Sight, Vision
-from py_engine.errors import ModelError
+from py_engine.errors import FormatError, ModelError
 from py_engine.graph.kernels import Kernels, kernels_of
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
+from py_engine.host.profile import profile_of
 from py_engine.models import build_tower
+from py_engine.pictures.reader import PictureReader
+from py_engine.pictures.rules import read_rules, read_video_rules
 from py_engine.serve.filling import fill
 from py_engine.serve.memory import Setting
 from py_engine.serve.options import Progress, tower_form
 from py_engine.serve.runtime import build_sight
 from py_engine.serve.source import Source, open_source
+from py_engine.sources.config import part
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,25 @@ def later_vision(source: Source, later: LaterTower) -> Vision | None:
     form = tower_form(later.setting.form)
     tower = build_tower(source.config, source.make_store(paper, form, tower=True))
     return Vision(tower, later.load) if tower is not None else None
+
+
+async def open_reader(
+    source: Source, gpu: Gpu, io: Io, strategy: SubmitStrategy
+) -> tuple[PictureReader | None, str]:
+    """What prepares pictures for a model, as its files say; else None and why. Text needs none, so a load goes on."""
+    repository, config = source.repository, source.config
+    if repository is None:
+        return (
+            None,
+            f"{source.pinned} has no files that say how pictures are prepared: give patches",
+        )
+    try:
+        rules = await read_rules(repository, part(config, "vision_config"))
+        video = await read_video_rules(repository, rules)
+    except (ModelError, FormatError) as error:
+        return None, str(error)
+    most = profile_of(io.handheld).picture_pixels
+    return PictureReader(gpu, kernels_of(gpu), rules, strategy, max_pixels=most, video=video), ""
 
 
 def _ignore(done: int, of: int) -> None:

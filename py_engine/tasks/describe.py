@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Annotated, Any
 
@@ -74,4 +74,7 @@ def _parts(request: DescribeRequest) -> list[dict[str, Any]]:
     images = request.images
     if isinstance(images, (str, bytes)) or not isinstance(images, Sequence) or not images or more:
         raise InputError("images: give a list of pictures, and nothing else of them")
-    return [{"type": "image", "image": image} for image in images]
+    return [
+        {"type": "image", **(image if isinstance(image, Mapping) else {"image": image})}
+        for image in images
+    ]

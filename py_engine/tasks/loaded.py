@@ -18,6 +18,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Window
+from py_engine.pictures.reader import PictureReader
 from py_engine.tasks import tasks_of
 from py_engine.weights.formats import StorageForm
 from py_engine.weights.store import WeightStore
@@ -77,6 +78,10 @@ class Loaded:
     takes: int  # the most GPU bytes, when the context is full: Estimate.peak_bytes
     embedding: EmbedSettings | None = None  # None: the model does not make vectors of texts
     vision: Vision | None = None  # None: the model does not see pictures
+    reader: PictureReader | None = (
+        None  # prepares pictures for `vision`; None: `unprepared` says why
+    )
+    unprepared: str = ""
 
     @property
     def decoder(self) -> Decoder:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from py_engine.arguments import shown
 from py_engine.errors import InputError, ModelError
@@ -42,9 +41,11 @@ class _Item:
         return self.opened
 
     def close(self) -> None:
-        """Free what was decoded."""
-        while self.opened:
-            self.opened.pop().close()
+        """Free what was decoded. What the caller decoded stays his."""
+        for picture, given in zip(self.opened, self.pictures, strict=False):
+            if picture is not given.content:
+                picture.close()
+        self.opened.clear()
 
 
 class Seen:
@@ -88,7 +89,9 @@ class Seen:
             return None
         found = {run[0]: grid for item in self._items for run, grid in runs(item.plan, item.ids)}
         positions = None
-        if loaded.decoder.state.positions is not None:  # the model has rotary positions of several axes
+        if (
+            loaded.decoder.state.positions is not None
+        ):  # the model has rotary positions of several axes
             positions = Positions(grid_positions(ids, found))
         given = Given(positions)
         present = {*ids}
@@ -109,7 +112,9 @@ class Seen:
 def _prompt_of(loaded: Loaded, first: Medium) -> PicturePrompt:
     prompt = PicturePrompt.of(loaded.tokenizer)
     if loaded.vision is None or loaded.generating is None:
-        raise loaded.cannot(f"see pictures ({first.where}), unless it has a vision tower and is not loaded with vision='off'")
+        raise loaded.cannot(
+            f"see pictures ({first.where}): it has no vision tower, or was loaded with vision='off'"
+        )
     if prompt is None:
         raise ModelError(
             f"{loaded.name}: tokenizer.json has no token for a picture (<|image_pad|>, <image>): its files are"
@@ -123,13 +128,12 @@ def _item(loaded: Loaded, medium: Medium, prompt: PicturePrompt | None) -> _Item
     if medium.form == "patches":
         return _patches(loaded, medium)
     if "grid" in medium.more:
-        raise InputError(f"{medium.where}.grid belongs to patches; of {medium.form} it is worked out")
+        raise InputError(
+            f"{medium.where}.grid belongs to patches; of {medium.form} it is worked out"
+        )
     reader = loaded.reader
     if reader is None:
-        raise ModelError(
-            f"{medium.where}: {loaded.name} has no preprocessor_config.json that says how its pictures are prepared:"
-            " fetch the repository with all of its small files, or give patches with their grid"
-        )
+        raise ModelError(f"{medium.where}: {loaded.unprepared}")
     if medium.kind == "video":
         if prompt.video is None:
             raise InputError(

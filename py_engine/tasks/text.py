@@ -241,9 +241,7 @@ def text_job(
         () if ignore_eos else _stop_ids(text),
     )
     return TextJob(
-        generating.Request(
-            ids, sampling, max_tokens, stop, border, splitter or Splitter(), images
-        ),
+        generating.Request(ids, sampling, max_tokens, stop, border, splitter or Splitter(), images),
         dropped,
         rows,
     )

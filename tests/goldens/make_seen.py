@@ -9,9 +9,10 @@ preprocessor_config.json. seen.npz holds for each of CHATS, after its name: `ids
 them (a picture's token repeated for each row), `logits` after the last one and `tokens`, 32 greedy ones, with their
 `margins`, all in float32 on the CPU. `NAME.positions` [3, n]: get_rope_index of Qwen3.5. `picture_N` are the pictures,
 uint8 [h, w, 3]; but for the last one, their sides are multiples of what the processor rounds to, so that no resizing
-blurs a comparison (a thumbnail is resized, though). `grid_N`: their patches, time (if any), rows and columns;
-`patches_0` [n, k] f32 what the processor makes of the first. The frames of the chat `video` are the first picture, moved
-8 pixels to the right from each to the next.
+blurs a comparison (a thumbnail is resized, though). Qwen's pictures are resized by Pillow; LFM2-VL's processor has only
+torchvision's resizing, which rounds otherwise. `grid_N`: their patches, time (if any), rows and columns;
+`patches_0` [n, k] f32 what the processor makes of the first. The frames of the chat `video` are the first picture,
+moved 8 pixels to the right from each to the next.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from transformers import (
     Lfm2VlImageProcessor,
     Lfm2VlProcessor,
     PreTrainedTokenizerFast,
-    Qwen2VLImageProcessor,
+    Qwen2VLImageProcessorPil,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
     Qwen3VLProcessor,
@@ -43,7 +44,10 @@ from transformers import (
 HERE = Path(__file__).parent
 NEW_TOKENS = 32
 # (height, width) of the pictures.
-SIZES = {"qwen3.5-seen": [(48, 80), (32, 32), (16, 64)], "lfm2-seen": [(48, 64), (32, 32), (64, 96)]}
+SIZES = {
+    "qwen3.5-seen": [(48, 80), (32, 32), (16, 64)],
+    "lfm2-seen": [(48, 64), (32, 32), (64, 96)],
+}
 QWEN_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
@@ -100,7 +104,9 @@ def said(role: str, *parts: Any) -> dict[str, Any]:
     kinds = {int: "image", list: "video", str: "text"}
     return {
         "role": role,
-        "content": [{"type": kinds[type(p)], **({"text": p} if isinstance(p, str) else {})} for p in parts],
+        "content": [
+            {"type": kinds[type(p)], **({"text": p} if isinstance(p, str) else {})} for p in parts
+        ],
     }
 
 
@@ -108,7 +114,11 @@ def said(role: str, *parts: Any) -> dict[str, Any]:
 CHATS: dict[str, list[tuple[str, list[Any]]]] = {
     "one": [("user", [0, "What is this?"])],
     "two": [("user", ["First", 0, "then", 1, "which is larger?"])],
-    "turns": [("user", [1, "And?"]), ("assistant", ["A red square."]), ("user", ["Now this:", 0, 1])],
+    "turns": [
+        ("user", [1, "And?"]),
+        ("assistant", ["A red square."]),
+        ("user", ["Now this:", 0, 1]),
+    ],
     "tiles": [("user", [2, "Where?"])],
     "resized": [("user", [3, "How large?"])],
 }
@@ -132,7 +142,12 @@ def tokenizer_of(folder: Path, control: list[str], eos: str, bos: str | None) ->
 def fill(model: Any, name: str) -> None:
     """Random weights that bfloat16 can hold. Pictures and early tokens must matter."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    gains = {"embed_tokens.weight": 0.3, "q_proj.weight": 1.8, "k_proj.weight": 1.8, "out_proj.weight": 2.0}
+    gains = {
+        "embed_tokens.weight": 0.3,
+        "q_proj.weight": 1.8,
+        "k_proj.weight": 1.8,
+        "out_proj.weight": 2.0,
+    }
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
             shape = tuple(parameter.shape)
@@ -183,7 +198,9 @@ def qwen(folder: Path) -> tuple[Any, Any]:
     )  # fmt: skip
     sizes = {"patch_size": 8, "temporal_patch_size": 2, "merge_size": 2}
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    images = Qwen2VLImageProcessor(size={"shortest_edge": 256, "longest_edge": 8192}, **sizes, **half)
+    images = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 256, "longest_edge": 8192}, **sizes, **half
+    )
     videos = Qwen3VLVideoProcessor(
         size={"shortest_edge": 256, "longest_edge": 65536}, do_sample_frames=False, **sizes, **half
     )
@@ -216,7 +233,9 @@ def lfm(folder: Path) -> tuple[Any, Any]:
         min_tiles=2, max_tiles=8, max_num_patches=64, max_pixels_tolerance=1.0, do_image_splitting=True,
         use_thumbnail=True, return_row_col_info=True,
     )  # fmt: skip
-    return Lfm2VlForConditionalGeneration(config), Lfm2VlProcessor(images, tokenizer, chat_template=LFM_TEMPLATE)
+    return Lfm2VlForConditionalGeneration(config), Lfm2VlProcessor(
+        images, tokenizer, chat_template=LFM_TEMPLATE
+    )
 
 
 def pictures(sizes: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -282,14 +301,19 @@ def make(name: str, build: Any) -> None:
     if name.startswith("qwen"):
         frames = [np.roll(made[0], 8 * n, 1) for n in range(5)]
         text = processor.apply_chat_template(
-            [said(role, *parts) for role, parts in VIDEO], tokenize=False, add_generation_prompt=True
+            [said(role, *parts) for role, parts in VIDEO],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         # This version of the processor keeps the template's marks around a video; earlier ones do not.
         text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
         metadata = {"fps": FPS, "total_num_frames": 5, "frames_indices": list(range(5))}
         inputs = dict(
             processor(
-                text=[text], videos=[np.stack(frames)], video_metadata=[metadata], return_tensors="pt"
+                text=[text],
+                videos=[np.stack(frames)],
+                video_metadata=[metadata],
+                return_tensors="pt",
             )
         )
         found["video.grid"] = inputs["video_grid_thw"].numpy()
@@ -307,12 +331,23 @@ def record(found: dict[str, np.ndarray], chat: str, model: Any, inputs: dict[str
     with torch.no_grad():
         other = model(**{**kept, key: kept[key].flip(0).flip(-1)}).logits[0, -1].numpy()
     moved = float(((other - values["logits"]) ** 2).mean() / (values["logits"] ** 2).mean())
-    print(chat, len(values["ids"]), "moved", moved, "least margin", values["margins"].min(), "tokens", values["tokens"][:12])
+    print(
+        chat,
+        len(values["ids"]),
+        "moved",
+        moved,
+        "least margin",
+        values["margins"].min(),
+        "tokens",
+        values["tokens"][:12],
+    )
     assert moved > 1e-3, moved
     found.update({f"{chat}.{k}": v for k, v in values.items()})
     if hasattr(model.model, "get_rope_index"):
         grids = {k: kept[k] for k in ("image_grid_thw", "video_grid_thw") if k in kept}
-        positions, _ = model.model.get_rope_index(kept["input_ids"], kept["mm_token_type_ids"], **grids)
+        positions, _ = model.model.get_rope_index(
+            kept["input_ids"], kept["mm_token_type_ids"], **grids
+        )
         found[f"{chat}.positions"] = positions[:, 0].numpy().astype(np.int32)
 
 
