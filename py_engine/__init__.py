@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         is_standalone,
         request_persistent_storage,
     )
+    from py_engine.pictures.picture import Picture
     from py_engine.serve.device import Device
     from py_engine.serve.engine import Engine
     from py_engine.serve.memory import Estimate
@@ -100,6 +101,7 @@ _NAMES = {
     "NoAdapterError": "errors",
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
+    "Picture": "pictures.picture",
     "Progress": "serve.options",
     "SelfCheckError": "errors",
     "SessionError": "errors",
@@ -132,10 +134,10 @@ __all__ = [
     "CompleteRequest",
     "ContextError",
     "Delta",
+    "DescribeRequest",
     "Device",
     "DeviceEvent",
     "DeviceLostError",
-    "DescribeRequest",
     "EmbedRequest",
     "Embeddings",
     "Engine",
@@ -154,6 +156,7 @@ __all__ = [
     "NoAdapterError",
     "Options",
     "OutOfMemoryError",
+    "Picture",
     "Progress",
     "SelfCheckError",
     "SessionError",

@@ -70,7 +70,7 @@ def _read(value: str | PurePath, what: str) -> bytes:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise InputError(
             f"{what} is an address, {shown(text)}. A chat fetches nothing from the network: give the picture's bytes,"
-            " or what `await read_picture(address, io, allow_urls=True)` gives"
+            " or what the engine's read_picture(address, allow_urls=True) gives"
         )
     try:
         path = Path(text)

@@ -27,6 +27,7 @@ from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.inputs.window import Messages
+from py_engine.pictures.picture import Picture
 from py_engine.serve.background import CLOSE_S, WAIT_S, Background
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
@@ -158,6 +159,10 @@ class SyncEngine:
     def describe_image(self, image: Any = None, **options: Any) -> SyncGeneration:
         """Say what is in a picture. Arguments and errors as for Engine.describe_image."""
         return self._generate(lambda: self._engine.describe_image(image, **options))
+
+    def read_picture(self, source: Any, *, allow_urls: bool = False) -> Picture:
+        """A picture, decoded now. Arguments and errors as for Engine.read_picture."""
+        return self._wait(self._engine.read_picture(source, allow_urls=allow_urls))
 
     def embed(
         self,

@@ -14,6 +14,7 @@ from py_engine.generate.options import Options
 from py_engine.generate.tools import check_tools
 from py_engine.inputs.media import take_media
 from py_engine.inputs.window import Messages
+from py_engine.pictures.picture import Picture, read_picture
 from py_engine.serve.life import Life
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
@@ -140,6 +141,14 @@ class TaskEngine(Life):
                 **options,
             )
         )  # fmt: skip
+
+    async def read_picture(self, source: Any, *, allow_urls: bool = False) -> Picture:
+        """A picture for parts of messages and `describe_image`, decoded now.
+
+        source: as `describe_image` takes it, or an http(s) address, which is fetched if `allow_urls`. Close it when it
+        is not asked about any more. Raises InputError, HubError (the address answers with an error), HostError.
+        """
+        return await read_picture(source, self._in_use().io, allow_urls=allow_urls)
 
     def embed(
         self,
