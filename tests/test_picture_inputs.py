@@ -81,6 +81,12 @@ def test_orientation(run: Runner, form: str, orientation: int) -> None:
     assert (pixels(found) == np.asarray(wanted)).all()
 
 
+def test_grey_of_16_bits_keeps_its_high_bytes(run: Runner) -> None:
+    array = np.random.default_rng(5).integers(0, 1 << 16, (17, 31), np.uint16)
+    found = run(read_picture(saved(Image.fromarray(array), "PNG"), IO))
+    assert (pixels(found) == (array >> 8)[..., None]).all()
+
+
 def test_orientation_of_damaged_exif() -> None:
     whole = exif(6)[6:]
     assert orientation_of(whole) == 6

@@ -17,8 +17,9 @@ from py_engine.graph.kernels import kernels_of
 from py_engine.graph.submit import GroupedSubmit, SingleSubmit
 from py_engine.graph.trace import Tensor
 from py_engine.host import open_io
-from py_engine.host.gpu import Gpu, Limits
-from py_engine.host.pictures import PixelBytes
+from py_engine.host.gpu import Buffer, Gpu, Limits, Recording
+from py_engine.host.gpu_counting import CountingGpu
+from py_engine.host.pictures import Band, PixelBytes, Pixels
 from py_engine.pictures import resizer
 from py_engine.pictures.layout import plan_picture, plan_video
 from py_engine.pictures.picture import Picture, read_picture
@@ -131,6 +132,50 @@ def test_bands_change_nothing(gpu: Gpu, run: Runner, monkeypatch: pytest.MonkeyP
             raw = run(read.pixels(picture(given), piece))
             got = np.frombuffer(raw, np.uint8).reshape(piece.box[3], piece.box[2], 4)[..., :3]
             assert (got == wanted[5 : 5 + piece.box[3], 13 : 13 + piece.box[2]]).all()
+
+
+class PaperGpu(CountingGpu):
+    """Counts; what is submitted does nothing."""
+
+    async def replay(self, recording: Recording) -> None:
+        assert recording.command_buffers
+
+
+class Paper(Pixels):
+    """A picture of any size without pixels."""
+
+    channels = 4
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height, self.loads = width, height, 0
+
+    def band_bytes(self, rows: int) -> int:
+        return 4 * rows * self.width
+
+    async def load(self, gpu: Gpu, buffer: Buffer, top: int, rows: int) -> Band:
+        assert 0 <= top < top + rows <= self.height and self.band_bytes(rows) <= buffer.nbytes
+        self.loads += 1
+        return Band(0, self.width, 1)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(8064, 6048), (6048, 8064), (60_000, 800), (800, 60_000), (20_000, 5_000), (3024, 4032)],
+)
+def test_memory_for_a_large_picture(run: Runner, size: tuple[int, int]) -> None:
+    """48 megapixels, and shapes of 48 and 100: what is on the GPU while a phone makes one megapixel of it."""
+    gpu = PaperGpu()  # WebGPU's default limits
+    limits = {"shortest_edge": 65536, "longest_edge": 16777216}
+    qwen = published("Qwen2VLImageProcessor", patch_size=16, size=limits)
+    read, paper = reader(gpu, qwen, max_pixels=1 << 20), Paper(*size)
+    piece = read.plan(*size).pieces[0]
+    tensor = run(read.patches(Picture(paper, b""), piece))
+    assert tensor.nbytes == read.patch_bytes(piece) <= 4 * 6 << 20
+    # The result, its pixels, and what resizing holds beside them.
+    assert gpu.peak_bytes <= tensor.nbytes + 4 * (1 << 20) + (70 << 20)
+    assert gpu.counters.live_bytes == tensor.nbytes
+    # Each row came once, but those at the borders of groups.
+    assert paper.loads * resizer.BAND_BYTES <= 2 * paper.band_bytes(size[1]) + (32 << 20)
 
 
 def test_one_command_buffer_at_a_time(gpu: Gpu, run: Runner) -> None:

@@ -25,8 +25,8 @@ _SIDE = 8192  # the most pixels on a side of a texture that every device has
 
 async def decode(data: bytes, form: str, orientation: int) -> BitmapPixels:
     """The first frame of a file without EXIF data, so not yet turned: `orientation` is applied by how its pixels are
-    read. (Chromium turns a JPEG or WebP also where imageOrientation is "none".) Raises InputError for a file that the
-    browser cannot decode."""
+    read. (Chromium 150 turns JPEG and PNG, not WebP, whatever imageOrientation says.) Raises InputError for a file that
+    the browser cannot decode."""
     options = js_object({"colorSpaceConversion": "none", "premultiplyAlpha": "none"})
     blob = js.Blob.new(to_js([to_js(data)]), js_object({"type": f"image/{form.lower()}"}))
     try:

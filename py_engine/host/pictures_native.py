@@ -54,7 +54,7 @@ def _decoded(data: bytes, form: str, orientation: int) -> PixelBytes:
             warnings.simplefilter("ignore")  # the size was checked already
             with Image.open(io.BytesIO(data), formats=[form.upper()]) as image:
                 image.load()
-                rgb = image.convert("RGB")
+                rgb = _eight_bits(image).convert("RGB")
         way = ways[orientation - 1]
         if way is not None:
             rgb = rgb.transpose(way)
@@ -63,3 +63,12 @@ def _decoded(data: bytes, form: str, orientation: int) -> PixelBytes:
             f"the picture is a damaged {form} file: {error!s:.200}. Fetch it again"
         ) from error
     return PixelBytes(rgb.tobytes(), rgb.width, rgb.height, 3)
+
+
+def _eight_bits(image: Any) -> Any:
+    """A picture of 16 bits of grey by its high bytes, as browsers show it; Pillow would make white of nearly all."""
+    if image.mode != "I;16":
+        return image
+    from PIL import Image
+
+    return Image.frombytes("L", image.size, image.tobytes()[1::2])

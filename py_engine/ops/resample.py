@@ -7,6 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from py_engine.graph.trace import Tensor, Trace, kernel
@@ -63,10 +64,12 @@ class Taps:
         return self.stops[-1]
 
 
+@lru_cache(maxsize=8)
 def taps(source: int, target: int, kind: Filter, first: int = 0, count: int | None = None) -> Taps:
     """Weights that resize `source` pixels to `target`, for the `count` output pixels from `first` on (None: all).
 
-    The same numbers as Pillow's precompute_coeffs and normalize_coeffs_8bpc (src/libImaging/Resample.c).
+    The same numbers as Pillow's precompute_coeffs and normalize_coeffs_8bpc (src/libImaging/Resample.c). Frames of a
+    video and tiles share them, so nobody changes them.
     """
     function, reach = _FILTERS[kind]
     scale = source / target

@@ -58,14 +58,24 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     """uint8 [height, width, 3]: slopes, edges and noise, another for every number."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     noise = (x * 7919 + y * 104729 + number * 1299709) * 2654435761 >> 13
-    slope = (x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x // 9 + y // 7) % 2 * 255)
-    return np.stack([(s + noise * (number % 3) * 40 // 256) % 256 for s in slope], -1).astype(np.uint8)
+    slope = (
+        x * 255 // max(1, width - 1),
+        y * 255 // max(1, height - 1),
+        (x // 9 + y // 7) % 2 * 255,
+    )
+    return np.stack([(s + noise * (number % 3) * 40 // 256) % 256 for s in slope], -1).astype(
+        np.uint8
+    )
 
 
 def steps(values: np.ndarray, config: dict[str, Any], mean: Any, std: Any) -> np.ndarray:
     """Rows of patches before normalisation, as whole steps of 255."""
     last = "Lfm2" in config["image_processor_type"] or "Siglip2" in config["image_processor_type"]
-    rows = values.reshape(len(values), -1, 3) if last else values.reshape(len(values), 3, -1).transpose(0, 2, 1)
+    rows = (
+        values.reshape(len(values), -1, 3)
+        if last
+        else values.reshape(len(values), 3, -1).transpose(0, 2, 1)
+    )
     rows = (rows.astype(np.float64) * std + mean) * 255
     assert np.abs(rows - rows.round()).max() < 0.01
     rows = rows.round().astype(np.uint8)
@@ -100,11 +110,18 @@ def pieces(config: dict[str, Any], pixels: np.ndarray) -> list[tuple[list[int], 
         return [([int(n) for n in found["image_grid_thw"][0]], steps(values, config, mean, std))]
     if "spatial_shapes" in found:
         shapes = [[1, int(h), int(w)] for h, w in np.asarray(found["spatial_shapes"])]
-        return [(s, steps(v[: s[1] * s[2]], config, mean, std)) for s, v in zip(shapes, values, strict=True)]
+        return [
+            (s, steps(v[: s[1] * s[2]], config, mean, std))
+            for s, v in zip(shapes, values, strict=True)
+        ]
     p = PATCH[name]
     _, c, h, w = values.shape
     down, across = h // p, w // p
-    rows = values[0][:, : down * p, : across * p].reshape(c, down, p, across, p).transpose(1, 3, 0, 2, 4)
+    rows = (
+        values[0][:, : down * p, : across * p]
+        .reshape(c, down, p, across, p)
+        .transpose(1, 3, 0, 2, 4)
+    )
     return [([1, down, across], steps(rows.reshape(down * across, -1), config, mean, std))]
 
 
@@ -119,7 +136,9 @@ def sizes() -> dict[str, list[list[int]]]:
     )
 
     draw = random.Random(14)
-    found: dict[str, list[list[int]]] = {k: [] for k in ("qwen", "video", "lfm2", "naflex", "shortest")}
+    found: dict[str, list[list[int]]] = {
+        k: [] for k in ("qwen", "video", "lfm2", "naflex", "shortest")
+    }
     lfm2 = Lfm2VlImageProcessor()
     edge = BitImageProcessorPil().size["shortest_edge"]
     wanted = [(48, 80), (80, 48), (512, 512), (1024, 512), (640, 512), (1, 1), (200, 1), (5, 1000)]
@@ -133,7 +152,12 @@ def sizes() -> dict[str, list[list[int]]]:
         frames = 2 + (w + h) % 60
         down, across = video_resize(frames, h, w, 2, 32, 128 * 1024, 768 * 1024 * 4)
         found["video"].append([w, h, frames, across, down])
-        limits = {"min_image_tokens": 64, "max_image_tokens": 256, "encoder_patch_size": 16, "downsample_factor": 2}
+        limits = {
+            "min_image_tokens": 64,
+            "max_image_tokens": 256,
+            "encoder_patch_size": 16,
+            "downsample_factor": 2,
+        }
         across, down = lfm2.smart_resize(h, w, **limits)
         limits.pop("min_image_tokens")
         grid = (1, 1)
@@ -143,7 +167,9 @@ def sizes() -> dict[str, list[list[int]]]:
         down, across = get_image_size_for_max_num_patches(h, w, 16, 256)
         found["naflex"].append([w, h, across, down])
         given = np.broadcast_to(np.zeros((), np.uint8), (3, h, w))
-        down, across = get_resize_output_image_size(given, edge, False, input_data_format="channels_first")
+        down, across = get_resize_output_image_size(
+            given, edge, False, input_data_format="channels_first"
+        )
         found["shortest"].append([w, h, across, down])
     return found
 
@@ -156,7 +182,9 @@ def video(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     frames = np.stack([picture(i, *FRAME) for i in range(FRAMES)])
     processor = Qwen3VLVideoProcessor(**VIDEO)
     given = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    found = processor([given], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="np")
+    found = processor(
+        [given], do_sample_frames=False, cap_pixels_per_frame=False, return_tensors="np"
+    )
     rows = steps(found["pixel_values_videos"], QWEN, np.full(3, 0.5), np.full(3, 0.5))
     grid = [int(n) for n in found["video_grid_thw"][0]]
     return {"grid": grid, "rows": stored(rows, "video", tensors)}
