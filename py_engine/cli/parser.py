@@ -106,7 +106,10 @@ def parser(*, tasks: bool = True) -> Parser:
         help="what a vision tower makes of a picture",
     )
     p.add_argument(
-        "--input", required=True, metavar="FILE.npy", help="float32 patches [n, k], with --grid"
+        "--input",
+        required=True,
+        metavar="FILE.npy",
+        help="uint8 pixels [h, w, 3], or float32 patches [n, k] with --grid",
     )
     p.add_argument("--grid", metavar="T,H,W", help="frames, rows and columns of patches")
     p.add_argument("--out", required=True, metavar="FILE.npy", help="float32 [rows, width]")

@@ -21,7 +21,7 @@ def pictures(
     for path in paths:
         if not Path(path).is_file():
             raise InputError(f"{option} {path}: there is no such file")
-        found.append(_array(path, option, left) if path.endswith(".npy") else {"path": path})
+        found.append(_array(path, option, left) if path.endswith(".npy") else {"image": path})
     if left:
         raise InputError(f"--grid {left[0]}: belongs to patches, float32 [n, k] in a .npy file")
     return found
@@ -39,7 +39,13 @@ def _array(path: str, option: str, grids: list[str]) -> dict[str, Any]:
         )
     if not grids:
         raise InputError(f"{option} {path}: patches need --grid T,H,W, with T 1 for a still")
-    return {"patches": given.data, "grid": grid_of(grids.pop(0))}
+    grid = grid_of(grids[0])
+    if grid[0] * grid[1] * grid[2] != given.shape[0]:
+        raise InputError(
+            f"--grid {grids[0]}: is not of the {given.shape[0]} patches in {option} {path}"
+        )
+    grids.pop(0)
+    return {"patches": given.data.cast("f"), "grid": grid}
 
 
 def grid_of(text: str) -> list[int]:

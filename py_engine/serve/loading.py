@@ -154,7 +154,7 @@ async def load_model(
                         options.on_progress or (lambda _: None),
                     ),
                 )
-            if vision is not None and source.config.get("vision_config") is not None:
+            if vision is not None:
                 reader, unprepared = await open_reader(source, gpu, io, strategy)
             await source.commit()
             tell(Progress("ready", message="Ready"))

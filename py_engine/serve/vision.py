@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from py_engine.abort import Abort
+from py_engine.encode.tower import MOST_ROWS
 from py_engine.encode.vision import Sight, Vision
 from py_engine.errors import FormatError, ModelError
 from py_engine.graph.kernels import Kernels, kernels_of
@@ -98,12 +99,17 @@ async def open_reader(
             f"{source.pinned} has no files that say how pictures are prepared: give patches",
         )
     try:
-        rules = await read_rules(repository, part(config, "vision_config"))
+        beside = config.get("vision_config") is not None  # else the model is a tower itself
+        rules = await read_rules(repository, part(config, "vision_config") if beside else config)
         video = await read_video_rules(repository, rules)
     except (ModelError, FormatError) as error:
         return None, str(error)
-    most = profile_of(io.handheld).picture_pixels
-    return PictureReader(gpu, kernels_of(gpu), rules, strategy, max_pixels=most, video=video), ""
+    pixels = profile_of(io.handheld).picture_pixels
+    reader = PictureReader(
+        gpu, kernels_of(gpu), rules, strategy,
+        max_pixels=pixels, video=video, most_patches=MOST_ROWS,
+    )  # fmt: skip
+    return reader, ""
 
 
 def _ignore(done: int, of: int) -> None:
