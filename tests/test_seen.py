@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from py_engine.cli.pictures import pictures
 from py_engine.encode.tower import TowerRunner
 from py_engine.errors import ContextError, InputError
 from py_engine.host.gpu import Gpu
 from py_engine.serve.engine import Engine
+from py_engine.tasks.features import FeaturesRequest
 from tests import reference
 from tests.conftest import Runner
+from tests.test_cli import cli, last_line
 from tests.test_device_loss import Rig, devices, rig  # noqa: F401  (fixtures)
 from tests.test_picture_prompts import CHATS, LFM, QWEN, parts
 
@@ -303,6 +306,63 @@ def test_describe(model: Model) -> None:
     ):
         with pytest.raises(InputError, match=told):
             model.run(describe(**wrong))
+
+
+def test_features_of_pixels(model: Model) -> None:
+    """The rows of pixels are those of the patches that transformers makes of them; tiles come one after another."""
+    patches = model.golden["patches_0"]
+    grid = [1, *model.golden["grid_0"][0][-2:].tolist()]
+    patches = patches.reshape(-1, patches.shape[-1])[: grid[1] * grid[2]]
+
+    def rows(**given: Any) -> np.ndarray:
+        async def ask() -> Any:
+            return await model.engine.ask(FeaturesRequest(**given))
+
+        found = model.run(ask())
+        return np.asarray(found.features).reshape(found.rows, found.dimensions)
+
+    wanted = rows(patches=patches, grid=grid)
+    for got in (rows(pixels=model.picture(0)), rows(image=png(model.picture(0)))):
+        assert got.shape == wanted.shape and reference.nmse(got, wanted) < 1e-10
+    tiled = rows(pixels=model.picture(2))
+    assert len(tiled) == sum(h * w // 4 for *_, h, w in model.golden["grid_2"].tolist())
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "none of them"),
+        ({"patches": patches}, "need their grid"),
+        ({"image": b"", "pixels": b""}, "image and pixels"),
+        ({"pixels": model.picture(0), "grid": grid}, "grid belongs to patches"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(InputError, match=told):
+            rows(**given)
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """Pixels and patches in .npy files."""
+    golden, folder = np.load(reference.folder(QWEN) / "seen.npz"), str(reference.folder(QWEN))
+    pixels, patches, out = (str(tmp_path / f"{name}.npy") for name in ("p", "q", "out"))
+    np.save(pixels, golden["picture_0"])
+    np.save(patches, golden["patches_0"])
+    np.save(tmp_path / "second.npy", golden["picture_1"])
+    ids = ",".join(map(str, golden["two.ids"].tolist()))
+    cli(
+        "logits", folder, "--ids", ids, "--image", patches, "--grid", "1,6,10",
+        "--image", str(tmp_path / "second.npy"), "--out", out, "--dtype", "f32", "--host", "wgpu",
+    )  # fmt: skip
+    assert reference.nmse(np.load(out), golden["two.logits"]) < 1e-6
+    words = ("--max-tokens", "2", "--host", "wgpu", "--json")
+    told = last_line(cli("describe", folder, pixels, *words))
+    assert told["image_tokens"] == 15 and len(told["tokens"]) == 2
+    for path, grids, error in (
+        (pixels, ["1,6,10"], "belongs to patches"),
+        (patches, None, "patches need --grid"),
+        (patches, ["1,6,9"], "is not of the 60 patches"),
+        (patches, ["6,10"], "give frames, rows and columns"),
+        (str(tmp_path / "none.png"), None, "no such file"),
+        (out, None, "give uint8 pixels"),
+    ):
+        with pytest.raises(InputError, match=error):
+            pictures([path], "IMAGE", grids)
 
 
 def test_models_that_see_nothing_say_so(run: Runner, gpu: Gpu) -> None:
