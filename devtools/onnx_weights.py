@@ -54,7 +54,9 @@ def with_output(model: bytes, name: str) -> bytes:
     for key, value in _fields(memoryview(model)):
         if key == 7 and isinstance(value, memoryview):
             value = memoryview(bytes(value) + _field(12, _field(1, name.encode())))
-        found += _varint(key << 3) + _varint(value) if isinstance(value, int) else _field(key, value)
+        found += (
+            _varint(key << 3) + _varint(value) if isinstance(value, int) else _field(key, value)
+        )
     return found
 
 
