@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "shaders" / "README.md"]
 HUB_ID = re.compile(
-    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers)/[\w.-]+"
+    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers|facebook)/[\w.-]+"
 )
 SLOW = ("jerboa doctor --probes",)
 
@@ -83,6 +83,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             continue
         if "-VL-" in name:
             shutil.copytree(reference.folder("lfm2-seen"), root / name)
+            continue
+        if "/dinov2" in name:
+            shutil.copytree(reference.folder("dinov2-tower"), root / name)
             continue
         checkpoint = Checkpoint.golden("qwen2-mlx4-g64")
         checkpoint.keep_layers(0)

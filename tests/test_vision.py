@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from py_engine.__main__ import main
+from py_engine.cli.npy import read_npy, write_npy
 from py_engine.encode import tower as towers
 from py_engine.errors import InputError, ModelError
 from py_engine.host.gpu import Gpu
@@ -20,7 +22,7 @@ from py_engine.serve.options import Progress
 from py_engine.tasks.features import FeaturesRequest
 from tests import reference
 from tests.checkpoints import Checkpoint, Stored
-from tests.conftest import Runner
+from tests.conftest import Runner, software_adapter
 from tests.reference import nmse
 
 QWEN, LFM2, DINO = "qwen3.5-tower", "lfm2-vl-tower", "dinov2-tower"
@@ -230,3 +232,58 @@ def test_orders_of_patches() -> None:
         0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15,
     ]  # fmt: skip
     assert towers.order_of((2, 4), 2, True, 1).tolist() == list(range(8))
+
+
+def npy(path: Path, array: np.ndarray) -> str:
+    np.save(path, array)
+    return str(path)
+
+
+def test_the_command(run: Runner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`features`: from a file that NumPy wrote to one that it reads."""
+    wanted, out = golden(LFM2), tmp_path / "rows.npy"
+    file = npy(tmp_path / "patches.npy", wanted["patches_0"])
+    grid = ",".join(map(str, wanted["grid_0"]))
+    words = ["features", str(reference.folder(LFM2)), "--input", file, "--grid", grid]
+    words += ["--out", str(out), "--dtype", "f32", "--host", "wgpu", "--json"]
+    with software_adapter("wgpu"):
+        assert main(words) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told == {"out": str(out), "rows": 15, "dimensions": 60}
+    found = np.load(out)
+    assert found.dtype == np.float32 and found.shape == (15, 60)
+    assert nmse(found.ravel(), wanted["rows_0"].ravel()) <= reference.NMSE_F32
+
+
+def test_files_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with files and grids is said before anything is loaded."""
+    good = np.zeros((4, 6), np.float32)
+    raw = Path(npy(tmp_path / "good.npy", good)).read_bytes()
+    (tmp_path / "cut.npy").write_bytes(raw[:-4])
+    (tmp_path / "code.npy").write_bytes(raw.replace(b"{'descr'", b"print(1)"))
+    (tmp_path / "text.npy").write_text("no numbers")
+    cases = {
+        "supported are float32": (npy(tmp_path / "f8.npy", good.astype(float)), "1,2,2"),
+        "column-major": (npy(tmp_path / "f.npy", np.asfortranarray(good)), "1,2,2"),
+        "of the 4 patches": (npy(tmp_path / "g.npy", good), "1,2,3"),
+        "patches [n, k]": (npy(tmp_path / "flat.npy", good.ravel()), "1,2,2"),
+        "bytes of numbers": (str(tmp_path / "cut.npy"), "1,2,2"),
+        "header": (str(tmp_path / "code.npy"), "1,2,2"),
+        "no .npy": (str(tmp_path / "text.npy"), "1,2,2"),
+        "cannot be read": (str(tmp_path / "none.npy"), "1,2,2"),
+        "like 1,16,16": (str(tmp_path / "good.npy"), "1,2"),
+        "pixels": (npy(tmp_path / "pixels.npy", np.zeros((2, 2, 3), np.uint8)), None),
+    }
+    for word, (file, grid) in cases.items():
+        words = ["features", "/no/such/model", "--input", file, "--out", str(tmp_path / "o.npy")]
+        words += ["--json"] + (["--grid", grid] if grid else [])
+        assert main(words) == 1, word
+        assert word in capsys.readouterr().out, word
+
+
+def test_numbers_survive_a_file(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    write_npy(tmp_path / "a.npy", memoryview(values.tobytes()).cast("f"), (3, 4))
+    assert (np.load(tmp_path / "a.npy") == values).all()
+    back = read_npy(str(tmp_path / "a.npy"), "--input")
+    assert back.shape == (3, 4) and back.data.cast("f").tolist() == list(range(12))

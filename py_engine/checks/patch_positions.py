@@ -28,10 +28,9 @@ def patch_positions(bench: Bench, calls: Sequence[Call]) -> Check:
     size = 4 * (2 + taps)
     kinds = bench.make("taps", 2, sides, 2 + taps)
     for axis in range(2):
-        for i, entry in enumerate(words[: min(sides, 2)]):
-            bench.write(kinds, (axis * sides + i) * size, entry)
-    places = [(0, 0), (1, 1), (0, 1)] if sides > 1 else [(0, 0)] * 3
-    places += [(OUTSIDE, OUTSIDE)] if base else []
+        for i in range(2):  # columns in the other order than rows
+            bench.write(kinds, (axis * sides + i) * size, words[i ^ axis])
+    places = [(0, 1), (1, 0), (0, 0), *([(OUTSIDE, OUTSIDE)] if base else [])]
     rows = len(places)
     given = struct.pack(f"<{2 * rows + 2}I", *(n for place in [*places, (0, 0)] for n in place))
     y = bench.fill("x", x.period(), rows + 1, k)
@@ -51,7 +50,7 @@ def patch_positions(bench: Bench, calls: Sequence[Call]) -> Check:
 
     def position(row: int, column: int) -> list[float]:
         found = [0.0] * k
-        (top, lines), (left, columns) = entries[row], entries[column]
+        (top, lines), (left, columns) = entries[row], entries[column ^ 1]
         for i, line in enumerate(lines):
             for j, weight in enumerate(columns):
                 at = base + (top + i) * side + left + j

@@ -148,15 +148,17 @@ def lfm2() -> None:
 
 
 def dinov2() -> None:
-    """Patches of 6 x 6 pixels, a table of 5 x 5 positions; grids of other shapes and of the same."""
+    """Patches of 14 x 14 pixels, a table of 5 x 5 positions; grids of other shapes and of the same."""
     config = Dinov2Config(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=3, image_size=30, patch_size=6,
+        hidden_size=36, num_hidden_layers=2, num_attention_heads=3, mlp_ratio=3, image_size=70, patch_size=14,
     )  # fmt: skip
     model = randomised(Dinov2Model(config), 3)
     rng, pictures = np.random.default_rng(3), []
     for h, w in ((7, 4), (5, 5), (2, 3)):
-        patches = noise(rng, h * w, 108)
-        pixels = patches.reshape(h, w, 3, 6, 6).transpose(2, 0, 3, 1, 4).reshape(1, 3, 6 * h, 6 * w)
+        patches = noise(rng, h * w, 588)
+        pixels = (
+            patches.reshape(h, w, 3, 14, 14).transpose(2, 0, 3, 1, 4).reshape(1, 3, 14 * h, 14 * w)
+        )
         with torch.no_grad():
             rows = model(torch.tensor(pixels)).last_hidden_state[0]
         pictures.append((patches, (1, h, w), rows.numpy()))
