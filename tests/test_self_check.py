@@ -28,7 +28,7 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
-from py_engine.ops.patches import add_positions, gather_rows
+from py_engine.ops.patch_positions import add_positions, gather_rows
 from py_engine.ops.rope import Heads, rope_angles, rope_append, rotate_rows
 from py_engine.ops.step import Pass
 from py_engine.pictures.reader import picture_calls
