@@ -18,9 +18,9 @@ from py_engine.weights.store import WeightStore
 MAX_SIDE = 512  # of a table of positions
 
 
-def found_prefix(store: WeightStore, prefixes: Sequence[str]) -> str | None:
-    """The first of these with which names of tensors begin; None: there are no such tensors."""
-    return next((prefix for prefix in prefixes if store.has_under(prefix)), None)
+def found_prefix(store: WeightStore, prefixes: Sequence[str], part: str) -> str | None:
+    """The first of these under which the checkpoint has this part; None: it has it nowhere."""
+    return next((prefix for prefix in prefixes if store.has_under(prefix + part)), None)
 
 
 def square_side(config: Config, key: str, default: int | None = None) -> int:

@@ -37,7 +37,7 @@ def build(config: Config, store: WeightStore) -> Tower:
         raise ModelError(
             "config.json: use_swiglu_ffn: DINOv2 with gated layers (giant) is not supported"
         )
-    prefix = "dinov2." if found_prefix(store, ["embeddings."]) is None else ""
+    prefix = found_prefix(store, ("", "dinov2."), _EMBEDDINGS) or ""
     h = width_of(config, "hidden_size", 768)
     width = int(h * require_float(config, "mlp_ratio", 0.1, 64.0, 4))
     bias = require_bool(config, "qkv_bias", True)

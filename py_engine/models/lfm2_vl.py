@@ -56,8 +56,8 @@ def build(config: Config, store: WeightStore) -> Model:
 
 def tower(config: Config, store: WeightStore) -> Tower | None:
     """The tower and the projector; None: the checkpoint has none. Raises ModelError."""
-    at = found_prefix(store, _TOWERS)
-    beside = found_prefix(store, _PROJECTORS)
+    at = found_prefix(store, _TOWERS, "encoder.")
+    beside = found_prefix(store, _PROJECTORS, "linear_1.")
     if config.get("vision_config") is None or at is None or beside is None:
         return None
     given = part(config, "vision_config", _DEFAULTS)

@@ -41,7 +41,7 @@ _PREFIXES = ("model.visual.", "vision_tower.", "visual.")
 
 def tower(config: Config, store: WeightStore) -> Tower | None:
     """The tower and its merger; None: the checkpoint has none. Raises ModelError."""
-    prefix = found_prefix(store, _PREFIXES)
+    prefix = found_prefix(store, _PREFIXES, "blocks.")
     if config.get("vision_config") is None or prefix is None:
         return None
     given = part(config, "vision_config")
