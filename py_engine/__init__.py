@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from py_engine.memory.memory import Memory
     from py_engine.memory.records import Piece
     from py_engine.memory.sync import SyncMemory
+    from py_engine.pictures.picture import Picture
     from py_engine.serve.device import Device
     from py_engine.serve.engine import Engine
     from py_engine.serve.memory import Estimate
@@ -70,7 +71,9 @@ if TYPE_CHECKING:
     from py_engine.serve.sync_device import SyncDevice
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
+    from py_engine.tasks.describe import DescribeRequest
     from py_engine.tasks.embed import Embeddings, EmbedRequest
+    from py_engine.tasks.features import Features, FeaturesRequest
     from py_engine.tasks.rerank import Ranked, Ranking, RerankRequest
     from py_engine.tasks.similarity import Similarities, SimilarityRequest
     from py_engine.work import Work
@@ -89,12 +92,15 @@ _NAMES = {
     "Device": "serve.device",
     "DeviceEvent": "serve.recovery",
     "DeviceLostError": "errors",
+    "DescribeRequest": "tasks.describe",
     "DocumentError": "errors",
     "EmbedRequest": "tasks.embed",
     "Embeddings": "tasks.embed",
     "Engine": "serve.engine",
     "EngineError": "errors",
     "Estimate": "serve.memory",
+    "Features": "tasks.features",
+    "FeaturesRequest": "tasks.features",
     "FormatError": "errors",
     "Generation": "generate.answer",
     "GroupedSubmit": "graph.submit",
@@ -108,6 +114,7 @@ _NAMES = {
     "NoAdapterError": "errors",
     "Options": "generate.options",
     "OutOfMemoryError": "errors",
+    "Picture": "pictures.picture",
     "Piece": "memory.records",
     "Progress": "serve.options",
     "Ranked": "tasks.rerank",
@@ -150,6 +157,7 @@ __all__ = [
     "CompleteRequest",
     "ContextError",
     "Delta",
+    "DescribeRequest",
     "Device",
     "DeviceEvent",
     "DeviceLostError",
@@ -159,6 +167,8 @@ __all__ = [
     "Engine",
     "EngineError",
     "Estimate",
+    "Features",
+    "FeaturesRequest",
     "FormatError",
     "Generation",
     "GroupedSubmit",
@@ -172,6 +182,7 @@ __all__ = [
     "NoAdapterError",
     "Options",
     "OutOfMemoryError",
+    "Picture",
     "Piece",
     "Progress",
     "Ranked",

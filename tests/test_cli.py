@@ -58,7 +58,7 @@ def test_generate_json_and_text() -> None:
     )
     got = last_line(done)
     assert set(got) == {
-        "tokens", "text", "reasoning", "tool_calls", "prompt_tokens", "finish_reason",
+        "tokens", "text", "reasoning", "tool_calls", "prompt_tokens", "image_tokens", "finish_reason",
         "timings", "plan", "memory", "traffic", "adapter",
     }  # fmt: skip
     assert set(got["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.worker import Host
@@ -34,6 +35,7 @@ from py_engine.serve import device as device_module
 from py_engine.serve import recovery
 from py_engine.serve.engine import Engine
 from py_engine.serve.recovery import DeviceEvent
+from py_engine.tasks.features import FeaturesRequest
 from tests import reference, waiting
 from tests.conftest import HOSTS, Runner, software_adapter
 from tests.hub_server import hub_server
@@ -664,3 +666,25 @@ def test_a_memory_is_searched_on_the_next_device(
             assert losses == 3 and len(devices.opened) == 3
 
     run(go())
+
+
+@pytest.mark.parametrize("vision", ["auto", "lazy"])
+def test_a_tower_lost_while_idle_and_at_work(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, vision: str
+) -> None:
+    """The rows are the same, bit for bit; a tower that came with the first picture comes again with the next."""
+    rig.load("lfm2-vl-tower", vision=vision)
+    golden = np.load(reference.folder("lfm2-vl-tower") / "tower.npz")
+    request = FeaturesRequest(golden["patches_0"], grid=golden["grid_0"].tolist())
+
+    async def seen() -> bytes:
+        return bytes((await rig.engine.ask(request)).features)
+
+    wanted = rig.run(seen())
+    rig.devices.lose()
+    assert rig.run(seen()) == wanted
+    assert rig.told() == [("lost", "idle", 1), ("recovered", "idle", 1)]
+    lose_at_replay(monkeypatch, rig.devices)
+    assert rig.run(seen()) == wanted
+    assert rig.told() == [("lost", "prefill", 1), ("recovered", "prefill", 1)]
+    assert rig.engine.info()["vision"] == {"loaded": True}

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from py_engine.models import families
 from tests import chat_formats, reference
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += [ROOT / "shaders" / "README.md"]
 HUB_ID = re.compile(
-    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers|cross-encoder)/[\w.-]+"
+    r"\b(?:mlx-community|LiquidAI|Qwen|HuggingFaceTB|sentence-transformers|cross-encoder|facebook)/[\w.-]+"
 )
 SLOW = ("jerboa doctor --probes",)
 
@@ -88,6 +89,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if given:
             shutil.copytree(reference.folder(given), root / name)
             continue
+        if "-VL-" in name:
+            shutil.copytree(reference.folder("lfm2-seen"), root / name)
+            continue
+        if "/dinov2" in name:
+            shutil.copytree(reference.folder("dinov2-tower"), root / name)
+            continue
         checkpoint = Checkpoint.golden("qwen2-mlx4-g64")
         checkpoint.keep_layers(0)
         checkpoint.config["max_position_embeddings"] = 40960
@@ -100,7 +107,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def start(hub: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs a command as after `pip install`, in a folder of its own that holds a GGUF file."""
+    """Runs a command as after `pip install`, in a folder of its own that holds a GGUF file and a picture."""
     installed, here = tmp_path / "installed", tmp_path / "here"
     installed.mkdir()
     here.mkdir()
@@ -112,6 +119,7 @@ def start(hub: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Complet
     (installed / "bin" / "jerboa").write_text(script)
     (installed / "bin" / "jerboa").chmod(0o755)
     (here / "model.gguf").write_bytes(gguf_model("qwen2"))
+    Image.new("RGB", (64, 48), (200, 30, 40)).save(here / "picture.png")
 
     def start(*command: str) -> subprocess.CompletedProcess[str]:
         environment = {

@@ -25,7 +25,7 @@ from py_engine.pictures.layout import plan_picture, plan_video
 from py_engine.pictures.picture import Picture, read_picture
 from py_engine.pictures.plan import Piece
 from py_engine.pictures.reader import PictureReader, grid_rows
-from py_engine.pictures.rules import Rules, Tiles, rules_of
+from py_engine.pictures.rules import Area, Rules, Tiles, rules_of
 from py_engine.pictures.sizes import shortest_edge, smart_resize_frames
 from py_engine.sources.config import Part
 from tests.conftest import Runner
@@ -316,3 +316,20 @@ def test_picture_of_a_file_is_that_of_its_array(gpu: Gpu, run: Runner, tmp_path:
         shown = run(read_picture(value, io))
         got = np.frombuffer(run(read.pixels(shown, piece)), np.uint8).reshape(40, 61, 4)
         assert (got[..., :3] == given).all()
+
+
+def test_pictures_and_frames_are_no_larger_than_the_tower_takes(wgpu: Gpu) -> None:
+    """A photo, and frames of a video each; LFM2-VL's tiles stay as its processor cuts them."""
+    half = (0.5, 0.5, 0.5)
+    qwen = Rules(Area(1 << 16, 1 << 24), 16, 2, "bicubic", half, half, frames=2, blocks=True)
+    tiles = Tiles(64 << 10, 256 << 10, 512 << 10, 512, 2, 10, True)
+    lfm2 = Rules(tiles, 16, 2, "bilinear", half, half, channels_last=True)
+
+    def reader(rules: Rules) -> PictureReader:
+        return PictureReader(wgpu, kernels_of(wgpu), rules, SingleSubmit(), most_patches=4096)
+
+    assert 3500 <= reader(qwen).plan(4000, 3000).pieces[0].patches <= 4096
+    times = [n / 2 for n in range(8)]
+    _, down, across = reader(qwen).plan_video(1920, 1080, 8, times).piece.grid
+    assert 3500 <= down * across <= 4096
+    assert reader(lfm2).plan(4000, 3000) == plan_picture(lfm2, 4000, 3000)

@@ -27,6 +27,7 @@ from py_engine.host.gpu_counting import CountingGpu
 from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
+from py_engine.ops.patch_positions import add_positions, gather_rows
 from py_engine.ops.per_layer import end_layer, gate_by_signal
 from py_engine.ops.rope import Heads, rope_angles, rope_append, rotate_rows
 from py_engine.ops.step import Pass
@@ -34,7 +35,8 @@ from py_engine.pictures.reader import picture_calls
 from py_engine.pictures.rules import Area, Rules
 from py_engine.serve.engine import Engine
 from py_engine.serve.options import Progress
-from py_engine.serve.runtime import build_runtime
+from py_engine.serve.runtime import build_runtime, build_sight
+from py_engine.serve.source import RandomSource
 from py_engine.weights.random import PRESETS, RandomStore
 from tests import reference
 from tests.conftest import Runner, remember_pipelines
@@ -165,6 +167,33 @@ def test_every_pipeline_is_checked_and_none_is_added(
         await bench.run(kernels, SingleSubmit())
         assert 0 < gpu.uploaded <= 5 << 20 and gpu.uploads <= 200
         assert 0 < gpu.copied <= 350_000 and gpu.copies <= 470
+        await kernels.settle()
+
+    run(count())
+
+
+@pytest.mark.parametrize("features", [frozenset(), UNITS, DOT4], ids=["plain", "units", "dot4"])
+@pytest.mark.parametrize("name", ["lfm2.5-vl-450m-4bit", "qwen3.5-0.8b-vl-4bit"])
+def test_every_pipeline_of_a_tower_is_checked(
+    name: str, features: frozenset[str], run: Runner
+) -> None:
+    """A tower adds few pipelines to those of its text model."""
+
+    async def count() -> None:
+        gpu = paper(features)
+        store, kernels = (
+            RandomSource(f"random:{name}").make_store(gpu, "stored", tower=True),
+            Kernels(gpu),
+        )
+        sight = build_sight(PRESETS[name], store, gpu, kernels, exact=False)
+        assert sight is not None
+        calls = list(sight.runner.programs.calls)
+        bench = Bench(gpu)
+        checks = [make_check(bench, chain) for chain in distinct(calls).values()]
+        checked = {call.kernel for check in checks for call in check.calls}
+        assert checked == {call.kernel for call in calls} and len(checked) <= 24
+        assert bench.nbytes <= 40 << 20
+        await bench.run(kernels, SingleSubmit())
         await kernels.settle()
 
     run(count())
@@ -546,6 +575,43 @@ def test_pictures(device: Gpu, run: Runner) -> None:
             broken = Compiler(patch)
             broken.break_(device, other_source(*fault))
             assert run(failures(fault[0])), fault
+            assert broken.changed
+
+
+def test_what_only_towers_do(device: Gpu, run: Runner) -> None:
+    """Positions of patches with CLS, and rows in another order."""
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        trace = Pass(4, step=bench.make("step", 8, dtype="u32"))
+        words = (bench.make(name, 4, n, dtype="u32") for name, n in (("places", 2), ("order", 1)))
+        places, order = words
+        x, y = bench.make("x", 4, 24), bench.make("y", 4, 24)
+        add_positions(
+            trace, x, places, bench.make("taps", 2, 9, 5), bench.make("table", 10, 24),
+            bench.make("cls", 24),
+        )  # fmt: skip
+        gather_rows(trace, x, order, y)
+        bench.release()
+        return await run_checks(device, Kernels(device), SingleSubmit(), [[c] for c in trace.calls])
+
+    assert run(failures()) == []
+    faults = [
+        ("patch_positions", "(SIDES + place.y)", "place.y"),
+        ("patch_positions", "taps[row + 2u + i]", "taps[row + 2u]"),
+        ("patch_positions", "taps[column + 2u + j]", "taps[column + 2u]"),
+        ("patch_positions", "* SIDE + first", "* SIDE"),
+        ("patch_positions", "cls[k] + table[k]", "cls[k]"),
+        ("patch_positions", "x[at] += sum", "x[at] = sum"),
+        ("patch_positions", "id.y >= step.rows", "id.y > step.rows"),
+        ("gather_rows", "order[id.y]", "order[0]"),
+        ("gather_rows", "id.y < step.rows", "id.y <= step.rows"),
+    ]
+    for fault in faults:
+        with pytest.MonkeyPatch.context() as patch:
+            broken = Compiler(patch)
+            broken.break_(device, other_source(*fault))
+            assert len(run(failures())) == 1, fault
             assert broken.changed
 
 

@@ -22,9 +22,10 @@ from py_engine.checks.encoders import full_attention, pool
 from py_engine.checks.matrices import embed, matmul, matvec
 from py_engine.checks.nearest import nearest_best, nearest_scores
 from py_engine.checks.norms import layer_norm, narrow, norm, norm_parts, quantise
+from py_engine.checks.patch_positions import gather_rows, patch_positions
 from py_engine.checks.per_layer import end_layer, gate_by_signal
-from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.pictures import patches, resample
+from py_engine.checks.rotary import rope_angles, rotate_rows
 from py_engine.checks.sampler import clear, mark, sample
 from py_engine.checks.short_conv import short_conv
 from py_engine.checks.workbench import Bench, Check
@@ -57,6 +58,8 @@ CHECKS: Mapping[str, Maker] = {
     "nearest_best": nearest_best,
     "resample": resample,
     "patches": patches,
+    "patch_positions": patch_positions,
+    "gather_rows": gather_rows,
     "delta_conv": delta_conv,
     "delta_chunk": delta_chunk,
     "delta_scan": delta_scan,

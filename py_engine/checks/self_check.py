@@ -63,6 +63,16 @@ class Outcome:
         }
 
 
+def total(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of several checks together."""
+    return Outcome(
+        sum(o.checks for o in outcomes),
+        sum(o.pipelines for o in outcomes),
+        sum(o.seconds for o in outcomes),
+        [wrong for o in outcomes for wrong in o.wrong],
+    )
+
+
 class SelfCheck:
     """The checks of one model on one device. Its weights must be loaded."""
 

@@ -50,6 +50,7 @@ async def load_engine(args: argparse.Namespace) -> Engine:
         host=args.host,
         dtype=args.dtype,
         kv=args.kv,
+        vision=args.vision,
         context=args.context,
         memory_budget=args.memory_budget,
         strategy=asked_group(args.group, args.passes),

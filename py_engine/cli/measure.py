@@ -54,8 +54,9 @@ async def estimate(args: argparse.Namespace) -> None:
     from py_engine.serve.engine import Engine
 
     found = await Engine.estimate(
-        args.model, host=args.host, dtype=args.dtype, kv=args.kv, context=args.context
-    )
+        args.model, host=args.host, dtype=args.dtype, kv=args.kv, vision=args.vision,
+        context=args.context,
+    )  # fmt: skip
     if args.json:
         print(json.dumps({"model": args.model, **found.to_dict()}))
     else:

@@ -76,10 +76,26 @@ def parser(*, tasks: bool = True) -> Parser:
     p.add_argument(
         "--tools", metavar="FILE.json", help="tools that it may call, as OpenAI's API has them"
     )
-    p.add_argument("--max-tokens", type=int)
-    p.add_argument("--stop", action="append", metavar="TEXT", help="end before it; may be repeated")
-    _add_sampling(p, "default: the model's generation_config, else off")
-    p.add_argument("--seed", type=int)
+    p.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="a picture before the prompt, or its pixels, uint8 [h, w, 3] in a .npy file; may be repeated",
+    )
+    _add_generation(p)
+
+    p = commands.add_parser(
+        "describe", parents=[model, running, host, json], help="say what is in pictures"
+    )
+    p.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a picture, or a .npy file: uint8 pixels [h, w, 3], or float32 patches [n, k] with --grid",
+    )
+    p.add_argument("--prompt", help="what is asked of them; default: Describe this image.")
+    _add_grid(p)
+    _add_generation(p)
 
     if tasks:
         from py_engine.cli.task import add_tasks
@@ -90,7 +106,28 @@ def parser(*, tasks: bool = True) -> Parser:
         "logits", parents=[model, running, host, json], help="logits after a list of token ids"
     )
     p.add_argument("--ids", required=True, help="comma-separated")
+    p.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="a picture whose token --ids repeat for each of its rows; files as for describe; may be repeated",
+    )
+    _add_grid(p)
     p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
+
+    p = commands.add_parser(
+        "features",
+        parents=[model, running, host, json],
+        help="what a vision tower makes of a picture",
+    )
+    p.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE.npy",
+        help="uint8 pixels [h, w, 3], or float32 patches [n, k] with --grid",
+    )
+    p.add_argument("--grid", metavar="T,H,W", help="frames, rows and columns of patches")
+    p.add_argument("--out", required=True, metavar="FILE.npy", help="float32 [rows, width]")
 
     p = commands.add_parser(
         "bench", parents=[model, running, host, json], help="prefill and decode speed"
@@ -199,6 +236,12 @@ def _model() -> Parser:
         default="auto",
         help="form of the KV cache; default: --dtype's (f32 or f16), q8 where only that fits",
     )
+    group.add_argument(
+        "--vision",
+        choices=("auto", "lazy", "off"),
+        default="auto",
+        help="the tower of a model that sees pictures: with the model, with the first picture, or never",
+    )
     group.add_argument("--context", type=int, help="tokens of prompt and answer together")
     return group
 
@@ -246,6 +289,22 @@ def _json() -> Parser:
         "--json", action="store_true", help="one JSON object on the last line of stdout"
     )
     return group
+
+
+def _add_generation(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--max-tokens", type=int)
+    p.add_argument("--stop", action="append", metavar="TEXT", help="end before it; may be repeated")
+    _add_sampling(p, "default: the model's generation_config, else off")
+    p.add_argument("--seed", type=int)
+
+
+def _add_grid(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--grid",
+        action="append",
+        metavar="T,H,W",
+        help="of patches: frames (1), rows and columns; once for each such file",
+    )
 
 
 def _add_sampling(p: argparse.ArgumentParser, default: str) -> None:

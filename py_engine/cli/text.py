@@ -1,17 +1,19 @@
-"""The commands `generate` and `logits`."""
+"""The commands `generate`, `describe` and `logits`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from py_engine.cli.common import at_least_one, load_engine
+from py_engine.cli.npy import place_for, write_npy
 from py_engine.cli.parser import SAMPLING
+from py_engine.cli.pictures import pictures
 from py_engine.errors import InputError
 from py_engine.host.json_text import JsonError, read_json
 
@@ -28,27 +30,55 @@ async def generate(args: argparse.Namespace) -> None:
         raise InputError("--prompt: the prompt is empty: give some text")
     if not args.chat and (args.tools is not None or args.think is not None):
         raise InputError("--think, --no-think and --tools go through the template: add --chat")
+    if args.image and not args.chat:
+        raise InputError("--image goes through the template: add --chat")
+    images = pictures(args.image or (), "--image")
     tools = None if args.tools is None else _read_tools(args.tools)
     async with await load_engine(args) as engine:
         if args.chat:
-            messages = [{"role": "user", "content": args.prompt}]
+            messages = [{"role": "user", "content": _content(args.prompt, images)}]
             generation = engine.chat(messages, tools=tools, enable_thinking=args.think, **options)
         else:
             generation = engine.complete(args.prompt, **options)
-        if not args.json:
-            await _print_deltas(generation)
-        answer = await generation
-        for problem in answer.tool_call_errors:
-            print(problem, file=sys.stderr)
-        if args.json:
-            print(json.dumps(_report(engine, answer)))
-        else:
-            t = answer.timings
-            print(
-                f"{answer.prompt_tokens} + {answer.completion_tokens} tokens, first after {t.ttft_s:.2f} s, "
-                f"prefill {t.prefill_tps:.1f}, decode {t.decode_tps:.1f} tokens/s",
-                file=sys.stderr,
-            )
+        await _show(engine, generation, args.json)
+
+
+async def describe(args: argparse.Namespace) -> None:
+    """`describe`: say what is in pictures."""
+    options = _options(args)
+    images = pictures(args.images, "IMAGE", args.grid)
+    from py_engine.tasks.describe import PROMPT, DescribeRequest
+
+    prompt = PROMPT if args.prompt is None else args.prompt
+    async with await load_engine(args) as engine:
+        asked = engine.ask(DescribeRequest(images=images, prompt=prompt, **options))
+        await _show(engine, asked, args.json)
+
+
+def _content(prompt: str, images: Sequence[Mapping[str, Any]]) -> str | list[dict[str, Any]]:
+    """The content of a message: the pictures, then the prompt."""
+    if not images:
+        return prompt
+    return [*({"type": "image", **image} for image in images), {"type": "text", "text": prompt}]
+
+
+async def _show(engine: Engine, generation: Generation, as_json: bool) -> None:
+    """Print an answer while it comes, or as one JSON object at its end."""
+    if not as_json:
+        await _print_deltas(generation)
+    answer = await generation
+    for problem in answer.tool_call_errors:
+        print(problem, file=sys.stderr)
+    if as_json:
+        print(json.dumps(_report(engine, answer)))
+        return
+    t = answer.timings
+    seen = f" ({answer.image_tokens} of pictures)" if answer.image_tokens else ""
+    print(
+        f"{answer.prompt_tokens}{seen} + {answer.completion_tokens} tokens, first after {t.ttft_s:.2f} s, "
+        f"prefill {t.prefill_tps:.1f}, decode {t.decode_tps:.1f} tokens/s",
+        file=sys.stderr,
+    )
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -99,6 +129,7 @@ def _report(engine: Engine, answer: Answer) -> dict[str, Any]:
         "reasoning": answer.reasoning,
         "tool_calls": answer.tool_calls,
         "prompt_tokens": answer.prompt_tokens,
+        "image_tokens": answer.image_tokens,
         "finish_reason": answer.finish_reason,
         "timings": asdict(answer.timings),
         "plan": info["plan"],
@@ -116,33 +147,12 @@ async def logits_command(args: argparse.Namespace) -> None:
         raise InputError(f"--ids {args.ids}: give token ids like 1,2,3") from error
     if min(ids) < 0:
         raise InputError(f"--ids {args.ids}: token ids begin at 0")
-    out = _place_for(args.out, "--out")
+    out = place_for(args.out, "--out")
+    images = pictures(args.image or (), "--image", args.grid)
     async with await load_engine(args) as engine:
-        logits = await engine.logits(ids)
-    _write_npy(out, logits)
+        logits = await engine.logits(ids, images=images)
+    write_npy(out, logits, (len(logits),))
     best = max(range(len(logits)), key=logits.__getitem__)
     print(f"{len(logits)} logits in {out}, best {best} ({logits[best]:.6g})", file=sys.stderr)
     if args.json:
         print(json.dumps({"out": str(out), "logits": len(logits), "best": best}))
-
-
-def _place_for(path: str, option: str) -> Path:
-    """The path of a file to write. Raises InputError where it cannot be written, before its content is computed."""
-    out = Path(path)
-    folder = out.parent
-    if out.is_dir():
-        raise InputError(f"{option} {path}: is a folder; name a file")
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}")
-    if not os.access(out if out.exists() else folder, os.W_OK):
-        raise InputError(f"{option} {path}: cannot be written here")
-    return out
-
-
-def _write_npy(path: Path, values: memoryview[float]) -> None:
-    """Write a float32 vector as a .npy file of NumPy, version 1.0 (numpy.lib.format)."""
-    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values)},), }}".encode()
-    head += b" " * (-(len(head) + 11) % 64) + b"\n"
-    path.write_bytes(
-        b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + values.tobytes()
-    )

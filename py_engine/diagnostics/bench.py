@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from py_engine.diagnostics.encoder_bench import bench_encoder
+from py_engine.diagnostics.picture_bench import bench_picture
 from py_engine.diagnostics.probes import probe
 from py_engine.diagnostics.profile import profile
 from py_engine.diagnostics.traffic import Traffic, matrix_format
@@ -45,6 +46,7 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
     on a new engine its first answer. longest_gap_ms: the longest time between two tokens in any run but that one;
     longest_gap_at: how long the text was there, prompt included. A browser gives tokens to Python once in 16 ms, so
     only what is above that is a pause. `tokens`: what the last run sampled; when greedy the same on every host.
+    picture_ms: where the model sees pictures (picture_bench.py).
     Raises ContextError when prompt and new tokens do not fit the context, InputError for sampling settings out of
     range.
     """
@@ -84,6 +86,7 @@ async def bench(engine: Engine, options: BenchOptions) -> dict[str, Any]:
     for key in ("prefill_tps", "decode_tps", "ttft_s"):
         result[key] = round(median(row[key] for row in rows), 4)
         result[key + "_all"] = [round(row[key], 4) for row in rows]
+    result |= await bench_picture(engine, len(rows))
     result |= {
         k: info[k]
         for k in (

@@ -32,6 +32,7 @@ class Answer:
     `tool_call_errors` say why other calls could not be read and stayed in `text`, and how calls that were read break
     the tool's schema. `dropped`: the messages of the chat that the model did not see, because they did not fit the
     context. `device_losses`: how often the GPU device was lost while the answer was generated, and it went on.
+    `image_tokens`: how many of the prompt's tokens are rows of pictures.
     """
 
     text: str = ""
@@ -46,6 +47,7 @@ class Answer:
     tool_call_errors: list[str] = field(default_factory=list)
     dropped: Dropped | None = None
     device_losses: int = 0
+    image_tokens: int = 0
 
     @property
     def completion_tokens(self) -> int:

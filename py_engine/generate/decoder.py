@@ -337,7 +337,10 @@ class Decoder(Runtime):
         start = await prefix.resume(ids)
         await self._growth.fit(len(ids), start, min(limit, ANSWER_ROOM))
         await self._chunks.fit(len(ids) - start)
-        feed = given.begin(self.gpu) if given else None
+        width = self.state.x.shape[1]
+        feed = await given.make(self.gpu, ids[start:], width, abort) if given else None
+        if feed and len(ids) - start > self._chunks.most:
+            await self.gpu.idle()  # the time of the first chunk says how large the next ones are
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)

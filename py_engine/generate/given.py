@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from py_engine.abort import Abort
 from py_engine.errors import InputError
 from py_engine.graph.trace import Tensor
 from py_engine.host.gpu import Copy, Gpu
@@ -57,8 +58,10 @@ class Given:
         self._sources: list[tuple[Source, int]] = []  # (source, number of its rows)
 
     def add(self, ids: Sequence[int], source: Source) -> None:
-        """Give the rows of `ids`: rows 0, 1, ... of what `source` returns. It is called once in a prefill, and only if
-        the state has not seen all of them. Raises InputError for ids that are not negative."""
+        """Give the rows of `ids`: rows 0, 1, ... of what `source` returns. It is called once in a prefill, before
+        anything of that runs, and only if the state has not seen all of them. A tensor must stay as it is until the
+        prefill ends. Ids that were given already are left to their first source. Raises InputError for ids that are
+        not negative."""
         if any(i >= 0 for i in ids):
             raise InputError(
                 "rows that are given take negative ids: those of inputs/content_ids.py"
@@ -70,30 +73,47 @@ class Given:
     def __contains__(self, i: int) -> bool:
         return i in self._places
 
-    def begin(self, gpu: Gpu) -> Feed:
-        """A Feed that brings rows into the residual stream during one prefill."""
-        return Feed(gpu, self._places, self._sources)
+    async def make(self, gpu: Gpu, ids: Iterable[int], hidden: int, abort: Abort) -> Feed:
+        """A Feed that brings rows of `hidden` numbers into the residual stream during the prefill of `ids`, for which
+        all of them are made here. Raises AbortError, between two sources; InputError when a source gives other rows
+        than it should; what sources raise; GPU errors."""
+        feed = Feed(gpu, self._places)
+        for source in dict.fromkeys(self._places[i][0] for i in ids if i < 0):
+            abort.check()
+            make, count = self._sources[source]
+            feed.take(source, await make(), count, hidden)
+        return feed
 
 
 class Feed:
     """Brings the given rows of one prefill into the residual stream."""
 
-    def __init__(
-        self,
-        gpu: Gpu,
-        places: Mapping[int, tuple[int, int]],
-        sources: Sequence[tuple[Source, int]],
-    ) -> None:
+    def __init__(self, gpu: Gpu, places: Mapping[int, tuple[int, int]]) -> None:
         self._gpu = gpu
-        self._places, self._sources = places, sources
+        self._places = places
         self._made: dict[int, memoryview | Tensor] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are rows."""
+        return bool(self._made)
+
+    def take(self, source: int, made: bytes | memoryview | Tensor, count: int, hidden: int) -> None:
+        """Keep what a source gave for `count` ids. Raises InputError for other rows."""
+        data = made if isinstance(made, Tensor) else memoryview(made).cast("B")
+        wanted = 4 * count * hidden
+        if data.nbytes != wanted:
+            raise InputError(
+                f"rows that are given for {count} ids have {data.nbytes} bytes; {count} rows of"
+                f" {hidden} f32 have {wanted}"
+            )
+        self._made[source] = data
 
     async def put(self, ids: Sequence[int], x: Tensor) -> None:
         """Write the rows of a chunk's negative ids to the residual stream x [max rows, h], each to its row. Raises
-        InputError when a source gives other rows than it should; GPU errors."""
+        GPU errors."""
         buffer, row_bytes = x.buffer, 4 * x.shape[1]
         for source, first, row, count in _runs(ids, self._places):
-            made = await self._rows(source, x.shape[1])
+            made = self._made[source]
             start, size, target = first * row_bytes, count * row_bytes, row * row_bytes
             if isinstance(made, Tensor):
                 assert made.binding is not None
@@ -101,20 +121,6 @@ class Feed:
                 await self._gpu.copy([Copy(made.binding.buffer, buffer, size, start, target)])
             else:
                 self._gpu.write(buffer, target, bytes(made[start : start + size]))
-
-    async def _rows(self, source: int, hidden: int) -> memoryview | Tensor:
-        if source not in self._made:
-            make, count = self._sources[source]
-            made = await make()
-            wanted = 4 * count * hidden
-            data = made if isinstance(made, Tensor) else memoryview(made).cast("B")
-            if data.nbytes != wanted:
-                raise InputError(
-                    f"rows that are given for {count} ids have {data.nbytes} bytes; {count} rows of"
-                    f" {hidden} f32 have {wanted}"
-                )
-            self._made[source] = data
-        return self._made[source]
 
 
 def _runs(

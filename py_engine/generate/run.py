@@ -27,7 +27,7 @@ class Request:
     stop: tuple[str, ...]
     border: int | None = None  # see Decoder.generate
     splitter: Splitter = field(default_factory=Splitter)
-    given: Given | None = None  # rows of negative ids
+    image_tokens: int = 0  # how many of `ids` stand for rows of pictures
 
 
 class Run:
@@ -60,8 +60,9 @@ class Run:
         self.phase: Literal["prefill", "decode"] = "prefill"  # what is running, or failed
         self._begun = 0  # how often it began: once, and again after each loss of a device
 
-    async def run(self, decoder: Decoder) -> None:
-        """Run until the answer is finished and none of its steps are left in the GPU's queue.
+    async def run(self, decoder: Decoder, given: Given | None = None) -> None:
+        """Run until the answer is finished and none of its steps are left in the GPU's queue. `given`: rows of the
+        negative ids.
 
         Raises DeviceLostError. When it is called again, with a decoder on another device, it continues after the tokens
         that came.
@@ -73,7 +74,7 @@ class Run:
         self.phase = "prefill"
         steps = decoder.generate(
             request.ids, request.sampling, request.max_tokens, generation.abort, request.border, tuple(self._tokens),
-            request.given,
+            given,
         )  # fmt: skip
         try:
             async for batch in steps:
@@ -137,6 +138,7 @@ class Run:
             stream.tool_calls,
             stream.errors,
             device_losses=max(0, self._begun - 1),
+            image_tokens=self._request.image_tokens,
         )
         self._generation.finish(answer)
         return answer

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from py_engine.errors import InputError
 
-from .messages import OWN, REASONING_KEYS, RESULTS, Message, asked_last, joined
+from .messages import OWN, REASONING_KEYS, RESULTS, Message, asked_last, has_media, joined
 
 # (messages, more variables) -> the text; raises InputError when the template fails or refuses them
 Render = Callable[[Sequence[Message], Mapping[str, Any]], str]
@@ -182,7 +182,9 @@ class Dialect:
         laid = {**message, "role": self.role(message["role"])}
         content = message.get("content")
         form = self.parts(laid["role"]) if isinstance(content, list) else None
-        if form == "joined":
+        if has_media(content):  # only parts can say where it is
+            laid["content"] = content
+        elif form == "joined":
             laid["content"] = joined(content)
         elif (
             isinstance(content, str)

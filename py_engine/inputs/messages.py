@@ -23,6 +23,11 @@ ROLES = ("system", "developer", "user", *OWN, *RESULTS, "context", "document")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 MAX_DEPTH = 64  # the deepest nesting in tools, arguments and variables
 _TEXT_PARTS = ("text", "input_text", "output_text")  # as the APIs name them
+_SEEN_PARTS = ("image_url", "input_image", "image", "video")
+_MEDIA_PARTS = (
+    "image",
+    "video",
+)  # as take_media (media.py) leaves them, with a number in the place of their content
 # These identify a message or call, or tell servers how to treat it. They are nothing for the model.
 _REFERENCES = ("tool_call_id", "id", "type", "index", "status", "cache_control")
 
@@ -33,10 +38,10 @@ Visit = Callable[[str, str], str]  # (text, where it is) -> the text to put in i
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Copies of the messages, in one shape. Raises InputError.
 
-    Keys without a value are left out. `content` is a str, or a list of parts {"type": "text", "text"}, or absent when
-    an assistant only called or thought. Thinking is under each of REASONING_KEYS, or under none. `tool_calls` is
-    absent, or a list of {id, type, function: {name, arguments}} with a dict of arguments. A tool's result has the
-    `name` of its call."""
+    Keys without a value are left out. `content` is a str, or a list of parts {"type": "text", "text"} and {"type":
+    "image" or "video"} (media.py has taken their content), or absent when an assistant only called or thought. Thinking
+    is under each of REASONING_KEYS, or under none. `tool_calls` is absent, or a list of {id, type, function: {name,
+    arguments}} with a dict of arguments. A tool's result has the `name` of its call."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InputError("messages must be a list of {'role': ..., 'content': ...}")
     if not messages:
@@ -74,8 +79,15 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def joined(content: Any) -> str:
-    """The text of a content: its parts joined, with nothing between them."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+    """The text of a content: its parts joined, with nothing between them. Pictures have none."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or ())
+
+
+def has_media(content: Any) -> bool:
+    """Whether a checked content holds a picture or a video."""
+    return isinstance(content, list) and any("text" not in part for part in content)
 
 
 def asked_last(messages: Sequence[Message]) -> int:
@@ -94,7 +106,8 @@ def each_text(message: Message, where: str, visit: Visit) -> dict[str, Any]:
             seen[key] = value
         elif key == "content" and isinstance(value, list):
             seen[key] = [
-                {**part, "text": visit(part["text"], f"{at}[{n}]")} for n, part in enumerate(value)
+                {**part, "text": visit(part["text"], f"{at}[{n}]")} if "text" in part else part
+                for n, part in enumerate(value)
             ]
         elif key == "tool_calls":
             seen[key] = [_each_of_call(call, f"{at}[{n}]", visit) for n, call in enumerate(value)]
@@ -209,8 +222,11 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 def _part(part: Any, where: str) -> dict[str, Any]:
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise InputError(f"{where} must be a dict with a type, as 'text'")
+    if part["type"] in _MEDIA_PARTS and part.keys() == {"type", "medium"}:
+        return {"type": part["type"]}
     if part["type"] not in _TEXT_PARTS:
-        raise InputError(f"{where}: models are given text only, not {shown(part['type'])}")
+        taken = "text only" if part["type"] in _SEEN_PARTS else "text, pictures and videos"
+        raise InputError(f"{where}: models are given {taken}, not {shown(part['type'])}")
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}: a text part needs its text, a str")
     _no_more_text(part, where, ("text",))

@@ -1,13 +1,16 @@
-"""Qwen3.5 (text): gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
+"""Qwen3.5: gated DeltaNet layers, every fourth one attention with an output gate and partial rotary positions.
+qwen3_5_tower.py has the tower for pictures.
 
-Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. Vision and MTP tensors of a
-checkpoint are not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The conversion also
+Reference: transformers, models/qwen3_5/modeling_qwen3_5.py; mlx_lm, models/qwen3_5.py. MTP tensors of a checkpoint are
+not read. HF stores norm weights as w and uses 1 + w; MLX's conversion stores 1 + w. The conversion also
 turns convolutions from [C, 1, taps] to [C, taps, 1]. Their shape tells the two kinds of checkpoint apart, as in mlx_lm.
 The norm inside linear attention has no offset in either.
 Tried with: tiny random checkpoints (plain, and converted by mlx_lm); the shapes of Qwen3.5-0.8B.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from py_engine.blocks.delta_net import DeltaNet
 from py_engine.blocks.dense import (
@@ -21,15 +24,20 @@ from py_engine.blocks.dense import (
 )
 from py_engine.blocks.layers import Block, Mixer, Model
 from py_engine.errors import ModelError
+from py_engine.models.qwen3_5_tower import tower as tower  # models/__init__.py finds it here
 from py_engine.ops.delta import DeltaShape
 from py_engine.sources.config import (
     FULL,
     MAX_LAYERS,
     Config,
     layer_types,
+    named,
+    part,
     require_bool,
     require_int,
+    short,
 )
+from py_engine.sources.rope_config import mrope_axes
 from py_engine.weights.store import WeightStore
 
 ALIASES = ("qwen3_5_text",)  # inside a multimodal wrapper's config
@@ -63,6 +71,8 @@ def build(config: Config, store: WeightStore) -> Model:
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
     weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
     rope = rope_of(config, sizes, partial=True)
+    if config.get("vision_config") is not None:
+        rope = replace(rope, axes=_axes(config, rope.width // 2))
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)
 
@@ -84,6 +94,22 @@ def build(config: Config, store: WeightStore) -> Model:
         for i, kind in enumerate(kinds)
     ]
     return weights.model(embedding, blocks, head)
+
+
+def _axes(config: Config, pairs: int) -> tuple[int, ...]:
+    """Which axis of a position (time, height, width of a picture's rows) each rotated pair follows; (): positions have
+    one axis, as the config names no sections."""
+    given = (
+        part(config, "rope_parameters") if isinstance(config.get("rope_parameters"), dict) else {}
+    )
+    sections = given.get("mrope_section")
+    if sections is None:
+        return ()
+    if not isinstance(sections, list) or not all(type(n) is int for n in sections):
+        raise ModelError(
+            f"{named(given, 'mrope_section')} is {short(sections)}, expected three numbers."
+        )
+    return mrope_axes(sections, require_bool(given, "mrope_interleaved", True), pairs)
 
 
 def _kinds(config: Config) -> tuple[str, ...]:

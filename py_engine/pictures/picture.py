@@ -69,25 +69,32 @@ async def read_picture(
     shape); a PIL image; with `width` and `height` raw pixels of 1, 3 or 4 bytes; or a Picture. Alpha is dropped. Raises
     InputError, before anything large is allocated, HubError for an address, HostError without a decoder.
     """
+    if isinstance(value, (str, PurePath)) and width is None and height is None:
+        value = await _loaded(value, io, allow_urls, what)
+    found = picture_in_memory(value, io, what, width, height)
+    return found if isinstance(found, Picture) else await _of_file(found, io, what)
+
+
+def picture_in_memory(
+    value: Any, io: Io, what: str, width: int | None = None, height: int | None = None
+) -> Picture | memoryview:
+    """The picture of an array, a PIL image or raw pixels; or the bytes of a file, not decoded. Arguments and errors as
+    for read_picture, of which this is the part that waits for nothing."""
     if isinstance(value, Picture):
         return value
     if width is not None or height is not None:
         return _raw(value, width, height, io, what)
-    if isinstance(value, (str, PurePath)):
-        value = await _loaded(value, io, allow_urls, what)
     if _is_pil(value):
         return _of_pil(value, io, what)
     view = _view(value, what)
-    if view.ndim > 1:
-        return _of_array(view, io, what)
-    return await _of_file(_flat(view), io, what)
+    return _of_array(view, io, what) if view.ndim > 1 else _flat(view)
 
 
 async def _of_file(data: memoryview, io: Io, what: str) -> Picture:
     if len(data) > MAX_BYTES:
         raise InputError(f"{what} has {len(data):,} bytes: a file may have {MAX_BYTES:,}")
     header = read_header(data, what)
-    _check(*header.size, io, what)
+    check_picture(*header.size, io, what)
     file = without_exif(bytes(data), header)
     pixels = await decode_picture(file, header.format, header.orientation)
     if (pixels.width, pixels.height) != header.size:
@@ -100,7 +107,7 @@ async def _of_file(data: memoryview, io: Io, what: str) -> Picture:
     return Picture(pixels, hashlib.sha256(data).digest(), note)
 
 
-def _check(width: int, height: int, io: Io, what: str) -> None:
+def check_picture(width: int, height: int, io: Io, what: str) -> None:
     """Raise InputError for sizes that no picture should have, or that this device cannot hold."""
     check_size(width, height, what)
     most = profile_of(io.handheld).decoded_pixels
@@ -143,7 +150,7 @@ def _of_array(view: memoryview, io: Io, what: str) -> Picture:
             f"1{hint}"
         )
     height, width, channels = shape
-    _check(width, height, io, what)
+    check_picture(width, height, io, what)
     return _of_pixels(_flat(view), width, height, cast("Channels", channels))
 
 
@@ -151,7 +158,7 @@ def _raw(value: Any, width: Any, height: Any, io: Io, what: str) -> Picture:
     if width is None or height is None:
         raise InputError("raw pixels: give both width= and height=")
     width, height = (whole(n, v, 0, 1 << 31) for n, v in (("width", width), ("height", height)))
-    _check(width, height, io, what)
+    check_picture(width, height, io, what)
     view = _view(value, what)
     of_bytes: tuple[Channels, ...] = (3, 4, 1)
     for channels in of_bytes:
@@ -177,7 +184,7 @@ def _of_pil(image: Any, io: Io, what: str) -> Picture:
     """A PIL image as it is: whoever opened it may have turned it already, so its EXIF data is not asked."""
     try:
         width, height = image.size
-        _check(width, height, io, what)
+        check_picture(width, height, io, what)
         channels = _MODES.get(image.mode)
         data = (image if channels else image.convert("RGB")).tobytes()
     except EngineError:
@@ -191,7 +198,7 @@ async def _loaded(value: str | PurePath, io: Io, allow_urls: bool, what: str) ->
     """The bytes behind a path or an address."""
     text = str(value)
     if text[:5].lower() == "data:":
-        return _data_url(text, what)
+        return data_of_url(text, what)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)
     if scheme and scheme[1].lower() in ("http", "https"):
         if not allow_urls:
@@ -218,7 +225,7 @@ async def _loaded(value: str | PurePath, io: Io, allow_urls: bool, what: str) ->
     raise InputError(f"{what} has {size:,} bytes: a file may have {MAX_BYTES:,}")
 
 
-def _data_url(text: str, what: str) -> bytes:
+def data_of_url(text: str, what: str) -> bytes:
     """The bytes of a data: address (RFC 2397)."""
     head, comma, body = text.partition(",")
     if not comma:

@@ -19,14 +19,15 @@ from py_engine.pictures.layout import plan_picture, plan_video
 from py_engine.pictures.picture import Picture
 from py_engine.pictures.plan import Grid, PicturePlan, Piece, VideoPlan
 from py_engine.pictures.resizer import Resizer
-from py_engine.pictures.rules import Rules
+from py_engine.pictures.rules import Area, Rules
 
 
 class PictureReader:
     """Prepares pictures for one model on one device.
 
     rules: the model's. max_pixels: what pictures are resized to at most (Rules.within); None: what the rules say.
-    video: the rules for frames of a video; None: those for pictures.
+    video: the rules for frames of a video; None: those for pictures. most_patches: of one piece, and of a frame, that
+    the tower takes; tiles are smaller than that anyway.
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class PictureReader:
         *,
         max_pixels: int | None = None,
         video: Rules | None = None,
+        most_patches: int | None = None,
     ) -> None:
         self._gpu, self._kernels, self._strategy = gpu, kernels, strategy
         # One binding holds all patches of a picture.
         most = gpu.limits.max_binding_bytes // (4 * rules.row) * rules.patch**2
-        self.rules = rules.within(min(most, max_pixels or most))
+        self._frame_pixels = (most_patches or most) * rules.patch**2
+        whole = self._frame_pixels if isinstance(rules.sizing, Area) else most
+        self.rules = rules.within(min(most, whole, max_pixels or most))
         self.video_rules = (video or rules).within(min(most, max_pixels or most))
         self._resizer = Resizer(gpu, kernels, strategy)
 
@@ -52,7 +56,8 @@ class PictureReader:
 
     def plan_video(self, width: int, height: int, frames: int, times: Sequence[float]) -> VideoPlan:
         """The plan of a video of so many frames, taken at `times` (seconds). Raises InputError."""
-        return plan_video(self.video_rules, width, height, frames, times)
+        rules = self.video_rules.within(self._frame_pixels * max(1, frames))
+        return plan_video(rules, width, height, frames, times)
 
     def patch_bytes(self, piece: Piece) -> int:
         """GPU bytes of a piece's patches."""

@@ -27,6 +27,7 @@ from py_engine.host import open_gpu, open_io
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.io import Io
+from py_engine.inputs.media import listed
 from py_engine.serve.calibration import Calibrator
 from py_engine.serve.info import model_info
 from py_engine.serve.life import LoadOn
@@ -38,6 +39,7 @@ from py_engine.serve.recovery import DeviceEvent, Losses
 from py_engine.serve.sessions import SessionInfo, Sessions, require_runnable
 from py_engine.serve.task_engine import TaskEngine
 from py_engine.tasks.loaded import Loaded
+from py_engine.tasks.seen import Seen
 
 if TYPE_CHECKING:
     from py_engine.serve.device import Device
@@ -68,6 +70,7 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         context_classes: Sequence[int] | None = None,
         memory_budget: int | None = None,
@@ -91,6 +94,8 @@ class Engine(TaskEngine):
         `kv`: another form of the KV cache: "f32", "f16", or "q8", bytes that take 0.53 of f16's memory and round more
         (docs/conversations.md). "auto": `dtype`'s, or q8 where only that fits the memory budget and the device's limits
         (not with dtype="f32").
+        `vision`: the tower of a model that sees pictures is loaded with it ("auto"; on phones and tablets "lazy"), with
+        the first picture ("lazy"), or never ("off"). The memory budget counts it in the first two (docs/vision.md).
         `context`: tokens of prompt and answer together; None: the smaller of the model's and 4096 (512 on iOS). The KV
         cache begins with room for 512 and grows with the text, by an eighth at a time.
         `context_classes`: fixed sizes of the KV cache instead, in tokens; (): room for the whole context at once.
@@ -114,7 +119,7 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options: dict[str, Any] = {
-            "dtype": dtype, "kv": kv, "context": context, "context_classes": context_classes,
+            "dtype": dtype, "kv": kv, "vision": vision, "context": context, "context_classes": context_classes,
             "memory_budget": memory_budget, "strategy": strategy, "proven": proven, "tune": tune,
             "self_check": self_check, "progress": progress, "on_progress": on_progress,
             "on_device": on_device,
@@ -145,6 +150,7 @@ class Engine(TaskEngine):
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
@@ -157,7 +163,13 @@ class Engine(TaskEngine):
         """
         check_place(model, gpu, io, host)
         options = LoadOptions.of(
-            {"dtype": dtype, "kv": kv, "context": context, "memory_budget": memory_budget}
+            {
+                "dtype": dtype,
+                "kv": kv,
+                "vision": vision,
+                "context": context,
+                "memory_budget": memory_budget,
+            }  # fmt: skip
         )
         own: Gpu | None = None
         if gpu is None:
@@ -177,14 +189,20 @@ class Engine(TaskEngine):
     # -- token ids ---------------------------------------------------------------------------------------------------
 
     @named_options
-    async def logits(self, ids: Sequence[int], *, reuse: bool = False) -> memoryview[float]:
+    async def logits(
+        self, ids: Sequence[int], *, reuse: bool = False, images: Sequence[Any] | None = None
+    ) -> memoryview[float]:
         """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads.
 
-        All of `ids` are run; with `reuse` only those that the state has not seen, as in a generation.
+        All of `ids` are run; with `reuse` only those that the state has not seen, as in a generation. `images`: the
+        pictures of a prompt in which the token of a picture stands once for each of its rows; each as describe_image
+        takes it, or {"patches": ..., "grid": ...}.
         Raises InputError; ContextError when there are none, or more than the context.
         """
         flag("reuse", reuse)
         ids = token_ids(ids, self.vocab_size)
+        seen = Seen(self._in_use(), listed(images))
+        ids = seen.fill(ids)
 
         async def work(loaded: Loaded) -> memoryview[float]:
             decoder = loaded.decoder
@@ -195,7 +213,11 @@ class Engine(TaskEngine):
                     decoder.state.context,
                 )
             self._lost_ids = []
-            return memoryview(await decoder.logits(ids, reuse=reuse)).cast("f")
+            try:
+                given = seen.given(loaded, ids)
+                return memoryview(await decoder.logits(ids, reuse=reuse, given=given)).cast("f")
+            finally:
+                seen.forget(loaded)
 
         async with self._turn:
             return await self._survive(work, lambda: "prefill")

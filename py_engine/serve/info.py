@@ -22,12 +22,14 @@ def model_info(loaded: Loaded, gpu: Gpu, status: str) -> dict[str, Any]:
         "memory": {
             "weights_bytes": loaded.weights_bytes,
             **loaded.runtime.memory(),
+            **(loaded.vision.memory() if loaded.vision else {}),
             "peak_transient_bytes": loaded.peak_transient_bytes,
         },
         "plan": {
             "pipelines": gpu.counters.pipelines_created,
             "buffers": gpu.counters.live_buffers,
         },
+        "vision": {"loaded": loaded.vision.here} if loaded.vision else None,
         "load_s": loaded.load_s,
         "kept": loaded.kept,
         "self_check": loaded.checked and loaded.checked.summary(),

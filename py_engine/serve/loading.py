@@ -10,27 +10,36 @@ from typing import cast
 from py_engine.abort import Abort
 from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.autotune import chosen_forms
+from py_engine.checks.self_check import total
 from py_engine.encode.encoder import Encoder
+from py_engine.encode.tower import TowerRunner
+from py_engine.encode.vision import Sight, Vision
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
-from py_engine.graph.kernels import Kernels, kernels_of
-from py_engine.graph.submit import SubmitStrategy, default_strategy
+from py_engine.graph.kernels import kernels_of
+from py_engine.graph.submit import default_strategy
 from py_engine.host.gpu import Gpu
 from py_engine.host.io import Io
 from py_engine.host.profile import adapter_profile, profile_of
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
-from py_engine.models import encodes, unread
+from py_engine.models import encodes, is_tower, unread, unread_of_tower
+from py_engine.serve.filling import fill
 from py_engine.serve.memory import Estimate, MakeRoom, Setting, Taken, estimate, require_room
-from py_engine.serve.options import DEFAULTS, LoadOptions, Progress, storage_of
-from py_engine.serve.runtime import build_runtime
+from py_engine.serve.options import (
+    DEFAULTS,
+    LoadOptions,
+    Progress,
+    VisionChoice,
+    storage_of,
+    tower_form,
+)
+from py_engine.serve.runtime import build_runtime, build_sight
 from py_engine.serve.source import open_source
+from py_engine.serve.vision import LaterTower, later_vision, open_reader
 from py_engine.sources.config import Config, quantization
-from py_engine.sources.repository import Repository
 from py_engine.sources.safetensors import some
 from py_engine.tasks.loaded import Loaded, TextSettings
-from py_engine.weights.loader import Loader
-from py_engine.weights.random import RandomStore
 from py_engine.weights.store import WeightStore
 
 
@@ -85,7 +94,9 @@ async def load_model(
                 tune = None  # measuring needs many dispatches in a command buffer, which this device may not survive
         begun: asyncio.Future[tuple[Tokenizer, ChatTemplate]] | None = None
         store: WeightStore | None = None
-        runtime: Decoder | Encoder | None = None
+        runtime: Decoder | Encoder | TowerRunner | None = None
+        sight: Sight | None = None
+        tower_store: WeightStore | None = None
         try:
             forms = await chosen_forms(room.calls, gpu, io, kernels, tune)
             abort.check()
@@ -100,22 +111,51 @@ async def load_model(
                 context=options.context, kv_dtype=setting.kv_dtype, exact=setting.exact,
                 classes=options.context_classes, strategy=strategy, forms=forms, wide=room.wide_chunks,
             )  # fmt: skip
+            if setting.vision == "auto" and not isinstance(runtime, TowerRunner):
+                tower_store = source.make_store(gpu, tower_form(setting.form), tower=True)
+                sight = build_sight(
+                    source.config, tower_store, gpu, kernels, exact=setting.exact, strategy=strategy
+                )
             await gpu.check()
-            if left := unread(store):
+            left = unread(store) + (unread_of_tower(sight.store) if sight and sight.store else [])
+            if left:
                 note(f"The weights hold tensors that this model does not read: {some(left)}.")
             wanted = self_check
             if wanted is None:
                 wanted = adapter_profile(gpu.info.fallback).self_check
-            peak = await _fill(store, source.repository, gpu, kernels, strategy, tell, abort)
+            stores = [store, *([tower_store] if tower_store else [])]
+            peak = await fill(stores, source.repository, gpu, kernels, strategy, tell, abort)
             await kernels.compiled(partial(_tell_compiling, tell))
             if wanted:
                 tell(Progress("kernels", message="Checking what this GPU computes"))
-            checked = await runtime.self_check().run() if wanted else None
+            parts = [runtime, *([sight.runner] if sight else [])]
+            checked = total([await part.self_check().run() for part in parts]) if wanted else None
             for wrong in checked.wrong if checked else ():
                 note(f"self-check: {wrong}")
-            await runtime.plan()
+            for part in parts:
+                await part.plan()
             tokens, template = await begun
             await gpu.idle()
+            vision, reader, unprepared = None, None, ""
+            if isinstance(runtime, TowerRunner):
+                vision = Vision(runtime.tower, sight=Sight(runtime))
+            elif sight is not None:
+                vision = Vision(sight.runner.tower, sight=sight)
+            elif setting.vision == "lazy":
+                vision = later_vision(
+                    source,
+                    LaterTower(
+                        source.pinned,
+                        gpu,
+                        io,
+                        setting,
+                        strategy,
+                        bool(wanted),
+                        options.on_progress or (lambda _: None),
+                    ),
+                )
+            if vision is not None:
+                reader, unprepared = await open_reader(source, gpu, io, strategy)
             await source.commit()
             tell(Progress("ready", message="Ready"))
             text = None
@@ -141,16 +181,18 @@ async def load_model(
                 checked=checked,
                 takes=room.peak_bytes,
                 embedding=source.embedding,
+                vision=vision,
+                reader=reader,
+                unprepared=unprepared,
             )
         except BaseException:
             if begun is not None:
                 begun.cancel()
                 await asyncio.gather(begun, return_exceptions=True)
             await kernels.forget_failed()
-            if runtime is not None:
-                runtime.release()
-            if store is not None:
-                store.release()
+            for owned in (sight and sight.runner, tower_store, runtime, store):
+                if owned is not None:
+                    owned.release()
             raise
 
 
@@ -169,7 +211,8 @@ async def estimate_model(address: str, gpu: Gpu, io: Io, options: LoadOptions) -
 def setting_of(options: LoadOptions, config: Config, io: Io) -> Setting:
     """How a model of this config is loaded with these options on this device. Raises InputError for options of a KV
     cache where the model has none."""
-    if encodes(config):
+    encoder = encodes(config) or is_tower(config)
+    if encoder:
         for name, given in (
             ("kv", options.kv != "auto"),
             ("context_classes", options.context_classes is not None),
@@ -181,7 +224,7 @@ def setting_of(options: LoadOptions, config: Config, io: Io) -> Setting:
     dtype = options.dtype
     if dtype == "auto":
         dtype = profile_of(io.handheld).dtype
-        if dtype == "q4" and encodes(config):
+        if dtype == "q4" and encoder:
             # Vectors are compared with those of other devices; of MiniLM in 4 bits their cosine is 0.88.
             dtype = "f16"
     form, usual = storage_of(dtype)
@@ -189,34 +232,8 @@ def setting_of(options: LoadOptions, config: Config, io: Io) -> Setting:
     kv_dtype = usual if options.kv == "auto" else cast(KvDtype, options.kv)
     if form in ("q4", "q8") and quantization(config) is not None:
         form = "stored"  # layers that a quantised checkpoint left plain were left so on purpose
-    kv_free = options.kv == "auto" and not exact and not encodes(config)
-    return Setting(form, kv_dtype, options.context, exact, kv_free)
-
-
-async def _fill(
-    store: WeightStore,
-    repository: Repository | None,
-    gpu: Gpu,
-    kernels: Kernels,
-    strategy: SubmitStrategy,
-    tell: Callable[[Progress], object],
-    abort: Abort,
-) -> int:
-    """Fill the store's buffers. Returns the most bytes of weights that the host held at a time."""
-    if isinstance(store, RandomStore):
-        await store.fill(kernels, abort, strategy)
-        return 0
-    assert repository is not None
-    loaded = 0
-    here = repository.local and repository.kept
-    message = "Reading weights kept on this device" if here else ""
-
-    def count(n: int) -> None:
-        nonlocal loaded
-        loaded += n
-        tell(Progress("weights", min(loaded, loader.total), loader.total, message))
-
-    loader = Loader(gpu, kernels, repository, count, abort, strategy)
-    await loader.run(store.jobs)
-    tell(Progress("weights", loader.total, loader.total, message))
-    return loader.peak_bytes
+    kv_free = options.kv == "auto" and not exact and not encoder
+    vision = cast(VisionChoice, options.vision)
+    if vision == "auto" and io.handheld:
+        vision = "lazy"
+    return Setting(form, kv_dtype, options.context, exact, kv_free, vision)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from py_engine.blocks.kv_cache import KvDtype
+from py_engine.encode.vision import Sight, Vision
 from py_engine.errors import InputError, MemoryBudgetError, OutOfMemoryError
 from py_engine.generate.build import DEFAULT_CONTEXT
 from py_engine.graph.kernels import Kernels
@@ -15,7 +16,9 @@ from py_engine.graph.trace import Call
 from py_engine.host.gpu import Gpu
 from py_engine.host.gpu_counting import CountingGpu
 from py_engine.host.profile import adapter_profile
-from py_engine.serve.runtime import build_runtime
+from py_engine.models import is_tower
+from py_engine.serve.options import VisionChoice, tower_form
+from py_engine.serve.runtime import build_runtime, build_sight
 from py_engine.sources.config import Config, quantization
 from py_engine.weights.formats import StorageForm
 from py_engine.weights.loader import cut, staging_bytes
@@ -40,30 +43,38 @@ class Taken:
 
 # What the other models take, after room was made for so many bytes where the load asks for it.
 MakeRoom = Callable[[int], Awaitable[Taken]]
-MakeStore = Callable[[Gpu, StorageForm], WeightStore]
+
+
+class MakeStore(Protocol):
+    """Makes an empty store of a model's weights on a GPU (serve/source.py). `tower`: of its vision tower."""
+
+    def __call__(self, gpu: Gpu, form: StorageForm, *, tower: bool = False) -> WeightStore: ...
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a model would be loaded. `context`: tokens; None: the engine chooses. `exact`: activations are not rounded.
-    `kv_free`: the KV cache may be q8 instead, where the model would not fit else."""
+    `kv_free`: the KV cache may be q8 instead, where the model would not fit else. `vision`: a tower beside the text
+    model is loaded with it ("auto"), with the first picture, or never."""
 
     form: StorageForm
     kv_dtype: KvDtype
     context: int | None
     exact: bool = False
     kv_free: bool = False
+    vision: VisionChoice = "auto"
 
 
 @dataclass(frozen=True)
 class Estimate:
     """GPU bytes of a model whose text fills the context: exactly what `info()["memory"]` then says.
 
-    `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes. `peak_bytes`: the most at any time, with
-    the loader's staging buffer, and with both buffers of the layers that the last growth moves. `loaded_bytes`: the
-    total after the load, with the smallest KV cache. `context`: tokens that all this is for. `wide_chunks`: whether
-    long prompts run in wide chunks (generate/passes.py); `wide`: the estimate with those, if this one is without and
-    the device has room for them.
+    `by_kind`: weights_bytes, state_bytes, snapshot_bytes, activation_bytes; where the model sees pictures, also
+    vision_weights_bytes and vision_bytes, of the largest picture, though they may come later. `peak_bytes`: the most at
+    any time, with the loader's staging buffer, and with both buffers of the layers that the last growth moves.
+    `loaded_bytes`: the total after the load, with the smallest KV cache, and with "lazy" without the tower. `context`:
+    tokens that all this is for. `wide_chunks`: whether long prompts run in wide chunks (generate/passes.py); `wide`:
+    the estimate with those, if this one is without and the device has room for them.
     """
 
     context: int
@@ -115,14 +126,30 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
             context=setting.context, kv_dtype=setting.kv_dtype, exact=setting.exact,
             wide=adapter_profile(gpu.info.fallback).wide_chunks,
         )  # fmt: skip
+        sight: Sight | None = None
+        if setting.vision == "auto":
+            sight = _sight(config, make_store, paper, kernels, setting)
         # The order of a load: the weights stream in through staging, then the activations are made.
-        paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(store.jobs))))
+        jobs = [*store.jobs, *(sight.store.jobs if sight and sight.store else [])]
+        paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(jobs))))
         await runtime.plan()
+        if sight is not None:
+            await sight.runner.plan()
         loaded = paper.counters.live_bytes
         calls = list(runtime.programs.calls)
+        if setting.vision == "lazy" and (
+            sight := _sight(config, make_store, paper, kernels, setting)
+        ):
+            assert sight.store is not None
+            jobs = sight.store.jobs
+            paper.destroy_buffer(paper.create_buffer("staging", staging_bytes(cut(jobs))))
+            await sight.runner.plan()
+        if sight is not None:
+            await sight.runner.fill()
 
         def told(wide_chunks: bool) -> Estimate:
             by_kind = {"weights_bytes": store.nbytes, **runtime.memory()}
+            by_kind |= Vision(sight.runner.tower, sight=sight).memory() if sight else {}
             assert sum(by_kind.values()) == paper.counters.live_bytes
             peak = paper.peak_bytes
             return Estimate(runtime.context, by_kind, loaded, peak, calls, wide_chunks)
@@ -136,6 +163,16 @@ async def estimate(config: Config, make_store: MakeStore, gpu: Gpu, setting: Set
         return narrow
     finally:
         await kernels.settle()
+
+
+def _sight(
+    config: Config, make_store: MakeStore, gpu: Gpu, kernels: Kernels, setting: Setting
+) -> Sight | None:
+    """The tower beside a text model; None where there is none."""
+    if is_tower(config):
+        return None
+    store = make_store(gpu, tower_form(setting.form), tower=True)
+    return build_sight(config, store, gpu, kernels, exact=setting.exact)
 
 
 async def require_room(
@@ -198,8 +235,10 @@ async def _advice(
     if setting.kv_dtype != "q8" and not setting.exact:
         choices.append((replace(setting, kv_dtype="q8"), 'kv="q8"'))
     if quantization(config) is None:
-        choices.append((Setting("q4", "f16", None), 'dtype="q4"'))
-        choices.append((Setting("q4", "q8", None), 'dtype="q4" with kv="q8"'))
+        choices.append((Setting("q4", "f16", None, vision=setting.vision), 'dtype="q4"'))
+        choices.append(
+            (Setting("q4", "q8", None, vision=setting.vision), 'dtype="q4" with kv="q8"')
+        )
     fitting = []
     largest = 0
     for choice, name in choices:

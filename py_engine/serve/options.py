@@ -29,6 +29,8 @@ _STORAGE: dict[str, tuple[StorageForm, KvDtype]] = {
 }
 DTYPES = tuple(_STORAGE)
 KV_CHOICES = ("auto", *KV_DTYPES)
+VisionChoice = Literal["auto", "lazy", "off"]
+VISION_CHOICES: tuple[VisionChoice, ...] = ("auto", "lazy", "off")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class LoadOptions:
 
     dtype: str = "auto"
     kv: str = "auto"
+    vision: str = "auto"
     context: int | None = None
     context_classes: Sequence[int] | None = None
     memory_budget: int | None = None
@@ -72,6 +75,10 @@ class LoadOptions:
             raise InputError(f"dtype={shown(made.dtype)}: choose one of {', '.join(DTYPES)}")
         if not isinstance(made.kv, str) or made.kv not in KV_CHOICES:
             raise InputError(f"kv={shown(made.kv)}: choose one of {', '.join(KV_CHOICES)}")
+        if not isinstance(made.vision, str) or made.vision not in VISION_CHOICES:
+            raise InputError(
+                f"vision={shown(made.vision)}: choose one of {', '.join(VISION_CHOICES)}"
+            )
         if made.memory_budget is not None:
             whole("memory_budget", made.memory_budget, 1, 1 << 53)
         if made.context is not None:
@@ -96,6 +103,12 @@ DEFAULTS = LoadOptions()
 def storage_of(dtype: str) -> tuple[StorageForm, KvDtype]:
     """For a dtype: the form of plain matrices, and the dtype of the KV cache unless another one is asked for."""
     return _STORAGE[dtype]
+
+
+def tower_form(form: StorageForm) -> StorageForm:
+    """How the matrices of a vision tower are stored beside a text model in `form`: never in 4 bits, which it bears
+    badly."""
+    return "f16" if form == "q4" else form
 
 
 def check_place(model: object, gpu: object, io: object, host: object) -> None:

@@ -61,6 +61,7 @@ class LoadOptions:
 
     dtype: str | None = None  # "auto", "f32", "f16", "q8" or "q4"
     kv: str | None = None  # the KV cache: "auto", "f32", "f16" or "q8"
+    vision: str | None = None  # the tower for pictures: "auto", "lazy" or "off"
     context: int | None = None  # tokens
     memory_budget: int | None = None  # the most GPU bytes; absent: 1.2 GB on phones and tablets
     group: int | None = None  # dispatches in a command buffer; absent: all in one

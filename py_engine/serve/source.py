@@ -19,7 +19,7 @@ from py_engine.inputs.chat_template import ChatTemplate, find_template
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.kept.lock import Note
 from py_engine.kept.opening import open_kept
-from py_engine.models import encodes, sets_of
+from py_engine.models import encodes, is_tower, sets_of
 from py_engine.sources.address import open_repository
 from py_engine.sources.config import (
     DENSE_MODULES,
@@ -50,8 +50,9 @@ class Source:
     kept: bool | None = None  # see Loaded; known after `commit`
     repository: Repository | None = None  # of the weights' files; None: there are no files
 
-    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
-        """An empty store of this model's weights on a GPU."""
+    def make_store(self, gpu: Gpu, form: StorageForm, *, tower: bool = False) -> WeightStore:
+        """An empty store of this model's weights on a GPU. `tower`: of its vision tower, beside that of the text
+        model."""
         raise NotImplementedError
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
@@ -102,9 +103,10 @@ class RandomSource(Source):
         if encodes(self.config):
             self.embedding = EmbedSettings()
 
-    def make_store(self, gpu: Gpu, form: StorageForm) -> RandomStore:
-        """A store whose `fill` computes the weights."""
-        return RandomStore(gpu, self.config, form)
+    def make_store(self, gpu: Gpu, form: StorageForm, *, tower: bool = False) -> RandomStore:
+        """A store whose `fill` computes the weights. A tower stays plain, as those of published models."""
+        plain = {k: v for k, v in self.config.items() if k != "quantization"}
+        return RandomStore(gpu, plain if tower else self.config, form)
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
         """Bytes as tokens, and no chat template."""
@@ -145,7 +147,7 @@ class FileSource(Source):
         await self.repository.commit()
         self.kept = self.repository.kept
 
-    def make_store(self, gpu: Gpu, form: StorageForm) -> WeightStore:
+    def make_store(self, gpu: Gpu, form: StorageForm, *, tower: bool = False) -> WeightStore:  # noqa: ARG002
         """A store that a Loader fills from the repository."""
         return WeightStore(
             gpu, self._tensors, quantization_of(self._tensors, quantization(self.config)), form=form,
@@ -153,7 +155,10 @@ class FileSource(Source):
         )  # fmt: skip
 
     async def tokenizer(self) -> tuple[Tokenizer, ChatTemplate]:
-        """Of tokenizer.json and the files beside it."""
+        """Of tokenizer.json and the files beside it. A model that reads no texts gets a tokenizer of bytes."""
+        if is_tower(self.config):
+            tokenizer = await byte_tokenizer()
+            return tokenizer, ChatTemplate(None, tokenizer)
         config = await self.repository.json_object("tokenizer_config.json")
         special = await self.repository.json_object("special_tokens_map.json")
         tokenizer = await Tokenizer.load(

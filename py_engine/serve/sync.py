@@ -27,6 +27,7 @@ from py_engine.generate.stream import Delta, FinishReason
 from py_engine.generate.tools import ToolCall
 from py_engine.graph.submit import SubmitStrategy
 from py_engine.inputs.window import Messages
+from py_engine.pictures.picture import Picture
 from py_engine.serve.background import CLOSE_S, WAIT_S, Background
 from py_engine.serve.engine import Engine
 from py_engine.serve.memory import Estimate
@@ -50,6 +51,7 @@ class SharedLoadOptions(TypedDict, total=False):
 
     dtype: str
     kv: str
+    vision: str
     context: int | None
     context_classes: Sequence[int] | None
     memory_budget: int | None
@@ -157,6 +159,14 @@ class SyncEngine:
         """Continue after token ids. Arguments and errors as for Engine.generate."""
         return self._generate(lambda: self._engine.generate(ids, **options))
 
+    def describe_image(self, image: Any = None, **options: Any) -> SyncGeneration:
+        """Say what is in a picture. Arguments and errors as for Engine.describe_image."""
+        return self._generate(lambda: self._engine.describe_image(image, **options))
+
+    def read_picture(self, source: Any, *, allow_urls: bool = False) -> Picture:
+        """A picture, decoded now. Arguments and errors as for Engine.read_picture."""
+        return self._wait(self._engine.read_picture(source, allow_urls=allow_urls))
+
     def embed(
         self,
         texts: Sequence[str] | None = None,
@@ -212,9 +222,11 @@ class SyncEngine:
             lambda: self._engine.count_tokens(content, tools=tools, enable_thinking=enable_thinking)
         )
 
-    def logits(self, ids: Sequence[int]) -> memoryview[float]:
-        """Logits after the last id: float32, shape [vocab_size], as a buffer that numpy.asarray reads."""
-        return self._wait(self._engine.logits(ids))
+    def logits(
+        self, ids: Sequence[int], *, images: Sequence[Any] | None = None
+    ) -> memoryview[float]:
+        """Logits after the last id: float32, shape [vocab_size]. Arguments and errors as for Engine.logits."""
+        return self._wait(self._engine.logits(ids, images=images))
 
     @property
     def vocab_size(self) -> int:
@@ -229,14 +241,16 @@ class SyncEngine:
         host: str | None = None,
         dtype: str = "auto",
         kv: str = "auto",
+        vision: str = "auto",
         context: int | None = None,
         memory_budget: int | None = None,
     ) -> Estimate:
         """GPU bytes by kind that `load` with these arguments would take. Errors as for Engine.estimate."""
         background = Background()
         estimate = Engine.estimate(
-            model, host=host, dtype=dtype, kv=kv, context=context, memory_budget=memory_budget
-        )
+            model, host=host, dtype=dtype, kv=kv, vision=vision, context=context,
+            memory_budget=memory_budget,
+        )  # fmt: skip
         try:
             return background.wait(estimate)
         finally:

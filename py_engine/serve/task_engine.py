@@ -12,19 +12,37 @@ from py_engine.generate.answer import Generation
 from py_engine.generate.given import Given, check_ids
 from py_engine.generate.options import Options
 from py_engine.generate.tools import check_tools
+from py_engine.inputs.media import take_media
 from py_engine.inputs.window import Messages
+from py_engine.pictures.picture import Picture, read_picture
 from py_engine.serve.life import Life
 from py_engine.tasks import task_of, tasks_of
 from py_engine.tasks.chat import ChatRequest
 from py_engine.tasks.complete import CompleteRequest
+from py_engine.tasks.describe import PROMPT, DescribeRequest
 from py_engine.tasks.embed import Embeddings, EmbedRequest
 from py_engine.tasks.fields import made
 from py_engine.tasks.loaded import Loaded
 from py_engine.tasks.rerank import Ranking, RerankRequest
+from py_engine.tasks.seen import Seen
 from py_engine.tasks.similarity import Similarities, SimilarityRequest
 from py_engine.tasks.task import Job, Request, W
 from py_engine.tasks.text import text_job
 from py_engine.work import Answer, Event, Work
+
+
+class _Given:
+    """Rows that are given as they are."""
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+
+    def given(self, loaded: Loaded, ids: Sequence[int]) -> Given:  # noqa: ARG002
+        """The rows."""
+        return self._given
+
+    def forget(self, loaded: Loaded) -> None:
+        """Nothing was made."""
 
 
 class TaskEngine(Life):
@@ -65,7 +83,10 @@ class TaskEngine(Life):
         """Answer a conversation by the model's chat template.
 
         messages: {"role": "system" | "user" | "assistant" | "tool", "content": str}, the last one to be answered;
-        content may be a list of {"type": "text", "text": str}. A message of the assistant may hold the `reasoning` and
+        content may be a list of parts: {"type": "text", "text": str} and, for a model that sees, {"type": "image",
+        "image": bytes of a file, a path, an array [height, width, 3] of uint8, a PIL image or a Picture},
+        {"type": "image_url", "image_url": {"url": "data:..."}} and {"type": "video", "frames": [...], "fps": 2}
+        (docs/vision.md). A message of the assistant may hold the `reasoning` and
         `tool_calls` of its Answer. The result of a tool is a message with role "tool" and the call's id as
         `tool_call_id`. The prompt holds every text but finished thinking, or the call is refused
         (docs/conversations.md).
@@ -96,6 +117,40 @@ class TaskEngine(Life):
         Raises InputError at once.
         """
         return self.ask(made(CompleteRequest, prompt=prompt, **options))
+
+    def describe_image(
+        self,
+        image: Any = None,
+        *,
+        pixels: Any = None,
+        width: int | None = None,
+        height: int | None = None,
+        patches: Any = None,
+        grid: Sequence[int] | None = None,
+        prompt: str = PROMPT,
+        **options: Unpack[Options],
+    ) -> Generation:
+        """Say what is in a picture, or answer a question about it (`prompt`), without thinking first.
+
+        image: bytes of a file, a path, a data: address, an array [height, width, 3] of uint8, a PIL image. Or pixels:
+        such an array, or raw bytes with `width` and `height`. Or patches, float32 [n, k] as the model's image processor
+        gives them, with their grid (1, rows, columns). Options as for `chat`. Raises InputError at once.
+        """
+        return self.ask(
+            made(
+                DescribeRequest, image,
+                pixels=pixels, width=width, height=height, patches=patches, grid=grid, prompt=prompt,
+                **options,
+            )
+        )  # fmt: skip
+
+    async def read_picture(self, source: Any, *, allow_urls: bool = False) -> Picture:
+        """A picture for parts of messages and `describe_image`, decoded now.
+
+        source: as `describe_image` takes it, or an http(s) address, which is fetched if `allow_urls`. Close it when it
+        is not asked about any more. Raises InputError, HubError (the address answers with an error), HostError.
+        """
+        return await read_picture(source, self._in_use().io, allow_urls=allow_urls)
 
     def embed(
         self,
@@ -167,13 +222,15 @@ class TaskEngine(Life):
         enable_thinking: bool | None = None,
     ) -> int:
         """Number of tokens of a text, or of a conversation as `chat` would lay it out with these `tools` and
-        `enable_thinking`, generation prompt included. Raises InputError, also for `tools` or `enable_thinking` beside a
-        text."""
+        `enable_thinking`, generation prompt and pictures included. Raises InputError, also for `tools` or
+        `enable_thinking` beside a text."""
         flag("enable_thinking", enable_thinking)
         offered = check_tools(tools)
         if not isinstance(content, str):
-            template = self._loaded.text.template
-            return template.count_tokens(content, offered, enable_thinking=enable_thinking)
+            loaded = self._loaded
+            said, media = take_media(content)
+            pieces = loaded.text.template.pieces(said, offered, enable_thinking=enable_thinking)
+            return len(Seen(loaded, media).encode(pieces, said))
         if offered or enable_thinking is not None:
             raise InputError(
                 "tools and enable_thinking belong to a conversation: give messages, not a text"
@@ -198,7 +255,7 @@ class TaskEngine(Life):
         """`generate` after ids of which the negative ones stand for given rows, of images or sounds."""
         check_ids(ids, self.vocab_size, given)
         request = made(CompleteRequest, **options)
-        job = text_job(self._in_use(), list(ids), request, given=given)
+        job = text_job(self._in_use(), list(ids), request, rows=_Given(given))
         return cast(Generation, self.start(job))
 
     async def generate_ids(

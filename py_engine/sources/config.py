@@ -42,9 +42,12 @@ _INHERITED = (
     "vocab_size",
     "dtype",
     "torch_dtype",
+    "downsample_factor",
 )
 # Ends of the names of configs of other parts, and of ids that stand for them in a prompt (image_token_id).
 _INHERITED_ENDS = ("_config", "_token_id")
+# How names of keys begin that say what stands between a tower and the text model.
+_INHERITED_BEGINNINGS = ("projector_",)
 # Keys where null differs from a missing key. It means: as many as query heads; no window; no cap.
 _NULLS = (
     "num_key_value_heads",
@@ -131,7 +134,9 @@ def normalise(raw: Any, where: str = "config.json") -> Config:
         outer = {
             key: value
             for key, value in flat.items()
-            if key in (*_INHERITED, *_TOP_KEYS) or key.endswith(_INHERITED_ENDS)
+            if key in (*_INHERITED, *_TOP_KEYS)
+            or key.endswith(_INHERITED_ENDS)
+            or key.startswith(_INHERITED_BEGINNINGS)
         }
         top = {key: flat[key] for key in _TOP_KEYS if key in flat}
         # Multimodal configs repeat defaults in text_config; ids and quantisation of the top level win.

@@ -10,6 +10,7 @@ from py_engine.blocks.kv_cache import KvDtype
 from py_engine.checks.self_check import Outcome
 from py_engine.encode.reranking import Judge
 from py_engine.encode.settings import EmbedSettings
+from py_engine.encode.vision import Vision
 from py_engine.errors import InputError
 from py_engine.generate.decoder import Decoder
 from py_engine.generate.marks import Markup
@@ -19,6 +20,7 @@ from py_engine.host.io import Io
 from py_engine.inputs.chat_template import ChatTemplate
 from py_engine.inputs.tokenizer import Tokenizer
 from py_engine.inputs.window import Window
+from py_engine.pictures.reader import PictureReader
 from py_engine.tasks import tasks_of
 from py_engine.weights.formats import StorageForm
 from py_engine.weights.store import WeightStore
@@ -77,6 +79,11 @@ class Loaded:
     checked: Outcome | None  # result of the self-check; None: there was none
     takes: int  # the most GPU bytes, when the context is full: Estimate.peak_bytes
     embedding: EmbedSettings | None = None  # None: the model does not make vectors of texts
+    vision: Vision | None = None  # None: the model does not see pictures
+    reader: PictureReader | None = (
+        None  # prepares pictures for `vision`; None: `unprepared` says why
+    )
+    unprepared: str = ""
 
     @property
     def decoder(self) -> Decoder:
@@ -113,5 +120,7 @@ class Loaded:
 
     def release(self) -> None:
         """Free every buffer."""
+        if self.vision is not None:
+            self.vision.release()
         self.runtime.release()
         self.store.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from py_engine.arguments import flag, shown, whole
 from py_engine.errors import ContextError, InputError
@@ -23,6 +23,16 @@ from py_engine.tasks.task import During, Job, R, Request, Task, Told
 from py_engine.work import Work
 
 MAX_STOPS = 1000
+
+
+class Rows(Protocol):
+    """What the negative ids of a prompt stand for."""
+
+    def given(self, loaded: Loaded, ids: Sequence[int]) -> Given | None:
+        """The rows, made by a model that is loaded: after the loss of a device, by another."""
+
+    def forget(self, loaded: Loaded) -> None:
+        """Free what was made, after the run."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class TextAnswer:
 
     `text` is the answer itself, `reasoning` the thinking before it. `tool_calls`: {"id", "type": "function",
     "function": {"name", "arguments": JSON text}}; `tool_call_errors`: why other calls stayed text, and how these break
-    their schemas.
+    their schemas. `image_tokens`: how many of the prompt's tokens are rows of pictures.
     """
 
     text: str
@@ -95,6 +105,7 @@ class TextAnswer:
     reasoning_tokens: int = 0
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     tool_call_errors: list[str] = field(default_factory=list)
+    image_tokens: int = 0
 
 
 class TextTask(Task[R]):
@@ -135,6 +146,7 @@ class TextTask(Task[R]):
             answer.reasoning_tokens,
             [{**call} for call in answer.tool_calls],
             answer.tool_call_errors,
+            answer.image_tokens,
         )
 
 
@@ -143,9 +155,16 @@ class TextJob(Job[Delta, Answer]):
 
     status = "generating"
 
-    def __init__(self, request: generating.Request, dropped: Dropped | None = None) -> None:
+    def __init__(
+        self,
+        request: generating.Request,
+        dropped: Dropped | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        """`rows`: as for text_job."""
         self.dropped = dropped
         self._request = request
+        self._rows = rows
         self._run: generating.Run | None = None
 
     @property
@@ -159,13 +178,22 @@ class TextJob(Job[Delta, Answer]):
             self._run = generating.Run(
                 self._request, work, loaded.tokenizer, loaded.io.now, loaded.load_s
             )
-        await self._run.run(loaded.decoder)
+        rows = self._rows
+        try:
+            given = rows.given(loaded, self._request.ids) if rows else None
+            await self._run.run(loaded.decoder, given)
+        finally:
+            if rows:
+                rows.forget(loaded)
 
     def stopped(self) -> Answer:
         """The answer so far."""
         if self._run is not None:
             return self._run.finish()
-        return Answer(prompt_tokens=len(self._request.ids), finish_reason="abort")
+        asked = self._request
+        return Answer(
+            prompt_tokens=len(asked.ids), image_tokens=asked.image_tokens, finish_reason="abort"
+        )
 
     def work(self, run: Any) -> Generation:
         """A Generation that knows which messages were left out."""
@@ -179,16 +207,18 @@ def text_job(
     splitter: Splitter | None = None,
     border: int | None = None,
     dropped: Dropped | None = None,
-    given: Given | None = None,
+    rows: Rows | None = None,
 ) -> TextJob:
-    """The job for a prompt's ids. `given`: rows of negative ids. `splitter`: finds the marks in the answer; None: marks
-    are text. `border`: as for Decoder.generate. `dropped`: messages that were left out. Raises InputError,
-    ContextError."""
+    """The job for a prompt's ids. `rows`: gives the rows of negative ids, of a picture. `splitter`: finds the marks in
+    the answer; None: marks are text. `border`: as for Decoder.generate. `dropped`: messages that were left out. Raises
+    InputError, ContextError."""
     context, text = loaded.decoder.state.context, loaded.text
     room = context - len(ids)
+    images = sum(i < 0 for i in ids)
+    seen = f" ({images} of them are of pictures)" if images else ""
     if room < 1:
         raise ContextError(
-            f"the prompt of {len(ids)} tokens leaves no room in the context of {context}: shorten the "
+            f"the prompt of {len(ids)} tokens{seen} leaves no room in the context of {context}: shorten the "
             "conversation or load the model with a larger context",
             len(ids),
             context,
@@ -197,7 +227,7 @@ def text_job(
     max_tokens = room if most is None else whole("max_tokens", most, 1, 1 << 31)
     if max_tokens > room:
         raise ContextError(
-            f"{len(ids)} prompt tokens + max_tokens={max_tokens} exceed the context of {context}: ask for at "
+            f"{len(ids)} prompt tokens{seen} + max_tokens={max_tokens} exceed the context of {context}: ask for at "
             f"most {room} tokens, shorten the conversation, or load the model with a larger context",
             len(ids),
             context,
@@ -211,8 +241,9 @@ def text_job(
         () if ignore_eos else _stop_ids(text),
     )
     return TextJob(
-        generating.Request(ids, sampling, max_tokens, stop, border, splitter or Splitter(), given),
+        generating.Request(ids, sampling, max_tokens, stop, border, splitter or Splitter(), images),
         dropped,
+        rows,
     )
 
 

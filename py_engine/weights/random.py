@@ -127,6 +127,31 @@ _SHAPES["embeddinggemma-300m"] = {
     "use_bidirectional_attention": True,
     DENSE_MODULES: [_dense(2, 768, 3072), _dense(3, 3072, 768)],
 }
+# Their towers: 4 bits leave them plain, as published conversions do.
+_SHAPES["qwen3.5-0.8b-vl"] = {
+    **_SHAPES["qwen3.5-0.8b"],
+    "model_type": "qwen3_5",
+    "vision_config": {
+        "depth": 12,
+        "hidden_size": 768,
+        "num_heads": 12,
+        "intermediate_size": 3072,
+        "in_channels": 3,
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 1024,
+        "num_position_embeddings": 2304,
+    },
+}
+_SHAPES["lfm2.5-vl-450m"] = {
+    **_SHAPES["lfm2.5-350m"],
+    "model_type": "lfm2_vl",
+    "downsample_factor": 2,
+    "projector_hidden_size": 2560,
+    "projector_use_layernorm": True,
+    "vision_config": {},
+}
 # Not a published model: one layer of each kind, to test a device with (diagnostics/dispatch_tests.py).
 _SHAPES["tiny"] = {
     **_SHAPES["qwen3.5-0.8b"],
@@ -190,7 +215,7 @@ class RandomStore(WeightStore):
                 await self._gpu.idle()
 
     def _layer(self, name: str, rows: int, wanted: Rows) -> Layer:
-        cols, plain = wanted.cols, wanted.plain or wanted.channels_last
+        cols, plain = wanted.cols, wanted.plain or bool(wanted.channels)
         if self._given is None or plain:
             return Layer(self._plain("BF16", cols, plain))
         return Layer(quantised("q4", cols, self._given.group_size, "bf16"))

@@ -41,6 +41,14 @@ class Rows:
     axes: tuple[int, ...]
     plain: bool = False
     channels_last: bool = False
+    channels_first: bool = False
+
+    @property
+    def channels(self) -> int:
+        """The first of two axes that change places, as RowForm has it; 0: they stay."""
+        if self.channels_first:
+            return self.cols // self.axes[-1]
+        return self.axes[0] if self.channels_last else 0
 
     @property
     def cols(self) -> int:
@@ -131,6 +139,7 @@ class WeightStore(NamedTensors):
         plain: bool = False,
         axes: Sequence[int] = (),
         channels_last: bool = False,
+        channels_first: bool = False,
     ) -> Linear:
         """Layers `names` ([rows[i], cols] each) that read the same input, stacked.
 
@@ -139,10 +148,10 @@ class WeightStore(NamedTensors):
         g v / |v|; a row of zeros stays zeros (torch makes NaN of it). Such rows are not quantised.
         `bias`: `<name>.bias` is read too, for every name. `plain`: the load does not quantise these rows. `axes`: the
         axes of a row in the file, where it has several: (channels, taps) for a convolution of shape
-        [rows[i], channels, taps]. `channels_last`: the first of these axes becomes the last; such rows are not
-        quantised.
+        [rows[i], channels, taps]. `channels_last`: the first of these axes becomes the last; `channels_first`: the last
+        becomes the first; such rows are not quantised.
         """
-        wanted = Rows(tuple(axes) or (cols,), plain, channels_last)
+        wanted = Rows(tuple(axes) or (cols,), plain, channels_last, channels_first)
         if wanted.cols != cols:
             raise ValueError(f"{names[0]}: axes {wanted.axes} of a row are not {cols} columns")
         key = (tuple(names), tuple(rows), wanted)
@@ -203,7 +212,7 @@ class WeightStore(NamedTensors):
         info = self._find(f"{name}.weight")
         packing = self._quantization(name)
         if packing is not None:
-            if wanted.channels_last:
+            if wanted.channels:
                 raise ModelError(
                     f"{self._family}: {name} is quantised, but the order of its axes must be changed, which takes "
                     "plain weights. Take a conversion that leaves it plain."
@@ -215,7 +224,7 @@ class WeightStore(NamedTensors):
                 "plain weights are F32, F16 or BF16. Fetch the file again, or convert the model again."
             )
         self._floats(info.name, [(rows, *wanted.axes)])
-        if wanted.channels_last:
+        if wanted.channels:
             return self._made_of(info, wanted)
         return Layer(self._plain(info.dtype, wanted.cols, wanted.plain), {"weight": info})
 
@@ -239,7 +248,7 @@ class WeightStore(NamedTensors):
                 f"{self._family}: a row of {info.name} has {wanted.cols} numbers, more than {MAX_ROW}"
             )
         to = "f32" if wanted.cols % 2 else self._narrowed(info.dtype)
-        form = RowForm(to, wanted.axes[0] if wanted.channels_last else 0, lengths)
+        form = RowForm(to, wanted.channels, lengths)
         return Layer(floats(to, wanted.cols), {"weight": info}, form=form)
 
     def _packed(
