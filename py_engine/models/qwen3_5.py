@@ -24,6 +24,7 @@ from py_engine.blocks.dense import (
 )
 from py_engine.blocks.layers import Block, Mixer, Model
 from py_engine.errors import ModelError
+from py_engine.models.qwen3_5_tower import sees
 from py_engine.models.qwen3_5_tower import tower as tower  # models/__init__.py finds it here
 from py_engine.ops.delta import DeltaShape
 from py_engine.sources.config import (
@@ -71,7 +72,7 @@ def build(config: Config, store: WeightStore) -> Model:
     weights = Checkpoint(sizes, store, norm_offset=0.0 if _from_mlx(store, kinds) else 1.0)
     weights.check_kinds(kinds, {LINEAR: "linear_attn", FULL: "self_attn"})
     rope = rope_of(config, sizes, partial=True)
-    if config.get("vision_config") is not None:
+    if sees(config, store):
         rope = replace(rope, axes=_axes(config, rope.width // 2))
     bias = require_bool(config, "attention_bias", False)
     embedding, head = weights.embedding_and_head(config)

@@ -39,6 +39,14 @@ _EPS = 1e-6  # transformers has no key for it
 _PREFIXES = ("model.visual.", "vision_tower.", "visual.")
 
 
+def sees(config: Config, store: WeightStore) -> bool:
+    """Whether the checkpoint has the tower."""
+    return (
+        config.get("vision_config") is not None
+        and found_prefix(store, _PREFIXES, "blocks.") is not None
+    )
+
+
 def tower(config: Config, store: WeightStore) -> Tower | None:
     """The tower and its merger; None: the checkpoint has none. Raises ModelError."""
     prefix = found_prefix(store, _PREFIXES, "blocks.")
