@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from py_engine.serve.options import Progress
     from py_engine.serve.recovery import DeviceEvent
     from py_engine.serve.sessions import SessionInfo
-    from py_engine.serve.sync import SyncEngine, SyncGeneration, SyncWork, load
+    from py_engine.serve.sync import SyncEngine, load
     from py_engine.serve.sync_device import SyncDevice
+    from py_engine.serve.sync_work import SyncGeneration, SyncWork
     from py_engine.tasks.chat import ChatRequest
     from py_engine.tasks.complete import CompleteRequest
     from py_engine.tasks.describe import DescribeRequest
@@ -131,9 +132,9 @@ _NAMES = {
     "StorageFullError": "errors",
     "SyncDevice": "serve.sync_device",
     "SyncEngine": "serve.sync",
-    "SyncGeneration": "serve.sync",
+    "SyncGeneration": "serve.sync_work",
     "SyncMemory": "memory.sync",
-    "SyncWork": "serve.sync",
+    "SyncWork": "serve.sync_work",
     "Timings": "generate.answer",
     "ToolCall": "generate.tools",
     "Work": "work",

@@ -270,7 +270,7 @@ def test_files_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "bytes of numbers": (str(tmp_path / "cut.npy"), "1,2,2"),
         "header": (str(tmp_path / "code.npy"), "1,2,2"),
         "no .npy": (str(tmp_path / "text.npy"), "1,2,2"),
-        "cannot be read": (str(tmp_path / "none.npy"), "1,2,2"),
+        "there is no such file": (str(tmp_path / "none.npy"), "1,2,2"),
         "like 1,16,16": (str(tmp_path / "good.npy"), "1,2"),
         "pixels": (npy(tmp_path / "pixels.npy", np.zeros((2, 2, 3), np.uint8)), None),
     }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
 from py_engine.blocks.state import State
 from py_engine.errors import OutOfMemoryError
 from py_engine.graph.programs import Programs
@@ -72,3 +76,35 @@ class Chunks:
         """The end of the chunk that begins at row `start`, when rows up to `stop` are to run."""
         end = start + min(self.most, self._rows)
         return stop if end >= stop else end - end % min(_BORDER, self.most)
+
+    def pace(self) -> Pace:
+        """For the chunks of a prefill that begins now."""
+        return Pace(self._gpu, self)
+
+
+class Pace:
+    """Keeps at most two chunks of a prefill in flight, so that a long prompt can be stopped, and times them. The first
+    chunk on a device runs alone: its time says how many rows the next may have."""
+
+    def __init__(self, gpu: Gpu, chunks: Chunks) -> None:
+        self._gpu = gpu
+        self._chunks = chunks
+        # How many rows were submitted together, and what to await until they have run.
+        self._running: deque[tuple[int, Callable[[], Awaitable[None]]]] = deque()
+        self._rows, self._since = 0, time.perf_counter()
+
+    def submitted(self, rows: int) -> None:
+        """Count the rows of a chunk."""
+        self._rows += rows
+
+    async def follow(self, left: int) -> None:
+        """Wait until another chunk may be submitted; `left`: the rows that still have to run."""
+        self._running.append((self._rows, self._gpu.fence()))
+        self._rows = 0
+        if len(self._running) > self._chunks.timed:
+            rows, passed = self._running.popleft()
+            await passed()
+            now = time.perf_counter()
+            self._chunks.ran(rows, now - self._since)
+            self._since = now
+            await self._chunks.fit(left)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -344,14 +342,12 @@ class Decoder(Runtime):
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
         cut = (border if prefix.recurrent else None) or len(ids)
-        # How many rows were submitted last, and what to await until they have run.
-        running: deque[tuple[int, Callable[[], Awaitable[None]]]] = deque()
-        rows, since = 0, time.perf_counter()
+        pace = self._chunks.pace()
         while start < len(ids):
             abort.check()
             end = self._chunks.end(start, cut if start < cut else len(ids))
             last = end == len(ids)
-            rows += end - start
+            pace.submitted(end - start)
             prefix.leave()
             self._write(self.state.ids, words(ids[start:end]))
             if feed:
@@ -368,17 +364,7 @@ class Decoder(Runtime):
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
             if not last and start != cut:
-                # At most two chunks are in flight, so that a long prompt can be stopped. The first chunk on a device
-                # runs alone: its time says how many rows the next may have.
-                running.append((rows, self.gpu.fence()))
-                rows = 0
-                if len(running) > self._chunks.timed:
-                    ran, passed = running.popleft()
-                    await passed()
-                    now = time.perf_counter()
-                    self._chunks.ran(ran, now - since)
-                    since = now
-                    await self._chunks.fit(len(ids) - start)
+                await pace.follow(len(ids) - start)
             prefix.reached(ids[:start])
             if start == cut:
                 await prefix.mark()
