@@ -128,14 +128,14 @@ class Embedder:
             self._page.client.ask("unload", model=NAME)
             self._become("none", f"{name} makes no vectors of texts. Choose an embedder.")
         elif status == "ready":
-            self._keep()
+            self._remember()
             self._become("ready", "Searched by " + name)
             announce(name + " is ready")
         elif status == "error":
             text = sentence(message["error"].split("\nTraceback")[0])
             self._become("none", f"{name} did not load. {text}")
 
-    def _keep(self):
+    def _remember(self):
         try:
             storage.write(LAST, self._model["id"])
         except storage.StoreFull:

@@ -68,7 +68,7 @@ def test_a_load_that_fails_leaves_the_others(device: SyncDevice) -> None:
     with pytest.raises(MemoryBudgetError):
         device.load(WRITER, memory_budget=before + 1000)
     assert device._device._gpu.counters.live_bytes == before
-    assert encoder.tasks == ["embed"]
+    assert encoder.tasks == ["embed", "similarity"]
     alone = SyncEngine.estimate(WRITER, host="wgpu", context=64).peak_bytes
     writer = device.load(WRITER, context=64, memory_budget=alone + 1000, make_room=True)
     assert writer.tasks and encoder.info()["status"] == "closed"
@@ -83,7 +83,7 @@ def test_a_device_is_in_use_as_long_as_its_models() -> None:
         gone = weakref.ref(device)
         del device
         gc.collect()
-        assert encoder.tasks == ["embed"]
+        assert encoder.tasks == ["embed", "similarity"]
         del encoder
         gc.collect()
     assert gone() is None and engine_threads() == threads
