@@ -112,8 +112,8 @@ class Visit:
         assert not self.errors, self.errors
 
 
-def offer(site: PageServer) -> None:
-    """Offer two tiny models, of which the first is the default, and a tiny embedder."""
+def offer(site: PageServer, *more: str) -> None:
+    """Offer two tiny models, of which the first is the default, `more` chat models, and a tiny embedder."""
     site.site.embedders = [
         {"id": f"{ORGANISATION}/bert-f32", "label": "Tiny", "size": 1_000_000, "endpoint": "local"}
     ]
@@ -127,7 +127,9 @@ def offer(site: PageServer) -> None:
             "endpoint": "local",
             "default": not number,
         }
-        for number, (name, kind) in enumerate(((MODEL, "chat"), (OTHER, "base")))
+        for number, (name, kind) in enumerate(
+            ((MODEL, "chat"), (OTHER, "base"), *((name, "chat") for name in more))
+        )
     ]
 
 
