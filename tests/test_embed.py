@@ -194,6 +194,41 @@ def test_texts_that_were_cut_are_told(engines: Callable[[str], Engine], run: Run
     assert "cut" not in Embed().answer(run(_embed(engine, ["hello"])))
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_passes_fly_together_where_they_are_quick(
+    engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """Passes of a flight are submitted without a wait between them and read at once, four at most. Slow ones fly alone,
+    and are waited for before a read that would block the event loop. The vectors are the same."""
+    runtime: Any = engines(PLAIN)._loaded.runtime
+    gpu, ids = runtime.gpu, golden(PLAIN)["ids_80"].tolist()
+    texts = [ids[i:] + ids[:i] for i in range(9)]  # each fills a pass
+    alone = b"".join(bytes(run(runtime.embed([text], "mean", Abort()))) for text in texts)
+    monkeypatch.setattr(runtime, "_sizes", (32, 80))
+    monkeypatch.setattr(encoders, "FLIGHT_S", 1000.0 if quick else 1e-9)
+    calls = dict.fromkeys(("replay", "copy", "read", "idle"), 0)
+
+    def counted(name: str) -> None:
+        call = getattr(gpu, name)
+
+        async def count(*args: Any) -> Any:
+            calls[name] += 1
+            return await call(*args)
+
+        monkeypatch.setattr(gpu, name, count)
+
+    for name in calls:
+        counted(name)
+    submits = gpu.counters.submits
+    assert run(runtime.embed(texts, "mean", Abort())) == alone
+    if quick:  # 4 + 4 + 1
+        assert calls == {"replay": 9, "copy": 8, "read": 3, "idle": 0}
+    else:
+        assert calls == {"replay": 9, "copy": 0, "read": 9, "idle": 9}
+    buffers = len(runtime.programs.chain("encode", "mean", rows=80).recording.command_buffers)
+    assert gpu.counters.submits - submits == 9 * buffers + calls["copy"]
+
+
 def test_others_have_their_turns_between_passes(
     engines: Callable[[str], Engine], run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

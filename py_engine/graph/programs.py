@@ -35,8 +35,8 @@ class Program:
 class Programs:
     """The programs of one model on one device. They share activations, since only one of them runs at a time.
 
-    `chains`: programs of one size that also run one after another as one plan. `features`: the features of the device
-    that kernels may use.
+    `chains`: programs that also run one after another as one plan; all but the first have one size. `features`: the
+    features of the device that kernels may use.
     """
 
     def __init__(
@@ -107,12 +107,13 @@ class Programs:
 
     def find(self, name: str, rows: int = 1) -> Plan:
         """The smallest plan of a program that holds so many rows."""
-        program = self._programs[name]
-        return self._plan(_label(program, next(n for n in program.sizes if n >= rows)))
+        return self.chain(name, rows=rows)
 
-    def chain(self, *names: str) -> Plan:
-        """The plan that runs these programs one after another."""
-        return self._plan(" ".join(names))
+    def chain(self, name: str, *others: str, rows: int = 1) -> Plan:
+        """The smallest plan that runs these programs one after another, the first over so many rows."""
+        program = self._programs[name]
+        first = _label(program, next(n for n in program.sizes if n >= rows))
+        return self._plan(" ".join((first, *others)))
 
     def replace(self, old: Tensor, new: Tensor) -> None:
         """From now on plans use `new` where they used `old`. Each is bound anew when it is next asked for, so that a
@@ -178,9 +179,11 @@ class Programs:
             for rows in program.sizes if program.alone else ():
                 plan = await self._planner.lower([traces[program.name, rows]])
                 plans[_label(program, rows)] = plan
-        for chain in chains:
-            parts = [traces[name, self._programs[name].sizes[0]] for name in chain]
-            plans[" ".join(chain)] = await self._planner.lower(parts)
+        for name, *others in chains:
+            ends = [traces[other, self._programs[other].sizes[0]] for other in others]
+            for rows in self._programs[name].sizes:
+                label = " ".join((_label(self._programs[name], rows), *others))
+                plans[label] = await self._planner.lower([traces[name, rows], *ends])
         return plans
 
 

@@ -114,6 +114,7 @@ class NativeGpu(Gpu):
         except Exception as error:
             raise self._error(f"cannot read {n:,} bytes of {buffer.label!r}", error) from error
         self.counters.readback_bytes += n
+        await asyncio.sleep(0)  # the read blocked: others have their turn
         return bytes(data)
 
     async def download(self, buffer: Buffer, offset: int, nbytes: int) -> Any:
