@@ -13,6 +13,9 @@
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys that any of them sees in tiles
 // of KT. K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
 // Keys between the spans of two rows, which neither of them sees, may hold any values.
+// On GPUs, passes of many rows over themselves go through attention_prefill.wgsl or attention_prefill_units.wgsl instead, whose
+// tiles are larger (ops/attention_full.py). This kernel is for few rows, which those would keep waiting for one dispatch more,
+// keys that stand elsewhere, heads beyond 256, and software adapters, which compile large tiles for long.
 // Libraries before it: step, quad_f32 or quad_f16, attention_spans.
 
 override D: u32;             // head size, a multiple of 4 up to 512
