@@ -13,7 +13,10 @@
 // Dispatch (ceil(T / BQ), H, 1): a workgroup takes BQ rows of one head and goes over the keys that any of them sees in tiles
 // of KT. K goes through workgroup memory (read by key, used by quad); V is read once by each group of 4 rows, in order.
 // Keys between the spans of two rows, which neither of them sees, may hold any values.
-// Libraries before it: step, quad_f32 or quad_f16.
+// On GPUs, passes of many rows over themselves go through attention_prefill.wgsl or attention_prefill_units.wgsl instead, whose
+// tiles are larger (ops/attention_full.py). This kernel is for few rows, which those would keep waiting for one dispatch more,
+// keys that stand elsewhere, heads beyond 256, and software adapters, which compile large tiles for long.
+// Libraries before it: step, quad_f32 or quad_f16, attention_spans.
 
 override D: u32;             // head size, a multiple of 4 up to 512
 override H: u32;
@@ -27,9 +30,6 @@ override V_STRIDE: u32;
 override V_HEAD: u32;
 override V_AT: u32 = 0u;
 override SCALE: f32 = 1.0;      // of the scores
-override WINDOWED: bool = false;  // keys are the rows themselves: row t sees t - BEFORE .. t + AFTER of its span
-override BEFORE: u32 = 0u;
-override AFTER: u32 = 0u;
 override BQ: u32;            // query rows: 32, 16, 8 or 4; BQ * D <= 2048
 override KT: u32;            // keys a tile: 512 / BQ
 override PIECE: u32;         // quads of K in workgroup memory at a time; divides D / 4, PIECE * (KT + 1) <= 528
@@ -47,16 +47,6 @@ var<workgroup> keys: array<vec4<f32>, 528>;     // [PIECE, KT + 1]: the odd stri
 var<workgroup> scores: array<vec4<f32>, WG>;    // [KT, BQ / 4], a vec4 is 4 rows; at the end the sums
 var<workgroup> weights: array<vec4<f32>, WG>;   // [KT, BQ / 4]: exp(score - maximum)
 var<workgroup> decays: array<vec4<f32>, 8>;     // [BQ / 4]: exp(old maximum - new one)
-
-// First key that a row sees, and the one behind the last.
-fn bounds(row: u32) -> vec2<u32> {
-  var span = spans[row];
-  if (WINDOWED) {
-    span.x = max(span.x, row - min(row, BEFORE));
-    span.y = min(span.y, row + AFTER + 1u);
-  }
-  return span;
-}
 
 fn within(key: u32, span: vec2<u32>) -> bool {
   return span.x <= key && key < span.y;
@@ -76,15 +66,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let q_at = Q_AT + head * quads;
   let row_groups = BQ / 4u;
 
-  var begin = 0xffffffffu;
-  var end = 0u;
-  for (var i = row0; i < min(row0 + BQ, rows); i++) {
-    let span = bounds(i);
-    if (span.x < span.y) {
-      begin = min(begin, span.x);
-      end = max(end, span.y);
-    }
-  }
+  let reach = seen_by_rows(row0, min(row0 + BQ, rows));
+  let begin = reach.x;
+  let end = reach.y;
 
   // Scores: a thread has one key of the tile and 4 rows. Rows behind the end repeat the last; they are not written.
   let key = lane % KT;
@@ -94,10 +78,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let r1 = min(row + 1u, rows - 1u);
   let r2 = min(row + 2u, rows - 1u);
   let r3 = min(row + 3u, rows - 1u);
-  let b0 = bounds(r0);
-  let b1 = bounds(r1);
-  let b2 = bounds(r2);
-  let b3 = bounds(r3);
+  let b0 = seen_by(r0);
+  let b1 = seen_by(r1);
+  let b2 = seen_by(r2);
+  let b3 = seen_by(r3);
   let q0 = r0 * Q_STRIDE + q_at;
   let q1 = r1 * Q_STRIDE + q_at;
   let q2 = r2 * Q_STRIDE + q_at;

@@ -1,4 +1,5 @@
-// attention_prefill.wgsl: causal attention of a chunk of tokens over the cache, which already holds the chunk.
+// attention_prefill.wgsl: attention of a chunk of tokens over the cache, which already holds the chunk: causal, or each
+//   token over a span of its own, as a library says.
 //   FlashAttention's tiling with online softmax (Dao et al. 2022, arXiv:2205.14135). Reference: tests/ops/test_attention.py
 //
 //   binding  name     type       shape                  access
@@ -8,6 +9,7 @@
 //   3        step     Step       -                      read    token t stands at position step.pos + t
 //   4        y        vec4<f32>  [T, H, D / 4]          write   tokens from step.rows on are not changed
 //   5        gates    vec4<f32>  lib/attention_gate     read    dummy without GATE
+//   6        spans    vec2<u32>  lib/attention_spans    read    there only with that library
 //
 // Dispatch (HKV, ceil(T H / HKV / (8 TR)), 1). A row is a token with one of the query heads that share a kv head, in
 // the order of y. A workgroup takes 8 TR rows and goes over the keys they see in tiles: scores = Q K^T, softmax, output +=
@@ -15,12 +17,11 @@
 // of the right one, sums stay in registers, and the factors go through workgroup memory, a part of the inner axis at a
 // time.
 // Workgroups with many keys (late tokens) begin first, so that the GPU is full to the end.
-// Libraries before it: step, kv_f32 or another form, attention_gate, score_cap.
+// Libraries before it: step, kv_f32 or another form, attention_causal or attention_spans, attention_gate, score_cap.
 
 override D: u32;             // head size, a multiple of 4 up to 16 TC
 override H: u32;
 override HKV: u32;
-override WINDOW: u32 = 0u;   // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
 override TR: u32;            // threads along the rows
 override TC: u32;            // threads along keys, then along D; a multiple of 8
 override WG: u32;            // TR TC
@@ -40,6 +41,7 @@ const HIDDEN = -3e38;   // added to the score of a hidden key; so far below LOWE
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> spans: array<vec2<u32>>;
 
 // What one thread reads for 4 steps of the inner axis is one element: left [PIECE, TR + 1], a quad for each of 8 rows;
 // behind it right [PIECE, TC + 1], 8 quads. The ninth quad and the + 1 keep memory banks apart.
@@ -106,6 +108,11 @@ fn row_sums(s: Block) -> Column {
                 vec4<f32>(total(s.r4), total(s.r5), total(s.r6), total(s.r7)));
 }
 
+// 0 for a row that sees no key: its sum has only weights exp(-80).
+fn inverse(sum: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(sum > vec4<f32>(1e-20)) / max(sum, vec4<f32>(1e-20));
+}
+
 fn weight(s: vec4<f32>, maximum: f32) -> vec4<f32> { return exp(max(s - maximum, vec4<f32>(-80.0))); }
 
 fn weights(s: Block, maxima: Column) -> Block {
@@ -113,24 +120,19 @@ fn weights(s: Block, maxima: Column) -> Block {
                weight(s.r4, maxima.b.x), weight(s.r5, maxima.b.y), weight(s.r6, maxima.b.z), weight(s.r7, maxima.b.w));
 }
 
-// Scores of keys from `key` on for a row's position; hidden ones lowered. Without branches, which SwiftShader compiles for
-// minutes.
-fn shown(scores: vec4<f32>, key: u32, row_position: u32) -> vec4<f32> {
-  let position = vec4<u32>(row_position);
+// Scores of keys from `key` on for a row that sees keys seen.x .. seen.y - 1; hidden ones lowered. Without branches, which
+// SwiftShader compiles for minutes.
+fn shown(scores: vec4<f32>, key: u32, seen: vec2<u32>) -> vec4<f32> {
   let keys = vec4<u32>(key, key + 1u, key + 2u, key + 3u);
-  var s = scores + HIDDEN * vec4<f32>(keys > position);
-  if (WINDOW > 0u) { s += HIDDEN * vec4<f32>(keys + WINDOW <= position); }
-  return s;
+  return scores + HIDDEN * vec4<f32>((keys < vec4<u32>(seen.x)) | (keys >= vec4<u32>(seen.y)));
 }
 
-// The position of the token of row i of the thread's; `row` is its row 0.
-fn position_of(i: u32, row: u32, pos: u32, tokens: u32) -> u32 { return pos + token_of(row + i * TR, tokens); }
-
-fn all_shown(s: Block, key: u32, row: u32, pos: u32, tokens: u32) -> Block {
-  return Block(shown(s.r0, key, position_of(0u, row, pos, tokens)), shown(s.r1, key, position_of(1u, row, pos, tokens)),
-               shown(s.r2, key, position_of(2u, row, pos, tokens)), shown(s.r3, key, position_of(3u, row, pos, tokens)),
-               shown(s.r4, key, position_of(4u, row, pos, tokens)), shown(s.r5, key, position_of(5u, row, pos, tokens)),
-               shown(s.r6, key, position_of(6u, row, pos, tokens)), shown(s.r7, key, position_of(7u, row, pos, tokens)));
+// Of all rows of the thread's; `row` is its row 0.
+fn all_shown(s: Block, key: u32, row: u32, tokens: u32) -> Block {
+  return Block(shown(s.r0, key, seen_by(token_of(row, tokens))), shown(s.r1, key, seen_by(token_of(row + TR, tokens))),
+               shown(s.r2, key, seen_by(token_of(row + 2u * TR, tokens))), shown(s.r3, key, seen_by(token_of(row + 3u * TR, tokens))),
+               shown(s.r4, key, seen_by(token_of(row + 4u * TR, tokens))), shown(s.r5, key, seen_by(token_of(row + 5u * TR, tokens))),
+               shown(s.r6, key, seen_by(token_of(row + 6u * TR, tokens))), shown(s.r7, key, seen_by(token_of(row + 7u * TR, tokens))));
 }
 
 fn group_heads() -> u32 { return H / HKV; }
@@ -279,11 +281,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row0 = (blocks - 1u - group.y) * block_rows;  // of the workgroup
 
   let cache = kv_head * kv_capacity();  // the head's first row
-  let first_position = step.pos + token_of(row0, tokens);
-  let last_position = step.pos + token_of(row0 + block_rows - 1u, tokens);
-  let end = min(last_position + 1u, kv_capacity());
-  var begin = 0u;
-  if (WINDOW > 0u && first_position + 1u > WINDOW) { begin = first_position + 1u - WINDOW; }
+  let reach = seen_by_rows(token_of(row0, tokens), token_of(row0 + block_rows - 1u, tokens) + 1u);
+  let begin = reach.x;
+  let end = min(reach.y, kv_capacity());
 
   // Of 32 threads side by side, 8 read different elements of the right factor and 4 of the left one.
   let tr = lane / 8u % TR;
@@ -320,9 +320,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let key = tile + 4u * tc;
     s0 = all_capped(s0);
     if (KEY_BLOCKS > 1u) { s1 = all_capped(s1); }
-    if (tile + tile_keys > first_position + 1u || (WINDOW > 0u && tile + WINDOW <= last_position)) {
-      s0 = all_shown(s0, key, row, step.pos, tokens);
-      if (KEY_BLOCKS > 1u) { s1 = all_shown(s1, key + 4u * TC, row, step.pos, tokens); }
+    if (tile < reach.z || tile + tile_keys > reach.w) {
+      s0 = all_shown(s0, key, row, tokens);
+      if (KEY_BLOCKS > 1u) { s1 = all_shown(s1, key + 4u * TC, row, tokens); }
     }
     var now = row_maxima(s0);
     if (KEY_BLOCKS > 1u) {
@@ -387,7 +387,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     all.a += (x.r0 + x.r2) + (x.r4 + x.r6);
     all.b += (x.r1 + x.r3) + (x.r5 + x.r7);
   }
-  let share = Column(1.0 / all.a, 1.0 / all.b);
+  let share = Column(inverse(all.a), inverse(all.b));
   put_all(scaled(y0, share), row, kv_head, tc, tokens);
   if (VALUE_BLOCKS > 1u) { put_all(scaled(y1, share), row, kv_head, tc + TC, tokens); }
   if (VALUE_BLOCKS > 2u) { put_all(scaled(y2, share), row, kv_head, tc + 2u * TC, tokens); }

@@ -1,5 +1,5 @@
 // attention_prefill_units.wgsl: what attention_prefill.wgsl computes, on the tensor units: subgroup matrices of 16 x 16, f16
-//   in, sums in f32. q, k, v and the weights exp(score - maximum) have 11 bits, so this form is for --dtype f16 and auto.
+//   in, sums in f32. The keys that a row sees are up to a library: causal attention over the cache, or spans of the rows. q, k, v and the weights exp(score - maximum) have 11 bits, so this form is for --dtype f16 and auto.
 //   FlashAttention's tiling (Dao et al. 2022, arXiv:2205.14135). Reference: tests/ops/test_attention.py
 //
 //   binding  name     type       shape                 access
@@ -9,6 +9,7 @@
 //   3        step     Step       -                     read    row t stands at position step.pos + t
 //   4        y        vec4<f32>  [T, H, D / 4]         write   rows from step.rows on are not changed
 //   5        gates    vec4<f32>  lib/attention_gate    read    dummy without GATE
+//   6        spans    vec2<u32>  lib/attention_spans   read    there only with that library
 //
 // Dispatch (H, ceil(T / BQ), 1): eight subgroups of 32 take BQ rows of one head, the last rows first, since these see most
 // keys. They go over the keys in tiles of 32, which are read from the cache while the tile before is in use. In a tile
@@ -21,12 +22,12 @@
 // Each workgroup variable is a multiple of 16 bytes long: an NVIDIA driver packs them without gaps, and rounds the
 // address of a matrix down to a multiple of 16.
 // Features: shader-f16, subgroups, subgroup-matrix (host/gpu.py). Up to 48 KiB of workgroup memory.
-// Libraries before it: step, attention_rows_128 or attention_rows_64, attention_gate, score_cap.
+// Libraries before it: step, attention_rows_128 or attention_rows_64, attention_causal or attention_spans, attention_gate,
+// score_cap.
 
 override D: u32;            // head size, at most MOST_D: D / COL_PARTS is 16, 32, 48 or 64
 override H: u32;
 override HKV: u32;
-override WINDOW: u32 = 0u;  // key j is visible to query i when i - WINDOW < j <= i; 0: all j <= i
 
 const WG = 256u;
 const KT = 32u;                                 // keys a tile
@@ -52,6 +53,7 @@ alias Sums = subgroup_matrix_result<f32, 16, 16>;
 @group(0) @binding(3) var<storage, read> step: Step;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> gates: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> spans: array<vec2<u32>>;
 
 // Matrices lie at constant places in parts of these. If a place were known only when the kernel runs, browsers would first
 // ask whether all of the matrix is inside: a branch for each.
@@ -62,17 +64,13 @@ var<workgroup> scores: array<array<f32, BQ / 4u * SCORE_STRIDE>, 8>;  // of each
 var<workgroup> factors: array<f32, BQ>;                // what a row's sums are multiplied by
 var<workgroup> moved: vec4<u32>;                       // x: the last tile in which a row's maximum moved
 
-// Whether the query at `position` sees `key`.
-fn visible(key: u32, position: u32) -> bool {
-  return key <= position && (WINDOW == 0u || key + WINDOW > position);
-}
-
-fn masked(s: vec4<f32>, key: u32, position: u32) -> vec4<f32> {
+// Scores of four keys from `key` on, of a row that sees keys seen.x .. seen.y - 1.
+fn masked(s: vec4<f32>, key: u32, seen: vec2<u32>) -> vec4<f32> {
   var m = s;
-  if (!visible(key, position)) { m.x = -1e30; }
-  if (!visible(key + 1u, position)) { m.y = -1e30; }
-  if (!visible(key + 2u, position)) { m.z = -1e30; }
-  if (!visible(key + 3u, position)) { m.w = -1e30; }
+  if (key < seen.x || key >= seen.y) { m.x = -1e30; }
+  if (key + 1u < seen.x || key + 1u >= seen.y) { m.y = -1e30; }
+  if (key + 2u < seen.x || key + 2u >= seen.y) { m.z = -1e30; }
+  if (key + 3u < seen.x || key + 3u >= seen.y) { m.w = -1e30; }
   return m;
 }
 
@@ -177,9 +175,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let context = arrayLength(&k_cache) / (HKV * PARTS);
   let cache = head * HKV / H * context;
-  let end = min(step.pos + min(row0 + BQ, rows), context);
-  var begin = 0u;
-  if (WINDOW > 0u && step.pos + row0 + 1u > WINDOW) { begin = (step.pos + row0 + 1u - WINDOW) / KT * KT; }
+  let reach = seen_by_rows(row0, min(row0 + BQ, rows));
+  let begin = reach.x / KT * KT;
+  let end = min(reach.y, context);
 
   // 1. The subgroup's blocks of scores, and its queries: r is a second block of rows, or the columns from 128 on. Blocks
   // behind the last row repeat the last one; they are not written.
@@ -224,7 +222,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   // 2. The thread's row.
   let row = thread / ROW_THREADS;
   let share = thread % ROW_THREADS * 4u;
-  let position = step.pos + row0 + row;
+  let seen = seen_by(min(row0 + row, rows - 1u));
   var maximum = -1e30;
   var sum = 0.0;
   // 3. The subgroup's sums: a are 16 rows, b the next 16.
@@ -343,12 +341,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     } else {
       x1 = score_quad(early + 1u, from_);
     }
-    if (tile + KT > step.pos + row0 + 1u || (WINDOW > 0u && tile + WINDOW < step.pos + row0 + BQ)) {
+    if (tile < reach.z || tile + KT > reach.w) {
       let key = tile + share;
-      x0 = masked(x0, key, position);
-      x1 = masked(x1, key + apart, position);
-      x2 = masked(x2, key + 2u * apart, position);
-      x3 = masked(x3, key + 3u * apart, position);
+      x0 = masked(x0, key, seen);
+      x1 = masked(x1, key + apart, seen);
+      x2 = masked(x2, key + 2u * apart, seen);
+      x3 = masked(x3, key + 3u * apart, seen);
     }
     let most4 = max(max(x0, x1), max(x2, x3));
     var most = max(max(most4.x, most4.y), max(most4.z, most4.w));
@@ -449,7 +447,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
   sum += subgroupShuffleXor(sum, 1u);
   if (ROW_THREADS == 4u) { sum += subgroupShuffleXor(sum, 2u); }
-  if (share == 0u) { factors[row] = 1.0 / sum; }
+  if (share == 0u) { factors[row] = 1.0 / max(sum, 1e-30); }  // a row that sees nothing gives 0
   if (COLS > 0u) {
     put(a0, subgroup, row0, sum_row, head, sum_column + 0u, lane);
     put(b0, subgroup, row0, sum_row + 16u, head, sum_column + 0u, lane);

@@ -24,6 +24,7 @@ from py_engine.graph.submit import GroupedSubmit, SingleSubmit
 from py_engine.graph.trace import Call, Trace, kernel
 from py_engine.host.gpu import AdapterInfo, Buffer, Copy, Gpu, Limits, Pipeline, Recording, Upload
 from py_engine.host.gpu_counting import CountingGpu
+from py_engine.ops.attention_full import FullHeads, HeadRows, full_attention
 from py_engine.ops.linear import linear
 from py_engine.ops.narrow import narrow
 from py_engine.ops.norm import Norm
@@ -329,7 +330,7 @@ FAULTS: list[tuple[str, ...]] = [
     ("rope", "(coarse + position % 64u)", "(coarse + position % 32u)"),
     ("rope", "position + step.shift", "position"),
     ("rope", "v_put((head - H - HKV)", "v_put((head - H)"),
-    ("attention_prefill", "keys > position", "keys >= position"),
+    ("attention_prefill", "keys >= vec4<u32>(seen.y)", "keys > vec4<u32>(seen.y)"),
     ("attention_prefill", "exp(max(maxima.a - now.a", "0.0 * exp(max(maxima.a - now.a"),
     ("attention_prefill", "row + i * TR", "row + min(i, 1u) * TR"),
     ("attention_decode", "v_j = v;", ""),
@@ -631,6 +632,37 @@ def test_queries_for_tensor_units(device: Gpu, run: Runner, compiler: Compiler) 
     assert run(failures()) == []
     compiler.break_(device, other_source("rope", "pack2x16float(c.zw)", "pack2x16float(c.wz)"))
     assert len(run(failures())) == 1
+
+
+def test_attention_to_both_sides_on_gpus(device: Gpu, run: Runner) -> None:
+    """The kernels of a chunk over spans, which software adapters take for nothing else."""
+
+    async def failures() -> list[Any]:
+        bench = Bench(device)
+        trace = Pass(128, step=bench.make("step", 8, dtype="u32"))
+        spans, y = bench.make("spans", 128, 2, dtype="u32"), bench.make("y", 128, 32)
+        qkv = bench.make("qkv", 128, 64)
+        q, k, v = (HeadRows(qkv, at) for at in (0, 32, 48))
+        full_attention(trace, FullHeads(2, 1, 16, 0.25, (5, 8)), q, k, v, spans, y)
+        assert [call.kernel.stem for call in trace.calls] == ["rope", "attention_prefill"]
+        bench.release()
+        return await run_checks(device, Kernels(device), SingleSubmit(), [[c] for c in trace.calls])
+
+    assert run(failures()) == []
+    for fault in [
+        ("attention_prefill", "keys < vec4<u32>(seen.x)", "keys <= vec4<u32>(seen.x)"),
+        ("attention_prefill", "min(row, BEFORE)", "min(row, BEFORE + 1u)"),
+        (
+            "attention_prefill",
+            "seen_by(token_of(row + TR, tokens))",
+            "seen_by(token_of(row, tokens))",
+        ),
+    ]:
+        with pytest.MonkeyPatch.context() as patch:
+            broken = Compiler(patch)
+            broken.break_(device, other_source(*fault))
+            assert len(run(failures())) == 1, fault
+            assert broken.changed
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from operator import add, mul
 
@@ -189,7 +190,7 @@ def prefill_attention(bench: Bench, calls: Sequence[Call]) -> Check:
     groups = -(-rows * per_kv // (8 * row_threads))
     # A thread has every eighth part of the rows.
     tokens = {*(i * block // 8 for i in range(8)), block - 1, block, rows - 1}
-    return _prefill(bench, call, range(position, position + rows), tokens, (kv, groups, 1), "f32")
+    return _prefill(bench, call, position, rows, tokens, (kv, groups, 1), "f32")
 
 
 def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
@@ -202,22 +203,43 @@ def prefill_attention_units(bench: Bench, calls: Sequence[Call]) -> Check:
     rows = (64 if block == 64 else 32) + 3
     tokens = {0, 1, 15, 16, 31, 32, rows - 1}
     groups = (h, -(-rows // block), 1)
-    return _prefill(bench, call, range(40, 40 + rows), tokens, groups, "f16")
+    return _prefill(bench, call, 40, rows, tokens, groups, "f16")
+
+
+def _keys_of_rows(call: Call, position: int, rows: int) -> list[range]:
+    """The keys that rows from this position on see. With spans: almost all, one, none, or some at the end."""
+    c = constants(call)
+    places = range(position, position + rows)
+    if "attention_spans" not in call.kernel.uses:
+        return [range(_first_key(c, place), place + 1) for place in places]
+    end = position + rows
+    kinds = (range(2, end), range(end // 2, end // 2 + 1), range(7, 7), range(end - 9, end - 1))
+    # Most rows see most keys, so that some tiles are seen by all rows of a workgroup.
+    return [kinds[t % 4 if t % 16 < 4 else 0] for t in range(rows)]
+
+
+def _windowed(c: Mapping[str, float], row: int, keys: range) -> range:
+    """What a window to both sides leaves of the keys of a row."""
+    [windowed, before, after] = whole(c, "WINDOWED", "BEFORE", "AFTER")
+    if not windowed:
+        return keys
+    return range(max(keys.start, row - before), min(keys.stop, row + after + 1))
 
 
 def _prefill(
     bench: Bench,
     call: Call,
-    positions: range,
+    position: int,
+    rows: int,
     tokens: Iterable[int],
     groups: tuple[int, int, int],
     dtype: Dtype,
 ) -> Check:
-    """Attention of a chunk at these positions, compared for some of its tokens. `dtype`: of the queries."""
+    """Attention of a chunk from this position on, compared for some of its tokens. `dtype`: of the queries."""
     c = constants(call)
     [d, h, kv, gate_heads] = whole(c, "D", "H", "HKV", "GATE")
-    rows = len(positions)
-    cache = _Cache(bench, kv, d, _dtype(call), positions.stop)
+    seen = _keys_of_rows(call, position, rows)
+    cache = _Cache(bench, kv, d, _dtype(call), position + rows)
     # Scores of a few units, so that many keys have weight.
     pattern, gates = Pattern(_QUERIES, size=4 * d**-0.5), Pattern(_GATES)
     queries, opened = pattern.rounded(dtype), gates.map(sigmoid)
@@ -225,13 +247,18 @@ def _prefill(
     q = bench.known(pattern, rows if dtype == "f32" else -(-rows // 16) * 16, h, d, dtype=dtype)
     y = bench.make("y", rows, h, d)
     gating = bench.known(gates, rows, gate_heads, d) if gate_heads else bench.zeros
-    step = bench.step(positions.start, rows)
-    bench.call(call, [q, *cache.tensors, step, y, gating], groups)
+    tensors = [q, *cache.tensors, bench.step(position, rows), y, gating]
+    if "attention_spans" in call.kernel.uses:
+        words = struct.pack(f"<{2 * rows}I", *(n for keys in seen for n in (keys.start, keys.stop)))
+        tensors.append(bench.put("spans", words, rows, 2, dtype="u32"))
+    bench.call(call, tensors, groups)
     sample = _pairs(sorted(tokens), h)
     got = {(t, i): bench.read(y, (t * h + i) * d, d) for t, i in sample}
 
     def of_head(t: int, i: int) -> str:
-        keys = range(_first_key(c, positions[t]), positions[t] + 1)
+        keys = _windowed(c, t, seen[t])
+        if not keys:
+            return difference(got[t, i].floats(), [0.0] * d, _TOLERANCES[dtype], size=1.0)
         query = queries.part((t * h + i) * d, d)
         wanted = cache.attend(query, i * kv // h, keys, cap=c.get("CAP", 0.0))
         if gate_heads:

@@ -1,5 +1,5 @@
 """Attention over the KV cache. A token takes attention_decode and attention_reduce. A chunk takes rope and
-attention_prefill, or attention_prefill_units on tensor units."""
+attention_prefill, or attention_prefill_units on tensor units. These two serve ops/attention_full.py too."""
 
 from __future__ import annotations
 
@@ -54,10 +54,12 @@ def attention(
     if trace.rows == 1:
         _decode(trace, heads, qkv, cache, y, scores, context or cache[0].shape[1], label)
     else:
-        units = takes_units(trace, heads, cache)
+        units = takes_units(trace, heads.dim, cache[0].dtype)
         q = trace.tensor("q", trace.rows, heads.count, heads.dim, dtype="f16" if units else "f32")
         rope_append(trace, heads, qkv, q, cache)
-        _prefill(trace, heads, q, qkv, cache, y, scores, label)
+        attend_chunk(
+            trace, heads, q, cache, y, scores, label, gates=qkv if heads.gated else NOTHING
+        )
 
 
 def decode_splits(context: int, tile: int, kv_heads: int, window: int | None) -> int:
@@ -151,21 +153,26 @@ def _team(dim: int, heads: int) -> tuple[int, int]:
     return lanes, quads
 
 
-def _prefill(
+def attend_chunk(
     trace: Pass,
     heads: Heads,
     q: Tensor,
-    qkv: Tensor,
     cache: tuple[Tensor, Tensor],
     y: Tensor,
     scores: dict[str, float],
     label: str,
+    *,
+    gates: Tensor = NOTHING,
+    spans: Tensor | None = None,
 ) -> None:
-    """Attention of a chunk whose heads are prepared. If q is f16, it runs on the tensor units."""
+    """Attention of a chunk whose heads are prepared. If q is f16, it runs on the tensor units. `scores`: constants of
+    the library that says what a row sees: attention_spans where there are `spans` u32 [>= T, 2], else
+    attention_causal."""
     k, v = map(exact, cache)
     sizes = {"D": heads.dim, "H": heads.count, "HKV": heads.kv_count}
     constants = {**sizes, **scores, **_gate(heads)}
-    ending = ["attention_gate", "score_cap"]
+    seen = "attention_causal" if spans is None else "attention_spans"
+    ending = [seen, "attention_gate", "score_cap"]
     if q.dtype == "f16":
         block = unit_rows(heads.dim)
         uses = ["step", f"attention_rows_{block}", *ending]
@@ -177,22 +184,21 @@ def _prefill(
         kind = kernel("attention_prefill", uses, constants | tiles.constants(heads.dim))
         per_kv = heads.count // heads.kv_count
         groups = (heads.kv_count, -(-trace.rows * per_kv // tiles.rows), 1)
-    trace.call(
-        label,
-        kind,
-        [(q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), _gates(trace, heads, qkv)],
-        groups,
-    )
+    tensors: list[tuple[Tensor, Access]] = [
+        (q, "r"), (k, "r"), (v, "r"), (trace.step, "r"), (y, "w"), (gates, "r"),
+    ]  # fmt: skip
+    if spans is not None:
+        tensors.append((spans, "r"))
+    trace.call(label, kind, tensors, groups)
 
 
-def takes_units(trace: Pass, heads: Heads, cache: tuple[Tensor, Tensor]) -> bool:
-    """Whether a chunk's attention goes through the tensor units."""
-    d = heads.dim
+def takes_units(trace: Pass, head_dim: int, dtype: str) -> bool:
+    """Whether a chunk's attention over a cache of this dtype goes through the tensor units."""
     return (
         MATRIX_KERNEL <= trace.features
         and trace.rows % 16 == 0
-        and cache[0].dtype == "f16"
-        and d % (32 if d <= 128 else 64) == 0
+        and dtype == "f16"
+        and head_dim % (32 if head_dim <= 128 else 64) == 0
     )
 
 

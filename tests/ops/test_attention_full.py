@@ -3,14 +3,14 @@ shared heads, packed f16, texts of one row and of none. Keys and rows that no te
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from py_engine.errors import ModelError
 from py_engine.graph.trace import Tensor
-from py_engine.host.gpu import Gpu
+from py_engine.host.gpu import MATRIX_KERNEL, AdapterInfo, Gpu
 from py_engine.ops.attention_full import FullHeads, HeadRows, full_attention
 from py_engine.ops.step import Pass
 from tests.conftest import Runner
@@ -29,6 +29,7 @@ class Case:
     dtype: str = "f32"
     sharp: float = 1.0  # factor of the scores
     apart: bool = False  # keys and values are [Hkv, rows, D], in buffers of their own
+    vendor: str = ""  # run the form for this vendor's GPUs; "": the adapter's own form
 
 
 SELF = [
@@ -45,6 +46,20 @@ CROSS = [
     Case(((13, 150), (4, 1), (2, 0), (6, 33)), heads=4, kv_heads=2, apart=True, d=52),
     Case(((9, 40), (3, 60)), apart=True, dtype="f16", d=96),
     Case(((20, 45),), d=128, heads=6, kv_heads=2),
+]
+# For GPUs: the kernels of a chunk. Rows of 128 and more, blocks whose rows see different texts, or nothing.
+CHUNKS = [
+    Case(((60, 60), (2, 0), (71, 71), (1, 1), (30, 30)), heads=4, kv_heads=2, d=36, vendor="intel"),
+    Case(((5, 5), (140, 140)), window=(90, 30), d=64, heads=3, kv_heads=1, vendor="nvidia"),
+]
+# For the tensor units, of both forms.
+UNITS = [
+    Case(((60, 60), (2, 0), (71, 71), (1, 1), (90, 90)), heads=4, kv_heads=2, d=32),
+    Case(((300, 300),), d=64, heads=3, kv_heads=3, sharp=8.0),
+    Case(((5, 5), (250, 250)), d=128, window=(60, 3), heads=2, kv_heads=1),
+    Case(((130, 130), (0, 0), (7, 7)), d=96),
+    Case(((140, 140), (2, 0), (60, 60)), d=256, window=(0, 70), heads=3, kv_heads=1),
+    Case(((200, 200),), d=192, heads=2, kv_heads=1),
 ]
 
 
@@ -67,18 +82,54 @@ def reference(
 
 @pytest.mark.parametrize("c", [*SELF, *CROSS], ids=lambda c: f"{c.texts} {c.d} {c.window}")
 def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
+    # Rounding of f32 sums and exp; measured: 1e-13.
+    assert check_case(gpu, run, c, gpu.info, 1e-10) == "attention_full"
+
+
+@pytest.mark.parametrize("c", CHUNKS, ids=lambda c: f"{c.texts} {c.d} {c.window}")
+def test_attention_as_a_chunk(gpu: Gpu, run: Runner, c: Case) -> None:
+    info = gpu.info
+    if info.fallback:
+        if info.host != "wgpu":
+            pytest.skip("SwiftShader compiles these forms for minutes")
+        info = replace(info, fallback=False, vendor=c.vendor)
+    assert check_case(gpu, run, c, info, 1e-10) == "attention_prefill"
+
+
+@pytest.mark.parametrize("c", UNITS, ids=lambda c: f"{c.texts} {c.d} {c.window}")
+def test_attention_on_tensor_units(gpu: Gpu, run: Runner, c: Case) -> None:
+    """Where a real GPU has them (JERBOA_TEST_GPU=1, JERBOA_DAWN_TOGGLES)."""
+    if "subgroup-matrix" not in gpu.features:
+        pytest.skip("no subgroup-matrix: no software adapter has it")
+    # q, k, v and weights are rounded to 11 bits.
+    found = check_case(gpu, run, c, gpu.info, 1e-6 * c.sharp**2, MATRIX_KERNEL)
+    assert found == "attention_prefill_units"
+
+
+def check_case(
+    gpu: Gpu,
+    run: Runner,
+    c: Case,
+    info: AdapterInfo,
+    bar: float,
+    features: frozenset[str] = frozenset(),
+) -> str:
+    """Compare y with the reference up to an NMSE of `bar`; other rows must not change. Returns the last kernel."""
     rng, bench = np.random.default_rng(c.d), Bench(gpu)
-    itself = c in SELF
+    itself = c not in CROSS
     spans, rows, keys = [], 0, 0
     for n, seen in c.texts:
         first = rows if itself else keys
         spans += [(first, first + seen)] * n
         rows, keys = rows + n, keys + seen + (0 if itself else 1)
     keys = rows if itself else keys
-    total = rows + 3  # rows of the plan; the last three are not valid
+    total = rows + 3  # rows of the plan; the last ones are not valid
+    if features:
+        total = -(-total // 16) * 16
     q = rng.standard_normal((total, c.heads, c.d)).astype(np.float32)
     k, v = rng.standard_normal((2, total if itself else keys, c.kv_heads, c.d)).astype(np.float32)
     visible = np.zeros(len(k), bool)
+    visible[: rows if itself else 0] = True  # also of rows that see nothing
     for begin, end in spans:
         visible[begin:end] = True
     if c.dtype == "f16":
@@ -105,18 +156,43 @@ def test_attention(gpu: Gpu, run: Runner, c: Case) -> None:
     # Spans of rows that are not valid must not be read.
     bounds = np.full((total, 2), 1 << 30, np.uint32)
     bounds[:rows] = np.array(spans, np.uint32).reshape(rows, 2)
-    trace = Pass(total, bench.gpu.features, bench.gpu.info, step=bench.put_step(0, rows))
+    trace = Pass(total, features, info, step=bench.put_step(0, rows))
     heads = FullHeads(c.heads, c.kv_heads, c.d, scale, c.window)
     q_rows, k_rows, v_rows = given
     full_attention(trace, heads, q_rows, k_rows, v_rows, bench.put("spans", bounds), y)
     run(bench.run(trace))
     got = run(bench.get(y))
     wanted = reference(q[:rows], k, v, np.array(spans).reshape(rows, 2), c, scale)
-    assert nmse(got[:rows], wanted) < 1e-10  # rounding of f32 sums and exp; measured: 1e-13
+    assert nmse(got[:rows], wanted) < bar
     empty = [t for t, (begin, end) in enumerate(spans) if begin == end]
     assert not got[empty].any()
     assert np.array_equal(got[rows:], before[rows:])
     bench.close()
+    return trace.calls[-1].kernel.stem
+
+
+@pytest.mark.parametrize(
+    "rows, d, at, features, takes",
+    [
+        (128, 64, 0, MATRIX_KERNEL, "attention_prefill_units"),
+        (128, 80, 0, MATRIX_KERNEL, "attention_prefill"),
+        (136, 64, 0, MATRIX_KERNEL, "attention_prefill"),
+        (128, 64, 0, frozenset(), "attention_prefill"),
+        (64, 64, 0, MATRIX_KERNEL, "attention_full"),
+        (128, 512, 0, MATRIX_KERNEL, "attention_full"),
+        (128, 64, 64, MATRIX_KERNEL, "attention_full"),  # keys are where values are
+    ],
+)
+def test_which_kernel(rows: int, d: int, at: int, features: frozenset[str], takes: str) -> None:
+    x, y, spans = Tensor("x", (rows, 3 * d)), Tensor("y", (rows, d)), Tensor("spans", (rows, 2))
+    for info, kernels in (
+        (AdapterInfo(), ["rope", takes] if takes != "attention_full" else [takes]),
+        (AdapterInfo(fallback=True), ["attention_full"]),
+    ):
+        trace = Pass(rows, features, info, step=Tensor("step", (8,)))
+        places = HeadRows(x), HeadRows(x, d + at), HeadRows(x, 2 * d)
+        full_attention(trace, FullHeads(1, 1, d, 1.0), *places, spans, y)
+        assert [call.kernel.stem for call in trace.calls] == kernels
 
 
 def test_what_does_not_fit(gpu: Gpu) -> None:
