@@ -198,7 +198,7 @@ def _add_memory(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
         one.add_argument(
             "--dtype", choices=("auto", "f32", "f16", "q8", "q4"), default="auto", help="of it"
         )
-        one.set_defaults(kv="auto", context=None)
+        one.set_defaults(kv="auto", vision="off", context=None)
         return one
 
     p = add("add", "store documents, split into pieces")

@@ -371,9 +371,9 @@ def test_shapes_that_differ() -> None:
         )  # fmt: skip
 
     call(4)
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="heads and 2 of keys"):
         call(3, width=224, y=96)
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(ValueError, match="heads and 2 of keys"):
         call(4, gated=True)
     with pytest.raises(ValueError, match=r"y \(1, 96\)"):
         call(4, y=96)
