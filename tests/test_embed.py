@@ -5,6 +5,7 @@ of callers, and the real all-MiniLM-L6-v2.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import tokenizers
 
 from devtools.package_models import ENCODERS, PackageModelError, prepare_folder
+from py_engine.__main__ import main
 from py_engine.abort import Abort
 from py_engine.encode import encoder as encoders
 from py_engine.encode.settings import EmbedSettings
@@ -583,3 +585,28 @@ def test_command_line() -> None:
     assert answer.keys() == {"embeddings", "dimensions", "prompt_tokens", "note"}
     assert "not known to be trained" in answer["note"]
     assert [len(row) for row in answer["embeddings"]] == [5, 5] and answer["dimensions"] == 5
+
+
+def test_texts_of_stdin_and_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text a line of stdin, then each file whole; the vectors go to a file of NumPy's."""
+    file, out = tmp_path / "text.txt", tmp_path / "out.npy"
+    file.write_text("\ufefftwo\nlines", encoding="utf-8")
+    command = ["embed", str(reference.folder(PLAIN)), "--host", "wgpu", "--dtype", "f32", "--json"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\nagain\n"))
+    assert main([*command, "-", "--file", str(file), "--out", str(out)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    vectors = np.load(out)
+    assert (told["out"], vectors.shape) == (str(out), (3, told["dimensions"]))
+    assert np.allclose((vectors**2).sum(1), 1, atol=1e-5)
+    file.write_bytes(b"\xff\xfe\x00")
+    for more, said in (
+        (["--file", str(tmp_path / "none")], "cannot be read"),
+        (["--file", str(file)], "is no text in UTF-8"),
+        (["--ids", "1,x"], "give numbers like 1,2,3"),
+        (["text", "--out", str(tmp_path / "none" / "out.npy")], "there is no folder"),
+    ):
+        assert main([*command, *more]) == 1
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["type"] == "InputError" and said in error["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Awaitable, Callable
 
+from py_engine.cli.embed import embed
 from py_engine.cli.features import features
 from py_engine.cli.measure import bench_command, doctor, estimate
 from py_engine.cli.memory import memory
@@ -15,6 +16,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Awaitable[int | None]]] = {
     "generate": generate,
     "describe": describe,
     "logits": logits_command,
+    "embed": embed,
     "features": features,
     "bench": bench_command,
     "estimate": estimate,

@@ -116,6 +116,21 @@ def parser(*, tasks: bool = True) -> Parser:
     p.add_argument("--out", required=True, help=".npy file, float32 [vocab]")
 
     p = commands.add_parser(
+        "embed",
+        parents=[model, running, host, json],
+        help="make a vector of unit length of each text",
+    )
+    p.mixed = True
+    p.add_argument("texts", nargs="*", metavar="TEXT", help="a text; -: stdin, a text a line")
+    p.add_argument(
+        "--file", action="append", help="a text in UTF-8, behind the others; may be repeated"
+    )
+    p.add_argument("--ids", metavar="1,2,...", help="token ids of one text in the place of texts")
+    p.add_argument("--task", help="what the vectors are for: query, document, ...")
+    p.add_argument("--dimensions", type=int, help="only the first so many numbers of each vector")
+    p.add_argument("--out", metavar="FILE.npy", help="float32 [texts, dimensions]")
+
+    p = commands.add_parser(
         "features",
         parents=[model, running, host, json],
         help="what a vision tower makes of a picture",

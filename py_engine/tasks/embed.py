@@ -68,7 +68,7 @@ class EmbedRequest(Request[Work[Never, Embeddings]]):
 class Embed(Task[EmbedRequest]):
     """Make a vector of unit length of each text."""
 
-    name, request = "embed", EmbedRequest
+    name, request, command = "embed", EmbedRequest, False
 
     def lacks(self, loaded: Loaded) -> str | None:
         """A model of another kind lacks an encoder."""
