@@ -272,7 +272,7 @@ def test_files_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "no .npy": (str(tmp_path / "text.npy"), "1,2,2"),
         "there is no such file": (str(tmp_path / "none.npy"), "1,2,2"),
         "like 1,16,16": (str(tmp_path / "good.npy"), "1,2"),
-        "pixels": (npy(tmp_path / "pixels.npy", np.zeros((2, 2, 3), np.uint8)), None),
+        "give uint8 pixels": (npy(tmp_path / "u1.npy", np.zeros((2, 2, 3, 1), np.uint8)), None),
     }
     for word, (file, grid) in cases.items():
         words = ["features", "/no/such/model", "--input", file, "--out", str(tmp_path / "o.npy")]

@@ -34,7 +34,7 @@ def coming(model: dict[str, Any], phase: str, done: int = 0, **more: str) -> dic
 def test_a_card_says_how_far_its_model_is_and_can_then_be_chosen(visit: Visit) -> None:
     site = visit.site.site
     page = visit.open()
-    expect(page.locator(".picker .empty")).to_contain_text("looks for models")
+    expect(page.locator("#hero .picker .empty")).to_contain_text("looks for models")
     site.fetching = [coming(SMALL, "fetch", 42_000_000), coming(LARGE, "waiting")]
     site.looking = False
     cards = page.locator(".choice")
@@ -42,7 +42,7 @@ def test_a_card_says_how_far_its_model_is_and_can_then_be_chosen(visit: Visit) -
     expect(cards.nth(0)).to_contain_text("42 MB of 98 MB")
     expect(cards.nth(1)).to_contain_text("fetched next")
     expect(cards.nth(0).locator("input")).to_be_disabled()
-    expect(page.locator(".picker .empty")).to_be_hidden()
+    expect(page.locator("#hero .picker .empty")).to_be_hidden()
     site.fetching = [coming(SMALL, "fetch", 90_000_000), coming(LARGE, "waiting")]
     expect(cards.nth(0)).to_contain_text("90 MB of 98 MB")
     site.fetching = [coming(SMALL, "convert", 98_000_000), coming(LARGE, "waiting")]
