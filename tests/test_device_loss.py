@@ -668,7 +668,7 @@ def test_a_memory_is_searched_on_the_next_device(
     run(go())
 
 
-@pytest.mark.parametrize("vision", ["auto", "lazy"])
+@pytest.mark.parametrize("vision", [pytest.param("auto", marks=pytest.mark.slow), "lazy"])
 def test_a_tower_lost_while_idle_and_at_work(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, vision: str
 ) -> None:

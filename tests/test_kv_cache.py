@@ -199,11 +199,16 @@ def test_a_growth_binds_what_uses_the_cache(run: Runner, monkeypatch: pytest.Mon
     """No other call, though all of them were bound anew to the buffers of wide chunks; and each once for all heads."""
     gpu = CountingGpu()
     source = RandomSource("random:qwen3-0.6b-4bit")
-    decoder: Any = build_runtime(
-        source.config, source.make_store(gpu, "stored"), gpu, Kernels(gpu),
-        context=4096, kv_dtype="f16", exact=False, wide=True,
-    )  # fmt: skip
-    run(decoder.plan())
+
+    async def planned() -> Any:
+        built: Any = build_runtime(
+            source.config, source.make_store(gpu, "stored"), gpu, Kernels(gpu),
+            context=4096, kv_dtype="f16", exact=False, wide=True,
+        )  # fmt: skip
+        await built.plan()
+        return built
+
+    decoder = run(planned())
     bound: list[str] = []
     monkeypatch.setattr(gpu, "bind_group", lambda label, *_: bound.append(label))
 

@@ -182,6 +182,18 @@ def test_a_follow_up_question_runs_no_row_of_a_picture_again(model: Model) -> No
     assert model.chat([{"role": "user", "content": parts([tall, "?"])}], 2).cached_tokens < 10
 
 
+def test_another_question_about_a_picture_runs_no_row_of_it_again(model: Model) -> None:
+    """It begins a conversation of its own. A recurrent state is kept behind the picture."""
+    model.forget()
+    first = model.chat([{"role": "user", "content": parts([model.picture(0), "What is it?"])}], 3)
+    other = [{"role": "user", "content": parts([model.picture(0), "Where was it taken?"])}]
+    second = model.chat(other, 6)
+    assert model.towers == 1
+    assert second.cached_tokens >= second.image_tokens == first.image_tokens > 0
+    model.forget()
+    assert model.chat(other, 6).tokens == second.tokens
+
+
 def test_every_way_to_give_a_picture_is_the_same_picture_to_the_model(
     model: Model, tmp_path: Path
 ) -> None:

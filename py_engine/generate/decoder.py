@@ -341,11 +341,12 @@ class Decoder(Runtime):
             await self.gpu.idle()  # the time of the first chunk says how large the next ones are
         self.prefilled = len(ids) - start
         self.prefill_dispatches = 0
-        cut = (border if prefix.recurrent else None) or len(ids)
+        marks = self._marks(ids, border)
         pace = self._chunks.pace()
         while start < len(ids):
             abort.check()
-            end = self._chunks.end(start, cut if start < cut else len(ids))
+            stop = next((mark for mark in marks if mark > start), len(ids))
+            end = self._chunks.end(start, stop)
             last = end == len(ids)
             pace.submitted(end - start)
             prefix.leave()
@@ -363,11 +364,19 @@ class Decoder(Runtime):
                 await self.gpu.replay(plan.recording)
                 self.prefill_dispatches += len(plan.dispatches)
             start = end
-            if not last and start != cut:
+            if not last and start not in marks:
                 await pace.follow(len(ids) - start)
             prefix.reached(ids[:start])
-            if start == cut:
+            if start in marks:
                 await prefix.mark()
+
+    def _marks(self, ids: Sequence[int], border: int | None) -> list[int]:
+        """Where a prefill keeps a recurrent state: behind the last picture, of which more may be asked, and at the border.
+        A state that is no recurrence needs no mark."""
+        if not self.prefix.recurrent:
+            return [len(ids)]
+        seen = next((i + 1 for i in reversed(range(len(ids))) if ids[i] < 0), 0)
+        return sorted({seen, border or len(ids)} - {0})
 
     def _place(self, start: int, end: int, positions: Positions) -> bool:
         """Upload the rotary positions of rows start..end, if passes read them. Returns whether position minus row
