@@ -371,12 +371,12 @@ class Decoder(Runtime):
                 await prefix.mark()
 
     def _marks(self, ids: Sequence[int], border: int | None) -> list[int]:
-        """Where a prefill keeps a recurrent state: behind the last picture, of which more may be asked, and at the border.
-        A state that is no recurrence needs no mark."""
-        if not self.prefix.recurrent:
+        """Where a prefill ends a chunk and keeps a recurrent state: at the border, and in a chat behind the last
+        picture, of which more may be asked."""
+        if not self.prefix.recurrent or not border:
             return [len(ids)]
-        seen = next((i + 1 for i in reversed(range(len(ids))) if ids[i] < 0), 0)
-        return sorted({seen, border or len(ids)} - {0})
+        seen = next((i + 1 for i in reversed(range(border)) if ids[i] < 0), border)
+        return sorted({seen, border})
 
     def _place(self, start: int, end: int, positions: Positions) -> bool:
         """Upload the rotary positions of rows start..end, if passes read them. Returns whether position minus row
