@@ -20,6 +20,8 @@ import pytest
 from py_engine.errors import HostError
 from py_engine.host.adapter_native import open_gpu
 from py_engine.host.gpu import Gpu, Pipeline
+from py_engine.serve.engine import Engine
+from tests import reference
 
 HOSTS = ("dawn", "wgpu")
 
@@ -104,6 +106,23 @@ def open_software_gpu(run: Runner) -> Iterator[Callable[..., Gpu]]:
 def wgpu(open_software_gpu: Callable[..., Gpu]) -> Gpu:
     """The session's device of wgpu-native. Files that test one host share it, so that each kernel is compiled once."""
     return open_software_gpu("wgpu")
+
+
+@pytest.fixture(scope="module")
+def engines(wgpu: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
+    """Loads golden checkpoints in float32, each once and checked. At the end of the module no buffer is left."""
+    loaded: dict[str, Engine] = {}
+
+    def load(name: str) -> Engine:
+        if name not in loaded:
+            path = str(reference.folder(name))
+            loaded[name] = run(Engine.load(path, gpu=wgpu, dtype="f32", self_check=True))
+        return loaded[name]
+
+    yield load
+    for engine in loaded.values():
+        run(engine.close())
+    assert wgpu.counters.live_buffers == 0
 
 
 @pytest.fixture(scope="session", params=HOSTS)

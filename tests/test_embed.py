@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +44,6 @@ LENGTHS = (1, 2, 33, 80)
 @pytest.fixture(scope="module")
 def device(wgpu: Gpu) -> Gpu:
     return wgpu
-
-
-@pytest.fixture(scope="module")
-def engines(device: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
-    """Each encoder, loaded once and checked."""
-    loaded: dict[str, Engine] = {}
-
-    def load(name: str) -> Engine:
-        if name not in loaded:
-            path = str(reference.folder(name))
-            loaded[name] = run(Engine.load(path, gpu=device, dtype="f32", self_check=True))
-        return loaded[name]
-
-    yield load
-    for engine in loaded.values():
-        run(engine.close())
-    assert device.counters.live_buffers == 0
 
 
 def golden(name: str) -> Any:

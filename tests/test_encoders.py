@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,6 @@ NAMES = sorted(path.parent.name for path in reference.GOLDENS.glob("*/encoder.np
 @pytest.fixture(scope="module")
 def device(wgpu: Gpu) -> Gpu:
     return wgpu
-
-
-@pytest.fixture(scope="module")
-def engines(device: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
-    """Each encoder in float32, loaded once and checked."""
-    loaded: dict[str, Engine] = {}
-
-    def load(name: str) -> Engine:
-        if name not in loaded:
-            path = str(reference.folder(name))
-            loaded[name] = run(Engine.load(path, gpu=device, dtype="f32", self_check=True))
-        return loaded[name]
-
-    yield load
-    for engine in loaded.values():
-        run(engine.close())
-    assert device.counters.live_buffers == 0
 
 
 def golden(name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +34,6 @@ QUERY, DOCUMENTS = "Where do jerboas sleep?", ["jerboas", "In burrows under the 
 @pytest.fixture(scope="module")
 def device(wgpu: Gpu) -> Gpu:
     return wgpu
-
-
-@pytest.fixture(scope="module")
-def engines(device: Gpu, run: Runner) -> Iterator[Callable[[str], Engine]]:
-    """Each model, loaded once and checked."""
-    loaded: dict[str, Engine] = {}
-
-    def load(name: str) -> Engine:
-        if name not in loaded:
-            path = str(reference.folder(name))
-            loaded[name] = run(Engine.load(path, gpu=device, dtype="f32", self_check=True))
-        return loaded[name]
-
-    yield load
-    for engine in loaded.values():
-        run(engine.close())
-    assert device.counters.live_buffers == 0
 
 
 def golden(name: str) -> Any:

@@ -66,9 +66,8 @@ class Encoder(Runtime):
             else:
                 self._results = make("vectors", PASS_TEXTS, model.vector_size)
             self._gathered = make("results", FLIGHT_PASSES * PASS_TEXTS, self._results.shape[1])
-            self._took: dict[
-                int, float
-            ] = {}  # seconds of a pass when it last ran, by rows of its plan
+            # Seconds of a pass when it last ran, by rows of its plan.
+            self._took: dict[int, float] = {}
             if model.projections:  # each vector by itself, as pooling sees rows
                 self._alone = make("rows", PASS_TEXTS, 2, dtype="u32")
                 rows_of = array("I", [n for i in range(PASS_TEXTS) for n in (i, i + 1)])
